@@ -1,0 +1,89 @@
+"""Every exception that trionat raises on purpose.
+
+The tree says who is to blame, because that decides what happens: a `PeerError` costs one connection and one log line, a
+`ConfigError` or `StartupError` ends the program with its exit code, and whatever is not in this tree is a bug of ours and
+keeps its traceback. Messages are one line: what was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+
+class TrionatError(Exception):
+    """The base of all; never raised itself."""
+
+
+@attrs.frozen
+class Problem:
+    """One mistake in the configuration.
+
+    `where` is a file, an environment variable or a flag; `line` counts from 1 and is None outside files; `key` is the path of
+    the key, such as `Server.VisitPort[2]`, or empty where the whole source is meant; `reason` says what is wrong and what
+    would be right.
+    """
+
+    where: str
+    reason: str
+    key: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = self.where if self.line is None else f"{self.where}:{self.line}"
+        return f"{place}: {self.key}: {self.reason}" if self.key else f"{place}: {self.reason}"
+
+
+class ConfigError(TrionatError):
+    """The configuration is wrong; `problems` has every mistake that was found, in the order of the sources."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class StartupError(TrionatError):
+    """Something outside of us is missing to start: an address cannot be bound, a server reached, a file read."""
+
+
+class StoreError(TrionatError):
+    """The user store refused: no such user, or one that exists already."""
+
+
+class StoreUnavailableError(StoreError):
+    """The user store cannot be asked now: its file or its database does not answer. Sessions that are up go on."""
+
+
+class PeerError(TrionatError):
+    """Whatever the other side can cause. It costs that connection and one line in the log, never a traceback."""
+
+
+class RemoteProtocolError(PeerError):
+    """The peer sent what the protocol does not allow."""
+
+
+class ConnectionLostError(PeerError):
+    """The connection ended, without a word or in the middle of one."""
+
+
+class PeerTimeoutError(PeerError):
+    """The peer did not do in time what it had to do."""
+
+
+class IdentityError(PeerError):
+    """The server at the other end is not the one that it has to be."""
+
+
+class RefusedError(PeerError):
+    """The server refused us.
+
+    `code` is one of `protocol.messages.RefusalCode`'s values (a newer server may send others), `text` is for people.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class LocalProtocolError(TrionatError):
+    """We broke the protocol ourselves: a bug, so it escapes."""
