@@ -1,0 +1,125 @@
+"""Addresses as people write them: `HOST:PORT`, `[V6]:PORT`, the path of a Unix socket.
+
+Values only: nothing here resolves a name or opens a socket. `str()` of an address is what its parser takes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import attrs
+
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+_DOTTED_DIGITS = re.compile(r"[0-9.]+", re.ASCII)
+
+
+@attrs.frozen
+class TCPAddress:
+    """A host and a port.
+
+    `host` is a name, an IPv4 address or an IPv6 address without brackets; `port` is 0..65535, where 0 asks for any free
+    port when it is listened on.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@attrs.frozen
+class UnixAddress:
+    """The path of a Unix socket, relative to the working directory unless it begins with a slash."""
+
+    path: str
+
+    def __str__(self) -> str:
+        plain = "/" in self.path and "://" not in self.path and not self.path.startswith("unix:")
+        return self.path if plain else f"unix:{self.path}"
+
+
+Address = TCPAddress | UnixAddress
+
+
+def parse_port(text: str) -> int:
+    """Read a port number.
+
+    Raises:
+        ValueError: It is no whole number, or above 65535.
+    """
+    if not _PORT.fullmatch(text) or (port := int(text)) > 65535:
+        raise ValueError(f"{text!r} is no port: write a number from 0 to 65535")
+    return port
+
+
+def parse_host(text: str) -> str:
+    """Read a host: a name, an IPv4 address, or an IPv6 address with or without its brackets, which are taken off.
+
+    Raises:
+        ValueError: It can be none of these.
+    """
+    bracketed = text.startswith("[") and text.endswith("]")
+    host = text[1:-1] if bracketed else text
+    if bracketed or ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is no IPv6 address: write it like ::1") from None
+    elif _DOTTED_DIGITS.fullmatch(host):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise ValueError(
+                f"{host!r} is no IPv4 address: write four numbers like 127.0.0.1"
+            ) from None
+    elif not _HOST_NAME.fullmatch(host):
+        raise ValueError(
+            f"{host!r} is no host: write a name like example.com or an address like 127.0.0.1"
+        )
+    return host
+
+
+def parse_tcp_address(text: str) -> TCPAddress:
+    """Read `HOST:PORT` or `[V6]:PORT`; an empty host, as in `:8007`, means 0.0.0.0.
+
+    Raises:
+        ValueError: It is neither; the message says what would be right.
+    """
+    if "://" in text:
+        raise ValueError(f"{text!r} is a URL: write HOST:PORT only, such as 127.0.0.1:8080")
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"{text!r} has no port: write HOST:PORT, such as 127.0.0.1:8080")
+    if ":" in host and not host.startswith("["):
+        raise ValueError(
+            f"{text!r} has several colons: write HOST:PORT, and an IPv6 host in brackets as in [::1]:8080"
+        )
+    return TCPAddress(parse_host(host) if host else "0.0.0.0", parse_port(port))  # noqa: S104 - what the reader wrote
+
+
+def parse_address(text: str) -> Address:
+    """Read the address of a local service.
+
+    Takes what `parse_tcp_address` takes, the path of a Unix socket (with a slash in it, or as `unix:PATH`), and a bare
+    port number. A port without a host, `8080` or `:8080`, is one of 127.0.0.1: this address is connected to.
+
+    Raises:
+        ValueError: It is none of these; the message says what would be right.
+    """
+    if text.startswith("unix:") or ("/" in text and "://" not in text):
+        path = text.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise ValueError(
+                f"{text!r} is no path of a socket: write it like /run/app.sock or unix:app.sock"
+            )
+        return UnixAddress(path)
+    if _PORT.fullmatch(port := text.removeprefix(":")):
+        return TCPAddress("127.0.0.1", parse_port(port))
+    if ":" not in text:
+        raise ValueError(
+            f"{text!r} is no address: write HOST:PORT, a port, or the path of a socket"
+        )
+    return parse_tcp_address(text)
