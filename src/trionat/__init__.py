@@ -1,0 +1,1 @@
+"""trionat: a reverse tunnel."""

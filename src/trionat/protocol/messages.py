@@ -1,0 +1,435 @@
+"""The messages of a native control connection, and the one that opens a tunnel.
+
+One frozen class per message, each with its id, its way into a payload and back. Control payloads are JSON objects, in which
+keys that we do not know are ignored (a newer peer may send them) and keys that we need are checked for type and range. What
+is sent often (PING, PONG, DEMAND) or secret (ATTACH) is binary.
+
+A control connection runs like this (`docs/protocol.md` has the whole)::
+
+    client                                server
+    HELLO, EXPOSE             ->
+                              <-          QUEUED(position) ...     while all slots are taken
+                              <-          WELCOME(uid, ports, secret) | REFUSED(code, text)
+    PING, PONG               <->          PING, PONG
+                              <-          DEMAND(visitors that wait for a tunnel)
+    DRAIN, CLOSE             <->          DRAIN, CLOSE
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import struct
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeAlias
+
+import attrs
+
+from trionat.errors import RemoteProtocolError
+from trionat.protocol.frames import encode_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trionat.protocol.frames import Frame
+
+PROTOCOL_VERSION: Final = 1
+CAPABILITIES: Final = ("recycled-tunnels",)
+
+# A session is found by its uid and opened by its secret; 256 random bits, where the specification asks for 128 at least.
+SECRET_BYTES: Final = 32
+
+NAME_CHARACTERS: Final = 255
+TEXT_CHARACTERS: Final = 1024
+MAX_SERVICES: Final = 1024
+
+
+class RefusalCode(enum.StrEnum):
+    """Why a server refused. The comment says whether trying again later can help."""
+
+    AUTH_FAILED = "auth-failed"  # no
+    ACCOUNT_EXPIRED = "account-expired"  # no
+    PORT_NOT_OFFERED = "port-not-offered"  # no
+    TOO_MANY_SERVICES = "too-many-services"  # no
+    UNSUPPORTED_VERSION = "unsupported-version"  # no
+    FULL = "full"  # yes
+    PORT_TAKEN = "port-taken"  # yes
+    STORE_UNAVAILABLE = "store-unavailable"  # yes
+    DRAINING = "draining"  # yes
+    UNKNOWN_SESSION = "unknown-session"  # of a tunnel: its session is over
+
+
+class CloseCode(enum.StrEnum):
+    """Why a session that was up has ended."""
+
+    EVICTED = "evicted"
+    ACCOUNT_EXPIRED = "account-expired"
+    ACCOUNT_REMOVED = "account-removed"
+    STOPPED = "stopped"
+    PROTOCOL = "protocol"
+    TIMEOUT = "timeout"
+
+
+class _Fields:
+    """A JSON object whose fields are taken out one by one, each checked."""
+
+    def __init__(self, message: str, payload: bytes) -> None:
+        self.message = message
+        try:
+            value = json.loads(payload)
+        except (ValueError, RecursionError) as error:
+            raise RemoteProtocolError(f"{message}: the payload is not JSON") from error
+        self.values: Mapping[str, Any] = self._checked(value, dict, "a JSON object")
+
+    def _checked(self, value: object, kind: type | tuple[type, ...], expected: str) -> Any:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise RemoteProtocolError(f"{self.message}: expected {expected}")
+        return value
+
+    def text(self, key: str, *, longest: int = NAME_CHARACTERS) -> str:
+        value: str = self._checked(self.values.get(key), str, f"a text as {key}")
+        if len(value) > longest:
+            raise RemoteProtocolError(f"{self.message}: {key} has more than {longest} characters")
+        return value
+
+    def text_or_none(self, key: str) -> str | None:
+        return None if self.values.get(key) is None else self.text(key)
+
+    def integer(self, key: str, lowest: int, highest: int) -> int:
+        value: int = self._checked(self.values.get(key), int, f"a number as {key}")
+        if not lowest <= value <= highest:
+            raise RemoteProtocolError(
+                f"{self.message}: {key} is not between {lowest} and {highest}"
+            )
+        return value
+
+    def integer_or_none(self, key: str, lowest: int, highest: int) -> int | None:
+        return None if self.values.get(key) is None else self.integer(key, lowest, highest)
+
+    def seconds(self, key: str, longest: float = 86400.0) -> float:
+        value = float(self._checked(self.values.get(key), (int, float), f"seconds as {key}"))
+        if not 0 <= value <= longest:
+            raise RemoteProtocolError(
+                f"{self.message}: {key} is not between 0 and {longest} seconds"
+            )
+        return value
+
+    def items(self, key: str, *, longest: int = MAX_SERVICES) -> list[Any]:
+        value: list[Any] = self._checked(self.values.get(key), list, f"a list as {key}")
+        if len(value) > longest:
+            raise RemoteProtocolError(f"{self.message}: {key} has more than {longest} entries")
+        return value
+
+    def secret(self, key: str) -> bytes:
+        try:
+            return bytes.fromhex(self.text(key))
+        except ValueError:
+            raise RemoteProtocolError(f"{self.message}: expected hex digits as {key}") from None
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _texts(fields: _Fields, key: str) -> tuple[str, ...]:
+    values = fields.items(key, longest=64)
+    if not all(isinstance(value, str) and len(value) <= NAME_CHARACTERS for value in values):
+        raise RemoteProtocolError(f"{fields.message}: expected a list of texts as {key}")
+    return tuple(values)
+
+
+@attrs.frozen(kw_only=True)
+class Hello:
+    """A client's first frame: who it is. Exactly one of `password` and `token` (a ticket's) is given, or neither.
+
+    `identity` is the client's own name for itself, up to 255 characters: a session of the same user and identity that is
+    still up is evicted by this one, which gets its ports.
+    """
+
+    id: ClassVar[int] = 40001
+    username: str
+    identity: str
+    password: str | None = attrs.field(default=None, repr=False)
+    token: bytes | None = attrs.field(default=None, repr=False)
+    name: str = ""
+    version: int = PROTOCOL_VERSION
+    capabilities: tuple[str, ...] = CAPABILITIES
+    software: str = ""
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return _json(
+            {
+                "version": self.version,
+                "capabilities": self.capabilities,
+                "software": self.software,
+                "name": self.name,
+                "identity": self.identity,
+                "username": self.username,
+                "password": self.password,
+                "token": None if self.token is None else self.token.hex(),
+            }
+        )
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = _Fields("HELLO", payload)
+        return cls(
+            version=fields.integer("version", 1, 2**31),
+            capabilities=_texts(fields, "capabilities"),
+            software=fields.text("software"),
+            name=fields.text("name"),
+            identity=fields.text("identity"),
+            username=fields.text("username"),
+            password=None
+            if fields.values.get("password") is None
+            else fields.text("password", longest=TEXT_CHARACTERS),
+            token=None if fields.values.get("token") is None else fields.secret("token"),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class ServiceRequest:
+    """One service that a client wants to expose.
+
+    `visit_port` is the port that it must have (or the request is refused), `preferred_port` one that it had before and would
+    like again; `local` is only shown to the server's operator.
+    """
+
+    name: str = ""
+    local: str = ""
+    visit_port: int | None = None
+    preferred_port: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Expose:
+    """The services, in the order in which WELCOME's ports and OPEN's service numbers count them."""
+
+    id: ClassVar[int] = 40002
+    services: tuple[ServiceRequest, ...]
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return _json({"services": [attrs.asdict(service) for service in self.services]})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        services: list[ServiceRequest] = []
+        for item in _Fields("EXPOSE", payload).items("services"):
+            fields = _Fields("EXPOSE", _json(item))
+            services.append(
+                ServiceRequest(
+                    name=fields.text("name"),
+                    local=fields.text("local"),
+                    visit_port=fields.integer_or_none("visit_port", 1, 65535),
+                    preferred_port=fields.integer_or_none("preferred_port", 1, 65535),
+                )
+            )
+        if not services:
+            raise RemoteProtocolError("EXPOSE: no service")
+        return cls(services=tuple(services))
+
+
+@attrs.frozen(kw_only=True)
+class Queued:
+    """All slots are taken; the client is number `position` (from 1) of those that wait."""
+
+    id: ClassVar[int] = 40003
+    position: int
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return _json({"position": self.position})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        return cls(position=_Fields("QUEUED", payload).integer("position", 1, 2**31))
+
+
+@attrs.frozen(kw_only=True)
+class Welcome:
+    """The session is up.
+
+    `ports` has one visit port per service asked for. `host` is what the server thinks visitors should dial, or empty where it
+    does not know. `ping_interval` and `peer_timeout` are seconds and bind both sides; `max_tunnels` is the number of tunnels
+    that the server accepts of this session.
+    """
+
+    id: ClassVar[int] = 40004
+    uid: int
+    secret: bytes = attrs.field(repr=False)
+    ports: tuple[int, ...]
+    host: str
+    ping_interval: float
+    peer_timeout: float
+    max_tunnels: int
+    version: int = PROTOCOL_VERSION
+    capabilities: tuple[str, ...] = CAPABILITIES
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return _json({**attrs.asdict(self), "secret": self.secret.hex()})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = _Fields("WELCOME", payload)
+        ports = fields.items("ports")
+        if not all(type(port) is int and 1 <= port <= 65535 for port in ports):
+            raise RemoteProtocolError("WELCOME: expected a list of ports as ports")
+        secret = fields.secret("secret")
+        if len(secret) != SECRET_BYTES:
+            raise RemoteProtocolError(f"WELCOME: the secret is not {SECRET_BYTES} bytes long")
+        return cls(
+            uid=fields.integer("uid", 1, 2**63 - 1),
+            secret=secret,
+            ports=tuple(ports),
+            host=fields.text("host"),
+            ping_interval=fields.seconds("ping_interval"),
+            peer_timeout=fields.seconds("peer_timeout"),
+            max_tunnels=fields.integer("max_tunnels", 1, 2**31),
+            version=fields.integer("version", 1, 2**31),
+            capabilities=_texts(fields, "capabilities"),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class _CodeAndText:
+    code: str
+    text: str
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return _json({"code": self.code, "text": self.text})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = _Fields(cls.__name__.upper(), payload)
+        return cls(code=fields.text("code"), text=fields.text("text", longest=TEXT_CHARACTERS))
+
+
+@attrs.frozen(kw_only=True)
+class Refused(_CodeAndText):
+    """No session (or, as the answer to ATTACH, no tunnel): `code` is a `RefusalCode`, `text` is for people."""
+
+    id: ClassVar[int] = 40005
+
+
+@attrs.frozen(kw_only=True)
+class Close(_CodeAndText):
+    """The last message of a session that was up, from either side: `code` is a `CloseCode`, `text` is for people."""
+
+    id: ClassVar[int] = 40009
+
+
+@attrs.frozen(kw_only=True)
+class Drain:
+    """The sender stops soon: no new visitors, and those that are there have `seconds` to finish."""
+
+    id: ClassVar[int] = 40008
+    seconds: float
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return _json({"seconds": self.seconds})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        return cls(seconds=_Fields("DRAIN", payload).seconds("seconds"))
+
+
+_NUMBER: Final = struct.Struct(">Q")
+
+
+@attrs.frozen
+class _Number:
+    number: int
+
+    def payload(self) -> bytes:
+        """Return the 8-byte payload."""
+        return _NUMBER.pack(self.number)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if len(payload) != _NUMBER.size:
+            raise RemoteProtocolError(
+                f"{cls.__name__.upper()}: the payload is not {_NUMBER.size} bytes long"
+            )
+        return cls(_NUMBER.unpack(payload)[0])
+
+
+@attrs.frozen
+class Ping(_Number):
+    """Are you there? `number` comes back in a PONG."""
+
+    id: ClassVar[int] = 40006
+
+
+@attrs.frozen
+class Pong(_Number):
+    """The answer to the PING of that `number`."""
+
+    id: ClassVar[int] = 40007
+
+
+@attrs.frozen
+class Demand(_Number):
+    """`number` visitors wait for a tunnel now: the client should open that many at once."""
+
+    id: ClassVar[int] = 40010
+
+
+_ATTACH: Final = struct.Struct(f">Q{SECRET_BYTES}s")
+
+
+@attrs.frozen
+class Attach:
+    """The first and only frame of this kind on a new tunnel: the session that it belongs to, and that session's secret."""
+
+    id: ClassVar[int] = 40100
+    uid: int
+    secret: bytes = attrs.field(repr=False)
+
+    def payload(self) -> bytes:
+        """Return the 40-byte payload."""
+        return _ATTACH.pack(self.uid, self.secret)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if len(payload) != _ATTACH.size:
+            raise RemoteProtocolError(f"ATTACH: the payload is not {_ATTACH.size} bytes long")
+        return cls(*_ATTACH.unpack(payload))
+
+
+Message: TypeAlias = (
+    Hello | Expose | Queued | Welcome | Refused | Ping | Pong | Drain | Close | Demand | Attach
+)
+
+_DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
+    kind.id: kind.from_payload
+    for kind in (Hello, Expose, Queued, Welcome, Refused, Ping, Pong, Drain, Close, Demand, Attach)
+}
+
+
+def encode_message(message: Message) -> bytes:
+    """Return the whole frame of a message."""
+    return encode_frame(message.id, message.payload())
+
+
+def decode_message(frame: Frame) -> Message:
+    """Return the message in a frame.
+
+    Raises:
+        RemoteProtocolError: the id is not one of a native control connection, or the payload is not as it must be.
+    """
+    decoder = _DECODERS.get(frame.id)
+    if decoder is None:
+        raise RemoteProtocolError(f"unknown message id {frame.id}")
+    return decoder(frame.payload)

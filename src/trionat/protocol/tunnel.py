@@ -1,0 +1,356 @@
+"""What travels on a tunnel once it is attached: the frames, a reader that never copies visitors' bytes, and the law.
+
+A tunnel serves one visitor after another. For each of them::
+
+    server                                     client
+    OPEN(visitor, service, addresses)  ->      connects to the local service
+    DATA ...                          <->      DATA ...
+    END | ABORT(visitor, reason)      <->      END | ABORT(visitor, reason)
+
+END says that no more bytes follow in this direction: the other one goes on (half-close). ABORT ends both: whoever gets one
+before it has ended its own direction answers with one. A conversation is over at a side that has both sent and received an
+END or ABORT; then the tunnel is idle and the next OPEN may follow at once, without a round trip.
+
+An ABORT can cross the peer's last frame, so it names its visitor: one for the visitor before the current one is late and
+ignored. Everything else is in the order that TCP keeps. PROBE and PROBED ask an idle tunnel whether it is still alive.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import ClassVar, Final, Self, TypeAlias
+
+import attrs
+
+from trionat.errors import LocalProtocolError, RemoteProtocolError
+from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES, encode_frame
+
+DATA_ID: Final = 40102
+END_ID: Final = 40103
+
+# A DATA frame holds at most this (specification); we send at most what one read of ours fills.
+DATA_BYTES: Final = 1024 * 1024
+# No other frame of a tunnel needs more: OPEN with two addresses and ABORT with its text are the largest.
+SMALL_FRAME_BYTES: Final = 1024
+HOST_BYTES: Final = 255
+TEXT_BYTES: Final = 512
+
+END_FRAME: Final = encode_frame(END_ID, b"")
+
+
+class AbortReason(enum.IntEnum):
+    """Why a conversation ended without an END."""
+
+    RESET = 1  # the visitor or the local service reset its connection
+    REFUSED = 2  # the local service could not be reached
+    TIMEOUT = 3  # somebody took too long
+    STOPPED = 4  # this side ends
+    OTHER = 5  # something that this version has no name for
+
+    @classmethod
+    def _missing_(cls, value: object) -> AbortReason:
+        return cls.OTHER
+
+
+_OPEN: Final = struct.Struct(">QHHHBB")
+
+
+@attrs.frozen(kw_only=True)
+class Open:
+    """The next visitor: its number, unique on the server; the service that it wants (index into EXPOSE's list); addresses.
+
+    `host` and `port` are the visitor's own address, `visit_host` and `visit_port` the one that it dialled; a host has at most
+    255 bytes.
+    """
+
+    ID: ClassVar[int] = 40101
+    visitor: int
+    service: int
+    host: str
+    port: int
+    visit_host: str
+    visit_port: int
+
+    def encode(self) -> bytes:
+        """Return the whole frame."""
+        host, visit_host = self.host.encode()[:HOST_BYTES], self.visit_host.encode()[:HOST_BYTES]
+        return encode_frame(
+            self.ID,
+            _OPEN.pack(
+                self.visitor, self.service, self.port, self.visit_port, len(host), len(visit_host)
+            )
+            + host
+            + visit_host,
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if len(payload) < _OPEN.size:
+            raise RemoteProtocolError("OPEN: the payload is too short")
+        visitor, service, port, visit_port, host_bytes, visit_host_bytes = _OPEN.unpack_from(
+            payload
+        )
+        hosts = payload[_OPEN.size :]
+        if len(hosts) != host_bytes + visit_host_bytes:
+            raise RemoteProtocolError("OPEN: the payload is not as long as its parts")
+        try:
+            host, visit_host = hosts[:host_bytes].decode(), hosts[host_bytes:].decode()
+        except UnicodeDecodeError:
+            raise RemoteProtocolError("OPEN: an address is not UTF-8") from None
+        return cls(
+            visitor=visitor,
+            service=service,
+            host=host,
+            port=port,
+            visit_host=visit_host,
+            visit_port=visit_port,
+        )
+
+
+_ABORT: Final = struct.Struct(">QH")
+
+
+@attrs.frozen
+class Abort:
+    """The conversation with `visitor` is over in both directions; `text` (at most 512 bytes) is for people."""
+
+    ID: ClassVar[int] = 40104
+    visitor: int
+    reason: AbortReason
+    text: str = ""
+
+    def encode(self) -> bytes:
+        """Return the whole frame."""
+        text = self.text.encode()[:TEXT_BYTES]
+        return encode_frame(self.ID, _ABORT.pack(self.visitor, self.reason) + text)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if not _ABORT.size <= len(payload) <= _ABORT.size + TEXT_BYTES:
+            raise RemoteProtocolError("ABORT: the payload has not the length that it must have")
+        visitor, reason = _ABORT.unpack_from(payload)
+        return cls(visitor, AbortReason(reason), payload[_ABORT.size :].decode(errors="replace"))
+
+
+@attrs.frozen
+class _Empty:
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Check that there is no payload."""
+        if payload:
+            raise RemoteProtocolError(f"{cls.__name__.upper()}: a payload where there must be none")
+        return cls()
+
+
+@attrs.frozen
+class End(_Empty):
+    """No more bytes in this direction."""
+
+    ID: ClassVar[int] = END_ID
+
+
+@attrs.frozen
+class Probe(_Empty):
+    """Server to client: is this tunnel alive?"""
+
+    ID: ClassVar[int] = 40105
+
+
+@attrs.frozen
+class Probed(_Empty):
+    """Client to server: it is."""
+
+    ID: ClassVar[int] = 40106
+
+
+PROBE_FRAME: Final = encode_frame(Probe.ID, b"")
+PROBED_FRAME: Final = encode_frame(Probed.ID, b"")
+
+TunnelFrame: TypeAlias = Open | Abort | End | Probe | Probed
+_KINDS: Final[dict[int, type[TunnelFrame]]] = {
+    kind.ID: kind for kind in (Open, Abort, End, Probe, Probed)
+}
+
+
+@attrs.define(eq=False)
+class TunnelReader:
+    """Cuts what arrives on a tunnel into frames and pieces of visitors' bytes.
+
+    Visitors' bytes come out as slices of the very memory that was fed, so whoever feeds a buffer that others write to must
+    either use up everything or call `keep` before that happens. What is kept between two pieces is at most one small frame.
+    """
+
+    _data: memoryview = attrs.field(init=False, factory=lambda: memoryview(b""))
+    _at: int = attrs.field(init=False, default=0)
+    _data_left: int = attrs.field(init=False, default=0)
+    _partial: bytearray = attrs.field(init=False, factory=bytearray)
+
+    def feed(self, data: memoryview) -> None:
+        """Give the next piece; everything of the one before must have been used up."""
+        self._data = data
+        self._at = 0
+
+    def keep(self) -> None:
+        """Move what is not yet used up into memory of its own, so that the memory that was fed is free again."""
+        self._data = memoryview(bytes(self._data[self._at :]))
+        self._at = 0
+
+    def next(self) -> memoryview | TunnelFrame | None:
+        """Return the next bytes for the other end of the conversation, or the next frame, or None: feed more.
+
+        Raises:
+            RemoteProtocolError: an unknown frame, or one that is too long or malformed.
+        """
+        data, at = self._data, self._at
+        left = len(data) - at
+        if self._data_left:
+            if not left:
+                return None
+            taken = min(self._data_left, left)
+            self._data_left -= taken
+            self._at = at + taken
+            return data[at : at + taken]
+        if not self._partial and left >= HEADER_BYTES:
+            length, frame_id = BIG_ENDIAN.unpack_from(data, at)
+            if frame_id == DATA_ID:
+                self._start_data(length)
+                self._at = at + HEADER_BYTES
+                return self.next()
+        return self._next_small() if left else None
+
+    def _start_data(self, length: int) -> None:
+        if length > DATA_BYTES:
+            raise RemoteProtocolError(
+                f"DATA of {length} bytes is larger than the {DATA_BYTES} allowed"
+            )
+        self._data_left = length
+
+    def _next_small(self) -> memoryview | TunnelFrame | None:
+        """Collect a header, then a small frame, over as many pieces as it takes."""
+        if not self._collect(HEADER_BYTES):
+            return None
+        length, frame_id = BIG_ENDIAN.unpack_from(self._partial)
+        if frame_id == DATA_ID:
+            self._partial.clear()
+            self._start_data(length)
+            return self.next()
+        kind = _KINDS.get(frame_id)
+        if kind is None:
+            raise RemoteProtocolError(f"unknown frame {frame_id} on a tunnel")
+        if length > SMALL_FRAME_BYTES:
+            raise RemoteProtocolError(
+                f"{kind.__name__.upper()} of {length} bytes is larger than {SMALL_FRAME_BYTES}"
+            )
+        if not self._collect(HEADER_BYTES + length):
+            return None
+        payload = bytes(self._partial[HEADER_BYTES:])
+        self._partial.clear()
+        return kind.decode(payload)
+
+    def _collect(self, wanted: int) -> bool:
+        missing = wanted - len(self._partial)
+        if missing > 0:
+            piece = self._data[self._at : self._at + missing]
+            self._at += len(piece)
+            self._partial += piece
+        return len(self._partial) >= wanted
+
+
+class Side(enum.Enum):
+    """Which end of the tunnel we are: only the server opens and probes."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+@attrs.define(eq=False)
+class Conversation:
+    """The law of a tunnel, as seen from one side: who may say what, and when a visitor is done with.
+
+    Knows nothing of bytes or sockets. `send_*` are called before we send, and raise `LocalProtocolError` where that would
+    break the protocol; `receive_*` when the peer's frame arrives, and raise `RemoteProtocolError` where it broke it.
+    """
+
+    side: Side
+    visitor: int | None = attrs.field(init=False, default=None)
+    sent_last: bool = attrs.field(init=False, default=False)
+    received_last: bool = attrs.field(init=False, default=False)
+    aborted: bool = attrs.field(init=False, default=False)
+    _previous: int | None = attrs.field(init=False, default=None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no visitor."""
+        return self.visitor is None
+
+    @property
+    def over(self) -> bool:
+        """Whether both sides have said their last word about the current visitor, so that `finish` may be called."""
+        return self.sent_last and self.received_last
+
+    def _begin(self, visitor: int) -> None:
+        self.visitor = visitor
+        self.sent_last = self.received_last = self.aborted = False
+
+    def finish(self) -> None:
+        """Be idle again."""
+        if not self.over:
+            raise LocalProtocolError("a conversation was finished before it was over")
+        self._previous, self.visitor = self.visitor, None
+
+    def send_open(self, visitor: int) -> None:
+        """Start with a visitor; only a server, only when idle."""
+        if self.side is not Side.SERVER or not self.idle:
+            raise LocalProtocolError("OPEN on a tunnel that cannot be opened now")
+        self._begin(visitor)
+
+    def send_data(self) -> None:
+        """Send bytes; only before our last word."""
+        if self.idle or self.sent_last:
+            raise LocalProtocolError("DATA after our END or without a visitor")
+
+    def send_end(self) -> None:
+        """End our direction; once."""
+        if self.idle or self.sent_last:
+            raise LocalProtocolError("END without a visitor or for the second time")
+        self.sent_last = True
+
+    def send_abort(self) -> bool:
+        """End both directions, or answer the peer's ABORT; return whether there is still anybody to tell."""
+        if self.idle or self.over or (self.aborted and self.sent_last):
+            return False
+        self.sent_last = self.aborted = True
+        return True
+
+    def receive_open(self, visitor: int) -> None:
+        """Take the peer's OPEN."""
+        if self.side is not Side.CLIENT:
+            raise RemoteProtocolError("OPEN from a client")
+        if not self.idle:
+            raise RemoteProtocolError(
+                f"OPEN for visitor {visitor} on a tunnel that is busy with {self.visitor}"
+            )
+        self._begin(visitor)
+
+    def receive_data(self) -> None:
+        """Take the peer's bytes."""
+        if self.idle or self.received_last:
+            raise RemoteProtocolError("DATA after END or without a visitor")
+
+    def receive_end(self) -> None:
+        """Take the peer's END."""
+        if self.idle or self.received_last:
+            raise RemoteProtocolError("END for the second time or without a visitor")
+        self.received_last = True
+
+    def receive_abort(self, visitor: int) -> bool:
+        """Take the peer's ABORT; return False where it is late, about the visitor before."""
+        if visitor != self.visitor:
+            if visitor != self._previous:
+                raise RemoteProtocolError(f"ABORT for visitor {visitor}, who is not here")
+            return False
+        self.received_last = self.aborted = True
+        return True

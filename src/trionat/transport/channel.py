@@ -1,0 +1,69 @@
+"""Control messages over an endpoint."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+import trio
+
+from trionat.errors import ConnectionLostError
+from trionat.protocol.frames import CONTROL_FRAME_BYTES, FrameReader
+from trionat.protocol.messages import Message, decode_message, encode_message
+from trionat.transport.endpoint import TLS_RECORD_BYTES, Endpoint, lost, send_all
+
+_SCRATCH: Final = memoryview(bytearray(TLS_RECORD_BYTES))  # used between two checkpoints only, so one does for all
+
+
+@attrs.define(eq=False)
+class Channel:
+    """One message after another, both ways. Does not own the endpoint: whoever made it closes it.
+
+    One task may send and one receive at a time. Cancelling `receive` loses nothing; cancelling `send` may leave half a frame
+    on the wire, so nothing more may be sent then.
+    """
+
+    endpoint: Endpoint
+    _reader: FrameReader = attrs.field(init=False, factory=FrameReader)
+
+    def allow_control_frames(self) -> None:
+        """Raise the bound of a frame from 4 KiB to 64 KiB, now that the peer is known."""
+        self._reader.limit = CONTROL_FRAME_BYTES
+
+    @property
+    def trailing(self) -> bytes:
+        """What has arrived behind the last message."""
+        return self._reader.trailing
+
+    async def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            ConnectionLostError: the connection is gone.
+        """
+        await trio.lowlevel.checkpoint()
+        try:
+            await send_all(self.endpoint, encode_message(message))
+        except OSError as error:
+            raise lost(error) from error
+
+    async def receive(self) -> Message:
+        """Return the next message.
+
+        Raises:
+            ConnectionLostError: the connection ended, with or without half a frame.
+            RemoteProtocolError: the peer broke the protocol; the connection is of no more use.
+        """
+        await trio.lowlevel.checkpoint()  # also when a message is here already: one chatty peer must not starve the rest
+        while (frame := self._reader.next_frame()) is None:
+            try:
+                count = self.endpoint.recv_into(_SCRATCH)
+            except BlockingIOError:
+                await self.endpoint.wait_readable()
+            except OSError as error:
+                raise lost(error) from error
+            else:
+                if not count:
+                    raise ConnectionLostError("the peer closed the connection")
+                self._reader.feed(_SCRATCH[:count])
+        return decode_message(frame)

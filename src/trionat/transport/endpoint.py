@@ -1,0 +1,240 @@
+"""Non-blocking ends of byte streams: what the relay moves bytes between.
+
+The relay tries the call first and waits only when the kernel has nothing to give or no room (`docs/architecture.md`, the data
+path). So an endpoint has the socket's own `recv_into` and `send`, which raise BlockingIOError, and two waits. It is also the
+seam at which tests put memory in place of sockets.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import sys
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+import trio
+
+from trionat.errors import ConnectionLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A TLS record holds at most this much (RFC 8446 5.1); reading with less room would leave a part of it inside OpenSSL, where
+# no wait for the socket would see it.
+TLS_RECORD_BYTES: Final = 16 * 1024
+
+# A read that brings less than this has most likely emptied the kernel's buffer: wait before trying again.
+MORE_LIKELY_BYTES: Final = 16 * 1024
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Endpoint(Protocol):
+    """One end of a byte stream, owned by whoever holds it; `close` or `reset` must be called in the end.
+
+    At most one task may wait for each direction. All calls but the waits return at once. `OSError` from any of them means
+    that the stream is lost; the waits raise `trio.ClosedResourceError` when the endpoint is closed under them.
+    """
+
+    @property
+    def recv_into(self) -> Callable[[memoryview], int]:
+        """Read into the buffer, of at least `TLS_RECORD_BYTES`; 0 means the end; BlockingIOError: nothing there."""
+        ...
+
+    @property
+    def send(self) -> Callable[[bytes | memoryview], int]:
+        """Write as much as there is room for and return how much that was; BlockingIOError: no room at all."""
+        ...
+
+    async def wait_readable(self) -> None:
+        """Wait until `recv_into` may succeed."""
+        ...
+
+    async def wait_writable(self) -> None:
+        """Wait until `send` may succeed."""
+        ...
+
+    def send_eof(self) -> None:
+        """End the outgoing direction; the other one goes on."""
+        ...
+
+    def is_lost(self) -> bool:
+        """Tell whether the stream has failed (a reset) without anyone having read or written since."""
+        ...
+
+    def close(self) -> None:
+        """Close in the ordinary way. Idempotent, and wakes whoever waits."""
+        ...
+
+    def reset(self) -> None:
+        """Close so that the other end sees a reset (RFC 9293 3.10.5, ABORT). Idempotent, and wakes whoever waits."""
+        ...
+
+
+@attrs.define(eq=False)
+class SocketEndpoint:
+    """A stream socket. Takes ownership of it, and makes it non-blocking."""
+
+    socket: socket.socket
+    recv_into: Callable[[memoryview], int] = attrs.field(init=False)
+    send: Callable[[bytes | memoryview], int] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(False)
+        # Bound methods of the socket itself: no layer of ours on the way of the bytes.
+        self.recv_into = self.socket.recv_into
+        self.send = self.socket.send
+
+    async def wait_readable(self) -> None:
+        """See `Endpoint`."""
+        await trio.lowlevel.wait_readable(self.socket)
+
+    async def wait_writable(self) -> None:
+        """See `Endpoint`."""
+        await trio.lowlevel.wait_writable(self.socket)
+
+    def send_eof(self) -> None:
+        """See `Endpoint`."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def is_lost(self) -> bool:
+        """See `Endpoint`."""
+        return self.socket.fileno() < 0 or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+    def close(self) -> None:
+        """See `Endpoint`."""
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+
+    def reset(self) -> None:
+        """See `Endpoint`."""
+        if self.socket.fileno() >= 0:
+            if self.socket.family != getattr(socket, "AF_UNIX", None):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.close()
+
+
+@attrs.define(eq=False)
+class TLSEndpoint(SocketEndpoint):
+    """A TLS connection directly on its socket, not through a memory BIO: one copy less, and the same two waits.
+
+    The end of the TCP stream counts as the end even without TLS's close_notify: every protocol of ours that runs in here says
+    itself when it is complete, so nothing can be cut off unseen.
+    """
+
+    socket: ssl.SSLSocket
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(False)
+        self.recv_into = self._recv_into
+        self.send = self._send
+
+    def _recv_into(self, buffer: memoryview) -> int:
+        # OpenSSL gives one record a call; collect them while they come in full, so that a bulk transfer is sent on in large
+        # pieces.
+        filled = 0
+        room = len(buffer)
+        recv_into = self.socket.recv_into
+        try:
+            while True:
+                count = recv_into(buffer[filled:])
+                filled += count
+                if count < TLS_RECORD_BYTES or room - filled < TLS_RECORD_BYTES:
+                    return filled
+        except ssl.SSLWantReadError:
+            if filled:
+                return filled
+            raise BlockingIOError from None
+
+    def _send(self, data: bytes | memoryview) -> int:
+        # OpenSSL takes one record a call.
+        sent = 0
+        size = len(data)
+        view = memoryview(data)
+        send = self.socket.send
+        try:
+            while sent < size:
+                sent += send(view[sent:])
+        except ssl.SSLWantWriteError:
+            if not sent:
+                raise BlockingIOError from None
+        return sent
+
+    async def do_handshake(self) -> None:
+        """Shake hands; the caller sets the deadline.
+
+        Raises:
+            OSError: the peer went away, speaks no TLS, or (as `ssl.SSLError`) does not agree.
+        """
+        while True:
+            try:
+                self.socket.do_handshake()
+            except ssl.SSLWantReadError:
+                await self.wait_readable()
+            except ssl.SSLWantWriteError:
+                await self.wait_writable()
+            else:
+                return
+
+
+def set_stream_options(sock: socket.socket) -> None:
+    """Set what every TCP stream of ours wants: no delay for small writes, and the kernel's own check for dead peers.
+
+    The kernel's check (first probe after 60 s, then four 15 s apart: gone within two minutes) is for visitors and local
+    services, whose protocol we do not know; our own connections have PING and PROBE. Set on a listening socket, its
+    connections inherit all of it on Linux.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+INHERITS_OPTIONS: Final = sys.platform == "linux"
+
+
+async def send_all(endpoint: Endpoint, data: bytes | memoryview) -> None:
+    """Send everything. Cancelled half-way, the stream is of no more use."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[endpoint.send(view) :]
+        except BlockingIOError:
+            await endpoint.wait_writable()
+
+
+async def close_after_last_words(endpoint: Endpoint, *, grace: float) -> None:
+    """Close so that what was sent last arrives: end our direction, read away the rest for at most `grace` seconds, close.
+
+    Closing with unread input would reset the connection, and a reset makes the peer's kernel throw away what it has not read
+    (RFC 1122 4.2.2.13). Closes under cancellation as well, then without waiting.
+    """
+    rest = memoryview(bytearray(TLS_RECORD_BYTES))
+    try:
+        endpoint.send_eof()
+        with trio.move_on_after(grace):
+            while True:
+                try:
+                    if not endpoint.recv_into(rest):
+                        return
+                except BlockingIOError:
+                    await endpoint.wait_readable()
+                else:
+                    await trio.lowlevel.checkpoint()
+    except (OSError, trio.ClosedResourceError):
+        pass  # gone already: nothing left to say
+    finally:
+        endpoint.close()
+
+
+def lost(error: OSError) -> ConnectionLostError:
+    """Return the error of the kernel or of OpenSSL as one of ours, in a few words."""
+    if isinstance(error, ssl.SSLError):
+        return ConnectionLostError(f"TLS failed: {error.reason or error}".replace("_", " "))
+    return ConnectionLostError(f"connection lost: {error.strerror or error}")

@@ -1,0 +1,119 @@
+"""Listening sockets: opened once, accepting in batches, surviving a lack of descriptors."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress
+from trionat.errors import StartupError
+from trionat.log import get_logger
+from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = get_logger(__name__)
+
+# Connections to accept before other tasks get their turn; architecture.md's figure.
+BATCH: Final = 64
+
+# The kernel cuts this down to its own limit (net.core.somaxconn, 4096 on Linux since 5.4). A longer queue costs nothing: a
+# peer that the queue has no room for would only wait elsewhere, in its own SYN retries.
+BACKLOG: Final = 4096
+
+# What accept() raises when descriptors or memory are short (accept(2)); to be waited out, not died of.
+_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_SHORTAGE_WAIT: Final = 0.1  # seconds between two tries, as trio.serve_listeners does
+_SHORTAGE_LOG_INTERVAL: Final = 1.0  # seconds between two log lines
+
+
+@attrs.define(eq=False)
+class Listener:
+    """A bound and listening TCP socket. Owns it; `close` is idempotent."""
+
+    socket: socket.socket
+    address: TCPAddress
+
+    @classmethod
+    def open(cls, address: TCPAddress) -> Listener:
+        """Bind and listen; port 0 means any free one, and `address` of the result tells which.
+
+        Numeric addresses and `localhost` are bound without asking a name server; others are looked up, which blocks: at start
+        only.
+
+        Raises:
+            StartupError: names the address and what to do.
+        """
+        try:
+            family, kind, protocol, _, name = socket.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise StartupError(f"cannot listen on {address}: {error.strerror or error}") from error
+        try:
+            if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows, where SO_REUSEADDR would let others take the port
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            set_stream_options(sock)
+            sock.setblocking(False)
+            sock.bind(name)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            hint = {
+                errno.EADDRINUSE: "; another program has that port: stop it, or choose another port",
+                errno.EACCES: "; ports below 1024 need privileges: choose a higher one",
+                errno.EADDRNOTAVAIL: "; this machine has no such address",
+            }.get(error.errno or 0, "")
+            raise StartupError(f"cannot listen on {address}: {error.strerror or error}{hint}") from error
+        return cls(sock, TCPAddress(address.host, sock.getsockname()[1]))
+
+    async def serve(self, handle: Callable[[socket.socket, TCPAddress], None]) -> None:
+        """Accept until cancelled and give every connection, with the peer's address, to `handle`, which owns it then.
+
+        `handle` must return at once and must not raise.
+        """
+        sock = self.socket
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            for _ in range(BATCH):
+                try:
+                    connection, address = sock.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _SHORTAGE:
+                        await self._sit_out_shortage(error)
+                    break  # any other error is of one connection that died before we took it (accept(2))
+                connection.setblocking(False)
+                if not INHERITS_OPTIONS:
+                    set_stream_options(connection)
+                handle(connection, TCPAddress(address[0], address[1]))
+
+    async def _sit_out_shortage(self, error: OSError) -> None:
+        log.warning(
+            "cannot accept connections now; they wait in the kernel's queue",
+            address=str(self.address),
+            error=error.strerror,
+        )
+        deadline = trio.current_time() + _SHORTAGE_LOG_INTERVAL
+        while trio.current_time() < deadline:
+            await trio.sleep(_SHORTAGE_WAIT)
+            try:
+                socket.socket().close()
+            except OSError:
+                continue
+            return
+
+    def close(self) -> None:
+        """Close, and wake whoever accepts."""
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()

@@ -1,0 +1,154 @@
+"""TLS 1.3 on both sides, and what tells a TLS client from others.
+
+The server shows its certificate; the client checks it either by fingerprint (then nothing else of it matters, neither name nor
+dates) or as a browser would, by authority and name. Nothing is sent before that check.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trionat.errors import ConnectionLostError
+from trionat.protocol.dialect import Dialect, detect_dialect
+from trionat.protocol.frames import HEADER_BYTES
+from trionat.transport.certificate import fingerprint
+from trionat.transport.endpoint import TLSEndpoint, lost
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# How long to look away when a connection's first bytes came in too small a piece to tell what they are. Rare: every client
+# that we know sends them in one segment.
+_PEEK_INTERVAL: Final = 0.05
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return the context of a server that shows this certificate.
+
+    Raises:
+        OSError: a file cannot be read, or (as `ssl.SSLError`) the two do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def client_context(*, pinned: bool, ca_file: Path | None = None) -> ssl.SSLContext:
+    """Return the context of a client that will compare fingerprints (`pinned`) or else checks authority and name.
+
+    Raises:
+        OSError: `ca_file` cannot be read or holds no certificate.
+    """
+    context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if pinned:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TLSEndpoint:
+    """Shake hands as the server, on a connected socket; closes it where that fails. The caller sets the deadline.
+
+    Raises:
+        ConnectionLostError: the client went away or its TLS and ours do not agree.
+    """
+    return await _shake_hands(sock, context, server_side=True)
+
+
+async def connect_tls(
+    sock: socket.socket, context: ssl.SSLContext, host: str, *, session: ssl.SSLSession | None = None
+) -> TLSEndpoint:
+    """Shake hands as a client, on a connected socket; closes it where that fails. The caller sets the deadline.
+
+    `session` is that of an earlier connection made with the same context: it saves the server a signature.
+
+    Raises:
+        ConnectionLostError: the server went away or its TLS and ours do not agree.
+        ssl.SSLCertVerificationError: the certificate does not pass the check by authority and name.
+    """
+    return await _shake_hands(sock, context, server_hostname=host, session=session)
+
+
+async def _shake_hands(
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+    session: ssl.SSLSession | None = None,
+) -> TLSEndpoint:
+    try:
+        sock.setblocking(False)
+        wrapped = context.wrap_socket(
+            sock,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            session=session,
+            do_handshake_on_connect=False,
+        )
+    except (OSError, ValueError) as error:  # ValueError: "server_hostname cannot be an empty string or start with a dot"
+        sock.close()
+        raise ConnectionLostError(f"TLS cannot start: {error}") from error
+    endpoint = TLSEndpoint(wrapped)
+    try:
+        await endpoint.do_handshake()
+    except ssl.SSLCertVerificationError:
+        endpoint.close()
+        raise
+    except OSError as error:
+        endpoint.close()
+        raise lost(error) from error
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
+
+
+def peer_fingerprint(endpoint: TLSEndpoint) -> bytes:
+    """Return the SHA-256 fingerprint of the certificate that the server showed."""
+    certificate = endpoint.socket.getpeercert(binary_form=True)
+    if certificate is None:  # a TLS 1.3 server without a certificate does not exist
+        raise ConnectionLostError("the server showed no certificate")
+    return fingerprint(certificate)
+
+
+async def peek_dialect(sock: socket.socket) -> Dialect:
+    """Look at a connection's first bytes, without taking them, until they tell what the peer speaks.
+
+    The caller sets the deadline and closes the socket.
+
+    Raises:
+        ConnectionLostError: the peer went away before it had said enough.
+    """
+    seen = -1
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            first = sock.recv(HEADER_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise lost(error) from error
+        if (dialect := detect_dialect(first)) is not None:
+            return dialect
+        if not first or (len(first) == seen and _is_half_closed(sock)):
+            raise ConnectionLostError(f"the peer closed the connection after {max(len(first), 0)} bytes")
+        seen = len(first)
+        await trio.sleep(_PEEK_INTERVAL)
+
+
+def _is_half_closed(sock: socket.socket) -> bool:
+    """Tell whether the peer has ended its direction, behind bytes that are still unread.
+
+    Peeking cannot see an end behind bytes; the kernel's state of the connection can (tcp(7), TCP_INFO, its first byte).
+    """
+    close_wait = 8
+    if not hasattr(socket, "TCP_INFO") or sock.family == getattr(socket, "AF_UNIX", None):
+        return False  # then the caller's deadline ends it
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == close_wait
