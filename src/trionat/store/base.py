@@ -1,18 +1,42 @@
 """What the rest of trionat knows of a user store: the `Store` protocol and the `User` row.
 
-A store answers questions about accounts; it knows nothing of sessions, sockets or tickets' text. SQLite is the embedded one.
+A store answers questions about accounts; it knows nothing of sessions, sockets or the text of tickets.
+SQLite is the embedded one.
 Every method is a checkpoint and never blocks the loop. Cancelling a call leaves the store usable and either the whole change
 made or none of it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import secrets
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+MAX_NAME_LENGTH: Final = 64
+"""Characters in the name of a new account; chosen, not measured: it fits every log line, and every store."""
+
+_SALT_BYTES: Final = 16
+
+
+def check_new_name(name: str) -> None:
+    """Check the name of an account to be made; accounts that exist already may have any name.
+
+    Raises:
+        ValueError: It is empty, too long, or has blanks or characters in it that cannot be seen.
+    """
+    if not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable() or " " in name:
+        raise ValueError(
+            f"a user name is 1 to {MAX_NAME_LENGTH} characters without blanks or control characters, got {name!r}"
+        )
+
+
+def new_ticket_salt() -> bytes:
+    """Return a random salt for an account's tickets."""
+    return secrets.token_bytes(_SALT_BYTES)
 
 
 @attrs.frozen(kw_only=True)
@@ -39,7 +63,7 @@ class Store(Protocol):
     """Accounts by name; names are compared exactly, case and all.
 
     Every method raises `StoreUnavailableError` when the store cannot be asked, and those that need an existing user
-    `StoreError` when there is none.
+    `StoreError` when there is none. Several processes may use one store at once: a server that runs, and `trionat user`.
     """
 
     async def find_user(self, name: str) -> User | None:

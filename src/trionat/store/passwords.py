@@ -1,0 +1,101 @@
+"""Passwords: hashing them, checking them, making readable ones up.
+
+Argon2id with the least that OWASP's Password Storage Cheat Sheet recommends: 19 MiB, two passes, one lane. More would protect a
+stolen table better, but a login must stay cheap for the server that others share: about 25 ms of one core here. One lane,
+because more only help where a login may have several cores to itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+import argon2
+import trio
+
+from trionat.errors import StoreError
+
+MAX_PASSWORD_BYTES: Final = 1024
+"""Chosen, not measured: longer than any passphrase, and short enough to be read from a peer before anything is known of it."""
+
+_MEMORY_KIB: Final = 19 * 1024
+_PASSES: Final = 2
+_LANES: Final = 1
+_HASHER: Final = argon2.PasswordHasher(
+    time_cost=_PASSES, memory_cost=_MEMORY_KIB, parallelism=_LANES
+)
+
+_NO_HASH: Final = f"$argon2id$v=19$m={_MEMORY_KIB},t={_PASSES},p={_LANES}${'A' * 22}${'A' * 43}"
+"""A well-formed hash (salt and result all zero) that costs as much to check as a real one, and that no password is known for."""
+
+_THREADS: Final = trio.CapacityLimiter(2)
+"""Two at once, whatever the number of logins: each holds 19 MiB and a core. Of Trio's own 40 threads a flood of logins would
+take all, with 760 MiB and every core, while the relay waits."""
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+"""32 characters without i, l, o and u (Crockford's base 32), so that a password can be read out and typed."""
+_GROUPS: Final = 4
+_GROUP_LENGTH: Final = 5
+
+
+def make_password() -> str:
+    """Return a random password of 100 bits, in groups for reading: `k7m2p-0x4qd-…`."""
+    groups = ("".join(map(secrets.choice, [_ALPHABET] * _GROUP_LENGTH)) for _ in range(_GROUPS))
+    return "-".join(groups)
+
+
+async def hash_password(password: str) -> str:
+    """Return the Argon2id hash of a password in PHC text form, 97 characters.
+
+    Takes some 25 ms in a thread of its own; a call that is cancelled meanwhile ends after that.
+
+    Raises:
+        ValueError: The password is empty, or longer than `MAX_PASSWORD_BYTES` in UTF-8.
+    """
+    encoded = _encoded(password)
+    if encoded is None:
+        raise ValueError(f"a password is 1 to {MAX_PASSWORD_BYTES} bytes of UTF-8")
+    return await trio.to_thread.run_sync(_HASHER.hash, encoded, limiter=_THREADS)
+
+
+async def verify_password(password_hash: str | None, password: str) -> bool:
+    """Tell whether the password is the one that was hashed.
+
+    Takes as long for an account that does not exist as for a wrong password, so that the time tells nobody which names there
+    are. A call that is cancelled meanwhile ends after the check.
+
+    Args:
+        password_hash: What `hash_password` returned, or None where there is no such account.
+        password: What was given; one of an impossible length or form is wrong without being checked.
+
+    Raises:
+        StoreError: What the store holds is no hash.
+    """
+    encoded = _encoded(password)
+    if encoded is None:
+        await trio.lowlevel.checkpoint()
+        return False
+    matches = await trio.to_thread.run_sync(
+        _verify, _NO_HASH if password_hash is None else password_hash, encoded, limiter=_THREADS
+    )
+    return matches and password_hash is not None
+
+
+def _verify(password_hash: str, password: bytes) -> bool:
+    try:
+        return _HASHER.verify(password_hash, password)
+    except argon2.exceptions.VerifyMismatchError:
+        return False
+    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError) as exc:
+        raise StoreError(
+            "the stored password hash is damaged: set a new password with trionat user passwd"
+        ) from exc
+
+
+def _encoded(password: str) -> bytes | None:
+    """Return the bytes to hash, or None where the length is out of bounds; a lone surrogate, as JSON can carry it, has none."""
+    try:
+        encoded = password.encode()
+    except UnicodeEncodeError:
+        return None
+    return encoded if 1 <= len(encoded) <= MAX_PASSWORD_BYTES else None

@@ -1,0 +1,116 @@
+"""Small files that only their owner may read: keys, identities, lists of trusted servers.
+
+Owns how such a file comes into being: written to a temporary file beside it, forced to the disk, then moved into place, so
+that a reader sees the old content or the new one, whole, and a crash leaves one of the two. Everything here blocks for as long
+as the disk takes, and turns what the system refuses into a `StartupError` that names the file.
+
+Permissions are those of POSIX; on Windows a user's state folder is private already, and nothing is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trionat.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter, with its parents; one that exists stays as it is.
+
+    Raises:
+        StartupError: It cannot be made, or something else has that name.
+    """
+    with _told(folder, "make the folder"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def read_private(path: Path, *, secret: bool = False) -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: The file.
+        secret: Refuse a file that group or others can read, as ssh does: who has read it keeps what is in it.
+
+    Raises:
+        StartupError: It cannot be read, or is secret and open to others.
+    """
+    with _told(path, "read"), path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if secret and os.name == "posix" and mode & 0o077:
+            raise StartupError(
+                f"{path}: others can read or change this key (mode {mode:04o}): run chmod 600 {shlex.quote(str(path))}"
+            )
+        return file.read()
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file (mode 0600), in place of one that may be there.
+
+    Raises:
+        StartupError: It cannot be written; the old file is untouched.
+    """
+    with _told(path, "write"), _temporary(path, content) as temporary:
+        temporary.replace(path)
+        _sync_folder(path.parent)
+
+
+def create_private(path: Path, content: bytes) -> bool:
+    """Write a file (mode 0600) unless there is one; of several that try at once exactly one succeeds.
+
+    Returns:
+        Whether this call made the file. Where it did not, a whole file of somebody else's is there.
+
+    Raises:
+        StartupError: It cannot be written.
+    """
+    with _told(path, "write"), _temporary(path, content) as temporary:
+        try:
+            # A link, as nothing else both appears whole and refuses to replace: a rename replaces, and a file opened with
+            # O_EXCL is seen while it is still empty.
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        _sync_folder(path.parent)
+        return True
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, content: bytes) -> Generator[Path]:
+    """Give a file of that content in the folder of `path` (mode 0600, from mkstemp), and remove what is left of it."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a folder's new entry to the disk; Windows cannot open folders, and does not need it."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(path: Path, doing: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise StartupError(f"{path}: cannot {doing}: {exc.strerror or exc}") from exc

@@ -1,0 +1,157 @@
+"""The server's certificate: making the self-signed one, and fingerprints as people and tickets carry them.
+
+Knows nothing of files, sockets or of who is trusted.
+"""
+
+# ruff: noqa: PLC0415 - cryptography takes longer to import than all of trionat, and only a server's first start needs it
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import re
+import ssl
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
+_COMMON_NAME: Final = "trionat"
+_NO_EXPIRY: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""How a certificate says that it has no good date to end at: RFC 5280 section 4.1.2.5."""
+_BLOCK: Final = re.compile(
+    "-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", flags=re.DOTALL
+)
+_LABEL: Final = "SHA256:"
+_FINGERPRINT_BYTES: Final = 32
+
+
+def make_certificate(
+    names: Sequence[str] = ("localhost",), *, key_pem: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """Make a self-signed certificate that never expires, and its key (EC, P-256).
+
+    The extensions are those that Python 3.13's `VERIFY_X509_STRICT` wants of a certificate that is its own authority, so that
+    whoever prefers a CA check to a fingerprint can simply trust the file. Takes some milliseconds, and about 80 more the first
+    time, as `cryptography` is imported here: only a server's first start needs it.
+
+    Args:
+        names: What the certificate is for: host names and IP addresses, at least one.
+        key_pem: The key to use, PEM without a password; None makes a new one.
+
+    Returns:
+        Key (PKCS #8) and certificate, both PEM.
+
+    Raises:
+        ValueError: `key_pem` is no private key, or a name is none.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    if key_pem is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+    else:
+        try:
+            loaded = serialization.load_pem_private_key(key_pem, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a password
+            raise ValueError("there is no private key in it that we can read") from None
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+            raise ValueError("the private key in it is of another kind than ours (EC)")
+        key = loaded
+    public = key.public_key()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _COMMON_NAME)])
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=True,
+        crl_sign=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        # A client's clock may be behind ours; a day covers a wrong time zone as well.
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(_NO_EXPIRY)
+        .add_extension(x509.SubjectAlternativeName(list(map(_general_name, names))), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        certificate.public_bytes(serialization.Encoding.PEM),
+    )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name.encode("idna").decode() if not name.isascii() else name)
+
+
+def first_certificate(pem: str) -> bytes:
+    """Return the first certificate of a PEM file in DER: the server's own, where a chain follows it.
+
+    Raises:
+        ValueError: There is none in it.
+    """
+    block = _BLOCK.search(pem)
+    if block is None:
+        raise ValueError("there is no certificate in it")
+    return ssl.PEM_cert_to_DER_cert(block[0])
+
+
+def fingerprint(der: bytes) -> bytes:
+    """Return the SHA-256 of a certificate in DER, 32 bytes; `ssl` gives it as `getpeercert(binary_form=True)`."""
+    return hashlib.sha256(der).digest()
+
+
+def format_fingerprint(value: bytes) -> str:
+    """Return `SHA256:` and unpadded base64, as ssh shows the fingerprints of its hosts."""
+    return _LABEL + base64.b64encode(value).rstrip(b"=").decode()
+
+
+def parse_fingerprint(text: str) -> bytes:
+    """Read a fingerprint: `SHA256:` and base64 as `format_fingerprint` writes it, or 64 hex digits with or without colons.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    text = text.strip()
+    try:
+        if text.startswith(_LABEL):
+            encoded = text.removeprefix(_LABEL).rstrip("=")
+            value = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+        else:
+            value = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        value = b""
+    if len(value) != _FINGERPRINT_BYTES:
+        raise ValueError(
+            f"a fingerprint is {_LABEL} and 43 characters of base64, or 64 hex digits, got {text!r}"
+        )
+    return value
