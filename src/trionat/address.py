@@ -123,3 +123,18 @@ def parse_address(text: str) -> Address:
             f"{text!r} is no address: write HOST:PORT, a port, or the path of a socket"
         )
     return parse_tcp_address(text)
+
+
+def parse_public_address(text: str) -> tuple[str, int | None]:
+    """Read under which name a server is seen from outside: a host alone (port None), or what `parse_tcp_address` takes.
+
+    Raises:
+        ValueError: It is neither; the message says what would be right.
+    """
+    bare_v6 = text.count(":") > 1 and not text.startswith("[")
+    if bare_v6 or ":" not in text or text.endswith("]"):
+        return parse_host(text), None
+    address = parse_tcp_address(text)
+    if text.startswith(":"):
+        raise ValueError(f"{text!r} has no host: write HOST or HOST:PORT, such as example.com")
+    return address.host, address.port

@@ -1,0 +1,108 @@
+"""The table of keys: what one field of a configuration class is called, in every place where it can be given.
+
+A field is described once, by `key` in its metadata. The file reader, the environment, the flags' names in messages,
+`config show`, the example file and the documentation all follow from that description.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from trionat.config.values import Kind
+
+_METADATA = "trionat.config.key"
+
+
+@attrs.frozen(kw_only=True)
+class Key:
+    """One key.
+
+    `section` and `field` are the YAML section and the attribute; `name` is the key in YAML. `many` keys take a list, and
+    their kind reads one item into a tuple; `item` is the class of those items that may also be mappings. `unset` says
+    what None stands for. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither.
+    """
+
+    name: str
+    kind: Kind[Any]
+    meaning: str
+    many: bool = False
+    item: type[Any] | None = None
+    secret: bool = False
+    unset: str = "none"
+    letter: str | None = None
+    flag: str | None = None
+    section: str = ""
+    field: str = ""
+    default: Any = attrs.NOTHING
+
+    @property
+    def path(self) -> str:
+        """The key with its section, such as `Server.VisitPort`."""
+        return f"{self.section}.{self.name}" if self.section else self.name
+
+    @property
+    def environment(self) -> str:
+        """The name of its environment variable."""
+        return f"TRIONAT_{self.section.upper()}_{self.field.upper()}"
+
+    @property
+    def required(self) -> bool:
+        """Whether its section is incomplete without it."""
+        return self.default is attrs.NOTHING
+
+    def write(self, value: Any) -> str:
+        """Write a value for people to read; None and an empty list become the words of `unset`."""
+        if value is None or value == ():
+            return self.unset
+        if self.many and self.item is not None:
+            return ", ".join(map(self.kind.write, value))
+        return self.kind.write(value)
+
+
+def key(
+    name: str,
+    kind: Kind[Any],
+    meaning: str,
+    *,
+    many: bool = False,
+    item: type[Any] | None = None,
+    unset: str = "none",
+    letter: str | None = None,
+    flag: str | None = "",
+) -> dict[str, Key]:
+    """Describe a field, as the metadata of its `attrs.field`; see `Key`.
+
+    An empty `flag` stands for the field's name in `--kebab-case`. A secret is a field with `repr=False`.
+    """
+    entry = Key(
+        name=name,
+        kind=kind,
+        meaning=meaning,
+        many=many,
+        item=item,
+        unset=unset,
+        letter=letter,
+        flag=flag,
+    )
+    return {_METADATA: entry}
+
+
+def keys_of(owner: type[Any]) -> tuple[Key, ...]:
+    """The keys of a configuration class, in the order of its fields."""
+    keys: list[Key] = []
+    for attribute in attrs.fields(owner):
+        entry: Key = attribute.metadata[_METADATA]
+        entry = attrs.evolve(
+            entry,
+            section=getattr(owner, "section", ""),
+            field=attribute.name,
+            default=attribute.default,
+            secret=not attribute.repr,
+        )
+        if entry.flag == "":
+            entry = attrs.evolve(entry, flag=f"--{attribute.name.replace('_', '-')}")
+        keys.append(entry)
+    return tuple(keys)

@@ -1,0 +1,155 @@
+"""Kinds of values: how the text of a key is read, how a value is written, and in which words both are explained.
+
+Every value arrives as text, whatever its source: a flag, an environment variable or a scalar of a file. So `6379:60001`
+and `00000000` mean what they look like, and not the numbers that YAML 1.1 would make of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import attrs
+
+from trionat.address import (
+    Address,
+    TCPAddress,
+    parse_address,
+    parse_host,
+    parse_port,
+    parse_public_address,
+    parse_tcp_address,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
+
+_TRUE = {"true", "yes", "on", "1"}
+_FALSE = {"false", "no", "off", "0"}
+
+
+@attrs.frozen
+class Kind(Generic[T]):
+    """What the value of a key may be.
+
+    `words` completes the sentence "it is …"; `read` raises ValueError with a message that says what would be right, and
+    `write` gives a text that `read` takes.
+    """
+
+    words: str
+    read: Callable[[str], T]
+    write: Callable[[Any], str] = str
+
+
+def whole(low: int, high: int) -> Kind[int]:
+    """Whole numbers within a range, both ends included."""
+    words = f"a whole number from {low} to {high}"
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"{text!r} is not {words}")
+        return int(text)
+
+    return Kind(words, read)
+
+
+def seconds(low: float, high: float) -> Kind[float]:
+    """Durations in seconds within a range, both ends included."""
+    words = f"seconds from {low:g} to {high:g}"
+
+    def read(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", text) or not low <= float(text) <= high:
+            raise ValueError(f"{text!r} is not a number of {words}")
+        return float(text)
+
+    return Kind(words, read, lambda value: f"{value:g}")
+
+
+def _read_boolean(text: str) -> bool:
+    if (word := text.lower()) not in _TRUE | _FALSE:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return word in _TRUE
+
+
+def _read_label(text: str) -> str:
+    if not 0 < len(text) <= 128 or not text.isprintable():
+        raise ValueError(f"{text[:128]!r} is not text of 1 to 128 printable characters")
+    return text
+
+
+def _read_path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is no path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r} names a home folder that cannot be found") from None
+
+
+def _read_ports(text: str) -> tuple[int, ...]:
+    first, dash, last = text.partition("-")
+    low = parse_port(first.strip())
+    if not dash:
+        return (low,)
+    high = parse_port(last.strip())
+    if not 0 < low <= high:
+        raise ValueError(
+            f"{text!r} is no range of ports: write the lower one first, as in 60000-60099"
+        )
+    return tuple(range(low, high + 1))
+
+
+def _write_ports(ports: Iterable[int]) -> str:
+    runs: list[list[int]] = []
+    for port in ports:
+        if runs and port and port == runs[-1][-1] + 1 and runs[-1][0]:
+            runs[-1].append(port)
+        else:
+            runs.append([port])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _read_public(text: str) -> str:
+    parse_public_address(text)
+    return text
+
+
+def _read_local(text: str) -> Address:
+    address = parse_address(text)
+    if isinstance(address, TCPAddress) and not address.port:
+        raise ValueError(f"{text!r} has port 0: write the port that the service listens on")
+    return address
+
+
+def _read_fingerprint(text: str) -> str:
+    digits = text[7:] if text[:7].upper() == "SHA256:" else text
+    try:
+        if re.fullmatch(r"[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}", digits):
+            digest = bytes.fromhex(digits.replace(":", ""))
+        else:
+            digest = base64.b64decode(digits.rstrip("=") + "=", validate=True)
+    except (binascii.Error, ValueError):
+        digest = b""
+    if len(digest) != 32:
+        raise ValueError(f"{text!r} is no fingerprint: write SHA256: and 32 bytes in base64 or hex")
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+TEXT = Kind("text", str)
+LABEL = Kind("text of 1 to 128 printable characters", _read_label)
+BOOLEAN = Kind("true or false", _read_boolean, lambda value: "true" if value else "false")
+PATH = Kind("a path; ~ is the home folder", _read_path)
+PORT = Kind("a port from 0 to 65535", parse_port)
+PORTS = Kind("ports and ranges such as 60000-60099", _read_ports, _write_ports)
+HOST = Kind("a host", parse_host)
+PUBLIC: Kind[str] = Kind("HOST or HOST:PORT", _read_public)
+TCP: Kind[TCPAddress] = Kind("HOST:PORT", parse_tcp_address)
+LOCAL: Kind[Address] = Kind(
+    "HOST:PORT, a port of 127.0.0.1, or the path of a Unix socket", _read_local
+)
+FINGERPRINT = Kind("SHA256: and 32 bytes in base64 or hex", _read_fingerprint)
