@@ -21,8 +21,8 @@ class Key:
     """One key.
 
     `section` and `field` are the YAML section and the attribute; `name` is the key in YAML. `many` keys take a list, and
-    their kind reads one item into a tuple; `item` is the class of those items that may also be mappings. `unset` says
-    what None stands for. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither.
+    their kind reads one item into a tuple; `item` is the class of those items that may also be mappings. A section is
+    incomplete without its `required` keys; `default` is the value of the others, and `unset` says what None stands for. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither.
     """
 
     name: str
@@ -36,7 +36,8 @@ class Key:
     flag: str | None = None
     section: str = ""
     field: str = ""
-    default: Any = attrs.NOTHING
+    required: bool = False
+    default: Any = None
 
     @property
     def path(self) -> str:
@@ -47,11 +48,6 @@ class Key:
     def environment(self) -> str:
         """The name of its environment variable."""
         return f"TRIONAT_{self.section.upper()}_{self.field.upper()}"
-
-    @property
-    def required(self) -> bool:
-        """Whether its section is incomplete without it."""
-        return self.default is attrs.NOTHING
 
     def write(self, value: Any) -> str:
         """Write a value for people to read; None and an empty list become the words of `unset`."""
@@ -99,7 +95,8 @@ def keys_of(owner: type[Any]) -> tuple[Key, ...]:
             entry,
             section=getattr(owner, "section", ""),
             field=attribute.name,
-            default=attribute.default,
+            required=attribute.default is attrs.NOTHING,
+            default=None if attribute.default is attrs.NOTHING else attribute.default,
             secret=not attribute.repr,
         )
         if entry.flag == "":
