@@ -270,8 +270,9 @@ class Side(enum.Enum):
 class Conversation:
     """The law of a tunnel, as seen from one side: who may say what, and when a visitor is done with.
 
-    Knows nothing of bytes or sockets. `send_*` are called before we send, and raise `LocalProtocolError` where that would
-    break the protocol; `receive_*` when the peer's frame arrives, and raise `RemoteProtocolError` where it broke it.
+    Knows nothing of bytes or sockets. `open` is called before OPEN is sent, `sent_end` and `sent_abort` when the last byte of
+    END or ABORT has left (until then nobody else may write); they raise `LocalProtocolError` where we break the protocol.
+    `receive_*` are called when the peer's frame arrives, and raise `RemoteProtocolError` where it broke it.
     """
 
     side: Side
@@ -288,8 +289,13 @@ class Conversation:
 
     @property
     def over(self) -> bool:
-        """Whether both sides have said their last word about the current visitor, so that `finish` may be called."""
+        """Whether both sides have said their last word about the current visitor, so that `finish` must be called."""
         return self.sent_last and self.received_last
+
+    @property
+    def may_abort(self) -> bool:
+        """Whether an ABORT of ours would still tell the peer something: the first one, or the answer to its own."""
+        return self.visitor is not None and not self.over and not (self.aborted and self.sent_last)
 
     def _begin(self, visitor: int) -> None:
         self.visitor = visitor
@@ -301,29 +307,23 @@ class Conversation:
             raise LocalProtocolError("a conversation was finished before it was over")
         self._previous, self.visitor = self.visitor, None
 
-    def send_open(self, visitor: int) -> None:
+    def open(self, visitor: int) -> None:
         """Start with a visitor; only a server, only when idle."""
         if self.side is not Side.SERVER or not self.idle:
             raise LocalProtocolError("OPEN on a tunnel that cannot be opened now")
         self._begin(visitor)
 
-    def send_data(self) -> None:
-        """Send bytes; only before our last word."""
-        if self.idle or self.sent_last:
-            raise LocalProtocolError("DATA after our END or without a visitor")
-
-    def send_end(self) -> None:
-        """End our direction; once."""
+    def sent_end(self) -> None:
+        """Our direction has ended."""
         if self.idle or self.sent_last:
             raise LocalProtocolError("END without a visitor or for the second time")
         self.sent_last = True
 
-    def send_abort(self) -> bool:
-        """End both directions, or answer the peer's ABORT; return whether there is still anybody to tell."""
-        if self.idle or self.over or (self.aborted and self.sent_last):
-            return False
+    def sent_abort(self) -> None:
+        """Both directions have ended as far as we are concerned; what still arrives until the peer's last word is dropped."""
+        if not self.may_abort:
+            raise LocalProtocolError("ABORT without a visitor or for the second time")
         self.sent_last = self.aborted = True
-        return True
 
     def receive_open(self, visitor: int) -> None:
         """Take the peer's OPEN."""

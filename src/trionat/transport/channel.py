@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import attrs
 import trio
 
 from trionat.errors import ConnectionLostError
 from trionat.protocol.frames import CONTROL_FRAME_BYTES, FrameReader
 from trionat.protocol.messages import Message, decode_message, encode_message
-from trionat.transport.endpoint import TLS_RECORD_BYTES, Endpoint, lost, send_all
-
-_SCRATCH: Final = memoryview(bytearray(TLS_RECORD_BYTES))  # used between two checkpoints only, so one does for all
+from trionat.transport.endpoint import Endpoint, lost, send_all
+from trionat.transport.scratch import scratch
 
 
 @attrs.define(eq=False)
@@ -54,10 +51,13 @@ class Channel:
             ConnectionLostError: the connection ended, with or without half a frame.
             RemoteProtocolError: the peer broke the protocol; the connection is of no more use.
         """
-        await trio.lowlevel.checkpoint()  # also when a message is here already: one chatty peer must not starve the rest
+        await (
+            trio.lowlevel.checkpoint()
+        )  # also when a message is here already: one chatty peer must not starve the rest
+        room = scratch().incoming
         while (frame := self._reader.next_frame()) is None:
             try:
-                count = self.endpoint.recv_into(_SCRATCH)
+                count = self.endpoint.recv_into(room)
             except BlockingIOError:
                 await self.endpoint.wait_readable()
             except OSError as error:
@@ -65,5 +65,5 @@ class Channel:
             else:
                 if not count:
                     raise ConnectionLostError("the peer closed the connection")
-                self._reader.feed(_SCRATCH[:count])
+                self._reader.feed(room[:count])
         return decode_message(frame)

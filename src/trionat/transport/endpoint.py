@@ -11,7 +11,7 @@ import socket
 import ssl
 import struct
 import sys
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import attrs
 import trio
@@ -73,62 +73,69 @@ class Endpoint(Protocol):
         ...
 
 
-@attrs.define(eq=False)
-class SocketEndpoint:
-    """A stream socket. Takes ownership of it, and makes it non-blocking."""
+SocketT = TypeVar("SocketT", bound=socket.socket)
 
-    socket: socket.socket
+
+@attrs.define(eq=False)
+class _OnSocket(Generic[SocketT]):
+    """What plain and TLS endpoints share. Takes ownership of the socket, and makes it non-blocking."""
+
+    sock: SocketT
     recv_into: Callable[[memoryview], int] = attrs.field(init=False)
     send: Callable[[bytes | memoryview], int] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.socket.setblocking(False)
+        self.sock.setblocking(False)
         # Bound methods of the socket itself: no layer of ours on the way of the bytes.
-        self.recv_into = self.socket.recv_into
-        self.send = self.socket.send
+        self.recv_into = self.sock.recv_into
+        self.send = self.sock.send
 
     async def wait_readable(self) -> None:
         """See `Endpoint`."""
-        await trio.lowlevel.wait_readable(self.socket)
+        await trio.lowlevel.wait_readable(self.sock)
 
     async def wait_writable(self) -> None:
         """See `Endpoint`."""
-        await trio.lowlevel.wait_writable(self.socket)
+        await trio.lowlevel.wait_writable(self.sock)
 
     def send_eof(self) -> None:
         """See `Endpoint`."""
-        self.socket.shutdown(socket.SHUT_WR)
+        self.sock.shutdown(socket.SHUT_WR)
 
     def is_lost(self) -> bool:
         """See `Endpoint`."""
-        return self.socket.fileno() < 0 or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        return (
+            self.sock.fileno() < 0 or self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        )
 
     def close(self) -> None:
         """See `Endpoint`."""
-        if self.socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self.socket)
-            self.socket.close()
+        if self.sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
 
     def reset(self) -> None:
         """See `Endpoint`."""
-        if self.socket.fileno() >= 0:
-            if self.socket.family != getattr(socket, "AF_UNIX", None):
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        if self.sock.fileno() >= 0:
+            if self.sock.family != getattr(socket, "AF_UNIX", None):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.close()
 
 
+class SocketEndpoint(_OnSocket[socket.socket]):
+    """A plain stream socket."""
+
+
 @attrs.define(eq=False)
-class TLSEndpoint(SocketEndpoint):
+class TLSEndpoint(_OnSocket[ssl.SSLSocket]):
     """A TLS connection directly on its socket, not through a memory BIO: one copy less, and the same two waits.
 
     The end of the TCP stream counts as the end even without TLS's close_notify: every protocol of ours that runs in here says
     itself when it is complete, so nothing can be cut off unseen.
     """
 
-    socket: ssl.SSLSocket
-
     def __attrs_post_init__(self) -> None:
-        self.socket.setblocking(False)
+        self.sock.setblocking(False)
         self.recv_into = self._recv_into
         self.send = self._send
 
@@ -137,7 +144,7 @@ class TLSEndpoint(SocketEndpoint):
         # pieces.
         filled = 0
         room = len(buffer)
-        recv_into = self.socket.recv_into
+        recv_into = self.sock.recv_into
         try:
             while True:
                 count = recv_into(buffer[filled:])
@@ -154,7 +161,7 @@ class TLSEndpoint(SocketEndpoint):
         sent = 0
         size = len(data)
         view = memoryview(data)
-        send = self.socket.send
+        send = self.sock.send
         try:
             while sent < size:
                 sent += send(view[sent:])
@@ -171,7 +178,7 @@ class TLSEndpoint(SocketEndpoint):
         """
         while True:
             try:
-                self.socket.do_handshake()
+                self.sock.do_handshake()
             except ssl.SSLWantReadError:
                 await self.wait_readable()
             except ssl.SSLWantWriteError:

@@ -36,7 +36,7 @@ _SHORTAGE_LOG_INTERVAL: Final = 1.0  # seconds between two log lines
 class Listener:
     """A bound and listening TCP socket. Owns it; `close` is idempotent."""
 
-    socket: socket.socket
+    sock: socket.socket
     address: TCPAddress
 
     @classmethod
@@ -57,7 +57,9 @@ class Listener:
         except OSError as error:
             raise StartupError(f"cannot listen on {address}: {error.strerror or error}") from error
         try:
-            if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows, where SO_REUSEADDR would let others take the port
+            if hasattr(
+                socket, "SO_EXCLUSIVEADDRUSE"
+            ):  # Windows, where SO_REUSEADDR would let others take the port
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
             else:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,7 +74,9 @@ class Listener:
                 errno.EACCES: "; ports below 1024 need privileges: choose a higher one",
                 errno.EADDRNOTAVAIL: "; this machine has no such address",
             }.get(error.errno or 0, "")
-            raise StartupError(f"cannot listen on {address}: {error.strerror or error}{hint}") from error
+            raise StartupError(
+                f"cannot listen on {address}: {error.strerror or error}{hint}"
+            ) from error
         return cls(sock, TCPAddress(address.host, sock.getsockname()[1]))
 
     async def serve(self, handle: Callable[[socket.socket, TCPAddress], None]) -> None:
@@ -80,7 +84,7 @@ class Listener:
 
         `handle` must return at once and must not raise.
         """
-        sock = self.socket
+        sock = self.sock
         while True:
             await trio.lowlevel.wait_readable(sock)
             for _ in range(BATCH):
@@ -114,6 +118,6 @@ class Listener:
 
     def close(self) -> None:
         """Close, and wake whoever accepts."""
-        if self.socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self.socket)
-            self.socket.close()
+        if self.sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()

@@ -62,7 +62,11 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TLSEndpoin
 
 
 async def connect_tls(
-    sock: socket.socket, context: ssl.SSLContext, host: str, *, session: ssl.SSLSession | None = None
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    host: str,
+    *,
+    session: ssl.SSLSession | None = None,
 ) -> TLSEndpoint:
     """Shake hands as a client, on a connected socket; closes it where that fails. The caller sets the deadline.
 
@@ -92,7 +96,10 @@ async def _shake_hands(
             session=session,
             do_handshake_on_connect=False,
         )
-    except (OSError, ValueError) as error:  # ValueError: "server_hostname cannot be an empty string or start with a dot"
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: "server_hostname cannot be an empty string or start with a dot"
         sock.close()
         raise ConnectionLostError(f"TLS cannot start: {error}") from error
     endpoint = TLSEndpoint(wrapped)
@@ -112,7 +119,7 @@ async def _shake_hands(
 
 def peer_fingerprint(endpoint: TLSEndpoint) -> bytes:
     """Return the SHA-256 fingerprint of the certificate that the server showed."""
-    certificate = endpoint.socket.getpeercert(binary_form=True)
+    certificate = endpoint.sock.getpeercert(binary_form=True)
     if certificate is None:  # a TLS 1.3 server without a certificate does not exist
         raise ConnectionLostError("the server showed no certificate")
     return fingerprint(certificate)
@@ -138,7 +145,9 @@ async def peek_dialect(sock: socket.socket) -> Dialect:
         if (dialect := detect_dialect(first)) is not None:
             return dialect
         if not first or (len(first) == seen and _is_half_closed(sock)):
-            raise ConnectionLostError(f"the peer closed the connection after {max(len(first), 0)} bytes")
+            raise ConnectionLostError(
+                f"the peer closed the connection after {max(len(first), 0)} bytes"
+            )
         seen = len(first)
         await trio.sleep(_PEEK_INTERVAL)
 

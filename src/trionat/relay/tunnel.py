@@ -1,0 +1,403 @@
+"""A framed, recyclable tunnel: two tasks that live as long as it does and serve one visitor after another.
+
+`receive` reads frames from the wire for the tunnel's whole life and gives visitors' bytes to the plain end. `carry` takes the
+plain end's bytes to the wire, for one pairing. Either side has one task for each, so a visitor costs no task, no nursery, no
+TCP connection and no TLS handshake.
+
+Who may write to the wire: `carry` while there is a visitor, `receive` and `probe` while there is none. `Conversation` knows
+which of the two it is. What both tasks share is changed between two checkpoints only, so there is no lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, assert_never
+
+import attrs
+import trio
+
+from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
+from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES
+from trionat.protocol.tunnel import (
+    DATA_ID,
+    END_FRAME,
+    PROBE_FRAME,
+    PROBED_FRAME,
+    Abort,
+    AbortReason,
+    Conversation,
+    End,
+    Open,
+    Probe,
+    Probed,
+    Side,
+    TunnelFrame,
+    TunnelReader,
+)
+from trionat.relay.pairing import Pairing
+from trionat.transport.endpoint import MORE_LIKELY_BYTES, Endpoint, lost, send_all
+from trionat.transport.scratch import HEADROOM_BYTES, Scratch, scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+# Reads of one stream, each of up to 256 KiB, before the others get their turn.
+_TURN: Final = 8
+
+# `sweep` is called once a second, and all of these count its calls: no timer and no clock on the way of the bytes.
+SWEEP_INTERVAL: Final = 1.0  # seconds
+_PROBE_AFTER: Final = 15  # of silence on an idle tunnel; below the 30 s after which the hastiest NATs forget a connection
+_PROBE_WITH_OPEN_AFTER: Final = (
+    2  # of silence: whoever was heard of a moment ago need not be asked again
+)
+_PROBE_ANSWER_WITHIN: Final = (
+    4  # a round trip, with room for two retransmissions (RFC 6298: 1 s, then 2 s)
+)
+_CLIENT_GIVES_UP_AFTER: Final = (
+    60  # of silence on an idle tunnel, which means that several probes did not arrive
+)
+_ABORT_ANSWER_WITHIN: Final = (
+    10  # the peer reads our ABORT only when it has delivered what came before
+)
+
+
+class LocalServiceError(Exception):
+    """A client's local service could not be reached; the message is for both sides' logs."""
+
+
+@attrs.define(eq=False)
+class Tunnel:
+    """One end of a tunnel. Does not own the wire; whoever runs the two tasks closes it, and then calls `abandon`.
+
+    `on_open` is a client's way to its local service: it returns a connected endpoint, which the tunnel owns then, or raises
+    `LocalServiceError`. `on_pairing` takes the pairing over, to run `carry` on it. A server has neither.
+    """
+
+    wire: Endpoint
+    side: Side
+    on_open: Callable[[Open], Awaitable[Endpoint]] | None = None
+    on_pairing: Callable[[Pairing], None] | None = None
+    _heard: bool = attrs.field(init=False, default=True)
+    _silent: int = attrs.field(init=False, default=0)
+    _unanswered_probe: int | None = attrs.field(init=False, default=None)
+    pairing: Pairing | None = attrs.field(init=False, default=None)
+    _talk: Conversation = attrs.field(init=False)
+    _reader: TunnelReader = attrs.field(init=False, factory=TunnelReader)
+    _scratch: Scratch = attrs.field(init=False, factory=scratch)
+
+    def __attrs_post_init__(self) -> None:
+        self._talk = Conversation(self.side)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no visitor is on this tunnel."""
+        return self._talk.idle
+
+    # -- wire to plain ------------------------------------------------------------------------------------------------
+
+    async def receive(self) -> None:
+        """Read the wire until it ends: frames to the law, visitors' bytes to the plain end.
+
+        Returns when the peer closes an idle tunnel. Cancelling it ends the tunnel.
+
+        Raises:
+            ConnectionLostError: the wire is lost, or was closed with a visitor on it.
+            RemoteProtocolError: the peer broke the protocol.
+        """
+        wire, reader, room = self.wire, self._reader, self._scratch.incoming
+        reads = 0
+        while True:
+            try:
+                count = wire.recv_into(room)
+            except BlockingIOError:
+                reads = 0
+                await wire.wait_readable()
+                continue
+            except OSError as error:
+                raise lost(error) from error
+            if not count:
+                if self.idle:
+                    return
+                raise ConnectionLostError("the tunnel was closed with a visitor on it")
+            self._heard = True
+            reader.feed(room[:count])
+            while (event := reader.next()) is not None:
+                if isinstance(event, memoryview):
+                    await self._give(event)
+                else:
+                    await self._take(event)
+            reads += 1
+            if count < MORE_LIKELY_BYTES:
+                reads = 0
+                await wire.wait_readable()
+            elif reads == _TURN:
+                reads = 0
+                await trio.lowlevel.checkpoint()
+
+    async def _give(self, piece: memoryview) -> None:
+        """Write to the plain end; where that is gone, drop, since the peer may not know yet."""
+        self._talk.receive_data()
+        pairing = self.pairing
+        if pairing is None or pairing.failure is not None:
+            return
+        pairing.unanswered = None
+        try:
+            try:
+                sent = pairing.plain.send(piece)
+            except BlockingIOError:
+                sent = 0
+            pairing.given += sent
+            if sent < len(piece):
+                rest = memoryview(bytes(piece[sent:]))
+                self._reader.keep()  # from here on others use the scratch buffer
+                while rest:
+                    await pairing.plain.wait_writable()
+                    try:
+                        sent = pairing.plain.send(rest)
+                    except BlockingIOError:
+                        continue
+                    pairing.given += sent
+                    rest = rest[sent:]
+        except (OSError, trio.ClosedResourceError):
+            self._lose_plain(pairing)
+
+    def _lose_plain(self, pairing: Pairing) -> None:
+        """The plain end is gone: note it and wake `carry`, which tells the peer."""
+        pairing.fail(AbortReason.RESET, self._reset_text)
+        pairing.plain.close()
+
+    @property
+    def _reset_text(self) -> str:
+        return (
+            "the visitor reset its connection"
+            if self.side is Side.SERVER
+            else "the local service reset its connection"
+        )
+
+    async def _take(self, frame: TunnelFrame) -> None:
+        match frame:
+            case Open():
+                await self._open_plain(frame)
+            case End():
+                self._talk.receive_end()
+                if (pairing := self.pairing) is not None:
+                    pairing.unanswered = None
+                    if pairing.failure is None:
+                        try:
+                            pairing.plain.send_eof()
+                        except OSError:
+                            self._lose_plain(pairing)
+                self._settle()
+            case Abort():
+                if self._talk.receive_abort(frame.visitor):
+                    if (pairing := self.pairing) is not None:
+                        self._abort_plain(pairing, frame)
+                    self._settle()
+            case Probe():
+                if self.side is not Side.CLIENT or not self.idle:
+                    raise RemoteProtocolError("PROBE of a busy tunnel, or from a client")
+                self._reader.keep()
+                await self._write(PROBED_FRAME)
+            case Probed():
+                if self.side is not Side.SERVER:
+                    raise RemoteProtocolError("PROBED from a server")
+            case _:
+                assert_never(frame)
+
+    def _abort_plain(self, pairing: Pairing, abort: Abort) -> None:
+        pairing.unanswered = None
+        pairing.fail(
+            abort.reason, abort.text or f"aborted by the other side ({abort.reason.name.lower()})"
+        )
+        if abort.reason is AbortReason.REFUSED:
+            pairing.plain.close()
+        else:
+            pairing.plain.reset()
+
+    async def _open_plain(self, frame: Open) -> None:
+        """Client: connect to the local service, which other visitors' tunnels do not wait for."""
+        self._talk.receive_open(frame.visitor)
+        assert self.on_open is not None, "only a client's conversation lets OPEN through"  # noqa: S101 - for type checkers
+        assert self.on_pairing is not None, "on_open and on_pairing come together"  # noqa: S101 - for type checkers
+        self._reader.keep()
+        try:
+            plain = await self.on_open(frame)
+        except LocalServiceError as error:
+            await self._write(Abort(frame.visitor, AbortReason.REFUSED, str(error)).encode())
+            self._talk.sent_abort()
+        else:
+            self.pairing = Pairing(frame.visitor, plain)
+            self.on_pairing(self.pairing)
+
+    def _settle(self) -> None:
+        """After a last word of either side: is the tunnel idle again?"""
+        if self._talk.over:
+            self._talk.finish()
+            if (pairing := self.pairing) is not None:
+                self.pairing = None
+                pairing.over = True
+                pairing.news.set()
+
+    # -- plain to wire ------------------------------------------------------------------------------------------------
+
+    async def open(self, pairing: Pairing, frame: Open, early: bytes = b"") -> None:
+        """Server: give the idle tunnel its next visitor, and `carry` for it.
+
+        `early` are bytes that were read from the visitor before. OPEN leaves together with the visitor's first bytes if they
+        are there, at once if not. A tunnel that was not heard of for a while is probed in the same breath.
+
+        Raises:
+            As `carry`.
+        """
+        opening = frame.encode()
+        if early:
+            opening += BIG_ENDIAN.pack(len(early), DATA_ID) + early
+        if self._silent >= _PROBE_WITH_OPEN_AFTER and self._unanswered_probe is None:
+            opening = PROBE_FRAME + opening
+            self._unanswered_probe = 0
+        pairing.unanswered = bytearray(early)
+        self._talk.open(frame.visitor)
+        self.pairing = pairing
+        await self.carry(pairing, opening)
+
+    async def carry(self, pairing: Pairing, opening: bytes = b"") -> None:
+        """Take the plain end's bytes to the wire until both directions have ended, then close the plain end.
+
+        `opening` goes out before them. Where this raises or is cancelled, the plain end is left as it is: it may go to
+        another tunnel.
+
+        Raises:
+            ConnectionLostError: the wire is lost.
+        """
+        try:
+            await self._carry_bytes(pairing, opening)
+        except (OSError, trio.ClosedResourceError):
+            self._lose_plain(pairing)
+        if pairing.failure is None:
+            await self._write(END_FRAME)
+            self._talk.sent_end()
+            self._settle()
+        while not pairing.over:
+            if pairing.failure is not None and self._talk.may_abort:
+                await self._write(
+                    Abort(pairing.visitor, pairing.failure.reason, pairing.failure.text).encode()
+                )
+                self._talk.sent_abort()
+                self._settle()
+                continue
+            pairing.news = trio.Event()
+            if pairing.failure is None:
+                await pairing.news.wait()
+                continue
+            with trio.move_on_after(_ABORT_TIMEOUT) as scope:
+                await pairing.news.wait()
+            if scope.cancelled_caught:
+                raise PeerTimeoutError(
+                    f"the peer did not answer an ABORT within {_ABORT_TIMEOUT:.0f} s"
+                )
+        pairing.plain.close()
+
+    async def _carry_bytes(self, pairing: Pairing, opening: bytes) -> None:
+        """Read and send until the plain end says that there is no more; its errors come out as they are."""
+        plain, wire, outgoing = pairing.plain, self.wire, self._scratch.outgoing
+        room = outgoing[HEADROOM_BYTES:]
+        header_at = HEADROOM_BYTES - HEADER_BYTES
+        if len(opening) > header_at:
+            await self._write(opening)
+            opening = b""
+        reads = 0
+        while True:
+            try:
+                count = plain.recv_into(room)
+            except BlockingIOError:
+                reads = 0
+                if opening:  # nothing there yet, and the other side can begin without it
+                    await self._write(opening)
+                    opening = b""
+                await plain.wait_readable()
+                continue
+            except OSError:
+                if opening:  # or the ABORT that follows would be about a visitor of whom the peer never heard
+                    await self._write(opening)
+                raise
+            if not count:
+                if opening:
+                    await self._write(opening)
+                return
+            start = header_at - len(opening)
+            outgoing[start:header_at] = opening
+            opening = b""
+            BIG_ENDIAN.pack_into(outgoing, header_at, count, DATA_ID)
+            end = HEADROOM_BYTES + count
+            pairing.taken += count
+            if pairing.unanswered is not None:
+                pairing.keep_unanswered(room[:count])
+            try:
+                sent = wire.send(outgoing[start:end])
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise lost(error) from error
+            if start + sent < end:
+                await self._write(bytes(outgoing[start + sent : end]))
+            reads += 1
+            if count < MORE_LIKELY_BYTES:
+                reads = 0
+                await plain.wait_readable()
+            elif reads == _TURN:
+                reads = 0
+                await trio.lowlevel.checkpoint()
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            await send_all(self.wire, data)
+        except OSError as error:
+            raise lost(error) from error
+
+    # -- from outside -------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Look after what no read or write would notice; to be called every `SWEEP_INTERVAL`.
+
+        Notices a plain end that was reset while nobody touched it, probes an idle tunnel, and raises when this tunnel is to
+        be given up.
+
+        Raises:
+            PeerTimeoutError: the peer owes an answer for too long.
+            ConnectionLostError: the wire is lost.
+        """
+        if (pairing := self.pairing) is not None:
+            if pairing.failure is not None:
+                pairing.failed_for += 1
+                if pairing.failed_for > _ABORT_ANSWER_WITHIN:
+                    raise PeerTimeoutError("the other end of the tunnel did not answer an ABORT")
+            elif pairing.plain.is_lost():
+                self._lose_plain(pairing)
+        if self._heard:
+            self._heard = False
+            self._silent = 0
+            self._unanswered_probe = None
+            return
+        self._silent += 1
+        if self._unanswered_probe is not None:
+            self._unanswered_probe += 1
+            if self._unanswered_probe > _PROBE_ANSWER_WITHIN:
+                raise PeerTimeoutError("the other end of the tunnel did not answer a probe")
+        elif self.idle and self.side is Side.SERVER and self._silent >= _PROBE_AFTER:
+            self._probe()
+        elif self.idle and self._silent > _CLIENT_GIVES_UP_AFTER:
+            raise PeerTimeoutError("the server has forgotten this tunnel")
+
+    def _probe(self) -> None:
+        self._unanswered_probe = 0
+        try:
+            if self.wire.send(PROBE_FRAME) == len(PROBE_FRAME):
+                return
+        except OSError as error:
+            raise lost(error) from error
+        raise ConnectionLostError("the tunnel took only half a probe")
+
+    def abandon(self) -> None:
+        """The tunnel is gone: reset the plain end that is still on it, since what it got may not be all."""
+        if (pairing := self.pairing) is not None:
+            self.pairing = None
+            pairing.plain.reset()
