@@ -285,15 +285,7 @@ class Tunnel:
                 self._settle()
                 continue
             pairing.news = trio.Event()
-            if pairing.failure is None:
-                await pairing.news.wait()
-                continue
-            with trio.move_on_after(_ABORT_TIMEOUT) as scope:
-                await pairing.news.wait()
-            if scope.cancelled_caught:
-                raise PeerTimeoutError(
-                    f"the peer did not answer an ABORT within {_ABORT_TIMEOUT:.0f} s"
-                )
+            await pairing.news.wait()
         pairing.plain.close()
 
     async def _carry_bytes(self, pairing: Pairing, opening: bytes) -> None:
