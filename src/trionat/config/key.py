@@ -22,7 +22,8 @@ class Key:
 
     `section` and `field` are the YAML section and the attribute; `name` is the key in YAML. `many` keys take a list, and
     their kind reads one item into a tuple; `item` is the class of those items that may also be mappings. A section is
-    incomplete without its `required` keys; `default` is the value of the others, and `unset` says what None stands for. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither.
+    incomplete without its `required` keys; `default` is the value of the others, and `unset` says what None stands for. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither; `short` is a second, shorter
+    environment variable.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Key:
     unset: str = "none"
     letter: str | None = None
     flag: str | None = None
+    short: str | None = None
     section: str = ""
     field: str = ""
     required: bool = False
@@ -45,9 +47,10 @@ class Key:
         return f"{self.section}.{self.name}" if self.section else self.name
 
     @property
-    def environment(self) -> str:
-        """The name of its environment variable."""
-        return f"TRIONAT_{self.section.upper()}_{self.field.upper()}"
+    def environment(self) -> tuple[str, ...]:
+        """The names of its environment variables; the first one that is set counts."""
+        full = f"TRIONAT_{self.section.upper()}_{self.field.upper()}"
+        return (full,) if self.short is None else (full, self.short)
 
     def write(self, value: Any) -> str:
         """Write a value for people to read; None and an empty list become the words of `unset`."""
@@ -68,6 +71,7 @@ def key(
     unset: str = "none",
     letter: str | None = None,
     flag: str | None = "",
+    short: str | None = None,
 ) -> dict[str, Key]:
     """Describe a field, as the metadata of its `attrs.field`; see `Key`.
 
@@ -82,6 +86,7 @@ def key(
         unset=unset,
         letter=letter,
         flag=flag,
+        short=short,
     )
     return {_METADATA: entry}
 

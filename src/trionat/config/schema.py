@@ -158,7 +158,13 @@ class ServerConfig:
     )
     state_dir: Path | None = attrs.field(
         default=None,
-        metadata=key("StateDir", PATH, "the folder of keys, users and traffic", unset=_STATE_UNSET),
+        metadata=key(
+            "StateDir",
+            PATH,
+            "the folder of keys, users and traffic",
+            unset=_STATE_UNSET,
+            short="TRIONAT_STATE_DIR",
+        ),
     )
     public_addr: str | None = attrs.field(
         default=None,
@@ -401,8 +407,9 @@ class ClientConfig:
         metadata=key(
             "Ticket",
             TEXT,
-            "address, fingerprint and credential of the server in one; also TRIONAT_TICKET",
+            "address, fingerprint and credential of the server in one",
             flag="TICKET",
+            short="TRIONAT_TICKET",
         ),
     )
     ticket_file: Path | None = attrs.field(
@@ -436,6 +443,7 @@ class ClientConfig:
             PATH,
             "the folder of known servers and of the client's identity",
             unset=_STATE_UNSET,
+            short="TRIONAT_STATE_DIR",
         ),
     )
     identity: str | None = attrs.field(

@@ -1,0 +1,218 @@
+"""Flags, environment and file become one checked `Configuration`, or one `ConfigError` with every mistake.
+
+Every source is read whole even where a stronger one wins, so that a mistake does not wait behind a flag to be found.
+Reading blocks on the file, so it happens before the Trio loop starts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import attrs
+
+from trionat.config import document
+from trionat.config.reader import Reader, unknown
+from trionat.config.schema import (
+    KEYS,
+    SECTIONS,
+    AuthConfig,
+    ClientConfig,
+    DatabaseConfig,
+    Key,
+    ServerConfig,
+    keys_of,
+)
+from trionat.errors import ConfigError, Problem
+
+Role: TypeAlias = Literal["server", "client"]
+Flag: TypeAlias = str | Sequence[str] | bool | None
+
+SectionT = TypeVar("SectionT", ServerConfig, DatabaseConfig, AuthConfig, ClientConfig)
+
+SEARCHED = (Path(), Path("config"), Path("../config"), Path("../../config"))
+
+# Variables that Kubernetes sets in every pod beside a service called trionat-server or trionat-client.
+_SERVICE_LINK = re.compile(r"TRIONAT_(SERVER|CLIENT)_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
+
+
+@attrs.frozen(kw_only=True)
+class Configuration:
+    """The values that hold, and where each came from.
+
+    `origins` has every key's path, such as `Server.VisitPort`, with `flag --expose-port`, `environment TRIONAT_…`,
+    `server.yml:7` or `default`. `database` is None without a section `Database`; `file` is None where no file was read.
+    """
+
+    server: ServerConfig
+    database: DatabaseConfig | None
+    auth: AuthConfig
+    client: ClientConfig
+    origins: Mapping[str, str]
+    file: Path | None
+
+
+def find_file(role: Role) -> Path | None:
+    """Find `server.yml` or `client.yml` in the folders that are searched; None where there is none."""
+    candidates = (folder / f"{role}.yml" for folder in SEARCHED)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load(
+    role: Role,
+    *,
+    file: Path | None = None,
+    flags: Mapping[str, Flag] = MappingProxyType({}),
+    environ: Mapping[str, str],
+) -> Configuration:
+    """Read the configuration; a flag beats the environment, which beats the file, which beats the default.
+
+    Args:
+        role: Which file to look for where `file` names none; there need not be any.
+        file: A file that has to exist.
+        flags: Raw texts by the key's path; None and empty lists are flags that were not given.
+        environ: The environment; an empty variable counts as not set.
+
+    Raises:
+        ConfigError: Anything is wrong in any source, whether another one overrides it or not.
+    """
+    path = find_file(role) if file is None else file
+    sources = _Sources()
+    sources.take_flags(flags)
+    sources.take_environment(environ)
+    if path is not None:
+        sources.take_file(path)
+    server = sources.build(ServerConfig)
+    database = sources.build(DatabaseConfig) if sources.mention(DatabaseConfig) else None
+    auth = sources.build(AuthConfig)
+    client = sources.build(ClientConfig)
+    if sources.problems or server is None or auth is None or client is None:
+        raise ConfigError(*sources.problems)
+    return Configuration(
+        server=server,
+        database=database,
+        auth=auth,
+        client=client,
+        origins=MappingProxyType({key: sources.origin(key) for key in KEYS}),
+        file=path,
+    )
+
+
+@attrs.frozen
+class _Given:
+    """A value of a key, and its place."""
+
+    value: Any
+    where: str
+    line: int | None
+
+
+@attrs.define(eq=False)
+class _Sources:
+    """What the sources say, taken from the strongest to the weakest, and what is wrong with it."""
+
+    problems: list[Problem] = attrs.field(init=False, factory=list[Problem])
+    given: dict[str, _Given] = attrs.field(init=False, factory=dict[str, _Given])
+    wrong: set[str] = attrs.field(init=False, factory=set[str])
+
+    def take_flags(self, flags: Mapping[str, Flag]) -> None:
+        for path, flag in flags.items():
+            if flag is None or (not isinstance(flag, str | bool) and not flag):
+                continue
+            name = KEYS[path].flag or path
+            where = f"flag {name}" if name.startswith("-") else f"argument {name}"
+            value: document.Value
+            if isinstance(flag, str | bool):
+                value = document.Scalar(str(flag))
+            else:
+                value = document.Sequence(tuple(map(document.Scalar, flag)))
+            self._take(KEYS[path], value, Reader(where, self.problems))
+
+    def take_environment(self, environ: Mapping[str, str]) -> None:
+        known: list[str] = []
+        for key in KEYS.values():
+            known += key.environment
+            for name in key.environment:
+                if environ.get(name):
+                    reader = Reader(f"environment {name}", self.problems)
+                    self._take(key, document.Scalar(environ[name]), reader)
+        sections = tuple(f"TRIONAT_{section.upper()}_" for section in SECTIONS)
+        for name in sorted(environ.keys() - known):
+            if name.startswith(sections) and not _SERVICE_LINK.fullmatch(name):
+                where = f"environment {name}"
+                self.problems.append(Problem(where, unknown("variable", name, known)))
+
+    def take_file(self, path: Path) -> None:
+        reader = Reader(str(path), self.problems)
+        try:
+            with path.open("rb") as file:
+                data = file.read(document.MAX_BYTES + 1)
+        except FileNotFoundError:
+            reader.fail("there is no such file")
+            return
+        except OSError as exc:
+            reader.fail(f"cannot be read: {exc.strerror}")
+            return
+        root = document.read_document(data, reader.where, self.problems)
+        if not isinstance(root, document.Mapping):
+            reader.fail(f"has to hold sections: {', '.join(SECTIONS)}", line=root.line)
+            return
+        for name, section in root.entries:
+            if name.text not in SECTIONS:
+                reader.fail(unknown("section", name.text, SECTIONS), name.text, name.line)
+            elif isinstance(section, document.Mapping):
+                keys = keys_of(SECTIONS[name.text])
+                for key, key_name, value in reader.known(keys, section, name.text):
+                    self._take(key, value, reader, key_name.line)
+            elif not (isinstance(section, document.Scalar) and section.empty):
+                reader.fail("is a section: its keys go below it, indented", name.text, name.line)
+
+    def _take(
+        self, key: Key, value: document.Value, reader: Reader, line: int | None = None
+    ) -> None:
+        """Read a value; it counts unless a stronger source has one."""
+        so_far = len(self.problems)
+        found = _Given(reader.read(key, value, key.path), reader.where, line)
+        if len(self.problems) > so_far:
+            self.wrong.add(key.path)
+        self.given.setdefault(key.path, found)
+
+    def mention(self, section: type[Any]) -> bool:
+        """Whether any source has a key of the section."""
+        return any(key.path in self.given for key in keys_of(section))
+
+    def origin(self, path: str) -> str:
+        if path not in self.given:
+            return "default"
+        given = self.given[path]
+        return given.where if given.line is None else f"{given.where}:{given.line}"
+
+    def build(self, section: type[SectionT]) -> SectionT | None:
+        """Build a section from what is right; None where a required key is missing or wrong."""
+        keys = keys_of(section)
+        paths = {key.field: key.path for key in keys}
+        mentioned = [self.given[path] for path in paths.values() if path in self.given]
+        lacking = [key for key in keys if key.required and key.path not in self.given]
+        for key in lacking:
+            place = mentioned[0]
+            reason = f"is missing: {key.meaning}"
+            self.problems.append(Problem(place.where, reason, key.path, place.line))
+        if lacking or any(key.required and key.path in self.wrong for key in keys):
+            return None
+        built = section(
+            **{
+                field: self.given[path].value
+                for field, path in paths.items()
+                if path in self.given and path not in self.wrong
+            }
+        )
+        for fields, reason in built.faults():
+            involved = [paths[field] for field in fields]
+            if self.wrong.isdisjoint(involved):
+                path = next(path for path in involved if path in self.given)
+                place = self.given[path]
+                self.problems.append(Problem(place.where, reason, path, place.line))
+        return built

@@ -1,0 +1,92 @@
+"""One source's texts, lists and mappings to the values that the keys' kinds make of them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from trionat.config.document import Mapping, Scalar, Sequence, Value
+from trionat.config.key import Key, keys_of
+from trionat.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+
+@attrs.define(eq=False)
+class Reader:
+    """Reads values and keeps account of what is wrong: nothing is raised, so that one mistake does not hide the next."""
+
+    where: str
+    problems: list[Problem]
+
+    def fail(self, reason: str, path: str = "", line: int | None = None) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(self.where, reason, path, line))
+
+    def known(
+        self, keys: Iterable[Key], mapping: Mapping, path: str
+    ) -> Iterator[tuple[Key, Scalar, Value]]:
+        """The entries whose key is known and whose value is not null; unknown keys are problems."""
+        by_name = {key.name: key for key in keys}
+        for name, value in mapping.entries:
+            if name.text not in by_name:
+                self.fail(unknown("key", name.text, by_name), f"{path}.{name.text}", name.line)
+            elif not (isinstance(value, Scalar) and value.empty):
+                yield by_name[name.text], name, value
+
+    def read(self, key: Key, value: Value, path: str) -> Any:
+        """Read the value of a key; None and a problem where it is wrong."""
+        if not key.many:
+            return self._scalar(key, value, path)
+        several = isinstance(value, Sequence)
+        found: list[Any] = []
+        for index, item in enumerate(value.items if isinstance(value, Sequence) else (value,)):
+            item_path = f"{path}[{index}]" if several else path
+            if key.item is not None and isinstance(item, Mapping):
+                found.extend(self._item(key.item, item, item_path))
+            elif not isinstance(item, Scalar) or item.empty:
+                self.fail(f"has to be {key.kind.words}", item_path, item.line)
+            else:
+                for part in item.text.split(","):
+                    text = attrs.evolve(item, text=part.strip())
+                    found.extend(self._scalar(key, text, item_path) or ())
+        return tuple(found)
+
+    def _item(self, owner: type[Any], mapping: Mapping, path: str) -> Iterator[Any]:
+        """Build an entry that is written as a mapping, unless it is wrong."""
+        so_far = len(self.problems)
+        keys = keys_of(owner)
+        fields = {
+            key.field: self.read(key, value, f"{path}.{key.name}")
+            for key, _, value in self.known(keys, mapping, path)
+        }
+        for key in keys:
+            if key.required and key.field not in fields:
+                self.fail(f"lacks {key.name}: {key.meaning}", path, mapping.line)
+        if len(self.problems) == so_far:
+            yield owner(**fields)
+
+    def _scalar(self, key: Key, value: Value, path: str) -> Any:
+        if not isinstance(value, Scalar):
+            self.fail(f"has to be a single value: {key.kind.words}", path, value.line)
+            return None
+        try:
+            return key.kind.read(value.text)
+        except ValueError as exc:
+            self.fail(str(exc), path, value.line)
+            return None
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> str:
+    """Say that a name is unknown, and which known one is nearest; case, `-` and `_` make no distance."""
+    folded = {_fold(each): each for each in known}
+    if nearest := difflib.get_close_matches(_fold(name), folded, n=1):
+        return f"unknown {what}: did you mean {folded[nearest[0]]}?"
+    return f"unknown {what}: known here are {', '.join(known)}"
+
+
+def _fold(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "")
