@@ -15,6 +15,8 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from trionat.protocol.ticket import FINGERPRINT_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,7 +29,7 @@ _BLOCK: Final = re.compile(
     "-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", flags=re.DOTALL
 )
 _LABEL: Final = "SHA256:"
-_FINGERPRINT_BYTES: Final = 32
+_HEX: Final = re.compile("[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}")
 
 
 def make_certificate(
@@ -136,21 +138,22 @@ def format_fingerprint(value: bytes) -> str:
 
 
 def parse_fingerprint(text: str) -> bytes:
-    """Read a fingerprint: `SHA256:` and base64 as `format_fingerprint` writes it, or 64 hex digits with or without colons.
+    """Read a fingerprint: base64 as `format_fingerprint` writes it, or 64 hex digits with or without colons.
+
+    `SHA256:` may stand before either.
 
     Raises:
         ValueError: It is neither.
     """
-    text = text.strip()
+    digits = re.sub(f"^{_LABEL}", "", text.strip(), flags=re.IGNORECASE)
     try:
-        if text.startswith(_LABEL):
-            encoded = text.removeprefix(_LABEL).rstrip("=")
-            value = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+        if _HEX.fullmatch(digits):
+            value = bytes.fromhex(digits.replace(":", ""))
         else:
-            value = bytes.fromhex(text.replace(":", ""))
+            value = base64.b64decode(digits.removesuffix("=") + "=", validate=True)
     except ValueError:
         value = b""
-    if len(value) != _FINGERPRINT_BYTES:
+    if len(value) != FINGERPRINT_BYTES:
         raise ValueError(
             f"a fingerprint is {_LABEL} and 43 characters of base64, or 64 hex digits, got {text!r}"
         )

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trionat.protocol.ticket import TOKEN_BYTES, Ticket, ticket_token
+
+TOKEN = bytes(range(TOKEN_BYTES))
+HASH = bytes(range(32))
+
+printable = st.characters(exclude_categories=("C", "Z"))
+tickets = st.builds(
+    Ticket,
+    host=st.text(printable, min_size=1, max_size=60),
+    port=st.integers(1, 65535),
+    fingerprint=st.none() | st.binary(min_size=32, max_size=32),
+    username=st.text(printable | st.just(" "), min_size=1, max_size=255),
+    token=st.binary(min_size=TOKEN_BYTES, max_size=TOKEN_BYTES),
+)
+
+
+def ticket(**changes: object) -> Ticket:
+    fields: dict[str, object] = {
+        "host": "example.com",
+        "port": 8007,
+        "fingerprint": HASH,
+        "username": "alice",
+        "token": TOKEN,
+    }
+    return Ticket(**(fields | changes))  # type: ignore[arg-type]
+
+
+def seal(body: bytes) -> str:
+    """The text form of any body, with the right checksum."""
+    checksum = hashlib.sha256(b"tn1_" + body).digest()[:4]
+    return "tn1_" + base64.urlsafe_b64encode(body + checksum).rstrip(b"=").decode()
+
+
+@given(tickets)
+def test_round_trip(made: Ticket) -> None:
+    assert Ticket.decode(made.encode()) == made
+
+
+@given(tickets, st.data())
+def test_one_character_changed_is_refused(made: Ticket, data: st.DataObject) -> None:
+    text = made.encode()
+    place = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.characters().filter(lambda character: character != text[place]))
+    with pytest.raises(ValueError, match="ticket"):
+        Ticket.decode(text[:place] + other + text[place + 1 :])
+
+
+@pytest.mark.parametrize("fingerprint", [HASH, None], ids=["pinned", "by authority"])
+@pytest.mark.parametrize("name", ["a", "al", "ali"])  # all three lengths of a last base64 group
+def test_every_character_of_the_alphabet_at_every_place(
+    fingerprint: bytes | None, name: str
+) -> None:
+    text = ticket(fingerprint=fingerprint, username=name).encode()
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/=. "
+    for place in range(len(text)):
+        for other in alphabet.replace(text[place], ""):
+            with pytest.raises(ValueError, match="ticket"):
+                Ticket.decode(text[:place] + other + text[place + 1 :])
+
+
+def test_cut_off_anywhere_is_refused() -> None:
+    text = ticket().encode()
+    for length in range(len(text)):
+        with pytest.raises(ValueError, match="ticket"):
+            Ticket.decode(text[:length])
+
+
+def test_cut_off_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"^the ticket is damaged: copy it again, whole$"):
+        Ticket.decode(ticket().encode()[:-9])
+
+
+@given(st.text() | st.text().map("tn1_".__add__) | st.binary().map(seal))
+def test_anything_is_a_ticket_or_a_value_error_of_one_line(text: str) -> None:
+    try:
+        made = Ticket.decode(text)
+    except ValueError as exc:
+        assert type(exc) is ValueError  # noqa: PT017 - a UnicodeError would be one as well
+        assert len(str(exc).splitlines()) == 1  # noqa: PT017
+    else:
+        assert Ticket.decode(made.encode()) == made
+
+
+def test_the_layout_is_as_documented() -> None:
+    body = b"\x01" + (8007).to_bytes(2, "big") + TOKEN + HASH + b"\x0bexample.com" + b"alice"
+    assert ticket().encode() == seal(body)
+    body = b"\x00" + (8007).to_bytes(2, "big") + TOKEN + b"\x0bexample.com" + b"alice"
+    assert ticket(fingerprint=None).encode() == seal(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        pytest.param(b"", "damaged", id="empty"),
+        pytest.param(b"\x00\x1f", "damaged", id="shorter than its head"),
+        pytest.param(b"\x00\x1f\x47" + TOKEN, "damaged", id="no host"),
+        pytest.param(b"\x01\x1f\x47" + TOKEN + b"short", "damaged", id="half a fingerprint"),
+        pytest.param(b"\x00\x1f\x47" + TOKEN + b"\x01\xffbob", "damaged", id="host is no UTF-8"),
+        pytest.param(b"\x00\x00\x00" + TOKEN + b"\x01hbob", "port", id="port 0"),
+        pytest.param(b"\x00\x1f\x47" + TOKEN + b"\x00bob", "host", id="empty host"),
+        pytest.param(b"\x00\x1f\x47" + TOKEN + b"\x02a\nbob", "host", id="line break in host"),
+        pytest.param(b"\x00\x1f\x47" + TOKEN + b"\x09hbob", "user name", id="no user name"),
+        pytest.param(b"\x00\x1f\x47" + TOKEN + b"\x01h\x1b[2J", "user name", id="escape sequence"),
+        pytest.param(b"\x02\x1f\x47" + TOKEN + b"\x01hbob", "newer trionat", id="unknown flag"),
+    ],
+)
+def test_sealed_nonsense_is_refused(body: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Ticket.decode(seal(body))
+
+
+@pytest.mark.parametrize("text", ["tn2_abc", "tn10_abc", " tn9_"])
+def test_a_later_version_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="made by a newer trionat: update"):
+        Ticket.decode(text)
+
+
+@pytest.mark.parametrize("text", ["", "hello", "tn0_abc", "tn1", "TN1_abc", "8080"])
+def test_other_text_is_no_ticket(text: str) -> None:
+    with pytest.raises(ValueError, match="starts with tn1_"):
+        Ticket.decode(text)
+
+
+def test_wrapped_lines_and_blanks_round_it_do_not_matter() -> None:
+    text = ticket().encode()
+    assert Ticket.decode(f"  {text[:40]}\r\n {text[40:]}\n") == ticket()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"host": ""},
+        {"host": "a b"},
+        {"host": "h" * 256},
+        {"host": "\ud800"},
+        {"port": 0},
+        {"port": 65536},
+        {"fingerprint": b"short"},
+        {"username": ""},
+        {"username": "a\nb"},
+        {"username": "n" * 1021},
+        {"token": b""},
+        {"token": bytes(32)},
+    ],
+    ids=str,
+)
+def test_what_the_text_cannot_hold_is_refused_at_once(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"ticket|fingerprint"):
+        ticket(**changes)
+
+
+def test_the_longest_ticket_can_be_read() -> None:
+    longest = ticket(host="h" * 255, username="\U0001f511" * 255)
+    assert Ticket.decode(longest.encode()) == longest
+
+
+def test_the_token_is_not_shown() -> None:
+    assert "token" not in repr(ticket())
+    assert repr(TOKEN) not in repr(ticket())
+
+
+def test_token_follows_from_key_name_and_salt_and_nothing_else() -> None:
+    key, salt = b"k" * 32, b"s" * 16
+    token = ticket_token(key, "alice", salt)
+    assert len(token) == TOKEN_BYTES
+    assert ticket_token(key, "alice", salt) == token
+    others = {
+        ticket_token(b"K" * 32, "alice", salt),
+        ticket_token(key, "Alice", salt),
+        ticket_token(key, "alice", b"S" * 16),
+    }
+    assert len(others | {token}) == 4
+
+
+@given(st.text(printable), st.binary(), st.integers(0, 8))
+def test_nothing_moves_between_name_and_salt(name: str, salt: bytes, moved: int) -> None:
+    moved = min(moved, len(name))
+    if moved:
+        shifted = name[-moved:].encode() + salt
+        assert ticket_token(b"k", name, salt) != ticket_token(b"k", name[:-moved], shifted)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from trionat.transport.certificate import (
+    fingerprint,
+    first_certificate,
+    format_fingerprint,
+    make_certificate,
+    parse_fingerprint,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VALUE = bytes(range(32))
+BASE64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
+    """A whole TLS handshake in memory; raises what the client finds wrong."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    here = client.wrap_bio(to_client, to_server, server_hostname=name)
+    for side in (here, there, here, there):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    assert here.version() == "TLSv1.3"
+
+
+def contexts(folder: Path, key: bytes, certificate: bytes) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    (folder / "key").write_bytes(key)
+    (folder / "crt").write_bytes(certificate)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "crt", folder / "key")
+    client = ssl.create_default_context(cadata=certificate.decode())
+    client.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from 3.13 on
+    return server, client
+
+
+@pytest.mark.parametrize("name", ["tunnel.example.com", "192.0.2.7", "2001:db8::7"])
+def test_the_certificate_passes_a_strict_check_by_itself(tmp_path: Path, name: str) -> None:
+    key, certificate = make_certificate(["tunnel.example.com", "192.0.2.7", "2001:db8::7"])
+    shake_hands(*contexts(tmp_path, key, certificate), name)
+
+
+def test_another_name_or_another_certificate_does_not_pass(tmp_path: Path) -> None:
+    key, certificate = make_certificate(["localhost"])
+    server, client = contexts(tmp_path, key, certificate)
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"doesn't match|mismatch"):
+        shake_hands(server, client, "example.com")
+    stranger = ssl.create_default_context(cadata=make_certificate(["localhost"])[1].decode())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(server, stranger, "localhost")
+
+
+def test_what_is_in_it() -> None:
+    certificate = x509.load_pem_x509_certificate(make_certificate()[1])
+    assert certificate.not_valid_after_utc.isoformat() == "9999-12-31T23:59:59+00:00"
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.curve.name == "secp256r1"
+    assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical
+    own = x509.SubjectKeyIdentifier.from_public_key(key)
+    assert certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value == own
+
+
+def test_every_certificate_has_its_own_key_unless_one_is_given() -> None:
+    key, first = make_certificate()
+    assert make_certificate()[0] != key
+    again, second = make_certificate(key_pem=key)
+    assert again == key
+    assert second != first
+    keys = [x509.load_pem_x509_certificate(pem).public_key() for pem in (first, second)]
+    assert keys[0] == keys[1]
+
+
+def test_a_name_beyond_ascii_is_written_as_dns_knows_it() -> None:
+    certificate = x509.load_pem_x509_certificate(make_certificate(["bücher.example"])[1])
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["xn--bcher-kva.example"]
+
+
+def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes | None) -> bytes:
+    encryption = (
+        serialization.BestAvailableEncryption(password)
+        if password
+        else serialization.NoEncryption()
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+    )
+
+
+def test_a_key_that_cannot_be_used_is_told_in_one_line() -> None:
+    for key, reason in [
+        (b"nonsense", "no private key in it"),
+        (pem(ec.generate_private_key(ec.SECP256R1()), b"secret"), "no private key in it"),
+        (pem(rsa.generate_private_key(65537, 2048), None), "another kind"),
+    ]:
+        with pytest.raises(ValueError, match=f"^[^\n]*{reason}[^\n]*$"):
+            make_certificate(key_pem=key)
+
+
+def test_fingerprint_is_that_of_the_first_certificate() -> None:
+    _, own = make_certificate()
+    _, issuer = make_certificate()
+    der = x509.load_pem_x509_certificate(own).public_bytes(serialization.Encoding.DER)
+    assert first_certificate(f"comment\n{own.decode()}{issuer.decode()}") == der
+    assert fingerprint(der) == hashlib.sha256(der).digest()
+    with pytest.raises(ValueError, match="no certificate"):
+        first_certificate("-----BEGIN PRIVATE KEY-----")
+
+
+def test_fingerprint_is_shown_as_ssh_shows_it() -> None:
+    assert format_fingerprint(VALUE) == f"SHA256:{BASE64}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"SHA256:{BASE64}",
+        f" SHA256:{BASE64}=\n",
+        f"sha256:{BASE64}",
+        VALUE.hex(),
+        VALUE.hex().upper(),
+        VALUE.hex(":"),
+        f"SHA256:{VALUE.hex(':')}",
+    ],
+)
+def test_fingerprint_is_read_in_every_common_form(text: str) -> None:
+    assert parse_fingerprint(text) == VALUE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "SHA256:", f"MD5:{BASE64}", BASE64[:-1], f"{BASE64}A", VALUE.hex()[:-2], f"{VALUE.hex()}00", "é" * 43],
+)  # fmt: skip
+def test_other_text_is_no_fingerprint(text: str) -> None:
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            f"a fingerprint is SHA256: and 43 characters of base64, or 64 hex digits, got {text!r}"
+        ),
+    ):
+        parse_fingerprint(text)
+
+
+def test_cryptography_is_imported_only_to_make_one() -> None:
+    code = "import sys, trionat.server.state; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
