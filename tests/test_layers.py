@@ -1,0 +1,146 @@
+"""The house rules that a linter does not know: who may import whom, and who may print."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "trionat"
+
+LAYERS = [
+    {"cli", "__main__", "__init__"},
+    {"server", "client"},
+    {"relay", "transport", "store"},
+    {"protocol", "config"},
+    {"address", "errors", "log"},
+]
+"""From the top down. A room imports from itself and from lower layers; beside each other, only where `BESIDE` says so."""
+BESIDE = {("__main__", "cli"), ("cli", "__init__"), ("relay", "transport")}
+SANS_IO = {"trio", "socket", "ssl", "time", "asyncio", "anyio", "selectors", "threading"}
+"""What protocol/ must not know; not for annotations either, since who names a socket's type is about to use one."""
+
+
+def rank(room: str) -> int:
+    return next(number for number, rooms in enumerate(LAYERS) if room in rooms)
+
+
+def may_import(importer: str, imported: str) -> bool:
+    return importer == imported or rank(importer) < rank(imported) or (importer, imported) in BESIDE
+
+
+def parsed() -> list[tuple[Path, ast.Module]]:
+    """Return every module of the package, by its path in the package."""
+    return [
+        (path.relative_to(SOURCE), ast.parse(path.read_text("utf-8"), str(path)))
+        for path in sorted(SOURCE.rglob("*.py"))
+    ]
+
+
+def room_of(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+def imports(path: Path, tree: ast.Module) -> set[str]:
+    """Return the dotted names that a module imports, relative ones resolved.
+
+    Those under `if TYPE_CHECKING` and inside functions count like all others: they couple the rooms in the reader's head, and
+    the first is turned into a real import by whoever next needs the class.
+    """
+    package = ["trionat", *path.parts[:-1]]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base += node.module.split(".") if node.module else []
+            found.update(".".join([*base, alias.name]) for alias in node.names)
+    return found
+
+
+def violations(path: Path, tree: ast.Module) -> list[str]:
+    room, found = room_of(path), []
+    for name in sorted(imports(path, tree)):
+        top, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        if top == "trionat" and target and not may_import(room, target_room(target)):
+            found.append(f"{path}: {room} must not import {name}")
+        if room == "protocol" and top in SANS_IO:
+            found.append(f"{path}: protocol must not know {top}")
+        if top == "asyncmy" and path.as_posix() != "store/mysql.py":
+            found.append(f"{path}: only store/mysql.py may import asyncmy")
+    if room not in {"cli", "__main__"}:
+        found += [
+            f"{path}:{node.lineno}: only cli/ prints"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in {"print", "input"}
+        ]
+    if "utils" in {part.removesuffix(".py") for part in path.parts}:
+        found.append(f"{path}: a module is named for what it is")
+    return found
+
+
+def target_room(name: str) -> str:
+    """Return the room of a first-level name; what is no module is a name out of `trionat/__init__.py`."""
+    if (SOURCE / f"{name}.py").exists() or (SOURCE / name).is_dir():
+        return name
+    return "__init__"
+
+
+def test_imports_run_downward_only() -> None:
+    modules = parsed()
+    assert len(modules) > 5
+    assert [problem for path, tree in modules for problem in violations(path, tree)] == []
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {room_of(path) for path, _ in parsed()} <= set().union(*LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("server/app.py", "from trionat.client import session"),
+        ("server/app.py", "from trionat import client"),
+        ("server/app.py", "from ..client.session import Session"),
+        ("server/app.py", "from .. import cli"),
+        ("client/agent.py", "import trionat.server.app"),
+        ("client/agent.py", "def f():\n    from trionat.cli import app"),
+        ("relay/tunnel.py", "from trionat.store import base"),
+        ("store/base.py", "if TYPE_CHECKING:\n    from trionat.server.app import App"),
+        ("errors.py", "from trionat.config import schema"),
+        ("errors.py", "from trionat import Server"),
+        ("protocol/frames.py", "import trio"),
+        ("protocol/frames.py", "from socket import socket"),
+        ("protocol/frames.py", "if TYPE_CHECKING:\n    import ssl"),
+        ("protocol/frames.py", "import time"),
+        ("store/sqlite.py", "import asyncmy.errors"),
+        ("server/app.py", "print('up')"),
+        ("server/utils.py", ""),
+        ("utils/text.py", ""),
+    ],
+)
+def test_the_rules_bite(path: str, source: str) -> None:
+    assert violations(Path(path), ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("cli/serve.py", "from trionat.server.app import serve\nprint('up')"),
+        (
+            "server/app.py",
+            "from trionat.server.session import Session\nfrom . import ports\nimport trio",
+        ),
+        ("server/app.py", "from ..relay import tunnel\nfrom trionat.errors import PeerError"),
+        ("protocol/frames.py", "import struct\nfrom ..errors import RemoteProtocolError"),
+        ("store/mysql.py", "import asyncmy"),
+        ("log.py", "import logging\nprinter.print('x')"),
+    ],
+)
+def test_the_rules_allow(path: str, source: str) -> None:
+    assert violations(Path(path), ast.parse(source)) == []
