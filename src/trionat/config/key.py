@@ -22,7 +22,8 @@ class Key:
 
     `section` and `field` are the YAML section and the attribute; `name` is the key in YAML. `many` keys take a list, and
     their kind reads one item into a tuple; `item` is the class of those items that may also be mappings. A section is
-    incomplete without its `required` keys; `default` is the value of the others, and `unset` says what None stands for. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither; `short` is a second, shorter
+    incomplete without its `required` keys; `default` is the value of the others, `unset` says what None stands for, and `derived` is the property that works
+    it out. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither; `short` is a second, shorter
     environment variable.
     """
 
@@ -33,6 +34,7 @@ class Key:
     item: type[Any] | None = None
     secret: bool = False
     unset: str = "none"
+    derived: str | None = None
     letter: str | None = None
     flag: str | None = None
     short: str | None = None
@@ -52,9 +54,14 @@ class Key:
         full = f"TRIONAT_{self.section.upper()}_{self.field.upper()}"
         return (full,) if self.short is None else (full, self.short)
 
+    @property
+    def help(self) -> str:
+        """One line for help texts: what it is for, and which values it takes, with unit and range."""
+        return f"{self.meaning} ({self.kind.words})"
+
     def write(self, value: Any) -> str:
-        """Write a value for people to read; None and an empty list become the words of `unset`."""
-        if value is None or value == ():
+        """Write a value for people to read; None and what is empty become the words of `unset`."""
+        if value in (None, (), ""):
             return self.unset
         if self.many and self.item is not None:
             return ", ".join(map(self.kind.write, value))
@@ -69,6 +76,7 @@ def key(
     many: bool = False,
     item: type[Any] | None = None,
     unset: str = "none",
+    derived: str | None = None,
     letter: str | None = None,
     flag: str | None = "",
     short: str | None = None,
@@ -84,6 +92,7 @@ def key(
         many=many,
         item=item,
         unset=unset,
+        derived=derived,
         letter=letter,
         flag=flag,
         short=short,

@@ -35,6 +35,12 @@ SectionT = TypeVar("SectionT", ServerConfig, DatabaseConfig, AuthConfig, ClientC
 
 SEARCHED = (Path(), Path("config"), Path("../config"), Path("../../config"))
 
+# The first wins where one source has both, but never over a stronger source that has the second.
+_ALTERNATIVES = (
+    ("Client.Services", "Client.LocalServerAddr"),
+    ("Client.Ticket", "Client.TicketFile"),
+)
+
 # Variables that Kubernetes sets in every pod beside a service called trionat-server or trionat-client.
 _SERVICE_LINK = re.compile(r"TRIONAT_(SERVER|CLIENT)_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 
@@ -85,6 +91,7 @@ def load(
     sources.take_environment(environ)
     if path is not None:
         sources.take_file(path)
+    sources.settle_alternatives()
     server = sources.build(ServerConfig)
     database = sources.build(DatabaseConfig) if sources.mention(DatabaseConfig) else None
     auth = sources.build(AuthConfig)
@@ -103,9 +110,10 @@ def load(
 
 @attrs.frozen
 class _Given:
-    """A value of a key, and its place."""
+    """A value of a key, and its place; the source of `rank` 0 is the strongest."""
 
     value: Any
+    rank: int
     where: str
     line: int | None
 
@@ -129,7 +137,7 @@ class _Sources:
                 value = document.Scalar(str(flag))
             else:
                 value = document.Sequence(tuple(map(document.Scalar, flag)))
-            self._take(KEYS[path], value, Reader(where, self.problems))
+            self._take(KEYS[path], value, Reader(where, self.problems), 0)
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
         known: list[str] = []
@@ -138,7 +146,7 @@ class _Sources:
             for name in key.environment:
                 if environ.get(name):
                     reader = Reader(f"environment {name}", self.problems)
-                    self._take(key, document.Scalar(environ[name]), reader)
+                    self._take(key, document.Scalar(environ[name]), reader, 1)
         sections = tuple(f"TRIONAT_{section.upper()}_" for section in SECTIONS)
         for name in sorted(environ.keys() - known):
             if name.startswith(sections) and not _SERVICE_LINK.fullmatch(name):
@@ -166,19 +174,27 @@ class _Sources:
             elif isinstance(section, document.Mapping):
                 keys = keys_of(SECTIONS[name.text])
                 for key, key_name, value in reader.known(keys, section, name.text):
-                    self._take(key, value, reader, key_name.line)
+                    self._take(key, value, reader, 2, key_name.line)
             elif not (isinstance(section, document.Scalar) and section.empty):
                 reader.fail("is a section: its keys go below it, indented", name.text, name.line)
 
     def _take(
-        self, key: Key, value: document.Value, reader: Reader, line: int | None = None
+        self, key: Key, value: document.Value, reader: Reader, rank: int, line: int | None = None
     ) -> None:
         """Read a value; it counts unless a stronger source has one."""
         so_far = len(self.problems)
-        found = _Given(reader.read(key, value, key.path), reader.where, line)
+        found = _Given(reader.read(key, value, key.path), rank, reader.where, line)
         if len(self.problems) > so_far:
             self.wrong.add(key.path)
         self.given.setdefault(key.path, found)
+
+    def settle_alternatives(self) -> None:
+        """Drop the one of two alternative keys that a stronger source replaces by the other."""
+        for pair in _ALTERNATIVES:
+            if self.given.keys() >= set(pair):
+                first, second = (self.given[path].rank for path in pair)
+                if first != second:
+                    del self.given[pair[0] if first > second else pair[1]]
 
     def mention(self, section: type[Any]) -> bool:
         """Whether any source has a key of the section."""

@@ -108,6 +108,7 @@ class ServerConfig:
             "VisitHost",
             HOST,
             "the interface of the visit ports",
+            derived="effective_visit_host",
             unset="the host of ControllerAddr",
         ),
     )
@@ -131,6 +132,7 @@ class ServerConfig:
             whole(1, 65536),
             "sessions at once, at most the number of visit ports",
             letter="m",
+            derived="session_limit",
             unset="the number of visit ports",
         ),
     )
@@ -141,6 +143,7 @@ class ServerConfig:
             whole(1, 1_000_000),
             "queue places in all",
             letter="x",
+            derived="queue_places",
             unset="TaskQueueNum x TaskQueueBuff",
         ),
     )
@@ -163,6 +166,7 @@ class ServerConfig:
             PATH,
             "the folder of keys, users and traffic",
             unset=_STATE_UNSET,
+            derived="effective_state_dir",
             short="TRIONAT_STATE_DIR",
         ),
     )
@@ -171,8 +175,7 @@ class ServerConfig:
         metadata=key(
             "PublicAddr",
             PUBLIC,
-            "under which name the server is reached, for tickets and visit addresses; with a port where the control port"
-            " has another number outside",
+            "how the server is reached from outside, for tickets and visit addresses",
         ),
     )
     certificate: Path | None = attrs.field(
@@ -443,6 +446,7 @@ class ClientConfig:
             PATH,
             "the folder of known servers and of the client's identity",
             unset=_STATE_UNSET,
+            derived="effective_state_dir",
             short="TRIONAT_STATE_DIR",
         ),
     )

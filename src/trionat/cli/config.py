@@ -1,0 +1,83 @@
+"""`trionat config`: check a configuration file, and show what holds and where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from trionat.config.load import Configuration, Role, load
+from trionat.config.schema import SECTIONS, Key, keys_of
+from trionat.errors import ConfigError
+
+_MASK = "********"
+_SECTIONS_OF: dict[Role, tuple[str, ...]] = {
+    "server": ("Server", "Database"),
+    "client": ("Auth", "Client"),
+}
+
+config_app = typer.Typer(
+    help="Check configuration files, and show which values hold.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@config_app.command()
+def check(file: Annotated[Path, typer.Argument(help="The file, of either role.")]) -> None:
+    """Check a file, and say which keys it sets; flags and environment are left out."""
+    configuration = _load_or_exit("server", file, {})
+    typer.echo(f"{file}: ok")
+    for section, owner in SECTIONS.items():
+        names = [key.name for key in keys_of(owner) if configuration.origins[key.path] != "default"]
+        if names:
+            typer.echo(f"  {section}: {', '.join(names)}")
+
+
+@config_app.command()
+def show(
+    config: Annotated[Path | None, typer.Option(help="The file, instead of the one found.")] = None,
+    role: Annotated[
+        Literal["server", "client", "both"], typer.Option(help="Whose values to show.")
+    ] = "both",
+) -> None:
+    """Show the value of every key and where it comes from; passwords and tickets are masked."""
+    roles: tuple[Role, ...] = ("server", "client") if role == "both" else (role,)
+    rows: list[tuple[str, str, str]] = []
+    for each in roles:
+        rows += _rows(_load_or_exit(each, config, os.environ), _SECTIONS_OF[each])
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for path, value, origin in rows:
+        typer.echo(f"{path:{widths[0]}}  {value:{widths[1]}}  {origin}")
+
+
+def _rows(
+    configuration: Configuration, sections: tuple[str, ...]
+) -> Iterator[tuple[str, str, str]]:
+    for section in sections:
+        values = getattr(configuration, section.lower())
+        for key in keys_of(SECTIONS[section]):
+            yield key.path, _shown(key, values), configuration.origins[key.path]
+
+
+def _shown(key: Key, values: Any) -> str:
+    """The value as it takes effect, on one line."""
+    value = getattr(values, key.field, None)
+    if key.secret and value:
+        return _MASK
+    if value is None and values is not None and key.derived is not None:
+        value = getattr(values, key.derived)
+    text = key.write(value)
+    return text if text.isprintable() else ascii(text)
+
+
+def _load_or_exit(role: Role, file: Path | None, environ: Mapping[str, str]) -> Configuration:
+    try:
+        return load(role, file=file, environ=environ)
+    except ConfigError as exc:
+        for problem in exc.problems:
+            typer.echo(problem, err=True)
+        raise typer.Exit(2) from exc
