@@ -21,6 +21,7 @@ _STANDARD_TAGS = {
     f"tag:yaml.org,2002:{name}"
     for name in ("null", "bool", "int", "float", "str", "timestamp", "merge", "value", "seq", "map")
 }
+_NULL = "tag:yaml.org,2002:null"
 
 
 @attrs.frozen
@@ -82,7 +83,7 @@ class _Walk:
                 for index, item in enumerate(node.value)
             )
             return Sequence(tuple(items), line)
-        return Scalar(node.value, line, empty=node.tag == "tag:yaml.org,2002:null")
+        return Scalar(node.value, line, empty=node.tag == _NULL)
 
     def mapping(self, node: yaml.MappingNode, path: str, depth: int) -> Mapping:
         entries: dict[str, tuple[Scalar, Value]] = {}
@@ -127,7 +128,9 @@ def read_document(data: bytes, where: str, problems: list[Problem]) -> Value:
         return nothing
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        return nothing if node is None else _Walk(where, problems).value(node, "", 0)
+        if node is None or node.tag == _NULL:
+            return nothing
+        return _Walk(where, problems).value(node, "", 0)
     except yaml.reader.ReaderError as exc:
         line = text.count("\n", 0, exc.position) + 1
         problems.append(

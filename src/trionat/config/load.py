@@ -212,10 +212,11 @@ class _Sources:
         paths = {key.field: key.path for key in keys}
         mentioned = [self.given[path] for path in paths.values() if path in self.given]
         lacking = [key for key in keys if key.required and key.path not in self.given]
-        for key in lacking:
-            place = mentioned[0]
-            reason = f"is missing: {key.meaning}"
-            self.problems.append(Problem(place.where, reason, key.path, place.line))
+        for key in lacking:  # never so where nothing of the section is mentioned
+            place = min(mentioned, key=lambda given: given.line or 0)
+            self.problems.append(
+                Problem(place.where, f"is missing: {key.meaning}", key.path, place.line)
+            )
         if lacking or any(key.required and key.path in self.wrong for key in keys):
             return None
         built = section(

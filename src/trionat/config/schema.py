@@ -175,7 +175,7 @@ class ServerConfig:
         metadata=key(
             "PublicAddr",
             PUBLIC,
-            "how the server is reached from outside, for tickets and visit addresses",
+            "how the server is reached from outside, for tickets and visit addresses; a port is the control port",
         ),
     )
     certificate: Path | None = attrs.field(

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trionat.address import TCPAddress, UnixAddress
+from trionat.config.load import Configuration, Role, load
+from trionat.config.schema import (
+    KEYS,
+    AuthConfig,
+    ClientConfig,
+    DatabaseConfig,
+    ServerConfig,
+    Service,
+)
+from trionat.errors import ConfigError
+
+# Both as users of the Go program have them.
+GO_SERVER = """\
+Server:                                  # default
+  Name: "Server-NAT"                     # Server-NAT
+  ControllerAddr: "0.0.0.0:8080"         # 0.0.0.0:8007
+  TunnelAddr: "0.0.0.0:8008"             # 0.0.0.0:8008
+  VisitPort: [60000, 60001, 60002, 60003]
+  TaskQueueNum: 4                        # dispatcher tasks; 4
+  TaskQueueBuff: 32                      # queue places per dispatcher; 32
+  MaxTCPConnNum: 4                       # sessions at once; 4
+  MaxConnNum: 256                        # queue places in all; TaskQueueNum x TaskQueueBuff = 128
+  LogFilename: "server.log"              # server.log
+  StartAuth: true                        # true
+  StartLog: true                         # true: log to LogFilename as well; false: terminal only
+Database:
+  Username: "root"
+  Password: "123456"
+  Host: "0.0.0.0:3309"
+  DBName: "nat"
+"""
+GO_CLIENT = """\
+Auth:
+  Username: "3210561027"
+  Password: "00000000"
+Client:
+  Name: Client-NAT
+  PublicServerAddr: example.com          # shown to the user in the visit address
+  TunnelServerAddr: example.com:8008
+  ControllerAddr: example.com:8080
+  LocalServerAddr: 127.0.0.1:8080
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "some" / "where"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+
+
+def from_text(text: str, **rest: object) -> Configuration:
+    Path("f.yml").write_text(text, encoding="utf-8")
+    return load("server", file=Path("f.yml"), environ={}, **rest)  # type: ignore[arg-type]
+
+
+def problems_of(text: str, **rest: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        from_text(text, **rest)
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_nothing_given_is_all_defaults() -> None:
+    loaded = load("server", environ={"HOME": "/", "TRIONAT": "1", "TRIONAT_DEBUG": "1"})
+    assert loaded == Configuration(
+        server=ServerConfig(),
+        database=None,
+        auth=AuthConfig(),
+        client=ClientConfig(),
+        origins=dict.fromkeys(KEYS, "default"),
+        file=None,
+    )
+
+
+def test_the_server_file_of_the_go_program_loads_unchanged() -> None:
+    Path("server.yml").write_text(GO_SERVER, encoding="utf-8")
+    loaded = load("server", environ={})
+    assert loaded.file == Path("server.yml")
+    assert loaded.server == ServerConfig(
+        name="Server-NAT",
+        controller_addr=TCPAddress("0.0.0.0", 8080),
+        tunnel_addr=TCPAddress("0.0.0.0", 8008),
+        visit_port=(60000, 60001, 60002, 60003),
+        task_queue_num=4,
+        task_queue_buff=32,
+        max_tcp_conn_num=4,
+        max_conn_num=256,
+        log_filename="server.log",
+        start_auth=True,
+        start_log=True,
+    )
+    assert loaded.database == DatabaseConfig(
+        username="root", password="123456", host="0.0.0.0:3309", db_name="nat"
+    )
+    assert loaded.origins["Server.VisitPort"] == "server.yml:5"
+    assert loaded.origins["Database.DBName"] == "server.yml:17"
+
+
+@pytest.mark.parametrize("quote", ['"', ""])
+def test_the_client_file_of_the_go_program_loads_unchanged(quote: str) -> None:
+    Path("client.yml").write_text(GO_CLIENT.replace('"', quote), encoding="utf-8")
+    loaded = load("client", environ={})
+    assert loaded.auth == AuthConfig(username="3210561027", password="00000000")
+    assert loaded.client == ClientConfig(
+        name="Client-NAT",
+        public_server_addr="example.com",
+        tunnel_server_addr=TCPAddress("example.com", 8008),
+        controller_addr=TCPAddress("example.com", 8080),
+        local_server_addr=TCPAddress("127.0.0.1", 8080),
+    )
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("first", range(4))
+def test_the_first_of_the_searched_folders_wins(role: Role, first: int) -> None:
+    folders = ["./", "config/", "../config/", "../../config/"]
+    for folder in folders[first:]:
+        Path(folder).mkdir(exist_ok=True)
+        for name in ("server", "client"):
+            text = f"Server: {{Name: '{folder}{name}'}}"
+            Path(folder, f"{name}.yml").write_text(text, encoding="utf-8")
+    assert load(role, environ={}).server.name == f"{folders[first]}{role}"
+
+
+def test_flag_before_environment_before_file_before_default() -> None:
+    Path("server.yml").write_text("Server:\n  Name: file\n  TaskQueueNum: 7\n  TaskQueueBuff: 8\n")
+    loaded = load(
+        "server",
+        flags={"Server.Name": "flag", "Server.TaskQueueNum": None, "Server.VisitPort": []},
+        environ={
+            "TRIONAT_SERVER_NAME": "environment",
+            "TRIONAT_SERVER_TASK_QUEUE_NUM": "9",
+            "TRIONAT_SERVER_TASK_QUEUE_BUFF": "",
+        },
+    )
+    server, origins = loaded.server, loaded.origins
+    assert (server.name, origins["Server.Name"]) == ("flag", "flag --name")
+    assert server.task_queue_num == 9
+    assert origins["Server.TaskQueueNum"] == "environment TRIONAT_SERVER_TASK_QUEUE_NUM"
+    assert (server.task_queue_buff, origins["Server.TaskQueueBuff"]) == (8, "server.yml:4")
+    assert (server.max_visitors, origins["Server.MaxVisitors"]) == (1024, "default")
+    assert origins["Server.VisitPort"] == "default"
+
+
+def test_flags_may_be_lists_and_booleans() -> None:
+    loaded = load(
+        "client",
+        flags={
+            "Server.VisitPort": ["60000,60001", "60010-60012"],
+            "Server.StartAuth": False,
+            "Client.Services": ["80", "/run/x:81"],
+        },
+        environ={},
+    )
+    assert loaded.server.visit_port == (60000, 60001, 60010, 60011, 60012)
+    assert loaded.server.start_auth is False
+    assert loaded.client.services == (
+        Service(local=TCPAddress("127.0.0.1", 80)),
+        Service(local=UnixAddress("/run/x"), visit_port=81),
+    )
+    assert loaded.origins["Server.VisitPort"] == "flag --expose-port"
+    assert loaded.origins["Client.Services"] == "argument SERVICE"
+
+
+def test_the_short_variables_yield_to_the_long_ones() -> None:
+    environ = {
+        "TRIONAT_TICKET": "short",
+        "TRIONAT_STATE_DIR": "short",
+        "TRIONAT_CLIENT_STATE_DIR": "long",
+    }
+    loaded = load("client", environ=environ)
+    assert loaded.client.ticket == "short"
+    assert loaded.server.state_dir == Path("short")
+    assert loaded.client.state_dir == Path("long")
+    assert loaded.origins["Client.Ticket"] == "environment TRIONAT_TICKET"
+    assert loaded.origins["Server.StateDir"] == "environment TRIONAT_STATE_DIR"
+
+
+@pytest.mark.parametrize("path", KEYS)
+def test_every_key_can_come_from_the_environment(path: str) -> None:
+    texts = {
+        "a host": "h",
+        "HOST or HOST:PORT": "h",
+        "HOST:PORT": "h:1",
+        "true or false": "true",
+        "SHA256: and 32 bytes in base64 or hex": "00" * 32,
+    }
+    key = KEYS[path]
+    text = texts.get(key.kind.words) or (
+        key.kind.write(key.default) if isinstance(key.default, int | float) else "4"
+    )
+    environ = {key.environment[0]: text}
+    if key.section == "Database":
+        environ |= {f"TRIONAT_DATABASE_{name}": "x" for name in ("USERNAME", "HOST", "DB_NAME")}
+    if path.startswith("Server.Certificate"):
+        environ |= {"TRIONAT_SERVER_CERTIFICATE": "c", "TRIONAT_SERVER_CERTIFICATE_KEY": "k"}
+    assert load("server", environ=environ).origins[path] == f"environment {key.environment[0]}"
+
+
+def test_values_are_their_text_whatever_yaml_would_make_of_them() -> None:
+    loaded = from_text(
+        """\
+Server:
+  VisitPort: 60000-60001, 60005
+  StartLog: no
+Auth: {Username: 0777, Password: 1_000}
+Client:
+  Services:
+    - 6379:60001
+    - 8080
+    - 22:22
+    - {Local: 127.0.0.1:22, VisitPort: 60009, Name: 0x10}
+    - Local: /run/a,b.sock
+  LocalServerAddr: 3000
+  Identity: 2026-01-01
+  Ticket: ~
+"""
+    )
+    assert loaded.server.visit_port == (60000, 60001, 60005)
+    assert loaded.server.start_log is False
+    assert loaded.auth == AuthConfig(username="0777", password="1_000")
+    assert loaded.client.services == (
+        Service(local=TCPAddress("127.0.0.1", 6379), visit_port=60001),
+        Service(local=TCPAddress("127.0.0.1", 8080)),
+        Service(local=TCPAddress("127.0.0.1", 22), visit_port=22),
+        Service(local=TCPAddress("127.0.0.1", 22), visit_port=60009, name="0x10"),
+        Service(local=UnixAddress("/run/a,b.sock")),
+    )
+    assert loaded.client.local_server_addr == TCPAddress("127.0.0.1", 3000)
+    assert loaded.client.identity == "2026-01-01"
+    assert (loaded.client.ticket, loaded.origins["Client.Ticket"]) == (None, "default")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Server:\n  Nam: x\n", "f.yml:2: Server.Nam: unknown key: did you mean Name?"),
+        ("Server:\n  controllerAddr: a:1\n", "f.yml:2: Server.controllerAddr: unknown key: did you mean ControllerAddr?"),
+        ("Server:\n  controller_addr: a:1\n", "f.yml:2: Server.controller_addr: unknown key: did you mean ControllerAddr?"),
+        ("Auth:\n  Zzz: 1\n", "f.yml:2: Auth.Zzz: unknown key: known here are Username, Password"),
+        ("server:\n  Name: x\n", "f.yml:1: server: unknown section: did you mean Server?"),
+        ("<<: {}\n", "f.yml:1: <<: unknown section: known here are Server, Database, Auth, Client"),
+        ("Server: x\n", "f.yml:1: Server: is a section: its keys go below it, indented"),
+        ("Server:\n- x\n", "f.yml:1: Server: is a section: its keys go below it, indented"),
+        ("x\n", "f.yml:1: has to hold sections: Server, Database, Auth, Client"),
+        ("Server:\n  Name: [a]\n", "f.yml:2: Server.Name: has to be a single value: text of 1 to 128 printable characters"),
+        ("Server:\n  Name: ''\n", "f.yml:2: Server.Name: '' is not text of 1 to 128 printable characters"),
+        ("Server:\n  VisitPort: [1, 2, x]\n", "f.yml:2: Server.VisitPort[2]: 'x' is no port: write a number from 0 to 65535"),
+        ("Server:\n  VisitPort:\n  - 1\n  - {}\n", "f.yml:4: Server.VisitPort[1]: has to be ports and ranges such as 60000-60099"),
+        ("Server:\n  VisitPort: []\n", "f.yml:2: Server.VisitPort: there is no visit port: name at least one, or 0 for any free one"),
+        ("Server:\n  VisitPort: [0, 0, 5-7, 6, 5]\n", "f.yml:2: Server.VisitPort: named more than once: 5, 6"),
+        (
+            "Server:\n  VisitPort: [1, 2]\n  MaxTCPConnNum: 3\n",
+            "f.yml:3: Server.MaxTCPConnNum: 3 sessions at once, but only 2 visit ports: lower it, or name more ports",
+        ),
+        (
+            "Server:\n  Certificate: c\n",
+            "f.yml:2: Server.Certificate: a certificate needs its private key: set CertificateKey as well",
+        ),
+        (
+            "Server:\n  CertificateKey: k\n",
+            "f.yml:2: Server.CertificateKey: a private key needs its certificate: set Certificate as well",
+        ),
+        (
+            "Server:\n  PingInterval: 1\n  PeerTimeout: 1.9\n",
+            "f.yml:3: Server.PeerTimeout: PeerTimeout 1.9 has to be at least twice PingInterval 1",
+        ),
+        (
+            "Server:\n  PingInterval: 5\n",
+            "f.yml:2: Server.PingInterval: PeerTimeout 8 has to be at least twice PingInterval 5",
+        ),
+        ("Database:\n  Host: h\n  Username: u\n", "f.yml:2: Database.DBName: is missing: the database"),
+        ("Client:\n  Services:\n  - VisitPort: 1\n", "f.yml:3: Client.Services[0]: lacks Local: where the service listens"),
+        ("Client:\n  Services: [{Local: 1, Visit: 1}]\n", "f.yml:2: Client.Services[0].Visit: unknown key: did you mean VisitPort?"),
+        (
+            "Client:\n  Services: [1, {Local: 0}]\n",
+            "f.yml:2: Client.Services[1].Local: '0' has port 0: write the port that the service listens on",
+        ),
+        (
+            "Client:\n  Services:\n  - 1:60000\n  - 2:60000\n",
+            "f.yml:2: Client.Services: visit port wished for more than once: 60000",
+        ),
+        ("Client:\n  MaxTunnels: 3\n", "f.yml:2: Client.MaxTunnels: MinIdleTunnels 4 is above MaxTunnels 3"),
+        ("Client:\n  Fingerprint: MD5:00\n", "f.yml:2: Client.Fingerprint: 'MD5:00' is no fingerprint: write SHA256: and 32 bytes in base64 or hex"),
+    ],
+    ids=lambda value: repr(value)[:50],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_place(text: str, expected: str) -> None:
+    assert problems_of(text) == [expected]
+
+
+def test_all_mistakes_of_all_sources_are_told_at_once_even_overridden_ones() -> None:
+    Path("f.yml").write_text("Server:\n  StartAuth: 2\n  Nmae: x\nClient:\n  Once: x\nServer: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(
+            "server",
+            file=Path("f.yml"),
+            flags={"Server.StartAuth": "maybe", "Client.Once": True, "Client.Services": ["1", "x"]},
+            environ={"TRIONAT_SERVER_START_AUTH": "3", "TRIONAT_SERVER_NAM": "x"},
+        )
+    assert str(caught.value).splitlines() == [
+        "flag --start-auth: Server.StartAuth: 'maybe' is neither true nor false",
+        "argument SERVICE: Client.Services[1]: 'x' is no address: write HOST:PORT, a port, or the path of a socket",
+        "environment TRIONAT_SERVER_START_AUTH: Server.StartAuth: '3' is neither true nor false",
+        "environment TRIONAT_SERVER_NAM: unknown variable: did you mean TRIONAT_SERVER_NAME?",
+        "f.yml:6: Server: given twice: line 1 has it already",
+        "f.yml:2: Server.StartAuth: '2' is neither true nor false",
+        "f.yml:3: Server.Nmae: unknown key: did you mean Name?",
+        "f.yml:5: Client.Once: 'x' is neither true nor false",
+    ]
+
+
+def test_a_wrong_value_is_not_blamed_a_second_time_for_what_its_default_would_be() -> None:
+    assert len(problems_of("Server:\n  VisitPort: [x]\n  MaxTCPConnNum: 9\n")) == 1
+    assert len(problems_of("Database:\n  Host: '@'\n  Username: u\n  DBName: d\n")) == 1
+
+
+def test_a_fault_between_sources_points_to_the_key_at_fault() -> None:
+    (problem,) = problems_of("Server:\n  VisitPort: [1]\n", flags={"Server.MaxTCPConnNum": "2"})
+    assert problem == (
+        "flag --max-tcp-conn-num: Server.MaxTCPConnNum: 2 sessions at once, but only 1 visit ports:"
+        " lower it, or name more ports"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "services", "ticket", "ticket_file"),
+    [
+        ({}, {}, 1, "t", None),
+        ({"Client.LocalServerAddr": "2"}, {}, 2, "t", None),
+        ({}, {"TRIONAT_CLIENT_LOCAL_SERVER_ADDR": "2"}, 2, "t", None),
+        ({"Client.TicketFile": "x"}, {"TRIONAT_TICKET": "e"}, 1, None, Path("x")),
+        ({"Client.Ticket": "x"}, {"TRIONAT_CLIENT_TICKET_FILE": "e"}, 1, "x", None),
+    ],
+)
+def test_of_two_alternatives_the_stronger_source_counts(
+    flags: dict[str, str], environ: dict[str, str], services: int, ticket: str, ticket_file: Path
+) -> None:
+    text = "Client: {Services: [1], LocalServerAddr: 5, Ticket: t}"
+    Path("f.yml").write_text(text)
+    client = load("client", file=Path("f.yml"), flags=flags, environ=environ).client
+    assert client.effective_services() == (Service(local=TCPAddress("127.0.0.1", services)),)
+    assert (client.ticket, client.ticket_file) == (ticket, ticket_file)
+
+
+def test_what_kubernetes_sets_beside_a_service_of_our_name_is_not_ours() -> None:
+    environ = {
+        "TRIONAT_SERVER_SERVICE_HOST": "10.0.0.1",
+        "TRIONAT_SERVER_SERVICE_PORT_CONTROL": "8007",
+        "TRIONAT_SERVER_PORT": "tcp://10.0.0.1:8007",
+        "TRIONAT_SERVER_PORT_8007_TCP_ADDR": "10.0.0.1",
+    }
+    assert load("server", environ=environ).server == ServerConfig()
+    with pytest.raises(ConfigError, match="TRIONAT_SERVER_PORTS: unknown variable"):
+        load("server", environ={"TRIONAT_SERVER_PORTS": "1"})
+
+
+def test_a_named_file_has_to_exist_and_be_a_file() -> None:
+    for name, reason in (
+        ("nope.yml", "there is no such file"),
+        (".", "cannot be read: Is a directory"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load("server", file=Path(name), environ={"TRIONAT_AUTH_NAME": "x"})
+        assert str(caught.value).splitlines()[1:] == [f"{name}: {reason}"]
+
+
+def test_secrets_are_in_no_message() -> None:
+    text = (
+        "Auth: {Password: [hunter2]}\nDatabase: {Password: hunter2}\nClient: {Ticket: {a: hunter2}}"
+    )
+    assert "hunter2" not in " ".join(problems_of(text))
+
+
+def test_an_unknown_flag_is_a_bug_of_the_caller() -> None:
+    with pytest.raises(KeyError):
+        load("server", flags={"Server.Nope": "x"}, environ={})

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trionat.address import TCPAddress, UnixAddress
+from trionat.config.schema import (
+    KEYS,
+    AuthConfig,
+    ClientConfig,
+    DatabaseConfig,
+    ServerConfig,
+    Service,
+    parse_service,
+)
+from trionat.config.values import BOOLEAN, FINGERPRINT, PATH, PORTS, Kind, seconds, whole
+from trionat.errors import ConfigError
+
+DIGEST = bytes(range(32))
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
+LOCALS = st.builds(
+    TCPAddress, NAMES | st.ip_addresses().map(str), st.integers(1, 65535)
+) | st.builds(UnixAddress, st.text(alphabet="ab/:.0123456789 ü\n", min_size=1, max_size=30))
+
+
+@settings(deadline=None)
+@given(local=LOCALS, visit=st.none() | st.integers(1, 65535))
+def test_a_service_reads_what_it_writes(local: TCPAddress | UnixAddress, visit: int | None) -> None:
+    service = Service(local=local, visit_port=visit)
+    assert parse_service(str(service)) == service
+
+
+@pytest.mark.parametrize(
+    ("text", "local", "visit"),
+    [
+        ("8080", TCPAddress("127.0.0.1", 8080), None),
+        ("127.0.0.1:22", TCPAddress("127.0.0.1", 22), None),
+        ("6379:60001", TCPAddress("127.0.0.1", 6379), 60001),
+        ("6379:0", TCPAddress("127.0.0.1", 6379), None),
+        (":6379:60001", TCPAddress("127.0.0.1", 6379), 60001),
+        ("127.0.0.1:22:60001", TCPAddress("127.0.0.1", 22), 60001),
+        ("[::1]:22", TCPAddress("::1", 22), None),
+        ("[::1]:22:60001", TCPAddress("::1", 22), 60001),
+        ("/run/app.sock", UnixAddress("/run/app.sock"), None),
+        ("/run/app.sock:60001", UnixAddress("/run/app.sock"), 60001),
+        ("unix:app.sock", UnixAddress("app.sock"), None),
+        ("unix:app.sock:60001", UnixAddress("app.sock"), 60001),
+        ("localhost:3000", TCPAddress("localhost", 3000), None),
+    ],
+)
+def test_parse_service(text: str, local: TCPAddress | UnixAddress, visit: int | None) -> None:
+    service = parse_service(text)
+    assert (service.local, service.visit_port, service.name) == (local, visit, str(local))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "a:0", "80:65536", "::1:22", "unix:", "http://a:80", "70000", "80:"]
+)
+def test_parse_service_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="write"):
+        parse_service(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (whole(1, 4), "4", 4),
+        (seconds(0, 10), "2.5", 2.5),
+        (seconds(0, 10), "0", 0.0),
+        (BOOLEAN, "Yes", True),
+        (BOOLEAN, "off", False),
+        (PORTS, "0", (0,)),
+        (PORTS, "60000-60002", (60000, 60001, 60002)),
+        (PORTS, "60000 - 60000", (60000,)),
+        (PATH, "~", Path.home()),
+        *(
+            (FINGERPRINT, text, "SHA256:" + base64.b64encode(DIGEST).decode().rstrip("="))
+            for text in (
+                "SHA256:" + DIGEST.hex(),
+                "sha256:" + DIGEST.hex(":").upper(),
+                DIGEST.hex(),
+                "SHA256:" + base64.b64encode(DIGEST).decode(),
+                "SHA256:" + base64.b64encode(DIGEST).decode().rstrip("="),
+            )
+        ),
+    ],
+)
+def test_reading(kind: Kind[Any], text: str, value: object) -> None:
+    assert kind.read(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (whole(1, 4), "5", "'5' is not a whole number from 1 to 4"),
+        (whole(1, 4), "1.0", "'1.0' is not a whole number from 1 to 4"),
+        (whole(1, 4), "9" * 5000, f"'{'9' * 5000}' is not a whole number from 1 to 4"),
+        (seconds(0.1, 10), "nan", "'nan' is not a number of seconds from 0.1 to 10"),
+        (seconds(0.1, 10), "0", "'0' is not a number of seconds from 0.1 to 10"),
+        (BOOLEAN, "maybe", "'maybe' is neither true nor false"),
+        (PORTS, "5-4", "'5-4' is no range of ports: write the lower one first, as in 60000-60099"),
+        (PORTS, "0-4", "'0-4' is no range of ports: write the lower one first, as in 60000-60099"),
+        (PORTS, "1-99999", "'99999' is no port: write a number from 0 to 65535"),
+        (PATH, "", "'' is no path"),
+        (
+            FINGERPRINT,
+            "SHA256:ü",
+            "'SHA256:ü' is no fingerprint: write SHA256: and 32 bytes in base64 or hex",
+        ),
+        (
+            FINGERPRINT,
+            "SHA256:00",
+            "'SHA256:00' is no fingerprint: write SHA256: and 32 bytes in base64 or hex",
+        ),
+    ],
+    ids=str,
+)
+def test_reading_refuses(kind: Kind[Any], text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        kind.read(text)
+    assert str(caught.value) == message
+
+
+@settings(deadline=None)
+@given(ports=st.lists(st.integers(0, 65535) | st.integers(0, 5), min_size=1).map(tuple))
+def test_ports_read_what_they_write(ports: tuple[int, ...]) -> None:
+    texts = PORTS.write(ports).split(", ")
+    assert tuple(port for text in texts for port in PORTS.read(text)) == ports
+
+
+@pytest.mark.parametrize("path", KEYS)
+def test_the_default_of_every_key_is_in_its_own_range(path: str) -> None:
+    key = KEYS[path]
+    if not key.many and key.default not in (None, ""):
+        assert key.kind.read(key.kind.write(key.default)) == key.default
+
+
+def test_secrets_are_not_in_reprs() -> None:
+    secrets = {path for path, key in KEYS.items() if key.secret}
+    assert secrets == {"Database.Password", "Auth.Password", "Client.Ticket"}
+    holders = (
+        AuthConfig(password="hunter2"),
+        ClientConfig(ticket="hunter2"),
+        DatabaseConfig(username="u", password="hunter2", host="h", db_name="d"),
+    )
+    assert "hunter2" not in repr(holders)
+
+
+def test_what_unset_values_stand_for() -> None:
+    server = ServerConfig()
+    assert (server.session_limit, server.queue_places, server.effective_visit_host) == (
+        4,
+        128,
+        "0.0.0.0",
+    )
+    assert (server.public_host, server.public_port) == (None, None)
+    assert server.effective_state_dir.name == "trionat"
+    assert server.effective_state_dir == ClientConfig().effective_state_dir
+    server = attrs.evolve(
+        server,
+        max_tcp_conn_num=2,
+        max_conn_num=7,
+        visit_host="::1",
+        public_addr="[::1]:443",
+        state_dir=Path("x"),
+    )
+    assert (server.session_limit, server.queue_places, server.effective_visit_host) == (2, 7, "::1")
+    assert (server.public_host, server.public_port) == ("::1", 443)
+    assert server.effective_state_dir == Path("x")
+
+
+def test_effective_services() -> None:
+    first, second = TCPAddress("127.0.0.1", 1), TCPAddress("127.0.0.1", 2)
+    assert ClientConfig(local_server_addr=first).effective_services() == (Service(local=first),)
+    both = ClientConfig(local_server_addr=first, services=(Service(local=second),))
+    assert both.effective_services() == (Service(local=second),)
+    with pytest.raises(
+        ConfigError, match="no local service is named: give one on the command line, such as 8080"
+    ):
+        ClientConfig().effective_services()
+
+
+def test_kinds_of_letters_do_not_clash() -> None:
+    for section in ("Server", "Client"):
+        keys = [key for key in KEYS.values() if key.section in {section, "Auth"}]
+        letters = [key.letter for key in keys if key.letter]
+        flags = [key.flag for key in keys]
+        assert len(set(letters)) == len(letters)
+        assert len(set(flags)) == len(flags)
