@@ -44,18 +44,26 @@ def make_password() -> str:
     return "-".join(groups)
 
 
+def check_password(password: str) -> None:
+    """Check a password to be set.
+
+    Raises:
+        ValueError: It is empty, or longer than `MAX_PASSWORD_BYTES` in UTF-8.
+    """
+    if _encoded(password) is None:
+        raise ValueError(f"a password is 1 to {MAX_PASSWORD_BYTES} bytes of UTF-8")
+
+
 async def hash_password(password: str) -> str:
     """Return the Argon2id hash of a password in PHC text form, 97 characters.
 
     Takes some 25 ms in a thread of its own; a call that is cancelled meanwhile ends after that.
 
     Raises:
-        ValueError: The password is empty, or longer than `MAX_PASSWORD_BYTES` in UTF-8.
+        ValueError: `check_password` says so.
     """
-    encoded = _encoded(password)
-    if encoded is None:
-        raise ValueError(f"a password is 1 to {MAX_PASSWORD_BYTES} bytes of UTF-8")
-    return await trio.to_thread.run_sync(_HASHER.hash, encoded, limiter=_THREADS)
+    check_password(password)
+    return await trio.to_thread.run_sync(_HASHER.hash, password, limiter=_THREADS)
 
 
 async def verify_password(password_hash: str | None, password: str) -> bool:

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import argon2
+import pytest
+import trio
+import trio.testing
+
+from trionat.errors import StoreError, StoreUnavailableError
+from trionat.store import passwords
+from trionat.store.passwords import (
+    MAX_PASSWORD_BYTES,
+    check_password,
+    hash_password,
+    make_password,
+    verify_password,
+)
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+
+OUT_OF_BOUNDS = ["", "x" * (MAX_PASSWORD_BYTES + 1), "é" * 513, "\ud800"]
+
+
+@pytest.fixture
+def verifications(monkeypatch: pytest.MonkeyPatch) -> list[argon2.Parameters]:
+    """The cost of every Argon2 verification that is made, in order."""
+    made: list[argon2.Parameters] = []
+    verify = argon2.PasswordHasher.verify
+
+    def counted(self: PasswordHasher, hash: str, password: bytes) -> bool:  # noqa: A002 - its name there
+        made.append(argon2.extract_parameters(hash))
+        return verify(self, hash, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
+    return made
+
+
+async def test_the_right_password_and_no_other() -> None:
+    stored = await hash_password("correct horse")
+    assert await verify_password(stored, "correct horse")
+    assert not await verify_password(stored, "correct horse ")
+    assert not await verify_password(stored, "")
+
+
+async def test_the_hash_is_argon2id_at_the_documented_cost_and_salted() -> None:
+    first, second = await hash_password("secret"), await hash_password("secret")
+    assert first != second
+    assert "secret" not in first
+    assert len(first) <= 255  # fits MySQL's column
+    parameters = argon2.extract_parameters(first)
+    assert parameters.type is argon2.Type.ID
+    assert (parameters.memory_cost, parameters.time_cost, parameters.parallelism) == (19456, 2, 1)
+
+
+async def test_an_unknown_user_costs_what_a_wrong_password_costs(
+    verifications: list[argon2.Parameters],
+) -> None:
+    stored = await hash_password("secret")
+    assert not await verify_password(stored, "wrong")
+    assert not await verify_password(None, "wrong")
+    known, unknown = verifications
+    assert known == unknown
+
+
+@pytest.mark.parametrize("password", ["", "trionat", "\0", "AAAAAAAA"])
+async def test_an_unknown_user_has_no_password(password: str) -> None:
+    assert not await verify_password(None, password)
+
+
+@pytest.mark.parametrize(
+    "password", OUT_OF_BOUNDS, ids=["empty", "long", "long in UTF-8", "no text"]
+)
+async def test_out_of_bounds(password: str, verifications: list[argon2.Parameters]) -> None:
+    with pytest.raises(ValueError, match=r"^a password is 1 to 1024 bytes of UTF-8$"):
+        await hash_password(password)
+    with pytest.raises(ValueError, match=r"^a password is"):
+        check_password(password)
+    with trio.testing.assert_checkpoints():
+        assert not await verify_password(None, password)
+    assert verifications == []  # a peer cannot make us work on what no password can be
+
+
+@pytest.mark.parametrize("password", ["x", "x" * MAX_PASSWORD_BYTES, "é" * 512])
+async def test_at_the_bounds(password: str) -> None:
+    check_password(password)
+    assert await verify_password(await hash_password(password), password)
+
+
+@pytest.mark.parametrize("stored", ["", "plain text", "$argon2id$v=19$m=19456,t=2,p=1$AAAA", "$argon2id$v=19$m=1,t=1,p=1$AAAAAAAAAAA$AAAA"])  # fmt: skip
+async def test_what_is_no_hash_is_told_and_never_matches(stored: str) -> None:
+    with pytest.raises(StoreError, match="damaged") as caught:
+        await verify_password(stored, stored or "x")
+    assert not isinstance(caught.value, StoreUnavailableError)
+
+
+async def test_two_at_once_at_most_and_the_loop_goes_on() -> None:
+    stored = await hash_password("secret")
+    most = 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(verify_password, stored, "wrong")
+        while nursery.child_tasks:
+            most = max(most, passwords._THREADS.borrowed_tokens)
+            await trio.sleep(0.001)
+    assert most == 2
+
+
+async def test_cancelled_checks_give_their_threads_back() -> None:
+    stored = await hash_password("secret")
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(verify_password, stored, "wrong")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert passwords._THREADS.borrowed_tokens == 0
+    assert await verify_password(stored, "secret")
+
+
+def test_made_passwords_are_readable_and_hard_to_guess() -> None:
+    made = {make_password() for _ in range(200)}
+    assert len(made) == 200
+    letters = set("".join(made)) - {"-"}
+    assert letters == set(passwords._ALPHABET)
+    assert not letters & set("ilou")
+    for password in made:
+        assert [len(group) for group in password.split("-")] == [5, 5, 5, 5]
+    assert 20 * math.log2(len(letters)) >= 96
