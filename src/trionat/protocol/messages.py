@@ -204,20 +204,25 @@ class ServiceRequest:
 
 @attrs.frozen(kw_only=True)
 class Expose:
-    """The services, in the order in which WELCOME's ports and OPEN's service numbers count them."""
+    """The services, in the order in which WELCOME's ports and OPEN's service numbers count them.
+
+    `idle_tunnels` is how many idle tunnels the client wants to have at least; the server closes none of those.
+    """
 
     id: ClassVar[int] = 40002
     services: tuple[ServiceRequest, ...]
+    idle_tunnels: int = 0
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return _json({"services": [attrs.asdict(service) for service in self.services]})
+        return _json(attrs.asdict(self))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
         services: list[ServiceRequest] = []
-        for item in _Fields("EXPOSE", payload).items("services"):
+        expose = _Fields("EXPOSE", payload)
+        for item in expose.items("services"):
             fields = _Fields("EXPOSE", _json(item))
             services.append(
                 ServiceRequest(
@@ -229,7 +234,7 @@ class Expose:
             )
         if not services:
             raise RemoteProtocolError("EXPOSE: no service")
-        return cls(services=tuple(services))
+        return cls(services=tuple(services), idle_tunnels=expose.integer("idle_tunnels", 0, 2**31))
 
 
 @attrs.frozen(kw_only=True)

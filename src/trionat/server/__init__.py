@@ -1,0 +1,1 @@
+"""The public side: sessions, visit ports, visitors and accounts."""

@@ -1,0 +1,78 @@
+"""What happens to a server or a client, as values for whoever runs it: the command line, a test, a program that embeds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from trionat.address import Address, TCPAddress
+
+
+@attrs.frozen(kw_only=True)
+class Ready:
+    """A server listens.
+
+    `control` and `tunnel` are bound addresses, `visit_ports` the bound public ports. `ticket` is what a client needs to know:
+    of the first user as long as that is the only one, of everybody where no login is needed, else None. `first_password` is
+    there at the very first start only. `fingerprint` is the certificate's, as `SHA256:...`.
+    """
+
+    name: str
+    control: TCPAddress
+    tunnel: TCPAddress
+    public: TCPAddress
+    visit_ports: tuple[int, ...]
+    sessions: int
+    authentication: bool
+    fingerprint: str
+    state_dir: str
+    ticket: str | None = attrs.field(default=None, repr=False)
+    first_user: str | None = None
+    first_password: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class PublicService:
+    """One service and where visitors reach it."""
+
+    name: str
+    local: Address
+    public: TCPAddress
+
+
+@attrs.frozen(kw_only=True)
+class Connected:
+    """A client's session is up."""
+
+    uid: int
+    services: tuple[PublicService, ...]
+    server: TCPAddress
+    tunnel: TCPAddress
+    username: str
+
+
+@attrs.frozen
+class Queued:
+    """A client waits for a free slot; `position` counts from 1."""
+
+    position: int
+
+
+@attrs.frozen(kw_only=True)
+class Disconnected:
+    """A client has no session any more, or did not get one; it tries again in `retry_in` seconds, or not if None."""
+
+    reason: str
+    retry_in: float | None
+
+
+@attrs.frozen
+class Draining:
+    """The server stops within `seconds`; visitors that are there may finish."""
+
+    seconds: float
+
+
+ClientEvent: TypeAlias = Connected | Queued | Disconnected | Draining

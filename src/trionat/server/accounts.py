@@ -1,0 +1,101 @@
+"""Who may log in, and who may stay."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.errors import RefusedError, StoreUnavailableError
+from trionat.log import get_logger
+from trionat.protocol.messages import CloseCode, RefusalCode
+from trionat.server.state import verify_ticket
+from trionat.store.passwords import verify_password
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trionat.protocol.messages import Hello
+    from trionat.server.session import Session
+    from trionat.server.state import ServerState
+    from trionat.store.base import Store, User
+
+log = get_logger(__name__)
+
+# With StartAuth: false everybody is this user (product.md, section 2).
+ANONYMOUS: Final = "anonymity"
+
+# How often the accounts of live sessions are looked at: a removed account's session is closed within this many seconds.
+WATCH_INTERVAL: Final = 2.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@attrs.define(eq=False)
+class Accounts:
+    """Checks credentials against the store; without a store (`StartAuth: false`) everybody is `anonymity`."""
+
+    state: ServerState
+    store: Store | None
+
+    async def authenticate(self, hello: Hello) -> User | None:
+        """Return the account that these credentials open, or None where no login is needed.
+
+        An unknown name, a wrong password and a void ticket get the same answer, and cost the same time.
+
+        Raises:
+            RefusedError: they open none, or it has expired, or the store cannot be asked.
+        """
+        if self.store is None:
+            await trio.lowlevel.checkpoint()
+            return None
+        try:
+            user = await self.store.find_user(hello.username)
+        except StoreUnavailableError as error:
+            log.warning("the user store cannot be asked", error=str(error))
+            raise RefusedError(
+                RefusalCode.STORE_UNAVAILABLE, "the server cannot check accounts now; try again"
+            ) from error
+        if hello.token is not None:
+            known = user is not None and verify_ticket(self.state, user, hello.token)
+        else:
+            known = await verify_password(
+                None if user is None else user.password_hash, hello.password or ""
+            )
+        if user is None or not known:
+            kind = "ticket" if hello.token is not None else "name or password"
+            raise RefusedError(RefusalCode.AUTH_FAILED, f"authentication failed: wrong {kind}")
+        if user.is_expired(_now()):
+            raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, f"the account {user.name} has expired")
+        return user
+
+    async def watch(self, sessions: dict[int, Session]) -> None:
+        """End the sessions of accounts that expire or are removed, for ever. A store that is down ends none."""
+        store = self.store
+        if store is None:
+            return
+        while True:
+            await trio.sleep(WATCH_INTERVAL)
+            by_name: defaultdict[str, list[Session]] = defaultdict(list)
+            for session in sessions.values():
+                by_name[session.username].append(session)
+            for name, of_user in by_name.items():
+                try:
+                    user = await store.find_user(name)
+                except StoreUnavailableError as error:
+                    log.warning("the user store cannot be asked; sessions go on", error=str(error))
+                    break
+                _end_void(of_user, name, user)
+
+
+def _end_void(sessions: Iterable[Session], name: str, user: User | None) -> None:
+    for session in sessions:
+        if user is None:
+            session.end(CloseCode.ACCOUNT_REMOVED, f"the account {name} was removed")
+        elif user.is_expired(_now()):
+            session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")

@@ -1,0 +1,286 @@
+"""From an authenticated client to a lease: the queue, the slots, and the way back to a lease that is still there.
+
+The queue is a memory channel of `MaxConnNum` places. Each of the `TaskQueueNum` dispatchers first takes a slot, then the next
+client, then its ports: so a client stands in the queue until there really is a slot for it, and the queue has exactly the
+places that it says. Slot and ports belong to the lease from then on, and are given back by the task that keeps it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.errors import (
+    ConnectionLostError,
+    PeerTimeoutError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from trionat.log import get_logger
+from trionat.protocol.messages import (
+    Close,
+    CloseCode,
+    Expose,
+    Hello,
+    Ping,
+    Pong,
+    Queued,
+    RefusalCode,
+)
+from trionat.server.lease import Lease
+from trionat.server.visitors import VisitorLine
+
+if TYPE_CHECKING:
+    from trionat.config.schema import ServerConfig
+    from trionat.server.ports import LeaseKey, PortPool
+    from trionat.transport.channel import Channel
+
+log = get_logger(__name__)
+
+# A client is told that it is queued only after this, in seconds: most are let in within a few scheduling steps.
+_QUEUED_AFTER = 0.05
+
+
+@attrs.define(eq=False)
+class Applicant:
+    """An authenticated client that wants a lease. `position` counts from 1."""
+
+    channel: Channel
+    hello: Hello
+    expose: Expose
+    lease: Lease | None = None
+    refusal: RefusedError | None = None
+    position: int = 0
+    left: bool = False
+    dispatch_scope: trio.CancelScope | None = None
+    _news: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def key(self) -> LeaseKey:
+        """Whose lease it would be."""
+        return (self.hello.username, self.hello.identity)
+
+    def tell(self) -> None:
+        """Wake the applicant's own task: something about it has changed."""
+        self._news.set()
+        self._news = trio.Event()
+
+    async def wait_news(self) -> None:
+        """Wait for the next `tell`."""
+        await self._news.wait()
+
+
+@attrs.define(eq=False)
+class Admission:
+    """Who may run a session. Its tasks are started by the server's app; all its state changes between two checkpoints."""
+
+    config: ServerConfig
+    ports: PortPool
+    leases: dict[LeaseKey, Lease] = attrs.field(init=False, factory=dict)
+    slots: trio.CapacityLimiter = attrs.field(init=False)
+    _queue_end: trio.MemorySendChannel[Applicant] = attrs.field(init=False)
+    _queue_head: trio.MemoryReceiveChannel[Applicant] = attrs.field(init=False)
+    _queued: dict[LeaseKey, Applicant] = attrs.field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.slots = trio.CapacityLimiter(self.config.session_limit)
+        self._queue_end, self._queue_head = trio.open_memory_channel[Applicant](
+            self.config.queue_places
+        )
+
+    @property
+    def queued(self) -> int:
+        """How many clients wait."""
+        return self._queue_head.statistics().current_buffer_used
+
+    # -- the client's side, in its connection's own task -------------------------------------------------------------
+
+    async def admit(self, applicant: Applicant) -> Lease:
+        """Return a lease that no session uses: the client's own that is still there, or a new one by way of the queue.
+
+        While it waits, the client is told its position at every ping interval, and must let itself be heard.
+
+        Raises:
+            RefusedError: the queue is full, or the ports cannot be had.
+            PeerError: the client has left, or broke the protocol.
+        """
+        self.ports.check(applicant.expose.services)
+        if len(applicant.expose.services) > self.config.max_services:
+            raise RefusedError(
+                RefusalCode.TOO_MANY_SERVICES,
+                f"{len(applicant.expose.services)} services asked for, {self.config.max_services} allowed (MaxServices)",
+            )
+        with trio.fail_after(
+            self.config.peer_timeout
+        ):  # the session that is evicted needs no peer to end
+            if (lease := await self._reclaim(applicant)) is not None:
+                return lease
+        if (rival := self._queued.get(applicant.key)) is not None:
+            self._refuse(
+                rival,
+                RefusedError(CloseCode.EVICTED, "another connection of this client took its place"),
+            )
+        self._queued[applicant.key] = applicant
+        try:
+            return await self._stand_in_line(applicant)
+        except BaseException:
+            if applicant.lease is not None:
+                applicant.lease.give_up()
+            raise
+        finally:
+            self._leave(applicant)
+
+    async def _reclaim(self, applicant: Applicant) -> Lease | None:
+        """Evict the client's session that is still up, if any, and return its lease; None where there is none for it."""
+        newcomer = f"a new connection of the same client ({applicant.hello.name})"
+        while (lease := self.leases.get(applicant.key)) is not None:
+            if lease.given_up or not lease.serves(applicant.expose.services):
+                lease.give_up()
+                await lease.wait_vacant(newcomer)
+                await trio.lowlevel.checkpoint()  # its keeper gives the ports back
+                continue
+            await lease.wait_vacant(newcomer)
+            if not lease.released and not lease.given_up:
+                return lease
+        return None
+
+    async def _stand_in_line(self, applicant: Applicant) -> Lease:
+        try:
+            self._queue_end.send_nowait(applicant)
+        except trio.WouldBlock:
+            raise RefusedError(
+                RefusalCode.FULL,
+                f"all {self.config.session_limit} sessions are taken and {self.config.queue_places} clients wait already",
+            ) from None
+        self._renumber()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_hang_up, applicant)
+            with trio.move_on_after(_QUEUED_AFTER):
+                while applicant.lease is None and applicant.refusal is None:
+                    await applicant.wait_news()
+            while applicant.lease is None and applicant.refusal is None:
+                log.info("client queued", position=applicant.position)
+                await applicant.channel.send(Queued(position=max(applicant.position, 1)))
+                with trio.move_on_after(self.config.ping_interval):
+                    await applicant.wait_news()
+            nursery.cancel_scope.cancel("the applicant has its answer")
+        if applicant.lease is None:
+            assert applicant.refusal is not None  # noqa: S101 - the loops above end with one of the two
+            raise applicant.refusal
+        return applicant.lease
+
+    async def _watch_hang_up(self, applicant: Applicant) -> None:
+        while True:
+            with trio.move_on_after(self.config.peer_timeout) as silence:
+                message = await applicant.channel.receive()
+            if silence.cancelled_caught:
+                raise PeerTimeoutError(
+                    f"nothing heard from the queued client for {self.config.peer_timeout:g} s"
+                )
+            match message:
+                case Ping() | Pong():
+                    pass
+                case Close(text=text):
+                    raise ConnectionLostError(f"the client left the queue: {text}")
+                case _:
+                    raise RemoteProtocolError(
+                        f"{type(message).__name__.upper()} from a queued client"
+                    )
+
+    def _leave(self, applicant: Applicant) -> None:
+        """Out of the queue, wherever in it."""
+        applicant.left = True
+        if self._queued.get(applicant.key) is applicant:
+            del self._queued[applicant.key]
+        if applicant.dispatch_scope is not None:
+            applicant.dispatch_scope.cancel("the applicant has left")
+        self._renumber()
+
+    def _renumber(self) -> None:
+        """Take the queue apart and put it together again without those who left; tell the others where they stand now.
+
+        There is no checkpoint in it, so nobody sees the queue apart.
+        """
+        waiting: list[Applicant] = []
+        with suppress(trio.WouldBlock):
+            while True:
+                waiting.append(self._queue_head.receive_nowait())
+        position = 0
+        for applicant in waiting:
+            if not applicant.left:
+                position += 1
+                self._queue_end.send_nowait(applicant)
+                if applicant.position != position:
+                    applicant.position = position
+                    applicant.tell()
+
+    # -- the server's side -------------------------------------------------------------------------------------------
+
+    async def dispatch(self, keepers: trio.Nursery) -> None:
+        """Let clients in, one after another, for ever; the tasks that keep the leases run in `keepers`."""
+        while True:
+            slot = object()
+            await self.slots.acquire_on_behalf_of(slot)
+            try:
+                applicant = await self._queue_head.receive()
+                self._renumber()
+                lease = await self._lend_ports(applicant)
+            except BaseException:
+                self.slots.release_on_behalf_of(slot)
+                raise
+            if lease is None:
+                self.slots.release_on_behalf_of(slot)
+                continue
+            self.leases[lease.key] = lease
+            keepers.start_soon(self._keep, lease, slot, name=f"lease {lease.port_numbers}")
+            applicant.lease = lease
+            applicant.tell()
+
+    async def _lend_ports(self, applicant: Applicant) -> Lease | None:
+        if applicant.left:
+            return None
+        with trio.CancelScope() as applicant.dispatch_scope:
+            try:
+                ports = await self.ports.take(applicant.expose.services, applicant.key)
+            except RefusedError as refusal:
+                self._refuse(applicant, refusal)
+                return None
+            line = VisitorLine(self.config.max_waiting_visitors, self.config.max_visitors)
+            return Lease(applicant.key, ports, line)
+        return None
+
+    def _refuse(self, applicant: Applicant, refusal: RefusedError) -> None:
+        applicant.refusal = refusal
+        applicant.left = True
+        applicant.tell()
+
+    async def _keep(self, lease: Lease, slot: object) -> None:
+        """Hold slot and ports as long as the lease lasts."""
+        try:
+            await lease.wait_end(self.config.port_reservation)
+        finally:
+            lease.released = True
+            lease.line.close("the port was given back")
+            self.ports.give_back(lease.ports)
+            self.slots.release_on_behalf_of(slot)
+            del self.leases[lease.key]
+            log.info("ports are free again", ports=lease.port_numbers, user=lease.key[0])
+
+    async def expire_visitors(self) -> None:
+        """Dismiss visitors that waited too long, for ever."""
+        while True:
+            await trio.sleep(min(0.5, self.config.visitor_wait / 4))
+            for lease in self.leases.values():
+                lease.line.expire(trio.current_time() - self.config.visitor_wait)
+
+    def drain(self) -> None:
+        """The server stops: nobody waits any more, and a lease ends with its session."""
+        refusal = RefusedError(RefusalCode.DRAINING, "the server stops")
+        for applicant in list(self._queued.values()):
+            self._refuse(applicant, refusal)
+        for lease in self.leases.values():
+            if lease.session is None:
+                lease.give_up()

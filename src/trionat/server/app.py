@@ -1,0 +1,206 @@
+"""The server as a whole: what it opens, in which order it starts, and in which it stops.
+
+Read `serve` from outside to inside: that is the order of start, and backwards that of the end.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trionat.address import TCPAddress
+from trionat.errors import ConfigError, Problem, StartupError
+from trionat.events import Ready
+from trionat.log import get_logger
+from trionat.protocol.ticket import TOKEN_BYTES, Ticket
+from trionat.server.accounts import ANONYMOUS, Accounts
+from trionat.server.admission import Admission
+from trionat.server.ports import PortPool, VisitPort
+from trionat.server.reception import Reception
+from trionat.server.state import (
+    FirstUser,
+    ServerState,
+    ensure_first_user,
+    find_first_user,
+    make_ticket,
+    prepare_state,
+)
+from trionat.store.sqlite import open_sqlite_store
+from trionat.transport.certificate import fingerprint, first_certificate, format_fingerprint
+from trionat.transport.listener import Listener
+from trionat.transport.tls import server_context
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+    from trionat.config.schema import DatabaseConfig, ServerConfig
+    from trionat.store.base import Store
+
+log = get_logger(__name__)
+
+
+async def serve(
+    config: ServerConfig,
+    *,
+    database: DatabaseConfig | None = None,
+    stopping: trio.Event | None = None,
+    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a server until it is cancelled, or until `stopping` is set and every session has ended.
+
+    Start it with `ready = await nursery.start(trionat.serve, config)`: that returns when all ports are bound. Setting
+    `stopping` is the planned stop: nobody new is let in, clients are told, visitors may finish for `config.drain_grace`
+    seconds. Cancelling stops at once. Either way no task, socket or file is left behind.
+
+    Raises:
+        StartupError: an address cannot be bound, or the state folder not be used.
+        StoreUnavailableError: the user store cannot be opened.
+        ConfigError: the configuration asks for what this version does not have.
+    """
+    if database is not None and config.start_auth:
+        reason = "users in MySQL or MariaDB are not supported by this version; remove the section to keep them in StateDir"
+        raise ConfigError(Problem(where="configuration", key="Database", reason=reason))
+    stopping = stopping or trio.Event()
+    async with AsyncExitStack() as resources:
+        control, tunnel, visits = _open_listeners(config, resources)
+        public = _public_address(config, control.address)
+        state = await trio.to_thread.run_sync(
+            partial(prepare_state, config.effective_state_dir, names=_names(public))
+        )
+        tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
+        await trio.to_thread.run_sync(state.remember_address, public)
+        store: Store | None = None
+        first: FirstUser | None = None
+        if config.start_auth:
+            store = await resources.enter_async_context(open_sqlite_store(state.database_file))
+            first = await ensure_first_user(store)
+        ready = Ready(
+            name=config.name,
+            control=control.address,
+            tunnel=tunnel.address,
+            public=public,
+            visit_ports=tuple(listener.address.port for listener in visits),
+            sessions=config.session_limit,
+            authentication=config.start_auth,
+            fingerprint=format_fingerprint(shown),
+            state_dir=str(state.folder),
+            ticket=await _ticket(config, state, store, public, shown),
+            first_user=None if first is None else first.user.name,
+            first_password=None if first is None else first.password,
+        )
+        ports = [VisitPort(listener.address.port) for listener in visits]
+        admission = Admission(config, PortPool(ports))
+        accounts = Accounts(state, store)
+        reception = Reception(config, tls, accounts, admission, stopping, public.host)
+        async with trio.open_nursery() as serving:
+            for number in range(config.task_queue_num):
+                serving.start_soon(admission.dispatch, serving, name=f"dispatcher {number}")
+            serving.start_soon(admission.expire_visitors)
+            serving.start_soon(accounts.watch, reception.sessions)
+            for listener in (control, tunnel):
+                accept = reception.acceptor(serving)
+                serving.start_soon(listener.serve, accept, name=f"listener {listener.address}")
+            async with trio.open_nursery() as visiting:  # stops first
+                for port, listener in zip(ports, visits, strict=True):
+                    admit = partial(_admit, port, listener.address)
+                    visiting.start_soon(listener.serve, admit, name=f"visit port {port.number}")
+                task_status.started(ready)
+                await stopping.wait()
+                visiting.cancel_scope.cancel("the server stops")
+            for listener in visits:
+                listener.close()
+            log.info("stopping", sessions=len(reception.sessions), grace=config.drain_grace)
+            admission.drain()
+            await reception.wait_no_sessions()  # each ends by itself within the grace
+            serving.cancel_scope.cancel("the server stops")
+
+
+def _open_listeners(
+    config: ServerConfig, resources: AsyncExitStack
+) -> tuple[Listener, Listener, list[Listener]]:
+    def listen(address: TCPAddress) -> Listener:
+        listener = Listener.open(address)
+        resources.callback(listener.close)
+        return listener
+
+    control, tunnel = listen(config.controller_addr), listen(config.tunnel_addr)
+    return (
+        control,
+        tunnel,
+        [listen(TCPAddress(config.effective_visit_host, port)) for port in config.visit_port],
+    )
+
+
+def _admit(
+    port: VisitPort, visited: TCPAddress, connection: socket.socket, address: TCPAddress
+) -> None:
+    port.admit(connection, address, visited)
+
+
+def _certificate(config: ServerConfig, state: ServerState) -> tuple[ssl.SSLContext, bytes]:
+    """Return the TLS context and the fingerprint of what it shows. Blocks."""
+    certificate = config.certificate or state.certificate_file
+    key = config.certificate_key or state.key_file
+    try:
+        return server_context(certificate, key), fingerprint(
+            first_certificate(certificate.read_text())
+        )
+    except (OSError, ValueError) as error:
+        raise StartupError(
+            f"cannot use the certificate {certificate} with the key {key}: {error}"
+        ) from error
+
+
+async def _ticket(
+    config: ServerConfig, state: ServerState, store: Store | None, public: TCPAddress, shown: bytes
+) -> str | None:
+    """Return the ticket that can be shown to whoever starts the server."""
+    pinned = config.certificate is None
+    if store is None:
+        return Ticket(
+            host=public.host,
+            port=public.port,
+            fingerprint=shown if pinned else None,
+            username=ANONYMOUS,
+            token=bytes(TOKEN_BYTES),
+        ).encode()
+    user = await find_first_user(store)
+    return (
+        None
+        if user is None
+        else make_ticket(state, user, public.host, public.port, pinned=pinned).encode()
+    )
+
+
+def _public_address(config: ServerConfig, bound: TCPAddress) -> TCPAddress:
+    """Return the control address as clients should dial it: configured, or bound, or as this machine calls itself."""
+    host = config.public_host or (_own_address() if _is_any(bound.host) else bound.host)
+    return TCPAddress(host, config.public_port or bound.port)
+
+
+def _is_any(host: str) -> bool:
+    return host in ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
+
+
+def _own_address() -> str:
+    """Return the address from which this machine would reach the world.
+
+    Connecting a datagram socket sends nothing: it only asks the kernel for the route. 192.0.2.1 is for documentation
+    (RFC 5737), so nobody has it.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        host: str = probe.getsockname()[0]
+        return host
+
+
+def _names(public: TCPAddress) -> Sequence[str]:
+    return tuple(dict.fromkeys((public.host, "localhost")))

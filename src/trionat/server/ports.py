@@ -1,0 +1,161 @@
+"""The pool of visit ports: opened once at start, kept open, lent to one lease after another."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.errors import RefusedError
+from trionat.protocol.messages import RefusalCode
+from trionat.server.visitors import Visitor
+from trionat.transport.endpoint import SocketEndpoint
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Sequence
+
+    from trionat.address import TCPAddress
+    from trionat.protocol.messages import ServiceRequest
+    from trionat.server.visitors import VisitorLine
+
+LeaseKey = tuple[str, str]  # user name, and the client's name for itself
+
+_visitor_numbers = count(1)
+
+
+@attrs.define(eq=False)
+class VisitPort:
+    """One public port. A visitor goes to the line of the lease that holds it; with none, it is closed at once."""
+
+    number: int
+    line: VisitorLine | None = None
+    service: int = 0
+    last_holder: LeaseKey | None = None
+
+    def admit(self, connection: socket.socket, address: TCPAddress, visited: TCPAddress) -> None:
+        """Take over a connection that was accepted on this port."""
+        if self.line is None:
+            connection.close()
+            return
+        self.line.admit(
+            Visitor(
+                number=next(_visitor_numbers),
+                endpoint=SocketEndpoint(connection),
+                address=address,
+                service=self.service,
+                visited=visited,
+            )
+        )
+
+
+def _by_number(ports: Iterable[VisitPort]) -> dict[int, VisitPort]:
+    return {port.number: port for port in ports}
+
+
+@attrs.define(eq=False)
+class PortPool:
+    """Which ports are free, the one that has been free for the longest time first."""
+
+    ports: dict[int, VisitPort] = attrs.field(converter=_by_number)
+    _free: dict[int, VisitPort] = attrs.field(init=False)
+    _freed: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self._free = dict(self.ports)
+
+    @property
+    def free(self) -> int:
+        """How many ports are free."""
+        return len(self._free)
+
+    def check(self, services: Sequence[ServiceRequest]) -> None:
+        """Refuse what waiting would never make possible.
+
+        Raises:
+            RefusedError: more services than ports, or a port that this server does not offer.
+        """
+        if len(services) > len(self.ports):
+            raise RefusedError(
+                RefusalCode.TOO_MANY_SERVICES,
+                f"{len(services)} services asked for, and this server has {len(self.ports)} visit ports",
+            )
+        for service in services:
+            if service.visit_port is not None and service.visit_port not in self.ports:
+                raise RefusedError(
+                    RefusalCode.PORT_NOT_OFFERED,
+                    f"visit port {service.visit_port} is not one that this server offers ({_ranges(self.ports)})",
+                )
+        wanted = [service.visit_port for service in services if service.visit_port is not None]
+        if len(set(wanted)) < len(wanted):
+            raise RefusedError(
+                RefusalCode.PORT_NOT_OFFERED, "one visit port was asked for by two services"
+            )
+
+    async def take(
+        self, services: Sequence[ServiceRequest], holder: LeaseKey
+    ) -> tuple[VisitPort, ...]:
+        """Return a free port for each service, waiting until there are enough: first come, first served.
+
+        A client gets the ports that it names, else the ones that it had before where they are free, else those that nobody
+        has used for the longest time. Cancelling it takes nothing.
+
+        Raises:
+            RefusedError: a port that a service names is taken.
+        """
+        async with self._turn:
+            while len(self._free) < len(services):
+                self._freed = trio.Event()
+                await self._freed.wait()
+            return self._choose(services, holder)
+
+    def _choose(
+        self, services: Sequence[ServiceRequest], holder: LeaseKey
+    ) -> tuple[VisitPort, ...]:
+        chosen: dict[int, VisitPort] = {}
+        for index, service in enumerate(services):
+            if service.visit_port is not None:
+                port = self._free.get(service.visit_port)
+                if port is None:
+                    raise RefusedError(
+                        RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
+                    )
+                chosen[index] = port
+        remaining = {
+            number: port for number, port in self._free.items() if port not in chosen.values()
+        }
+        for index, service in enumerate(services):
+            if index not in chosen and service.preferred_port in remaining:
+                chosen[index] = remaining.pop(service.preferred_port)
+        others = sorted(  # stable, and the free ones stand in the order in which they became free
+            remaining.values(),
+            key=lambda port: (port.last_holder != holder, port.last_holder is not None),
+        )
+        for index in range(len(services)):
+            if index not in chosen:
+                chosen[index] = others.pop(0)
+        for port in chosen.values():
+            del self._free[port.number]
+            port.last_holder = holder
+        return tuple(chosen[index] for index in range(len(services)))
+
+    def give_back(self, ports: Iterable[VisitPort]) -> None:
+        """The ports are free again, at once."""
+        for port in ports:
+            port.line = None
+            self._free[port.number] = port
+        self._freed.set()
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as people write them: `60000-60003, 61000`."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)

@@ -1,0 +1,171 @@
+"""Visitors and the line in which they wait for a tunnel. No checkpoint anywhere but in `VisitorLine.next`, hence no lock."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.log import get_logger
+
+if TYPE_CHECKING:
+    from trionat.address import TCPAddress
+    from trionat.transport.endpoint import Endpoint
+
+log = get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class Visitor:
+    """An outside connection to a visit port. Whoever holds it closes its endpoint.
+
+    `number` is unique on this server and stands on both sides' log lines. `early` are bytes of the visitor that were read and
+    given to a tunnel which turned out to be dead; the next tunnel gets them first.
+    """
+
+    number: int
+    endpoint: Endpoint
+    address: TCPAddress
+    service: int
+    visited: TCPAddress
+    arrived: float = attrs.field(factory=trio.current_time)
+    early: bytes = b""
+
+
+@attrs.define(eq=False)
+class _Place:
+    """An idle tunnel's place: woken with a visitor, or without one when the tunnel is not needed any more."""
+
+    woken: trio.Event = attrs.field(factory=trio.Event)
+    visitor: Visitor | None = None
+
+
+@attrs.define(eq=False)
+class VisitorLine:
+    """Joins visitors to idle tunnels: who has waited longest goes first, to the tunnel that was used last.
+
+    Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back. At most `most_waiting` wait
+    and at most `most_present` are there, waiting or served.
+    """
+
+    most_waiting: int
+    most_present: int
+    open: bool = attrs.field(init=False, default=True)
+    present: int = attrs.field(init=False, default=0)
+    least_idle: int = attrs.field(init=False, default=0)
+    wanted: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _empty: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _waiting: deque[Visitor] = attrs.field(init=False, factory=deque)
+    _idle: dict[_Place, None] = attrs.field(init=False, factory=dict)
+
+    @property
+    def waiting(self) -> int:
+        """How many visitors wait."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> int:
+        """How many tunnels wait."""
+        return len(self._idle)
+
+    def admit(self, visitor: Visitor) -> None:
+        """Take a visitor over: to an idle tunnel, into the line, or out of the door at once."""
+        if not self.open:
+            refusal = "the client is leaving"
+        elif self.present >= self.most_present:
+            refusal = f"{self.most_present} visitors are here already (MaxVisitors)"
+        elif not self._idle and len(self._waiting) >= self.most_waiting:
+            refusal = f"{self.most_waiting} visitors wait already (MaxWaitingVisitors)"
+        else:
+            self.present += 1
+            if self._idle:
+                place, _ = self._idle.popitem()
+                self.least_idle = min(self.least_idle, len(self._idle))
+                place.visitor = visitor
+                place.woken.set()
+            else:
+                self.least_idle = 0
+                self._waiting.append(visitor)
+                self.wanted.set()
+            return
+        visitor.endpoint.close()
+        log.info(
+            "visitor refused", visitor=visitor.number, address=str(visitor.address), reason=refusal
+        )
+
+    def put_back(self, visitor: Visitor) -> None:
+        """Take a visitor back to the head of the line: its tunnel was dead."""
+        if not self.open:
+            visitor.endpoint.reset()
+            self.leave()
+        elif self._idle:
+            place, _ = self._idle.popitem()
+            place.visitor = visitor
+            place.woken.set()
+        else:
+            self._waiting.appendleft(visitor)
+            self.wanted.set()
+
+    def leave(self) -> None:
+        """A visitor that `next` gave out is done with."""
+        self.present -= 1
+        if not self.present:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until no visitor is there, neither waiting nor served."""
+        while self.present:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
+    async def next(self) -> Visitor | None:
+        """Return the visitor that has waited longest, or wait for one as an idle tunnel; None: retire.
+
+        Cancelling it loses no visitor.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._waiting:
+            visitor = self._waiting.popleft()
+            if not visitor.endpoint.is_lost():
+                return visitor
+            self._dismiss(visitor, "the visitor reset its connection while it waited")
+        place = _Place()
+        self._idle[place] = None
+        try:
+            await place.woken.wait()
+        except BaseException:
+            self._idle.pop(place, None)
+            if place.visitor is not None:
+                self.put_back(place.visitor)
+            raise
+        return place.visitor
+
+    def retire(self, count: int) -> None:
+        """Send home the `count` tunnels that have been idle longest."""
+        for place in list(self._idle)[:count]:
+            del self._idle[place]
+            place.woken.set()
+
+    def expire(self, before: float) -> None:
+        """Dismiss visitors that arrived before that moment and still wait."""
+        while self._waiting and self._waiting[0].arrived < before:
+            self._dismiss(self._waiting.popleft(), "no tunnel for it in time")
+
+    def close(self, reason: str) -> None:
+        """Admit nobody any more and dismiss those who wait."""
+        self.open = False
+        while self._waiting:
+            self._dismiss(self._waiting.popleft(), reason)
+
+    def _dismiss(self, visitor: Visitor, reason: str) -> None:
+        self.leave()
+        visitor.endpoint.close()
+        log.info(
+            "visitor closed",
+            visitor=visitor.number,
+            address=str(visitor.address),
+            reason=reason,
+            seconds=round(trio.current_time() - visitor.arrived, 3),
+        )
