@@ -61,6 +61,8 @@ def parse_host(text: str) -> str:
     Raises:
         ValueError: It can be none of these.
     """
+    if text.count(":") == 1:
+        raise ValueError(f"{text!r} is more than a host: leave out the port")
     bracketed = text.startswith("[") and text.endswith("]")
     host = text[1:-1] if bracketed else text
     if bracketed or ":" in host:

@@ -6,12 +6,15 @@ A field is described once, by `key` in its metadata. The file reader, the enviro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 if TYPE_CHECKING:
     from trionat.config.values import Kind
+
+Fault: TypeAlias = tuple[tuple[str, ...], str]
+"""The fields that do not go together, the one most likely at fault first, and why."""
 
 _METADATA = "trionat.config.key"
 

@@ -153,3 +153,5 @@ LOCAL: Kind[Address] = Kind(
     "HOST:PORT, a port of 127.0.0.1, or the path of a Unix socket", _read_local
 )
 FINGERPRINT = Kind("SHA256: and 32 bytes in base64 or hex", _read_fingerprint)
+
+STATE_DIR_UNSET = "the platform's state folder of the user"

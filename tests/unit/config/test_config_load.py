@@ -288,6 +288,7 @@ Client:
             "Client:\n  Services:\n  - 1:60000\n  - 2:60000\n",
             "f.yml:2: Client.Services: visit port wished for more than once: 60000",
         ),
+        ("Client:\n  PublicServerAddr: a:1\n", "f.yml:2: Client.PublicServerAddr: 'a:1' is more than a host: leave out the port"),
         ("Client:\n  MaxTunnels: 3\n", "f.yml:2: Client.MaxTunnels: MinIdleTunnels 4 is above MaxTunnels 3"),
         ("Client:\n  Fingerprint: MD5:00\n", "f.yml:2: Client.Fingerprint: 'MD5:00' is no fingerprint: write SHA256: and 32 bytes in base64 or hex"),
     ],
@@ -363,14 +364,14 @@ def test_what_kubernetes_sets_beside_a_service_of_our_name_is_not_ours() -> None
         load("server", environ={"TRIONAT_SERVER_PORTS": "1"})
 
 
-def test_a_named_file_has_to_exist_and_be_a_file() -> None:
-    for name, reason in (
-        ("nope.yml", "there is no such file"),
-        (".", "cannot be read: Is a directory"),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            load("server", file=Path(name), environ={"TRIONAT_AUTH_NAME": "x"})
-        assert str(caught.value).splitlines()[1:] == [f"{name}: {reason}"]
+@pytest.mark.parametrize(
+    ("name", "reason"), [("nope.yml", "there is no such file"), (".", "cannot be read: ")]
+)
+def test_a_named_file_has_to_exist_and_be_a_file(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("server", file=Path(name), environ={"TRIONAT_AUTH_NAME": "x"})
+    (_, problem) = caught.value.problems
+    assert str(problem).startswith(f"{name}: {reason}")
 
 
 def test_secrets_are_in_no_message() -> None:

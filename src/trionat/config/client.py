@@ -1,0 +1,234 @@
+"""The sections of the client: `Client`, and `Auth` for as whom it logs in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
+import platformdirs
+
+from trionat.config.key import key
+from trionat.config.service import Service, parse_service
+from trionat.config.values import (
+    BOOLEAN,
+    FINGERPRINT,
+    HOST,
+    LABEL,
+    LOCAL,
+    PATH,
+    STATE_DIR_UNSET,
+    TCP,
+    TEXT,
+    Kind,
+    seconds,
+    whole,
+)
+from trionat.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trionat.address import Address, TCPAddress
+    from trionat.config.key import Fault
+
+
+_SERVICES = Kind(
+    "LOCAL or LOCAL:VISIT_PORT, such as 8080, 127.0.0.1:22:60001 or /run/app.sock",
+    lambda text: (parse_service(text),),
+)
+
+
+@attrs.frozen(kw_only=True)
+class AuthConfig:
+    """The section `Auth`: as whom a client logs in. A ticket holds the same."""
+
+    section: ClassVar[str] = "Auth"
+
+    username: str | None = attrs.field(
+        default=None, metadata=key("Username", TEXT, "the user's name", letter="u")
+    )
+    password: str | None = attrs.field(
+        default=None, repr=False, metadata=key("Password", TEXT, "the user's password", letter="P")
+    )
+
+    def faults(self) -> Iterator[Fault]:
+        """Nothing can contradict: a password without a name may have its name from a flag of a later run."""
+        yield from ()
+
+
+@attrs.frozen(kw_only=True)
+class ClientConfig:
+    """The section `Client`."""
+
+    section: ClassVar[str] = "Client"
+
+    name: str = attrs.field(
+        default="Client-NAT",
+        metadata=key("Name", LABEL, "what the client calls itself", letter="n"),
+    )
+    public_server_addr: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "PublicServerAddr",
+            HOST,
+            "the server's host as shown in the visit address",
+            letter="s",
+            unset="the host of ControllerAddr",
+        ),
+    )
+    tunnel_server_addr: TCPAddress | None = attrs.field(
+        default=None,
+        metadata=key(
+            "TunnelServerAddr", TCP, "where tunnels go", letter="t", unset="ControllerAddr"
+        ),
+    )
+    controller_addr: TCPAddress | None = attrs.field(
+        default=None,
+        metadata=key(
+            "ControllerAddr",
+            TCP,
+            "the server's control address",
+            letter="c",
+            unset="from the ticket",
+        ),
+    )
+    local_server_addr: Address | None = attrs.field(
+        default=None,
+        metadata=key("LocalServerAddr", LOCAL, "the service, where Services is empty", letter="l"),
+    )
+    services: tuple[Service, ...] = attrs.field(
+        default=(),
+        metadata=key(
+            "Services",
+            _SERVICES,
+            "the services; an entry may also be a mapping of Local, VisitPort and Name",
+            many=True,
+            item=Service,
+            flag="SERVICE",
+            unset="LocalServerAddr",
+        ),
+    )
+    ticket: str | None = attrs.field(
+        default=None,
+        repr=False,
+        metadata=key(
+            "Ticket",
+            TEXT,
+            "address, fingerprint and credential of the server in one",
+            flag="TICKET",
+            short="TRIONAT_TICKET",
+        ),
+    )
+    ticket_file: Path | None = attrs.field(
+        default=None, metadata=key("TicketFile", PATH, "a file that holds the ticket")
+    )
+    fingerprint: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "Fingerprint",
+            FINGERPRINT,
+            "the fingerprint that the server's certificate must have",
+            unset="from the ticket",
+        ),
+    )
+    trust_on_first_use: bool = attrs.field(
+        default=False,
+        metadata=key(
+            "TrustOnFirstUse",
+            BOOLEAN,
+            "whether to trust an unknown server at the first connection and to remember it",
+        ),
+    )
+    ca_file: Path | None = attrs.field(
+        default=None,
+        metadata=key("CAFile", PATH, "certificate authorities to check the server by, PEM"),
+    )
+    state_dir: Path | None = attrs.field(
+        default=None,
+        metadata=key(
+            "StateDir",
+            PATH,
+            "the folder of known servers and of the client's identity",
+            unset=STATE_DIR_UNSET,
+            derived="effective_state_dir",
+            short="TRIONAT_STATE_DIR",
+        ),
+    )
+    identity: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "Identity",
+            LABEL,
+            "as whom the client keeps its ports over a reconnect",
+            unset="made once and kept in StateDir",
+        ),
+    )
+    log_filename: str | None = attrs.field(
+        default=None,
+        metadata=key("LogFilename", TEXT, "a log file besides the terminal", flag="--log-name"),
+    )
+    drain_grace: float = attrs.field(
+        default=10.0,
+        metadata=key(
+            "DrainGrace", seconds(0, 86400), "how long visitors may finish at a planned stop"
+        ),
+    )
+    once: bool = attrs.field(
+        default=False, metadata=key("Once", BOOLEAN, "whether to end when the connection is lost")
+    )
+    min_idle_tunnels: int = attrs.field(
+        default=4, metadata=key("MinIdleTunnels", whole(1, 1024), "idle tunnels kept ready")
+    )
+    max_tunnels: int = attrs.field(
+        default=1024, metadata=key("MaxTunnels", whole(1, 65536), "tunnels at once, idle or in use")
+    )
+    connect_timeout: float = attrs.field(
+        default=10.0,
+        metadata=key(
+            "ConnectTimeout", seconds(0.1, 300), "how long connecting to the server may take"
+        ),
+    )
+    local_timeout: float = attrs.field(
+        default=5.0,
+        metadata=key(
+            "LocalTimeout",
+            seconds(0.1, 300),
+            "how long connecting to the service may take; keep it below the server's VisitorWait",
+        ),
+    )
+
+    @property
+    def effective_state_dir(self) -> Path:
+        """The folder of known servers and of the identity; it may not exist yet."""
+        return self.state_dir or platformdirs.user_state_path("trionat")
+
+    def effective_services(self) -> tuple[Service, ...]:
+        """The services to expose: `services`, else `local_server_addr`.
+
+        Raises:
+            ConfigError: There is neither; the message tells how to name one.
+        """
+        if self.services:
+            return self.services
+        if self.local_server_addr is not None:
+            return (Service(local=self.local_server_addr),)
+        reason = (
+            "no local service is named: give one on the command line, such as 8080 or 127.0.0.1:22,"
+            " or set Client.Services or Client.LocalServerAddr"
+        )
+        raise ConfigError(Problem("configuration", reason))
+
+    def faults(self) -> Iterator[Fault]:
+        """What does not go together."""
+        wished = [service.visit_port for service in self.services if service.visit_port is not None]
+        if twice := sorted({port for port in wished if wished.count(port) > 1}):
+            yield (
+                ("services",),
+                f"visit port wished for more than once: {', '.join(map(str, twice))}",
+            )
+        if self.min_idle_tunnels > self.max_tunnels:
+            yield (
+                ("min_idle_tunnels", "max_tunnels"),
+                f"MinIdleTunnels {self.min_idle_tunnels} is above MaxTunnels {self.max_tunnels}",
+            )

@@ -1,0 +1,301 @@
+"""The sections of the server: `Server`, and `Database` for where its users live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
+import platformdirs
+
+from trionat.address import TCPAddress, parse_public_address
+from trionat.config.key import key
+from trionat.config.values import (
+    BOOLEAN,
+    HOST,
+    LABEL,
+    PATH,
+    PORTS,
+    PUBLIC,
+    STATE_DIR_UNSET,
+    TCP,
+    TEXT,
+    seconds,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trionat.config.key import Fault
+
+
+@attrs.frozen(kw_only=True)
+class ServerConfig:
+    """The section `Server`."""
+
+    section: ClassVar[str] = "Server"
+
+    name: str = attrs.field(
+        default="Server-NAT",
+        metadata=key("Name", LABEL, "what the server calls itself", letter="n"),
+    )
+    controller_addr: TCPAddress = attrs.field(
+        default=TCPAddress("0.0.0.0", 8007),  # noqa: S104 - a server is there to be reached
+        metadata=key(
+            "ControllerAddr",
+            TCP,
+            "where control connections are accepted; port 0: any free port",
+            letter="c",
+        ),
+    )
+    tunnel_addr: TCPAddress = attrs.field(
+        default=TCPAddress("0.0.0.0", 8008),  # noqa: S104 - the same
+        metadata=key(
+            "TunnelAddr",
+            TCP,
+            "where tunnels are accepted besides; port 0: any free port",
+            letter="t",
+        ),
+    )
+    visit_port: tuple[int, ...] = attrs.field(
+        default=(60000, 60001, 60002, 60003),
+        metadata=key(
+            "VisitPort",
+            PORTS,
+            "public ports for visitors; 0: any free port",
+            many=True,
+            letter="p",
+            flag="--expose-port",
+        ),
+    )
+    visit_host: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "VisitHost",
+            HOST,
+            "the interface of the visit ports",
+            derived="effective_visit_host",
+            unset="the host of ControllerAddr",
+        ),
+    )
+    task_queue_num: int = attrs.field(
+        default=4, metadata=key("TaskQueueNum", whole(1, 1024), "dispatcher tasks", letter="q")
+    )
+    task_queue_buff: int = attrs.field(
+        default=32,
+        metadata=key(
+            "TaskQueueBuff",
+            whole(1, 65536),
+            "queue places for each dispatcher",
+            letter="b",
+            flag="--task-queue-buffer-size",
+        ),
+    )
+    max_tcp_conn_num: int | None = attrs.field(
+        default=None,
+        metadata=key(
+            "MaxTCPConnNum",
+            whole(1, 65536),
+            "sessions at once, at most the number of visit ports",
+            letter="m",
+            derived="session_limit",
+            unset="the number of visit ports",
+        ),
+    )
+    max_conn_num: int | None = attrs.field(
+        default=None,
+        metadata=key(
+            "MaxConnNum",
+            whole(1, 1_000_000),
+            "queue places in all",
+            letter="x",
+            derived="queue_places",
+            unset="TaskQueueNum x TaskQueueBuff",
+        ),
+    )
+    log_filename: str = attrs.field(
+        default="server.log",
+        metadata=key("LogFilename", TEXT, "the log file", letter="l", flag="--log-name"),
+    )
+    start_auth: bool = attrs.field(
+        default=True,
+        metadata=key("StartAuth", BOOLEAN, "whether clients have to log in", letter="a"),
+    )
+    start_log: bool = attrs.field(
+        default=True,
+        metadata=key("StartLog", BOOLEAN, "whether to log to LogFilename besides the terminal"),
+    )
+    state_dir: Path | None = attrs.field(
+        default=None,
+        metadata=key(
+            "StateDir",
+            PATH,
+            "the folder of keys, users and traffic",
+            unset=STATE_DIR_UNSET,
+            derived="effective_state_dir",
+            short="TRIONAT_STATE_DIR",
+        ),
+    )
+    public_addr: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "PublicAddr",
+            PUBLIC,
+            "how the server is reached from outside, for tickets and visit addresses; a port is the control port",
+        ),
+    )
+    certificate: Path | None = attrs.field(
+        default=None,
+        metadata=key(
+            "Certificate",
+            PATH,
+            "a certificate chain of your own, PEM; together with CertificateKey",
+            unset="made at the first start",
+        ),
+    )
+    certificate_key: Path | None = attrs.field(
+        default=None,
+        metadata=key(
+            "CertificateKey",
+            PATH,
+            "the private key of Certificate, PEM",
+            unset="made at the first start",
+        ),
+    )
+    drain_grace: float = attrs.field(
+        default=30.0,
+        metadata=key(
+            "DrainGrace", seconds(0, 86400), "how long visitors may finish at a planned stop"
+        ),
+    )
+    port_reservation: float = attrs.field(
+        default=30.0,
+        metadata=key(
+            "PortReservation",
+            seconds(0, 86400),
+            "how long the ports of a lost session are kept for its client; 0: not at all",
+        ),
+    )
+    visitor_wait: float = attrs.field(
+        default=8.0,
+        metadata=key("VisitorWait", seconds(0.1, 300), "how long a visitor waits for its tunnel"),
+    )
+    max_visitors: int = attrs.field(
+        default=1024,
+        metadata=key(
+            "MaxVisitors", whole(1, 65536), "visitors of one session at once, waiting or paired"
+        ),
+    )
+    max_waiting_visitors: int = attrs.field(
+        default=256,
+        metadata=key("MaxWaitingVisitors", whole(1, 65536), "waiting visitors of one session"),
+    )
+    max_services: int = attrs.field(
+        default=16, metadata=key("MaxServices", whole(1, 1024), "services of one session")
+    )
+    handshake_timeout: float = attrs.field(
+        default=10.0,
+        metadata=key(
+            "HandshakeTimeout",
+            seconds(0.1, 300),
+            "how long a new connection may take to say who it is",
+        ),
+    )
+    max_handshakes: int = attrs.field(
+        default=1024,
+        metadata=key("MaxHandshakes", whole(1, 65536), "connections at once in their handshake"),
+    )
+    ping_interval: float = attrs.field(
+        default=2.5,
+        metadata=key("PingInterval", seconds(0.1, 60), "time between two pings to a client"),
+    )
+    peer_timeout: float = attrs.field(
+        default=8.0,
+        metadata=key(
+            "PeerTimeout",
+            seconds(0.2, 300),
+            "silence after which a client counts as gone, at least twice PingInterval",
+        ),
+    )
+
+    @property
+    def session_limit(self) -> int:
+        """Sessions that may run at once."""
+        return len(self.visit_port) if self.max_tcp_conn_num is None else self.max_tcp_conn_num
+
+    @property
+    def queue_places(self) -> int:
+        """Authenticated clients that may wait for a session."""
+        if self.max_conn_num is None:
+            return self.task_queue_num * self.task_queue_buff
+        return self.max_conn_num
+
+    @property
+    def effective_visit_host(self) -> str:
+        """The interface that the visit ports listen on."""
+        return self.controller_addr.host if self.visit_host is None else self.visit_host
+
+    @property
+    def effective_state_dir(self) -> Path:
+        """The folder of keys, users and traffic; it may not exist yet."""
+        return self.state_dir or platformdirs.user_state_path("trionat")
+
+    @property
+    def public_host(self) -> str | None:
+        """The host of `public_addr`."""
+        return None if self.public_addr is None else parse_public_address(self.public_addr)[0]
+
+    @property
+    def public_port(self) -> int | None:
+        """The control port as seen from outside, where `public_addr` names one."""
+        return None if self.public_addr is None else parse_public_address(self.public_addr)[1]
+
+    def faults(self) -> Iterator[Fault]:
+        """What does not go together."""
+        ports = self.visit_port
+        if not ports:
+            yield (
+                ("visit_port",),
+                "there is no visit port: name at least one, or 0 for any free one",
+            )
+        if twice := sorted({port for port in ports if port and ports.count(port) > 1}):
+            yield ("visit_port",), f"named more than once: {', '.join(map(str, twice))}"
+        if ports and self.max_tcp_conn_num is not None and self.max_tcp_conn_num > len(ports):
+            yield (
+                ("max_tcp_conn_num", "visit_port"),
+                f"{self.max_tcp_conn_num} sessions at once, but only {len(ports)} visit ports: lower it, or name more ports",
+            )
+        if self.certificate is not None and self.certificate_key is None:
+            yield (
+                ("certificate",),
+                "a certificate needs its private key: set CertificateKey as well",
+            )
+        if self.certificate is None and self.certificate_key is not None:
+            yield (
+                ("certificate_key",),
+                "a private key needs its certificate: set Certificate as well",
+            )
+        if self.peer_timeout < 2 * self.ping_interval:
+            yield (
+                ("peer_timeout", "ping_interval"),
+                f"PeerTimeout {self.peer_timeout:g} has to be at least twice PingInterval {self.ping_interval:g}",
+            )
+
+
+@attrs.frozen(kw_only=True)
+class DatabaseConfig:
+    """The section `Database`: where users live in MySQL or MariaDB. Without it they live in an SQLite file."""
+
+    section: ClassVar[str] = "Database"
+
+    username: str = attrs.field(metadata=key("Username", TEXT, "who logs in there", flag=None))
+    password: str = attrs.field(
+        default="", repr=False, metadata=key("Password", TEXT, "its password", flag=None)
+    )
+    host: str = attrs.field(metadata=key("Host", PUBLIC, "the database server", flag=None))
+    db_name: str = attrs.field(metadata=key("DBName", TEXT, "the database", flag=None))
+
+    def faults(self) -> Iterator[Fault]:
+        """Nothing can contradict."""
+        yield from ()
