@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trio
+from typer.testing import CliRunner
+
+from trionat.address import TCPAddress
+from trionat.cli.user import user_app
+from trionat.protocol.ticket import Ticket
+from trionat.server.state import database_file, prepare_state, verify_ticket
+from trionat.store.expiry import format_time, parse_expiry
+from trionat.store.passwords import verify_password
+from trionat.store.sqlite import open_sqlite_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trionat.store.base import User
+
+ON_A_TERMINAL = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from trionat.cli.user import user_app
+user_app()
+"""
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+@attrs.frozen
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@attrs.frozen
+class Trionat:
+    """`trionat user …` on one state folder, as a person at the command line sees it."""
+
+    folder: Path
+
+    def __call__(self, *args: str, stdin: str = "") -> Outcome:
+        result = CliRunner().invoke(
+            user_app, [*args, "--state-dir", str(self.folder)], input=stdin, catch_exceptions=False
+        )
+        assert "Traceback" not in result.output
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    def fails(self, code: int, *args: str, stdin: str = "") -> str:
+        """Check that the command fails with that code, prints nothing, and says why in one line."""
+        outcome = self(*args, stdin=stdin)
+        assert (outcome.code, outcome.out) == (code, "")
+        (line,) = outcome.err.splitlines()
+        return line
+
+    def user(self, name: str) -> User | None:
+        async def find() -> User | None:
+            async with open_sqlite_store(database_file(self.folder)) as store:
+                return await store.find_user(name)
+
+        return trio.run(find)
+
+    def password_is(self, name: str, password: str) -> bool:
+        user = self.user(name)
+        assert user is not None
+        return trio.run(verify_password, user.password_hash, password)
+
+    def accepts(self, name: str, text: str) -> bool:
+        user = self.user(name)
+        assert user is not None
+        return verify_ticket(prepare_state(self.folder), user, Ticket.decode(text).token)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `server.yml` lies about, and no variable is set."""
+    (tmp_path / "cwd" / "below" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cwd" / "below" / "below")
+    for name in list(os.environ):
+        if name.startswith("TRIONAT"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def trionat(tmp_path: Path) -> Trionat:
+    return Trionat(tmp_path / "state")
+
+
+def test_an_account_is_added_with_the_password_of_standard_input(trionat: Trionat) -> None:
+    outcome = trionat("add", "alice", stdin="correct horse\nnot this line\n")
+    assert outcome.code == 0
+    assert outcome.out.startswith("alice can log in now: trionat connect … -u alice")
+    assert outcome.err == ""
+    assert "correct horse" not in outcome.out
+    assert trionat.password_is("alice", "correct horse")
+    user = trionat.user("alice")
+    assert user is not None
+    assert user.expires_at is None
+    assert abs(user.created_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_a_line_of_windows_and_one_without_an_end_are_read(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="secret \r\n")
+    trionat("add", "bob", stdin="secret")
+    assert trionat.password_is("alice", "secret ")
+    assert trionat.password_is("bob", "secret")
+
+
+def test_an_expiry_can_be_set_at_once(trionat: Trionat) -> None:
+    outcome = trionat("add", "alice", "--expires", "2099-01-31", stdin="x\n")
+    assert outcome.out.startswith("alice can log in now until 2099-02-01 00:00 UTC: ")
+    user = trionat.user("alice")
+    assert user is not None
+    assert user.expires_at == datetime(2099, 2, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "reason"),
+    [
+        (["add", "a b"], "x\n", "NAME: a user name is 1 to 64"),
+        (["add", "a\x1b[2J"], "x\n", "NAME: a user name is 1 to 64"),
+        (["add", ""], "x\n", "NAME: a user name is 1 to 64"),
+        (["add", "bob", "--expires", "soon"], "x\n", "--expires: 'soon' is no time: write"),
+        (["add", "bob", "--expires", "2020-01-01"], "x\n", "--expires: 2020-01-01 is over already"),
+        (["add", "bob", "--expires", "0d"], "x\n", "--expires: 0d is over already"),
+        (["add", "bob"], "", "standard input: a password is 1 to 1024 bytes"),
+        (["add", "bob"], "\n", "standard input: a password is 1 to 1024 bytes"),
+        (["add", "bob"], "x" * 1025, "standard input: a password is 1 to 1024 bytes"),
+        (["add", "bob"], "x" * 5000, "standard input: a password is 1 to 1024 bytes"),
+        (["add", "alice"], "x\n", "there is a user 'alice' already"),
+        (["remove", "bob"], "", "there is no user 'bob'"),
+        (["remove", "\udcff"], "", "there is no user '\\udcff'"),
+        (["passwd", "bob"], "x\n", "there is no user 'bob'"),
+        (["passwd", "alice"], "\n", "standard input: a password is"),
+        (["expire", "bob", "1d"], "", "there is no user 'bob'"),
+        (["expire", "alice", "tomorrow"], "", "WHEN: 'tomorrow' is no time: write"),
+        (["ticket", "bob", "--public-addr", "h"], "", "there is no user 'bob'"),
+        (["ticket", "alice"], "", "--public-addr: where clients reach the server is not known yet"),
+        (
+            ["ticket", "alice", "--public-addr", "h:x"],
+            "",
+            "flag --public-addr: Server.PublicAddr: ",
+        ),
+    ],
+)
+def test_wrong_input_changes_nothing(
+    trionat: Trionat, args: list[str], stdin: str, reason: str
+) -> None:
+    trionat("add", "alice", stdin="secret\n")
+    before = trionat.user("alice")
+    assert trionat.fails(2, *args, stdin=stdin).startswith(reason)
+    assert trionat.user("alice") == before
+    assert trionat.user("bob") is None
+
+
+@pytest.mark.parametrize(
+    "args", [["list"], ["remove", "a"], ["passwd", "a"], ["expire", "a", "1d"], ["ticket", "a"]]
+)
+def test_a_mistyped_folder_is_told_and_not_made(trionat: Trionat, args: list[str]) -> None:
+    assert trionat.fails(3, *args).startswith(f"{trionat.folder / 'trionat.db'}: there are no")
+    assert not trionat.folder.exists()
+
+
+def test_a_store_that_cannot_be_opened_is_told(trionat: Trionat) -> None:
+    trionat.folder.mkdir()
+    database_file(trionat.folder).write_bytes(b"nonsense" * 500)
+    assert trionat.fails(3, "list").endswith("trionat.db: file is not a database")
+    assert trionat.fails(3, "add", "alice", stdin="x\n").endswith("file is not a database")
+
+
+def test_the_list(trionat: Trionat) -> None:
+    for name, expires in (("zoe", "never"), ("alice", "2099-01-31T12:00")):
+        trionat("add", name, "--expires", expires, stdin="x\n")
+    trionat("expire", "zoe", "2020-12-31")
+    lines = trionat("list").out.splitlines()
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert [line.replace(today, "TODAY").split(" UTC  ")[1] for line in lines] == [
+        "expires 2099-01-31 12:00 UTC",
+        "expired 2021-01-01 00:00 UTC",
+    ]
+    assert lines[1].startswith("zoe    added ")
+    listed = [json.loads(line) for line in trionat("list", "--json").out.splitlines()]
+    created = [entry.pop("created_at") for entry in listed]
+    assert all(datetime.fromisoformat(text).tzinfo == UTC for text in created)
+    assert listed == [
+        {"name": "alice", "expires_at": "2099-01-31T12:00:00+00:00", "expired": False},
+        {"name": "zoe", "expires_at": "2021-01-01T00:00:00+00:00", "expired": True},
+    ]
+
+
+def test_an_empty_list(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="x\n")
+    trionat("remove", "alice")
+    assert trionat("list", "--json") == Outcome(0, "", "")
+    outcome = trionat("list")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "trionat user add NAME" in outcome.err
+
+
+def test_a_removed_account_is_gone_and_a_new_one_of_its_name_has_other_tickets(
+    trionat: Trionat,
+) -> None:
+    trionat("add", "alice", stdin="x\n")
+    old = trionat("ticket", "alice", "--public-addr", "example.com").out
+    assert "void" in trionat("remove", "alice").out
+    assert trionat.user("alice") is None
+    trionat("add", "alice", stdin="x\n")
+    assert not trionat.accepts("alice", old)
+
+
+def test_a_new_password_makes_the_old_one_and_tickets_void(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="old\n")
+    ticket = trionat("ticket", "alice", "--public-addr", "example.com").out
+    outcome = trionat("passwd", "alice", stdin="new\n")
+    assert "tickets handed out before are void" in outcome.out
+    assert trionat.password_is("alice", "new")
+    assert not trionat.password_is("alice", "old")
+    assert not trionat.accepts("alice", ticket)
+
+
+def test_an_account_expires_and_comes_back(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="x\n")
+    assert trionat("expire", "alice", "2099-01-31").out == (
+        "alice can log in until 2099-02-01 00:00 UTC.\n"
+    )
+    assert trionat("expire", "alice", "2020-01-31").out.startswith(
+        "alice expired on 2020-02-01 00:00 UTC: "
+    )
+    user = trionat.user("alice")
+    assert user is not None
+    assert user.is_expired(datetime.now(UTC))
+    assert "of no use now" in trionat("ticket", "alice", "--public-addr", "h").err
+    assert trionat("expire", "alice", "never").out == "alice can log in for ever.\n"
+    user = trionat.user("alice")
+    assert user is not None
+    assert user.expires_at is None
+
+
+def test_a_ticket_is_alone_on_standard_output_and_the_same_every_time(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="x\n")
+    outcome = trionat("ticket", "alice", "--public-addr", "example.com:9000")
+    assert outcome.code == 0
+    assert outcome.out.count("\n") == 1
+    assert "log in as alice" in outcome.err
+    ticket = Ticket.decode(outcome.out)
+    assert (ticket.host, ticket.port, ticket.username) == ("example.com", 9000, "alice")
+    assert ticket.fingerprint == prepare_state(trionat.folder).fingerprint
+    assert trionat.accepts("alice", outcome.out)
+    assert trionat("ticket", "alice", "--public-addr", "example.com:9000") == outcome
+
+
+def test_a_renewed_ticket_makes_the_old_one_void_and_keeps_the_password(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="x\n")
+    old = trionat("ticket", "alice", "--public-addr", "example.com").out
+    outcome = trionat("ticket", "alice", "--renew", "--public-addr", "example.com")
+    assert "handed out before are void" in outcome.err
+    assert trionat.accepts("alice", outcome.out)
+    assert not trionat.accepts("alice", old)
+    assert trionat.password_is("alice", "x")
+
+
+def test_where_a_ticket_leads(trionat: Trionat, tmp_path: Path) -> None:
+    """What is said now counts before what is configured, and that before what was served last; host and port each."""
+    trionat("add", "alice", stdin="x\n")
+    config = tmp_path / "server.yml"
+
+    def leads(*args: str) -> tuple[str, int]:
+        ticket = Ticket.decode(trionat("ticket", "alice", "--config", str(config), *args).out)
+        return ticket.host, ticket.port
+
+    config.write_text("Server:\n  ControllerAddr: 0.0.0.0:7000\n")
+    assert leads("--public-addr", "flag.example") == ("flag.example", 7000)
+    prepare_state(trionat.folder).remember_address(TCPAddress("last.example", 7001))
+    assert leads() == ("last.example", 7001)
+    config.write_text("Server:\n  PublicAddr: config.example\n")
+    assert leads() == ("config.example", 7001)
+    config.write_text("Server:\n  PublicAddr: config.example:7002\n")
+    assert leads() == ("config.example", 7002)
+    assert leads("--public-addr", "flag.example:7003") == ("flag.example", 7003)
+    assert leads("--public-addr", "flag.example") == ("flag.example", 7001)
+
+
+def test_with_a_certificate_of_the_keepers_own_the_ticket_holds_no_fingerprint(
+    trionat: Trionat, tmp_path: Path
+) -> None:
+    trionat("add", "alice", stdin="x\n")
+    config = tmp_path / "server.yml"
+    config.write_text("Server:\n  Certificate: a.pem\n  CertificateKey: b.pem\n  PublicAddr: h\n")
+    ticket = Ticket.decode(trionat("ticket", "alice", "--config", str(config)).out)
+    assert ticket.fingerprint is None
+
+
+def test_the_configuration_names_the_folder_and_its_mistakes_are_told(tmp_path: Path) -> None:
+    config = tmp_path / "server.yml"
+    folder = tmp_path / "configured"
+    config.write_text(f"Server:\n  StateDir: {folder}\n")
+    runner = CliRunner()
+    added = runner.invoke(user_app, ["add", "alice", "--config", str(config)], input="x\n")
+    assert added.exit_code == 0
+    assert Trionat(folder).user("alice") is not None
+    config.write_text("Server:\n  StatDir: x\n  PublicAdr: y\n")
+    wrong = runner.invoke(user_app, ["list", "--config", str(config)])
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert [line.split(": ")[0] for line in wrong.stderr.splitlines()] == [
+        f"{config}:2",
+        f"{config}:3",
+    ]
+
+
+def test_accounts_elsewhere_are_not_mistaken_for_ours(trionat: Trionat, tmp_path: Path) -> None:
+    config = tmp_path / "server.yml"
+    config.write_text("Database:\n  Username: root\n  Password: x\n  Host: h\n  DBName: nat\n")
+    reason = trionat.fails(3, "add", "alice", "--config", str(config), stdin="x\n")
+    assert "not supported yet" in reason
+    assert not trionat.folder.exists()
+
+
+def test_a_password_has_no_place_on_the_command_line(trionat: Trionat) -> None:
+    assert trionat("add", "alice", "secret", stdin="x\n").code == 2
+    assert trionat("add", "alice", "--password", "secret", stdin="x\n").code == 2
+    assert not trionat.folder.exists()
+
+
+@pytest.mark.parametrize("again", ["secret", "other"])
+def test_on_a_terminal_the_password_is_asked_twice_without_echo(
+    trionat: Trionat, again: str
+) -> None:
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, "add", "alice", "--state-dir", str(trionat.folder)],
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True, close_fds=True,
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+
+    def answer(prompt: bytes, text: str) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + 20
+        while prompt not in shown:
+            assert time.monotonic() < deadline, shown
+            shown += os.read(master, 1024)
+        shown = shown[shown.index(prompt) + len(prompt) :]
+        time.sleep(0.1)  # getpass throws away what was typed before it has turned the echo off
+        os.write(master, text.encode() + b"\n")
+
+    try:
+        answer(b"Password: ", "secret")
+        answer(b"Repeat for confirmation: ", again)
+        if again == "other":
+            answer(b"Password: ", "secret")
+            answer(b"Repeat for confirmation: ", "secret")
+        while True:
+            try:
+                shown += os.read(master, 1024) or b""
+            except OSError:  # the other end is closed
+                break
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+    assert b"alice can log in now" in shown
+    assert b"secret" not in shown
+    assert trionat.password_is("alice", "secret")
+
+
+@pytest.mark.parametrize(
+    ("text", "expires"),
+    [
+        ("never", None),
+        ("2027-01-31", datetime(2027, 2, 1, tzinfo=UTC)),
+        ("2028-02-28", datetime(2028, 2, 29, tzinfo=UTC)),
+        ("2027-01-31T12:00", datetime(2027, 1, 31, 12, tzinfo=UTC)),
+        ("2027-01-31T12:00Z", datetime(2027, 1, 31, 12, tzinfo=UTC)),
+        ("2027-01-31T12:00:30+02:00", datetime(2027, 1, 31, 10, 0, 30, tzinfo=UTC)),
+        ("30d", datetime(2026, 12, 23, 12, tzinfo=UTC)),
+        ("12h", datetime(2026, 11, 24, 0, tzinfo=UTC)),
+    ],
+)
+def test_when(text: str, expires: datetime | None) -> None:
+    assert parse_expiry(text, NOW) == expires
+
+
+@pytest.mark.parametrize("text", ["", "soon", "Never", "30", "30m", "-1d", "1.5d", "d", "2027-02-30", "31.01.2027", "2027-01-31T25:00", "T12:00", "9999-12-31", "999999999d", "٣d"])  # fmt: skip
+def test_no_time(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^'.*' is no time: write 2027-01-31 \(through that day\)"
+    ):
+        parse_expiry(text, NOW)
+
+
+def test_times_are_shown_in_utc() -> None:
+    assert format_time(datetime(2027, 2, 1, tzinfo=UTC)) == "2027-02-01 00:00 UTC"
+    assert format_time(None) == "never"
