@@ -73,6 +73,9 @@ def test_what_is_in_it() -> None:
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert key.curve.name == "secp256r1"
     assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical
+    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert usage.key_cert_sign
+    assert usage.digital_signature
     own = x509.SubjectKeyIdentifier.from_public_key(key)
     assert certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value == own
 

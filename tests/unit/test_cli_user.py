@@ -224,6 +224,9 @@ def test_a_new_password_makes_the_old_one_and_tickets_void(trionat: Trionat) -> 
     assert "tickets handed out before are void" in outcome.out
     assert trionat.password_is("alice", "new")
     assert not trionat.password_is("alice", "old")
+    user = trionat.user("alice")
+    assert user is not None
+    assert len(user.ticket_salt) == 16
     assert not trionat.accepts("alice", ticket)
 
 

@@ -275,6 +275,8 @@ async def test_the_first_user_is_known_as_long_as_it_is_alone(tmp_path: Path) ->
         assert await find_first_user(store) is None
         await store.remove_user("alice")
         assert await find_first_user(store) is not None
+        await store.add_user(user("zoe"))
+        assert await find_first_user(store) is None
 
 
 async def test_two_servers_that_start_at_once_make_one_first_user(tmp_path: Path) -> None:

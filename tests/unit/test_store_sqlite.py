@@ -195,6 +195,16 @@ async def test_a_newer_schema_is_left_alone(tmp_path: Path, nothing_left: None) 
     other.close()
 
 
+async def test_a_cancelled_user_closes_the_store_as_well(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        async with open_sqlite_store(tmp_path / "users.db") as store:
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        await store.list_users()
+
+
 async def test_a_closed_store_is_our_mistake_and_not_the_files(tmp_path: Path) -> None:
     async with open_sqlite_store(tmp_path / "users.db") as store:
         pass

@@ -41,9 +41,8 @@ _NEWER: Final = re.compile(r"tn([2-9]|[1-9][0-9]+)_")
 _HAS_FINGERPRINT: Final = 0x01
 _HEAD: Final = struct.Struct(f">BH{TOKEN_BYTES}s")
 _CHECKSUM_BYTES: Final = 4
-_MAX_TEXT: Final = (
-    2048  # more than the longest ticket; only bounds the work on a file that is no ticket
-)
+_MAX_TEXT: Final = 2048
+"""Characters; more than the longest ticket has. It only bounds the work on a file that is none."""
 _DAMAGED: Final = "the ticket is damaged: copy it again, whole"
 
 
