@@ -13,7 +13,7 @@ LAYERS = [
     {"cli", "__main__", "__init__"},
     {"server", "client"},
     {"relay", "transport", "store"},
-    {"protocol", "config"},
+    {"protocol", "config", "events"},
     {"address", "errors", "log"},
 ]
 """From the top down. A room imports from itself and from lower layers; beside each other, only where `BESIDE` says so."""
@@ -23,7 +23,10 @@ SANS_IO = {"trio", "socket", "ssl", "time", "asyncio", "anyio", "selectors", "th
 
 
 def rank(room: str) -> int:
-    return next(number for number, rooms in enumerate(LAYERS) if room in rooms)
+    for number, rooms in enumerate(LAYERS):
+        if room in rooms:
+            return number
+    raise AssertionError(f"trionat.{room} has no layer yet: give it one in LAYERS")
 
 
 def may_import(importer: str, imported: str) -> bool:
@@ -98,7 +101,8 @@ def test_imports_run_downward_only() -> None:
 
 
 def test_every_module_has_a_layer() -> None:
-    assert {room_of(path) for path, _ in parsed()} <= set().union(*LAYERS)
+    for path, _ in parsed():
+        rank(room_of(path))
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,7 @@ async def _started(
                     yield port
                     return
             finally:
-                await stop_process(process)
+                await stop_process(process)  # noqa: ASYNC102 (shields itself, for a bounded time)
         output.seek(0)
         last_words = output.read().decode(errors="replace")
         raise RuntimeError(f"{command(0)[0]} does not start: {last_words}")
@@ -500,4 +500,4 @@ async def trionat_process(
             await process.stdin.aclose()
             yield trionat
         finally:
-            await stop_process(process, signal.SIGINT)
+            await stop_process(process, signal.SIGINT)  # noqa: ASYNC102 (shields itself, for a bounded time)

@@ -1,0 +1,140 @@
+"""The checks of this project. `nox` runs what has to hold before every commit; `nox -l` lists all there is.
+
+A quick round while developing: `nox -s tests-3.11 -- -m "not slow"` (arguments after `--` go to pytest).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+SUPPORTED = nox.project.python_versions(PYPROJECT)
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "typing", "tests", "demo"]
+
+
+def find_interpreters() -> list[str]:
+    """Return the supported Python versions that this machine has, and see to it that nox and uv find the same ones.
+
+    An executable of that name is not enough: pyenv has one for every version that it knows, and most only tell what to
+    install. Nothing is ever downloaded.
+    """
+    os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    installed = sorted(pyenv.glob("versions/*/bin"), reverse=True)
+    found = []
+    for version in SUPPORTED:
+        if works(f"python{version}", version):
+            found.append(version)
+            continue
+        for folder in installed:
+            if works(str(folder / f"python{version}"), version):
+                os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+                found.append(version)
+                break
+    if not found:
+        raise SystemExit(
+            f"No Python of {', '.join(SUPPORTED)} is installed here: install one of them."
+        )
+    return found
+
+
+def works(program: str, version: str) -> bool:
+    if shutil.which(program) is None:
+        return False
+    command = [program, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() == version
+
+
+INTERPRETERS = find_interpreters()
+MISSING = [version for version in SUPPORTED if version not in INTERPRETERS]
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install trionat as a user would, never the source folder, and the tools of some dependency groups."""
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+def results(session: nox.Session) -> str:
+    """Return the option that has pytest write its totals to `.nox/.cache/results-<session>.xml`."""
+    return f"--junit-xml={session.cache_dir / f'results-{session.name}.xml'}"
+
+
+@nox.session(python=INTERPRETERS)
+def tests(session: nox.Session) -> None:
+    """Run the tests. Not in parallel: those with real sockets keep real deadlines, and two cores are soon busy."""
+    if MISSING:
+        session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")
+    install(session, "test")
+    session.run("pytest", results(session), *session.posargs)
+
+
+@nox.session(python=INTERPRETERS[0])
+def minimums(session: nox.Session) -> None:
+    """Run the tests with the oldest release of every direct dependency that pyproject.toml allows."""
+    session.install("uv")
+    packages = [".", *nox.project.dependency_groups(PYPROJECT, "test")]
+    session.run("uv", "pip", "install", "--resolution=lowest-direct", *packages)
+    session.run("pytest", results(session), *session.posargs)
+
+
+@nox.session(python=INTERPRETERS[0])
+def lint(session: nox.Session) -> None:
+    """Check style, the rules of structured concurrency that ruff does not know, and spelling."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    # 910 and 911 (a checkpoint on every path) are for libraries; 114 does not apply. In tests, hooks of other libraries
+    # have to be asynchronous (124), and loops end with the test's own deadline (912, 913).
+    disabled = "ASYNC910,ASYNC911,ASYNC114"
+    session.run("flake8-async", f"--disable={disabled}", *python_files("src", "examples"))
+    disabled += ",ASYNC124,ASYNC912,ASYNC913"
+    session.run("flake8-async", f"--disable={disabled}", *python_files("tests"))
+    session.run("codespell")
+
+
+def python_files(*folders: str) -> list[str]:
+    return sorted(str(path) for folder in folders for path in Path(folder).rglob("*.py"))
+
+
+@nox.session(python=INTERPRETERS[0])
+def typing(session: nox.Session) -> None:
+    """Check types with mypy, and with pyright, which disagrees now and then."""
+    install(session, "typing", "test")
+    session.install("nox")
+    session.run("mypy")
+    # pyright is a program for Node.js: without one on this machine it wants to download it.
+    try:
+        session.run("pyright", "--version", silent=True)
+    except nox.command.CommandFailed:
+        session.warn(
+            "pyright is left out: it needs Node.js, which is not here and could not be downloaded"
+        )
+        return
+    session.run("pyright")
+
+
+@nox.session(python=INTERPRETERS[0])
+def demo(session: nox.Session) -> None:
+    """Install trionat into an empty environment, and have it show that a tunnel works."""
+    session.install(".")
+    session.run("trionat", "demo", "--check")
+
+
+@nox.session(python=INTERPRETERS[0])
+def coverage(session: nox.Session) -> None:
+    """Measure which lines and branches the tests reach, also in the processes that they start."""
+    install(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
