@@ -1,0 +1,1 @@
+"""The private side: the session at a server, tunnels, and the local services."""

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import ClassVar, Final, Self, TypeAlias
+from typing import ClassVar, Final, NoReturn, Self, TypeAlias
 
 import attrs
 
-from trionat.errors import LocalProtocolError, RemoteProtocolError
+from trionat.errors import LocalProtocolError, RefusedError, RemoteProtocolError
 from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES, encode_frame
+from trionat.protocol.messages import Refused
 
 DATA_ID: Final = 40102
 END_ID: Final = 40103
@@ -135,6 +136,18 @@ class Abort:
         return cls(visitor, AbortReason(reason), payload[_ABORT.size :].decode(errors="replace"))
 
 
+class TunnelRefused:
+    """The server's answer to ATTACH where it does not want the tunnel: REFUSED, as on a control connection."""
+
+    ID: ClassVar[int] = Refused.id
+
+    @classmethod
+    def decode(cls, payload: bytes) -> NoReturn:
+        """Raise `RefusedError`: there is nothing to do with it but that."""
+        refused = Refused.from_payload(payload)
+        raise RefusedError(refused.code, refused.text)
+
+
 @attrs.frozen
 class _Empty:
     @classmethod
@@ -170,8 +183,8 @@ PROBE_FRAME: Final = encode_frame(Probe.ID, b"")
 PROBED_FRAME: Final = encode_frame(Probed.ID, b"")
 
 TunnelFrame: TypeAlias = Open | Abort | End | Probe | Probed
-_KINDS: Final[dict[int, type[TunnelFrame]]] = {
-    kind.ID: kind for kind in (Open, Abort, End, Probe, Probed)
+_KINDS: Final[dict[int, type[TunnelFrame | TunnelRefused]]] = {
+    kind.ID: kind for kind in (Open, Abort, End, Probe, Probed, TunnelRefused)
 }
 
 
@@ -203,6 +216,7 @@ class TunnelReader:
 
         Raises:
             RemoteProtocolError: an unknown frame, or one that is too long or malformed.
+            RefusedError: the server does not want this tunnel.
         """
         data, at = self._data, self._at
         left = len(data) - at

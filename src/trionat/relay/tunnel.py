@@ -75,7 +75,7 @@ class Tunnel:
     wire: Endpoint
     side: Side
     on_open: Callable[[Open], Awaitable[Endpoint]] | None = None
-    on_pairing: Callable[[Pairing], None] | None = None
+    on_pairing: Callable[[Open, Pairing], None] | None = None
     _heard: bool = attrs.field(init=False, default=True)
     _silent: int = attrs.field(init=False, default=0)
     _unanswered_probe: int | None = attrs.field(init=False, default=None)
@@ -226,7 +226,7 @@ class Tunnel:
             self._talk.sent_abort()
         else:
             self.pairing = Pairing(frame.visitor, plain)
-            self.on_pairing(self.pairing)
+            self.on_pairing(frame, self.pairing)
 
     def _settle(self) -> None:
         """After a last word of either side: is the tunnel idle again?"""
@@ -235,6 +235,7 @@ class Tunnel:
             if (pairing := self.pairing) is not None:
                 self.pairing = None
                 pairing.over = True
+                pairing.plain.close()  # both directions have ended, so nobody uses it any more
                 pairing.news.set()
 
     # -- plain to wire ------------------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ class Tunnel:
         await self.carry(pairing, opening)
 
     async def carry(self, pairing: Pairing, opening: bytes = b"") -> None:
-        """Take the plain end's bytes to the wire until both directions have ended, then close the plain end.
+        """Take the plain end's bytes to the wire, and return when both directions have ended and the plain end is closed.
 
         `opening` goes out before them. Where this raises or is cancelled, the plain end is left as it is: it may go to
         another tunnel.
@@ -286,7 +287,6 @@ class Tunnel:
                 continue
             pairing.news = trio.Event()
             await pairing.news.wait()
-        pairing.plain.close()
 
     async def _carry_bytes(self, pairing: Pairing, opening: bytes) -> None:
         """Read and send until the plain end says that there is no more; its errors come out as they are."""

@@ -17,12 +17,10 @@ from trionat.protocol.messages import (
     CloseCode,
     Demand,
     Drain,
-    Message,
-    Ping,
-    Pong,
     Welcome,
 )
 from trionat.server.tunnels import Tunnels
+from trionat.transport.control import ControlLink
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
@@ -35,13 +33,6 @@ if TYPE_CHECKING:
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
-
-# Messages that may wait for a client that reads its control connection slowly. All are small; it answers ours within a round
-# trip, so a client that lets this many pile up has stopped reading.
-_OUTBOX = 64
-
-# How long the last word may take; the client hears the same from the end of the connection.
-_LAST_WORD = 1.0
 
 # Tunnels that a session may have beyond its visitors: idle ones.
 SPARE_TUNNELS = 64
@@ -76,22 +67,19 @@ class Session:
     stopping: trio.Event
     public_host: str = ""
     expires_at: datetime | None = None
-    round_trip: float | None = attrs.field(init=False, default=None)
     since: float = attrs.field(init=False, factory=trio.current_time)
     tunnels: Tunnels = attrs.field(init=False)
+    link: ControlLink = attrs.field(init=False)
     _secret: bytes = attrs.field(
         init=False, repr=False, factory=lambda: secrets.token_bytes(SECRET_BYTES)
     )
     _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _end: SessionEnd | None = attrs.field(init=False, default=None)
-    _ping: Ping = attrs.field(init=False, factory=lambda: Ping(0))
-    _ping_sent: float = attrs.field(init=False, default=0.0)
-    _writing: bool = attrs.field(init=False, default=False)
-    _outbox_end: trio.MemorySendChannel[Message] = attrs.field(init=False)
-    _outbox: trio.MemoryReceiveChannel[Message] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._outbox_end, self._outbox = trio.open_memory_channel[Message](_OUTBOX)
+        self.link = ControlLink(
+            self.channel, "the client", self.config.ping_interval, self.config.peer_timeout
+        )
         self.tunnels = Tunnels(
             line=self.lease.line,
             limit=self.config.max_visitors + SPARE_TUNNELS,
@@ -119,21 +107,21 @@ class Session:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    self._post(self._welcome())
-                    nursery.start_soon(self._write, name="control writer")
-                    nursery.start_soon(self._keep_alive, name="keepalive")
+                    self.link.post(self._welcome())
+                    nursery.start_soon(self.link.run, name="control link")
                     nursery.start_soon(self._tell_demand, name="demand")
                     nursery.start_soon(self._drain_at_stop, name="drain")
                     nursery.start_soon(self.tunnels.run, name="tunnels")
                     self._finish(await self._read())
         except* RemoteProtocolError as group:
             self._note(SessionEnd(CloseCode.PROTOCOL, _first(group), tell=True, goodbye=False))
+        except* PeerTimeoutError as group:
+            self._note(SessionEnd(CloseCode.TIMEOUT, _first(group), tell=True, goodbye=False))
         except* PeerError as group:
             self._note(SessionEnd("lost", _first(group), tell=False, goodbye=False))
         end = self._end or SessionEnd("cancelled", "the server stops now", tell=False, goodbye=True)
-        if end.tell and not self._writing:
-            with trio.move_on_after(_LAST_WORD, shield=True):
-                await self._say_last(Close(code=end.code, text=end.text))
+        if end.tell:
+            await self.link.say_last(Close(code=end.code, text=end.text))
         log.info(
             "session closed",
             user=self.username,
@@ -164,31 +152,11 @@ class Session:
         self._note(end)
         self._scope.cancel(end.text)
 
-    async def _say_last(self, message: Message) -> None:
-        try:
-            await self.channel.send(message)
-        except PeerError:
-            log.debug("the client did not hear the last word", word=message)
-
     # -- the tasks of the nursery ------------------------------------------------------------------------------------
 
     async def _read(self) -> SessionEnd:
         while True:
-            with trio.move_on_after(self.config.peer_timeout) as silence:
-                message = await self.channel.receive()
-            if silence.cancelled_caught:
-                return SessionEnd(
-                    CloseCode.TIMEOUT,
-                    f"nothing heard from the client for {self.config.peer_timeout:g} s",
-                    tell=True,
-                    goodbye=False,
-                )
-            match message:
-                case Ping(number):
-                    self._post(Pong(number))
-                case Pong(number):
-                    if number == self._ping.number:
-                        self.round_trip = trio.current_time() - self._ping_sent
+            match message := await self.link.receive():
                 case Drain(seconds=seconds):
                     log.info("the client is leaving", seconds=seconds)
                     self.lease.give_up()
@@ -201,25 +169,6 @@ class Session:
                         f"{type(message).__name__.upper()} from a client in a session"
                     )
 
-    def _post(self, message: Message) -> None:
-        try:
-            self._outbox_end.send_nowait(message)
-        except trio.WouldBlock:
-            raise PeerTimeoutError("the client does not read its control connection") from None
-
-    async def _write(self) -> None:
-        async for message in self._outbox:
-            self._writing = True
-            await self.channel.send(message)
-            self._writing = False
-
-    async def _keep_alive(self) -> None:
-        while True:
-            await trio.sleep(self.config.ping_interval)
-            self._ping = Ping(self._ping.number + 1)
-            self._ping_sent = trio.current_time()
-            self._post(self._ping)
-
     async def _tell_demand(self) -> None:
         line = self.lease.line
         while True:
@@ -227,7 +176,7 @@ class Session:
                 line.wanted = trio.Event()
                 await line.wanted.wait()
             if line.waiting:
-                self._post(Demand(line.waiting))
+                self.link.post(Demand(line.waiting))
             line.wanted = trio.Event()
             with trio.move_on_after(
                 1
@@ -236,7 +185,7 @@ class Session:
 
     async def _drain_at_stop(self) -> None:
         await self.stopping.wait()
-        self._post(Drain(seconds=self.config.drain_grace))
+        self.link.post(Drain(seconds=self.config.drain_grace))
         with trio.move_on_after(self.config.drain_grace):
             await self.lease.line.wait_empty()
         self.end(CloseCode.STOPPED, "the server stops")

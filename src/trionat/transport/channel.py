@@ -17,10 +17,11 @@ class Channel:
     """One message after another, both ways. Does not own the endpoint: whoever made it closes it.
 
     One task may send and one receive at a time. Cancelling `receive` loses nothing; cancelling `send` may leave half a frame
-    on the wire, so nothing more may be sent then.
+    on the wire: then `cut_short` is true, and nothing more may be sent.
     """
 
     endpoint: Endpoint
+    cut_short: bool = attrs.field(init=False, default=False)
     _reader: FrameReader = attrs.field(init=False, factory=FrameReader)
 
     def allow_control_frames(self) -> None:
@@ -39,8 +40,10 @@ class Channel:
             ConnectionLostError: the connection is gone.
         """
         await trio.lowlevel.checkpoint()
+        self.cut_short = True
         try:
             await send_all(self.endpoint, encode_message(message))
+            self.cut_short = False
         except OSError as error:
             raise lost(error) from error
 

@@ -1,0 +1,195 @@
+"""The server as a client sees it: where it is, how it is known, as whom to log in, and how to connect to it."""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress
+from trionat.client.trust import KnownServers, check_fingerprint
+from trionat.errors import (
+    ConfigError,
+    ConnectionLostError,
+    IdentityError,
+    PeerTimeoutError,
+    Problem,
+)
+from trionat.log import get_logger
+from trionat.protocol.ticket import Ticket
+from trionat.transport.certificate import format_fingerprint, parse_fingerprint
+from trionat.transport.deadline import deadline
+from trionat.transport.dial import dial
+from trionat.transport.tls import client_context, connect_tls, peer_fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trionat.config.schema import AuthConfig, ClientConfig
+    from trionat.transport.endpoint import TLSEndpoint
+
+log = get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """What a client was told of its server. `pin` is the fingerprint that it must show; without one, see `ServerDialer`."""
+
+    control: TCPAddress
+    tunnel: TCPAddress
+    username: str
+    password: str | None = attrs.field(default=None, repr=False)
+    token: bytes | None = attrs.field(default=None, repr=False)
+    pin: bytes | None = None
+
+
+def find_server(config: ClientConfig, auth: AuthConfig) -> Server:
+    """Return the server that a configuration names. A ticket says everything; what else is configured is for use without.
+
+    Reads the ticket file, so it blocks.
+
+    Raises:
+        ConfigError: no server, no user, or a ticket that is none.
+    """
+    pin = None if config.fingerprint is None else parse_fingerprint(config.fingerprint)
+    text = config.ticket
+    where = "ticket"
+    if text is None and config.ticket_file is not None:
+        where = str(config.ticket_file)
+        try:
+            text = config.ticket_file.read_text().strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                Problem(where=where, reason=f"cannot read the ticket: {error}")
+            ) from error
+    if text is not None:
+        try:
+            ticket = Ticket.decode(text)
+        except ValueError as error:
+            raise ConfigError(Problem(where=where, reason=str(error))) from error
+        address = TCPAddress(ticket.host, ticket.port)
+        return Server(
+            control=address,
+            tunnel=address,
+            username=ticket.username,
+            token=ticket.token,
+            pin=pin or ticket.fingerprint,
+        )
+    if config.controller_addr is None:
+        reason = "no server: give the ticket that `trionat serve` printed, or set ControllerAddr (--controller-addr HOST:PORT)"
+        raise ConfigError(
+            Problem(where="configuration", key="Client.ControllerAddr", reason=reason)
+        )
+    return Server(
+        control=config.controller_addr,
+        tunnel=config.tunnel_server_addr or config.controller_addr,
+        username=auth.username or "",
+        password=auth.password,
+        pin=pin,
+    )
+
+
+@attrs.define(eq=False)
+class ServerDialer:
+    """Connects to the server, and lets nobody else pass for it.
+
+    In this order: the pin; what `known_servers` has for the address; with TrustOnFirstUse, whatever it shows, which is then
+    remembered; else a check by certificate authority and name. TLS sessions are resumed, which saves the server a signature
+    for every tunnel.
+    """
+
+    server: Server
+    timeout: float
+    state_dir: Path
+    trust_on_first_use: bool = False
+    ca_file: Path | None = None
+    _pin: bytes | None = attrs.field(init=False)
+    _context: ssl.SSLContext | None = attrs.field(init=False, default=None)
+    _resumable: dict[TCPAddress, ssl.SSLSession] = attrs.field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._pin = self.server.pin
+
+    async def connect(self, address: TCPAddress) -> TLSEndpoint:
+        """Return a connection to the server, at its control or its tunnel address; the caller owns it.
+
+        Raises:
+            ConnectionLostError: it cannot be reached, or its TLS and ours do not agree.
+            PeerTimeoutError: it did not answer within `timeout` seconds.
+            IdentityError: whoever answered is not the server.
+            StartupError: the file of known servers cannot be read or written.
+        """
+        try:
+            with deadline(self.timeout, f"connecting ({address})"):
+                return await self._connect(address)
+        except PeerTimeoutError:
+            raise PeerTimeoutError(f"{address} did not answer within {self.timeout:g} s") from None
+
+    async def _connect(self, address: TCPAddress) -> TLSEndpoint:
+        if self._context is None:
+            if self._pin is None:
+                known = KnownServers.of(self.state_dir)
+                self._pin = await trio.to_thread.run_sync(known.lookup, self.server.control)
+            pinned = self._pin is not None or self.trust_on_first_use
+            self._context = await trio.to_thread.run_sync(
+                partial(client_context, pinned=pinned, ca_file=self.ca_file)
+            )
+        try:
+            sock = await dial(address)
+        except OSError as error:
+            raise ConnectionLostError(
+                f"cannot reach {address}: {error.strerror or error}"
+            ) from error
+        session = self._resumable.get(address)
+        try:
+            endpoint = await connect_tls(sock, self._context, address.host, session=session)
+        except ssl.SSLCertVerificationError as error:
+            shown = await self._fingerprint_at(address)
+            raise IdentityError(
+                f"the server at {address} shows a certificate that does not check out: {error.verify_message}. If"
+                f" `trionat serve` there shows {shown}, use its ticket or --fingerprint {shown}; --trust-on-first-use takes"
+                " it unseen and remembers it"
+            ) from error
+        try:
+            await self._check(endpoint, address)
+        except BaseException:
+            endpoint.close()
+            raise
+        return endpoint
+
+    async def _check(self, endpoint: TLSEndpoint, address: TCPAddress) -> None:
+        if self._pin is not None:
+            check_fingerprint(self._pin, peer_fingerprint(endpoint), address)
+        elif self.trust_on_first_use:
+            self._pin = peer_fingerprint(endpoint)
+            known = KnownServers.of(self.state_dir)
+            await trio.to_thread.run_sync(known.remember, self.server.control, self._pin)
+            log.warning(
+                "trusting this server from now on, unseen (TrustOnFirstUse)",
+                address=str(address),
+                fingerprint=format_fingerprint(self._pin),
+                file=str(known.path),
+            )
+
+    async def _fingerprint_at(self, address: TCPAddress) -> str:
+        """Look at what a server shows, and send nothing."""
+        try:
+            endpoint = await connect_tls(
+                await dial(address), client_context(pinned=True), address.host
+            )
+        except (OSError, ConnectionLostError):
+            return "(it went away)"
+        shown = format_fingerprint(peer_fingerprint(endpoint))
+        endpoint.close()
+        return shown
+
+    def remember_session(self, endpoint: TLSEndpoint, address: TCPAddress) -> None:
+        """Resume this connection's TLS session the next time; to be called when something was received on it.
+
+        In TLS 1.3 the server sends what that takes after the handshake (RFC 8446 4.6.1).
+        """
+        if (session := endpoint.sock.session) is not None:
+            self._resumable[address] = session

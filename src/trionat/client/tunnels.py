@@ -1,0 +1,167 @@
+"""The client's pool of tunnels: how many there are, and what runs on each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.errors import PeerError
+from trionat.log import get_logger
+from trionat.protocol.tunnel import Open, Side
+from trionat.relay.pairing import Pairing
+from trionat.relay.tunnel import SWEEP_INTERVAL, LocalServiceError, Tunnel
+from trionat.transport.isolation import isolated
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trionat.client.forward import Forwarder
+    from trionat.transport.endpoint import Endpoint
+
+log = get_logger(__name__)
+
+# Idle tunnels follow demand: a quarter of those in use, within these limits. Each costs a descriptor and two tasks per side.
+_IDLE_SHARE: Final = 4
+_MOST_IDLE: Final = 64
+
+# Handshakes at once. More would only queue at the server, whose every handshake takes about a millisecond.
+_MOST_DIALS: Final = 64
+
+# After a tunnel could not be opened, nobody tries for this long, in seconds; the control connection tells soon whether the
+# server is gone.
+_PAUSE: Final = 0.5
+
+
+@attrs.define(eq=False)
+class TunnelPool:
+    """Keeps idle tunnels ready, opens more when visitors wait, and serves visitors over them.
+
+    `open_wire` returns a connection to the server that is attached to the session. `run` owns all of them: when it is
+    cancelled, every tunnel and every local connection is closed. `limit` bounds their number; `least_idle` are kept idle.
+    """
+
+    open_wire: Callable[[], Awaitable[Endpoint]]
+    forwarder: Forwarder
+    limit: int
+    least_idle: int
+    served: int = attrs.field(init=False, default=0)
+    _tunnels: dict[Tunnel, trio.CancelScope] = attrs.field(init=False, factory=dict)
+    _dialing: int = attrs.field(init=False, default=0)
+    _waiting: int = attrs.field(init=False, default=0)
+    _paused_until: float = attrs.field(init=False, default=float("-inf"))
+    _changed: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _less_busy: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    @property
+    def busy(self) -> int:
+        """Tunnels with a visitor."""
+        return sum(not tunnel.idle for tunnel in self._tunnels)
+
+    def demand(self, visitors: int) -> None:
+        """So many visitors wait at the server for a tunnel."""
+        self._waiting = visitors
+        self._changed.set()
+
+    async def wait_not_busy(self) -> None:
+        """Wait until no visitor is left."""
+        while self.busy:
+            self._less_busy = trio.Event()
+            await self._less_busy.wait()
+
+    async def run(self) -> None:
+        """Open and serve tunnels until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep)
+            while True:
+                for _ in range(self._missing()):
+                    self._dialing += 1
+                    nursery.start_soon(self._serve, name="tunnel")
+                self._changed = trio.Event()
+                await self._changed.wait()
+
+    def _missing(self) -> int:
+        """Return how many tunnels to open now."""
+        if trio.current_time() < self._paused_until:
+            return 0
+        count, busy = len(self._tunnels), self.busy
+        wanted = max(self.least_idle, min(busy // _IDLE_SHARE, _MOST_IDLE)) + self._waiting
+        missing = wanted - (count - busy) - self._dialing
+        return max(0, min(missing, self.limit - count - self._dialing, _MOST_DIALS - self._dialing))
+
+    async def _serve(self) -> None:
+        """Open one tunnel and serve visitors over it until it ends. Its failure is nobody else's."""
+        with isolated(log, "tunnel lost"):
+            try:
+                wire = await self.open_wire()
+            except PeerError:
+                self._paused_until = trio.current_time() + _PAUSE
+                raise
+            finally:
+                self._dialing -= 1
+                self._changed.set()
+            await self._serve_visitors(wire)
+
+    async def _serve_visitors(self, wire: Endpoint) -> None:
+        opened, pairings = trio.open_memory_channel[tuple[Open, Pairing]](1)
+
+        def take_over(frame: Open, pairing: Pairing) -> None:
+            opened.send_nowait((frame, pairing))
+
+        tunnel = Tunnel(wire, Side.CLIENT, self._connect_locally, take_over)
+        scope = self._tunnels[tunnel] = trio.CancelScope()
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._carry, tunnel, pairings, name="carry")
+                    await tunnel.receive()
+                    nursery.cancel_scope.cancel("the server closed the tunnel")
+        finally:
+            del self._tunnels[tunnel]
+            tunnel.abandon()
+            wire.close()
+            self._changed.set()
+            self._less_busy.set()
+
+    async def _connect_locally(self, frame: Open) -> Endpoint:
+        self._waiting = max(0, self._waiting - 1)
+        self._changed.set()  # one idle tunnel less
+        try:
+            return await self.forwarder.open(frame)
+        except LocalServiceError as error:
+            log.warning(
+                "visitor refused", visitor=frame.visitor, address=frame.host, reason=str(error)
+            )
+            raise
+
+    async def _carry(
+        self, tunnel: Tunnel, pairings: trio.MemoryReceiveChannel[tuple[Open, Pairing]]
+    ) -> None:
+        async for frame, pairing in pairings:
+            since = trio.current_time()
+            await tunnel.carry(pairing)
+            self.served += 1
+            self._less_busy.set()
+            log.info(
+                "visitor closed",
+                visitor=frame.visitor,
+                address=f"{frame.host}:{frame.port}",
+                service=str(self.forwarder.services[frame.service].local),
+                reason=pairing.end,
+                received=pairing.given,
+                sent=pairing.taken,
+                seconds=round(trio.current_time() - since, 3),
+            )
+
+    async def _sweep(self) -> None:
+        """Once a second: see after every tunnel, and after a pause."""
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            for tunnel, scope in list(self._tunnels.items()):
+                try:
+                    tunnel.sweep()
+                except PeerError as error:
+                    log.info("tunnel given up", reason=str(error))
+                    scope.cancel(str(error))
+            self._changed.set()

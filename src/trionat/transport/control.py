@@ -1,0 +1,110 @@
+"""A control connection in a session, the same at both ends: an outbox, pings, and silence that is noticed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.errors import PeerError, PeerTimeoutError
+from trionat.log import get_logger
+from trionat.protocol.messages import Message, Ping, Pong
+
+if TYPE_CHECKING:
+    from trionat.transport.channel import Channel
+
+log = get_logger(__name__)
+
+# Messages that may wait for a peer that reads slowly. All are small, and a peer that lives reads them within a round trip; one
+# that lets this many pile up has stopped reading.
+_OUTBOX: Final = 64
+
+# How long the last message may take; the peer hears the same from the end of the connection.
+_LAST_WORD: Final = 1.0
+
+
+@attrs.define(eq=False)
+class ControlLink:
+    """Sends and receives a session's messages while `run` runs; does not own the channel.
+
+    `peer` is how the log and errors call the other side. Both sides send a PING every `ping_interval` seconds, and whoever
+    hears nothing at all for `peer_timeout` seconds gives the other one up. `round_trip` is that of the last PING, in seconds.
+    """
+
+    channel: Channel
+    peer: str
+    ping_interval: float
+    peer_timeout: float
+    round_trip: float | None = attrs.field(init=False, default=None)
+    _ping: Ping = attrs.field(init=False, factory=lambda: Ping(0))
+    _ping_sent: float = attrs.field(init=False, default=0.0)
+    _outbox_end: trio.MemorySendChannel[Message] = attrs.field(init=False)
+    _outbox: trio.MemoryReceiveChannel[Message] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._outbox_end, self._outbox = trio.open_memory_channel[Message](_OUTBOX)
+
+    async def run(self) -> None:
+        """Write what is posted, and ping, until cancelled.
+
+        Raises:
+            ConnectionLostError: the connection is gone.
+            PeerTimeoutError: the peer does not read.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, name="control writer")
+            while True:
+                await trio.sleep(self.ping_interval)
+                self._ping = Ping(self._ping.number + 1)
+                self._ping_sent = trio.current_time()
+                self.post(self._ping)
+
+    async def _write(self) -> None:
+        async for message in self._outbox:
+            await self.channel.send(message)
+
+    def post(self, message: Message) -> None:
+        """Send a message soon, in order; never blocks.
+
+        Raises:
+            PeerTimeoutError: the peer does not read.
+        """
+        try:
+            self._outbox_end.send_nowait(message)
+        except trio.WouldBlock:
+            raise PeerTimeoutError(f"{self.peer} does not read its control connection") from None
+
+    async def receive(self) -> Message:
+        """Return the next message that is neither PING nor PONG.
+
+        Raises:
+            PeerTimeoutError: nothing at all was heard for `peer_timeout`.
+            ConnectionLostError: the connection is gone.
+            RemoteProtocolError: the peer broke the protocol.
+        """
+        while True:
+            with trio.move_on_after(self.peer_timeout) as silence:
+                message = await self.channel.receive()
+            if silence.cancelled_caught:
+                raise PeerTimeoutError(
+                    f"nothing heard from {self.peer} for {self.peer_timeout:g} s"
+                )
+            match message:
+                case Ping(number):
+                    self.post(Pong(number))
+                case Pong(number):
+                    if number == self._ping.number:
+                        self.round_trip = trio.current_time() - self._ping_sent
+                case _:
+                    return message
+
+    async def say_last(self, message: Message) -> None:
+        """Send one more message after `run` has ended, even when cancelled; gives up after a second."""
+        if self.channel.cut_short:
+            return
+        with trio.move_on_after(_LAST_WORD, shield=True):
+            try:
+                await self.channel.send(message)
+            except PeerError:
+                log.debug("the last word was not heard", word=message)
