@@ -148,8 +148,7 @@ def read_document(data: bytes, where: str, problems: list[Problem]) -> Value:
                 where, "this holds too many values, or too deeply nested ones", line=exc.args[0]
             )
         )
-    except (
-        RecursionError
-    ):  # the composer calls itself for every level, before the walk can count them
+    except RecursionError:
+        # The composer calls itself for every level, before the walk can count them.
         problems.append(Problem(where, "this holds too deeply nested values"))
     return nothing

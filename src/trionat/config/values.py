@@ -107,7 +107,7 @@ def _read_ports(text: str) -> tuple[int, ...]:
 def _write_ports(ports: Iterable[int]) -> str:
     runs: list[list[int]] = []
     for port in ports:
-        if runs and port and port == runs[-1][-1] + 1 and runs[-1][0]:
+        if runs and runs[-1][0] and port == runs[-1][-1] + 1:
             runs[-1].append(port)
         else:
             runs.append([port])

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trionat.address import TCPAddress, UnixAddress
@@ -30,6 +30,9 @@ LOCALS = st.builds(
 
 
 @settings(deadline=None)
+@example(local=UnixAddress("/run/x:80"), visit=None)
+@example(local=UnixAddress("80:90"), visit=None)
+@example(local=UnixAddress("a]b"), visit=80)
 @given(local=LOCALS, visit=st.none() | st.integers(1, 65535))
 def test_a_service_reads_what_it_writes(local: TCPAddress | UnixAddress, visit: int | None) -> None:
     service = Service(local=local, visit_port=visit)
