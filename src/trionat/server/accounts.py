@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from trionat.errors import RefusedError, StoreUnavailableError
+from trionat.errors import RefusedError, StoreError, StoreUnavailableError
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.server.state import verify_ticket
@@ -61,18 +61,24 @@ class Accounts:
             raise RefusedError(
                 RefusalCode.STORE_UNAVAILABLE, "the server cannot check accounts now; try again"
             ) from error
-        if hello.token is not None:
-            known = user is not None and verify_ticket(self.state, user, hello.token)
-        else:
-            known = await verify_password(
-                None if user is None else user.password_hash, hello.password or ""
-            )
+        known = await self._is_known(user, hello)
         if user is None or not known:
             kind = "ticket" if hello.token is not None else "name or password"
             raise RefusedError(RefusalCode.AUTH_FAILED, f"authentication failed: wrong {kind}")
         if user.is_expired(_now()):
             raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, f"the account {user.name} has expired")
         return user
+
+    async def _is_known(self, user: User | None, hello: Hello) -> bool:
+        if hello.token is not None:
+            return user is not None and verify_ticket(self.state, user, hello.token)
+        try:
+            return await verify_password(
+                None if user is None else user.password_hash, hello.password or ""
+            )
+        except StoreError as error:
+            log.warning("an account cannot be used", user=hello.username, error=str(error))
+            return False
 
     async def watch(self, sessions: dict[int, Session]) -> None:
         """End the sessions of accounts that expire or are removed, for ever. A store that is down ends none."""

@@ -87,7 +87,7 @@ class PortPool:
             if service.visit_port is not None and service.visit_port not in self.ports:
                 raise RefusedError(
                     RefusalCode.PORT_NOT_OFFERED,
-                    f"visit port {service.visit_port} is not one that this server offers ({_ranges(self.ports)})",
+                    f"visit port {service.visit_port} is not one that this server offers ({port_ranges(self.ports)})",
                 )
         wanted = [service.visit_port for service in services if service.visit_port is not None]
         if len(set(wanted)) < len(wanted):
@@ -150,7 +150,7 @@ class PortPool:
         self._freed.set()
 
 
-def _ranges(numbers: Iterable[int]) -> str:
+def port_ranges(numbers: Iterable[int]) -> str:
     """Return numbers as people write them: `60000-60003, 61000`."""
     parts: list[list[int]] = []
     for number in sorted(numbers):

@@ -1,0 +1,51 @@
+"""The command line: the only place that prints, prompts or picks an exit code."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import trionat
+from trionat.cli.config import config_app
+from trionat.cli.connect import connect
+from trionat.cli.demo import demo
+from trionat.cli.serve import serve
+from trionat.cli.user import user_app
+
+app = typer.Typer(
+    help="A reverse tunnel: make a service behind NAT reachable, encrypted, with two commands and no file.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve)
+app.command()(connect)
+app.command()(demo)
+app.add_typer(user_app, name="user")
+app.add_typer(config_app, name="config")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trionat {trionat.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version, and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="trionat")

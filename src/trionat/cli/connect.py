@@ -1,0 +1,107 @@
+"""`trionat connect`."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated, assert_never
+
+import trio
+import typer
+
+from trionat.cli.flags import Flags, merged, with_flags
+from trionat.cli.running import run_until_signalled, tell
+from trionat.client.agent import Client
+from trionat.config.load import Configuration, load
+from trionat.config.schema import AuthConfig, ClientConfig
+from trionat.errors import ConfigError
+from trionat.events import ClientEvent, Connected, Disconnected, Draining, Queued
+from trionat.log import get_logger
+
+log = get_logger(__name__)
+
+_TICKET_PREFIX = "tn"
+
+
+@with_flags(AuthConfig, ClientConfig)
+def connect(
+    flags: Flags,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TICKET] [SERVICE]...",
+            help="The ticket that the server printed (or TRIONAT_TICKET, or --ticket-file), and the services: 8080, "
+            "127.0.0.1:22, 6379:60001 (local port, wanted visit port), /run/app.sock.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The configuration file.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line on standard output.")
+    ] = False,
+) -> None:
+    """Run the private side: make services here reachable at a trionat server, and keep them so."""
+    ticket, services = _split(arguments or [])
+    given = merged(flags, {"Client.Ticket": ticket, "Client.Services": services or None})
+    try:
+        configuration = load("client", file=config, flags=given, environ=os.environ)
+    except ConfigError as error:
+        raise typer.Exit(tell([error])) from None
+    run_until_signalled(
+        partial(_connect, configuration, as_json), log_file=configuration.client.log_filename
+    )
+
+
+def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """A ticket stands first and looks like nothing else: `tn1_...`, or a later version's `tn2_...`."""
+    if arguments and arguments[0].startswith(_TICKET_PREFIX) and "_" in arguments[0][:5]:
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
+async def _connect(configuration: Configuration, as_json: bool, stopping: trio.Event) -> None:
+    show = show_json if as_json else show_text
+    await Client(configuration.client, configuration.auth, show, stopping).run()
+
+
+def show_text(event: ClientEvent) -> None:
+    """Tell a person: the public address first of all."""
+    match event:
+        case Connected():
+            for service in event.services:
+                typer.echo(f"{service.public} -> {service.local}")
+            typer.echo(f"  server   {event.server}, logged in as {event.username}, uid {event.uid}")
+            typer.echo(f"  tunnels  {event.tunnel}, encrypted")
+        case Queued(position):
+            typer.echo(f"all sessions are taken: number {position} in the queue")
+        case Disconnected(reason=reason, retry_in=retry_in):
+            if retry_in is not None:  # else the reason comes with the exit
+                log.warning("disconnected", reason=reason, retry_in=retry_in)
+        case Draining(seconds):
+            log.warning("the server stops", seconds=seconds)
+        case _:
+            assert_never(event)
+
+
+def show_json(event: ClientEvent) -> None:
+    """Tell a script."""
+    line: dict[str, object]
+    match event:
+        case Connected():
+            services = [
+                {"name": service.name, "local": str(service.local), "public": str(service.public)}
+                for service in event.services
+            ]
+            line = {"event": "connected", "uid": event.uid, "services": services}
+        case Queued(position):
+            line = {"event": "queued", "position": position}
+        case Disconnected(reason=reason, retry_in=retry_in):
+            line = {"event": "disconnected", "reason": reason, "retry_in": retry_in}
+        case Draining(seconds):
+            line = {"event": "draining", "seconds": seconds}
+        case _:
+            assert_never(event)
+    typer.echo(json.dumps(line))

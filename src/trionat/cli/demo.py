@@ -1,0 +1,118 @@
+"""`trionat demo`: a server, a client and a small web service in one process, to see it work."""
+
+from __future__ import annotations
+
+import http.client
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated
+
+import trio
+import typer
+
+from trionat.address import TCPAddress
+from trionat.cli.running import run_until_signalled
+from trionat.client.agent import connect
+from trionat.config.schema import ClientConfig, ServerConfig
+from trionat.config.service import Service
+from trionat.errors import StartupError
+from trionat.events import Ready
+from trionat.server.app import serve
+
+LOOPBACK = "127.0.0.1"
+_PAGE = "Hello from behind the tunnel.\n"
+_REQUEST_TIMEOUT = 10.0
+_DRAIN_GRACE = 2.0
+
+
+def demo(
+    check: Annotated[
+        bool, typer.Option("--check", help="Do one request through the tunnel, print it, and end.")
+    ] = False,
+) -> None:
+    """See it work: a server, a client and a small web service in one process, on this machine only."""
+    run_until_signalled(partial(_demo, check), terminal=not check)
+
+
+async def _demo(check: bool, stopping: trio.Event) -> None:
+    with tempfile.TemporaryDirectory(prefix="trionat-demo-") as folder:
+        async with trio.open_nursery() as nursery, _web_service() as local:
+            any_port = TCPAddress(LOOPBACK, 0)
+            config = ServerConfig(
+                name="demo",
+                controller_addr=any_port,
+                tunnel_addr=any_port,
+                visit_port=(0,),
+                state_dir=Path(folder) / "server",
+                drain_grace=_DRAIN_GRACE,
+            )
+            ready: Ready = await nursery.start(serve, config)
+            client_config = ClientConfig(
+                ticket=ready.ticket,
+                services=(Service(local=local),),
+                state_dir=Path(folder) / "client",
+                drain_grace=_DRAIN_GRACE,
+            )
+            async with connect(client_config) as client:
+                public = client.services[0].public
+                if check:
+                    await _check(public)
+                else:
+                    typer.echo(
+                        f"http://{public}/  is the public address of a web service that listens on {local}."
+                    )
+                    typer.echo("Open it in a browser or with curl; Ctrl-C ends the demo.\n")
+                    await stopping.wait()
+            nursery.cancel_scope.cancel("the demo is over")
+
+
+async def _check(public: TCPAddress) -> None:
+    status, body = await trio.to_thread.run_sync(_get, public)
+    typer.echo(f"GET http://{public}/ -> {status.value} {status.phrase}: {body.strip()}")
+    if status is not HTTPStatus.OK or body != _PAGE:
+        raise StartupError(f"the demo got something else than its own page: {body[:100]!r}")
+
+
+def _get(public: TCPAddress) -> tuple[HTTPStatus, str]:
+    connection = http.client.HTTPConnection(public.host, public.port, timeout=_REQUEST_TIMEOUT)
+    try:
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        return HTTPStatus(response.status), response.read().decode()
+    finally:
+        connection.close()
+
+
+@asynccontextmanager
+async def _web_service() -> AsyncIterator[TCPAddress]:
+    """Run the standard library's web server, which is no part of trionat, in threads of its own."""
+    server = await trio.to_thread.run_sync(ThreadingHTTPServer, (LOOPBACK, 0), _Page)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, server.serve_forever, 0.05)
+        try:
+            yield TCPAddress(LOOPBACK, server.server_port)
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _DRAIN_GRACE):
+                await trio.to_thread.run_sync(server.shutdown)
+            server.server_close()
+
+
+class _Page(BaseHTTPRequestHandler):
+    server_version = "trionat-demo"
+
+    def do_GET(self) -> None:
+        """Answer every path with the same page."""
+        body = _PAGE.encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Say nothing: trionat's own log tells of every visitor."""

@@ -1,0 +1,76 @@
+"""Command-line flags from the table of keys, so that file, environment and flags can never differ in what they offer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from trionat.config.key import Key, keys_of
+from trionat.config.values import BOOLEAN
+
+Flags: TypeAlias = dict[str, str | bool | list[str] | None]
+"""What was given on the command line, by key path such as `Server.Name`; None where it was not given."""
+
+
+def with_flags(*sections: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each key of these sections; it gets all of them as its argument `flags`.
+
+    A key that is true or false and false by default becomes a bare flag (`--once`); one that is true by default takes the
+    word (`--start-auth false`), as the Go program's do.
+    """
+    keys = {
+        key.field: key
+        for section in sections
+        for key in keys_of(section)
+        if (key.flag or "").startswith("--")
+    }
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(**given: Any) -> None:
+            flags: Flags = {key.path: _text(given.pop(name)) for name, key in keys.items()}
+            command(flags=flags, **given)
+
+        own = [
+            p
+            for p in inspect.signature(command, eval_str=True).parameters.values()
+            if p.name != "flags"
+        ]
+        parameters = [*own, *(_parameter(name, key) for name, key in keys.items())]
+        wrapper.__doc__ = command.__doc__
+        wrapper.__name__ = command.__name__
+        # Typer reads both.
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _parameter(name: str, key: Key) -> inspect.Parameter:
+    names = [f"-{key.letter}"] * bool(key.letter) + [key.flag or ""]
+    default = f"default: {key.write(key.default)}"
+    if key.kind is BOOLEAN and key.default is False:
+        option = typer.Option(*names, help=key.meaning, show_default=False)
+        kind: Any = Annotated[bool, option]
+        value: object = False
+    else:
+        metavar = "TEXT" if key.kind is not BOOLEAN else "true|false"
+        option = typer.Option(
+            *names, help=f"{key.help}; {default}", metavar=metavar, show_default=False
+        )
+        kind = Annotated[list[str] | None, option] if key.many else Annotated[str | None, option]
+        value = None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
+
+
+def _text(value: Any) -> str | bool | list[str] | None:
+    """A bare flag that was not given is None: it must not beat the file's `true`."""
+    return None if value is False or value == [] else value
+
+
+def merged(flags: Flags, more: Mapping[str, str | list[str] | None]) -> Flags:
+    """Return flags with those of positional arguments added."""
+    return {**flags, **more}

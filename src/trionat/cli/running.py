@@ -1,0 +1,130 @@
+"""Running a server or a client until it ends or is told to: signals, exit codes, and errors as one line."""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import trio
+import typer
+
+from trionat.client.session import SessionOverError
+from trionat.errors import (
+    ConfigError,
+    IdentityError,
+    PeerError,
+    RefusedError,
+    StartupError,
+    StoreError,
+    TrionatError,
+)
+from trionat.log import LogStatistics, get_logger, log_to
+from trionat.protocol.messages import CloseCode, RefusalCode
+from trionat.transport.isolation import leaves
+
+log = get_logger(__name__)
+
+
+class ExitCode(enum.IntEnum):
+    """What the program ends with; `docs/exit-codes.md` has the same for users."""
+
+    DONE = 0
+    BUG = 1
+    CONFIGURATION = 2
+    STARTUP = 3
+    REFUSED = 4
+    REPLACED = 5
+    INTERRUPTED = 130
+
+
+def run_until_signalled(
+    run: Callable[[trio.Event], Awaitable[None]],
+    *,
+    terminal: bool = True,
+    log_file: str | None = None,
+) -> None:
+    """Run the program's main job and exit with its code.
+
+    `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it.
+    `log_file` is where JSON lines go besides the terminal.
+    """
+    code = ExitCode.BUG
+    with _logging(terminal=terminal, log_file=log_file):
+        try:
+            code = trio.run(_run, run)
+        except* TrionatError as group:
+            code = tell(leaves(group))
+        except* KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+    raise typer.Exit(code)
+
+
+def _logging(
+    *, terminal: bool, log_file: str | None
+) -> AbstractContextManager[LogStatistics | None]:
+    if not terminal and log_file is None:
+        return nullcontext()
+    filename = None if log_file is None else Path(log_file)
+    level = os.environ.get("TRIONAT_LOG_LEVEL", "INFO")
+    return log_to(terminal=sys.stderr if terminal else None, filename=filename, level=level)
+
+
+async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
+    stopping = trio.Event()
+    code = ExitCode.DONE
+    async with trio.open_nursery() as nursery:
+
+        async def watch_signals(
+            *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        ) -> None:
+            nonlocal code
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()
+                async for _ in signals:
+                    if stopping.is_set():
+                        code = ExitCode.INTERRUPTED
+                        nursery.cancel_scope.cancel("second signal: stop now")
+                    else:
+                        log.info("stopping when the last visitor has gone; once more to stop now")
+                        stopping.set()
+
+        await nursery.start(watch_signals)
+        await run(stopping)
+        nursery.cancel_scope.cancel("done")
+    return code
+
+
+def tell(errors: Iterable[BaseException]) -> ExitCode:
+    """Print each error on standard error, one line each, and return the exit code of the first."""
+    codes: list[ExitCode] = []
+    for error in errors:
+        for line in str(error).splitlines():
+            typer.echo(f"trionat: {line}", err=True)
+        codes.append(_code_of(error))
+    return codes[0]
+
+
+def _code_of(error: BaseException) -> ExitCode:
+    match error:
+        case ConfigError():
+            return ExitCode.CONFIGURATION
+        case RefusedError(code=RefusalCode.PORT_NOT_OFFERED | RefusalCode.TOO_MANY_SERVICES):
+            return ExitCode.CONFIGURATION
+        case RefusedError(code=CloseCode.EVICTED) | SessionOverError(code=CloseCode.EVICTED):
+            return ExitCode.REPLACED
+        case (
+            RefusedError(code=RefusalCode.AUTH_FAILED | RefusalCode.ACCOUNT_EXPIRED)
+            | IdentityError()
+        ):
+            return ExitCode.REFUSED
+        case SessionOverError(code=CloseCode.ACCOUNT_EXPIRED | CloseCode.ACCOUNT_REMOVED):
+            return ExitCode.REFUSED
+        case StartupError() | StoreError() | PeerError():
+            return ExitCode.STARTUP
+        case _:
+            return ExitCode.BUG

@@ -1,0 +1,104 @@
+"""`trionat serve`."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import trio
+import typer
+
+import trionat
+from trionat.cli.flags import Flags, with_flags
+from trionat.cli.running import run_until_signalled, tell
+from trionat.config.load import Configuration, load
+from trionat.config.schema import ServerConfig
+from trionat.errors import ConfigError
+from trionat.events import Ready
+from trionat.server.app import serve as run_server
+from trionat.server.ports import port_ranges
+
+
+@with_flags(ServerConfig)
+def serve(
+    flags: Flags,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The configuration file.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line on standard output.")
+    ] = False,
+) -> None:
+    """Run the public side: clients connect here, and visitors reach their services.
+
+    Starts without any file or flag. Configuration comes from flags, environment (TRIONAT_SERVER_...), server.yml, defaults,
+    in this order.
+    """
+    try:
+        configuration = load("server", file=config, flags=flags, environ=os.environ)
+    except ConfigError as error:
+        raise typer.Exit(tell([error])) from None
+    server = configuration.server
+    run_until_signalled(
+        partial(_serve, configuration, as_json),
+        log_file=server.log_filename if server.start_log else None,
+    )
+
+
+async def _serve(configuration: Configuration, as_json: bool, stopping: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+        job = partial(
+            run_server, configuration.server, database=configuration.database, stopping=stopping
+        )
+        ready: Ready = await nursery.start(job)
+        typer.echo(json.dumps(_as_json(ready)) if as_json else banner(ready))
+
+
+def _as_json(ready: Ready) -> dict[str, object]:
+    return {
+        "event": "ready",
+        "control": str(ready.control),
+        "tunnel": str(ready.tunnel),
+        "visit_ports": list(ready.visit_ports),
+        "public": str(ready.public),
+        "fingerprint": ready.fingerprint,
+        **({} if ready.ticket is None else {"ticket": ready.ticket}),
+    }
+
+
+def banner(ready: Ready) -> str:
+    """Return what a person sees who starts a server."""
+    rows = {
+        "name": ready.name,
+        "control": f"{ready.control}"
+        + ("" if ready.public == ready.control else f"  (clients dial {ready.public})"),
+        "tunnels": str(ready.tunnel),
+        "visit ports": port_ranges(ready.visit_ports),
+        "sessions": f"{ready.sessions} at once",
+        "authentication": "on"
+        if ready.authentication
+        else "OFF: whoever reaches the control port may connect",
+        "fingerprint": ready.fingerprint,
+        "state": ready.state_dir,
+    }
+    if ready.first_password is not None:
+        rows["first user"] = (
+            f"{ready.first_user}, password {ready.first_password} (shown only this once)"
+        )
+    lines = [
+        f"trionat {trionat.__version__} server",
+        *(f"  {title:14}  {text}" for title, text in rows.items()),
+        "",
+    ]
+    if ready.ticket is not None:
+        lines += [
+            "Beside the private service, run (8080 stands for its port):",
+            "",
+            f"  trionat connect {ready.ticket} 8080",
+        ]
+    else:
+        lines += ["A user's ticket: trionat user ticket NAME"]
+    return "\n".join([*lines, ""])
