@@ -65,7 +65,7 @@ async def serve(
     if database is not None and config.start_auth:
         reason = "users in MySQL or MariaDB are not supported by this version; remove the section to keep them in StateDir"
         raise ConfigError(Problem(where="configuration", key="Database", reason=reason))
-    stopping = stopping or trio.Event()
+    stopping = trio.Event() if stopping is None else stopping
     async with AsyncExitStack() as resources:
         control, tunnel, visits = _open_listeners(config, resources)
         public = _public_address(config, control.address)
