@@ -21,8 +21,7 @@ import pytest
 import trio
 from structlog.contextvars import bound_contextvars
 
-from trionat import log
-from trionat.log import get_logger, log_to
+from trionat.log import get_logger, log_to, record, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,7 +238,7 @@ def test_peers_cannot_forge_lines_or_drive_the_terminal() -> None:
 
 def test_long_texts_are_cut() -> None:
     output = written_by(lambda: LOG.info("x", name="y" * 1_000_000))
-    assert len(output) < log.TEXT_CHARACTERS + 100
+    assert len(output) < record.TEXT_CHARACTERS + 100
 
 
 # --- as a library ---
@@ -274,7 +273,7 @@ class Slow(io.StringIO):
 
 
 def test_drops_are_counted_and_told_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "QUEUE_RECORDS", 10)
+    monkeypatch.setattr(writer, "QUEUE_RECORDS", 10)
     terminal = Slow()
     with log_to(terminal=terminal, filename=None) as statistics:
         started = time.monotonic()
@@ -356,7 +355,7 @@ def test_what_cannot_be_rendered_costs_little(
 
 
 def test_the_file_rotates_and_keeps_five(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "FILE_BYTES", 2000)
+    monkeypatch.setattr(writer, "FILE_BYTES", 2000)
     with log_to(terminal=None, filename=tmp_path / "x.log") as statistics:
         for number in range(200):
             LOG.info("x", number=number)

@@ -1,0 +1,105 @@
+"""What a log record says: the event and its keys, without secrets, as a line for people or for machines.
+
+Knows nothing of where the lines go. Whatever a peer sent is hostile here: it may hold line ends, escape sequences and tickets.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import traceback
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    import logging
+
+    from structlog.typing import EventDict
+
+TEXT_CHARACTERS: Final = 2000
+"""Longer texts are cut: what a peer sends must not fill the memory by way of the queue. Chosen, not measured."""
+
+_MASK: Final = "********"
+_SECRET_KEYS: Final = ("password", "ticket", "token", "secret")
+_TICKET: Final = re.compile(r"tn1_[\w-]+")
+_COLOURS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
+
+
+class Event(dict[str, Any]):
+    """What a module logged: `event` and the keys. It is the `msg` of the `logging` record.
+
+    Rendered as text only when somebody asks for the text, which is where a library user's handlers get a readable message.
+    """
+
+    def __str__(self) -> str:
+        keys = " ".join(f"{key}={_plain(value)}" for key, value in self.items() if key != "event")
+        return _TICKET.sub(f"tn1_{_MASK}", f"{_escape(str(self.get('event')))} {keys}".rstrip())
+
+
+def render_json(record: logging.LogRecord) -> str:
+    """Return one line: a JSON object in ASCII, so that no reader needs to know an encoding."""
+    created = dt.datetime.fromtimestamp(record.created, dt.UTC)
+    event = cast("Event", record.msg)
+    frame = {
+        "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "event": event.get("event"),
+    }
+    # The frame twice: it comes first in the line, and no key can take its place.
+    line = {**frame, **event, **frame}
+    if record.exc_info:
+        line["exception"] = _traceback(record)
+    return _TICKET.sub(f"tn1_{_MASK}", json.dumps(line, default=_text, skipkeys=True))
+
+
+def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
+    """Return one line for people, and under it the traceback, indented so that no line of it can pass for a record."""
+    clock = dt.datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+    level = record.levelname.lower()
+    if colours:
+        clock = f"\x1b[2m{clock}\x1b[0m"
+        level = f"\x1b[{_COLOURS.get(level, '0')}m{level}\x1b[0m" + " " * (7 - len(level))
+    origin = "" if record.name.startswith("trionat") else f"{_escape(record.name)}: "
+    line = f"{clock} {level:7} {origin}{record.msg}"
+    if record.exc_info:
+        line += "".join(f"\n  | {_escape(part)}" for part in _traceback(record).splitlines())
+    return _TICKET.sub(f"tn1_{_MASK}", line)
+
+
+def mask_secrets(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Hide secrets, by key and by look, and cut long texts. The renderers look once more, inside nested values."""
+    for key, value in event.items():
+        if key.lower().endswith(_SECRET_KEYS):
+            event[key] = _MASK
+        elif isinstance(value, str):
+            if "tn1_" in value:
+                value = _TICKET.sub(f"tn1_{_MASK}", value)  # noqa: PLW2901 (the same value, made fit)
+            event[key] = value if len(value) <= TEXT_CHARACTERS else value[:TEXT_CHARACTERS] + "..."
+    return event
+
+
+def _plain(value: object) -> str:
+    """Return a value as it stands in a line of text: bare where that is unmistakable, else quoted."""
+    text = _text(value)
+    bare = text.isprintable() and text and not any(mark in text for mark in " =\"'")
+    return text if bare else repr(text)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 (a broken __str__ must not cost the record)
+        return f"<{type(value).__name__}>"
+
+
+def _escape(text: str) -> str:
+    """Return the text with line ends, escape sequences and direction marks spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    _, error, _ = record.exc_info or (None, None, None)
+    return "".join(traceback.format_exception(error)).rstrip("\n") if error else ""

@@ -1,0 +1,210 @@
+"""Where log records go: a bounded queue, and a thread that renders and writes them.
+
+Neither a stuck terminal nor a full disk stops anything; what is lost is counted and told. Owns the thread and the descriptors.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import logging.handlers
+import os
+import queue
+import sys
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TextIO, TypeAlias
+
+import attrs
+import structlog
+
+from trionat.log.record import Event, mask_secrets, render_json, render_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+QUEUE_RECORDS: Final = 8192
+"""Records that may wait for the writing thread; at about 1 KiB each that is 8 MiB. Chosen, not measured."""
+FILE_BYTES: Final = 10 * 1024 * 1024
+FILE_BACKUPS: Final = 5
+COMPLAINT_INTERVAL: Final = 60.0
+"""Seconds between two complaints about a full disk or the like."""
+
+Records: TypeAlias = "queue.Queue[logging.LogRecord | None]"  # None: the end
+
+
+@attrs.define(eq=False)
+class LogStatistics:
+    """What became of the records; read by whoever wants to know, written by this module.
+
+    `dropped` counts records that found the queue full, `failed` those that a terminal or a file did not take.
+    """
+
+    written: int = 0
+    dropped: int = 0
+    failed: int = 0
+
+
+class Enqueue(logging.handlers.QueueHandler):
+    """The only handler on the Trio thread: it makes the record fit to leave, and leaves it."""
+
+    def __init__(self, records: Records, statistics: LogStatistics) -> None:
+        super().__init__(records)
+        self._statistics = statistics
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Bring another library's record into our form, with the context of the caller; the writer has its own."""
+        if isinstance(record.msg, Event):
+            return record
+        ours = copy.copy(record)  # other handlers get the original
+        event = {**structlog.contextvars.get_contextvars(), "event": record.getMessage()}
+        ours.msg, ours.args = Event(mask_secrets(None, "", event)), None
+        return ours
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Leave the record, or count it as dropped; never wait."""
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self._statistics.dropped += 1  # under the handler's lock
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Count a record that could not even be put together; `logging` would print a traceback."""
+        self._statistics.failed += 1
+
+
+class Sink(Protocol):
+    """Where lines go; `place` is its name in a complaint. Raises whatever goes wrong."""
+
+    place: str
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Render and write one record; may block."""
+
+    def close(self) -> None:
+        """Give up what was opened here."""
+
+
+class Terminal:
+    """Lines to a stream, straight to its file descriptor where it has one.
+
+    Going round the stream's buffer leaves its lock free: a thread stuck in a write to a paused terminal would hold it, and the
+    interpreter, which flushes the standard streams when it ends, would wait for ever.
+    """
+
+    place = "terminal"
+
+    def __init__(self, stream: TextIO, *, as_json: bool) -> None:
+        self._stream = stream
+        self._render: Callable[[logging.LogRecord], str] = render_json if as_json else render_text
+        if not as_json and stream.isatty() and not os.environ.get("NO_COLOR"):
+            self._render = partial(render_text, colours=True)
+        self._fd: int | None = None
+        if os.name == "posix":  # a Windows console wants its text through the stream
+            with suppress(OSError, ValueError):  # a stream in memory has none
+                self._fd = os.dup(stream.fileno())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line at once, whole: there is no buffer."""
+        line = self._render(record) + "\n"
+        if self._fd is None:
+            self._stream.write(line)
+            self._stream.flush()
+            return
+        data = line.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def close(self) -> None:
+        """Give up the descriptor; the stream belongs to the caller."""
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+class RotatingFile(logging.handlers.RotatingFileHandler):
+    """JSON lines in a file, opened with the first record. Used by one thread, so without the lock of `handle`."""
+
+    def __init__(self, filename: Path) -> None:
+        super().__init__(
+            filename, maxBytes=FILE_BYTES, backupCount=FILE_BACKUPS, encoding="ascii", delay=True
+        )
+        self.place = str(filename)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the JSON line."""
+        return render_json(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Let the error out to the writer, which counts and tells it; `logging` would print a traceback."""
+        error = sys.exc_info()[1]
+        if error is not None:
+            raise error
+
+
+class Writer:
+    """The thread that renders and writes. A daemon, since nothing can wake it from a write that blocks."""
+
+    def __init__(self, sinks: Sequence[Sink], statistics: LogStatistics) -> None:
+        self.records: Records = queue.Queue(QUEUE_RECORDS)
+        self._sinks = sinks
+        self._statistics = statistics
+        self._told_dropped = 0
+        self._next_complaint = 0.0
+        self._thread = threading.Thread(target=self._run, name="trionat-log", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it closes the sinks when it ends."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Write what is queued and end, within `timeout` seconds; sinks of a thread that is stuck are left alone."""
+        deadline = time.monotonic() + timeout
+        with suppress(queue.Full):
+            self.records.put(None, timeout=timeout)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while (record := self.records.get()) is not None:
+            self._write(record)
+            if self.records.qsize() < QUEUE_RECORDS // 2:  # a busy log is never empty
+                self._tell_dropped()
+        self._tell_dropped()
+        for sink in self._sinks:
+            # What is left in a file's buffer may not fit on the disk.
+            with suppress(OSError, ValueError):
+                sink.close()
+
+    def _write(self, record: logging.LogRecord) -> None:
+        failed = False
+        for sink in self._sinks:
+            try:
+                sink.emit(record)
+            except Exception as error:  # noqa: BLE001 (a disk, or some value's __str__: the log goes on)
+                failed = True
+                self._complain(sink.place, error)
+        self._statistics.written += not failed
+        self._statistics.failed += failed
+
+    def _complain(self, place: str, error: Exception) -> None:
+        if time.monotonic() < self._next_complaint:
+            return
+        self._next_complaint = time.monotonic() + COMPLAINT_INTERVAL
+        complaint = _own_record("log records cannot be written", to=place, error=error)
+        for sink in self._sinks:
+            with suppress(Exception):  # one of them is the one that fails
+                sink.emit(complaint)
+
+    def _tell_dropped(self) -> None:
+        if (dropped := self._statistics.dropped) > self._told_dropped:
+            number, self._told_dropped = dropped - self._told_dropped, dropped
+            self._write(
+                _own_record("log records were dropped, the log was too slow", number=number)
+            )
+
+
+def _own_record(event: str, **values: object) -> logging.LogRecord:
+    message = Event(event=event, **values)
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, None, None)
