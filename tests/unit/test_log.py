@@ -292,6 +292,15 @@ def test_drops_are_counted_and_told_when_there_is_room(monkeypatch: pytest.Monke
     assert lines[-1].endswith("after")
 
 
+def test_drops_are_told_at_the_end_at_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "QUEUE_RECORDS", 1)  # there is never room by half
+    terminal = Slow()
+    with log_to(terminal=terminal, filename=None) as statistics:
+        for _ in range(50):
+            LOG.info("x")
+    assert terminal.getvalue().splitlines()[-1].endswith(f"number={statistics.dropped}")
+
+
 def test_a_full_disk_stops_nothing_and_is_told_once() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
