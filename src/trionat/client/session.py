@@ -137,6 +137,7 @@ class ClientSession:
                 )  # shielded: half a frame would be the end of the connection
 
     async def _wait_welcome(self, channel: Channel) -> Welcome:
+        told: int | None = None
         while True:
             with trio.move_on_after(_PEER_TIMEOUT) as silence:
                 message = await channel.receive()
@@ -146,7 +147,9 @@ class ClientSession:
                 case Welcome():
                     return message
                 case messages.Queued(position=position):
-                    self.tell(Queued(position))
+                    if position != told:  # it comes again and again, as a sign of life
+                        self.tell(Queued(position))
+                        told = position
                 case messages.Refused(code=code, text=text):
                     raise RefusedError(code, text)
                 case Ping() | Pong():

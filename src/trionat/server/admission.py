@@ -68,6 +68,10 @@ class Applicant:
         self._news.set()
         self._news = trio.Event()
 
+    def has_left(self) -> bool:
+        """Tell whether it wants a lease no more; may change at every checkpoint."""
+        return self.left
+
     async def wait_news(self) -> None:
         """Wait for the next `tell`."""
         await self._news.wait()
@@ -113,16 +117,13 @@ class Admission:
                 RefusalCode.TOO_MANY_SERVICES,
                 f"{len(applicant.expose.services)} services asked for, {self.config.max_services} allowed (MaxServices)",
             )
-        with trio.fail_after(
-            self.config.peer_timeout
-        ):  # the session that is evicted needs no peer to end
-            if (lease := await self._reclaim(applicant)) is not None:
-                return lease
         if (rival := self._queued.get(applicant.key)) is not None:
             self._refuse(
                 rival,
                 RefusedError(CloseCode.EVICTED, "another connection of this client took its place"),
             )
+        if (lease := await self._reclaim(applicant)) is not None:
+            return lease
         self._queued[applicant.key] = applicant
         try:
             return await self._stand_in_line(applicant)
@@ -167,9 +168,9 @@ class Admission:
                 with trio.move_on_after(self.config.ping_interval):
                     await applicant.wait_news()
             nursery.cancel_scope.cancel("the applicant has its answer")
-        if applicant.lease is None:
-            assert applicant.refusal is not None  # noqa: S101 - the loops above end with one of the two
+        if applicant.refusal is not None:
             raise applicant.refusal
+        assert applicant.lease is not None  # noqa: S101 - the loops above end with one of the two
         return applicant.lease
 
     async def _watch_hang_up(self, applicant: Applicant) -> None:
@@ -240,7 +241,7 @@ class Admission:
             applicant.tell()
 
     async def _lend_ports(self, applicant: Applicant) -> Lease | None:
-        if applicant.left:
+        if applicant.has_left():
             return None
         with trio.CancelScope() as applicant.dispatch_scope:
             try:
@@ -248,12 +249,16 @@ class Admission:
             except RefusedError as refusal:
                 self._refuse(applicant, refusal)
                 return None
+            if applicant.has_left():  # in the very moment in which the ports became free
+                self.ports.give_back(ports)
+                return None
             line = VisitorLine(self.config.max_waiting_visitors, self.config.max_visitors)
             return Lease(applicant.key, ports, line)
         return None
 
     def _refuse(self, applicant: Applicant, refusal: RefusedError) -> None:
         applicant.refusal = refusal
+        applicant.lease = None  # one that was granted in this very moment is its rival's
         applicant.left = True
         applicant.tell()
 

@@ -41,7 +41,10 @@ _LAST_WORDS = 1.0
 
 @attrs.define(eq=False)
 class Reception:
-    """Serves every connection in a task of its own. `sessions` has those that are up, by uid."""
+    """Serves every connection in a task of its own. `sessions` has those that are up, by uid.
+
+    At most `MaxHandshakes` connections may be there of which it is not known yet whose they are.
+    """
 
     config: ServerConfig
     tls: ssl.SSLContext
@@ -51,7 +54,7 @@ class Reception:
     public_host: str
     sessions: dict[int, Session] = attrs.field(init=False, factory=dict)
     _uids: count[int] = attrs.field(init=False, factory=lambda: count(1))
-    _handshakes: int = attrs.field(init=False, default=0)
+    _strangers: set[TCPAddress] = attrs.field(init=False, factory=set)
     _session_ended: trio.Event = attrs.field(init=False, factory=trio.Event)
 
     async def wait_no_sessions(self) -> None:
@@ -64,13 +67,14 @@ class Reception:
         """Return what a listener calls for each connection; it is served in `nursery`."""
 
         def accept(connection: socket.socket, address: TCPAddress) -> None:
-            if self._handshakes >= self.config.max_handshakes:
+            if len(self._strangers) >= self.config.max_handshakes:
                 log.warning(
                     "connection refused: too many handshakes at once (MaxHandshakes)",
                     address=str(address),
                 )
                 connection.close()
                 return
+            self._strangers.add(address)
             nursery.start_soon(self.receive, connection, address, name=f"connection from {address}")
 
         return accept
@@ -78,13 +82,12 @@ class Reception:
     async def receive(self, connection: socket.socket, address: TCPAddress) -> None:
         """Serve one connection from its first byte to its end. Whatever the peer does, only this connection suffers."""
         with isolated(log, "connection closed", address=str(address)):
-            self._handshakes += 1
             try:
                 with deadline(self.config.handshake_timeout, "the TLS handshake"):
                     endpoint = await self._secure(connection)
+                await self.serve(endpoint, address)
             finally:
-                self._handshakes -= 1
-            await self.serve(endpoint, address)
+                self._strangers.discard(address)
 
     async def _secure(self, connection: socket.socket) -> TLSEndpoint:
         try:
@@ -142,9 +145,11 @@ class Reception:
         return session is not None and session.attach(endpoint, attach.secret)
 
     async def _serve_client(self, channel: Channel, hello: Hello, address: TCPAddress) -> None:
+        structlog.contextvars.bind_contextvars(user=hello.username)
         user = await self.accounts.authenticate(hello)
         if user is None:
             hello = attrs.evolve(hello, username=ANONYMOUS)
+        self._strangers.discard(address)
         if self.stopping.is_set():
             raise RefusedError(RefusalCode.DRAINING, "the server stops")
         channel.allow_control_frames()
@@ -164,7 +169,6 @@ class Reception:
             keep_idle=expose.idle_tunnels,
             stopping=self.stopping,
             public_host=self.public_host,
-            expires_at=None if user is None else user.expires_at,
         )
         lease.occupy(session)
         self.sessions[session.uid] = session

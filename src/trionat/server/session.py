@@ -24,8 +24,6 @@ from trionat.transport.control import ControlLink
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from trionat.address import TCPAddress
     from trionat.config.schema import ServerConfig
     from trionat.server.lease import Lease
@@ -33,6 +31,9 @@ if TYPE_CHECKING:
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
+
+# Demand is told again after this, in seconds, while it lasts: the client may have failed to open some tunnels.
+_DEMAND_AGAIN = 1.0
 
 # Tunnels that a session may have beyond its visitors: idle ones.
 SPARE_TUNNELS = 64
@@ -66,7 +67,6 @@ class Session:
     keep_idle: int
     stopping: trio.Event
     public_host: str = ""
-    expires_at: datetime | None = None
     since: float = attrs.field(init=False, factory=trio.current_time)
     tunnels: Tunnels = attrs.field(init=False)
     link: ControlLink = attrs.field(init=False)
@@ -99,7 +99,6 @@ class Session:
         """Run until the client leaves or is lost, or `end` is called; return why."""
         log.info(
             "session up",
-            user=self.username,
             client=self.client_name,
             address=str(self.address),
             ports=self.lease.port_numbers,
@@ -124,7 +123,6 @@ class Session:
             await self.link.say_last(Close(code=end.code, text=end.text))
         log.info(
             "session closed",
-            user=self.username,
             reason=end.text,
             code=end.code,
             visitors=self.tunnels.served,
@@ -178,9 +176,7 @@ class Session:
             if line.waiting:
                 self.link.post(Demand(line.waiting))
             line.wanted = trio.Event()
-            with trio.move_on_after(
-                1
-            ):  # told again while it is so: the client may have failed to open some
+            with trio.move_on_after(_DEMAND_AGAIN):
                 await line.wanted.wait()
 
     async def _drain_at_stop(self) -> None:

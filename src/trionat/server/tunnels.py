@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+# Tunnels that a visitor is given before it is reset: its bytes themselves may be what kills them.
+_TRIES = 3
+
 # Idle tunnels that nobody has needed for this long, in sweeps, are sent home.
 _RETIRE_AFTER = 30
 
@@ -113,6 +116,7 @@ class Tunnels:
         while (visitor := await self.line.next()) is not None:
             pairing = Pairing(visitor.number, visitor.endpoint)
             served.current = (visitor, pairing)
+            visitor.tries += 1
             await tunnel.open(
                 pairing,
                 Open(
@@ -150,7 +154,7 @@ class Tunnels:
         if pairing.over:  # the last words were said, only the bookkeeping was cut short
             visitor.endpoint.close()
             self._account(visitor, pairing, pairing.end)
-        elif pairing.failure is None and pairing.unanswered is not None:
+        elif pairing.failure is None and pairing.unanswered is not None and visitor.tries < _TRIES:
             visitor.early = bytes(pairing.unanswered)
             self.line.put_back(visitor)
         else:

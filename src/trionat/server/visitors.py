@@ -22,7 +22,8 @@ class Visitor:
     """An outside connection to a visit port. Whoever holds it closes its endpoint.
 
     `number` is unique on this server and stands on both sides' log lines. `early` are bytes of the visitor that were read and
-    given to a tunnel which turned out to be dead; the next tunnel gets them first.
+    given to a tunnel which turned out to be dead; the next tunnel gets them first. `since` is when it began to wait, `tries`
+    how many tunnels it was given.
     """
 
     number: int
@@ -31,7 +32,9 @@ class Visitor:
     service: int
     visited: TCPAddress
     arrived: float = attrs.field(factory=trio.current_time)
+    since: float = attrs.field(factory=trio.current_time)
     early: bytes = b""
+    tries: int = 0
 
 
 @attrs.define(eq=False)
@@ -97,6 +100,7 @@ class VisitorLine:
 
     def put_back(self, visitor: Visitor) -> None:
         """Take a visitor back to the head of the line: its tunnel was dead."""
+        visitor.since = trio.current_time()
         if not self.open:
             visitor.endpoint.reset()
             self.leave()
@@ -149,8 +153,8 @@ class VisitorLine:
             place.woken.set()
 
     def expire(self, before: float) -> None:
-        """Dismiss visitors that arrived before that moment and still wait."""
-        while self._waiting and self._waiting[0].arrived < before:
+        """Dismiss visitors that have waited since before that moment."""
+        while self._waiting and self._waiting[0].since < before:
             self._dismiss(self._waiting.popleft(), "no tunnel for it in time")
 
     def close(self, reason: str) -> None:

@@ -35,7 +35,7 @@ class Endpoint(Protocol):
     """One end of a byte stream, owned by whoever holds it; `close` or `reset` must be called in the end.
 
     At most one task may wait for each direction. All calls but the waits return at once. `OSError` from any of them means
-    that the stream is lost; the waits raise `trio.ClosedResourceError` when the endpoint is closed under them.
+    that the stream is lost; the waits raise `trio.ClosedResourceError` when the endpoint is closed, before or meanwhile.
     """
 
     @property
@@ -92,10 +92,14 @@ class _OnSocket(Generic[SocketT]):
 
     async def wait_readable(self) -> None:
         """See `Endpoint`."""
+        if self.sock.fileno() < 0:
+            raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(self.sock)
 
     async def wait_writable(self) -> None:
         """See `Endpoint`."""
+        if self.sock.fileno() < 0:
+            raise trio.ClosedResourceError
         await trio.lowlevel.wait_writable(self.sock)
 
     def send_eof(self) -> None:
