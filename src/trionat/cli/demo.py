@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -89,7 +89,7 @@ def _get(public: TCPAddress) -> tuple[HTTPStatus, str]:
 
 
 @asynccontextmanager
-async def _web_service() -> AsyncIterator[TCPAddress]:
+async def _web_service() -> AsyncGenerator[TCPAddress]:
     """Run the standard library's web server, which is no part of trionat, in threads of its own."""
     server = await trio.to_thread.run_sync(ThreadingHTTPServer, (LOOPBACK, 0), _Page)
     async with trio.open_nursery() as nursery:

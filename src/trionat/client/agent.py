@@ -21,7 +21,7 @@ from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from trionat.config.schema import ClientConfig, Service
 
@@ -181,7 +181,7 @@ async def connect(
     auth: AuthConfig | None = None,
     *,
     on_event: Callable[[ClientEvent], None] = lambda _: None,
-) -> AsyncIterator[Client]:
+) -> AsyncGenerator[Client]:
     """Make local services reachable while the block runs; it begins when they are, `client.services` tells where.
 
     Waits as long as it takes until the server is there and has a slot: set a deadline around the entry if you want one.

@@ -15,7 +15,6 @@ from trionat.errors import (
     ConfigError,
     ConnectionLostError,
     IdentityError,
-    PeerTimeoutError,
     Problem,
 )
 from trionat.log import get_logger
@@ -108,7 +107,7 @@ class ServerDialer:
     ca_file: Path | None = None
     _pin: bytes | None = attrs.field(init=False)
     _context: ssl.SSLContext | None = attrs.field(init=False, default=None)
-    _resumable: dict[TCPAddress, ssl.SSLSession] = attrs.field(init=False, factory=dict)
+    _resumable: dict[TCPAddress, ssl.SSLSession] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self._pin = self.server.pin
@@ -122,11 +121,8 @@ class ServerDialer:
             IdentityError: whoever answered is not the server.
             StartupError: the file of known servers cannot be read or written.
         """
-        try:
-            with deadline(self.timeout, f"connecting ({address})"):
-                return await self._connect(address)
-        except PeerTimeoutError:
-            raise PeerTimeoutError(f"{address} did not answer within {self.timeout:g} s") from None
+        with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
+            return await self._connect(address)
 
     async def _connect(self, address: TCPAddress) -> TLSEndpoint:
         if self._context is None:

@@ -11,7 +11,7 @@ import trio
 from trionat.address import TCPAddress, parse_public_address
 from trionat.client.forward import Forwarder
 from trionat.client.tunnels import TunnelPool
-from trionat.errors import ConnectionLostError, PeerTimeoutError, RefusedError, RemoteProtocolError
+from trionat.errors import ConnectionLostError, RefusedError, RemoteProtocolError
 from trionat.events import ClientEvent, Connected, Draining, PublicService, Queued
 from trionat.log import get_logger
 from trionat.protocol import messages
@@ -28,6 +28,7 @@ from trionat.protocol.messages import (
 )
 from trionat.transport.channel import Channel
 from trionat.transport.control import ControlLink
+from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, send_all
 
 if TYPE_CHECKING:
@@ -139,10 +140,8 @@ class ClientSession:
     async def _wait_welcome(self, channel: Channel) -> Welcome:
         told: int | None = None
         while True:
-            with trio.move_on_after(_PEER_TIMEOUT) as silence:
+            with deadline(_PEER_TIMEOUT, f"nothing heard from the server for {_PEER_TIMEOUT:g} s"):
                 message = await channel.receive()
-            if silence.cancelled_caught:
-                raise PeerTimeoutError(f"nothing heard from the server for {_PEER_TIMEOUT:g} s")
             match message:
                 case Welcome():
                     return message

@@ -47,7 +47,7 @@ class TunnelPool:
     limit: int
     least_idle: int
     served: int = attrs.field(init=False, default=0)
-    _tunnels: dict[Tunnel, trio.CancelScope] = attrs.field(init=False, factory=dict)
+    _tunnels: dict[Tunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
     _dialing: int = attrs.field(init=False, default=0)
     _waiting: int = attrs.field(init=False, default=0)
     _paused_until: float = attrs.field(init=False, default=float("-inf"))

@@ -15,7 +15,6 @@ import trio
 
 from trionat.errors import (
     ConnectionLostError,
-    PeerTimeoutError,
     RefusedError,
     RemoteProtocolError,
 )
@@ -32,6 +31,7 @@ from trionat.protocol.messages import (
 )
 from trionat.server.lease import Lease
 from trionat.server.visitors import VisitorLine
+from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
     from trionat.config.schema import ServerConfig
@@ -83,11 +83,11 @@ class Admission:
 
     config: ServerConfig
     ports: PortPool
-    leases: dict[LeaseKey, Lease] = attrs.field(init=False, factory=dict)
+    leases: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
     slots: trio.CapacityLimiter = attrs.field(init=False)
     _queue_end: trio.MemorySendChannel[Applicant] = attrs.field(init=False)
     _queue_head: trio.MemoryReceiveChannel[Applicant] = attrs.field(init=False)
-    _queued: dict[LeaseKey, Applicant] = attrs.field(init=False, factory=dict)
+    _queued: dict[LeaseKey, Applicant] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self.slots = trio.CapacityLimiter(self.config.session_limit)
@@ -175,12 +175,9 @@ class Admission:
 
     async def _watch_hang_up(self, applicant: Applicant) -> None:
         while True:
-            with trio.move_on_after(self.config.peer_timeout) as silence:
+            complaint = f"nothing heard from the queued client for {self.config.peer_timeout:g} s"
+            with deadline(self.config.peer_timeout, complaint):
                 message = await applicant.channel.receive()
-            if silence.cancelled_caught:
-                raise PeerTimeoutError(
-                    f"nothing heard from the queued client for {self.config.peer_timeout:g} s"
-                )
             match message:
                 case Ping() | Pong():
                     pass

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import socket
     import ssl
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from trionat.address import TCPAddress
     from trionat.config.schema import ServerConfig
@@ -52,9 +53,9 @@ class Reception:
     admission: Admission
     stopping: trio.Event
     public_host: str
-    sessions: dict[int, Session] = attrs.field(init=False, factory=dict)
+    sessions: dict[int, Session] = attrs.field(init=False, factory=lambda: {})
     _uids: count[int] = attrs.field(init=False, factory=lambda: count(1))
-    _strangers: set[TCPAddress] = attrs.field(init=False, factory=set)
+    _strangers: set[TCPAddress] = attrs.field(init=False, factory=lambda: set())
     _session_ended: trio.Event = attrs.field(init=False, factory=trio.Event)
 
     async def wait_no_sessions(self) -> None:
@@ -83,7 +84,7 @@ class Reception:
         """Serve one connection from its first byte to its end. Whatever the peer does, only this connection suffers."""
         with isolated(log, "connection closed", address=str(address)):
             try:
-                with deadline(self.config.handshake_timeout, "the TLS handshake"):
+                with self._deadline("the TLS handshake"):
                     endpoint = await self._secure(connection)
                 await self.serve(endpoint, address)
             finally:
@@ -137,8 +138,12 @@ class Reception:
                     await close_after_last_words(endpoint, grace=_LAST_WORDS)
 
     async def _expect(self, channel: Channel, what: str) -> Message:
-        with deadline(self.config.handshake_timeout, what):
+        with self._deadline(what):
             return await channel.receive()
+
+    def _deadline(self, what: str) -> AbstractContextManager[None]:
+        seconds = self.config.handshake_timeout
+        return deadline(seconds, f"the peer did not finish {what} within {seconds:g} s")
 
     def _attach(self, endpoint: Endpoint, attach: Attach) -> bool:
         session = self.sessions.get(attach.uid)

@@ -51,7 +51,7 @@ class Tunnels:
     taken: int = attrs.field(init=False, default=0)
     given: int = attrs.field(init=False, default=0)
     served: int = attrs.field(init=False, default=0)
-    _tunnels: dict[Tunnel, _Served] = attrs.field(init=False, factory=dict)
+    _tunnels: dict[Tunnel, _Served] = attrs.field(init=False, factory=lambda: {})
     _arrivals_end: trio.MemorySendChannel[Endpoint] = attrs.field(init=False)
     _arrivals: trio.MemoryReceiveChannel[Endpoint] = attrs.field(init=False)
 

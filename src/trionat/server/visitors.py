@@ -60,8 +60,8 @@ class VisitorLine:
     least_idle: int = attrs.field(init=False, default=0)
     wanted: trio.Event = attrs.field(init=False, factory=trio.Event)
     _empty: trio.Event = attrs.field(init=False, factory=trio.Event)
-    _waiting: deque[Visitor] = attrs.field(init=False, factory=deque)
-    _idle: dict[_Place, None] = attrs.field(init=False, factory=dict)
+    _waiting: deque[Visitor] = attrs.field(init=False, factory=lambda: deque())
+    _idle: dict[_Place, None] = attrs.field(init=False, factory=lambda: {})
 
     @property
     def waiting(self) -> int:

@@ -10,6 +10,7 @@ import trio
 from trionat.errors import PeerError, PeerTimeoutError
 from trionat.log import get_logger
 from trionat.protocol.messages import Message, Ping, Pong
+from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
     from trionat.transport.channel import Channel
@@ -84,12 +85,10 @@ class ControlLink:
             RemoteProtocolError: the peer broke the protocol.
         """
         while True:
-            with trio.move_on_after(self.peer_timeout) as silence:
+            with deadline(
+                self.peer_timeout, f"nothing heard from {self.peer} for {self.peer_timeout:g} s"
+            ):
                 message = await self.channel.receive()
-            if silence.cancelled_caught:
-                raise PeerTimeoutError(
-                    f"nothing heard from {self.peer} for {self.peer_timeout:g} s"
-                )
             match message:
                 case Ping(number):
                     self.post(Pong(number))

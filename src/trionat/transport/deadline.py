@@ -10,17 +10,17 @@ import trio
 from trionat.errors import PeerTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 @contextmanager
-def deadline(seconds: float, what: str) -> Iterator[None]:
+def deadline(seconds: float, complaint: str) -> Generator[None]:
     """Give a peer `seconds` for the block, which waits for it.
 
     Raises:
-        PeerTimeoutError: it took longer; the message says with `what`.
+        PeerTimeoutError: it took longer; `complaint` is the message.
     """
     with trio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise PeerTimeoutError(f"the peer did not finish {what} within {seconds:g} s")
+        raise PeerTimeoutError(complaint)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from trionat.address import TCPAddress, UnixAddress
 from trionat.transport.endpoint import set_stream_options
+from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
     from trionat.address import Address
@@ -34,16 +35,22 @@ async def dial(address: Address) -> socket.socket:
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
     except OSError as error:
-        cause = error.__cause__
-        first = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else (cause or error)
-        if isinstance(first, OSError):
-            raise OSError(first.errno, first.strerror or str(first)) from error
-        raise
+        raise _first_reason(error) from error
     # Out of Trio's wrapper: the relay calls the socket itself.
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
     set_stream_options(sock)
     return sock
+
+
+def _first_reason(error: OSError) -> OSError:
+    """Return why the first of several addresses did not answer; Trio puts all of them into the cause."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        cause = next(leaves(cast("BaseExceptionGroup[BaseException]", cause)))
+    return (
+        OSError(cause.errno, cause.strerror or str(cause)) if isinstance(cause, OSError) else error
+    )
 
 
 def _is_numeric(host: str) -> bool:

@@ -13,7 +13,6 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
-import attrs
 import trio
 
 from trionat.errors import ConnectionLostError
@@ -76,19 +75,15 @@ class Endpoint(Protocol):
 SocketT = TypeVar("SocketT", bound=socket.socket)
 
 
-@attrs.define(eq=False)
 class _OnSocket(Generic[SocketT]):
     """What plain and TLS endpoints share. Takes ownership of the socket, and makes it non-blocking."""
 
-    sock: SocketT
-    recv_into: Callable[[memoryview], int] = attrs.field(init=False)
-    send: Callable[[bytes | memoryview], int] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.sock.setblocking(False)
+    def __init__(self, sock: SocketT) -> None:
+        sock.setblocking(False)
+        self.sock = sock
         # Bound methods of the socket itself: no layer of ours on the way of the bytes.
-        self.recv_into = self.sock.recv_into
-        self.send = self.sock.send
+        self.recv_into: Callable[[memoryview], int] = sock.recv_into
+        self.send: Callable[[bytes | memoryview], int] = sock.send
 
     async def wait_readable(self) -> None:
         """See `Endpoint`."""
@@ -130,7 +125,6 @@ class SocketEndpoint(_OnSocket[socket.socket]):
     """A plain stream socket."""
 
 
-@attrs.define(eq=False)
 class TLSEndpoint(_OnSocket[ssl.SSLSocket]):
     """A TLS connection directly on its socket, not through a memory BIO: one copy less, and the same two waits.
 
@@ -138,8 +132,8 @@ class TLSEndpoint(_OnSocket[ssl.SSLSocket]):
     itself when it is complete, so nothing can be cut off unseen.
     """
 
-    def __attrs_post_init__(self) -> None:
-        self.sock.setblocking(False)
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        super().__init__(sock)
         self.recv_into = self._recv_into
         self.send = self._send
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from trionat.errors import PeerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     import structlog
 
 
 @contextmanager
-def isolated(log: structlog.stdlib.BoundLogger, event: str, **values: object) -> Iterator[None]:
+def isolated(log: structlog.stdlib.BoundLogger, event: str, **values: object) -> Generator[None]:
     """Keep what goes wrong with one peer from everybody else.
 
     Their fault (`PeerError`) becomes one line at INFO, `event` with its reason. Ours becomes an ERROR with its traceback, so
@@ -33,6 +33,6 @@ def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
     """Walk the exceptions in a group and in the groups in it."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            yield from leaves(error)
+            yield from leaves(cast("BaseExceptionGroup[BaseException]", error))
         else:
             yield error

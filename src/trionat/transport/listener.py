@@ -26,6 +26,9 @@ BATCH: Final = 64
 # peer that the queue has no room for would only wait elsewhere, in its own SYN retries.
 BACKLOG: Final = 4096
 
+# Windows' SO_REUSEADDR would let another program take the port away; elsewhere it only lets us have our own port back at once.
+_OWN_PORT: Final[int] = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+
 # What accept() raises when descriptors or memory are short (accept(2)); to be waited out, not died of.
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SHORTAGE_WAIT: Final = 0.1  # seconds between two tries, as trio.serve_listeners does
@@ -57,12 +60,7 @@ class Listener:
         except OSError as error:
             raise StartupError(f"cannot listen on {address}: {error.strerror or error}") from error
         try:
-            if hasattr(
-                socket, "SO_EXCLUSIVEADDRUSE"
-            ):  # Windows, where SO_REUSEADDR would let others take the port
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-            else:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, _OWN_PORT, 1)
             set_stream_options(sock)
             sock.setblocking(False)
             sock.bind(name)
