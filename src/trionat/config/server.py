@@ -188,7 +188,7 @@ class ServerConfig:
         ),
     )
     max_waiting_visitors: int = attrs.field(
-        default=256,
+        default=1024,
         metadata=key("MaxWaitingVisitors", whole(1, 65536), "waiting visitors of one session"),
     )
     max_services: int = attrs.field(
