@@ -1,4 +1,4 @@
-"""The services of `services.py` as fixtures, for tests that need one of a kind."""
+"""The services of `services.py` as fixtures, for tests that need one of a kind, and one tunnel for many tests."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e import services
+from tests.e2e import running, services
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 @pytest.fixture
@@ -40,3 +40,10 @@ async def websocket_server() -> AsyncIterator[services.Service]:
 async def echo_server() -> AsyncIterator[services.Service]:
     async with services.echo() as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[running.Pair]:
+    """A server and a client that live as long as the module's tests, which so show that they harm nobody after them."""
+    with running.pair(tmp_path_factory.mktemp("pair")) as pair:
+        yield pair

@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -66,21 +67,29 @@ class Service:
 
 
 @asynccontextmanager
-async def serve(handler: Handler) -> AsyncIterator[Service]:
-    """Serve connections with a handler of yours; a peer that goes away in the middle is none of its business."""
+async def serve(handler: Handler, *, port: int | None = None) -> AsyncIterator[Service]:
+    """Serve connections with a handler of yours; a peer that goes away in the middle is none of its business.
+
+    `port` is one of `free_low_port`, where it has to be known before.
+    """
 
     async def guarded(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await handler(stream)
 
-    listeners = await _listen_on_low_port()
+    if port is None:
+        listeners = await _listen_on_low_port()
+    else:
+        listeners = await trio.open_tcp_listeners(port, host=HOST)
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, guarded, listeners)
         yield Service(listeners[0].socket.getsockname()[1])
         nursery.cancel_scope.cancel()
 
 
-def echo(*, greeting: bytes = b"", farewell: bytes = b"") -> AbstractAsyncContextManager[Service]:
+def echo(
+    *, greeting: bytes = b"", farewell: bytes = b"", port: int | None = None
+) -> AbstractAsyncContextManager[Service]:
     """Send back what comes; `greeting` goes out before anything came, `farewell` after the other side has ended.
 
     Half-close is exact: the end of input ends the output only after everything is sent, and nothing else ends it.
@@ -95,7 +104,7 @@ def echo(*, greeting: bytes = b"", farewell: bytes = b"") -> AbstractAsyncContex
             await stream.send_all(farewell)
         await stream.send_eof()
 
-    return serve(handler)
+    return serve(handler, port=port)
 
 
 def sink() -> AbstractAsyncContextManager[Service]:
@@ -107,7 +116,7 @@ def sink() -> AbstractAsyncContextManager[Service]:
     return serve(handler)
 
 
-def resetter(*, after: int = 0) -> AbstractAsyncContextManager[Service]:
+def resetter(*, after: int = 0, port: int | None = None) -> AbstractAsyncContextManager[Service]:
     """Accept, read `after` bytes, and reset the connection."""
 
     async def handler(stream: trio.SocketStream) -> None:
@@ -117,7 +126,23 @@ def resetter(*, after: int = 0) -> AbstractAsyncContextManager[Service]:
         # Zero seconds to linger: close() sends RST instead of FIN (socket(7), SO_LINGER).
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    return serve(handler)
+    return serve(handler, port=port)
+
+
+@asynccontextmanager
+async def handed_over(
+    *, port: int | None = None
+) -> AsyncIterator[tuple[Service, trio.MemoryReceiveChannel[trio.SocketStream]]]:
+    """Hand every connection over to the test, which plays the service itself; what it does not close is closed at the end."""
+    accepted_end, accepted = trio.open_memory_channel[trio.SocketStream](math.inf)
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await accepted_end.send(stream)
+        await trio.sleep_forever()
+
+    with accepted_end, accepted:
+        async with serve(handler, port=port) as service:
+            yield service, accepted
 
 
 @asynccontextmanager
@@ -152,12 +177,13 @@ def http() -> AbstractAsyncContextManager[Service]:
 def pattern_digest(size: int) -> str:
     """Return the SHA-256, in hexadecimal, of what `GET /bytes?n=size` sends."""
     digest = hashlib.sha256()
-    for piece in _pattern(size):
+    for piece in pattern(size):
         digest.update(piece)
     return digest.hexdigest()
 
 
-def _pattern(size: int) -> list[bytes]:
+def pattern(size: int) -> list[bytes]:
+    """Return what `GET /bytes?n=size` sends, in pieces that cost no memory."""
     whole, rest = divmod(size, len(_PATTERN))
     return [_PATTERN] * whole + [_PATTERN[:rest]]
 
@@ -185,7 +211,7 @@ async def _serve_http(stream: trio.SocketStream) -> None:
         status, body = 200, [b"hello"]
         path, _, query = request.target.decode("ascii").partition("?")
         if path == "/bytes":
-            body = _pattern(int(query.removeprefix("n=")))
+            body = pattern(int(query.removeprefix("n=")))
         elif path == "/digest":
             body = [digest.hexdigest().encode()]
         elif path != "/":
@@ -334,7 +360,7 @@ async def _started(
         for _ in range(
             START_ATTEMPTS
         ):  # where it ends by itself, somebody else was faster to take the port
-            port = await _low_port()
+            port = free_low_port()
             process = await trio.lowlevel.open_process(
                 command(port), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
@@ -359,11 +385,14 @@ async def _wait_until_ready(process: trio.Process, answers: Callable[[], Awaitab
     return False
 
 
-async def _low_port() -> int:
-    [listener] = await _listen_on_low_port()
-    async with listener:
-        port: int = listener.socket.getsockname()[1]
-        return port
+def free_low_port() -> int:
+    """Return a port that nobody listens on now, and that no outgoing connection can take."""
+    for _ in range(PORT_ATTEMPTS):
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise RuntimeError("no free port between 20000 and 32767")
 
 
 async def stop_process(
