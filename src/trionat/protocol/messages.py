@@ -72,13 +72,17 @@ class CloseCode(enum.StrEnum):
 class _Fields:
     """A JSON object whose fields are taken out one by one, each checked."""
 
-    def __init__(self, message: str, payload: bytes) -> None:
+    def __init__(self, message: str, value: object) -> None:
         self.message = message
+        self.values: Mapping[str, Any] = self._checked(value, dict, "a JSON object")
+
+    @classmethod
+    def parse(cls, message: str, payload: bytes) -> Self:
         try:
             value = json.loads(payload)
         except (ValueError, RecursionError) as error:
             raise RemoteProtocolError(f"{message}: the payload is not JSON") from error
-        self.values: Mapping[str, Any] = self._checked(value, dict, "a JSON object")
+        return cls(message, value)
 
     def _checked(self, value: object, kind: type | tuple[type, ...], expected: str) -> Any:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -89,6 +93,8 @@ class _Fields:
         value: str = self._checked(self.values.get(key), str, f"a text as {key}")
         if len(value) > longest:
             raise RemoteProtocolError(f"{self.message}: {key} has more than {longest} characters")
+        if not _is_unicode(value):
+            raise RemoteProtocolError(f"{self.message}: {key} has half a surrogate pair in it")
         return value
 
     def text_or_none(self, key: str) -> str | None:
@@ -106,12 +112,12 @@ class _Fields:
         return None if self.values.get(key) is None else self.integer(key, lowest, highest)
 
     def seconds(self, key: str, longest: float = 86400.0) -> float:
-        value = float(self._checked(self.values.get(key), (int, float), f"seconds as {key}"))
-        if not 0 <= value <= longest:
+        value: float = self._checked(self.values.get(key), (int, float), f"seconds as {key}")
+        if not 0 <= value <= longest:  # asked before `float`, which an integer of 400 digits breaks
             raise RemoteProtocolError(
                 f"{self.message}: {key} is not between 0 and {longest} seconds"
             )
-        return value
+        return float(value)
 
     def items(self, key: str, *, longest: int = MAX_SERVICES) -> list[Any]:
         value: list[Any] = self._checked(self.values.get(key), list, f"a list as {key}")
@@ -126,13 +132,21 @@ class _Fields:
             raise RemoteProtocolError(f"{self.message}: expected hex digits as {key}") from None
 
 
+def _is_unicode(text: str) -> bool:
+    """JSON can write down half a surrogate pair; no file, no store and no peer takes one."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _texts(fields: _Fields, key: str) -> tuple[str, ...]:
     values = fields.items(key, longest=64)
-    if not all(isinstance(value, str) and len(value) <= NAME_CHARACTERS for value in values):
+    if not all(
+        isinstance(value, str) and len(value) <= NAME_CHARACTERS and _is_unicode(value)
+        for value in values
+    ):
         raise RemoteProtocolError(f"{fields.message}: expected a list of texts as {key}")
     return tuple(values)
 
@@ -173,7 +187,7 @@ class Hello:
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        fields = _Fields("HELLO", payload)
+        fields = _Fields.parse("HELLO", payload)
         return cls(
             version=fields.integer("version", 1, 2**31),
             capabilities=_texts(fields, "capabilities"),
@@ -221,9 +235,9 @@ class Expose:
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
         services: list[ServiceRequest] = []
-        expose = _Fields("EXPOSE", payload)
+        expose = _Fields.parse("EXPOSE", payload)
         for item in expose.items("services"):
-            fields = _Fields("EXPOSE", _json(item))
+            fields = _Fields("EXPOSE", item)
             services.append(
                 ServiceRequest(
                     name=fields.text("name"),
@@ -251,7 +265,7 @@ class Queued:
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        return cls(position=_Fields("QUEUED", payload).integer("position", 1, 2**31))
+        return cls(position=_Fields.parse("QUEUED", payload).integer("position", 1, 2**31))
 
 
 @attrs.frozen(kw_only=True)
@@ -281,7 +295,7 @@ class Welcome:
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        fields = _Fields("WELCOME", payload)
+        fields = _Fields.parse("WELCOME", payload)
         ports = fields.items("ports")
         if not all(type(port) is int and 1 <= port <= 65535 for port in ports):
             raise RemoteProtocolError("WELCOME: expected a list of ports as ports")
@@ -313,7 +327,7 @@ class _CodeAndText:
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        fields = _Fields(cls.__name__.upper(), payload)
+        fields = _Fields.parse(cls.__name__.upper(), payload)
         return cls(code=fields.text("code"), text=fields.text("text", longest=TEXT_CHARACTERS))
 
 
@@ -345,7 +359,7 @@ class Drain:
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        return cls(seconds=_Fields("DRAIN", payload).seconds("seconds"))
+        return cls(seconds=_Fields.parse("DRAIN", payload).seconds("seconds"))
 
 
 _NUMBER: Final = struct.Struct(">Q")

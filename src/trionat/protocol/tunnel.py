@@ -30,7 +30,7 @@ from trionat.protocol.messages import Refused
 DATA_ID: Final = 40102
 END_ID: Final = 40103
 
-# A DATA frame holds at most this (specification); we send at most what one read of ours fills.
+# A DATA frame holds at least one byte and at most this (specification); we send at most what one read of ours fills.
 DATA_BYTES: Final = 1024 * 1024
 # No other frame of a tunnel needs more: OPEN with two addresses and ABORT with its text are the largest.
 SMALL_FRAME_BYTES: Final = 1024
@@ -124,7 +124,8 @@ class Abort:
 
     def encode(self) -> bytes:
         """Return the whole frame."""
-        text = self.text.encode()[:TEXT_BYTES]
+        # The text may name a socket whose path is not UTF-8, which Python has as half surrogate pairs (PEP 383).
+        text = self.text.encode(errors="replace")[:TEXT_BYTES]
         return encode_frame(self.ID, _ABORT.pack(self.visitor, self.reason) + text)
 
     @classmethod
@@ -236,10 +237,8 @@ class TunnelReader:
         return self._next_small() if left else None
 
     def _start_data(self, length: int) -> None:
-        if length > DATA_BYTES:
-            raise RemoteProtocolError(
-                f"DATA of {length} bytes is larger than the {DATA_BYTES} allowed"
-            )
+        if not 0 < length <= DATA_BYTES:
+            raise RemoteProtocolError(f"DATA of {length} bytes: it has 1 to {DATA_BYTES}")
         self._data_left = length
 
     def _next_small(self) -> memoryview | TunnelFrame | None:

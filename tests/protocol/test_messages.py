@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trionat.errors import RemoteProtocolError
+from trionat.protocol.frames import CONTROL_FRAME_BYTES, FIRST_FRAME_BYTES, Frame, FrameReader
+from trionat.protocol.messages import (
+    MAX_SERVICES,
+    NAME_CHARACTERS,
+    SECRET_BYTES,
+    TEXT_CHARACTERS,
+    Attach,
+    Close,
+    Demand,
+    Drain,
+    Expose,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Queued,
+    Refused,
+    ServiceRequest,
+    Welcome,
+    decode_message,
+    encode_message,
+)
+
+IDS = {
+    Hello: 40001,
+    Expose: 40002,
+    Queued: 40003,
+    Welcome: 40004,
+    Refused: 40005,
+    Ping: 40006,
+    Pong: 40007,
+    Drain: 40008,
+    Close: 40009,
+    Demand: 40010,
+    Attach: 40100,
+}
+
+# Whatever UTF-8 can carry.
+characters = st.characters(exclude_categories=["Cs"])
+names = st.text(characters, max_size=NAME_CHARACTERS)
+texts = st.text(characters, max_size=TEXT_CHARACTERS)
+ports = st.integers(1, 65535)
+spans = st.floats(0, 86400)
+numbers = st.integers(0, 2**64 - 1)
+capabilities = st.lists(names, max_size=5).map(tuple)
+secrets = st.binary(min_size=SECRET_BYTES, max_size=SECRET_BYTES)
+
+messages: st.SearchStrategy[Message] = st.one_of(
+    st.builds(
+        Hello,
+        username=names,
+        identity=names,
+        password=st.none() | texts,
+        token=st.none() | st.binary(max_size=100),
+        name=names,
+        version=st.integers(1, 2**31),
+        capabilities=capabilities,
+        software=names,
+    ),
+    st.builds(
+        Expose,
+        services=st.lists(
+            st.builds(
+                ServiceRequest,
+                name=names,
+                local=names,
+                visit_port=st.none() | ports,
+                preferred_port=st.none() | ports,
+            ),
+            min_size=1,
+            max_size=5,
+        ).map(tuple),
+        idle_tunnels=st.integers(0, 2**31),
+    ),
+    st.builds(Queued, position=st.integers(1, 2**31)),
+    st.builds(
+        Welcome,
+        uid=st.integers(1, 2**63 - 1),
+        secret=secrets,
+        ports=st.lists(ports, max_size=5).map(tuple),
+        host=names,
+        ping_interval=spans,
+        peer_timeout=spans,
+        max_tunnels=st.integers(1, 2**31),
+        version=st.integers(1, 2**31),
+        capabilities=capabilities,
+    ),
+    st.builds(Refused, code=names, text=texts),
+    st.builds(Close, code=names, text=texts),
+    st.builds(Ping, numbers),
+    st.builds(Pong, numbers),
+    st.builds(Demand, numbers),
+    st.builds(Drain, seconds=spans),
+    st.builds(Attach, numbers, secrets),
+)
+
+GOOD: dict[type[Any], dict[str, Any]] = {
+    Hello: {
+        "version": 1,
+        "capabilities": ["recycled-tunnels"],
+        "software": "trionat 1",
+        "name": "n",
+        "identity": "i",
+        "username": "u",
+        "password": None,
+        "token": "00ff",
+    },
+    Expose: {
+        "services": [{"name": "n", "local": "l", "visit_port": 1, "preferred_port": None}],
+        "idle_tunnels": 4,
+    },
+    Queued: {"position": 1},
+    Welcome: {
+        "uid": 1,
+        "secret": "00" * SECRET_BYTES,
+        "ports": [60000],
+        "host": "h",
+        "ping_interval": 2.5,
+        "peer_timeout": 8,
+        "max_tunnels": 9,
+        "version": 1,
+        "capabilities": [],
+    },
+    Refused: {"code": "full", "text": "t"},
+    Close: {"code": "stopped", "text": "t"},
+    Drain: {"seconds": 30},
+}
+
+NO_TEXT: list[Any] = [None, 1, True, [], {}, "x" * (NAME_CHARACTERS + 1), "\ud800"]
+NO_LONG_TEXT: list[Any] = [None, 1, [], "x" * (TEXT_CHARACTERS + 1), "a\udfffb"]
+NO_NUMBER: list[Any] = ["1", True, False, 1.5, 1.0, [], {}, -1, 10**30]
+NO_SPAN: list[Any] = [None, "1", True, -0.1, 86400.1, float("nan"), float("inf"), 10**400, [], {}]
+NO_PORT = [*NO_NUMBER, 0, 65536]
+NO_TEXTS: list[Any] = [
+    None,
+    "x",
+    {},
+    [1],
+    [None],
+    ["x" * (NAME_CHARACTERS + 1)],
+    ["x"] * 65,
+    ["\ud800"],
+]
+NO_HEX: list[Any] = [7, "0", "zz", "é", [], "00" * 128]
+SERVICE = GOOD[Expose]["services"][0]
+
+BAD: dict[tuple[type[Any], str], list[Any]] = {
+    (Hello, "version"): [None, 0, *NO_NUMBER],
+    (Hello, "capabilities"): NO_TEXTS,
+    (Hello, "software"): NO_TEXT,
+    (Hello, "name"): NO_TEXT,
+    (Hello, "identity"): NO_TEXT,
+    (Hello, "username"): NO_TEXT,
+    (Hello, "password"): [value for value in NO_LONG_TEXT if value is not None],
+    (Hello, "token"): NO_HEX,
+    (Expose, "services"): [
+        None,
+        {},
+        "x",
+        [],
+        [1],
+        [None],
+        [[]],
+        [SERVICE] * (MAX_SERVICES + 1),
+        [SERVICE | {"name": None}],
+        [SERVICE | {"local": "x" * 256}],
+        ["\ud800"],
+        [{"\ud800": 1}],
+        [SERVICE | {"name": "\ud800"}],
+        *([SERVICE | {"visit_port": port}] for port in NO_PORT),
+        *([SERVICE | {"preferred_port": port}] for port in NO_PORT),
+    ],
+    (Expose, "idle_tunnels"): [None, *NO_NUMBER],
+    (Queued, "position"): [None, 0, *NO_NUMBER],
+    (Welcome, "uid"): [None, 0, *NO_NUMBER],
+    (Welcome, "secret"): [None, "", "00" * (SECRET_BYTES - 1), "00" * (SECRET_BYTES + 1), *NO_HEX],
+    (Welcome, "ports"): [None, 1, {}, *([port] for port in NO_PORT), [None], [1] * 1025],
+    (Welcome, "host"): NO_TEXT,
+    (Welcome, "ping_interval"): NO_SPAN,
+    (Welcome, "peer_timeout"): NO_SPAN,
+    (Welcome, "max_tunnels"): [None, 0, *NO_NUMBER],
+    (Welcome, "version"): [None, 0, *NO_NUMBER],
+    (Welcome, "capabilities"): NO_TEXTS,
+    (Refused, "code"): NO_TEXT,
+    (Refused, "text"): NO_LONG_TEXT,
+    (Close, "code"): NO_TEXT,
+    (Close, "text"): NO_LONG_TEXT,
+    (Drain, "seconds"): NO_SPAN,
+}
+
+
+def decode(kind: type[Any], value: object) -> Message:
+    return decode_message(Frame(IDS[kind], json.dumps(value).encode()))
+
+
+@given(messages)
+def test_round_trip(message: Message) -> None:
+    reader = FrameReader(limit=CONTROL_FRAME_BYTES)
+    reader.feed(encode_message(message))
+    frame = reader.next_frame()
+    assert frame is not None
+    assert frame.id == IDS[type(message)]
+    assert decode_message(frame) == message
+    assert reader.trailing == b""
+
+
+@pytest.mark.parametrize("kind", GOOD, ids=lambda kind: kind.__name__)
+def test_good_values_are_taken_and_unknown_keys_ignored(kind: type[Any]) -> None:
+    assert decode(kind, GOOD[kind]) == decode(kind, GOOD[kind] | {"from": {"the": ["future"]}})
+
+
+def test_every_field_has_its_bad_values() -> None:
+    assert {(kind, field) for kind, fields in GOOD.items() for field in fields} == set(BAD)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), BAD, ids=[f"{kind.__name__}.{field}" for kind, field in BAD]
+)
+def test_bad_values_of_every_field(kind: type[Any], field: str) -> None:
+    for value in BAD[kind, field]:
+        with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
+            decode(kind, GOOD[kind] | {field: value})
+            pytest.fail(f"{field}={value!r:.80} was taken")
+
+
+@pytest.mark.parametrize("kind", GOOD, ids=lambda kind: kind.__name__)
+def test_payload_that_is_no_json_object(kind: type[Any]) -> None:
+    for payload in (
+        b"",
+        b"{",
+        b"[]",
+        b'"x"',
+        b"1",
+        b"null",
+        b"\xff\xfe",
+        b'{"a": 1}x',
+        b"[" * 9000,
+    ):
+        with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
+            decode_message(Frame(IDS[kind], payload))
+
+
+def test_deeply_nested_service_is_refused() -> None:
+    for depth in range(100, 3000, 100):
+        payload = b'{"services": [' + b"[" * depth + b"]" * depth + b'], "idle_tunnels": 1}'
+        with pytest.raises(RemoteProtocolError, match="EXPOSE"):
+            decode_message(Frame(IDS[Expose], payload))
+
+
+def test_missing_keys() -> None:
+    for kind, fields in GOOD.items():
+        for field in fields:
+            value = {key: value for key, value in fields.items() if key != field}
+            if (kind, field) in {(Hello, "password"), (Hello, "token")}:
+                decode(kind, value)
+                continue
+            with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
+                decode(kind, value)
+
+
+@pytest.mark.parametrize("kind", [Ping, Pong, Demand, Attach], ids=lambda kind: kind.__name__)
+def test_binary_payload_of_a_wrong_length(kind: type[Any]) -> None:
+    right = 40 if kind is Attach else 8
+    for length in {0, 1, right - 1, right + 1, 100}:
+        with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
+            decode_message(Frame(IDS[kind], bytes(length)))
+    decode_message(Frame(IDS[kind], bytes(right)))
+
+
+@pytest.mark.parametrize("message_id", [0, 10001, 20002, 40000, 40011, 40101, 60001, 2**32 - 1])
+def test_unknown_id(message_id: int) -> None:
+    with pytest.raises(RemoteProtocolError, match=str(message_id)):
+        decode_message(Frame(message_id, b"{}"))
+
+
+@given(st.sampled_from([*IDS.values(), 1]), st.binary(max_size=200))
+@example(40002, b'{"services":["\\ud800"],"idle_tunnels":1}')
+@example(40008, b'{"seconds":1' + b"0" * 400 + b"}")
+@example(40008, b'{"seconds":1' + b"0" * 5000 + b"}")
+def test_random_bytes_give_a_message_or_a_protocol_error(message_id: int, payload: bytes) -> None:
+    try:
+        message = decode_message(Frame(message_id, payload))
+    except RemoteProtocolError:
+        return
+    assert decode_message(Frame(message_id, message.payload())) == message
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**400), 10**400)
+    | st.floats()
+    | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=5) | st.sampled_from(["name", "local"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(BAD, key=str)), json_values)
+def test_random_json_gives_a_message_or_a_protocol_error(
+    place: tuple[type[Any], str], value: object
+) -> None:
+    kind, field = place
+    try:
+        message = decode(kind, GOOD[kind] | {field: value})
+    except RemoteProtocolError:
+        return
+    assert decode_message(Frame(IDS[kind], message.payload())) == message
+
+
+def test_longest_hello_of_plain_text_fits_the_first_frame() -> None:
+    long = "x" * NAME_CHARACTERS
+    hello = Hello(
+        username=long,
+        identity=long,
+        name=long,
+        software=long,
+        password="p" * TEXT_CHARACTERS,
+        token=bytes(100),
+    )
+    assert len(hello.payload()) <= FIRST_FRAME_BYTES
+
+
+def test_secrets_are_in_no_repr() -> None:
+    hello = Hello(username="u", identity="i", password="hunter2", token=b"tokentoken")
+    welcome = Welcome(
+        uid=1,
+        secret=b"s" * SECRET_BYTES,
+        ports=(1,),
+        host="",
+        ping_interval=1,
+        peer_timeout=2,
+        max_tunnels=1,
+    )
+    attach = Attach(1, b"s" * SECRET_BYTES)
+    shown = repr((hello, welcome, attach))
+    assert "hunter2" not in shown
+    assert "tokentoken" not in shown
+    assert "sss" not in shown

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trionat.errors import RefusedError, RemoteProtocolError
+from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES, encode_frame
+from trionat.protocol.messages import Refused, encode_message
+from trionat.protocol.tunnel import (
+    DATA_BYTES,
+    DATA_ID,
+    END_FRAME,
+    END_ID,
+    PROBE_FRAME,
+    PROBED_FRAME,
+    SMALL_FRAME_BYTES,
+    TEXT_BYTES,
+    Abort,
+    AbortReason,
+    End,
+    Open,
+    Probe,
+    Probed,
+    TunnelFrame,
+    TunnelReader,
+)
+
+hosts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+opens = st.builds(
+    Open,
+    visitor=st.integers(0, 2**64 - 1),
+    service=st.integers(0, 2**16 - 1),
+    host=hosts,
+    port=st.integers(0, 65535),
+    visit_host=hosts,
+    visit_port=st.integers(0, 65535),
+)
+aborts = st.builds(
+    Abort,
+    st.integers(0, 2**64 - 1),
+    st.sampled_from(AbortReason),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=TEXT_BYTES // 4),
+)
+# Bytes stand for one DATA frame.
+events = st.lists(
+    st.one_of(
+        opens,
+        aborts,
+        st.just(End()),
+        st.just(Probe()),
+        st.just(Probed()),
+        st.binary(min_size=1, max_size=60),
+    ),
+    max_size=12,
+)
+
+Event = TunnelFrame | bytes
+
+
+def encode(event: Event) -> bytes:
+    match event:
+        case bytes():
+            return encode_frame(DATA_ID, event)
+        case Open() | Abort():
+            return event.encode()
+        case End():
+            return END_FRAME
+        case Probe():
+            return PROBE_FRAME
+        case Probed():
+            return PROBED_FRAME
+
+
+def joined(found: list[Event]) -> list[Event]:
+    """Neighbouring pieces of bytes as one: where DATA is cut says nothing."""
+    result: list[Event] = []
+    for event in found:
+        if isinstance(event, bytes) and result and isinstance(last := result[-1], bytes):
+            result[-1] = last + event
+        else:
+            result.append(event)
+    return result
+
+
+def read(pieces: list[bytes], *, keep: bool = False) -> list[Event]:
+    """Feed the pieces out of one buffer that is written over each time; with `keep`, even in the middle of a piece."""
+    reader = TunnelReader()
+    found: list[Event] = []
+    for piece in pieces:
+        buffer = bytearray(piece)
+        reader.feed(memoryview(buffer))
+        while (event := reader.next()) is not None:
+            found.append(bytes(event) if isinstance(event, memoryview) else event)
+            if keep:
+                reader.keep()
+                buffer[:] = b"\xaa" * len(buffer)
+        buffer[:] = b"\xaa" * len(buffer)
+    return found
+
+
+def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted(place % (len(stream) + 1) for place in cuts)
+    return [
+        stream[start:end] for start, end in zip([0, *places], [*places, len(stream)], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["used up", "kept"])
+@given(sent=events, cuts=st.lists(st.integers(0, 2000), max_size=30))
+def test_whole_and_cut_and_byte_at_a_time_are_the_same(
+    keep: bool, sent: list[Event], cuts: list[int]
+) -> None:
+    stream = b"".join(map(encode, sent))
+    wanted = joined(sent)
+    assert joined(read([stream], keep=keep)) == wanted
+    assert joined(read(cut(stream, cuts), keep=keep)) == wanted
+    assert joined(read([bytes([byte]) for byte in stream], keep=keep)) == wanted
+
+
+def test_bytes_come_out_as_the_memory_that_went_in() -> None:
+    buffer = bytearray(encode_frame(DATA_ID, b"abc"))
+    reader = TunnelReader()
+    reader.feed(memoryview(buffer))
+    piece = reader.next()
+    assert isinstance(piece, memoryview)
+    buffer[HEADER_BYTES] = ord("x")
+    assert bytes(piece) == b"xbc"
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=10))
+def test_random_bytes_give_events_or_an_error_of_the_peer(stream: bytes, cuts: list[int]) -> None:
+    try:
+        read(cut(stream, cuts))
+    except (RemoteProtocolError, RefusedError):
+        return
+
+
+@given(
+    st.sampled_from([Open.ID, DATA_ID, END_ID, Abort.ID, Probe.ID, Probed.ID, Refused.id]),
+    st.binary(max_size=100),
+)
+def test_random_payloads_give_events_or_an_error_of_the_peer(frame_id: int, payload: bytes) -> None:
+    stream = encode_frame(frame_id, payload)
+    try:
+        found = read([stream])
+    except (RemoteProtocolError, RefusedError):
+        with pytest.raises((RemoteProtocolError, RefusedError)):
+            read([bytes([byte]) for byte in stream])
+        return
+    assert joined(read([bytes([byte]) for byte in stream])) == joined(found)
+
+
+def test_bounds_are_held_before_the_payload() -> None:
+    for frame_id, longest in [(DATA_ID, DATA_BYTES), (Open.ID, SMALL_FRAME_BYTES)]:
+        read([BIG_ENDIAN.pack(longest, frame_id)])
+        for pieces in (1, HEADER_BYTES):
+            header = BIG_ENDIAN.pack(longest + 1, frame_id)
+            with pytest.raises(RemoteProtocolError, match=str(longest + 1)):
+                read([header] if pieces == 1 else [bytes([byte]) for byte in header])
+
+
+def test_data_without_bytes_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="DATA of 0 bytes"):
+        read([encode_frame(DATA_ID, b"") * 30000])
+    with pytest.raises(RemoteProtocolError, match="DATA of 0 bytes"):
+        read([bytes([byte]) for byte in encode_frame(DATA_ID, b"")])
+
+
+@pytest.mark.parametrize("frame_id", [0, 20002, 40001, 40004, 40100, 40107])
+def test_unknown_frame(frame_id: int) -> None:
+    with pytest.raises(RemoteProtocolError, match=str(frame_id)):
+        read([encode_frame(frame_id, b"")])
+
+
+@pytest.mark.parametrize("kind", [End, Probe, Probed], ids=lambda kind: kind.__name__)
+def test_payload_where_there_must_be_none(kind: type[End | Probe | Probed]) -> None:
+    with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
+        read([encode_frame(kind.ID, b"x")])
+
+
+def test_open_whose_parts_do_not_fit_together() -> None:
+    good = Open(visitor=1, service=0, host="::1", port=2, visit_host="h", visit_port=3).encode()
+    payload = good[HEADER_BYTES:]
+    for bad in (b"", payload[:15], payload[:-1], payload + b"x", payload[:-1] + b"\xff"):
+        with pytest.raises(RemoteProtocolError, match="OPEN"):
+            Open.decode(bad)
+
+
+def test_abort_of_a_wrong_length() -> None:
+    for length in (0, 9, 10 + TEXT_BYTES + 1):
+        with pytest.raises(RemoteProtocolError, match="ABORT"):
+            Abort.decode(bytes(length))
+
+
+def test_abort_of_a_reason_from_the_future() -> None:
+    payload = Abort(7, AbortReason.RESET).encode()[HEADER_BYTES:-1] + b"\x63"
+    assert Abort.decode(payload) == Abort(7, AbortReason.OTHER)
+
+
+@given(st.text(max_size=2000))
+def test_any_text_makes_an_abort_that_can_be_read(text: str) -> None:
+    frame = Abort(1, AbortReason.REFUSED, text).encode()
+    assert len(frame) <= HEADER_BYTES + 10 + TEXT_BYTES
+    Abort.decode(frame[HEADER_BYTES:])
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=400))
+def test_any_host_makes_an_open_that_can_be_read(host: str) -> None:
+    frame = Open(visitor=1, service=0, host=host, port=2, visit_host=host, visit_port=3).encode()
+    assert len(frame) <= HEADER_BYTES + SMALL_FRAME_BYTES
+    Open.decode(frame[HEADER_BYTES:])
+
+
+def test_refused_instead_of_a_tunnel() -> None:
+    with pytest.raises(RefusedError, match="too many") as caught:
+        read([encode_message(Refused(code="unknown-session", text="too many"))])
+    assert caught.value.code == "unknown-session"
+
+
+def test_abort_that_names_a_path_which_is_not_unicode() -> None:
+    frame = Abort(1, AbortReason.REFUSED, "/run/\udcff.sock is gone").encode()
+    assert Abort.decode(frame[HEADER_BYTES:]).text == "/run/?.sock is gone"
