@@ -45,9 +45,11 @@ class Logged:
         lines = self.log_file.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    async def wait_record(self, event: str, *, count: int = 1, **fields: object) -> dict[str, Any]:
+    async def wait_record(
+        self, event: str, *, count: int = 1, within: float = LOG_TIMEOUT, **fields: object
+    ) -> dict[str, Any]:
         """Return the `count`-th record of that event with these fields, waiting for it; fail the test if it does not come."""
-        with trio.move_on_after(LOG_TIMEOUT):
+        with trio.move_on_after(within):
             while True:
                 found = [
                     record
