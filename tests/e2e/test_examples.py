@@ -32,10 +32,11 @@ pytestmark = [
 
 @attrs.frozen
 class Example:
-    """A script whose server and client are up; `connected` is what the client said."""
+    """A script whose server and client are up; `ticket` is the server's, `connected` what the client said."""
 
     script: str
     environ: dict[str, str]
+    ticket: str = attrs.field(repr=False)
     connected: dict[str, Any]
 
     @property
@@ -44,8 +45,11 @@ class Example:
 
     async def visit(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
         """Run the visitor's line."""
+        return await self.run("visitor", *arguments, **environ)
+
+    async def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
         return await trio.run_process(
-            ["sh", str(EXAMPLES / self.script), "visitor", *arguments],
+            ["sh", str(EXAMPLES / self.script), *words],
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -87,7 +91,9 @@ async def running(
             TRIONAT_STATE_DIR=str(folder / "client"),
             TRIONAT_TICKET=ready["ticket"],
         ) as client:
-            yield Example(script, environ, await client.next_event("connected", within=20))
+            connected = await client.next_event("connected", within=20)
+            others = {**environ, "TRIONAT_STATE_DIR": str(folder / "others")}
+            yield Example(script, others, ready["ticket"], connected)
 
 
 async def test_web_service(http_server: Service, tmp_path: Path) -> None:
@@ -109,6 +115,8 @@ async def test_redis(redis_server: Service, tmp_path: Path) -> None:
         assert example.public == f"127.0.0.1:{port}"
         assert (await example.visit("SET", "greeting", "hello")).stdout == b"OK\n"
         assert (await example.visit("GET", "greeting")).stdout == b"hello\n"
+        elsewhere = await example.run("client", VISIT_PORT="1", TRIONAT_TICKET=example.ticket)
+        assert elsewhere.returncode == 2  # it is that port or none
 
 
 async def test_ssh(ssh_server: SSHServer, tmp_path: Path) -> None:
