@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Final
 
 import trio
 import typer
@@ -18,6 +19,7 @@ from trionat.errors import (
     ConfigError,
     IdentityError,
     PeerError,
+    Problem,
     RefusedError,
     StartupError,
     StoreError,
@@ -29,9 +31,11 @@ from trionat.transport.isolation import leaves
 
 log = get_logger(__name__)
 
+_LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
 
 class ExitCode(enum.IntEnum):
-    """What the program ends with; `docs/exit-codes.md` has the same for users."""
+    """What the program ends with; `docs/reference.md` has the same for users."""
 
     DONE = 0
     BUG = 1
@@ -54,13 +58,13 @@ def run_until_signalled(
     `log_file` is where JSON lines go besides the terminal.
     """
     code = ExitCode.BUG
-    with _logging(terminal=terminal, log_file=log_file):
-        try:
+    try:
+        with _logging(terminal=terminal, log_file=log_file):
             code = trio.run(_run, run)
-        except* TrionatError as group:
-            code = tell(leaves(group))
-        except* KeyboardInterrupt:
-            code = ExitCode.INTERRUPTED
+    except* TrionatError as group:
+        code = tell(leaves(group))
+    except* KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
     raise typer.Exit(code)
 
 
@@ -70,8 +74,15 @@ def _logging(
     if not terminal and log_file is None:
         return nullcontext()
     filename = None if log_file is None else Path(log_file)
-    level = os.environ.get("TRIONAT_LOG_LEVEL", "INFO")
-    return log_to(terminal=sys.stderr if terminal else None, filename=filename, level=level)
+    return log_to(terminal=sys.stderr if terminal else None, filename=filename, level=_log_level())
+
+
+def _log_level() -> str:
+    level = os.environ.get("TRIONAT_LOG_LEVEL", "").upper() or "INFO"
+    if level not in _LOG_LEVELS:
+        reason = f"{level!r} is no level: write one of {', '.join(_LOG_LEVELS)}"
+        raise ConfigError(Problem(where="environment TRIONAT_LOG_LEVEL", reason=reason))
+    return level
 
 
 async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
