@@ -154,6 +154,7 @@ class Reception:
         user = await self.accounts.authenticate(hello)
         if user is None:
             hello = attrs.evolve(hello, username=ANONYMOUS)
+            structlog.contextvars.bind_contextvars(user=ANONYMOUS)
         self._strangers.discard(address)
         if self.stopping.is_set():
             raise RefusedError(RefusalCode.DRAINING, "the server stops")
