@@ -19,6 +19,7 @@ from trionat.protocol.frames import FIRST_FRAME_BYTES, LITTLE_ENDIAN
         (b"\x16\x00\x00\x00\x61\xea\x00\x00", Dialect.NAT_DOC),  # credentials of 22 bytes
         (b"\x16\x02\x00\x00\x61\xea\x00\x00", Dialect.NAT_DOC),
         (b"\x16\x03\x00\x00\x61\xea\x00\x00", Dialect.NAT_DOC),  # of 790 bytes
+        (b"\x16\x05\x01\x02\x00\x01\x00\x01", Dialect.UNKNOWN),
         (b"\x00\x00\x00\x29\x00\x00\xea\x61", Dialect.NAT_V1),
         (b"\x00\x00\x00\x0c\x00\x00\x4e\x22", Dialect.NAT_V1),
         (b"\x00\x00\x00\x00\x00\x00\x00\x00", Dialect.UNKNOWN),

@@ -151,6 +151,16 @@ def test_random_payloads_give_events_or_an_error_of_the_peer(frame_id: int, payl
     assert joined(read([bytes([byte]) for byte in stream])) == joined(found)
 
 
+def test_what_looks_like_a_header_in_the_middle_of_a_frame_is_none() -> None:
+    abort = Abort(BIG_ENDIAN.unpack(PROBE_FRAME)[1], AbortReason.RESET, "\0\0\0\5\0\0\x9c\xa6")
+    open_ = Open(
+        visitor=(5 << 32) | DATA_ID, service=1, host="h", port=2, visit_host="", visit_port=3
+    )
+    for frame in (abort, open_):
+        wire = frame.encode()
+        assert read([wire[:HEADER_BYTES], wire[HEADER_BYTES:]]) == [frame]
+
+
 def test_bounds_are_held_before_the_payload() -> None:
     for frame_id, longest in [(DATA_ID, DATA_BYTES), (Open.ID, SMALL_FRAME_BYTES)]:
         read([BIG_ENDIAN.pack(longest, frame_id)])
