@@ -10,6 +10,7 @@ from tests.e2e import running, services
 from tests.e2e.running import ask, end_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.e2e.running import Server
@@ -30,10 +31,10 @@ async def user(server: Server, *arguments: str, stdin: bytes = b"") -> str:
 
 
 async def refused(
-    folder: Path, *arguments: str, stdin: bytes = b"", **environ: str
+    folder: Path, *arguments: str, environ: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
     """Run `trionat connect`, which ends by itself; return its code and its lines on standard error."""
-    async with running.client_process(folder, *arguments, stdin=stdin, environ=environ) as client:
+    async with running.client_process(folder, *arguments, environ=environ) as client:
         code = await client.wait()
         assert [event["event"] for event in client.process.events] in ([], ["disconnected"])
         lines = client.process.errors.decode().splitlines()
@@ -55,7 +56,7 @@ async def test_passwords(echo_server: Service, tmp_path: Path) -> None:
                 assert await ask(visitor, b"hello") == b"hello"
         answer = (4, "authentication failed: wrong name or password")
         wrong = right | {"TRIONAT_AUTH_PASSWORD": PASSWORD + "x"}
-        assert await refused(tmp_path / "wrong", *login, **wrong) == answer
+        assert await refused(tmp_path / "wrong", *login, environ=wrong) == answer
         assert await refused(tmp_path / "none", *login, "-u", "ann", "-P", "") == answer
         assert await refused(tmp_path / "who", *login, "-u", "bob", "-P", PASSWORD) == answer
         for text in (server.log_text(), client.log_text()):
