@@ -1,0 +1,58 @@
+"""What tests of sessions and relays get: endpoints in memory, and the proof that nothing is left of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from tests.unit.memory import CAPACITY, MemoryEndpoint, memory_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trionat.server.admission import Admission
+
+
+@attrs.define(eq=False)
+class Tidy:
+    """Everything that a test has made and that must be gone at its end."""
+
+    endpoints: list[MemoryEndpoint] = attrs.field(factory=list)
+    admissions: list[Admission] = attrs.field(factory=list)
+
+    def pair(self, capacity: int = CAPACITY) -> tuple[MemoryEndpoint, MemoryEndpoint]:
+        """Return two ends of a stream in memory, which must both be closed at the end of the test."""
+        return memory_pair(self.endpoints, capacity)
+
+    def watch(self, admission: Admission) -> Admission:
+        """Look at its ports and slots at the end of the test."""
+        self.admissions.append(admission)
+        return admission
+
+    def check(self) -> None:
+        """Fail for what is left: an open endpoint, a lent port, a taken slot, a lease."""
+        left = [f"open: {endpoint}" for endpoint in self.endpoints if not endpoint.closed]
+        for admission in self.admissions:
+            pool = admission.ports
+            if pool.free < len(pool.ports):
+                left.append(f"{len(pool.ports) - pool.free} ports are lent")
+            left += [
+                f"a line on port {p.number}" for p in pool.ports.values() if p.line is not None
+            ]
+            if taken := admission.slots.borrowed_tokens:
+                left.append(f"{taken} slots are taken")
+            left += [f"lease {key}" for key in admission.leases]
+            if admission.queued:
+                left.append(f"{admission.queued} applicants in the queue")
+        if left:
+            pytest.fail("left behind: " + "; ".join(left))
+
+
+@pytest.fixture
+def tidy(nothing_left: None) -> Iterator[Tidy]:  # noqa: ARG001, RUF100 - it looks for tasks and descriptors
+    """Fail the test if a Trio task, a descriptor, an endpoint, a port, a slot or a lease is left behind."""
+    tidy = Tidy()
+    yield tidy
+    tidy.check()

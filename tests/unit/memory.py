@@ -1,0 +1,225 @@
+"""Endpoints in memory, so that sessions and relays run without sockets, on a clock of ours.
+
+They keep to what Linux does with TCP on the loopback; `test_endpoint.py` runs the same tests against both.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
+
+if TYPE_CHECKING:
+    from trionat.transport.endpoint import Endpoint
+
+CAPACITY = 64 * 1024
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@attrs.define(eq=False)
+class MemoryEndpoint:
+    """One end of a stream in memory; `capacity` is how many bytes may be on their way to it.
+
+    `largest_read` and `largest_write` cut calls short, as a kernel may. `everyone` is where it registers itself.
+    """
+
+    capacity: int
+    everyone: list[MemoryEndpoint]
+    largest_read: int = 1 << 30
+    largest_write: int = 1 << 30
+    most_held: int = 0
+    closed: bool = False
+    peer: MemoryEndpoint = attrs.field(init=False, repr=False)
+    _incoming: bytearray = attrs.field(init=False, factory=bytearray, repr=False)
+    _ended: bool = attrs.field(
+        init=False, default=False
+    )  # the peer's direction, behind what is incoming
+    _eof_sent: bool = attrs.field(init=False, default=False)
+    _dead: bool = attrs.field(init=False, default=False)  # reset by the peer
+    _error: int = attrs.field(init=False, default=0)  # to be told once, as SO_ERROR
+    _reader: trio.Event | None = attrs.field(init=False, default=None)
+    _writer: trio.Event | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self.everyone.append(self)
+
+    # -- what the relay calls ----------------------------------------------------------------------------------------
+
+    def recv_into(self, buffer: memoryview) -> int:
+        assert len(buffer) >= TLS_RECORD_BYTES, "endpoints are read with room for a TLS record"
+        self._check_open()
+        if self._incoming:
+            count = min(len(buffer), len(self._incoming), self.largest_read)
+            buffer[:count] = self._incoming[:count]
+            del self._incoming[:count]
+            self.peer._wake()
+            return count
+        if self._ended:
+            return 0
+        self._raise_pending()
+        if self._dead:
+            return 0
+        raise BlockingIOError
+
+    def send(self, data: bytes | memoryview) -> int:
+        self._check_open()
+        self._raise_pending()
+        if self._dead or self._eof_sent:
+            raise _error(errno.EPIPE)
+        if self.peer.closed:  # leaves, and is answered with a reset
+            self._fail()
+            return len(data)
+        room = self.peer.capacity - len(self.peer._incoming)
+        if data and room <= 0:
+            raise BlockingIOError
+        count = min(room, len(data), self.largest_write)
+        self.peer._incoming += data[:count]
+        self.peer.most_held = max(self.peer.most_held, len(self.peer._incoming))
+        self.peer._wake()
+        return count
+
+    async def wait_readable(self) -> None:
+        if self.closed:
+            raise trio.ClosedResourceError
+        if self._reader is not None:
+            raise trio.BusyResourceError
+        self._reader = trio.Event()
+        try:
+            self._wake()
+            await self._reader.wait()
+        finally:
+            self._reader = None
+        if self.closed:
+            raise trio.ClosedResourceError
+
+    async def wait_writable(self) -> None:
+        if self.closed:
+            raise trio.ClosedResourceError
+        if self._writer is not None:
+            raise trio.BusyResourceError
+        self._writer = trio.Event()
+        try:
+            self._wake()
+            await self._writer.wait()
+        finally:
+            self._writer = None
+        if self.closed:
+            raise trio.ClosedResourceError
+
+    def send_eof(self) -> None:
+        self._check_open()
+        if self._dead:
+            raise _error(errno.ENOTCONN)
+        self._eof_sent = True
+        self.peer._ended = True
+        self._wake()
+        self.peer._wake()
+
+    def is_lost(self) -> bool:
+        lost = self.closed or self._error != 0
+        self._error = 0  # asking for SO_ERROR takes it away
+        return lost
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        if self._incoming:  # unread input: RFC 1122 4.2.2.13
+            self.reset()
+            return
+        self.closed = True
+        self.peer._ended = True
+        self._wake()
+        self.peer._wake()
+
+    def reset(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._incoming.clear()
+        self.peer._fail()
+        self._wake()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise _error(errno.EBADF)
+
+    def _raise_pending(self) -> None:
+        if self._error:
+            number, self._error = self._error, 0
+            raise _error(number)
+
+    def _fail(self) -> None:
+        if not self._dead and not self.closed:
+            self._dead = True
+            self._error = errno.EPIPE if self._ended and self.peer.closed else errno.ECONNRESET
+            self._wake()
+
+    def _wake(self) -> None:
+        over = self.closed or self._dead
+        if self._reader is not None and (over or self._ended or self._incoming):
+            self._reader.set()
+        room = self.peer.capacity - len(self.peer._incoming)
+        if self._writer is not None and (over or room > 0 or self._eof_sent or self.peer.closed):
+            self._writer.set()
+
+
+def memory_pair(
+    everyone: list[MemoryEndpoint], capacity: int = CAPACITY
+) -> tuple[MemoryEndpoint, MemoryEndpoint]:
+    """Return two ends of a stream; at most `capacity` bytes are on their way in either direction."""
+    one, two = MemoryEndpoint(capacity, everyone), MemoryEndpoint(capacity, everyone)
+    one.peer, two.peer = two, one
+    return one, two
+
+
+# -- what tests do with endpoints of any kind ------------------------------------------------------------------------
+
+
+async def receive_some(endpoint: Endpoint) -> bytes:
+    """Return the next bytes, or nothing at the end."""
+    room = memoryview(bytearray(TLS_RECORD_BYTES))
+    while True:
+        try:
+            return bytes(room[: endpoint.recv_into(room)])
+        except BlockingIOError:
+            await endpoint.wait_readable()
+
+
+async def receive_exactly(endpoint: Endpoint, count: int) -> bytes:
+    """Return so many bytes; assumes that no more are there."""
+    received = b""
+    while len(received) < count:
+        piece = await receive_some(endpoint)
+        assert piece, f"the end came after {len(received)} of {count} bytes"
+        received += piece
+    assert len(received) == count
+    return received
+
+
+async def receive_all(endpoint: Endpoint) -> bytes:
+    """Return everything up to the end."""
+    received = bytearray()
+    while piece := await receive_some(endpoint):
+        received += piece
+    return bytes(received)
+
+
+async def echo(endpoint: Endpoint) -> None:
+    """Send back what comes, to the end, and close. A reset ends it as well."""
+    try:
+        while piece := await receive_some(endpoint):
+            await send_all(endpoint, piece)
+    except OSError:
+        pass
+    finally:
+        endpoint.close()

@@ -1,0 +1,309 @@
+"""The same tests for endpoints on sockets and in memory: so the memory may stand for sockets in all other tests."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.memory import receive_all, receive_exactly, receive_some
+from trionat.transport.endpoint import (
+    TLS_RECORD_BYTES,
+    Endpoint,
+    SocketEndpoint,
+    close_after_last_words,
+    send_all,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.unit.conftest import Tidy
+
+Pair: TypeAlias = tuple[Endpoint, Endpoint]
+
+
+def room() -> memoryview:
+    return memoryview(bytearray(TLS_RECORD_BYTES))
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        two, _ = listener.accept()
+    return one, two
+
+
+@asynccontextmanager
+async def open_pair(kind: str, tidy: Tidy) -> AsyncIterator[Pair]:
+    ends: Pair
+    if kind == "memory":
+        ends = tidy.pair()
+    else:
+        one, two = tcp_pair() if kind == "tcp" else socket.socketpair()
+        ends = SocketEndpoint(one), SocketEndpoint(two)
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            end.close()
+
+
+@pytest.fixture(params=["memory", "unix", "tcp"])
+async def pair(request: pytest.FixtureRequest, tidy: Tidy) -> AsyncIterator[Pair]:
+    async with open_pair(request.param, tidy) as ends:
+        yield ends
+
+
+@pytest.fixture(params=["memory", "tcp"])  # a Unix socket knows no reset
+async def resettable(request: pytest.FixtureRequest, tidy: Tidy) -> AsyncIterator[Pair]:
+    async with open_pair(request.param, tidy) as ends:
+        yield ends
+
+
+def fill(endpoint: Endpoint) -> int:
+    sent = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            sent += endpoint.send(bytes(10_000))
+    return sent
+
+
+async def test_bytes_both_ways(pair: Pair) -> None:
+    one, two = pair
+    assert one.send(b"there") == 5
+    assert two.send(memoryview(b"back")) == 4
+    assert await receive_exactly(two, 5) == b"there"
+    assert await receive_exactly(one, 4) == b"back"
+
+
+async def test_nothing_there(pair: Pair) -> None:
+    with pytest.raises(BlockingIOError):
+        pair[0].recv_into(room())
+
+
+async def test_wait_readable_wakes_for_bytes(pair: Pair) -> None:
+    one, two = pair
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(two.wait_readable)
+        await trio.testing.wait_all_tasks_blocked()
+        one.send(b"x")
+    await two.wait_readable()  # they are still there
+    assert await receive_some(two) == b"x"
+
+
+async def test_room_is_bounded_and_comes_back(pair: Pair) -> None:
+    one, two = pair
+    sent = fill(one)
+    received = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        while received < sent:
+            received += len(await receive_some(two))
+    assert received == sent
+    assert one.send(b"more") == 4
+
+
+async def test_send_all_is_longer_than_the_room(pair: Pair) -> None:
+    one, two = pair
+    data = bytes(range(256)) * 40_000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all, one, data)
+        assert await receive_exactly(two, len(data)) == data
+
+
+async def test_half_close(pair: Pair) -> None:
+    one, two = pair
+    one.send(b"last")
+    one.send_eof()
+    assert await receive_all(two) == b"last"
+    assert await receive_all(two) == b""
+    two.send(b"answer")
+    two.send_eof()
+    assert await receive_all(one) == b"answer"
+    with pytest.raises(BrokenPipeError):
+        one.send(b"x")
+
+
+async def test_close_is_an_end(pair: Pair) -> None:
+    one, two = pair
+    one.send(b"last")
+    one.close()
+    one.close()
+    assert await receive_all(two) == b"last"
+    assert not two.is_lost()
+
+
+async def test_a_closed_end_is_of_no_use(pair: Pair) -> None:
+    one, _ = pair
+    one.close()
+    assert one.is_lost()
+    with pytest.raises(OSError, match="descriptor") as caught:
+        one.recv_into(room())
+    assert caught.value.errno == errno.EBADF
+    with pytest.raises(OSError, match="descriptor"):
+        one.send(b"x")
+    with pytest.raises(OSError, match="descriptor"):
+        one.send_eof()
+    with pytest.raises(trio.ClosedResourceError):
+        await one.wait_readable()
+    with pytest.raises(trio.ClosedResourceError):
+        await one.wait_writable()
+    one.reset()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_closing_wakes_whoever_waits(pair: Pair, how: str) -> None:
+    one, _ = pair
+    fill(one)
+    woken: list[str] = []
+
+    async def wait_readable() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await one.wait_readable()
+        woken.append("reader")
+
+    async def wait_writable() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await one.wait_writable()
+        woken.append("writer")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable)
+        nursery.start_soon(wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        one.close() if how == "close" else one.reset()
+    assert sorted(woken) == ["reader", "writer"]
+
+
+async def test_one_waiter_for_each_direction(pair: Pair) -> None:
+    one, _ = pair
+    fill(one)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.wait_readable)
+        nursery.start_soon(one.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await one.wait_readable()
+        with pytest.raises(trio.BusyResourceError):
+            await one.wait_writable()
+        nursery.cancel_scope.cancel()
+    with trio.move_on_after(0.01):  # a cancelled wait leaves nothing behind
+        await one.wait_readable()
+
+
+async def test_reset_is_told_once(resettable: Pair) -> None:
+    one, two = resettable
+    one.reset()
+    await two.wait_readable()
+    with pytest.raises(ConnectionResetError):
+        two.recv_into(room())
+    assert two.recv_into(room()) == 0
+    with pytest.raises(BrokenPipeError):
+        two.send(b"x")
+    with pytest.raises(OSError, match="not connected"):
+        two.send_eof()
+
+
+async def test_reset_is_told_to_the_sender_too(resettable: Pair) -> None:
+    one, two = resettable
+    fill(two)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(two.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        one.reset()
+    with pytest.raises(ConnectionResetError):
+        two.send(b"x")
+
+
+async def test_what_was_sent_before_a_reset_arrives(resettable: Pair) -> None:
+    one, two = resettable
+    one.send(b"before")
+    one.reset()
+    await two.wait_readable()
+    assert await receive_some(two) == b"before"
+    with pytest.raises(ConnectionResetError):
+        two.recv_into(room())
+
+
+async def test_reset_is_seen_without_reading(resettable: Pair) -> None:
+    one, two = resettable
+    assert not two.is_lost()
+    one.send(b"unread")
+    one.reset()
+    await two.wait_readable()
+    assert two.is_lost()
+
+
+async def test_reset_after_the_end_leaves_the_end(resettable: Pair) -> None:
+    one, two = resettable
+    one.send_eof()
+    assert await receive_all(two) == b""
+    one.reset()
+    await two.wait_writable()
+    assert two.recv_into(room()) == 0
+    with pytest.raises(BrokenPipeError):
+        two.send(b"x")
+
+
+async def test_close_with_unread_input_is_a_reset(resettable: Pair) -> None:
+    one, two = resettable
+    two.send(b"unread")
+    await one.wait_readable()
+    one.close()
+    await two.wait_readable()
+    with pytest.raises(ConnectionResetError):
+        two.recv_into(room())
+
+
+async def test_bytes_for_a_closed_end_are_answered_with_a_reset(resettable: Pair) -> None:
+    one, two = resettable
+    one.close()
+    await two.wait_readable()
+    assert two.send(b"too late") == 8
+    await two.wait_readable()
+    assert two.is_lost()
+    with pytest.raises(BrokenPipeError):
+        two.send(b"x")
+
+
+async def test_last_words_arrive_although_the_peer_still_sends(resettable: Pair) -> None:
+    one, two = resettable
+    two.send(b"unread")
+    one.send(b"last words")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: close_after_last_words(one, grace=5))
+        assert await receive_all(two) == b"last words"
+        two.close()
+    assert one.is_lost()  # closed
+
+
+async def test_last_words_do_not_wait_longer_than_their_grace(pair: Pair) -> None:
+    one, two = pair
+    started = trio.current_time()
+    await close_after_last_words(one, grace=0.05)
+    assert 0.04 < trio.current_time() - started < 2
+    assert one.is_lost()
+    assert await receive_all(two) == b""
+
+
+async def test_last_words_under_cancellation_close_without_waiting(pair: Pair) -> None:
+    one, two = pair
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await close_after_last_words(one, grace=5)
+    assert one.is_lost()
+    assert await receive_all(two) == b""
+
+
+async def test_last_words_to_one_that_has_gone(resettable: Pair) -> None:
+    one, two = resettable
+    two.reset()
+    await close_after_last_words(one, grace=5)
+    assert one.is_lost()
