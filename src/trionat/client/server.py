@@ -143,7 +143,7 @@ class ServerDialer:
         try:
             endpoint = await connect_tls(sock, self._context, address.host, session=session)
         except ssl.SSLCertVerificationError as error:
-            shown = await self._fingerprint_at(address)
+            shown = await self._fingerprint_at(address)  # noqa: ASYNC120 - who cancels does not want to know
             raise IdentityError(
                 f"the server at {address} shows a certificate that does not check out: {error.verify_message}. If"
                 f" `trionat serve` there shows {shown}, use its ticket or --fingerprint {shown}; --trust-on-first-use takes"

@@ -105,7 +105,7 @@ class Tunnel:
         """
         wire, reader, room = self.wire, self._reader, self._scratch.incoming
         reads = 0
-        while True:
+        while True:  # noqa: ASYNC913 - it waits, or takes a checkpoint after so many reads
             try:
                 count = wire.recv_into(room)
             except BlockingIOError:
@@ -297,7 +297,8 @@ class Tunnel:
             await self._write(opening)
             opening = b""
         reads = 0
-        while True:
+        gone: OSError | None = None
+        while True:  # noqa: ASYNC913 - it waits, or takes a checkpoint after so many reads
             try:
                 count = plain.recv_into(room)
             except BlockingIOError:
@@ -307,13 +308,15 @@ class Tunnel:
                     opening = b""
                 await plain.wait_readable()
                 continue
-            except OSError:
-                if opening:  # or the ABORT that follows would be about a visitor of whom the peer never heard
-                    await self._write(opening)
-                raise
+            except OSError as error:
+                count, gone = 0, error
             if not count:
-                if opening:
+                if (
+                    opening
+                ):  # else a last word would follow about a visitor of whom the peer never heard
                     await self._write(opening)
+                if gone is not None:
+                    raise gone
                 return
             start = header_at - len(opening)
             outgoing[start:header_at] = opening

@@ -35,7 +35,7 @@ from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
     from trionat.config.schema import ServerConfig
-    from trionat.server.ports import LeaseKey, PortPool
+    from trionat.server.ports import LeaseKey, PortPool, VisitPort
     from trionat.transport.channel import Channel
 
 log = get_logger(__name__)
@@ -71,6 +71,16 @@ class Applicant:
     def has_left(self) -> bool:
         """Tell whether it wants a lease no more; may change at every checkpoint."""
         return self.left
+
+    @property
+    def answered(self) -> bool:
+        """Whether it has a lease, or a refusal."""
+        return self.lease is not None or self.refusal is not None
+
+    async def wait_answer(self) -> None:
+        """Wait for a lease or a refusal."""
+        while not self.answered:
+            await self.wait_news()
 
     async def wait_news(self) -> None:
         """Wait for the next `tell`."""
@@ -160,10 +170,12 @@ class Admission:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_hang_up, applicant)
             with trio.move_on_after(_QUEUED_AFTER):
-                while applicant.lease is None and applicant.refusal is None:
-                    await applicant.wait_news()
-            while applicant.lease is None and applicant.refusal is None:
-                log.info("client queued", position=applicant.position)
+                await applicant.wait_answer()
+            told = 0
+            while not applicant.answered:
+                if applicant.position != told:
+                    told = applicant.position
+                    log.info("client queued", position=told)
                 await applicant.channel.send(Queued(position=max(applicant.position, 1)))
                 with trio.move_on_after(self.config.ping_interval):
                     await applicant.wait_news()
@@ -240,18 +252,17 @@ class Admission:
     async def _lend_ports(self, applicant: Applicant) -> Lease | None:
         if applicant.has_left():
             return None
-        with trio.CancelScope() as applicant.dispatch_scope:
-            try:
+        ports: tuple[VisitPort, ...] = ()
+        try:
+            with trio.CancelScope() as applicant.dispatch_scope:
                 ports = await self.ports.take(applicant.expose.services, applicant.key)
-            except RefusedError as refusal:
-                self._refuse(applicant, refusal)
-                return None
-            if applicant.has_left():  # in the very moment in which the ports became free
-                self.ports.give_back(ports)
-                return None
-            line = VisitorLine(self.config.max_waiting_visitors, self.config.max_visitors)
-            return Lease(applicant.key, ports, line)
-        return None
+        except RefusedError as refusal:
+            self._refuse(applicant, refusal)
+        if applicant.has_left():  # perhaps in the very moment in which the ports became free
+            self.ports.give_back(ports)
+            return None
+        line = VisitorLine(self.config.max_waiting_visitors, self.config.max_visitors)
+        return Lease(applicant.key, ports, line)
 
     def _refuse(self, applicant: Applicant, refusal: RefusedError) -> None:
         applicant.refusal = refusal

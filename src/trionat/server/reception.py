@@ -25,7 +25,7 @@ from trionat.transport.tls import accept_tls, peek_dialect
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
     from trionat.address import TCPAddress
@@ -112,6 +112,7 @@ class Reception:
         """
         channel = Channel(endpoint)
         attached = False
+        refusals: list[RefusedError] = []
         try:
             match first := await self._expect(channel, "its first message"):
                 case Attach():
@@ -128,12 +129,12 @@ class Reception:
                         f"{type(first).__name__.upper()} as the first message"
                     )
         except* RefusedError as group:
-            for refusal in leaves(group):
-                if isinstance(refusal, RefusedError):
-                    await self._refuse(channel, refusal)
+            refusals = [error for error in leaves(group) if isinstance(error, RefusedError)]
             raise
         finally:
             if not attached:
+                with trio.move_on_after(_LAST_WORDS, shield=True):
+                    await self._tell(channel, refusals)
                 with trio.move_on_after(_LAST_WORDS, shield=True):
                     await close_after_last_words(endpoint, grace=_LAST_WORDS)
 
@@ -189,9 +190,9 @@ class Reception:
                 lease.give_up()
             self._session_ended.set()
 
-    async def _refuse(self, channel: Channel, refusal: RefusedError) -> None:
-        with trio.move_on_after(_LAST_WORDS, shield=True):
-            try:
+    async def _tell(self, channel: Channel, refusals: Iterable[RefusedError]) -> None:
+        try:
+            for refusal in refusals:
                 await channel.send(Refused(code=refusal.code, text=refusal.text))
-            except PeerError:
-                log.debug("the peer did not hear the refusal")
+        except PeerError:
+            log.debug("the peer did not hear the refusal")

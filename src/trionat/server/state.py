@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from trionat.address import TCPAddress, parse_tcp_address
-from trionat.errors import StartupError, StoreError
+from trionat.errors import StartupError, StoreError, StoreUnavailableError
 from trionat.protocol.ticket import Ticket, ticket_token
 from trionat.store.base import User, new_ticket_salt
 from trionat.store.passwords import hash_password, make_password
@@ -214,9 +214,9 @@ async def ensure_first_user(store: Store) -> FirstUser | None:
     )
     try:
         await store.add_user(user)
+    except StoreUnavailableError:
+        raise
     except StoreError:
-        if await store.find_user(FIRST_USER) is None:
-            raise
         return None  # another server, starting at the same moment, was first
     return FirstUser(user=user, password=password)
 

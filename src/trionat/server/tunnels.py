@@ -91,7 +91,7 @@ class Tunnels:
                     nursery.start_soon(self._serve, wire, name="tunnel")
         finally:
             with suppress(trio.WouldBlock):
-                while True:
+                while True:  # noqa: ASYNC913 - ends when it is empty
                     self._arrivals.receive_nowait().close()
             self._arrivals.close()
 

@@ -102,8 +102,8 @@ class ControlLink:
         """Send one more message after `run` has ended, even when cancelled; gives up after a second."""
         if self.channel.cut_short:
             return
-        with trio.move_on_after(_LAST_WORD, shield=True):
-            try:
+        try:
+            with trio.move_on_after(_LAST_WORD, shield=True):
                 await self.channel.send(message)
-            except PeerError:
-                log.debug("the last word was not heard", word=message)
+        except PeerError:
+            log.debug("the last word was not heard", word=message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
@@ -64,8 +65,14 @@ def _is_numeric(host: str) -> bool:
 async def _connect_numeric(address: TCPAddress) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
     try:
+        sock.setblocking(False)
         set_stream_options(sock)
-        return await _connect(sock, (address.host, address.port))
+        with suppress(BlockingIOError):
+            sock.connect((address.host, address.port))
+        await trio.lowlevel.wait_writable(sock)
+        if (code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) != 0:
+            raise OSError(code, os.strerror(code))
+        return sock
     except BaseException:
         sock.close()
         raise
@@ -76,22 +83,12 @@ async def _connect_unix(address: UnixAddress) -> socket.socket:
         raise OSError(f"this platform has no Unix sockets: {address}")
     sock = socket.socket(socket.AF_UNIX)
     try:
-        return await _connect(sock, os.fspath(address.path))
+        sock.setblocking(False)
+        while True:
+            with suppress(BlockingIOError):
+                sock.connect(address.path)
+                return sock
+            await trio.sleep(_FULL_QUEUE_WAIT)
     except BaseException:
         sock.close()
         raise
-
-
-async def _connect(sock: socket.socket, address: tuple[str, int] | str) -> socket.socket:
-    sock.setblocking(False)
-    while True:
-        try:
-            sock.connect(address)
-        except BlockingIOError:
-            if isinstance(address, str):
-                await trio.sleep(_FULL_QUEUE_WAIT)
-                continue
-            await trio.lowlevel.wait_writable(sock)
-            if (code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) != 0:
-                raise OSError(code, os.strerror(code)) from None
-        return sock
