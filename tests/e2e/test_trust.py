@@ -104,7 +104,7 @@ async def test_unknown_server(echo_server: Service, tmp_path: Path) -> None:
 async def test_certificate_of_an_authority(echo_server: Service, tmp_path: Path) -> None:
     """`Certificate`, `CertificateKey` and `--ca-file`; the ticket has no fingerprint then, and another name is refused."""
     authority, certificate, key = await trio.to_thread.run_sync(_make_certificates, tmp_path)
-    flags = ["--certificate", certificate, "--certificate-key", key]
+    flags = ["--certificate", str(certificate), "--certificate-key", str(key)]
     async with running.server(tmp_path / "s", *flags, visit="0,0") as server:
         local, ca = str(echo_server), ["--ca-file", str(authority)]
         async with running.client(tmp_path / "a", server.ticket, local, *ca) as client:
