@@ -218,6 +218,7 @@ async def test_sessions_cut_anywhere(
             for number in range(SESSIONS):
                 nursery.start_soon(rng.choice([scripted, scripted, real]), number)
 
+        now = (0, 0)
         for _ in range(100):  # the reservation has to run out, and the last words to be said
             now = trio.lowlevel.current_statistics().tasks_living, len(open_descriptors())
             if now == before:
