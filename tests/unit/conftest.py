@@ -51,7 +51,7 @@ class Tidy:
 
 
 @pytest.fixture
-def tidy(nothing_left: None) -> Iterator[Tidy]:  # noqa: ARG001, RUF100 - it looks for tasks and descriptors
+def tidy(nothing_left: None) -> Iterator[Tidy]:
     """Fail the test if a Trio task, a descriptor, an endpoint, a port, a slot or a lease is left behind."""
     tidy = Tidy()
     yield tidy
