@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 # The first try after a loss comes at once, the next after half a second, then twice as long each time, never more than 5 s
-# apart (product.md, section 3); a random half of it is taken off, so that 500 clients do not come back in one moment.
+# apart; a random half of it is taken off, so that 500 clients do not come back in one moment.
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 5.0
 _STABLE_AFTER: Final = 10.0  # seconds after which a session counts as one that had worked

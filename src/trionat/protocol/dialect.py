@@ -1,6 +1,6 @@
 """Which of the dialects a connection speaks, from its first bytes.
 
-`spec/protocol.md` says that the first byte 0x16 means TLS. That alone would take the credentials of a `nat-doc` client whose
+That the first byte 0x16 means TLS is not enough to go by: it would take the credentials of a `nat-doc` client whose
 payload is 22 bytes long (0x16 as a little-endian length) for a TLS record, so the next two bytes, TLS's record version, count
 as well: a length that continues in 0x03 0x01 is above any frame's bound.
 """

@@ -1,7 +1,7 @@
 """The frame that everything travels in: an 8-byte header (payload length, message id), then the payload.
 
 Sans-IO: bytes in, frames out, no clock and no socket. Both byte orders are here because the Go program exists in two forms
-(`spec/protocol.md`); the native dialect is big-endian.
+on the wire; the native dialect (`docs/protocol.md`) is big-endian.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# With StartAuth: false everybody is this user (product.md, section 2).
+# With StartAuth: false everybody is this user.
 ANONYMOUS: Final = "anonymity"
 
 # How often the accounts of live sessions are looked at: a removed account's session is closed within this many seconds.

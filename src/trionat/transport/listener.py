@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# Connections to accept before other tasks get their turn; architecture.md's figure.
+# Connections to accept before other tasks get their turn. Chosen, not measured.
 BATCH: Final = 64
 
 # The kernel cuts this down to its own limit (net.core.somaxconn, 4096 on Linux since 5.4). A longer queue costs nothing: a
