@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from trionat.errors import LocalProtocolError, RemoteProtocolError
-from trionat.protocol.tunnel import Conversation, Side
+from trionat.protocol.conversation import Conversation, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable

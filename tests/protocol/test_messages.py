@@ -8,12 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trionat.errors import RemoteProtocolError
+from trionat.protocol.fields import NAME_CHARACTERS, TEXT_CHARACTERS
 from trionat.protocol.frames import CONTROL_FRAME_BYTES, FIRST_FRAME_BYTES, Frame, FrameReader
 from trionat.protocol.messages import (
     MAX_SERVICES,
-    NAME_CHARACTERS,
     SECRET_BYTES,
-    TEXT_CHARACTERS,
     Attach,
     Close,
     Demand,

@@ -24,6 +24,7 @@ from tests.unit.memory import (
     receive_some,
 )
 from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
+from trionat.protocol.conversation import Side
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.tunnel import (
     DATA_ID,
@@ -36,7 +37,6 @@ from trionat.protocol.tunnel import (
     Open,
     Probe,
     Probed,
-    Side,
     TunnelFrame,
     TunnelReader,
 )
@@ -309,20 +309,37 @@ async def test_one_tunnel_for_100_visitors(road: Road) -> None:
 # -- bytes ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
-    up=st.binary(max_size=200),
-    down=st.binary(max_size=200),
+    up=st.binary(max_size=300),
+    down=st.binary(max_size=300),
     wire_capacity=st.integers(1, 7),
     plain_capacity=st.integers(1, 7),
-    largest=st.integers(1, 7),
-    local_first=st.booleans(),
+    largest=st.sampled_from([1, 3, 7, 1000]),
+    first=st.sampled_from(["visitor", "local", "both at once"]),
 )
 def test_tiny_buffers(
-    up: bytes, down: bytes, wire_capacity: int, plain_capacity: int, largest: int, local_first: bool
+    up: bytes, down: bytes, wire_capacity: int, plain_capacity: int, largest: int, first: str
 ) -> None:
     """Two visitors, one after another, with whatever cuts buffers of 1 to 7 bytes make."""
     tidy = Tidy()
+
+    async def serve(end: MemoryEndpoint, data: bytes, expected: bytes, turn: str) -> None:
+        if turn == "last":
+            assert await receive_all(end) == expected
+        async with trio.open_nursery() as nursery:
+            if turn == "any":
+                nursery.start_soon(check, end, expected)
+            await send_all(end, data)
+            end.send_eof()
+        if turn == "first":
+            assert await receive_all(end) == expected
+        end.close()
+
+    async def check(end: MemoryEndpoint, expected: bytes) -> None:
+        assert await receive_all(end) == expected
+
+    turns = {"visitor": ("first", "last"), "local": ("last", "first")}.get(first, ("any", "any"))
 
     async def main() -> None:
         async with open_road(
@@ -332,27 +349,38 @@ def test_tiny_buffers(
             largest=largest,
         ) as road:
             for _ in range(2):
-                visitor, received = road.visit(), dict[str, bytes]()
-
-                async def serve(end: MemoryEndpoint, data: bytes, wait: bool, name: str) -> None:
-                    if wait:
-                        received[name] = await receive_all(end)  # noqa: B023
-                    await send_all(end, data)
-                    end.send_eof()
-                    if not wait:
-                        received[name] = await receive_all(end)  # noqa: B023
-                    end.close()
-
+                visitor = road.visit()
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(serve, visitor, up, local_first, "down")
-                    local = await road.local()
-                    nursery.start_soon(serve, local, down, not local_first, "up")
-                assert received == {"up": up, "down": down}
+                    nursery.start_soon(serve, visitor, up, down, turns[0])
+                    nursery.start_soon(serve, await road.local(), down, up, turns[1])
                 await road.settle()
                 assert (road.pairings[-1].taken, road.pairings[-1].given) == (len(up), len(down))
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     tidy.check()
+
+
+async def test_what_waits_for_room_is_not_written_over(tidy: Tidy) -> None:
+    """All tunnels read into the same two buffers; what one of them has to wait with must be its own by then."""
+    source = random.Random(3)
+    pieces = [source.randbytes(20_000) for _ in range(4)]
+
+    async with open_road(tidy.endpoints, wire_capacity=500, plain_capacity=20_000) as one:
+        async with open_road(tidy.endpoints, wire_capacity=30_000, plain_capacity=300) as two:
+            roads = (one, two)
+            visitors = [road.visit() for road in roads]
+            locals_ = [await road.local() for road in roads]
+            ends = [*visitors, *locals_]
+            async with trio.open_nursery() as nursery:
+                for end, piece in zip(ends, pieces, strict=True):
+                    nursery.start_soon(send_all, end, piece)
+                await trio.testing.wait_all_tasks_blocked()
+                received = [await receive_exactly(end, 20_000) for end in [*locals_, *visitors]]
+            assert received == pieces
+            for end in ends:
+                end.close()
+            for road in roads:
+                await road.settle()
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])

@@ -15,6 +15,7 @@ from trionat.errors import ConnectionLostError, RefusedError, RemoteProtocolErro
 from trionat.events import ClientEvent, Connected, Draining, PublicService, Queued
 from trionat.log import get_logger
 from trionat.protocol import messages
+from trionat.protocol.fields import NAME_CHARACTERS
 from trionat.protocol.messages import (
     Attach,
     Close,
@@ -110,7 +111,7 @@ class ClientSession:
                 services=tuple(
                     messages.ServiceRequest(
                         name=service.name,
-                        local=str(service.local)[: messages.NAME_CHARACTERS],
+                        local=str(service.local)[:NAME_CHARACTERS],
                         visit_port=service.visit_port,
                         preferred_port=preferred,
                     )

@@ -18,13 +18,13 @@ A control connection runs like this (`docs/protocol.md` has the whole)::
 from __future__ import annotations
 
 import enum
-import json
 import struct
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeAlias
 
 import attrs
 
 from trionat.errors import RemoteProtocolError
+from trionat.protocol.fields import TEXT_CHARACTERS, Fields, to_json
 from trionat.protocol.frames import encode_frame
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ CAPABILITIES: Final = ("recycled-tunnels",)
 # A session is found by its uid and opened by its secret; 256 random bits, where the specification asks for 128 at least.
 SECRET_BYTES: Final = 32
 
-NAME_CHARACTERS: Final = 255
-TEXT_CHARACTERS: Final = 1024
 MAX_SERVICES: Final = 1024
 
 
@@ -69,88 +67,6 @@ class CloseCode(enum.StrEnum):
     TIMEOUT = "timeout"
 
 
-class _Fields:
-    """A JSON object whose fields are taken out one by one, each checked."""
-
-    def __init__(self, message: str, value: object) -> None:
-        self.message = message
-        self.values: Mapping[str, Any] = self._checked(value, dict, "a JSON object")
-
-    @classmethod
-    def parse(cls, message: str, payload: bytes) -> Self:
-        try:
-            value = json.loads(payload)
-        except (ValueError, RecursionError) as error:
-            raise RemoteProtocolError(f"{message}: the payload is not JSON") from error
-        return cls(message, value)
-
-    def _checked(self, value: object, kind: type | tuple[type, ...], expected: str) -> Any:
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise RemoteProtocolError(f"{self.message}: expected {expected}")
-        return value
-
-    def text(self, key: str, *, longest: int = NAME_CHARACTERS) -> str:
-        value: str = self._checked(self.values.get(key), str, f"a text as {key}")
-        if len(value) > longest:
-            raise RemoteProtocolError(f"{self.message}: {key} has more than {longest} characters")
-        if not _is_unicode(value):
-            raise RemoteProtocolError(f"{self.message}: {key} has half a surrogate pair in it")
-        return value
-
-    def text_or_none(self, key: str) -> str | None:
-        return None if self.values.get(key) is None else self.text(key)
-
-    def integer(self, key: str, lowest: int, highest: int) -> int:
-        value: int = self._checked(self.values.get(key), int, f"a number as {key}")
-        if not lowest <= value <= highest:
-            raise RemoteProtocolError(
-                f"{self.message}: {key} is not between {lowest} and {highest}"
-            )
-        return value
-
-    def integer_or_none(self, key: str, lowest: int, highest: int) -> int | None:
-        return None if self.values.get(key) is None else self.integer(key, lowest, highest)
-
-    def seconds(self, key: str, longest: float = 86400.0) -> float:
-        value: float = self._checked(self.values.get(key), (int, float), f"seconds as {key}")
-        if not 0 <= value <= longest:  # asked before `float`, which an integer of 400 digits breaks
-            raise RemoteProtocolError(
-                f"{self.message}: {key} is not between 0 and {longest} seconds"
-            )
-        return float(value)
-
-    def items(self, key: str, *, longest: int = MAX_SERVICES) -> list[Any]:
-        value: list[Any] = self._checked(self.values.get(key), list, f"a list as {key}")
-        if len(value) > longest:
-            raise RemoteProtocolError(f"{self.message}: {key} has more than {longest} entries")
-        return value
-
-    def secret(self, key: str) -> bytes:
-        try:
-            return bytes.fromhex(self.text(key))
-        except ValueError:
-            raise RemoteProtocolError(f"{self.message}: expected hex digits as {key}") from None
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON can write down half a surrogate pair; no file, no store and no peer takes one."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _texts(fields: _Fields, key: str) -> tuple[str, ...]:
-    values = fields.items(key, longest=64)
-    if not all(
-        isinstance(value, str) and len(value) <= NAME_CHARACTERS and _is_unicode(value)
-        for value in values
-    ):
-        raise RemoteProtocolError(f"{fields.message}: expected a list of texts as {key}")
-    return tuple(values)
-
-
 @attrs.frozen(kw_only=True)
 class Hello:
     """A client's first frame: who it is. Exactly one of `password` and `token` (a ticket's) is given, or neither.
@@ -171,7 +87,7 @@ class Hello:
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return _json(
+        return to_json(
             {
                 "version": self.version,
                 "capabilities": self.capabilities,
@@ -187,10 +103,10 @@ class Hello:
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        fields = _Fields.parse("HELLO", payload)
+        fields = Fields.parse("HELLO", payload)
         return cls(
             version=fields.integer("version", 1, 2**31),
-            capabilities=_texts(fields, "capabilities"),
+            capabilities=fields.texts("capabilities"),
             software=fields.text("software"),
             name=fields.text("name"),
             identity=fields.text("identity"),
@@ -229,15 +145,15 @@ class Expose:
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return _json(attrs.asdict(self))
+        return to_json(attrs.asdict(self))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
         services: list[ServiceRequest] = []
-        expose = _Fields.parse("EXPOSE", payload)
-        for item in expose.items("services"):
-            fields = _Fields("EXPOSE", item)
+        expose = Fields.parse("EXPOSE", payload)
+        for item in expose.items("services", longest=MAX_SERVICES):
+            fields = Fields("EXPOSE", item)
             services.append(
                 ServiceRequest(
                     name=fields.text("name"),
@@ -260,12 +176,12 @@ class Queued:
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return _json({"position": self.position})
+        return to_json({"position": self.position})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        return cls(position=_Fields.parse("QUEUED", payload).integer("position", 1, 2**31))
+        return cls(position=Fields.parse("QUEUED", payload).integer("position", 1, 2**31))
 
 
 @attrs.frozen(kw_only=True)
@@ -290,13 +206,13 @@ class Welcome:
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return _json({**attrs.asdict(self), "secret": self.secret.hex()})
+        return to_json({**attrs.asdict(self), "secret": self.secret.hex()})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        fields = _Fields.parse("WELCOME", payload)
-        ports = fields.items("ports")
+        fields = Fields.parse("WELCOME", payload)
+        ports = fields.items("ports", longest=MAX_SERVICES)
         if not all(type(port) is int and 1 <= port <= 65535 for port in ports):
             raise RemoteProtocolError("WELCOME: expected a list of ports as ports")
         secret = fields.secret("secret")
@@ -311,7 +227,7 @@ class Welcome:
             peer_timeout=fields.seconds("peer_timeout"),
             max_tunnels=fields.integer("max_tunnels", 1, 2**31),
             version=fields.integer("version", 1, 2**31),
-            capabilities=_texts(fields, "capabilities"),
+            capabilities=fields.texts("capabilities"),
         )
 
 
@@ -322,12 +238,12 @@ class _CodeAndText:
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return _json({"code": self.code, "text": self.text})
+        return to_json({"code": self.code, "text": self.text})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        fields = _Fields.parse(cls.__name__.upper(), payload)
+        fields = Fields.parse(cls.__name__.upper(), payload)
         return cls(code=fields.text("code"), text=fields.text("text", longest=TEXT_CHARACTERS))
 
 
@@ -354,12 +270,12 @@ class Drain:
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return _json({"seconds": self.seconds})
+        return to_json({"seconds": self.seconds})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        return cls(seconds=_Fields.parse("DRAIN", payload).seconds("seconds"))
+        return cls(seconds=Fields.parse("DRAIN", payload).seconds("seconds"))
 
 
 _NUMBER: Final = struct.Struct(">Q")

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
+from trionat.protocol.conversation import Conversation, Side
 from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES
 from trionat.protocol.tunnel import (
     DATA_ID,
@@ -24,12 +25,10 @@ from trionat.protocol.tunnel import (
     PROBED_FRAME,
     Abort,
     AbortReason,
-    Conversation,
     End,
     Open,
     Probe,
     Probed,
-    Side,
     TunnelFrame,
     TunnelReader,
 )

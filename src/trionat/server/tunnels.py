@@ -11,7 +11,8 @@ import trio
 
 from trionat.errors import PeerError
 from trionat.log import get_logger
-from trionat.protocol.tunnel import Open, Side
+from trionat.protocol.conversation import Side
+from trionat.protocol.tunnel import Open
 from trionat.relay.pairing import Pairing
 from trionat.relay.tunnel import SWEEP_INTERVAL, Tunnel
 from trionat.transport.endpoint import Endpoint
