@@ -295,5 +295,5 @@ class Admission:
         for applicant in list(self._queued.values()):
             self._refuse(applicant, refusal)
         for lease in self.leases.values():
-            if lease.session is None:
+            if not lease.occupied:
                 lease.give_up()

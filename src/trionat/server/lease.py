@@ -11,34 +11,35 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from trionat.log import get_logger
-from trionat.protocol.messages import CloseCode
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.ports import LeaseKey, VisitPort
-    from trionat.server.session import Session
     from trionat.server.visitors import VisitorLine
-
-log = get_logger(__name__)
 
 
 @attrs.define(eq=False)
 class Lease:
-    """See the module. `session` is the one that uses it now, or None; `released` says that it is gone for good."""
+    """See the module. `given_up` says that nobody will come back for it, `released` that it is gone for good."""
 
     key: LeaseKey
     ports: tuple[VisitPort, ...]
     line: VisitorLine
-    session: Session | None = None
     released: bool = False
     given_up: bool = False
+    _evict: Callable[[str], None] | None = None
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
         for service, port in enumerate(self.ports):
             port.service = service
             port.line = self.line
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a session uses it."""
+        return self._evict is not None
 
     @property
     def port_numbers(self) -> tuple[int, ...]:
@@ -56,14 +57,14 @@ class Lease:
         self._changed.set()
         self._changed = trio.Event()
 
-    def occupy(self, session: Session) -> None:
-        """A session uses the lease from now on."""
-        self.session = session
+    def occupy(self, evict: Callable[[str], None]) -> None:
+        """A session uses the lease from now on; `evict` ends it, for the reason given."""
+        self._evict = evict
         self._change()
 
     def vacate(self) -> None:
         """Its session has ended; visitors that come now wait for the next."""
-        self.session = None
+        self._evict = None
         self._change()
 
     def give_up(self) -> None:
@@ -74,8 +75,8 @@ class Lease:
 
     async def wait_vacant(self, reason: str) -> None:
         """Evict whichever session uses the lease, as often as it takes."""
-        while self.session is not None:
-            self.session.end(CloseCode.EVICTED, reason)
+        while self._evict is not None:
+            self._evict(reason)
             await self._changed.wait()
 
     async def wait_end(self, reservation: float) -> None:
@@ -84,16 +85,16 @@ class Lease:
         The first session is waited for without a limit: whoever the lease was made for occupies it or gives it up.
         """
         await self._wait_claimed()
-        while self.session is not None:
+        while self.occupied:
             await self._wait_deserted()
             with trio.move_on_after(reservation):
                 await self._wait_claimed()
 
     async def _wait_claimed(self) -> None:
         """Wait until there is a session, or until it is certain that there will be none."""
-        while self.session is None and not self.given_up:
+        while not self.occupied and not self.given_up:
             await self._changed.wait()
 
     async def _wait_deserted(self) -> None:
-        while self.session is not None:
+        while self.occupied:
             await self._changed.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,15 @@ import trio
 from trionat.errors import PeerError, RefusedError, RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
-from trionat.protocol.messages import Attach, Expose, Hello, Message, RefusalCode, Refused
+from trionat.protocol.messages import (
+    Attach,
+    CloseCode,
+    Expose,
+    Hello,
+    Message,
+    RefusalCode,
+    Refused,
+)
 from trionat.server.accounts import ANONYMOUS
 from trionat.server.admission import Applicant
 from trionat.server.session import Session
@@ -177,7 +186,7 @@ class Reception:
             stopping=self.stopping,
             public_host=self.public_host,
         )
-        lease.occupy(session)
+        lease.occupy(partial(session.end, CloseCode.EVICTED))
         self.sessions[session.uid] = session
         structlog.contextvars.bind_contextvars(session=session.uid)
         goodbye = True
