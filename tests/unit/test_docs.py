@@ -206,6 +206,24 @@ def test_fields_of_messages(kind: type[Any]) -> None:
         assert re.search(rf"\b{field.name}\b", written), field.name
 
 
+# --- docs/architecture.md ---
+
+
+def test_every_module_has_its_room() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rooms = text.split("## Rooms", 1)[1].split("```")[1]
+    entries = re.findall(r"^  (\w+)/ +(.+(?:\n {4,}.+)*)", rooms, flags=re.MULTILINE)
+    told = {room: set(re.findall(r"\w+", words)) for room, words in entries}
+    modules = (ROOT / "src/trionat").rglob("*.py")
+    missing = [
+        f"{path.parent.name}/{path.stem}"
+        for path in modules
+        if path.parent.name in {"server", "client", "relay", "transport", "store", "protocol"}
+        and path.stem not in {"__init__", *told.get(path.parent.name, ())}
+    ]
+    assert missing == []
+
+
 # --- docs/troubleshooting.md ---
 
 
