@@ -59,21 +59,6 @@ async def test_queue_moves_up_and_on(echo_server: Service, tmp_path: Path) -> No
             assert await ask(visitor, b"my turn") == b"my turn"
 
 
-async def test_session_waits_for_the_only_port(echo_server: Service, tmp_path: Path) -> None:
-    async with (
-        running.server(tmp_path / "s") as server,
-        running.client(tmp_path / "first", server.ticket, echo_server) as first,
-        running.client_process(tmp_path / "second", server.ticket, str(echo_server)) as second,
-    ):
-        await second.process.next_event("queued")
-        first.terminate()
-        await second.wait_connected(within=5)
-        assert second.port() == first.port()
-        assert await first.wait() == 0
-        async with await second.visit() as visitor:
-            assert await ask(visitor, b"hello") == b"hello"
-
-
 async def test_ports_wait_for_a_client_that_was_killed(
     echo_server: Service, tmp_path: Path
 ) -> None:
