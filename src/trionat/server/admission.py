@@ -132,11 +132,13 @@ class Admission:
                 rival,
                 RefusedError(CloseCode.EVICTED, "another connection of this client took its place"),
             )
-        if (lease := await self._reclaim(applicant)) is not None:
-            return lease
+            self._leave(rival)  # at once: the newcomer may need just that place
         self._queued[applicant.key] = applicant
         try:
-            return await self._stand_in_line(applicant)
+            lease = await self._reclaim(applicant)
+            if applicant.refusal is not None:  # a rival has come meanwhile
+                raise applicant.refusal
+            return await self._stand_in_line(applicant) if lease is None else lease
         except BaseException:
             if applicant.lease is not None:
                 applicant.lease.give_up()

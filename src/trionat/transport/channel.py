@@ -34,18 +34,18 @@ class Channel:
         return self._reader.trailing
 
     async def send(self, message: Message) -> None:
-        """Send a message.
+        """Send a message; where that takes no waiting, it is sent even when cancelled.
 
         Raises:
             ConnectionLostError: the connection is gone.
         """
-        await trio.lowlevel.checkpoint()
         self.cut_short = True
         try:
             await send_all(self.endpoint, encode_message(message))
             self.cut_short = False
         except OSError as error:
             raise lost(error) from error
+        await trio.lowlevel.checkpoint()
 
     async def receive(self) -> Message:
         """Return the next message.
