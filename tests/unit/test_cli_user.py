@@ -60,7 +60,8 @@ class Trionat:
         outcome = self(*args, stdin=stdin)
         assert (outcome.code, outcome.out) == (code, "")
         (line,) = outcome.err.splitlines()
-        return line
+        assert line.startswith("trionat: ")
+        return line.removeprefix("trionat: ")
 
     def user(self, name: str) -> User | None:
         async def find() -> User | None:
@@ -313,7 +314,7 @@ def test_the_configuration_names_the_folder_and_its_mistakes_are_told(tmp_path: 
     config.write_text("Server:\n  StatDir: x\n  PublicAdr: y\n")
     wrong = runner.invoke(user_app, ["list", "--config", str(config)])
     assert (wrong.exit_code, wrong.stdout) == (2, "")
-    assert [line.split(": ")[0] for line in wrong.stderr.splitlines()] == [
+    assert [line.split(": ")[1] for line in wrong.stderr.splitlines()] == [
         f"{config}:2",
         f"{config}:3",
     ]

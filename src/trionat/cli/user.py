@@ -307,5 +307,6 @@ def _told() -> Generator[None]:
 
 
 def _fail(error: Exception, code: int) -> None:
-    typer.echo(str(error), err=True)
+    for line in str(error).splitlines():
+        typer.echo(f"trionat: {line}", err=True)
     raise typer.Exit(code) from error

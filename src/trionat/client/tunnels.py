@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from trionat.address import TCPAddress
 from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
@@ -132,7 +133,7 @@ class TunnelPool:
             return await self.forwarder.open(frame)
         except LocalServiceError as error:
             log.warning(
-                "visitor refused", visitor=frame.visitor, address=frame.host, reason=str(error)
+                "visitor refused", visitor=frame.visitor, address=_address(frame), reason=str(error)
             )
             raise
 
@@ -147,7 +148,7 @@ class TunnelPool:
             log.info(
                 "visitor closed",
                 visitor=frame.visitor,
-                address=f"{frame.host}:{frame.port}",
+                address=_address(frame),
                 service=str(self.forwarder.services[frame.service].local),
                 reason=pairing.end,
                 received=pairing.given,
@@ -166,3 +167,7 @@ class TunnelPool:
                     log.info("tunnel given up", reason=str(error))
                     scope.cancel(str(error))
             self._changed.set()
+
+
+def _address(frame: Open) -> str:
+    return str(TCPAddress(frame.host, frame.port))

@@ -131,7 +131,7 @@ class ServerConfig:
         metadata=key(
             "StateDir",
             PATH,
-            "the folder of keys, users and traffic",
+            "the folder of keys and users",
             unset=STATE_DIR_UNSET,
             derived="effective_state_dir",
             short="TRIONAT_STATE_DIR",
@@ -238,7 +238,7 @@ class ServerConfig:
 
     @property
     def effective_state_dir(self) -> Path:
-        """The folder of keys, users and traffic; it may not exist yet."""
+        """The folder of keys and users; it may not exist yet."""
         return self.state_dir or platformdirs.user_state_path("trionat")
 
     @property

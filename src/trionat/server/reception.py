@@ -125,6 +125,8 @@ class Reception:
         try:
             match first := await self._expect(channel, "its first message"):
                 case Attach():
+                    if channel.trailing:
+                        raise RemoteProtocolError("bytes behind ATTACH, before any OPEN")
                     attached = self._attach(endpoint, first)
                     if not attached:
                         raise RefusedError(

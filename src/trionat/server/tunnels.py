@@ -99,6 +99,7 @@ class Tunnels:
     async def _serve(self, wire: Endpoint) -> None:
         tunnel = Tunnel(wire, Side.SERVER)
         served = self._tunnels[tunnel] = _Served(trio.CancelScope())
+        reason = "its session has ended"
         try:
             with isolated(log, "tunnel lost"), served.scope:
                 async with trio.open_nursery() as nursery:
@@ -107,11 +108,12 @@ class Tunnels:
                     )
                     await tunnel.receive()
                     nursery.cancel_scope.cancel("the client closed the tunnel")
+            reason = "the tunnel was lost"
         finally:
             del self._tunnels[tunnel]
             wire.close()
             if served.current is not None:
-                self._rescue(*served.current)
+                self._rescue(*served.current, reason)
 
     async def _carry(self, tunnel: Tunnel, served: _Served, scope: trio.CancelScope) -> None:
         while (visitor := await self.line.next()) is not None:
@@ -150,7 +152,7 @@ class Tunnels:
             seconds=round(trio.current_time() - visitor.arrived, 3),
         )
 
-    def _rescue(self, visitor: Visitor, pairing: Pairing) -> None:
+    def _rescue(self, visitor: Visitor, pairing: Pairing, reason: str) -> None:
         """The tunnel is gone: the visitor goes to another one if nothing of it was answered, else it is reset."""
         if pairing.over:  # the last words were said, only the bookkeeping was cut short
             visitor.endpoint.close()
@@ -160,7 +162,7 @@ class Tunnels:
             self.line.put_back(visitor)
         else:
             visitor.endpoint.reset()
-            self._account(visitor, pairing, "the tunnel was lost")
+            self._account(visitor, pairing, reason)
 
     async def _sweep(self) -> None:
         """Once a second: see after every tunnel, and send home those that were not needed for a while."""

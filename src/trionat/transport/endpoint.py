@@ -240,6 +240,8 @@ async def close_after_last_words(endpoint: Endpoint, *, grace: float) -> None:
 
 def lost(error: OSError) -> ConnectionLostError:
     """Return the error of the kernel or of OpenSSL as one of ours, in a few words."""
+    if isinstance(error, ssl.SSLEOFError):
+        return ConnectionLostError("connection lost: the peer cut it off")
     if isinstance(error, ssl.SSLError):
         return ConnectionLostError(f"TLS failed: {error.reason or error}".replace("_", " "))
     return ConnectionLostError(f"connection lost: {error.strerror or error}")
