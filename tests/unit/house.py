@@ -21,6 +21,7 @@ from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.messages import (
     Attach,
+    Demand,
     Expose,
     Hello,
     Message,
@@ -251,15 +252,18 @@ class Guest:
         )
 
     async def hear(self, kind: type[MessageT]) -> MessageT:
-        """Return the next message, which must be of this kind."""
+        """Return the next message, which must be of this kind; a DEMAND may come at any time."""
         message = await self._inbox.receive()
+        while isinstance(message, Demand) and kind is not Demand:
+            message = await self._inbox.receive()
         assert isinstance(message, kind), message
         return message
 
     async def hear_end(self) -> None:
         """Wait until the server hangs up without another word."""
         with suppress(trio.EndOfChannel):
-            message = await self._inbox.receive()
+            while isinstance(message := await self._inbox.receive(), Demand):
+                pass
             raise AssertionError(f"{message} instead of the end")
 
     def pending(self) -> list[Message]:

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.errors import PeerError
+from trionat.errors import PeerError, RefusedError
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel import Open
@@ -31,7 +31,7 @@ _MOST_IDLE: Final = 64
 # Handshakes at once. More would only queue at the server, whose every handshake takes about a millisecond.
 _MOST_DIALS: Final = 64
 
-# After a tunnel could not be opened, nobody tries for this long, in seconds; the control connection tells soon whether the
+# After a tunnel could not be opened or was refused, nobody tries for this long, in seconds; the control connection tells soon whether the
 # server is gone.
 _PAUSE: Final = 0.5
 
@@ -98,12 +98,19 @@ class TunnelPool:
             try:
                 wire = await self.open_wire()
             except PeerError:
-                self._paused_until = trio.current_time() + _PAUSE
+                self._pause()
                 raise
             finally:
                 self._dialing -= 1
                 self._changed.set()
-            await self._serve_visitors(wire)
+            try:
+                await self._serve_visitors(wire)
+            except* RefusedError:  # or the next one would be opened, and refused, at once
+                self._pause()
+                raise
+
+    def _pause(self) -> None:
+        self._paused_until = trio.current_time() + _PAUSE
 
     async def _serve_visitors(self, wire: Endpoint) -> None:
         opened, pairings = trio.open_memory_channel[tuple[Open, Pairing]](1)
@@ -167,6 +174,7 @@ class TunnelPool:
                     log.info("tunnel given up", reason=str(error))
                     scope.cancel(str(error))
             self._changed.set()
+            self._less_busy.set()  # a visitor whose local service refused leaves without `_carry`
 
 
 def _address(frame: Open) -> str:

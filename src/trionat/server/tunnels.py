@@ -117,7 +117,7 @@ class Tunnels:
 
     async def _carry(self, tunnel: Tunnel, served: _Served, scope: trio.CancelScope) -> None:
         while (visitor := await self.line.next()) is not None:
-            pairing = Pairing(visitor.number, visitor.endpoint)
+            pairing = Pairing(visitor.number, visitor.endpoint, taken=len(visitor.early))
             served.current = (visitor, pairing)
             visitor.tries += 1
             await tunnel.open(

@@ -1,0 +1,766 @@
+"""A control session at the server: liveness, visitors and tunnels, drain, ends and their reasons."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.house import Guest, House, MemoryStore, forwarder, make_user, open_house, token_of
+from tests.unit.memory import MemoryEndpoint, echo, receive_all, receive_exactly, receive_some
+from trionat.protocol.frames import encode_frame
+from trionat.protocol.messages import (
+    Attach,
+    Close,
+    CloseCode,
+    Demand,
+    Drain,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Queued,
+    RefusalCode,
+    Refused,
+    Welcome,
+)
+from trionat.protocol.tunnel import (
+    DATA_ID,
+    END_FRAME,
+    PROBED_FRAME,
+    Abort,
+    End,
+    Open,
+    Probe,
+    TunnelFrame,
+    TunnelReader,
+)
+from trionat.server.accounts import WATCH_INTERVAL
+from trionat.server.session import SPARE_TUNNELS
+from trionat.transport.channel import Channel
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from tests.unit.conftest import Tidy
+
+# -- liveness ---------------------------------------------------------------------------------------------------------
+
+
+async def test_silent_client_is_given_up(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, port_reservation=5) as house:
+        guest = await house.welcome()
+        started = trio.current_time()
+        guest.deaf = True  # reads, says nothing
+        assert (await guest.hear(Close)).code == CloseCode.TIMEOUT
+        assert 7.9 < trio.current_time() - started < 8.1
+        await guest.hear_end()
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.sessions == []
+        assert house.admission.ports.free == 1
+        await trio.sleep(6)
+        assert house.admission.ports.free == 2
+
+
+async def test_any_message_is_a_sign_of_life(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        guest.deaf = True
+        for _ in range(10):
+            await trio.sleep(7)
+            await guest.say(Pong(99))
+        assert len(house.sessions) == 1
+
+
+async def test_half_a_message_is_no_sign_of_life(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        guest.deaf = True
+        for byte in b"\0\0\0\x08\0\0":
+            guest.endpoint.send(bytes([byte]))
+            await trio.sleep(1.2)
+        assert len(house.sessions) == 1
+        await trio.sleep(1)
+        assert house.sessions == []
+
+
+async def test_pings_are_answered_and_sent(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, ping_interval=2.5) as house:
+        guest = await house.welcome()
+        await guest.say(Ping(7))
+        await trio.sleep(10.1)
+        assert Pong(7) in guest.heard
+        assert [m for m in guest.heard if isinstance(m, Ping)] == [Ping(n) for n in (1, 2, 3, 4)]
+        round_trip = house.sessions[0].link.round_trip
+        assert round_trip is not None
+        assert round_trip < 0.1
+
+
+async def test_client_that_does_not_read(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """Neither memory nor time without a bound for one that only talks."""
+    async with open_house(tidy) as house:
+        guest = await house.welcome(capacity=100)
+        guest.vanish()
+        for number in range(1000):
+            if guest.endpoint.peer.closed:
+                break
+            try:
+                await Channel(guest.endpoint).send(Ping(number))
+            except Exception:  # noqa: BLE001 - the end that is waited for
+                break
+            await trio.sleep(0.1)
+        assert house.sessions == []
+        assert guest.endpoint.most_held <= 100
+        assert number < 200
+
+
+# -- what a client must not say ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Queued(position=1),
+        Refused(code="full", text=""),
+        Demand(1),
+        Hello(username="u", identity="i"),
+        Attach(1, bytes(32)),
+        Welcome(
+            uid=1,
+            secret=bytes(32),
+            ports=(1,),
+            host="",
+            ping_interval=1,
+            peer_timeout=2,
+            max_tunnels=1,
+        ),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+async def test_messages_that_are_not_a_clients(
+    tidy: Tidy, autojump_clock: MockClock, message: Message
+) -> None:
+    async with open_house(tidy) as house:
+        guest, other = await house.welcome("rude"), await house.welcome("other")
+        await guest.say(message)
+        closed = await guest.hear(Close)
+        assert closed.code == CloseCode.PROTOCOL
+        assert type(message).__name__.upper() in closed.text
+        await guest.hear_end()
+        assert [session.uid for session in house.sessions] == [other.welcome.uid]
+
+
+async def test_garbage_in_a_session(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        guest.endpoint.send(encode_frame(12345, b""))
+        assert (await guest.hear(Close)).code == CloseCode.PROTOCOL
+
+
+# -- tunnels and who may bring them -----------------------------------------------------------------------------------
+
+
+class Wire:
+    """A tunnel in the test's hands."""
+
+    def __init__(self, wire: MemoryEndpoint) -> None:
+        self.wire = wire
+        self.reader = TunnelReader()
+
+    async def next(self) -> bytes | TunnelFrame:
+        while (event := self.reader.next()) is None:
+            piece = await receive_some(self.wire)
+            assert piece, "the wire has ended"
+            self.reader.feed(memoryview(piece))
+        return bytes(event) if isinstance(event, memoryview) else event
+
+    def data(self, data: bytes) -> None:
+        self.wire.send(encode_frame(DATA_ID, data))
+
+    def end(self) -> None:
+        self.wire.send(END_FRAME)
+
+
+async def raw_tunnel(guest: Guest) -> Wire:
+    wire = Wire(await guest.attach())
+    await trio.testing.wait_all_tasks_blocked()
+    return wire
+
+
+async def test_open_says_who_comes_and_what_for(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome("two services", 60002, 60001)
+        wire = await raw_tunnel(guest)
+        visitor = house.visit(60001, early=b"hi")
+        opened = await wire.next()
+        assert isinstance(opened, Open)
+        assert opened.service == 1
+        assert (opened.host, opened.port) == ("198.51.100.9", 1234)
+        assert (opened.visit_host, opened.visit_port) == ("public.example", 60001)
+        assert await wire.next() == b"hi"
+        wire.data(b"there")
+        wire.end()
+        assert await receive_all(visitor) == b"there"
+
+
+@pytest.mark.parametrize("what", ["wrong", "stale", "another session's"])
+async def test_secrets(tidy: Tidy, autojump_clock: MockClock, what: str) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome("guest")
+        secret = bytes(32)
+        if what == "stale":
+            stale = guest.welcome
+            guest = await house.welcome("guest")
+            attach = Attach(stale.uid, stale.secret)
+            secret = stale.secret
+        elif what == "another session's":
+            secret = (await house.welcome("other")).welcome.secret
+        for uid in {guest.welcome.uid, 1}:
+            attach = Attach(uid, secret)
+            wire = Channel(house.connect())
+            await wire.send(attach)
+            refused = await wire.receive()
+            assert isinstance(refused, Refused)
+            assert refused.code == RefusalCode.UNKNOWN_SESSION
+            assert await receive_all(wire.endpoint) == b""
+            wire.endpoint.close()
+        house.visit(guest.port)
+        assert await guest.hear(Demand) == Demand(1)  # nobody got hold of the session
+
+
+async def test_too_many_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, max_visitors=3) as house:
+        guest = await house.welcome()
+        limit = guest.welcome.max_tunnels
+        assert limit == 3 + SPARE_TUNNELS
+        wires = [await guest.attach() for _ in range(limit)]
+        await trio.testing.wait_all_tasks_blocked()
+        late = await guest.attach()
+        refused = await Channel(late).receive()
+        assert isinstance(refused, Refused)
+        assert refused.code == RefusalCode.UNKNOWN_SESSION
+        wires[0].close()
+        late.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.sessions[0].tunnels.count == limit - 1
+        again = await guest.attach()
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.sessions[0].tunnels.count == limit
+        again.close()
+
+
+async def test_a_tunnel_that_breaks_the_law_costs_itself_only(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        bad, good = await raw_tunnel(guest), await raw_tunnel(guest)
+        bad.wire.send(b"\xff" * 20)
+        assert await receive_all(bad.wire) == b""
+        visitor = house.visit(guest.port, early=b"x")
+        assert isinstance(await good.next(), Open)
+        assert len(house.sessions) == 1
+        visitor.close()
+
+
+async def test_idle_tunnels_that_nobody_needs_go_home(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome("guest", idle_tunnels=2)
+        wires = [await guest.attach() for _ in range(5)]
+        house.nursery.start_soon(guest.ping)
+        for wire in wires:
+            house.nursery.start_soon(echo_probes, wire)
+        await trio.sleep(100)
+        assert house.sessions[0].tunnels.count == 2
+
+
+async def echo_probes(wire: MemoryEndpoint) -> None:
+    tunnel = Wire(wire)
+    try:
+        while isinstance(await tunnel.next(), Probe):
+            wire.send(PROBED_FRAME)
+    except AssertionError:
+        wire.close()
+
+
+# -- visitors ---------------------------------------------------------------------------------------------------------
+
+
+async def test_nobody_home(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        assert await receive_all(house.visit(60001)) == b""
+
+
+async def test_demand_is_told_at_once_and_again(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        house.visit(guest.port)
+        started = trio.current_time()
+        assert await guest.hear(Demand) == Demand(1)
+        assert trio.current_time() - started < 0.01
+        house.visit(guest.port)
+        house.visit(guest.port)
+        assert await guest.hear(Demand) == Demand(3)
+        await trio.sleep(5.05)
+        assert guest.pending() == [Demand(3)] * 5
+        await trio.sleep(3.5)  # their patience ends after 8 s
+        guest.pending()
+        await trio.sleep(5)
+        assert guest.pending() == []
+
+
+async def test_visitors_wait_for_eight_seconds(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        visitor = house.visit(guest.port)
+        started = trio.current_time()
+        assert await receive_all(visitor) == b""
+        assert 8 <= trio.current_time() - started <= 8.6
+        assert house.sessions[0].lease.line.present == 0
+
+
+async def test_first_come_first_served(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        visitors = [house.visit(guest.port, early=b"%d" % number) for number in range(3)]
+        for number, visitor in enumerate(visitors):
+            wire = await raw_tunnel(guest)
+            assert isinstance(await wire.next(), Open)
+            assert await wire.next() == b"%d" % number
+            visitor.close()
+            assert await wire.next() == End()
+            wire.end()
+            wire.wire.close()
+            await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_too_many_wait(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, max_waiting_visitors=2) as house:
+        guest = await house.welcome()
+        waiting = [house.visit(guest.port) for _ in range(2)]
+        late = house.visit(guest.port)
+        assert late.recv_into(memoryview(bytearray(20_000))) == 0
+        await raw_tunnel(guest)
+        for visitor in waiting:
+            with pytest.raises(BlockingIOError):
+                visitor.recv_into(memoryview(bytearray(20_000)))
+        house.visit(guest.port).send(b"there is room for this one")
+
+
+async def test_too_many_are_there(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, max_visitors=3, max_waiting_visitors=3) as house:
+        guest = await house.welcome()
+        wires = [await raw_tunnel(guest) for _ in range(5)]
+        visitors = [house.visit(guest.port) for _ in range(4)]
+        assert visitors[3].recv_into(memoryview(bytearray(20_000))) == 0
+        assert house.sessions[0].lease.line.present == 3
+        visitors[0].reset()
+        for wire in wires[4], wires[3], wires[2]:
+            opened = await wire.next()
+            assert isinstance(opened, Open)
+        assert isinstance(await wires[4].next(), Abort)
+        wires[4].end()
+        await trio.testing.wait_all_tasks_blocked()
+        again = house.visit(guest.port)
+        assert isinstance(await wires[4].next(), Open)
+        again.close()
+
+
+async def test_a_visitor_that_hangs_up_while_it_waits(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        gone, half, stays = (house.visit(guest.port, early=text) for text in (b"1", b"2", b"3"))
+        gone.reset()
+        half.send_eof()
+        wire = await raw_tunnel(guest)
+        assert isinstance(await wire.next(), Open)
+        assert await wire.next() == b"2"  # it has only ended its own direction
+        assert await wire.next() == End()
+        wire.data(b"answer")
+        wire.end()
+        assert await receive_all(half) == b"answer"
+        assert isinstance(await wire.next(), Open)
+        assert await wire.next() == b"3"
+        stays.close()
+
+
+# -- the real client's tunnels on the other side ----------------------------------------------------------------------
+
+
+async def test_hundred_visitors_over_few_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        pool = guest.pool(forwarder(tidy, house.nursery))
+        await trio.sleep(0.1)
+        for number in range(100):
+            visitor = house.visit(guest.port, early=b"x" * number)
+            visitor.send_eof()
+            assert await receive_all(visitor) == b"x" * number
+            await trio.testing.wait_all_tasks_blocked()
+        session = house.sessions[0]
+        assert session.tunnels.count <= 3
+        assert session.tunnels.served == pool.served == 100
+        assert session.tunnels.relayed == 2 * sum(range(100))
+        assert session.lease.line.present == 0
+
+
+async def test_burst_of_visitors(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        guest.pool(forwarder(tidy, house.nursery), limit=200)
+        visitors = [house.visit(guest.port, early=b"%d" % number) for number in range(150)]
+        for number, visitor in enumerate(visitors):
+            assert await receive_some(visitor) == b"%d" % number
+        for visitor in visitors:
+            visitor.close()
+        await trio.sleep(1)
+        assert house.sessions[0].tunnels.served == 150
+
+
+async def test_refused_local_service(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        guest.pool(forwarder(tidy, house.nursery, echo, "cannot be reached"))
+        started = trio.current_time()
+        assert await receive_all(house.visit(guest.port)) == b""
+        assert trio.current_time() - started < 0.1
+        visitor = house.visit(guest.port, early=b"works again")
+        assert await receive_some(visitor) == b"works again"
+
+
+# -- tunnels that die -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_tunnel_lost_before_any_answer(
+    tidy: Tidy, autojump_clock: MockClock, how: str
+) -> None:
+    """The visitor goes to another tunnel, with its bytes exactly once, and what it says meanwhile behind them."""
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        first = await raw_tunnel(guest)
+        visitor = house.visit(guest.port, early=b"one, ")
+        assert isinstance(await first.next(), Open)
+        assert await first.next() == b"one, "
+        visitor.send(b"two, ")
+        assert await first.next() == b"two, "
+        first.wire.close() if how == "close" else first.wire.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        visitor.send(b"three")
+        visitor.send_eof()
+        assert await guest.hear(Demand) == Demand(1)
+        second = await raw_tunnel(guest)
+        assert isinstance(await second.next(), Open)
+        received = b""
+        while isinstance(event := await second.next(), bytes):
+            received += event
+        assert event == End()
+        assert received == b"one, two, three"
+        second.data(b"answer")
+        second.end()
+        assert await receive_all(visitor) == b"answer"
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.sessions[0].tunnels.served == 1
+        assert house.sessions[0].tunnels.relayed == len(b"one, two, three") + len(b"answer")
+
+
+async def test_tunnel_lost_after_an_answer(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        first, second = await raw_tunnel(guest), await raw_tunnel(guest)
+        visitor = house.visit(guest.port, early=b"question")
+        assert isinstance(await second.next(), Open)
+        second.data(b"half an ans")
+        assert await receive_some(visitor) == b"half an ans"
+        second.wire.reset()
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        other = house.visit(guest.port)
+        assert isinstance(await first.next(), Open)
+        other.close()
+
+
+async def test_a_visitor_that_kills_tunnels_gets_only_so_many(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        visitor = house.visit(guest.port, early=b"poison")
+        for _ in range(3):
+            wire = await raw_tunnel(guest)
+            assert isinstance(await wire.next(), Open)
+            wire.wire.close()
+            await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        assert house.sessions[0].lease.line.present == 0
+
+
+async def test_dead_idle_tunnel_does_not_cost_a_visitor(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """A tunnel whose other end is silently gone: it is probed with OPEN, given up, and the visitor goes to another."""
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        good, dead = await raw_tunnel(guest), await raw_tunnel(guest)
+        await trio.sleep(5)
+        visitor = house.visit(guest.port, early=b"hello")
+        assert await dead.next() == Probe()
+        started = trio.current_time()
+        assert await good.next() == Probe()
+        good.wire.send(PROBED_FRAME)
+        assert isinstance(await good.next(), Open)
+        assert 3 < trio.current_time() - started < 7
+        assert await good.next() == b"hello"
+        good.data(b"back")
+        assert await receive_some(visitor) == b"back"
+
+
+async def test_unanswered_probe_of_an_idle_tunnel(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        dead = await raw_tunnel(guest)
+        started = trio.current_time()
+        assert await dead.next() == Probe()
+        assert 14 < trio.current_time() - started < 17
+        assert await receive_all(dead.wire) == b""
+        assert trio.current_time() - started < 23
+        assert house.sessions[0].tunnels.count == 0
+
+
+# -- loss and return of the session -----------------------------------------------------------------------------------
+
+
+async def test_visitors_wait_for_the_client_to_come_back(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy, port_reservation=30) as house:
+        old = await house.welcome("same")
+        wire = await raw_tunnel(old)
+        unanswered = house.visit(old.port, early=b"unanswered")
+        assert isinstance(await wire.next(), Open)
+        waiting = house.visit(old.port, early=b"waiting")
+        old.hang_up()
+        await receive_all(wire.wire)
+        await trio.sleep(1)
+        late = house.visit(old.port, early=b"late")
+        await trio.sleep(1)
+        new = await house.welcome("same")
+        assert await new.hear(Demand) == Demand(3)
+        new.pool(forwarder(tidy, house.nursery))
+        for visitor, text in (
+            (unanswered, b"unanswered"),
+            (waiting, b"waiting"),
+            (late, b"late"),
+        ):
+            assert await receive_exactly(visitor, len(text)) == text
+
+
+async def test_visitors_that_were_answered_are_reset_with_their_session(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        guest.pool(forwarder(tidy, house.nursery))
+        visitor = house.visit(guest.port, early=b"x")
+        assert await receive_some(visitor) == b"x"
+        house.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        assert (await guest.hear(Close)).code == CloseCode.ACCOUNT_REMOVED
+
+
+async def test_reservation_that_expires_dismisses_who_waits(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy, port_reservation=3) as house:
+        guest = await house.welcome()
+        guest.hang_up()
+        await trio.sleep(1)
+        visitor = house.visit(guest.port)
+        assert await receive_all(visitor) == b""
+        assert await receive_all(house.visit(guest.port)) == b""  # at once: nobody's port
+
+
+async def test_goodbye_dismisses_who_waits(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        visitor = house.visit(guest.port)
+        started = trio.current_time()
+        await guest.say(Close(code="stopped", text="bye"))
+        assert await receive_all(visitor) == b""
+        assert trio.current_time() - started < 0.1
+
+
+# -- the planned stop -------------------------------------------------------------------------------------------------
+
+
+async def test_drain_lets_visitors_finish(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, drain_grace=30) as house:
+        guest, idle = await house.welcome("busy"), await house.welcome("idle")
+        guest.pool(forwarder(tidy, house.nursery))
+        visitor = house.visit(guest.port, early=b"x")
+        assert await receive_some(visitor) == b"x"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.drain)
+            started = trio.current_time()
+            for other in (guest, idle):
+                assert await other.hear(Drain) == Drain(seconds=30)
+            assert (await idle.hear(Close)).code == CloseCode.STOPPED
+            await trio.sleep(10)
+            visitor.send(b"still served")
+            assert await receive_some(visitor) == b"still served"
+            visitor.close()
+        assert (await guest.hear(Close)).code == CloseCode.STOPPED
+        assert trio.current_time() - started < 12
+
+
+async def test_drain_ends_with_its_grace(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, drain_grace=30) as house:
+        guest = await house.welcome()
+        guest.pool(forwarder(tidy, house.nursery))
+        visitor = house.visit(guest.port, early=b"x")
+        assert await receive_some(visitor) == b"x"
+        started = trio.current_time()
+        await house.drain()
+        assert 29.9 < trio.current_time() - started < 32
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.admission.ports.free == 2
+
+
+async def test_client_drains(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        guest.pool(forwarder(tidy, house.nursery))
+        visitor = house.visit(guest.port, early=b"x")
+        assert await receive_some(visitor) == b"x"
+        await guest.say(Drain(seconds=10))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await receive_all(house.visit(guest.port)) == b""
+        visitor.send(b"still served")
+        assert await receive_some(visitor) == b"still served"
+        visitor.close()
+        await guest.say(Close(code="stopped", text="bye"))
+        await guest.hear_end()
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.admission.ports.free == 2
+
+
+# -- accounts ---------------------------------------------------------------------------------------------------------
+
+
+async def log_in(house: House, name: str) -> Guest:
+    guest = house.guest(name, username=name, token=token_of(name))
+    await guest.ask()
+    guest.welcome = await guest.hear(Welcome)
+    return guest
+
+
+async def test_login(tidy: Tidy, autojump_clock: MockClock) -> None:
+    store = MemoryStore("alice", "bob")
+    store.users["carol"] = make_user("carol", datetime.now(UTC) - timedelta(seconds=1))
+    async with open_house(tidy, store=store) as house:
+        await log_in(house, "alice")
+        for name, token, code in (
+            ("bob", token_of("alice"), RefusalCode.AUTH_FAILED),
+            ("nobody", token_of("nobody"), RefusalCode.AUTH_FAILED),
+            ("carol", token_of("carol"), RefusalCode.ACCOUNT_EXPIRED),
+        ):
+            guest = house.guest(name, username=name, token=token)
+            await guest.ask()
+            assert (await guest.hear(Refused)).code == code
+            await guest.hear_end()
+        assert [session.username for session in house.sessions] == ["alice"]
+
+
+@pytest.mark.parametrize("what", ["removed", "expired"])
+async def test_account_that_ends_ends_its_sessions(
+    tidy: Tidy, autojump_clock: MockClock, what: str
+) -> None:
+    store = MemoryStore("alice", "bob")
+    async with open_house(tidy, store=store) as house:
+        alice, bob = await log_in(house, "alice"), await log_in(house, "bob")
+        visitor = house.visit(alice.port)
+        await trio.sleep(3)
+        assert len(house.sessions) == 2
+        if what == "removed":
+            del store.users["alice"]
+            code = CloseCode.ACCOUNT_REMOVED
+        else:
+            store.users["alice"] = make_user("alice", datetime.now(UTC))
+            code = CloseCode.ACCOUNT_EXPIRED
+        started = trio.current_time()
+        alice.pending()
+        closed = await alice.hear(Close)
+        assert closed.code == code
+        assert "alice" in closed.text
+        assert trio.current_time() - started <= WATCH_INTERVAL
+        await alice.hear_end()
+        assert await receive_all(visitor) == b""
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.admission.ports.free == 1
+        assert [session.username for session in house.sessions] == ["bob"]
+        assert bob.pending() == []
+
+
+async def test_same_identity_of_two_users(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, store=MemoryStore("alice", "bob")) as house:
+        for name in ("alice", "bob"):
+            guest = house.guest("same", username=name, token=token_of(name))
+            await guest.ask()
+            await guest.hear(Welcome)
+        assert len(house.sessions) == 2
+
+
+# -- cancellation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ticks", range(0, 90, 4))
+async def test_cancelled_at_any_point(tidy: Tidy, autojump_clock: MockClock, ticks: int) -> None:
+    with trio.CancelScope() as scope:
+
+        async def cancel() -> None:
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+
+        async with open_house(tidy, ports=1) as house:
+            house.nursery.start_soon(cancel)
+            guest = await house.welcome("one")
+            guest.pool(forwarder(tidy, house.nursery))
+            other = house.guest("two")
+            await other.ask()
+            for _ in range(20):
+                visitor = house.visit(guest.port, early=b"hello")
+                with suppress(OSError):  # reset, when the end comes now
+                    visitor.send_eof()
+                    await receive_all(visitor)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("ticks", range(0, 60, 3))
+async def test_session_ended_at_any_point(
+    tidy: Tidy, autojump_clock: MockClock, ticks: int
+) -> None:
+    async with open_house(tidy, ports=1, port_reservation=0) as house:
+        guest = await house.welcome("one")
+        guest.pool(forwarder(tidy, house.nursery))
+        visitors = [house.visit(guest.port, early=b"hello") for _ in range(3)]
+        for _ in range(ticks):
+            await trio.lowlevel.checkpoint()
+        house.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
+        await trio.sleep(3)
+        assert house.sessions == []
+        assert house.admission.ports.free == 1
+        for visitor in visitors:
+            assert visitor.peer.closed
