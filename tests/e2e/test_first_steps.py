@@ -57,18 +57,19 @@ async def person(
 async def read_until(stream: trio.abc.ReceiveStream, pattern: str) -> tuple[re.Match[str], str]:
     """Read until the pattern is there; return its match, and all that was read."""
     text = ""
-    with trio.fail_after(running.START_TIMEOUT):
+    with trio.move_on_after(running.START_TIMEOUT):
         while (found := re.search(pattern, text, re.MULTILINE)) is None:
             data = await stream.receive_some()
             assert data, f"it ended after:\n{text}"
             text += data.decode()
-    return found, text
+        return found, text
+    raise AssertionError(f"no {pattern} in:\n{text}")
 
 
 async def test_demo(tmp_path: Path) -> None:
     """It prints an address that works, tells of visitors, and ends at Ctrl-C, leaving nothing."""
     async with person("demo", cwd=tmp_path, TMPDIR=str(tmp_path)) as (process, output):
-        found, _ = await read_until(output, r"^http://127\.0\.0\.1:(\d+)/ .*\n(.*Ctrl-C.*\n)")
+        found, _ = await read_until(output, r"^http://127\.0\.0\.1:(\d+)/ (?s:.*)Ctrl-C")
         async with await trio.open_tcp_stream(services.HOST, int(found[1])) as visitor:
             request = f"GET / HTTP/1.1\r\nHost: {found[1]}\r\nConnection: close\r\n\r\n"
             name = running.name_of(visitor)
