@@ -32,7 +32,7 @@ class MemoryEndpoint:
     """
 
     capacity: int
-    everyone: list[MemoryEndpoint]
+    everyone: list[MemoryEndpoint] = attrs.field(repr=False)
     largest_read: int = 1 << 30
     largest_write: int = 1 << 30
     most_held: int = 0
