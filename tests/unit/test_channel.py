@@ -61,6 +61,7 @@ async def test_messages_both_ways_through_little_room(ends: tuple[Channel, Chann
             nursery.start_soon(receive, channel)
     assert received == {one: messages, two: messages}
     assert not one.trailing
+    assert not one.cut_short
 
 
 async def test_cancelled_receive_loses_nothing(ends: tuple[Channel, Channel]) -> None:

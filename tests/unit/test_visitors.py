@@ -124,23 +124,6 @@ async def test_one_that_is_put_back_too_late_is_reset(line: VisitorLine, crowd: 
     crowd.go()
 
 
-async def test_a_tunnel_that_ends_in_the_moment_in_which_it_gets_a_visitor(
-    line: VisitorLine, crowd: Crowd
-) -> None:
-    crowd.come()
-    assert await numbers(line, 1) == [1]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(line.next)
-        await trio.testing.wait_all_tasks_blocked()
-        visitor = crowd.come()
-        nursery.cancel_scope.cancel()
-        assert line.waiting == 0
-    assert line.waiting in (0, 1)
-    if line.waiting:
-        assert await line.next() is visitor
-    crowd.go()
-
-
 @pytest.mark.parametrize("steps", range(4))
 async def test_cancelled_places_lose_nobody(line: VisitorLine, crowd: Crowd, steps: int) -> None:
     """Whoever was given out is held by the caller or back in the line."""

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.errors import PeerError, RefusedError
+from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel import Open
@@ -31,9 +31,13 @@ _MOST_IDLE: Final = 64
 # Handshakes at once. More would only queue at the server, whose every handshake takes about a millisecond.
 _MOST_DIALS: Final = 64
 
-# After a tunnel could not be opened or was refused, nobody tries for this long, in seconds; the control connection tells soon whether the
-# server is gone.
+# After a tunnel could not be opened, or ended at once without a visitor, nobody tries for this long, in seconds. The control
+# connection tells soon whether the server is gone.
 _PAUSE: Final = 0.5
+_AT_ONCE: Final = 1.0
+
+# The server tells its demand every second while it lasts; what it has not told for this long, in seconds, is no more.
+_DEMAND_LASTS: Final = 2.5
 
 
 @attrs.define(eq=False)
@@ -52,6 +56,7 @@ class TunnelPool:
     _tunnels: dict[Tunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
     _dialing: int = attrs.field(init=False, default=0)
     _waiting: int = attrs.field(init=False, default=0)
+    _demanded: float = attrs.field(init=False, default=float("-inf"))
     _paused_until: float = attrs.field(init=False, default=float("-inf"))
     _changed: trio.Event = attrs.field(init=False, factory=trio.Event)
     _less_busy: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -64,6 +69,7 @@ class TunnelPool:
     def demand(self, visitors: int) -> None:
         """So many visitors wait at the server for a tunnel."""
         self._waiting = visitors
+        self._demanded = trio.current_time()
         self._changed.set()
 
     async def wait_not_busy(self) -> None:
@@ -103,11 +109,14 @@ class TunnelPool:
             finally:
                 self._dialing -= 1
                 self._changed.set()
+            opened = trio.current_time()
             try:
                 await self._serve_visitors(wire)
-            except* RefusedError:  # or the next one would be opened, and refused, at once
-                self._pause()
-                raise
+            finally:
+                if (
+                    trio.current_time() - opened < _PAUSE
+                ):  # refused, most likely, and so would be the next
+                    self._pause()
 
     def _pause(self) -> None:
         self._paused_until = trio.current_time() + _PAUSE
@@ -119,6 +128,7 @@ class TunnelPool:
             opened.send_nowait((frame, pairing))
 
         tunnel = Tunnel(wire, Side.CLIENT, self._connect_locally, take_over)
+        began = trio.current_time()
         scope = self._tunnels[tunnel] = trio.CancelScope()
         try:
             with scope:
@@ -130,6 +140,8 @@ class TunnelPool:
             del self._tunnels[tunnel]
             tunnel.abandon()
             wire.close()
+            if tunnel.unused and trio.current_time() - began < _AT_ONCE:
+                self._pause()
             self._changed.set()
             self._less_busy.set()
 
@@ -173,6 +185,8 @@ class TunnelPool:
                 except PeerError as error:
                     log.info("tunnel given up", reason=str(error))
                     scope.cancel(str(error))
+            if trio.current_time() - self._demanded > _DEMAND_LASTS:
+                self._waiting = 0
             self._changed.set()
             self._less_busy.set()  # a visitor whose local service refused leaves without `_carry`
 

@@ -1,0 +1,302 @@
+"""The client's pool of tunnels: how many, when, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.house import forwarder
+from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
+from trionat.client.tunnels import TunnelPool
+from trionat.errors import ConnectionLostError, PeerError
+from trionat.protocol.frames import encode_frame
+from trionat.protocol.messages import Refused, encode_message
+from trionat.protocol.tunnel import (
+    DATA_ID,
+    END_FRAME,
+    PROBE_FRAME,
+    Abort,
+    AbortReason,
+    End,
+    Open,
+    TunnelReader,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio.testing import MockClock
+
+    from tests.unit.conftest import Tidy
+    from tests.unit.house import MemoryForwarder
+    from trionat.transport.endpoint import Endpoint
+
+
+def open_frame(visitor: int) -> bytes:
+    return Open(visitor=visitor, service=0, host="v", port=1, visit_host="s", visit_port=2).encode()
+
+
+@attrs.define(eq=False)
+class Yard:
+    """A pool, with the far ends of its wires in the order in which they were opened."""
+
+    tidy: Tidy
+    forwarder: MemoryForwarder
+    limit: int
+    least_idle: int
+    slow: float = 0.0
+    error: PeerError | None = None
+    wires: list[MemoryEndpoint] = attrs.field(factory=list)
+    tries: list[float] = attrs.field(factory=list)
+    pool: TunnelPool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.pool = TunnelPool(self._open_wire, self.forwarder, self.limit, self.least_idle)
+
+    async def _open_wire(self) -> Endpoint:
+        self.tries.append(trio.current_time())
+        await trio.sleep(self.slow)
+        if self.error is not None:
+            raise self.error
+        near, far = self.tidy.pair()
+        self.wires.append(far)
+        return near
+
+    @property
+    def open_wires(self) -> list[MemoryEndpoint]:
+        return [wire for wire in self.wires if not wire.peer.closed]
+
+    async def settle(self) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def open_yard(
+    tidy: Tidy, limit: int = 100, least_idle: int = 1, **options: object
+) -> AsyncIterator[Yard]:
+    yard: Yard | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            yard = Yard(tidy, forwarder(tidy, nursery), limit, least_idle, **options)  # type: ignore[arg-type]
+            nursery.start_soon(yard.pool.run)
+            await yard.settle()
+            yield yard
+            nursery.cancel_scope.cancel()
+    finally:
+        for wire in yard.wires if yard is not None else ():
+            assert wire.peer.closed
+            wire.close()
+
+
+async def test_idle_tunnels_are_there_before_anybody_asks(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_yard(tidy, least_idle=4) as yard:
+        assert len(yard.wires) == 4
+        for wire in yard.wires:
+            wire.send(PROBE_FRAME)
+        await trio.sleep(50)
+        assert len(yard.wires) == 4
+
+
+async def test_demand_opens_at_once_as_many_as_wait(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy) as yard:
+        yard.pool.demand(7)
+        await yard.settle()
+        assert len(yard.wires) == 8
+        yard.pool.demand(7)  # told again before the first were used
+        await yard.settle()
+        assert len(yard.wires) == 8
+
+
+async def test_a_used_tunnel_is_replaced(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy) as yard:
+        for number in range(5):
+            yard.wires[-1].send(open_frame(number))
+            await yard.settle()
+            assert yard.pool.busy == number + 1
+            assert len(yard.wires) == number + 2
+
+
+async def test_idle_share_of_many_busy_ones(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy, limit=200) as yard:
+        yard.pool.demand(40)
+        await yard.settle()
+        for number, wire in enumerate(yard.wires[:40]):
+            wire.send(open_frame(number))
+        await yard.settle()
+        await trio.sleep(1.1)
+        assert yard.pool.busy == 40
+        assert len(yard.open_wires) == 50
+
+
+async def test_limit(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy, limit=5) as yard:
+        yard.pool.demand(100)
+        await trio.sleep(3)
+        assert len(yard.tries) == 5
+
+
+async def test_handshakes_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy, limit=500, slow=1) as yard:
+        yard.pool.demand(300)
+        await trio.sleep(0.5)
+        assert len(yard.tries) == 64
+        await trio.sleep(10)
+        assert len(yard.wires) == 301
+
+
+async def test_failed_dials_are_not_repeated_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy, error=ConnectionLostError("cannot reach it")) as yard:
+        await trio.sleep(10)
+        assert 8 <= len(yard.tries) <= 22
+        yard.error = None
+        await trio.sleep(1.1)
+        assert len(yard.wires) == 1
+
+
+@pytest.mark.parametrize("how", ["refused", "closed", "reset"])
+async def test_tunnels_that_end_at_once_are_not_replaced_at_once(
+    tidy: Tidy, autojump_clock: MockClock, how: str
+) -> None:
+    async with open_yard(tidy) as yard:
+        for _ in range(100):
+            for wire in yard.open_wires:
+                match how:
+                    case "refused":
+                        wire.send(encode_message(Refused(code="unknown-session", text="none")))
+                    case "closed":
+                        wire.close()
+                    case _:
+                        wire.reset()
+            await trio.sleep(0.1)
+        assert 5 <= len(yard.wires) <= 22
+
+
+async def test_a_visitor_is_served_and_counted(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy) as yard:
+        (wire, *_) = yard.wires
+        for number in range(3):
+            wire.send(open_frame(number) + encode_frame(DATA_ID, b"hello") + END_FRAME)
+            await yard.settle()
+            assert yard.pool.served == number + 1
+            assert await receive_some(wire) == encode_frame(DATA_ID, b"hello") + END_FRAME
+        assert yard.pool.busy == 0
+        assert len(yard.wires) == 2  # one more was opened while the first was in use
+
+
+async def test_refused_local_service(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy) as yard:
+        yard.forwarder.refusals.append("cannot be reached")
+        (wire, *_) = yard.wires
+        wire.send(open_frame(1))
+        await yard.settle()
+        assert (
+            await receive_some(wire) == Abort(1, AbortReason.REFUSED, "cannot be reached").encode()
+        )
+        wire.send(Abort(1, AbortReason.REFUSED).encode())
+        await yard.settle()
+        assert yard.pool.busy == 0
+
+
+async def test_not_busy_after_a_refused_visitor(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy) as yard:
+        yard.forwarder.refusals.append("cannot be reached")
+        (wire, *_) = yard.wires
+        wire.send(open_frame(1))
+        await yard.settle()
+        assert yard.pool.busy == 1
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(yard.pool.wait_not_busy)
+                await trio.sleep(0.1)
+                wire.send(END_FRAME)
+
+
+async def test_not_busy_when_the_last_visitor_has_gone(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_yard(tidy) as yard:
+        await yard.pool.wait_not_busy()
+        (wire, *_) = yard.wires
+        wire.send(open_frame(1))
+        await yard.settle()
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(yard.pool.wait_not_busy)
+            await trio.sleep(3.3)
+            wire.send(END_FRAME)
+        assert trio.current_time() - started == pytest.approx(3.3)
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "garbage"])
+async def test_a_lost_tunnel_resets_its_local_connection_and_is_replaced(
+    tidy: Tidy, autojump_clock: MockClock, how: str
+) -> None:
+    ended: list[str] = []
+
+    async def service(endpoint: MemoryEndpoint) -> None:
+        try:
+            await receive_all(endpoint)
+            ended.append("end")
+        except ConnectionResetError:
+            ended.append("reset")
+
+    async with trio.open_nursery() as nursery:
+        async with open_yard(tidy) as yard:
+            await trio.sleep(1)
+            yard.forwarder = forwarder(tidy, nursery, service)
+            yard.pool.forwarder = yard.forwarder
+            (wire, *_) = yard.wires
+            wire.send(open_frame(1) + encode_frame(DATA_ID, b"x"))
+            await yard.settle()
+            match how:
+                case "close":
+                    wire.close()
+                case "reset":
+                    wire.reset()
+                case _:
+                    wire.send(b"\xff" * 8)
+            await yard.settle()
+            assert ended == ["reset"]
+            assert len(yard.open_wires) == 1
+            assert yard.pool.busy == 0
+
+
+async def test_cancelled_with_everything_going_on(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_yard(tidy, least_idle=3) as yard:
+        for number, wire in enumerate(list(yard.wires)):
+            wire.send(open_frame(number) + encode_frame(DATA_ID, b"x" * number))
+        yard.slow = 100
+        yard.pool.demand(10)
+        await yard.settle()
+
+
+async def test_two_visitors_in_one_breath(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """The second OPEN comes in the same read as the last word about the first."""
+    async with open_yard(tidy) as yard:
+        (wire, *_) = yard.wires
+        wire.send(open_frame(1) + END_FRAME)
+        await yard.settle()
+        assert await receive_some(wire) == END_FRAME
+        wire.send(open_frame(2))
+        await yard.settle()
+        wire.send(END_FRAME)
+        await yard.settle()
+        assert await receive_some(wire) == END_FRAME
+        wire.send(open_frame(3) + Abort(3, AbortReason.RESET).encode())
+        await yard.settle()
+        reader = TunnelReader()
+        reader.feed(memoryview(await receive_some(wire)))
+        last = reader.next()
+        assert isinstance(last, Abort | End)
+        if isinstance(last, Abort):
+            assert last.visitor == 3
+        await yard.settle()
+        assert yard.pool.busy == 0
+        assert yard.pool.served == 3
