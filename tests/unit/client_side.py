@@ -36,7 +36,7 @@ class MemoryDialer(ServerDialer):
         await trio.lowlevel.checkpoint()
         return cast("TLSEndpoint", self.dial(address))
 
-    def remember_session(self, endpoint: TLSEndpoint, address: TCPAddress) -> None:
+    def remember_session(self, endpoint: TLSEndpoint, *_: object) -> None:
         """There is no TLS."""
 
 

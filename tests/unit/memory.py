@@ -147,6 +147,13 @@ class MemoryEndpoint:
         self.peer._fail()
         self._wake()
 
+    # -- what only tests call ----------------------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """Lose the connection: both ends see a reset, and are still to be closed."""
+        self._fail()
+        self.peer._fail()
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:

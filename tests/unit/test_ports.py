@@ -7,13 +7,11 @@ import socket
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trionat.address import TCPAddress
 from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode, ServiceRequest
-from trionat.server.ports import PortPool, VisitPort, port_ranges
+from trionat.server.ports import PortPool, VisitPort
 
 ALICE, BOB = ("alice", "a"), ("bob", "b")
 
@@ -125,25 +123,3 @@ async def test_a_visitor_of_nobody_is_closed_at_once() -> None:
     with two:
         VisitPort(1).admit(one, TCPAddress("v", 1), TCPAddress("s", 2))
         assert two.recv(1) == b""
-
-
-@pytest.mark.parametrize(
-    ("numbers", "text"),
-    [
-        ([], ""),
-        ([1], "1"),
-        ([1, 2], "1-2"),
-        ([3, 1, 2, 7, 9, 10], "1-3, 7, 9-10"),
-    ],
-)
-def test_port_ranges(numbers: list[int], text: str) -> None:
-    assert port_ranges(numbers) == text
-
-
-@given(st.sets(st.integers(1, 60)))
-def test_port_ranges_name_every_port_once(numbers: set[int]) -> None:
-    named: list[int] = []
-    for part in port_ranges(numbers).split(", ") if numbers else []:
-        first, _, last = part.partition("-")
-        named += range(int(first), int(last or first) + 1)
-    assert named == sorted(numbers)

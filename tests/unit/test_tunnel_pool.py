@@ -147,8 +147,22 @@ async def test_handshakes_at_once(tidy: Tidy, autojump_clock: MockClock) -> None
         yard.pool.demand(300)
         await trio.sleep(0.5)
         assert len(yard.tries) == 64
-        await trio.sleep(10)
+        for _ in range(10):
+            yard.pool.demand(300)
+            await trio.sleep(1)
         assert len(yard.wires) == 301
+
+
+async def test_demand_that_is_not_told_again_is_forgotten(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_yard(tidy, limit=5) as yard:
+        yard.pool.demand(2)
+        await trio.sleep(5)
+        for wire in yard.open_wires[:2]:
+            wire.close()
+        await trio.sleep(5)
+        assert len(yard.open_wires) == 1
 
 
 async def test_failed_dials_are_not_repeated_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:

@@ -1,0 +1,463 @@
+"""A client's session: what it says, what it expects to hear, and how it ends."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.client_side import CONTROL, SERVER, TUNNEL, Host
+from tests.unit.house import MemoryForwarder, forwarder, open_house
+from tests.unit.memory import receive_all, receive_some
+from trionat.address import TCPAddress, UnixAddress
+from trionat.client.session import ClientSession, SessionOverError
+from trionat.config.schema import ClientConfig, Service
+from trionat.errors import (
+    ConnectionLostError,
+    PeerError,
+    PeerTimeoutError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from trionat.events import ClientEvent, Connected, Draining, PublicService
+from trionat.events import Queued as QueuedEvent
+from trionat.protocol.messages import (
+    SECRET_BYTES,
+    Attach,
+    Close,
+    CloseCode,
+    Demand,
+    Drain,
+    Expose,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Queued,
+    Refused,
+    ServiceRequest,
+    Welcome,
+    encode_message,
+)
+from trionat.transport.channel import Channel
+from trionat.transport.isolation import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from tests.unit.conftest import Tidy
+    from tests.unit.memory import MemoryEndpoint
+
+SECRET = b"s" * SECRET_BYTES
+SERVICES = (
+    Service(local=UnixAddress("/in/memory"), name="web"),
+    Service(local=TCPAddress("127.0.0.1", 22), visit_port=60022),
+)
+WELCOME = Welcome(
+    uid=7,
+    secret=SECRET,
+    ports=(60001, 60022),
+    host="public.example",
+    ping_interval=2.5,
+    peer_timeout=8,
+    max_tunnels=50,
+)
+
+
+@attrs.define(eq=False)
+class Desk:
+    """A client's session, and the server's end of its control connection in the test's hands."""
+
+    host: Host
+    session: ClientSession
+    stopping: trio.Event
+    events: list[ClientEvent]
+    channel: Channel = attrs.field(init=False)
+    problems: list[BaseException] = attrs.field(factory=list)
+    over: trio.Event = attrs.field(factory=trio.Event)
+    ended_at: float = float("nan")
+
+    async def run(self) -> None:
+        try:
+            await self.session.run()
+        except* PeerError as group:
+            self.problems = list(leaves(group))
+        finally:
+            self.ended_at = trio.current_time()
+            self.over.set()
+
+    async def answer(self) -> tuple[Hello, Expose]:
+        self.channel = Channel(await self.host.answer())
+        self.channel.allow_control_frames()
+        hello, expose = await self.channel.receive(), await self.channel.receive()
+        assert isinstance(hello, Hello)
+        assert isinstance(expose, Expose)
+        return hello, expose
+
+    async def say(self, *messages: Message) -> None:
+        for message in messages:
+            await self.channel.send(message)
+
+    async def welcome(self) -> None:
+        await self.answer()
+        await self.say(WELCOME)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def hear(self, kind: type[Message]) -> Message:
+        while isinstance(message := await self.channel.receive(), Ping | Pong) and kind is not Ping:
+            if isinstance(message, Ping):
+                await self.say(Pong(message.number))
+        assert isinstance(message, kind)
+        return message
+
+    async def problem(self) -> BaseException:
+        """Return why the session ended; the first of several."""
+        await self.over.wait()
+        return (
+            next(p for p in self.problems if not isinstance(p, ConnectionLostError))
+            if any(not isinstance(p, ConnectionLostError) for p in self.problems)
+            else self.problems[0]
+        )
+
+
+@asynccontextmanager
+async def open_desk(tidy: Tidy, folder: Path, **settings: object) -> AsyncIterator[Desk]:
+    host = Host(tidy, folder)
+    config = ClientConfig(name="Laptop", **settings)  # type: ignore[arg-type]
+    stopping = trio.Event()
+    events: list[ClientEvent] = []
+    session = ClientSession(
+        config, host.dialer, SERVICES, "me", events.append, stopping, (60009, None)
+    )
+    desk = Desk(host, session, stopping, events)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(desk.run)
+            yield desk
+            nursery.cancel_scope.cancel()
+    finally:
+        host.go()
+
+
+async def test_first_words(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with open_desk(tidy, tmp_path, min_idle_tunnels=3) as desk:
+        hello, expose = await desk.answer()
+        assert (hello.username, hello.password, hello.token) == ("alice", "secret", None)
+        assert (hello.identity, hello.name) == ("me", "Laptop")
+        assert hello.software.startswith("trionat ")
+        assert expose == Expose(
+            services=(
+                ServiceRequest(name="web", local="/in/memory", preferred_port=60009),
+                ServiceRequest(name="127.0.0.1:22", local="127.0.0.1:22", visit_port=60022),
+            ),
+            idle_tunnels=3,
+        )
+
+
+async def test_welcome(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with open_desk(tidy, tmp_path, min_idle_tunnels=3) as desk:
+        await desk.welcome()
+        assert desk.events == [
+            Connected(
+                uid=7,
+                services=(
+                    PublicService(
+                        name="web",
+                        local=UnixAddress("/in/memory"),
+                        public=TCPAddress("public.example", 60001),
+                    ),
+                    PublicService(
+                        name="127.0.0.1:22",
+                        local=TCPAddress("127.0.0.1", 22),
+                        public=TCPAddress("public.example", 60022),
+                    ),
+                ),
+                server=CONTROL,
+                tunnel=TUNNEL,
+                username="alice",
+            )
+        ]
+        assert desk.session.ports == (60001, 60022)
+        for _ in range(3):
+            wire = Channel(await desk.host.answer(TUNNEL))
+            assert await wire.receive() == Attach(7, SECRET)
+        await desk.say(Demand(2))
+        await trio.testing.wait_all_tasks_blocked()
+        assert desk.host.waiting() == 2
+
+
+@pytest.mark.parametrize(
+    ("shown", "host", "expected"),
+    [
+        ("shown.example", "public.example", "shown.example"),
+        ("shown.example:1", "public.example", "shown.example"),
+        (None, "public.example", "public.example"),
+        (None, "", "server.example"),
+    ],
+)
+async def test_public_host(
+    tidy: Tidy,
+    autojump_clock: MockClock,
+    tmp_path: Path,
+    shown: str | None,
+    host: str,
+    expected: str,
+) -> None:
+    async with open_desk(tidy, tmp_path, public_server_addr=shown) as desk:
+        await desk.answer()
+        await desk.say(attrs.evolve(WELCOME, host=host))
+        await trio.testing.wait_all_tasks_blocked()
+        (event,) = desk.events
+        assert isinstance(event, Connected)
+        assert {service.public.host for service in event.services} == {expected}
+
+
+async def test_queued_is_told_once_for_each_position_and_pings_go_out(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        await desk.answer()
+        started = trio.current_time()
+        for position in (3, 3, 2, 2, 1):
+            await desk.say(Queued(position=position))
+            assert await desk.hear(Ping) == Ping(0)
+        assert trio.current_time() - started == pytest.approx(12.5)
+        assert desk.events == [QueuedEvent(3), QueuedEvent(2), QueuedEvent(1)]
+        await desk.say(WELCOME)
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(desk.events[-1], Connected)
+
+
+async def test_refused(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        await desk.answer()
+        await desk.say(Refused(code="full", text="come back later"))
+        desk.channel.endpoint.close()
+        problem = await desk.problem()
+        assert isinstance(problem, RefusedError)
+        assert (problem.code, problem.text) == ("full", "come back later")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Demand(1),
+        Drain(seconds=1),
+        Close(code="stopped", text=""),
+        Attach(1, SECRET),
+        Hello(username="u", identity="i"),
+        attrs.evolve(WELCOME, ports=(60001,)),
+        attrs.evolve(WELCOME, ports=(1, 2, 3)),
+    ],
+    ids=lambda message: f"{type(message).__name__}{getattr(message, 'ports', '')}",
+)
+async def test_what_no_server_says_before_welcome(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, message: Message
+) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        await desk.answer()
+        await desk.say(message)
+        assert isinstance(await desk.problem(), RemoteProtocolError)
+        assert desk.session.up_since is None
+        assert desk.events == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [WELCOME, Queued(position=1), Refused(code="full", text=""), Attach(1, SECRET)],
+    ids=lambda message: type(message).__name__,
+)
+async def test_what_no_server_says_in_a_session(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, message: Message
+) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        await desk.welcome()
+        await desk.say(message)
+        problem = await desk.problem()
+        assert isinstance(problem, RemoteProtocolError)
+        assert type(message).__name__.upper() in str(problem)
+
+
+async def test_silence_before_welcome(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        started = trio.current_time()
+        await desk.answer()
+        assert isinstance(await desk.problem(), PeerTimeoutError)
+        assert 10 <= desk.ended_at - started <= 11.1
+
+
+async def test_silence_in_the_session(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        await desk.welcome()
+        started = trio.current_time()
+        assert isinstance(await desk.problem(), PeerTimeoutError)
+        assert 8 <= desk.ended_at - started <= 9.1
+
+
+async def test_pings_keep_it_up(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        await desk.welcome()
+        for number in range(20):
+            await trio.sleep(7)
+            await desk.say(Ping(number))
+        assert not desk.over.is_set()
+
+
+async def test_the_servers_last_words(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        await desk.welcome()
+        await desk.say(Drain(seconds=30))
+        await trio.testing.wait_all_tasks_blocked()
+        assert desk.events[-1] == Draining(30)
+        assert not desk.over.is_set()
+        await desk.say(Close(code=CloseCode.STOPPED, text="the server stops"))
+        desk.channel.endpoint.send_eof()
+        await desk.over.wait()
+        assert any(
+            isinstance(problem, SessionOverError) and problem.code == CloseCode.STOPPED
+            for problem in desk.problems
+        )
+
+
+async def test_loss(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+        await desk.welcome()
+        desk.channel.endpoint.reset()
+        assert isinstance(await desk.problem(), ConnectionLostError)
+        assert desk.session.up_since is not None
+
+
+async def test_cancelled_leaves_in_a_second(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    started = 0.0
+    async with open_desk(tidy, tmp_path, min_idle_tunnels=5) as desk:
+        await desk.welcome()
+        started = trio.current_time()
+    assert trio.current_time() - started <= 1.1
+
+
+# -- the planned stop -------------------------------------------------------------------------------------------------
+
+
+async def test_stop(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with open_desk(tidy, tmp_path, drain_grace=10) as desk:
+        await desk.welcome()
+        desk.stopping.set()
+        assert await desk.hear(Drain) == Drain(seconds=10)
+        assert await desk.hear(Close) == Close(code="stopped", text="the client stops")
+        desk.channel.endpoint.close()
+        await desk.over.wait()
+        assert desk.problems == []
+
+
+@pytest.fixture
+def memory_forwarder(
+    tidy: Tidy, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> MemoryForwarder:
+    """Local services in memory for sessions that make their own forwarder."""
+    made = forwarder(tidy, nursery)
+    monkeypatch.setattr("trionat.client.session.Forwarder", lambda services, timeout: made)
+    return made
+
+
+async def test_stop_lets_visitors_finish(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, memory_forwarder: MemoryForwarder
+) -> None:
+    """Both real sides: the client drains, the server lets nobody new in, and ports are free at once afterwards."""
+    async with open_house(tidy, port_reservation=30) as house:
+        host = Host(tidy, tmp_path)
+        host.dialer.dial = lambda _: house.connect()
+        stopping = trio.Event()
+        events: list[ClientEvent] = []
+        session = ClientSession(
+            ClientConfig(drain_grace=10),
+            host.dialer,
+            SERVICES[:1],
+            "me",
+            events.append,
+            stopping,
+            (None,),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            await trio.sleep(0.1)
+            (port,) = session.ports or ()
+            visitor = house.visit(port, early=b"x")
+            assert await receive_some(visitor) == b"x"
+            stopping.set()
+            await trio.sleep(1)
+            assert await receive_all(house.visit(port)) == b""
+            visitor.send(b"still served")
+            assert await receive_some(visitor) == b"still served"
+            stopped = trio.current_time()
+            visitor.close()
+        assert trio.current_time() - stopped < 1.5
+        assert house.sessions == []
+        assert house.admission.ports.free == 2
+
+
+async def test_stop_does_not_wait_for_ever(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, memory_forwarder: MemoryForwarder
+) -> None:
+    async with open_house(tidy) as house:
+        host = Host(tidy, tmp_path)
+        host.dialer.dial = lambda _: house.connect()
+        stopping = trio.Event()
+        session = ClientSession(
+            ClientConfig(drain_grace=10),
+            host.dialer,
+            SERVICES[:1],
+            "me",
+            lambda _: None,
+            stopping,
+            (None,),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            await trio.sleep(0.1)
+            (port,) = session.ports or ()
+            visitor = house.visit(port, early=b"x")
+            assert await receive_some(visitor) == b"x"
+            started = trio.current_time()
+            stopping.set()
+        assert 10 <= trio.current_time() - started < 12
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+
+
+async def test_the_wire_is_closed_where_attach_cannot_be_sent(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with open_desk(tidy, tmp_path) as desk:
+
+        def dial_a_dead_one(_: TCPAddress) -> MemoryEndpoint:
+            near, far = tidy.pair()
+            far.reset()
+            return near
+
+        await desk.answer()
+        desk.host.dialer.dial = dial_a_dead_one
+        await desk.say(WELCOME)
+        await trio.sleep(3)
+        assert not desk.over.is_set()
+        assert all(end.closed for end in tidy.endpoints[2:])
+
+
+def test_the_attach_frame_fits_any_buffer() -> None:
+    assert len(encode_message(Attach(1, SECRET))) == 48
+    assert SERVER.password is not None
+    assert "secret" not in repr(SERVER)
