@@ -87,7 +87,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         uid=st.integers(1, 2**63 - 1),
         secret=secrets,
         ports=st.lists(ports, max_size=5).map(tuple),
-        host=names,
+        host=st.just("")
+        | st.sampled_from(["example.com", "192.0.2.1", "2001:db8::1", "dätä.example"]),
         ping_interval=spans,
         peer_timeout=spans,
         max_tunnels=st.integers(1, 2**31),
@@ -184,7 +185,7 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Welcome, "uid"): [None, 0, *NO_NUMBER],
     (Welcome, "secret"): [None, "", "00" * (SECRET_BYTES - 1), "00" * (SECRET_BYTES + 1), *NO_HEX],
     (Welcome, "ports"): [None, 1, {}, *([port] for port in NO_PORT), [None], [1] * 1025],
-    (Welcome, "host"): NO_TEXT,
+    (Welcome, "host"): [*NO_TEXT, "two words", "host:1", "1.2.3", "http://x", "\x1b[31m"],
     (Welcome, "ping_interval"): NO_SPAN,
     (Welcome, "peer_timeout"): NO_SPAN,
     (Welcome, "max_tunnels"): [None, 0, *NO_NUMBER],

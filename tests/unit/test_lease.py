@@ -47,7 +47,7 @@ async def test_first_session_is_waited_for(
     nursery.start_soon(end.wait)
     await trio.sleep(1000)
     assert end.at is None
-    lease.occupy(ignore)
+    lease.occupy(7, ignore)
     await trio.sleep(1000)
     lease.vacate()
     left = trio.current_time()
@@ -60,12 +60,12 @@ async def test_whoever_comes_back_in_time_starts_anew(
 ) -> None:
     end = End(lease, 5)
     nursery.start_soon(end.wait)
-    lease.occupy(ignore)
+    lease.occupy(7, ignore)
     for _ in range(10):
         await trio.sleep(1)
         lease.vacate()
         await trio.sleep(4.9)
-        lease.occupy(ignore)
+        lease.occupy(7, ignore)
     assert end.at is None
     lease.vacate()
     await trio.sleep(5.1)
@@ -80,14 +80,14 @@ async def test_given_up(
     nursery.start_soon(end.wait)
     await trio.testing.wait_all_tasks_blocked()
     if when == "during":
-        lease.occupy(ignore)
+        lease.occupy(7, ignore)
         await trio.sleep(1)
         lease.give_up()
         await trio.sleep(100)
         assert end.at is None  # with its session
         lease.vacate()
     elif when == "after":
-        lease.occupy(ignore)
+        lease.occupy(7, ignore)
         await trio.sleep(1)
         lease.vacate()
         await trio.sleep(1)
@@ -102,7 +102,7 @@ async def test_given_up(
 
 async def test_evicted_as_often_as_it_takes(lease: Lease, nursery: trio.Nursery) -> None:
     evicted: list[str] = []
-    lease.occupy(lambda reason: evicted.append(f"one {reason}"))
+    lease.occupy(7, lambda reason: evicted.append(f"one {reason}"))
     done = trio.Event()
 
     async def evict() -> None:
@@ -112,7 +112,7 @@ async def test_evicted_as_often_as_it_takes(lease: Lease, nursery: trio.Nursery)
     nursery.start_soon(evict)
     await trio.testing.wait_all_tasks_blocked()
     lease.vacate()
-    lease.occupy(lambda reason: evicted.append(f"two {reason}"))  # somebody was faster
+    lease.occupy(7, lambda reason: evicted.append(f"two {reason}"))  # somebody was faster
     await trio.testing.wait_all_tasks_blocked()
     assert evicted == ["one go", "two go"]
     assert not done.is_set()

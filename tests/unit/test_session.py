@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -683,7 +684,7 @@ async def test_login(tidy: Tidy, autojump_clock: MockClock) -> None:
         assert [session.username for session in house.sessions] == ["alice"]
 
 
-@pytest.mark.parametrize("what", ["removed", "expired"])
+@pytest.mark.parametrize("what", ["removed", "made anew", "expired"])
 async def test_account_that_ends_ends_its_sessions(
     tidy: Tidy, autojump_clock: MockClock, what: str
 ) -> None:
@@ -695,6 +696,9 @@ async def test_account_that_ends_ends_its_sessions(
         assert len(house.sessions) == 2
         if what == "removed":
             del store.users["alice"]
+            code = CloseCode.ACCOUNT_REMOVED
+        elif what == "made anew":  # of the same name, for somebody else
+            store.users["alice"] = attrs.evolve(make_user("alice"), created_at=datetime.now(UTC))
             code = CloseCode.ACCOUNT_REMOVED
         else:
             store.users["alice"] = make_user("alice", datetime.now(UTC))
