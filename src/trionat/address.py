@@ -77,11 +77,19 @@ def parse_host(text: str) -> str:
             raise ValueError(
                 f"{host!r} is no IPv4 address: write four numbers like 127.0.0.1"
             ) from None
-    elif not _HOST_NAME.fullmatch(host):
+    elif not _HOST_NAME.fullmatch(host) or not _can_be_looked_up(host):
         raise ValueError(
             f"{host!r} is no host: write a name like example.com or an address like 127.0.0.1"
         )
     return host
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Labels of at most 63 bytes and 253 in all, as DNS has it (RFC 1035 2.3.4), in their ASCII form."""
+    try:
+        return len(host.encode("idna")) <= 254  # 253, and a dot at the end
+    except UnicodeError:
+        return False
 
 
 def parse_tcp_address(text: str) -> TCPAddress:

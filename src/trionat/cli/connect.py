@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, assert_never
 
+import attrs
 import trio
 import typer
 
 from trionat.cli.flags import Flags, merged, with_flags
-from trionat.cli.running import run_until_signalled, tell
+from trionat.cli.password import read_password
+from trionat.cli.running import run_until_signalled, say, tell
 from trionat.client.agent import Client
 from trionat.config.load import Configuration, load
 from trionat.config.schema import AuthConfig, ClientConfig
@@ -47,11 +49,21 @@ def connect(
     ticket, services = _split(arguments or [])
     given = merged(flags, {"Client.Ticket": ticket, "Client.Services": services or None})
     try:
-        configuration = load("client", file=config, flags=given, environ=os.environ)
+        configuration = _with_password(load("client", file=config, flags=given, environ=os.environ))
     except ConfigError as error:
         raise typer.Exit(tell([error])) from None
     run_until_signalled(
         partial(_connect, configuration, as_json), log_file=configuration.client.log_filename
+    )
+
+
+def _with_password(configuration: Configuration) -> Configuration:
+    """Ask for the password where there is a user and neither a password nor a ticket."""
+    auth, client = configuration.auth, configuration.client
+    if auth.username is None or auth.password is not None or client.ticket or client.ticket_file:
+        return configuration
+    return attrs.evolve(
+        configuration, auth=attrs.evolve(auth, password=read_password(confirm=False))
     )
 
 
@@ -72,11 +84,11 @@ def show_text(event: ClientEvent) -> None:
     match event:
         case Connected():
             for service in event.services:
-                typer.echo(f"{service.public} -> {service.local}")
-            typer.echo(f"  server   {event.server}, logged in as {event.username}, uid {event.uid}")
-            typer.echo(f"  tunnels  {event.tunnel}, encrypted")
+                say(f"{service.public} -> {service.local}")
+            say(f"  server   {event.server}, logged in as {event.username}, uid {event.uid}")
+            say(f"  tunnels  {event.tunnel}, encrypted")
         case Queued(position):
-            typer.echo(f"all sessions are taken: number {position} in the queue")
+            say(f"all sessions are taken: number {position} in the queue")
         case Disconnected(reason=reason, retry_in=retry_in):
             if retry_in is not None:  # else the reason comes with the exit
                 log.warning("disconnected", reason=reason, retry_in=retry_in)
@@ -104,4 +116,4 @@ def show_json(event: ClientEvent) -> None:
             line = {"event": "draining", "seconds": seconds}
         case _:
             assert_never(event)
-    typer.echo(json.dumps(line))
+    say(json.dumps(line))

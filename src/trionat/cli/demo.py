@@ -16,7 +16,7 @@ import trio
 import typer
 
 from trionat.address import TCPAddress
-from trionat.cli.running import run_until_signalled
+from trionat.cli.running import run_until_signalled, say
 from trionat.client.agent import connect
 from trionat.config.schema import ClientConfig, ServerConfig
 from trionat.config.service import Service
@@ -63,17 +63,17 @@ async def _demo(check: bool, stopping: trio.Event) -> None:
                 if check:
                     await _check(public)
                 else:
-                    typer.echo(
+                    say(
                         f"http://{public}/  is the public address of a web service that listens on {local}."
                     )
-                    typer.echo("Open it in a browser or with curl; Ctrl-C ends the demo.\n")
+                    say("Open it in a browser or with curl; Ctrl-C ends the demo.\n")
                     await stopping.wait()
             nursery.cancel_scope.cancel("the demo is over")
 
 
 async def _check(public: TCPAddress) -> None:
     status, body = await trio.to_thread.run_sync(_get, public)
-    typer.echo(f"GET http://{public}/ -> {status.value} {status.phrase}: {body.strip()}")
+    say(f"GET http://{public}/ -> {status.value} {status.phrase}: {body.strip()}")
     if status is not HTTPStatus.OK or body != _PAGE:
         raise StartupError(f"the demo got something else than its own page: {body[:100]!r}")
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from trionat.errors import (
     StoreError,
     TrionatError,
 )
-from trionat.log import LogStatistics, get_logger, log_to
+from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.transport.isolation import leaves
 
@@ -58,6 +58,7 @@ def run_until_signalled(
     `log_file` is where JSON lines go besides the terminal.
     """
     code = ExitCode.BUG
+    _allow_all_descriptors()
     try:
         with _logging(terminal=terminal, log_file=log_file):
             code = trio.run(_run, run)
@@ -66,6 +67,19 @@ def run_until_signalled(
     except* KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     raise typer.Exit(code)
+
+
+def _allow_all_descriptors() -> None:
+    """Use as many descriptors as the system allows: every visitor takes two, and the usual soft limit is only 1024."""
+    try:
+        import resource  # noqa: PLC0415 - POSIX only
+    except ImportError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(
+        ValueError, OSError
+    ):  # macOS has a lower limit of its own than the one that it tells
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _logging(
@@ -110,12 +124,22 @@ async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
     return code
 
 
+def say(text: str) -> None:
+    """Print on standard output, now. Where nobody reads it any more, the program goes on, and says so once in its log."""
+    try:
+        typer.echo(text)
+    except OSError as error:
+        log.warning("nobody reads standard output", error=error.strerror or str(error))
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - for its descriptor; else the same error comes again at exit
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def tell(errors: Iterable[BaseException]) -> ExitCode:
     """Print each error on standard error, one line each, and return the exit code of the first."""
     codes: list[ExitCode] = []
     for error in errors:
         for line in str(error).splitlines():
-            typer.echo(f"trionat: {line}", err=True)
+            typer.echo(f"trionat: {escape(line)}", err=True)
         codes.append(_code_of(error))
     return codes[0]
 

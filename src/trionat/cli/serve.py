@@ -13,13 +13,13 @@ import typer
 
 import trionat
 from trionat.cli.flags import Flags, with_flags
-from trionat.cli.running import run_until_signalled, tell
+from trionat.cli.running import run_until_signalled, say, tell
 from trionat.config.load import Configuration, load
 from trionat.config.schema import ServerConfig
+from trionat.config.values import PORTS
 from trionat.errors import ConfigError
 from trionat.events import Ready
 from trionat.server.app import serve as run_server
-from trionat.server.ports import port_ranges
 
 
 @with_flags(ServerConfig)
@@ -54,7 +54,7 @@ async def _serve(configuration: Configuration, as_json: bool, stopping: trio.Eve
             run_server, configuration.server, database=configuration.database, stopping=stopping
         )
         ready: Ready = await nursery.start(job)
-        typer.echo(json.dumps(_as_json(ready)) if as_json else banner(ready))
+        say(json.dumps(_as_json(ready)) if as_json else banner(ready))
 
 
 def _as_json(ready: Ready) -> dict[str, object]:
@@ -76,7 +76,7 @@ def banner(ready: Ready) -> str:
         "control": f"{ready.control}"
         + ("" if ready.public == ready.control else f"  (clients dial {ready.public})"),
         "tunnels": str(ready.tunnel),
-        "visit ports": port_ranges(ready.visit_ports),
+        "visit ports": PORTS.write(ready.visit_ports),
         "sessions": f"{ready.sessions} at once",
         "authentication": "on"
         if ready.authentication

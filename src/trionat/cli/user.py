@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shlex
-import sys
 from collections.abc import Awaitable, Callable, Generator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +18,13 @@ import attrs
 import trio
 import typer
 
+from trionat.cli.password import read_password
 from trionat.config.load import Configuration, load
 from trionat.errors import ConfigError, Problem, StartupError, StoreError, StoreUnavailableError
 from trionat.server.state import ServerState, database_file, make_ticket, prepare_state
 from trionat.store.base import Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
-from trionat.store.passwords import MAX_PASSWORD_BYTES, check_password, hash_password
+from trionat.store.passwords import hash_password
 from trionat.store.private_file import make_private_folder
 from trionat.store.sqlite import open_sqlite_store
 
@@ -72,7 +72,7 @@ def add(
         make_private_folder(folder)
         if _ask(folder, lambda store: store.find_user(name), make=True) is not None:
             raise StoreError(f"there is a user {name!r} already")
-        password = _read_password()
+        password = read_password(confirm=True)
 
         async def add_user(store: Store) -> None:
             await store.add_user(
@@ -134,7 +134,7 @@ def passwd(name: Name, state_dir: StateDir = None, config: ConfigFile = None) ->
     with _told():
         folder = _folder(_configuration(state_dir, config))
         _ask(folder, lambda store: _existing(store, name))
-        password = _read_password()
+        password = read_password(confirm=True)
 
         async def set_password(store: Store) -> None:
             await store.set_password_hash(name, await hash_password(password), new_ticket_salt())
@@ -261,20 +261,6 @@ async def _existing(store: Store, name: str) -> User:
     if user is None:
         raise StoreError(f"there is no user {name!r}")
     return user
-
-
-def _read_password() -> str:
-    """Ask twice without echo on a terminal; otherwise take one line. Never from the command line, which others can read."""
-    if sys.stdin.isatty():
-        typed: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-        with _given("password"):
-            check_password(typed)
-        return typed
-    with _given("standard input"):
-        line = sys.stdin.readline(MAX_PASSWORD_BYTES + 2)
-        password = line.removesuffix("\n").removesuffix("\r")
-        check_password(password)
-    return password
 
 
 def _as_json(user: User, now: datetime) -> dict[str, object]:

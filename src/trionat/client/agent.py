@@ -94,8 +94,9 @@ class Client:
         def tell(event: ClientEvent) -> None:
             if isinstance(event, Connected):
                 self.services = event.services
-                task_status.started()
-                self._connected.set()
+                if not self._connected.is_set():
+                    self._connected.set()
+                    task_status.started()
             self.on_event(event)
 
         failures = 0
@@ -172,7 +173,7 @@ def _identity_of(installation: str, services: Sequence[Service]) -> str:
     So a second `trionat connect` beside the first, for another service, does not evict it.
     """
     parts = [installation, *map(str, services)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 @asynccontextmanager

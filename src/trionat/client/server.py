@@ -16,6 +16,7 @@ from trionat.errors import (
     ConnectionLostError,
     IdentityError,
     Problem,
+    StartupError,
 )
 from trionat.log import get_logger
 from trionat.protocol.ticket import Ticket
@@ -51,7 +52,7 @@ def find_server(config: ClientConfig, auth: AuthConfig) -> Server:
     Reads the ticket file, so it blocks.
 
     Raises:
-        ConfigError: no server, no user, or a ticket that is none.
+        ConfigError: no server, or a ticket that is none.
     """
     pin = None if config.fingerprint is None else parse_fingerprint(config.fingerprint)
     text = config.ticket
@@ -107,7 +108,7 @@ class ServerDialer:
     ca_file: Path | None = None
     _pin: bytes | None = attrs.field(init=False)
     _context: ssl.SSLContext | None = attrs.field(init=False, default=None)
-    _resumable: dict[TCPAddress, ssl.SSLSession] = attrs.field(init=False, factory=lambda: {})
+    _resumable: ssl.SSLSession | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self._pin = self.server.pin
@@ -130,18 +131,22 @@ class ServerDialer:
                 known = KnownServers.of(self.state_dir)
                 self._pin = await trio.to_thread.run_sync(known.lookup, self.server.control)
             pinned = self._pin is not None or self.trust_on_first_use
-            self._context = await trio.to_thread.run_sync(
-                partial(client_context, pinned=pinned, ca_file=self.ca_file)
-            )
+            try:
+                self._context = await trio.to_thread.run_sync(
+                    partial(client_context, pinned=pinned, ca_file=self.ca_file)
+                )
+            except OSError as error:
+                raise StartupError(
+                    f"{self.ca_file}: cannot use it as certificate authorities: {error}"
+                ) from error
         try:
             sock = await dial(address)
         except OSError as error:
             raise ConnectionLostError(
                 f"cannot reach {address}: {error.strerror or error}"
             ) from error
-        session = self._resumable.get(address)
         try:
-            endpoint = await connect_tls(sock, self._context, address.host, session=session)
+            endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
         except ssl.SSLCertVerificationError as error:
             shown = await self._fingerprint_at(address)  # noqa: ASYNC120 - who cancels does not want to know
             raise IdentityError(
@@ -182,10 +187,9 @@ class ServerDialer:
         endpoint.close()
         return shown
 
-    def remember_session(self, endpoint: TLSEndpoint, address: TCPAddress) -> None:
-        """Resume this connection's TLS session the next time; to be called when something was received on it.
+    def remember_session(self, endpoint: TLSEndpoint) -> None:
+        """Resume this connection's TLS session from now on; to be called when something was received on it.
 
         In TLS 1.3 the server sends what that takes after the handshake (RFC 8446 4.6.1).
         """
-        if (session := endpoint.sock.session) is not None:
-            self._resumable[address] = session
+        self._resumable = endpoint.sock.session or self._resumable

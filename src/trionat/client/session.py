@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import attrs
+import structlog
 import trio
 
 from trionat.address import TCPAddress, parse_public_address
@@ -88,7 +89,7 @@ class ClientSession:
             channel = Channel(endpoint)
             channel.allow_control_frames()
             welcome = await self._log_in(channel)
-            self.dialer.remember_session(endpoint, self.dialer.server.control)
+            self.dialer.remember_session(endpoint)
             await self._serve(channel, welcome)
         finally:
             with trio.move_on_after(_LAST_WORDS, shield=True):
@@ -110,8 +111,8 @@ class ClientSession:
             Expose(
                 services=tuple(
                     messages.ServiceRequest(
-                        name=service.name,
-                        local=str(service.local)[:NAME_CHARACTERS],
+                        name=_label(service.name),
+                        local=_label(str(service.local)),
                         visit_port=service.visit_port,
                         preferred_port=preferred,
                     )
@@ -175,6 +176,7 @@ class ClientSession:
             least_idle=self.config.min_idle_tunnels,
         )
         self.tell(self._connected(welcome))
+        structlog.contextvars.bind_contextvars(session=welcome.uid)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run, name="control link")
             nursery.start_soon(pool.run, name="tunnel pool")
@@ -227,3 +229,8 @@ class ClientSession:
             tunnel=server.tunnel,
             username=server.username,
         )
+
+
+def _label(text: str) -> str:
+    """A path need not be text (PEP 383), nor short; what the server's operator sees of it is both."""
+    return text.encode(errors="replace").decode()[:NAME_CHARACTERS]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 import structlog
 
 from trionat.log.record import Event, mask_secrets
+from trionat.log.record import escape as escape
 from trionat.log.writer import Enqueue, LogStatistics, RotatingFile, Sink, Terminal, Writer
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ class Event(dict[str, Any]):
 
     def __str__(self) -> str:
         keys = " ".join(f"{key}={_plain(value)}" for key, value in self.items() if key != "event")
-        return _TICKET.sub(f"tn1_{_MASK}", f"{_escape(str(self.get('event')))} {keys}".rstrip())
+        return _TICKET.sub(f"tn1_{_MASK}", f"{escape(str(self.get('event')))} {keys}".rstrip())
 
 
 def render_json(record: logging.LogRecord) -> str:
@@ -60,10 +60,10 @@ def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
     if colours:
         clock = f"\x1b[2m{clock}\x1b[0m"
         level = f"\x1b[{_COLOURS.get(level, '0')}m{level}\x1b[0m" + " " * (7 - len(level))
-    origin = "" if record.name.startswith("trionat") else f"{_escape(record.name)}: "
+    origin = "" if record.name.startswith("trionat") else f"{escape(record.name)}: "
     line = f"{clock} {level:7} {origin}{record.msg}"
     if record.exc_info:
-        line += "".join(f"\n  | {_escape(part)}" for part in _traceback(record).splitlines())
+        line += "".join(f"\n  | {escape(part)}" for part in _traceback(record).splitlines())
     return _TICKET.sub(f"tn1_{_MASK}", line)
 
 
@@ -93,7 +93,7 @@ def _text(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Return the text with line ends, escape sequences and direction marks spelt out."""
     if text.isprintable():
         return text

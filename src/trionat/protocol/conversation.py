@@ -38,6 +38,11 @@ class Conversation:
         return self.visitor is None
 
     @property
+    def unused(self) -> bool:
+        """Whether there was never any visitor."""
+        return self.visitor is None and self._previous is None
+
+    @property
     def over(self) -> bool:
         """Whether both sides have said their last word about the current visitor, so that `finish` must be called."""
         return self.sent_last and self.received_last

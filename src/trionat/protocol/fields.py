@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from trionat.address import parse_host
 from trionat.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -47,6 +48,14 @@ class Fields:
         if not _is_unicode(value):
             raise RemoteProtocolError(f"{self.message}: {key} has half a surrogate pair in it")
         return value
+
+    def host(self, key: str) -> str:
+        """Take a host as `trionat.address.parse_host` knows it, or an empty text."""
+        text = self.text(key)
+        try:
+            return parse_host(text) if text else ""
+        except ValueError as error:
+            raise RemoteProtocolError(f"{self.message}: {key}: {error}") from None
 
     def text_or_none(self, key: str) -> str | None:
         """Take a text, or None where there is none."""

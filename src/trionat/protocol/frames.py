@@ -27,7 +27,7 @@ class Frame:
     """One frame: its message id (0 to 2**32 - 1) and its payload."""
 
     id: int
-    payload: bytes
+    payload: bytes = attrs.field(repr=False)
 
 
 def encode_frame(message_id: int, payload: bytes, *, header: struct.Struct = BIG_ENDIAN) -> bytes:
@@ -45,7 +45,7 @@ class FrameReader:
 
     limit: int = FIRST_FRAME_BYTES
     header: struct.Struct = BIG_ENDIAN
-    _buffer: bytearray = attrs.field(init=False, factory=bytearray)
+    _buffer: bytearray = attrs.field(init=False, repr=False, factory=bytearray)
 
     @property
     def trailing(self) -> bytes:

@@ -222,7 +222,7 @@ class Welcome:
             uid=fields.integer("uid", 1, 2**63 - 1),
             secret=secret,
             ports=tuple(ports),
-            host=fields.text("host"),
+            host=fields.host("host"),
             ping_interval=fields.seconds("ping_interval"),
             peer_timeout=fields.seconds("peer_timeout"),
             max_tunnels=fields.integer("max_tunnels", 1, 2**31),

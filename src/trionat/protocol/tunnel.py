@@ -197,20 +197,24 @@ class TunnelReader:
     either use up everything or call `keep` before that happens. What is kept between two pieces is at most one small frame.
     """
 
-    _data: memoryview = attrs.field(init=False, factory=lambda: memoryview(b""))
+    _data: memoryview = attrs.field(init=False, repr=False, factory=lambda: memoryview(b""))
     _at: int = attrs.field(init=False, default=0)
+    _is_ours: bool = attrs.field(init=False, default=True)
     _data_left: int = attrs.field(init=False, default=0)
-    _partial: bytearray = attrs.field(init=False, factory=bytearray)
+    _partial: bytearray = attrs.field(init=False, repr=False, factory=bytearray)
 
     def feed(self, data: memoryview) -> None:
         """Give the next piece; everything of the one before must have been used up."""
         self._data = data
         self._at = 0
+        self._is_ours = False
 
     def keep(self) -> None:
         """Move what is not yet used up into memory of its own, so that the memory that was fed is free again."""
-        self._data = memoryview(bytes(self._data[self._at :]))
-        self._at = 0
+        if not self._is_ours:
+            self._data = memoryview(bytes(self._data[self._at :]))
+            self._at = 0
+            self._is_ours = True
 
     def next(self) -> memoryview | TunnelFrame | None:
         """Return the next bytes for the other end of the conversation, or the next frame, or None: feed more.

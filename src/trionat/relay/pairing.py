@@ -30,7 +30,6 @@ class Pairing:
 
     `taken` and `given` are bytes read from and written to the plain end, right at every moment. `unanswered` holds what was
     taken until the other side has answered anything, or None: once it has, when there was too much, and at a client.
-    `failed_for` counts the tunnel's sweeps since `failure`.
     """
 
     visitor: int
@@ -38,9 +37,8 @@ class Pairing:
     taken: int = 0
     given: int = 0
     failure: Failure | None = None
-    unanswered: bytearray | None = None
+    unanswered: bytearray | None = attrs.field(default=None, repr=False)
     over: bool = False
-    failed_for: int = 0
     news: trio.Event = attrs.field(factory=trio.Event)
 
     def fail(self, reason: AbortReason, text: str) -> None:

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 # Reads of one stream, each of up to 256 KiB, before the others get their turn.
 _TURN: Final = 8
 
+# Frames out of one read before the others get their turn; each costs a few microseconds.
+_EVENTS_TURN: Final = 64
+
 # `sweep` is called once a second, and all of these count its calls: no timer and no clock on the way of the bytes.
 SWEEP_INTERVAL: Final = 1.0  # seconds
 _PROBE_AFTER: Final = 15  # of silence on an idle tunnel; below the 30 s after which the hastiest NATs forget a connection
@@ -78,6 +81,7 @@ class Tunnel:
     _heard: bool = attrs.field(init=False, default=True)
     _silent: int = attrs.field(init=False, default=0)
     _unanswered_probe: int | None = attrs.field(init=False, default=None)
+    _failed_for: int = attrs.field(init=False, default=0)
     pairing: Pairing | None = attrs.field(init=False, default=None)
     _talk: Conversation = attrs.field(init=False)
     _reader: TunnelReader = attrs.field(init=False, factory=TunnelReader)
@@ -90,6 +94,11 @@ class Tunnel:
     def idle(self) -> bool:
         """Whether no visitor is on this tunnel."""
         return self._talk.idle
+
+    @property
+    def unused(self) -> bool:
+        """Whether it has never had a visitor."""
+        return self._talk.unused
 
     # -- wire to plain ------------------------------------------------------------------------------------------------
 
@@ -119,11 +128,16 @@ class Tunnel:
                 raise ConnectionLostError("the tunnel was closed with a visitor on it")
             self._heard = True
             reader.feed(room[:count])
+            events = 0
             while (event := reader.next()) is not None:
                 if isinstance(event, memoryview):
                     await self._give(event)
                 else:
                     await self._take(event)
+                events += 1
+                if events % _EVENTS_TURN == 0:  # a peer may send nothing but the smallest frames
+                    reader.keep()
+                    await trio.lowlevel.checkpoint()
             reads += 1
             if count < MORE_LIKELY_BYTES:
                 reads = 0
@@ -359,13 +373,13 @@ class Tunnel:
             PeerTimeoutError: the peer owes an answer for too long.
             ConnectionLostError: the wire is lost.
         """
-        if (pairing := self.pairing) is not None:
-            if pairing.failure is not None:
-                pairing.failed_for += 1
-                if pairing.failed_for > _ABORT_ANSWER_WITHIN:
-                    raise PeerTimeoutError("the other end of the tunnel did not answer an ABORT")
-            elif pairing.plain.is_lost():
-                self._lose_plain(pairing)
+        pairing = self.pairing
+        if pairing is not None and pairing.failure is None and pairing.plain.is_lost():
+            self._lose_plain(pairing)
+        failed = self._talk.aborted or (pairing is not None and pairing.failure is not None)
+        self._failed_for = self._failed_for + 1 if failed and not self.idle else 0
+        if self._failed_for > _ABORT_ANSWER_WITHIN:
+            raise PeerTimeoutError("the other end of the tunnel did not answer an ABORT")
         if self._heard:
             self._heard = False
             self._silent = 0

@@ -101,7 +101,7 @@ class Accounts:
 
 def _end_void(sessions: Iterable[Session], name: str, user: User | None) -> None:
     for session in sessions:
-        if user is None:
+        if user is None or user.created_at != session.account_since:
             session.end(CloseCode.ACCOUNT_REMOVED, f"the account {name} was removed")
         elif user.is_expired(_now()):
             session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")

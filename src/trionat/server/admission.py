@@ -46,7 +46,10 @@ _QUEUED_AFTER = 0.05
 
 @attrs.define(eq=False)
 class Applicant:
-    """An authenticated client that wants a lease. `position` counts from 1."""
+    """An authenticated client that wants a lease.
+
+    `position` counts from 1. `waiting_scope` is round whatever somebody waits for on its behalf; leaving cancels it.
+    """
 
     channel: Channel
     hello: Hello
@@ -55,7 +58,7 @@ class Applicant:
     refusal: RefusedError | None = None
     position: int = 0
     left: bool = False
-    dispatch_scope: trio.CancelScope | None = None
+    waiting_scope: trio.CancelScope | None = None
     _news: trio.Event = attrs.field(factory=trio.Event)
 
     @property
@@ -135,7 +138,9 @@ class Admission:
             self._leave(rival)  # at once: the newcomer may need just that place
         self._queued[applicant.key] = applicant
         try:
-            lease = await self._reclaim(applicant)
+            lease: Lease | None = None
+            with trio.CancelScope() as applicant.waiting_scope:
+                lease = await self._reclaim(applicant)
             if applicant.refusal is not None:  # a rival has come meanwhile
                 raise applicant.refusal
             return await self._stand_in_line(applicant) if lease is None else lease
@@ -207,8 +212,8 @@ class Admission:
         applicant.left = True
         if self._queued.get(applicant.key) is applicant:
             del self._queued[applicant.key]
-        if applicant.dispatch_scope is not None:
-            applicant.dispatch_scope.cancel("the applicant has left")
+        if applicant.waiting_scope is not None:
+            applicant.waiting_scope.cancel("the applicant has left")
         self._renumber()
 
     def _renumber(self) -> None:
@@ -256,14 +261,16 @@ class Admission:
             return None
         ports: tuple[VisitPort, ...] = ()
         try:
-            with trio.CancelScope() as applicant.dispatch_scope:
+            with trio.CancelScope() as applicant.waiting_scope:
                 ports = await self.ports.take(applicant.expose.services, applicant.key)
         except RefusedError as refusal:
             self._refuse(applicant, refusal)
         if applicant.has_left():  # perhaps in the very moment in which the ports became free
             self.ports.give_back(ports)
             return None
-        line = VisitorLine(self.config.max_waiting_visitors, self.config.max_visitors)
+        line = VisitorLine(
+            self.config.max_waiting_visitors, self.config.max_visitors, user=applicant.key[0]
+        )
         return Lease(applicant.key, ports, line)
 
     def _refuse(self, applicant: Applicant, refusal: RefusedError) -> None:

@@ -57,13 +57,15 @@ class Lease:
         self._changed.set()
         self._changed = trio.Event()
 
-    def occupy(self, evict: Callable[[str], None]) -> None:
-        """A session uses the lease from now on; `evict` ends it, for the reason given."""
+    def occupy(self, uid: int, evict: Callable[[str], None]) -> None:
+        """The session `uid` uses the lease from now on; `evict` ends it, for the reason given."""
+        self.line.session = uid
         self._evict = evict
         self._change()
 
     def vacate(self) -> None:
         """Its session has ended; visitors that come now wait for the next."""
+        self.line.session = None
         self._evict = None
         self._change()
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from trionat.config.values import PORTS
 from trionat.errors import RefusedError
+from trionat.log import get_logger
 from trionat.protocol.messages import RefusalCode
 from trionat.server.visitors import Visitor
 from trionat.transport.endpoint import SocketEndpoint
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from trionat.address import TCPAddress
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.visitors import VisitorLine
+
+log = get_logger(__name__)
 
 LeaseKey = tuple[str, str]  # user name, and the client's name for itself
 
@@ -39,6 +43,12 @@ class VisitPort:
         """Take over a connection that was accepted on this port."""
         if self.line is None:
             connection.close()
+            log.info(
+                "visitor refused",
+                address=str(address),
+                port=self.number,
+                reason="no client holds this port",
+            )
             return
         self.line.admit(
             Visitor(
@@ -87,7 +97,7 @@ class PortPool:
             if service.visit_port is not None and service.visit_port not in self.ports:
                 raise RefusedError(
                     RefusalCode.PORT_NOT_OFFERED,
-                    f"visit port {service.visit_port} is not one that this server offers ({port_ranges(self.ports)})",
+                    f"visit port {service.visit_port} is not one that this server offers ({PORTS.write(sorted(self.ports))})",
                 )
         wanted = [service.visit_port for service in services if service.visit_port is not None]
         if len(set(wanted)) < len(wanted):
@@ -148,14 +158,3 @@ class PortPool:
             port.line = None
             self._free[port.number] = port
         self._freed.set()
-
-
-def port_ranges(numbers: Iterable[int]) -> str:
-    """Return numbers as people write them: `60000-60003, 61000`."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    return ", ".join("-".join(map(str, part)) for part in parts)

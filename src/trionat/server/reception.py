@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+# Seconds between two log lines about the same shortage.
+_COMPLAINT_INTERVAL = 1.0
+
 # How long a peer that we are done with may take to read our last words.
 _LAST_WORDS = 1.0
 
@@ -64,7 +67,8 @@ class Reception:
     public_host: str
     sessions: dict[int, Session] = attrs.field(init=False, factory=lambda: {})
     _uids: count[int] = attrs.field(init=False, factory=lambda: count(1))
-    _strangers: set[TCPAddress] = attrs.field(init=False, factory=lambda: set())
+    _strangers: dict[TCPAddress, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
+    _complained: float = attrs.field(init=False, default=float("-inf"))
     _session_ended: trio.Event = attrs.field(init=False, factory=trio.Event)
 
     async def wait_no_sessions(self) -> None:
@@ -78,26 +82,41 @@ class Reception:
 
         def accept(connection: socket.socket, address: TCPAddress) -> None:
             if len(self._strangers) >= self.config.max_handshakes:
-                log.warning(
-                    "connection refused: too many handshakes at once (MaxHandshakes)",
-                    address=str(address),
-                )
-                connection.close()
-                return
-            self._strangers.add(address)
-            nursery.start_soon(self.receive, connection, address, name=f"connection from {address}")
+                self._send_oldest_stranger_away()
+            scope = self._strangers[address] = trio.CancelScope()
+            nursery.start_soon(
+                self.receive, connection, address, scope, name=f"connection from {address}"
+            )
 
         return accept
 
-    async def receive(self, connection: socket.socket, address: TCPAddress) -> None:
-        """Serve one connection from its first byte to its end. Whatever the peer does, only this connection suffers."""
-        with isolated(log, "connection closed", address=str(address)):
+    def _send_oldest_stranger_away(self) -> None:
+        """Make room, so that a crowd of silent peers cannot keep those out who have something to say."""
+        address = next(iter(self._strangers))
+        self._strangers.pop(address).cancel("too many strangers")
+        now = trio.current_time()
+        if now - self._complained >= _COMPLAINT_INTERVAL:
+            self._complained = now
+            log.warning(
+                "too many connections that have not said who they are: closing the oldest (MaxHandshakes)",
+                address=str(address),
+                limit=self.config.max_handshakes,
+            )
+
+    async def receive(
+        self, connection: socket.socket, address: TCPAddress, scope: trio.CancelScope
+    ) -> None:
+        """Serve one connection from its first byte to its end. Whatever the peer does, only this connection suffers.
+
+        `scope` is cancelled to make room for others, as long as it is not known whose connection it is.
+        """
+        with isolated(log, "connection closed", address=str(address)), scope:
             try:
                 with self._deadline("the TLS handshake"):
                     endpoint = await self._secure(connection)
                 await self.serve(endpoint, address)
             finally:
-                self._strangers.discard(address)
+                self._strangers.pop(address, None)
 
     async def _secure(self, connection: socket.socket) -> TLSEndpoint:
         try:
@@ -167,7 +186,7 @@ class Reception:
         if user is None:
             hello = attrs.evolve(hello, username=ANONYMOUS)
             structlog.contextvars.bind_contextvars(user=ANONYMOUS)
-        self._strangers.discard(address)
+        self._strangers.pop(address, None)
         if self.stopping.is_set():
             raise RefusedError(RefusalCode.DRAINING, "the server stops")
         channel.allow_control_frames()
@@ -185,10 +204,11 @@ class Reception:
             username=hello.username,
             client_name=hello.name,
             keep_idle=expose.idle_tunnels,
+            account_since=None if user is None else user.created_at,
             stopping=self.stopping,
             public_host=self.public_host,
         )
-        lease.occupy(partial(session.end, CloseCode.EVICTED))
+        lease.occupy(session.uid, partial(session.end, CloseCode.EVICTED))
         self.sessions[session.uid] = session
         structlog.contextvars.bind_contextvars(session=session.uid)
         goodbye = True

@@ -24,6 +24,8 @@ from trionat.transport.control import ControlLink
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from trionat.address import TCPAddress
     from trionat.config.schema import ServerConfig
     from trionat.server.lease import Lease
@@ -49,6 +51,10 @@ class SessionEnd:
     goodbye: bool
 
 
+# The server is stopped at once, or a bug of ours has ended the session.
+_CUT_OFF = SessionEnd("cancelled", "the session was cut off", tell=False, goodbye=True)
+
+
 @attrs.define(eq=False)
 class Session:
     """One client's authenticated control connection and everything that it owns here.
@@ -67,6 +73,7 @@ class Session:
     keep_idle: int
     stopping: trio.Event
     public_host: str = ""
+    account_since: datetime | None = None
     since: float = attrs.field(init=False, factory=trio.current_time)
     tunnels: Tunnels = attrs.field(init=False)
     link: ControlLink = attrs.field(init=False)
@@ -104,32 +111,35 @@ class Session:
             ports=self.lease.port_numbers,
         )
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    self.link.post(self._welcome())
-                    nursery.start_soon(self.link.run, name="control link")
-                    nursery.start_soon(self._tell_demand, name="demand")
-                    nursery.start_soon(self._drain_at_stop, name="drain")
-                    nursery.start_soon(self.tunnels.run, name="tunnels")
-                    self._finish(await self._read())
-        except* RemoteProtocolError as group:
-            self._note(SessionEnd(CloseCode.PROTOCOL, _first(group), tell=True, goodbye=False))
-        except* PeerTimeoutError as group:
-            self._note(SessionEnd(CloseCode.TIMEOUT, _first(group), tell=True, goodbye=False))
-        except* PeerError as group:
-            self._note(SessionEnd("lost", _first(group), tell=False, goodbye=False))
-        end = self._end or SessionEnd("cancelled", "the server stops now", tell=False, goodbye=True)
-        if end.tell:
-            await self.link.say_last(Close(code=end.code, text=end.text))
-        log.info(
-            "session closed",
-            reason=end.text,
-            code=end.code,
-            visitors=self.tunnels.served,
-            bytes=self.tunnels.relayed,
-            seconds=round(trio.current_time() - self.since, 3),
-        )
-        return end
+            try:
+                with self._scope:
+                    async with trio.open_nursery() as nursery:
+                        self.link.post(self._welcome())
+                        nursery.start_soon(self.link.run, name="control link")
+                        nursery.start_soon(self._tell_demand, name="demand")
+                        nursery.start_soon(self._drain_at_stop, name="drain")
+                        nursery.start_soon(self.tunnels.run, name="tunnels")
+                        self._finish(await self._read())
+            except* RemoteProtocolError as group:
+                self._note(SessionEnd(CloseCode.PROTOCOL, _first(group), tell=True, goodbye=False))
+            except* PeerTimeoutError as group:
+                self._note(SessionEnd(CloseCode.TIMEOUT, _first(group), tell=True, goodbye=False))
+            except* PeerError as group:
+                self._note(SessionEnd("lost", _first(group), tell=False, goodbye=False))
+            end = self._end or _CUT_OFF
+            if end.tell:
+                await self.link.say_last(Close(code=end.code, text=end.text))
+            return end
+        finally:
+            end = self._end or _CUT_OFF
+            log.info(
+                "session closed",
+                reason=end.text,
+                code=end.code,
+                visitors=self.tunnels.served,
+                bytes=self.tunnels.relayed,
+                seconds=round(trio.current_time() - self.since, 3),
+            )
 
     def _welcome(self) -> Welcome:
         return Welcome(

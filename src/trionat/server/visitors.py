@@ -33,7 +33,7 @@ class Visitor:
     visited: TCPAddress
     arrived: float = attrs.field(factory=trio.current_time)
     since: float = attrs.field(factory=trio.current_time)
-    early: bytes = b""
+    early: bytes = attrs.field(default=b"", repr=False)
     tries: int = 0
 
 
@@ -50,11 +50,14 @@ class VisitorLine:
     """Joins visitors to idle tunnels: who has waited longest goes first, to the tunnel that was used last.
 
     Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back. At most `most_waiting` wait
-    and at most `most_present` are there, waiting or served.
+    and at most `most_present` are there, waiting or served. `user` and `session` (the uid, or None while there is none) are
+    for the log.
     """
 
     most_waiting: int
     most_present: int
+    user: str = ""
+    session: int | None = attrs.field(init=False, default=None)
     open: bool = attrs.field(init=False, default=True)
     present: int = attrs.field(init=False, default=0)
     least_idle: int = attrs.field(init=False, default=0)
@@ -84,19 +87,14 @@ class VisitorLine:
         else:
             self.present += 1
             if self._idle:
-                place, _ = self._idle.popitem()
-                self.least_idle = min(self.least_idle, len(self._idle))
-                place.visitor = visitor
-                place.woken.set()
+                self._give(visitor)
             else:
                 self.least_idle = 0
                 self._waiting.append(visitor)
                 self.wanted.set()
             return
         visitor.endpoint.close()
-        log.info(
-            "visitor refused", visitor=visitor.number, address=str(visitor.address), reason=refusal
-        )
+        self._log("visitor refused", visitor, refusal)
 
     def put_back(self, visitor: Visitor) -> None:
         """Take a visitor back to the head of the line: its tunnel was dead."""
@@ -104,13 +102,18 @@ class VisitorLine:
         if not self.open:
             visitor.endpoint.reset()
             self.leave()
+            self._log("visitor closed", visitor, "the tunnel was lost, and there will be no other")
         elif self._idle:
-            place, _ = self._idle.popitem()
-            place.visitor = visitor
-            place.woken.set()
+            self._give(visitor)
         else:
             self._waiting.appendleft(visitor)
             self.wanted.set()
+
+    def _give(self, visitor: Visitor) -> None:
+        place, _ = self._idle.popitem()
+        self.least_idle = min(self.least_idle, len(self._idle))
+        place.visitor = visitor
+        place.woken.set()
 
     def leave(self) -> None:
         """A visitor that `next` gave out is done with."""
@@ -154,8 +157,10 @@ class VisitorLine:
 
     def expire(self, before: float) -> None:
         """Dismiss visitors that have waited since before that moment."""
-        while self._waiting and self._waiting[0].since < before:
-            self._dismiss(self._waiting.popleft(), "no tunnel for it in time")
+        late = [visitor for visitor in self._waiting if visitor.since < before]
+        for visitor in late:  # not only from the head: one that was put back there waits anew
+            self._waiting.remove(visitor)
+            self._dismiss(visitor, "no tunnel for it in time")
 
     def close(self, reason: str) -> None:
         """Admit nobody any more and dismiss those who wait."""
@@ -166,10 +171,16 @@ class VisitorLine:
     def _dismiss(self, visitor: Visitor, reason: str) -> None:
         self.leave()
         visitor.endpoint.close()
+        self._log("visitor closed", visitor, reason)
+
+    def _log(self, event: str, visitor: Visitor, reason: str) -> None:
         log.info(
-            "visitor closed",
+            event,
             visitor=visitor.number,
             address=str(visitor.address),
+            port=visitor.visited.port,
             reason=reason,
             seconds=round(trio.current_time() - visitor.arrived, 3),
+            user=self.user,
+            session=self.session,
         )

@@ -8,7 +8,7 @@ import trio
 from trionat.errors import ConnectionLostError
 from trionat.protocol.frames import CONTROL_FRAME_BYTES, FrameReader
 from trionat.protocol.messages import Message, decode_message, encode_message
-from trionat.transport.endpoint import Endpoint, lost, send_all
+from trionat.transport.endpoint import TLS_RECORD_BYTES, Endpoint, lost, send_all
 from trionat.transport.scratch import scratch
 
 
@@ -57,7 +57,8 @@ class Channel:
         await (
             trio.lowlevel.checkpoint()
         )  # also when a message is here already: one chatty peer must not starve the rest
-        room = scratch().incoming
+        # No more than one record at a time: what a stranger sends is fed before its frame's bound is looked at.
+        room = scratch().incoming[:TLS_RECORD_BYTES]
         while (frame := self._reader.next_frame()) is None:
             try:
                 count = self.endpoint.recv_into(room)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from trionat.errors import PeerError, PeerTimeoutError
+from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.messages import Message, Ping, Pong
 from trionat.transport.deadline import deadline
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from trionat.transport.channel import Channel
 
 log = get_logger(__name__)
-
-# Messages that may wait for a peer that reads slowly. All are small, and a peer that lives reads them within a round trip; one
-# that lets this many pile up has stopped reading.
-_OUTBOX: Final = 64
 
 # How long the last message may take; the peer hears the same from the end of the connection.
 _LAST_WORD: Final = 1.0
@@ -40,18 +36,15 @@ class ControlLink:
     round_trip: float | None = attrs.field(init=False, default=None)
     _ping: Ping = attrs.field(init=False, factory=lambda: Ping(0))
     _ping_sent: float = attrs.field(init=False, default=0.0)
-    _outbox_end: trio.MemorySendChannel[Message] = attrs.field(init=False)
-    _outbox: trio.MemoryReceiveChannel[Message] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._outbox_end, self._outbox = trio.open_memory_channel[Message](_OUTBOX)
+    _outbox: dict[type[Message], Message] = attrs.field(init=False, factory=lambda: {})
+    _posted: trio.Event = attrs.field(init=False, factory=trio.Event)
 
     async def run(self) -> None:
         """Write what is posted, and ping, until cancelled.
 
         Raises:
             ConnectionLostError: the connection is gone.
-            PeerTimeoutError: the peer does not read.
+            PeerTimeoutError: the peer does not read: one message took longer than `peer_timeout`.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, name="control writer")
@@ -62,19 +55,23 @@ class ControlLink:
                 self.post(self._ping)
 
     async def _write(self) -> None:
-        async for message in self._outbox:
-            await self.channel.send(message)
+        complaint = f"{self.peer} does not read its control connection"
+        while True:
+            while self._outbox:
+                message = self._outbox.pop(next(iter(self._outbox)))
+                with deadline(self.peer_timeout, complaint):
+                    await self.channel.send(message)
+            self._posted = trio.Event()
+            await self._posted.wait()
 
     def post(self, message: Message) -> None:
-        """Send a message soon, in order; never blocks.
+        """Send a message soon; never blocks.
 
-        Raises:
-            PeerTimeoutError: the peer does not read.
+        Of each kind only the latest waits, so nothing can pile up: an older PONG or DEMAND has nothing to say any more, and
+        of the others there is only one.
         """
-        try:
-            self._outbox_end.send_nowait(message)
-        except trio.WouldBlock:
-            raise PeerTimeoutError(f"{self.peer} does not read its control connection") from None
+        self._outbox[type(message)] = message
+        self._posted.set()
 
     async def receive(self) -> Message:
         """Return the next message that is neither PING nor PONG.

@@ -35,6 +35,8 @@ async def dial(address: Address) -> socket.socket:
         return await _connect_numeric(address)
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
+    except UnicodeError as error:  # from the codec for international names
+        raise OSError(f"{address.host!r} is no name that can be looked up") from error
     except OSError as error:
         raise _first_reason(error) from error
     # Out of Trio's wrapper: the relay calls the socket itself.

@@ -57,8 +57,9 @@ class Listener:
                 address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             sock = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise StartupError(f"cannot listen on {address}: {error.strerror or error}") from error
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StartupError(f"cannot listen on {address}: {reason}") from error
         try:
             sock.setsockopt(socket.SOL_SOCKET, _OWN_PORT, 1)
             set_stream_options(sock)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # How long to look away when a connection's first bytes came in too small a piece to tell what they are. Rare: every client
 # that we know sends them in one segment.
 _PEEK_INTERVAL: Final = 0.05
+_LONGEST_PEEK_INTERVAL: Final = 1.0
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -34,7 +35,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate, key, "")  # an encrypted key fails instead of asking
     return context
 
 
@@ -134,6 +135,7 @@ async def peek_dialect(sock: socket.socket) -> Dialect:
         ConnectionLostError: the peer went away before it had said enough.
     """
     seen = -1
+    interval = _PEEK_INTERVAL
     while True:
         await trio.lowlevel.wait_readable(sock)
         try:
@@ -149,7 +151,8 @@ async def peek_dialect(sock: socket.socket) -> Dialect:
                 f"the peer closed the connection after {max(len(first), 0)} bytes"
             )
         seen = len(first)
-        await trio.sleep(_PEEK_INTERVAL)
+        await trio.sleep(interval)
+        interval = min(2 * interval, _LONGEST_PEEK_INTERVAL)
 
 
 def _is_half_closed(sock: socket.socket) -> bool:
