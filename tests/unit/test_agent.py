@@ -183,6 +183,9 @@ async def test_its_port_again_although_the_reservation_is_over(
         world.cut()
         await trio.sleep(30)
         assert world.house.admission.ports.free == 2
+        other = await world.house.welcome("other", 60002)  # so the server will not remember
+        await other.say(Close(code="stopped", text=""))
+        await other.hear_end()
         world.error = None
         await until_up(world)
         assert world.client.services[0].public.port == 60002

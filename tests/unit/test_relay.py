@@ -63,7 +63,8 @@ class Road:
     nursery: trio.Nursery
     server_wire: MemoryEndpoint
     client_wire: MemoryEndpoint
-    plain_capacity: int = CAPACITY
+    visitor_capacity: int = CAPACITY
+    local_capacity: int = CAPACITY
     largest: int = 1 << 30
     refusal: str | None = None
     pairings: list[Pairing] = attrs.field(factory=list)
@@ -78,8 +79,8 @@ class Road:
         self.client = Tunnel(self.client_wire, Side.CLIENT, self._connect, self._take_over)
         self._locals_in, self._locals = trio.open_memory_channel[MemoryEndpoint](1000)
 
-    def pair(self) -> tuple[MemoryEndpoint, MemoryEndpoint]:
-        ends = memory_pair(self.everyone, self.plain_capacity)
+    def pair(self, capacity: int) -> tuple[MemoryEndpoint, MemoryEndpoint]:
+        ends = memory_pair(self.everyone, capacity)
         for end in ends:
             end.largest_read = end.largest_write = self.largest
         return ends
@@ -88,7 +89,7 @@ class Road:
         await trio.lowlevel.checkpoint()
         if self.refusal is not None:
             raise LocalServiceError(self.refusal)
-        near, far = self.pair()
+        near, far = self.pair(self.local_capacity)
         self._locals_in.send_nowait(far)
         return near
 
@@ -97,7 +98,7 @@ class Road:
 
     def visit(self, early: bytes = b"") -> MemoryEndpoint:
         """Let the next visitor in, with its first bytes there already; return the far end of its connection."""
-        far, near = self.pair()
+        far, near = self.pair(self.visitor_capacity)
         if early:
             assert far.send(early) == len(early)
         self.visitors += 1
@@ -314,12 +315,19 @@ async def test_one_tunnel_for_100_visitors(road: Road) -> None:
     up=st.binary(max_size=300),
     down=st.binary(max_size=300),
     wire_capacity=st.integers(1, 7),
-    plain_capacity=st.integers(1, 7),
+    visitor_capacity=st.integers(1, 7),
+    local_capacity=st.integers(1, 7),
     largest=st.sampled_from([1, 3, 7, 1000]),
     first=st.sampled_from(["visitor", "local", "both at once"]),
 )
 def test_tiny_buffers(
-    up: bytes, down: bytes, wire_capacity: int, plain_capacity: int, largest: int, first: str
+    up: bytes,
+    down: bytes,
+    wire_capacity: int,
+    visitor_capacity: int,
+    local_capacity: int,
+    largest: int,
+    first: str,
 ) -> None:
     """Two visitors, one after another, with whatever cuts buffers of 1 to 7 bytes make."""
     tidy = Tidy()
@@ -345,7 +353,8 @@ def test_tiny_buffers(
         async with open_road(
             tidy.endpoints,
             wire_capacity=wire_capacity,
-            plain_capacity=plain_capacity,
+            visitor_capacity=visitor_capacity,
+            local_capacity=local_capacity,
             largest=largest,
         ) as road:
             for _ in range(2):
@@ -362,24 +371,31 @@ def test_tiny_buffers(
 
 async def test_what_waits_for_room_is_not_written_over(tidy: Tidy) -> None:
     """All tunnels read into the same two buffers; what one of them has to wait with must be its own by then."""
+    size = 40_000
     source = random.Random(3)
-    pieces = [source.randbytes(20_000) for _ in range(4)]
+    pieces = [source.randbytes(size) for _ in range(4)]
+    received: dict[MemoryEndpoint, bytes] = {}
 
-    async with open_road(tidy.endpoints, wire_capacity=500, plain_capacity=20_000) as one:
-        async with open_road(tidy.endpoints, wire_capacity=30_000, plain_capacity=300) as two:
-            roads = (one, two)
-            visitors = [road.visit() for road in roads]
-            locals_ = [await road.local() for road in roads]
-            ends = [*visitors, *locals_]
+    async def read_slowly(end: MemoryEndpoint, pause: int) -> None:
+        received[end] = b""
+        while len(received[end]) < size:
+            received[end] += await receive_some(end)
+            for _ in range(pause):
+                await trio.lowlevel.checkpoint()
+
+    async with open_road(tidy.endpoints, visitor_capacity=3000, local_capacity=50) as one:
+        async with open_road(tidy.endpoints, visitor_capacity=50, local_capacity=3000) as two:
+            visitors = [road.visit() for road in (one, two)]
+            locals_ = [await road.local() for road in (one, two)]
+            senders, readers = [*visitors, *locals_], [*locals_, *visitors]
             async with trio.open_nursery() as nursery:
-                for end, piece in zip(ends, pieces, strict=True):
+                for pause, end, piece in zip(range(4), senders, pieces, strict=True):
                     nursery.start_soon(send_all, end, piece)
-                await trio.testing.wait_all_tasks_blocked()
-                received = [await receive_exactly(end, 20_000) for end in [*locals_, *visitors]]
-            assert received == pieces
-            for end in ends:
+                    nursery.start_soon(read_slowly, end, pause)
+            assert [received[end] for end in readers] == pieces
+            for end in senders:
                 end.close()
-            for road in roads:
+            for road in (one, two):
                 await road.settle()
 
 
@@ -405,7 +421,9 @@ async def test_slow_reader_keeps_memory_bounded(
     tidy: Tidy,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_road(tidy.endpoints, wire_capacity=1000, plain_capacity=1000) as road:
+    async with open_road(
+        tidy.endpoints, wire_capacity=1000, visitor_capacity=1000, local_capacity=1000
+    ) as road:
         visitor = road.visit()
         local = await road.local()
         with trio.move_on_after(60):
@@ -835,7 +853,9 @@ async def test_end_arrives_when_both_ended(tidy: Tidy) -> None:
 async def test_cancelled_at_any_point(tidy: Tidy, ticks: int) -> None:
     """Whoever owned something has closed it, at any point; `tidy` looks at the rest."""
     with trio.CancelScope() as scope:
-        async with open_road(tidy.endpoints, wire_capacity=30, plain_capacity=30) as road:
+        async with open_road(
+            tidy.endpoints, wire_capacity=30, visitor_capacity=30, local_capacity=30
+        ) as road:
             road.nursery.start_soon(cancel_after, scope, ticks)
             outside: list[MemoryEndpoint] = []
             try:
