@@ -264,6 +264,22 @@ async def test_a_full_server_is_tried_again(here: Here, autojump_clock: MockCloc
         await until_up(world)
 
 
+@pytest.mark.parametrize(("interval", "patience"), [(0.1, 0.2), (60, 300)], ids=["hasty", "slow"])
+async def test_the_queue_keeps_its_own_time(
+    here: Here, autojump_clock: MockClock, interval: float, patience: float
+) -> None:
+    """A queued client does not know the server's figures yet."""
+    async with open_world(
+        *here, max_tcp_conn_num=1, ping_interval=interval, peer_timeout=patience
+    ) as world:
+        inside = await world.house.welcome("inside")
+        await world.start()
+        await trio.sleep(100)
+        assert world.events == [Queued(1)]
+        await inside.say(Close(code="stopped", text=""))
+        await until_up(world)
+
+
 async def test_wrong_credentials_are_final(here: Here, autojump_clock: MockClock) -> None:
     store = MemoryStore()
 

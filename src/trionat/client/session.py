@@ -18,6 +18,8 @@ from trionat.log import get_logger
 from trionat.protocol import messages
 from trionat.protocol.fields import NAME_CHARACTERS
 from trionat.protocol.messages import (
+    QUEUE_INTERVAL,
+    QUEUE_TIMEOUT,
     Attach,
     Close,
     CloseCode,
@@ -40,10 +42,6 @@ if TYPE_CHECKING:
     from trionat.config.schema import ClientConfig, Service
 
 log = get_logger(__name__)
-
-# Before WELCOME tells the server's own figures. A queued client hears its position every PingInterval (2.5 s).
-_PING_INTERVAL: Final = 2.5
-_PEER_TIMEOUT: Final = 10.0
 
 _LAST_WORDS: Final = 1.0
 
@@ -133,8 +131,8 @@ class ClientSession:
 
     async def _ping_while_queued(self, channel: Channel) -> None:
         while True:
-            await trio.sleep(_PING_INTERVAL)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _PEER_TIMEOUT):
+            await trio.sleep(QUEUE_INTERVAL)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + QUEUE_TIMEOUT):
                 await channel.send(
                     Ping(0)
                 )  # shielded: half a frame would be the end of the connection
@@ -142,7 +140,7 @@ class ClientSession:
     async def _wait_welcome(self, channel: Channel) -> Welcome:
         told: int | None = None
         while True:
-            with deadline(_PEER_TIMEOUT, f"nothing heard from the server for {_PEER_TIMEOUT:g} s"):
+            with deadline(QUEUE_TIMEOUT, f"nothing heard from the server for {QUEUE_TIMEOUT:g} s"):
                 message = await channel.receive()
             match message:
                 case Welcome():

@@ -40,6 +40,11 @@ SECRET_BYTES: Final = 32
 
 MAX_SERVICES: Final = 1024
 
+# Before WELCOME tells the client the server's own figures these bind both sides, in seconds: how often a queued client and its
+# server let themselves be heard, and how long either waits for the other.
+QUEUE_INTERVAL: Final = 2.5
+QUEUE_TIMEOUT: Final = 10.0
+
 
 class RefusalCode(enum.StrEnum):
     """Why a server refused. The comment says whether trying again later can help."""

@@ -20,6 +20,8 @@ from trionat.errors import (
 )
 from trionat.log import get_logger
 from trionat.protocol.messages import (
+    QUEUE_INTERVAL,
+    QUEUE_TIMEOUT,
     Close,
     CloseCode,
     Expose,
@@ -118,7 +120,7 @@ class Admission:
     async def admit(self, applicant: Applicant) -> Lease:
         """Return a lease that no session uses: the client's own that is still there, or a new one by way of the queue.
 
-        While it waits, the client is told its position at every ping interval, and must let itself be heard.
+        While it waits, the client is told its position again and again, and must let itself be heard.
 
         Raises:
             RefusedError: the queue is full, or the ports cannot be had.
@@ -183,8 +185,9 @@ class Admission:
                 if applicant.position != told:
                     told = applicant.position
                     log.info("client queued", position=told)
-                await applicant.channel.send(Queued(position=max(applicant.position, 1)))
-                with trio.move_on_after(self.config.ping_interval):
+                with deadline(QUEUE_TIMEOUT, "the queued client does not read"):
+                    await applicant.channel.send(Queued(position=max(applicant.position, 1)))
+                with trio.move_on_after(QUEUE_INTERVAL):
                     await applicant.wait_news()
             nursery.cancel_scope.cancel("the applicant has its answer")
         if applicant.refusal is not None:
@@ -194,8 +197,7 @@ class Admission:
 
     async def _watch_hang_up(self, applicant: Applicant) -> None:
         while True:
-            complaint = f"nothing heard from the queued client for {self.config.peer_timeout:g} s"
-            with deadline(self.config.peer_timeout, complaint):
+            with deadline(QUEUE_TIMEOUT, f"the queued client was silent for {QUEUE_TIMEOUT:g} s"):
                 message = await applicant.channel.receive()
             match message:
                 case Ping() | Pong():
