@@ -1,6 +1,7 @@
 """A server and a client inside a test: the service under test gets a public address, and nothing is left behind.
 
-Run it with `pytest examples/pytest_fixture.py`; it needs pytest-trio. Copy the fixture `public_address` into a conftest.py.
+Copy it into a project of your own and run `pytest pytest_fixture.py`; it needs pytest-trio. The fixture `public_address` may
+stand in a conftest.py.
 """
 
 from __future__ import annotations

@@ -295,3 +295,10 @@ async def test_two_servers_that_start_at_once_make_one_first_user(tmp_path: Path
         (first,) = filter(None, outcomes)
         (found,) = await here.list_users()
         assert found == first.user
+
+
+def test_with_a_certificate_of_ones_own_no_other_is_made_or_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "server.crt").write_text("not looked at")
+    state = prepare_state(tmp_path, self_signed=False)
+    assert state.fingerprint == b""
+    assert not state.key_file.exists()

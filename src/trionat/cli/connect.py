@@ -58,13 +58,17 @@ def connect(
 
 
 def _with_password(configuration: Configuration) -> Configuration:
-    """Ask for the password where there is a user and neither a password nor a ticket."""
+    """Ask for the password where there is a user and neither a password nor a ticket.
+
+    Without a terminal it is one line of standard input; an empty one is told with the other ways to give it.
+    """
     auth, client = configuration.auth, configuration.client
     if auth.username is None or auth.password is not None or client.ticket or client.ticket_file:
         return configuration
-    return attrs.evolve(
-        configuration, auth=attrs.evolve(auth, password=read_password(confirm=False))
+    password = read_password(
+        confirm=False, otherwise="TRIONAT_AUTH_PASSWORD, Auth.Password in a file, or a ticket"
     )
+    return attrs.evolve(configuration, auth=attrs.evolve(auth, password=password))
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -10,8 +10,10 @@ from trionat.errors import ConfigError, Problem
 from trionat.store.passwords import MAX_PASSWORD_BYTES, check_password
 
 
-def read_password(*, confirm: bool) -> str:
-    """Ask for a password on a terminal, twice with `confirm`; otherwise take one line of standard input.
+def read_password(*, confirm: bool, otherwise: str = "") -> str:
+    """Ask for a password on a terminal, twice with `confirm`; without one take one line of standard input.
+
+    `otherwise` names other ways to give it, for the message when none came.
 
     Raises:
         ConfigError: it is empty or too long.
@@ -27,5 +29,6 @@ def read_password(*, confirm: bool) -> str:
     try:
         check_password(password)
     except ValueError as error:
-        raise ConfigError(Problem(where=where, reason=str(error))) from None
+        hint = f"; there are also {otherwise}" if otherwise and not password else ""
+        raise ConfigError(Problem(where=where, reason=f"{error}{hint}")) from None
     return password

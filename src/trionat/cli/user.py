@@ -190,11 +190,11 @@ def ticket(
         configuration = _configuration(state_dir, config, public_addr)
         folder = _folder(configuration)
         user = _ask(folder, lambda store: _existing(store, name))
-        state = prepare_state(folder)
-        if renew:
-            user = attrs.evolve(user, ticket_salt=new_ticket_salt())
         # A certificate of the keeper's own changes when it is renewed, so clients check it by authority instead.
         pinned = configuration.server.certificate is None
+        state = prepare_state(folder, self_signed=pinned)
+        if renew:
+            user = attrs.evolve(user, ticket_salt=new_ticket_salt())
         with _given("--public-addr"):
             host, port = _public_address(configuration, state)
             text = make_ticket(state, user, host, port, pinned=pinned).encode()

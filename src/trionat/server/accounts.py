@@ -64,7 +64,12 @@ class Accounts:
         known = await self._is_known(user, hello)
         if user is None or not known:
             kind = "ticket" if hello.token is not None else "name or password"
-            raise RefusedError(RefusalCode.AUTH_FAILED, f"authentication failed: wrong {kind}")
+            reason = (
+                f"wrong {kind}"
+                if hello.username
+                else "this server wants a ticket, or a user and a password"
+            )
+            raise RefusedError(RefusalCode.AUTH_FAILED, f"authentication failed: {reason}")
         if user.is_expired(_now()):
             raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, f"the account {user.name} has expired")
         return user

@@ -70,7 +70,12 @@ async def serve(
         control, tunnel, visits = _open_listeners(config, resources)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
-            partial(prepare_state, config.effective_state_dir, names=_names(public))
+            partial(
+                prepare_state,
+                config.effective_state_dir,
+                names=_names(public),
+                self_signed=config.certificate is None,
+            )
         )
         tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
         await trio.to_thread.run_sync(state.remember_address, public)

@@ -97,7 +97,9 @@ def database_file(folder: Path) -> Path:
     return folder / "trionat.db"
 
 
-def prepare_state(folder: Path, *, names: Sequence[str] = ("localhost",)) -> ServerState:
+def prepare_state(
+    folder: Path, *, names: Sequence[str] = ("localhost",), self_signed: bool = True
+) -> ServerState:
     """Make a state folder complete, and read it. Blocks: a few milliseconds, at the first start about a hundred.
 
     Two servers that start for the first time at once end up with the same key, certificate and ticket key: each file has one
@@ -106,6 +108,8 @@ def prepare_state(folder: Path, *, names: Sequence[str] = ("localhost",)) -> Ser
     Args:
         folder: The folder; it is made (0700) where it is missing.
         names: Host names and addresses for a new certificate; one that is there stays.
+        self_signed: Whether its own certificate is shown; with a configured one none is made or looked at, and `fingerprint`
+            is empty.
 
     Raises:
         StartupError: A file cannot be made or read, is not what it has to be, or a key is open to others.
@@ -113,7 +117,9 @@ def prepare_state(folder: Path, *, names: Sequence[str] = ("localhost",)) -> Ser
     make_private_folder(folder)
     return ServerState(
         folder=folder,
-        fingerprint=_prepare_certificate(folder / "server.key", folder / "server.crt", names),
+        fingerprint=_prepare_certificate(folder / "server.key", folder / "server.crt", names)
+        if self_signed
+        else b"",
         ticket_key=_prepare_ticket_key(folder / "ticket.key"),
     )
 
