@@ -114,6 +114,13 @@ def _write_ports(ports: Iterable[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
+def _read_text(text: str) -> str:
+    # A command line and the environment can hold bytes that are no text (PEP 383); a file, a peer or a log cannot.
+    if any("\udc80" <= character <= "\udcff" for character in text):
+        raise ValueError(f"{text!a} is no text in UTF-8")
+    return text
+
+
 def _read_public(text: str) -> str:
     parse_public_address(text)
     return text
@@ -140,7 +147,7 @@ def _read_fingerprint(text: str) -> str:
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
-TEXT = Kind("text", str)
+TEXT = Kind("text", _read_text)
 LABEL = Kind("text of 1 to 128 printable characters", _read_label)
 BOOLEAN = Kind("true or false", _read_boolean, lambda value: "true" if value else "false")
 PATH = Kind("a path; ~ is the home folder", _read_path)

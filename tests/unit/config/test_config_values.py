@@ -19,7 +19,7 @@ from trionat.config.schema import (
     Service,
     parse_service,
 )
-from trionat.config.values import BOOLEAN, FINGERPRINT, PATH, PORTS, Kind, seconds, whole
+from trionat.config.values import BOOLEAN, FINGERPRINT, PATH, PORTS, TEXT, Kind, seconds, whole
 from trionat.errors import ConfigError
 
 DIGEST = bytes(range(32))
@@ -116,6 +116,7 @@ def test_reading(kind: Kind[Any], text: str, value: object) -> None:
         (PORTS, "0-4", "'0-4' is no range of ports: write the lower one first, as in 60000-60099"),
         (PORTS, "1-99999", "'99999' is no port: write a number from 0 to 65535"),
         (PATH, "", "'' is no path"),
+        (TEXT, "a\udcff", "'a\\udcff' is no text in UTF-8"),
         (
             FINGERPRINT,
             "SHA256:ü",
