@@ -309,6 +309,7 @@ class MemoryForwarder(Forwarder):
     nursery: trio.Nursery = attrs.field(kw_only=True)
     serve: Callable[[MemoryEndpoint], Awaitable[None]] = attrs.field(default=echo, kw_only=True)
     refusals: list[str] = attrs.field(factory=list, kw_only=True)
+    capacity: int = attrs.field(default=CAPACITY, kw_only=True)
     opened: list[Open] = attrs.field(factory=list, kw_only=True)
 
     async def open(self, frame: Open) -> Endpoint:
@@ -316,7 +317,7 @@ class MemoryForwarder(Forwarder):
         self.opened.append(frame)
         if self.refusals:
             raise LocalServiceError(self.refusals.pop(0))
-        near, far = self.tidy.pair()
+        near, far = self.tidy.pair(self.capacity)
         self.nursery.start_soon(self._serve, far)
         return near
 

@@ -25,6 +25,7 @@ from trionat.errors import (
 )
 from trionat.events import ClientEvent, Connected, Draining, PublicService
 from trionat.events import Queued as QueuedEvent
+from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
     SECRET_BYTES,
     Attach,
@@ -43,6 +44,7 @@ from trionat.protocol.messages import (
     Welcome,
     encode_message,
 )
+from trionat.protocol.tunnel import DATA_ID, END_FRAME, Open
 from trionat.transport.channel import Channel
 from trionat.transport.isolation import leaves
 
@@ -408,6 +410,37 @@ async def test_stop_lets_visitors_finish(
         assert trio.current_time() - stopped < 1.5
         assert house.sessions == []
         assert house.admission.ports.free == 2
+
+
+async def test_what_a_stopping_server_sent_last_arrives(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CLOSE comes on another connection than the last bytes, and may be faster."""
+    received: list[bytes] = []
+
+    async def service(endpoint: MemoryEndpoint) -> None:
+        endpoint.send_eof()
+        received.append(await receive_all(endpoint))
+
+    async with trio.open_nursery() as nursery:
+        made = attrs.evolve(forwarder(tidy, nursery, service), capacity=500)
+        monkeypatch.setattr("trionat.client.session.Forwarder", lambda services, timeout: made)
+        async with open_desk(tidy, tmp_path, min_idle_tunnels=1) as desk:
+            await desk.welcome()
+            wire = await desk.host.answer(TUNNEL)
+            assert await Channel(wire).receive() == Attach(7, SECRET)
+            opening = Open(
+                visitor=1, service=0, host="v", port=1, visit_host="s", visit_port=2
+            ).encode()
+            wire.send(opening)
+            assert await receive_some(wire) == END_FRAME
+            wire.send(encode_frame(DATA_ID, bytes(50_000)) + END_FRAME)
+            wire.send_eof()
+            await desk.say(Close(code=CloseCode.STOPPED, text="the server stops"))
+            desk.channel.endpoint.send_eof()
+            await desk.over.wait()
+            assert [type(problem) for problem in desk.problems] == [SessionOverError]
+            assert received == [bytes(50_000)]
 
 
 async def test_stop_does_not_wait_for_ever(

@@ -657,6 +657,46 @@ async def test_client_drains(tidy: Tidy, autojump_clock: MockClock) -> None:
         assert house.admission.ports.free == 2
 
 
+async def test_what_a_leaving_client_sent_last_arrives(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """CLOSE comes on another connection than the last bytes, and may be faster."""
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        wire = await raw_tunnel(guest)
+        visitor = house.visit(guest.port, capacity=500)
+        waiting = house.visit(guest.port)
+        visitor.send_eof()
+        assert isinstance(await wire.next(), Open)
+        assert await wire.next() == End()
+        wire.data(bytes(50_000))
+        wire.end()
+        wire.wire.send_eof()
+        await guest.say(Close(code="stopped", text="bye"))
+        assert await receive_all(visitor) == bytes(50_000)
+        assert await receive_all(waiting) == b""
+        started = trio.current_time()
+        await guest.hear_end()
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.current_time() - started < 0.1
+        assert house.admission.ports.free == 2
+
+
+async def test_a_leaving_client_is_not_waited_for(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await house.welcome()
+        await raw_tunnel(guest)
+        visitor = house.visit(guest.port)
+        await guest.say(Close(code="stopped", text="bye"))
+        started = trio.current_time()
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        assert trio.current_time() - started < 1.1
+        await guest.hear_end()
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.admission.ports.free == 2
+
+
 # -- accounts ---------------------------------------------------------------------------------------------------------
 
 

@@ -239,6 +239,7 @@ async def test_wait_empty(line: VisitorLine, crowd: Crowd) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
+        nursery.start_soon(line.wait_empty)
         await numbers(line, 2)
         line.leave()
         await trio.testing.wait_all_tasks_blocked()

@@ -124,7 +124,8 @@ class VisitorLine:
     async def wait_empty(self) -> None:
         """Wait until no visitor is there, neither waiting nor served."""
         while self.present:
-            self._empty = trio.Event()
+            if self._empty.is_set():
+                self._empty = trio.Event()
             await self._empty.wait()
 
     async def next(self) -> Visitor | None:
