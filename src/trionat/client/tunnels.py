@@ -75,7 +75,8 @@ class TunnelPool:
     async def wait_not_busy(self) -> None:
         """Wait until no visitor is left."""
         while self.busy:
-            self._less_busy = trio.Event()
+            if self._less_busy.is_set():  # else somebody waits for this one already
+                self._less_busy = trio.Event()
             await self._less_busy.wait()
 
     async def run(self) -> None:
