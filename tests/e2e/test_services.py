@@ -207,7 +207,8 @@ async def test_a_process_that_ignores_signals_is_killed(nothing_left: None) -> N
 # --- how trionat is run, with a stand-in for it ---
 
 STAND_IN = """
-import json, sys, time
+import json, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell has put into the background
 try:
     print("to the terminal", file=sys.stderr, flush=True)
     print(json.dumps({"event": "ready", "said": sys.stdin.read()}), flush=True)
