@@ -204,13 +204,13 @@ async def receive_some(endpoint: Endpoint) -> bytes:
 
 async def receive_exactly(endpoint: Endpoint, count: int) -> bytes:
     """Return so many bytes; assumes that no more are there."""
-    received = b""
+    received = bytearray()
     while len(received) < count:
         piece = await receive_some(endpoint)
         assert piece, f"the end came after {len(received)} of {count} bytes"
         received += piece
     assert len(received) == count
-    return received
+    return bytes(received)
 
 
 async def receive_all(endpoint: Endpoint) -> bytes:

@@ -112,7 +112,7 @@ async def test_room_is_bounded_and_comes_back(pair: Pair) -> None:
 
 async def test_send_all_is_longer_than_the_room(pair: Pair) -> None:
     one, two = pair
-    data = bytes(range(256)) * 40_000
+    data = bytes(range(256)) * 20_000
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_all, one, data)
         assert await receive_exactly(two, len(data)) == data
