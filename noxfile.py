@@ -71,11 +71,16 @@ def results(session: nox.Session) -> str:
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run the tests. Not in parallel: those with real sockets keep real deadlines, and two cores are soon busy."""
+    """Run the tests: all of them on the oldest interpreter, all but the slow ones on the others, unless told otherwise.
+
+    Not in parallel: those with real sockets keep real deadlines, and two cores are soon busy. The slow ones move gibibytes,
+    which is the kernel's work and not the interpreter's.
+    """
     if MISSING:
         session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")
     install(session, "test")
-    session.run("pytest", results(session), *session.posargs)
+    quick = [] if session.python == INTERPRETERS[0] else ["-m", "not slow"]
+    session.run("pytest", results(session), *(session.posargs or quick))
 
 
 @nox.session(python=INTERPRETERS[0])
