@@ -12,7 +12,7 @@ import attrs
 import trio
 import typer
 
-from trionat.cli.flags import Flags, merged, with_flags
+from trionat.cli.flags import Flags, with_flags
 from trionat.cli.password import read_password
 from trionat.cli.running import run_until_signalled, say, tell
 from trionat.client.agent import Client
@@ -47,7 +47,7 @@ def connect(
 ) -> None:
     """Run the private side: make services here reachable at a trionat server, and keep them so."""
     ticket, services = _split(arguments or [])
-    given = merged(flags, {"Client.Ticket": ticket, "Client.Services": services or None})
+    given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
     try:
         configuration = _with_password(load("client", file=config, flags=given, environ=os.environ))
     except ConfigError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -69,8 +69,3 @@ def _parameter(name: str, key: Key) -> inspect.Parameter:
 def _text(value: Any) -> str | bool | list[str] | None:
     """A bare flag that was not given is None: it must not beat the file's `true`."""
     return None if value is False or value == [] else value
-
-
-def merged(flags: Flags, more: Mapping[str, str | list[str] | None]) -> Flags:
-    """Return flags with those of positional arguments added."""
-    return {**flags, **more}

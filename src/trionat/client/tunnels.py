@@ -110,14 +110,7 @@ class TunnelPool:
             finally:
                 self._dialing -= 1
                 self._changed.set()
-            opened = trio.current_time()
-            try:
-                await self._serve_visitors(wire)
-            finally:
-                if (
-                    trio.current_time() - opened < _PAUSE
-                ):  # refused, most likely, and so would be the next
-                    self._pause()
+            await self._serve_visitors(wire)
 
     def _pause(self) -> None:
         self._paused_until = trio.current_time() + _PAUSE
