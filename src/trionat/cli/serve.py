@@ -15,14 +15,14 @@ import trionat
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.running import run_until_signalled, say, tell
 from trionat.config.load import Configuration, load
-from trionat.config.schema import ServerConfig
+from trionat.config.schema import DatabaseConfig, ServerConfig
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError
 from trionat.events import Ready
 from trionat.server.app import serve as run_server
 
 
-@with_flags(ServerConfig)
+@with_flags(ServerConfig, DatabaseConfig)
 def serve(
     flags: Flags,
     config: Annotated[

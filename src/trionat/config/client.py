@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
 import platformdirs
@@ -20,6 +20,7 @@ from trionat.config.values import (
     TCP,
     TEXT,
     Kind,
+    one_of,
     seconds,
     whole,
 )
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from trionat.address import Address, TCPAddress
     from trionat.config.key import Fault
 
+NATIVE: Final = "native"
+"""trionat's own dialect, in TLS; the others are those of an original server."""
 
 _SERVICES = Kind(
     "LOCAL or LOCAL:VISIT_PORT, such as 8080, 127.0.0.1:22:60001 or /run/app.sock",
@@ -81,6 +84,14 @@ class ClientConfig:
         default=None,
         metadata=key(
             "TunnelServerAddr", TCP, "where tunnels go", letter="t", unset="ControllerAddr"
+        ),
+    )
+    dialect: str = attrs.field(
+        default=NATIVE,
+        metadata=key(
+            "Dialect",
+            one_of(NATIVE, "nat-v1", "nat-doc"),
+            "what the server speaks; nat-v1 and nat-doc are those of NAT, the Go program: not encrypted",
         ),
     )
     controller_addr: TCPAddress | None = attrs.field(
@@ -231,4 +242,36 @@ class ClientConfig:
             yield (
                 ("min_idle_tunnels", "max_tunnels"),
                 f"MinIdleTunnels {self.min_idle_tunnels} is above MaxTunnels {self.max_tunnels}",
+            )
+        if self.dialect != NATIVE:
+            yield from self._faults_of_legacy()
+
+    def _faults_of_legacy(self) -> Iterator[Fault]:
+        """A legacy server has two ports, no identity that could be checked, and one visit port for a client, of its own choice."""
+        for field, name in (
+            ("controller_addr", "ControllerAddr"),
+            ("tunnel_server_addr", "TunnelServerAddr"),
+        ):
+            if getattr(self, field) is None:
+                yield ("dialect",), f"{self.dialect} needs {name}: set it as well"
+        without = f"remove it, as Dialect is {self.dialect}"
+        if self.ticket is not None:
+            yield ("ticket", "dialect"), f"tickets are for the native dialect: {without}"
+        if self.ticket_file is not None:
+            yield ("ticket_file", "dialect"), f"tickets are for the native dialect: {without}"
+        for field in ("fingerprint", "trust_on_first_use", "ca_file"):
+            if getattr(self, field):
+                yield (
+                    (field, "dialect"),
+                    f"a server is checked in the native dialect only: {without}",
+                )
+        if len(self.services) > 1:
+            yield (
+                ("services", "dialect"),
+                f"{self.dialect} carries one service for each client, not {len(self.services)}: start one client for each",
+            )
+        if any(service.visit_port is not None for service in self.services):
+            yield (
+                ("services", "dialect"),
+                f"in {self.dialect} the server chooses the visit port: leave it out",
             )

@@ -70,6 +70,18 @@ def seconds(low: float, high: float) -> Kind[float]:
     return Kind(words, read, lambda value: f"{value:g}")
 
 
+def one_of(*words: str) -> Kind[str]:
+    """One of a few words, written exactly so."""
+    listed = f"{', '.join(words[:-1])} or {words[-1]}"
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not {listed}")
+        return text
+
+    return Kind(listed, read)
+
+
 def _read_boolean(text: str) -> bool:
     if (word := text.lower()) not in _TRUE | _FALSE:
         raise ValueError(f"{text!r} is neither true nor false")

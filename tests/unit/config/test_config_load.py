@@ -47,6 +47,12 @@ Client:
   ControllerAddr: example.com:8080
   LocalServerAddr: 127.0.0.1:8080
 """
+LEGACY = """\
+Client:
+  Dialect: nat-doc
+  ControllerAddr: h:1
+  TunnelServerAddr: h:2
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +106,9 @@ def test_the_server_file_of_the_go_program_loads_unchanged() -> None:
     assert loaded.database == DatabaseConfig(
         username="root", password="123456", host="0.0.0.0:3309", db_name="nat"
     )
+    assert loaded.database.address == TCPAddress("0.0.0.0", 3309)
+    assert not loaded.database.encrypted
+    assert not loaded.database.upgrade_passwords
     assert loaded.origins["Server.VisitPort"] == "server.yml:5"
     assert loaded.origins["Database.DBName"] == "server.yml:17"
 
@@ -116,6 +125,28 @@ def test_the_client_file_of_the_go_program_loads_unchanged(quote: str) -> None:
         controller_addr=TCPAddress("example.com", 8080),
         local_server_addr=TCPAddress("127.0.0.1", 8080),
     )
+
+
+def test_a_database_server_has_a_port_of_its_own_and_tls_where_it_is_asked_for() -> None:
+    section = "Database: {Username: u, Host: '%s', DBName: d%s}"
+
+    def database(host: str, more: str = "") -> DatabaseConfig:
+        loaded = from_text(section % (host, more)).database
+        assert loaded is not None
+        return loaded
+
+    assert database("db.example").address == TCPAddress("db.example", 3306)
+    assert database("::1").address == TCPAddress("::1", 3306)
+    assert database("[::1]:3307").address == TCPAddress("::1", 3307)
+    assert not database("h").encrypted
+    assert database("h", ", TLS: true").encrypted
+    assert database("h", ", CAFile: ca.pem").encrypted
+
+
+def test_the_dialect_of_a_client_file_of_the_go_program_is_all_that_is_missing() -> None:
+    Path("client.yml").write_text(GO_CLIENT, encoding="utf-8")
+    loaded = load("client", flags={"Client.Dialect": "nat-v1"}, environ={})
+    assert (loaded.client.dialect, loaded.origins["Client.Dialect"]) == ("nat-v1", "flag --dialect")
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
@@ -191,6 +222,7 @@ def test_every_key_can_come_from_the_environment(path: str) -> None:
         "HOST or HOST:PORT": "h",
         "HOST:PORT": "h:1",
         "true or false": "true",
+        "native, nat-v1 or nat-doc": "native",
         "SHA256: and 32 bytes in base64 or hex": "00" * 32,
     }
     key = KEYS[path]
@@ -290,6 +322,27 @@ Client:
         ),
         ("Client:\n  PublicServerAddr: a:1\n", "f.yml:2: Client.PublicServerAddr: 'a:1' is more than a host: leave out the port"),
         ("Client:\n  MaxTunnels: 3\n", "f.yml:2: Client.MaxTunnels: MinIdleTunnels 4 is above MaxTunnels 3"),
+        ("Client:\n  Dialect: NAT\n", "f.yml:2: Client.Dialect: 'NAT' is not native, nat-v1 or nat-doc"),
+        (
+            "Client:\n  Dialect: nat-v1\n  ControllerAddr: h:1\n",
+            "f.yml:2: Client.Dialect: nat-v1 needs TunnelServerAddr: set it as well",
+        ),
+        (f"{LEGACY}  Ticket: tn1_x\n", "f.yml:5: Client.Ticket: tickets are for the native dialect: remove it, as Dialect is nat-doc"),
+        (f"{LEGACY}  TicketFile: x\n", "f.yml:5: Client.TicketFile: tickets are for the native dialect: remove it, as Dialect is nat-doc"),
+        (
+            f"{LEGACY}  Fingerprint: {'00' * 32}\n",
+            "f.yml:5: Client.Fingerprint: a server is checked in the native dialect only: remove it, as Dialect is nat-doc",
+        ),
+        (
+            f"{LEGACY}  TrustOnFirstUse: true\n",
+            "f.yml:5: Client.TrustOnFirstUse: a server is checked in the native dialect only: remove it, as Dialect is nat-doc",
+        ),
+        (f"{LEGACY}  CAFile: x\n", "f.yml:5: Client.CAFile: a server is checked in the native dialect only: remove it, as Dialect is nat-doc"),
+        (
+            f"{LEGACY}  Services: [1, 2]\n",
+            "f.yml:5: Client.Services: nat-doc carries one service for each client, not 2: start one client for each",
+        ),
+        (f"{LEGACY}  Services: [1:2]\n", "f.yml:5: Client.Services: in nat-doc the server chooses the visit port: leave it out"),
         ("Client:\n  Fingerprint: MD5:00\n", "f.yml:2: Client.Fingerprint: 'MD5:00' is no fingerprint: write SHA256: and 32 bytes in base64 or hex"),
     ],
     ids=lambda value: repr(value)[:50],
