@@ -10,7 +10,9 @@ import trio.testing
 
 from tests.unit.memory import receive_all
 from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
+from trionat.protocol.dialect import Dialect
 from trionat.protocol.frames import encode_frame
+from trionat.protocol.legacy import Credentials, KeepAlive, UserInformation, encode
 from trionat.protocol.messages import (
     Close,
     Demand,
@@ -21,7 +23,7 @@ from trionat.protocol.messages import (
     Refused,
     encode_message,
 )
-from trionat.transport.channel import Channel
+from trionat.transport.channel import Channel, LegacyChannel
 from trionat.transport.control import ControlLink
 
 if TYPE_CHECKING:
@@ -62,6 +64,23 @@ async def test_messages_both_ways_through_little_room(ends: tuple[Channel, Chann
     assert received == {one: messages, two: messages}
     assert not one.trailing
     assert not one.cut_short
+
+
+@pytest.mark.parametrize("dialect", [Dialect.NAT_DOC, Dialect.NAT_V1])
+async def test_legacy_messages_and_the_raw_bytes_behind_them(tidy: Tidy, dialect: Dialect) -> None:
+    near, far = tidy.pair(capacity=100)
+    client, server = LegacyChannel(near, dialect), LegacyChannel(far, dialect)
+    credentials = Credentials(username="me", password="geheim" * 30)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, credentials)
+        assert await server.receive() == credentials
+    await server.send(KeepAlive())
+    assert await client.receive() == KeepAlive()
+    near.send(encode(UserInformation(1, 60000), dialect) + b"raw")
+    assert await server.receive() == UserInformation(1, 60000)
+    assert server.trailing == b"raw"
+    near.close()
+    far.close()
 
 
 async def test_cancelled_receive_loses_nothing(ends: tuple[Channel, Channel]) -> None:

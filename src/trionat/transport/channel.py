@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Generic, TypeVar
+
 import attrs
 import trio
 
 from trionat.errors import ConnectionLostError
-from trionat.protocol.frames import CONTROL_FRAME_BYTES, FrameReader
+from trionat.protocol import legacy
+from trionat.protocol.frames import CONTROL_FRAME_BYTES, Frame, FrameReader
 from trionat.protocol.messages import Message, decode_message, encode_message
 from trionat.transport.endpoint import TLS_RECORD_BYTES, Endpoint, lost, send_all
 from trionat.transport.scratch import scratch
 
+if TYPE_CHECKING:
+    from trionat.protocol.dialect import Dialect
+
+AnyMessage = TypeVar("AnyMessage")
+
 
 @attrs.define(eq=False)
-class Channel:
+class MessageChannel(ABC, Generic[AnyMessage]):
     """One message after another, both ways. Does not own the endpoint: whoever made it closes it.
 
     One task may send and one receive at a time. Cancelling `receive` loses nothing; cancelling `send` may leave half a frame
@@ -24,16 +33,20 @@ class Channel:
     cut_short: bool = attrs.field(init=False, default=False)
     _reader: FrameReader = attrs.field(init=False, factory=FrameReader)
 
-    def allow_control_frames(self) -> None:
-        """Raise the bound of a frame from 4 KiB to 64 KiB, now that the peer is known."""
-        self._reader.limit = CONTROL_FRAME_BYTES
+    @abstractmethod
+    def _encode(self, message: AnyMessage) -> bytes:
+        """Return the whole frame."""
+
+    @abstractmethod
+    def _decode(self, frame: Frame) -> AnyMessage:
+        """Return the message in a frame, or raise `RemoteProtocolError`."""
 
     @property
     def trailing(self) -> bytes:
         """What has arrived behind the last message."""
         return self._reader.trailing
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: AnyMessage) -> None:
         """Send a message; where that takes no waiting, it is sent even when cancelled.
 
         Raises:
@@ -41,13 +54,13 @@ class Channel:
         """
         self.cut_short = True
         try:
-            await send_all(self.endpoint, encode_message(message))
+            await send_all(self.endpoint, self._encode(message))
             self.cut_short = False
         except OSError as error:
             raise lost(error) from error
         await trio.lowlevel.checkpoint()
 
-    async def receive(self) -> Message:
+    async def receive(self) -> AnyMessage:
         """Return the next message.
 
         Raises:
@@ -70,4 +83,33 @@ class Channel:
                 if not count:
                     raise ConnectionLostError("the peer closed the connection")
                 self._reader.feed(room[:count])
+        return self._decode(frame)
+
+
+class Channel(MessageChannel[Message]):
+    """The messages of the native dialect."""
+
+    def allow_control_frames(self) -> None:
+        """Raise the bound of a frame from 4 KiB to 64 KiB, now that the peer is known."""
+        self._reader.limit = CONTROL_FRAME_BYTES
+
+    def _encode(self, message: Message) -> bytes:
+        return encode_message(message)
+
+    def _decode(self, frame: Frame) -> Message:
         return decode_message(frame)
+
+
+class LegacyChannel(MessageChannel[legacy.LegacyMessage]):
+    """The messages of a legacy dialect, none of which needs more than the 4 KiB of a first frame."""
+
+    def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
+        super().__init__(endpoint)
+        self._dialect = dialect
+        self._reader.header = legacy.HEADERS[dialect]
+
+    def _encode(self, message: legacy.LegacyMessage) -> bytes:
+        return legacy.encode(message, self._dialect)
+
+    def _decode(self, frame: Frame) -> legacy.LegacyMessage:
+        return legacy.decode(frame, self._dialect)
