@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from trionat.cli.running import ExitCode
+from trionat.client.server import find_ticket
 from trionat.config.load import Configuration, Role, load
 from trionat.config.schema import SECTIONS, Key, keys_of
-from trionat.errors import ConfigError
+from trionat.errors import ConfigError, Problem
+from trionat.transport.tls import client_context
 
 _MASK = "********"
 _SECTIONS_OF: dict[Role, tuple[str, ...]] = {
@@ -28,8 +31,13 @@ config_app = typer.Typer(
 
 @config_app.command()
 def check(file: Annotated[Path, typer.Argument(help="The file, of either role.")]) -> None:
-    """Check a file, and say which keys it sets; flags and environment are left out."""
+    """Check a file, what it names (tickets, authorities) included, and say which keys it sets.
+
+    Flags and environment are left out, and nothing is connected to.
+    """
     configuration = _load_or_exit("server", file, {})
+    if problems := list(_problems(configuration)):
+        _exit_with(problems)
     typer.echo(f"{file}: ok")
     for section, owner in SECTIONS.items():
         names = [key.name for key in keys_of(owner) if configuration.origins[key.path] != "default"]
@@ -74,10 +82,38 @@ def _shown(key: Key, values: Any) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+def _problems(configuration: Configuration) -> Iterator[Problem]:
+    """What is wrong with the things that a checked configuration names."""
+
+    def problem(path: str, reason: str) -> Problem:
+        return Problem(configuration.origins[path], reason, path)
+
+    client, database = configuration.client, configuration.database
+    try:
+        find_ticket(client)
+    except ConfigError as error:
+        path = "Client.TicketFile" if client.ticket is None else "Client.Ticket"
+        for found in error.problems:
+            yield problem(path, found.reason)
+    for path, ca_file in (
+        ("Client.CAFile", client.ca_file),
+        ("Database.CAFile", None if database is None else database.ca_file),
+    ):
+        if ca_file is not None:
+            try:
+                client_context(pinned=False, ca_file=ca_file)
+            except OSError as error:
+                yield problem(path, f"{ca_file}: no certificate authorities: {error}")
+
+
 def _load_or_exit(role: Role, file: Path | None, environ: Mapping[str, str]) -> Configuration:
     try:
         return load(role, file=file, environ=environ)
     except ConfigError as exc:
-        for problem in exc.problems:
-            typer.echo(problem, err=True)
-        raise typer.Exit(2) from exc
+        _exit_with(exc.problems)
+
+
+def _exit_with(problems: Iterable[Problem]) -> NoReturn:
+    for problem in problems:
+        typer.echo(problem, err=True)
+    raise typer.Exit(ExitCode.CONFIGURATION)

@@ -46,6 +46,31 @@ class Server:
     pin: bytes | None = None
 
 
+def find_ticket(config: ClientConfig) -> Ticket | None:
+    """Return the ticket that a configuration holds or names the file of; None where it does neither.
+
+    Reads the ticket file, so it blocks.
+
+    Raises:
+        ConfigError: the file cannot be read, or what is there is no ticket.
+    """
+    text, where = config.ticket, "ticket"
+    if text is None and config.ticket_file is not None:
+        where = str(config.ticket_file)
+        try:
+            text = config.ticket_file.read_text().strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                Problem(where=where, reason=f"cannot read the ticket: {error}")
+            ) from error
+    if text is None:
+        return None
+    try:
+        return Ticket.decode(text)
+    except ValueError as error:
+        raise ConfigError(Problem(where=where, reason=str(error))) from error
+
+
 def find_server(config: ClientConfig, auth: AuthConfig) -> Server:
     """Return the server that a configuration names. A ticket says everything; what else is configured is for use without.
 
@@ -55,21 +80,8 @@ def find_server(config: ClientConfig, auth: AuthConfig) -> Server:
         ConfigError: no server, or a ticket that is none.
     """
     pin = None if config.fingerprint is None else parse_fingerprint(config.fingerprint)
-    text = config.ticket
-    where = "ticket"
-    if text is None and config.ticket_file is not None:
-        where = str(config.ticket_file)
-        try:
-            text = config.ticket_file.read_text().strip()
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                Problem(where=where, reason=f"cannot read the ticket: {error}")
-            ) from error
-    if text is not None:
-        try:
-            ticket = Ticket.decode(text)
-        except ValueError as error:
-            raise ConfigError(Problem(where=where, reason=str(error))) from error
+    ticket = find_ticket(config)
+    if ticket is not None:
         address = TCPAddress(ticket.host, ticket.port)
         return Server(
             control=address,

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from trionat.cli.config import config_app
 from trionat.config.schema import KEYS
+from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,34 @@ def test_check_tells_every_problem_on_stderr() -> None:
         "f.yml:3: Server.Name: '' is not text of 1 to 128 printable characters",
     ]
     assert run("check", "nope.yml") == (2, "", "nope.yml: there is no such file\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Client:\n  Ticket: tn1_AAAA\n", "f.yml:2: Client.Ticket: the ticket is damaged: copy it again, whole"),
+        ("Client:\n  Ticket: hello\n", "f.yml:2: Client.Ticket: this is no ticket: a ticket starts with tn1_"),
+        ("Client:\n  TicketFile: nope\n", "f.yml:2: Client.TicketFile: cannot read the ticket: [Errno 2] No such file or directory: 'nope'"),
+        ("Client:\n  TicketFile: f.yml\n", "f.yml:2: Client.TicketFile: this is no ticket: a ticket starts with tn1_"),
+        ("Client:\n  CAFile: nope\n", "f.yml:2: Client.CAFile: nope: no certificate authorities: [Errno 2] No such file or directory"),
+        (
+            "Database:\n  Username: u\n  Host: h\n  DBName: d\n  CAFile: nope\n",
+            "f.yml:5: Database.CAFile: nope: no certificate authorities: [Errno 2] No such file or directory",
+        ),
+    ],
+)  # fmt: skip
+def test_check_looks_into_what_a_file_names(text: str, told: str) -> None:
+    Path("f.yml").write_text(text)
+    assert run("check", "f.yml") == (2, "", f"{told}\n")
+
+
+def test_check_takes_a_ticket_that_is_one() -> None:
+    ticket = Ticket(host="h", port=1, fingerprint=None, username="u", token=bytes(TOKEN_BYTES))
+    Path("f.yml").write_text(f"Client: {{Ticket: {ticket.encode()}}}")
+    assert run("check", "f.yml") == (0, "f.yml: ok\n  Client: Ticket\n", "")
+    Path("ticket").write_text(f"{ticket.encode()}\n")
+    Path("f.yml").write_text("Client: {TicketFile: ticket}")
+    assert run("check", "f.yml") == (0, "f.yml: ok\n  Client: TicketFile\n", "")
 
 
 def test_show_has_every_key_with_its_origin_in_columns() -> None:
