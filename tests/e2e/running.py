@@ -22,7 +22,7 @@ from tests.e2e import services
 from trionat.address import parse_tcp_address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from tests.e2e.services import TrionatProcess
 
@@ -253,6 +253,13 @@ def _stop(process: subprocess.Popen[bytes], log: Logged) -> None:
     assert output == b"", "it told of something else than its start"
     assert process.returncode == 0
     log.check_log("tn1_")
+
+
+async def wait_until(condition: Callable[[], bool], *, within: float = LOG_TIMEOUT) -> None:
+    """Wait for what nothing tells of; fail the test if it does not come."""
+    with trio.fail_after(within):
+        while not condition():  # noqa: ASYNC110 (that is what it is for)
+            await trio.sleep(0.01)
 
 
 # --- visitors ---
