@@ -43,7 +43,7 @@ from trionat.transport.channel import Channel
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
     from tests.unit.conftest import Tidy
     from trionat.protocol.tunnel import Open
@@ -68,14 +68,19 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return self.users.get(name)
 
+    async def find_users(self, names: Collection[str]) -> dict[str, User]:
+        await trio.lowlevel.checkpoint()
+        return {name: self.users[name] for name in names if name in self.users}
+
 
 def make_user(name: str, expires_at: datetime | None = None) -> User:
     return User(
         name=name,
-        password_hash="no password opens it",
+        password="no password opens it",
         ticket_salt=SALT,
         expires_at=expires_at,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        account_id=1,
     )
 
 

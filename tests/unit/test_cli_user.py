@@ -73,7 +73,7 @@ class Trionat:
     def password_is(self, name: str, password: str) -> bool:
         user = self.user(name)
         assert user is not None
-        return trio.run(verify_password, user.password_hash, password)
+        return trio.run(verify_password, user.password, password)
 
     def accepts(self, name: str, text: str) -> bool:
         user = self.user(name)
@@ -106,6 +106,7 @@ def test_an_account_is_added_with_the_password_of_standard_input(trionat: Triona
     user = trionat.user("alice")
     assert user is not None
     assert user.expires_at is None
+    assert user.created_at is not None
     assert abs(user.created_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 

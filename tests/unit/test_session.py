@@ -738,7 +738,7 @@ async def test_account_that_ends_ends_its_sessions(
             del store.users["alice"]
             code = CloseCode.ACCOUNT_REMOVED
         elif what == "made anew":  # of the same name, for somebody else
-            store.users["alice"] = attrs.evolve(make_user("alice"), created_at=datetime.now(UTC))
+            store.users["alice"] = attrs.evolve(make_user("alice"), account_id=2)
             code = CloseCode.ACCOUNT_REMOVED
         else:
             store.users["alice"] = make_user("alice", datetime.now(UTC))

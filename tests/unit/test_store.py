@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from trionat.errors import StoreError, StoreUnavailableError
-from trionat.store.base import User, check_new_name, new_ticket_salt
+from trionat.store.base import Flush, Limits, User, check_new_name, new_ticket_salt
 from trionat.store.sqlite import open_sqlite_store
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 EXPIRES = datetime(2027, 1, 31, 23, 59, 59, 999999, tzinfo=UTC)
+LIMITS = Limits(
+    visit_ports=(60000, 60002), sessions=1, visitors=0, bandwidth=2**40, monthly_quota=2**60
+)
 
 
 def sqlite(folder: Path) -> Opener:
@@ -43,11 +46,22 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
 def user(name: str = "alice", *, expires_at: datetime | None = None) -> User:
     return User(
         name=name,
-        password_hash=f"hash of {name}",
+        password=f"hash of {name}",
         ticket_salt=new_ticket_salt(),
         expires_at=expires_at,
         created_at=CREATED,
     )
+
+
+def as_added(found: User | None) -> User:
+    """Check that the store gave the account an id, and return it without."""
+    assert found is not None
+    assert found.account_id > 0
+    return attrs.evolve(found, account_id=0)
+
+
+async def listed(store: Store) -> list[User]:
+    return list(map(as_added, await store.list_users()))
 
 
 async def test_an_account_comes_back_as_it_was(opener: Opener) -> None:
@@ -55,11 +69,22 @@ async def test_an_account_comes_back_as_it_was(opener: Opener) -> None:
     async with opener() as store:
         await store.add_user(alice)
         await store.add_user(bob)
-        assert await store.find_user("alice") == alice
-        assert await store.find_user("bob") == bob
+        assert as_added(await store.find_user("alice")) == alice
+        assert as_added(await store.find_user("bob")) == bob
         assert await store.find_user("carol") is None
     async with opener() as store:
-        assert await store.list_users() == [alice, bob]
+        await store.prepare()
+        assert await listed(store) == [alice, bob]
+
+
+async def test_accounts_are_found_by_many_names_at_once(opener: Opener) -> None:
+    async with opener() as store:
+        assert await store.find_users([]) == {}
+        for name in ("alice", "bob", "zoe"):
+            await store.add_user(user(name))
+        many = [f"nobody {number}" for number in range(2000)]
+        found = await store.find_users(["zoe", "Alice", "bob", "bob", "\ud800", *many])
+        assert found == {name: await store.find_user(name) for name in ("bob", "zoe")}
 
 
 async def test_accounts_are_listed_by_name(opener: Opener) -> None:
@@ -97,17 +122,22 @@ async def test_a_name_is_taken_once(opener: Opener) -> None:
         with pytest.raises(StoreError, match="'alice'") as caught:
             await store.add_user(user(expires_at=EXPIRES))
         assert not isinstance(caught.value, StoreUnavailableError)
-        assert await store.list_users() == [first]
+        assert await listed(store) == [first]
 
 
 async def test_a_name_is_free_again_after_its_account(opener: Opener) -> None:
-    again = user()
+    again = attrs.evolve(user(), created_at=CREATED + timedelta(microseconds=1))
     async with opener() as store:
         await store.add_user(user())
+        first = await store.find_user("alice")
         await store.remove_user("alice")
         assert await store.find_user("alice") is None
         await store.add_user(again)
-        assert await store.find_user("alice") == again
+        second = await store.find_user("alice")
+        assert as_added(second) == again
+        assert first is not None
+        assert second is not None
+        assert second.account_id != first.account_id
 
 
 async def test_each_change_changes_its_own_field_of_its_own_account(opener: Opener) -> None:
@@ -118,18 +148,160 @@ async def test_each_change_changes_its_own_field_of_its_own_account(opener: Open
 
         await store.set_expiry("alice", EXPIRES)
         alice = attrs.evolve(alice, expires_at=EXPIRES)
-        assert await store.list_users() == [alice, bob]
+        assert await listed(store) == [alice, bob]
 
         await store.set_ticket_salt("alice", b"another salt of ")
         alice = attrs.evolve(alice, ticket_salt=b"another salt of ")
-        assert await store.list_users() == [alice, bob]
+        assert await listed(store) == [alice, bob]
 
-        await store.set_password_hash("alice", "another hash", b"salt again, 16 b")
-        alice = attrs.evolve(alice, password_hash="another hash", ticket_salt=b"salt again, 16 b")
-        assert await store.list_users() == [alice, bob]
+        await store.set_password("alice", "another hash", b"salt again, 16 b")
+        alice = attrs.evolve(alice, password="another hash", ticket_salt=b"salt again, 16 b")
+        assert await listed(store) == [alice, bob]
+
+        assert await store.upgrade_password("alice", "another hash", "the third")
+        alice = attrs.evolve(alice, password="the third")
+        assert await listed(store) == [alice, bob]
+
+        await store.set_limits("alice", LIMITS)
+        alice = attrs.evolve(alice, limits=LIMITS)
+        assert await listed(store) == [alice, bob]
 
         await store.set_expiry("alice", None)
-        assert await store.list_users() == [attrs.evolve(alice, expires_at=None), bob]
+        alice = attrs.evolve(alice, expires_at=None)
+        assert await listed(store) == [alice, bob]
+
+        await store.set_limits("alice", Limits())
+        assert await listed(store) == [attrs.evolve(alice, limits=Limits()), bob]
+
+
+async def test_what_is_set_to_what_it_was_is_set(opener: Opener) -> None:
+    alice = attrs.evolve(user(expires_at=EXPIRES), limits=LIMITS)
+    async with opener() as store:
+        await store.add_user(alice)
+        await store.set_expiry("alice", EXPIRES)
+        await store.set_limits("alice", LIMITS)
+        await store.set_ticket_salt("alice", alice.ticket_salt)
+        await store.set_password("alice", alice.password, alice.ticket_salt)
+        assert await store.upgrade_password("alice", alice.password, alice.password)
+        assert await listed(store) == [alice]
+
+
+async def test_a_password_is_upgraded_only_from_what_it_was(opener: Opener) -> None:
+    alice = user()
+    async with opener() as store:
+        await store.add_user(alice)
+        for old in ["something else", "HASH OF ALICE", "hash of alice ", ""]:
+            assert not await store.upgrade_password("alice", old, "new")
+        assert not await store.upgrade_password("nobody", "hash of alice", "new")
+        assert not await store.upgrade_password("Alice", "hash of alice", "new")
+        assert await listed(store) == [alice]
+        await store.set_password("alice", "changed meanwhile", alice.ticket_salt)
+        assert not await store.upgrade_password("alice", "hash of alice", "new")
+
+
+async def test_an_account_without_a_date_is_made_now(opener: Opener) -> None:
+    before = datetime.now(UTC)
+    async with opener() as store:
+        await store.add_user(attrs.evolve(user(), created_at=None))
+        found = await store.find_user("alice")
+        assert found is not None
+        assert found.created_at is not None
+        assert before <= found.created_at <= datetime.now(UTC)
+
+
+def flush(number: int, month: str = "2026-11", server: str = "a" * 32, **amounts: int) -> Flush:
+    return Flush(server=server, number=number, month=month, amounts=amounts)
+
+
+async def test_traffic_adds_up_in_all_and_by_month(opener: Opener) -> None:
+    async with opener() as store:
+        assert await store.traffic() == {}
+        await store.add_traffic(flush(1, alice=10, bob=1))
+        await store.add_traffic(flush(2, alice=5, Alice=1000))
+        await store.add_traffic(flush(3, month="2026-12", alice=7))
+        assert await store.traffic() == {"alice": 22, "Alice": 1000, "bob": 1}
+        assert await store.monthly_traffic("2026-11", ["alice", "bob", "ALICE", "\ud800"]) == {
+            "alice": 15,
+            "bob": 1,
+        }
+        assert await store.monthly_traffic("2026-12", ["alice", "bob"]) == {"alice": 7}
+        assert await store.monthly_traffic("2026-10", ["alice"]) == {}
+        assert await store.monthly_traffic("2026-11", []) == {}
+    async with opener() as store:
+        assert await store.traffic() == {"alice": 22, "Alice": 1000, "bob": 1}
+
+
+async def test_a_flush_is_added_once(opener: Opener) -> None:
+    async with opener() as store:
+        first = flush(1, alice=10)
+        await store.add_traffic(first)
+        await store.add_traffic(first)
+        await store.add_traffic(flush(5, alice=1))
+        await store.add_traffic(flush(4, alice=100))  # cannot be a new one
+        await store.add_traffic(flush(1, server="b" * 32, alice=1000))
+    async with opener() as store:
+        await store.add_traffic(flush(5, alice=1))
+        assert await store.traffic() == {"alice": 1011}
+        assert await store.monthly_traffic("2026-11", ["alice"]) == {"alice": 1011}
+
+
+async def test_many_that_send_the_same_flush_add_it_once(opener: Opener) -> None:
+    async with opener() as here, opener() as there:
+        for number in range(1, 6):
+            async with trio.open_nursery() as nursery:
+                for store in [here, there] * 3:
+                    nursery.start_soon(store.add_traffic, flush(number, alice=10**number))
+        assert await here.traffic() == {"alice": 111110}
+
+
+async def test_many_servers_that_add_at_once_add_up(opener: Opener) -> None:
+    async def add(store: Store, server: str) -> None:
+        for number in range(1, 9):
+            amounts = {"alice": 1, "bob": 2, server: 3}
+            await store.add_traffic(
+                Flush(server=server, number=number, month="2026-11", amounts=amounts)
+            )
+
+    servers = [character * 32 for character in "abcdef"]
+    async with opener() as here, opener() as there:
+        async with trio.open_nursery() as nursery:
+            for number, server in enumerate(servers):
+                nursery.start_soon(add, [here, there][number % 2], server)
+        total = {"alice": 48, "bob": 96, **dict.fromkeys(servers, 24)}
+        assert await here.traffic() == total
+        assert await here.monthly_traffic("2026-11", list(total)) == total
+
+
+async def test_traffic_is_large_and_may_be_nothing(opener: Opener) -> None:
+    exbibyte = 2**60
+    async with opener() as store:
+        await store.add_traffic(flush(1, alice=exbibyte))
+        await store.add_traffic(flush(2, alice=exbibyte))
+        await store.add_traffic(flush(3))
+        await store.add_traffic(flush(3, alice=1))
+        assert await store.traffic() == {"alice": 2 * exbibyte}
+
+
+async def test_traffic_outlives_its_account(opener: Opener) -> None:
+    async with opener() as store:
+        await store.add_user(user())
+        await store.add_traffic(flush(1, alice=10))
+        await store.remove_user("alice")
+        assert await store.traffic() == {"alice": 10}
+        assert await store.find_user("alice") is None
+
+
+async def test_a_flush_cancelled_at_any_moment_is_added_wholly_or_not(opener: Opener) -> None:
+    async with opener() as store:
+        for number in range(1, 31):
+            before = await store.traffic()
+            with trio.move_on_after(number * 0.0001):
+                await store.add_traffic(flush(number, alice=1, bob=1))
+            after = await store.traffic()
+            assert after.get("alice", 0) - before.get("alice", 0) in {0, 1}
+            assert after.get("alice") == after.get("bob")
+            await store.add_traffic(flush(number, alice=1, bob=1))  # sent again under its number
+            assert await store.traffic() == {"alice": number, "bob": number}
 
 
 async def test_who_is_not_there_cannot_be_changed(opener: Opener) -> None:
@@ -138,7 +310,8 @@ async def test_who_is_not_there_cannot_be_changed(opener: Opener) -> None:
             store.remove_user("nobody"),
             store.set_expiry("nobody", None),
             store.set_ticket_salt("nobody", b"salt"),
-            store.set_password_hash("nobody", "hash", b"salt"),
+            store.set_limits("nobody", LIMITS),
+            store.set_password("nobody", "hash", b"salt"),
         ):
             with pytest.raises(StoreError, match="'nobody'") as caught:
                 await change
@@ -155,6 +328,7 @@ async def test_times_are_utc_to_the_microsecond(opener: Opener) -> None:
         found, bob = await store.list_users()
     assert (found.expires_at, bob.expires_at) == (EXPIRES, last)
     assert found.expires_at is not None
+    assert found.created_at is not None
     assert found.expires_at.utcoffset() == found.created_at.utcoffset() == timedelta(0)
 
 
@@ -190,6 +364,10 @@ async def test_every_call_is_a_checkpoint(opener: Opener) -> None:
             await store.find_user("alice")
         with trio.testing.assert_checkpoints():
             await store.set_expiry("alice", None)
+        with trio.testing.assert_checkpoints():
+            await store.find_users([])
+        with trio.testing.assert_checkpoints():
+            await store.monthly_traffic("2026-11", [])
 
 
 async def test_a_call_that_is_cancelled_before_it_starts_changes_nothing(opener: Opener) -> None:
@@ -208,13 +386,13 @@ async def test_calls_cancelled_at_any_moment_leave_the_store_whole(opener: Opene
             async with trio.open_nursery() as nursery:
                 for number in range(5):
                     salt = f"{delay:08}{number:08}".encode()
-                    nursery.start_soon(store.set_password_hash, "alice", salt.decode(), salt)
+                    nursery.start_soon(store.set_password, "alice", salt.decode(), salt)
                 await trio.sleep(delay * 0.00005)
                 nursery.cancel_scope.cancel()
             found = await store.find_user("alice")
             assert found is not None
             # Both fields are of the same call.
-            assert found.password_hash in (
+            assert found.password in (
                 found.ticket_salt.decode(errors="replace"),
                 "hash of alice",
             )
@@ -225,6 +403,18 @@ def test_secrets_of_an_account_are_not_shown() -> None:
     shown = repr(user())
     assert "hash of" not in shown
     assert "salt" not in shown
+
+
+def test_limits_are_kept_as_text() -> None:
+    assert Limits().to_text() == ""
+    for limits in (Limits(), LIMITS, Limits(sessions=0), Limits(visit_ports=())):
+        assert Limits.from_text(limits.to_text(), of="alice") == limits
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", "7", '{"sessions": "1"}', '{"sessions": true}', '{"visit_ports": 7}', '{"visit_ports": ["7"]}', '{"colour": 1}'])  # fmt: skip
+def test_damaged_limits_are_told(text: str) -> None:
+    with pytest.raises(StoreError, match=r"^the limits of 'alice' in the store are damaged: \S.*$"):
+        Limits.from_text(text, of="alice")
 
 
 def test_the_instant_of_expiry_counts_as_expired() -> None:

@@ -6,18 +6,16 @@ import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
 from trionat.errors import StoreUnavailableError
-from trionat.store.base import User
+from trionat.store.base import Flush, Limits, User
+from trionat.store.passwords import verify_password
 from trionat.store.sqlite import open_sqlite_store
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 
@@ -34,14 +32,14 @@ async def main(path, prefix, count):
     sys.stdin.read(1)
     async with open_sqlite_store(path) as store:
         for number in range(count):
-            await store.add_user(User(name=f"{prefix}{number}", password_hash="h", ticket_salt=b"s", created_at=datetime.now(UTC)))
+            await store.add_user(User(name=f"{prefix}{number}", password="h", ticket_salt=b"s", created_at=datetime.now(UTC)))
 
 trio.run(main, Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
 """
 
 
 def user(name: str) -> User:
-    return User(name=name, password_hash="hash", ticket_salt=b"salt", created_at=datetime.now(UTC))
+    return User(name=name, password="hash", ticket_salt=b"salt", created_at=datetime.now(UTC))
 
 
 def start_writer(path: Path, prefix: str, count: int) -> subprocess.Popen[bytes]:
@@ -155,7 +153,7 @@ async def test_a_server_reads_while_another_process_writes(tmp_path: Path) -> No
 async def test_a_file_that_stays_locked_makes_the_store_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trionat.store.sqlite._BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("trionat.store.sqlite_file._BUSY_TIMEOUT", 0.05)
     path = tmp_path / "users.db"
     async with open_sqlite_store(path) as store:
         other = sqlite3.connect(path, isolation_level=None)
@@ -171,28 +169,71 @@ async def test_what_is_no_database_is_told(tmp_path: Path, nothing_left: None) -
     path = tmp_path / "users.db"
     path.write_bytes(b"hello " * 1000)
     with pytest.raises(StoreUnavailableError, match=r"^\S*users\.db: file is not a database$"):
-        async with open_sqlite_store(path):
-            pytest.fail("opened")
+        async with open_sqlite_store(path) as store:
+            await store.prepare()
 
 
 async def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match=r"users\.db: No such file or directory$"):
-        async with open_sqlite_store(tmp_path / "gone" / "users.db"):
-            pytest.fail("opened")
+        async with open_sqlite_store(tmp_path / "gone" / "users.db") as store:
+            await store.prepare()
+
+
+async def test_a_file_of_the_first_version_is_taken_over(
+    tmp_path: Path, nothing_left: None
+) -> None:
+    """The file is one that trionat 0.1 wrote; the passwords are in it."""
+    path = tmp_path / "users.db"
+    path.write_bytes((Path(__file__).parent / "data" / "users-1.db").read_bytes())
+    async with trio.open_nursery() as nursery:  # by several at once
+
+        async def read() -> None:
+            async with open_sqlite_store(path) as store:
+                alice, other = await store.list_users()
+                created = datetime(2026, 11, 20, 8, 30, 0, 123456, tzinfo=UTC)
+                assert alice == User(
+                    name="alice",
+                    password=alice.password,
+                    ticket_salt=bytes(range(16)),
+                    created_at=created,
+                    account_id=alice.account_id,
+                )
+                assert await verify_password(alice.password, "correct horse")
+                assert (other.name, other.expires_at) == ("été", datetime(2027, 2, 1, tzinfo=UTC))
+                assert len({alice.account_id, other.account_id, 0}) == 3
+                assert await store.traffic() == {}
+
+        for _ in range(4):
+            nursery.start_soon(read)
+    async with open_sqlite_store(path) as store:
+        await store.set_limits("alice", Limits(sessions=1))
+        await store.add_traffic(
+            Flush(server="a" * 32, number=1, month="2026-11", amounts={"alice": 1})
+        )
+        assert await store.traffic() == {"alice": 1}
+
+
+async def test_a_store_that_could_not_be_opened_is_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "later" / "users.db"
+    async with open_sqlite_store(path) as store:
+        with pytest.raises(StoreUnavailableError):
+            await store.prepare()
+        path.parent.mkdir()
+        await store.add_user(user("alice"))
 
 
 async def test_a_newer_schema_is_left_alone(tmp_path: Path, nothing_left: None) -> None:
     path = tmp_path / "users.db"
-    async with open_sqlite_store(path):
-        pass
+    async with open_sqlite_store(path) as store:
+        await store.prepare()
     other = sqlite3.connect(path)
-    other.execute("pragma user_version = 2")
+    other.execute("pragma user_version = 3")
     other.close()
     with pytest.raises(StoreUnavailableError, match="written by a newer trionat"):
-        async with open_sqlite_store(path):
-            pytest.fail("opened")
+        async with open_sqlite_store(path) as store:
+            await store.prepare()
     other = sqlite3.connect(path)
-    assert other.execute("pragma user_version").fetchone() == (2,)
+    assert other.execute("pragma user_version").fetchone() == (3,)
     other.close()
 
 
@@ -202,12 +243,12 @@ async def test_a_cancelled_user_closes_the_store_as_well(tmp_path: Path) -> None
             scope.cancel()
             await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+    with pytest.raises(RuntimeError, match="closed"):
         await store.list_users()
 
 
 async def test_a_closed_store_is_our_mistake_and_not_the_files(tmp_path: Path) -> None:
     async with open_sqlite_store(tmp_path / "users.db") as store:
         pass
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+    with pytest.raises(RuntimeError, match="closed"):
         await store.list_users()

@@ -78,7 +78,7 @@ def add(
             await store.add_user(
                 User(
                     name=name,
-                    password_hash=await hash_password(password),
+                    password=await hash_password(password),
                     ticket_salt=new_ticket_salt(),
                     expires_at=expires_at,
                     created_at=now,
@@ -114,10 +114,9 @@ def list_users(
         return
     width = max(len(user.name) for user in users)
     for user in users:
+        added = "" if user.created_at is None else f"  added {format_time(user.created_at)}"
         state = "expired" if user.is_expired(now) else "expires"
-        typer.echo(
-            f"{user.name:{width}}  added {format_time(user.created_at)}  {state} {format_time(user.expires_at)}"
-        )
+        typer.echo(f"{user.name:{width}}{added}  {state} {format_time(user.expires_at)}")
 
 
 @user_app.command()
@@ -137,7 +136,7 @@ def passwd(name: Name, state_dir: StateDir = None, config: ConfigFile = None) ->
         password = read_password(confirm=True)
 
         async def set_password(store: Store) -> None:
-            await store.set_password_hash(name, await hash_password(password), new_ticket_salt())
+            await store.set_password(name, await hash_password(password), new_ticket_salt())
 
         _ask(folder, set_password)
     typer.echo(
@@ -266,7 +265,7 @@ async def _existing(store: Store, name: str) -> User:
 def _as_json(user: User, now: datetime) -> dict[str, object]:
     return {
         "name": user.name,
-        "created_at": user.created_at.isoformat(),
+        "created_at": None if user.created_at is None else user.created_at.isoformat(),
         "expires_at": None if user.expires_at is None else user.expires_at.isoformat(),
         "expired": user.is_expired(now),
     }

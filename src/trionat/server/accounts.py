@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-from trionat.errors import RefusedError, StoreError, StoreUnavailableError
+from trionat.errors import RefusedError, StoreError
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.server.state import verify_ticket
 from trionat.store.passwords import verify_password
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from trionat.protocol.messages import Hello
     from trionat.server.session import Session
     from trionat.server.state import ServerState
@@ -56,7 +53,7 @@ class Accounts:
             return None
         try:
             user = await self.store.find_user(hello.username)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.warning("the user store cannot be asked", error=str(error))
             raise RefusedError(
                 RefusalCode.STORE_UNAVAILABLE, "the server cannot check accounts now; try again"
@@ -79,7 +76,7 @@ class Accounts:
             return user is not None and verify_ticket(self.state, user, hello.token)
         try:
             return await verify_password(
-                None if user is None else user.password_hash, hello.password or ""
+                None if user is None else user.password, hello.password or ""
             )
         except StoreError as error:
             log.warning("an account cannot be used", user=hello.username, error=str(error))
@@ -92,21 +89,22 @@ class Accounts:
             return
         while True:
             await trio.sleep(WATCH_INTERVAL)
-            by_name: defaultdict[str, list[Session]] = defaultdict(list)
-            for session in sessions.values():
-                by_name[session.username].append(session)
-            for name, of_user in by_name.items():
-                try:
-                    user = await store.find_user(name)
-                except StoreUnavailableError as error:
-                    log.warning("the user store cannot be asked; sessions go on", error=str(error))
-                    break
-                _end_void(of_user, name, user)
+            if not sessions:
+                continue
+            watched = list(
+                sessions.values()
+            )  # who comes while the store is asked is not in its answer
+            try:
+                users = await store.find_users({session.username for session in watched})
+            except StoreError as error:
+                log.warning("the user store cannot be asked; sessions go on", error=str(error))
+                continue
+            for session in watched:
+                _end_void(session, users.get(session.username))
 
 
-def _end_void(sessions: Iterable[Session], name: str, user: User | None) -> None:
-    for session in sessions:
-        if user is None or user.created_at != session.account_since:
-            session.end(CloseCode.ACCOUNT_REMOVED, f"the account {name} was removed")
-        elif user.is_expired(_now()):
-            session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")
+def _end_void(session: Session, user: User | None) -> None:
+    if user is None or user.account_id != session.account_id:
+        session.end(CloseCode.ACCOUNT_REMOVED, f"the account {session.username} was removed")
+    elif user.is_expired(_now()):
+        session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {session.username} has expired")

@@ -204,7 +204,7 @@ class Reception:
             username=hello.username,
             client_name=hello.name,
             keep_idle=expose.idle_tunnels,
-            account_since=None if user is None else user.created_at,
+            account_id=0 if user is None else user.account_id,
             stopping=self.stopping,
             public_host=self.public_host,
         )

@@ -24,8 +24,6 @@ from trionat.transport.control import ControlLink
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from trionat.address import TCPAddress
     from trionat.config.schema import ServerConfig
     from trionat.server.lease import Lease
@@ -77,7 +75,7 @@ class Session:
     keep_idle: int
     stopping: trio.Event
     public_host: str = ""
-    account_since: datetime | None = None
+    account_id: int = 0
     since: float = attrs.field(init=False, factory=trio.current_time)
     tunnels: Tunnels = attrs.field(init=False)
     link: ControlLink = attrs.field(init=False)

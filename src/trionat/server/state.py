@@ -214,7 +214,7 @@ async def ensure_first_user(store: Store) -> FirstUser | None:
     password = make_password()
     user = User(
         name=FIRST_USER,
-        password_hash=await hash_password(password),
+        password=await hash_password(password),
         ticket_salt=new_ticket_salt(),
         created_at=datetime.now(UTC),
     )

@@ -1,19 +1,22 @@
-"""What the rest of trionat knows of a user store: the `Store` protocol and the `User` row.
+"""What the rest of trionat knows of a store: the `Store` protocol, and what goes in and out of it.
 
-A store answers questions about accounts; it knows nothing of sessions, sockets or the text of tickets.
-SQLite is the embedded one.
-Every method is a checkpoint and never blocks the loop. Cancelling a call leaves the store usable and either the whole change
-made or none of it.
+A store answers questions about accounts and adds up their traffic; it knows nothing of sessions, sockets or the text of tickets.
+There are two: SQLite, the embedded one, and MySQL or MariaDB. Every method is a checkpoint and never blocks the loop. Cancelling
+a call leaves the store usable and either the whole change made or none of it.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
+from trionat.errors import StoreError
+
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
 MAX_NAME_LENGTH: Final = 64
@@ -40,34 +43,105 @@ def new_ticket_salt() -> bytes:
 
 
 @attrs.frozen(kw_only=True)
+class Limits:
+    """What an account may use at most; None means as much as the server gives to anybody.
+
+    `visit_ports` are the only ports that it may have; `sessions` and `visitors` are counted at once; `bandwidth` is in bytes per
+    second and `monthly_quota` in bytes per calendar month (UTC), both directions added.
+    """
+
+    visit_ports: tuple[int, ...] | None = None
+    sessions: int | None = None
+    visitors: int | None = None
+    bandwidth: int | None = None
+    monthly_quota: int | None = None
+
+    def to_text(self) -> str:
+        """Return what stores keep: a JSON object of the limits that there are, or nothing where there are none."""
+        there = {name: value for name, value in attrs.asdict(self).items() if value is not None}
+        return json.dumps(there) if there else ""
+
+    @classmethod
+    def from_text(cls, text: str, *, of: str) -> Self:
+        """Read what `to_text` wrote of the account of that name.
+
+        Raises:
+            StoreError: It is something else; people can write into databases.
+        """
+        if not text:
+            return cls()
+        try:
+            there = json.loads(text)
+            ports = there.pop("visit_ports", None)
+            if any(type(number) is not int for number in (*there.values(), *(ports or ()))):
+                raise TypeError("limits are whole numbers")
+            return cls(visit_ports=None if ports is None else tuple(ports), **there)
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise StoreError(
+                f"the limits of {of!r} in the store are damaged: set them anew with trionat user limit"
+            ) from exc
+
+
+@attrs.frozen(kw_only=True)
 class User:
     """One account.
 
-    `password_hash` is an Argon2id hash in PHC text form. `ticket_salt` (16 random bytes) goes into the account's ticket, so
-    that a new salt revokes every ticket handed out before. `expires_at` is UTC and aware; None means never. The instant
-    itself counts as expired.
+    `account_id` is given by the store (0 in an account that is to be added) and tells the account from a later one of the same
+    name. `password` is an Argon2id hash in PHC text form or, in a database that the Go program wrote, the password itself.
+    `ticket_salt` (16 bytes) goes into the account's ticket, so that a new salt revokes every ticket handed out before.
+    `expires_at` is UTC and aware; None means never. The instant itself counts as expired. `created_at` is None where the store
+    does not know it.
     """
 
     name: str
-    password_hash: str = attrs.field(repr=False)
+    password: str = attrs.field(repr=False)
     ticket_salt: bytes = attrs.field(repr=False)
     expires_at: datetime | None = None
-    created_at: datetime
+    created_at: datetime | None = None
+    limits: Limits = Limits()
+    account_id: int = 0
 
     def is_expired(self, now: datetime) -> bool:
         """Tell whether the account is past its expiry at `now` (aware)."""
         return self.expires_at is not None and now >= self.expires_at
 
 
+@attrs.frozen(kw_only=True)
+class Flush:
+    """Traffic to be added, once: bytes by user name, both directions added, relayed in `month` (`2026-11`, UTC).
+
+    `server` names who counted (a server's own random name, 32 hexadecimal digits) and `number` its flushes, from 1 on, one more
+    each time: a store adds a flush only if its number is above the last one that it has of that server. So one whose answer was
+    lost can be sent again.
+    """
+
+    server: str
+    number: int
+    month: str
+    amounts: Mapping[str, int]
+
+
 class Store(Protocol):
-    """Accounts by name; names are compared exactly, case and all.
+    """Accounts by name, and their traffic; names are compared exactly, case and all.
 
     Every method raises `StoreUnavailableError` when the store cannot be asked, and those that need an existing user
-    `StoreError` when there is none. Several processes may use one store at once: a server that runs, and `trionat user`.
+    `StoreError` when there is none. Several processes may use one store at once: servers that run, and `trionat user`.
     """
+
+    async def prepare(self) -> None:
+        """Make sure that the store can be used, and make what is missing of trionat's own in it.
+
+        Raises:
+            StoreUnavailableError: It cannot be used; the message says what to do.
+        """
+        ...
 
     async def find_user(self, name: str) -> User | None:
         """Return the account of that name, or None."""
+        ...
+
+    async def find_users(self, names: Collection[str]) -> dict[str, User]:
+        """Return the accounts of those names that exist, by name; one question, however many they are."""
         ...
 
     async def list_users(self) -> list[User]:
@@ -75,15 +149,19 @@ class Store(Protocol):
         ...
 
     async def add_user(self, user: User) -> None:
-        """Add an account; `StoreError` where the name is taken."""
+        """Add an account, made now if it has no `created_at`; `StoreError` where the name is taken."""
         ...
 
     async def remove_user(self, name: str) -> None:
-        """Remove an account; `StoreError` where there is none."""
+        """Remove an account with its limits; its traffic stays. `StoreError` where there is none."""
         ...
 
-    async def set_password_hash(self, name: str, password_hash: str, ticket_salt: bytes) -> None:
-        """Replace password and salt together: who changes a password wants the old tickets dead as well."""
+    async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
+        """Replace password (a hash) and salt together: who changes a password wants the old tickets dead as well."""
+        ...
+
+    async def upgrade_password(self, name: str, old: str, new: str) -> bool:
+        """Replace the stored password by a hash of it, salt and tickets untouched; False where it is not `old` any more."""
         ...
 
     async def set_ticket_salt(self, name: str, ticket_salt: bytes) -> None:
@@ -92,4 +170,20 @@ class Store(Protocol):
 
     async def set_expiry(self, name: str, expires_at: datetime | None) -> None:
         """Set when the account ends (aware UTC), or that it never does."""
+        ...
+
+    async def set_limits(self, name: str, limits: Limits) -> None:
+        """Replace all limits of an account."""
+        ...
+
+    async def add_traffic(self, flush: Flush) -> None:
+        """Add a flush to the totals and to its month, wholly and once, whether its users have accounts or not."""
+        ...
+
+    async def traffic(self) -> dict[str, int]:
+        """Return the bytes of every user that has any, in all."""
+        ...
+
+    async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
+        """Return the bytes of these users in that month (`2026-11`, UTC); who has none may be missing."""
         ...

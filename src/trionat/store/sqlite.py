@@ -1,46 +1,35 @@
-"""The embedded user store: one SQLite file in the server's state folder.
+"""The embedded store: one SQLite file in the server's state folder.
 
-Every call is one statement, and so whole or not at all. It runs in a thread, one at a time (`sqlite3` connections are not for
-several threads at once), and takes some 100 µs. The write-ahead log lets `trionat user` write while a server reads; a call waits
-up to 5 s for another process that is writing.
+Every change is one statement or one transaction, and so whole or not at all. Calls run in a thread, one at a time (`sqlite3`
+connections are not for several threads at once), and take some 100 µs; a change is on the disk when its call returns, which
+takes as long as the disk does. The write-ahead log lets `trionat user` write while a server reads; a call waits up to 5 s for
+another process that is writing.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 import trio
 
-from trionat.errors import StoreError, StoreUnavailableError
-from trionat.store.base import User
+from trionat.errors import StoreError
+from trionat.store.base import Limits, User
+from trionat.store.sqlite_file import open_file, translated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    import sqlite3
+    from collections.abc import AsyncGenerator, Callable, Collection
     from pathlib import Path
 
-_VERSION: Final = 1
-"""Of the schema; kept in the file as `PRAGMA user_version`."""
+    from trionat.store.base import Flush
 
-_SCHEMA: Final = """
-    create table users (
-        name text primary key not null,  -- compared byte by byte: SQLite's default
-        password_hash text not null,
-        ticket_salt blob not null,
-        expires_at integer,              -- microseconds since 1970, UTC
-        created_at integer not null      -- likewise
-    ) without rowid
-"""
-_COLUMNS: Final = "name, password_hash, ticket_salt, expires_at, created_at"
+T = TypeVar("T")
 
-_BUSY_TIMEOUT: Final = 5.0
-"""Seconds to wait for another process. Our own transactions take milliseconds: who holds the file longer is not one of us."""
-_SWITCH_INTERVAL: Final = 0.01
+_COLUMNS: Final = "name, password, ticket_salt, expires_at, created_at, limits"
+_SELECT: Final = f"select {_COLUMNS} from users"  # noqa: S608 - our own column names
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -48,21 +37,17 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 @asynccontextmanager
 async def open_sqlite_store(path: Path) -> AsyncGenerator[SQLiteStore]:
-    """Open the store, making the file (mode 0600) where there is none; its folder must exist.
+    """Give the store in that file, which is opened by the first call; where there is none it is made (mode 0600).
 
-    Cancelling is safe at any point; the file is closed before this returns.
-
-    Raises:
-        StoreUnavailableError: The file cannot be opened, is no database of ours, or is a newer trionat's.
+    The folder must exist. Leaving closes the file; cancelling is safe at any point.
     """
-    limiter = trio.CapacityLimiter(1)
-    connection = await trio.to_thread.run_sync(_connect, path, limiter=limiter)
+    store = SQLiteStore(path=path)
     try:
-        yield SQLiteStore(path=path, connection=connection, limiter=limiter)
+        yield store
     finally:
-        # Not bounded in time: it waits for our own statement at most, and that for `_BUSY_TIMEOUT`.
+        # Not bounded in time: it waits for our own job at most, and that for 5 s for another process.
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(connection.close, limiter=limiter)
+            await store.aclose()
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -70,146 +55,196 @@ class SQLiteStore:
     """A `Store` in an SQLite file; made by `open_sqlite_store`.
 
     A call that is cancelled while it waits for its turn does nothing; one that is running is finished first, and its change
-    stays.
+    stays. An account is told from a later one of its name by the microsecond in which it was made.
     """
 
     path: Path
-    _connection: sqlite3.Connection = attrs.field(alias="connection")
-    _limiter: trio.CapacityLimiter = attrs.field(alias="limiter")
+    _connection: sqlite3.Connection | None = attrs.field(init=False, default=None)
+    _closed: bool = attrs.field(init=False, default=False)
+    _limiter: trio.CapacityLimiter = attrs.field(
+        init=False, factory=lambda: trio.CapacityLimiter(1)
+    )
+
+    async def prepare(self) -> None:
+        """Open the file and bring its schema up to date, unless that is done.
+
+        Raises:
+            StoreUnavailableError: `open_file` says so.
+        """
+        await self._run(lambda _: None)
+
+    async def aclose(self) -> None:
+        """Close the file; whoever uses the store after that has made a mistake."""
+
+        def close() -> None:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+
+        await trio.to_thread.run_sync(close, limiter=self._limiter)
 
     async def find_user(self, name: str) -> User | None:
         """Return the account of that name, or None."""
-        rows, _ = await self._execute(
-            f"select {_COLUMNS} from users where name = ?",  # noqa: S608 - our own column names
-            _storable(name),
-        )
-        return _user(rows[0]) if rows else None
+        return (await self.find_users([name])).get(name)
+
+    async def find_users(self, names: Collection[str]) -> dict[str, User]:
+        """Return the accounts of those names that exist, by name."""
+
+        def find(connection: sqlite3.Connection) -> dict[str, User]:
+            # One by one, some 5 µs each: a list in one statement would have a limit.
+            found = (
+                connection.execute(f"{_SELECT} where name = ?", (_storable(name),)).fetchone()
+                for name in names
+            )
+            return {row[0]: _user(row) for row in found if row is not None}
+
+        return await self._run(find)
 
     async def list_users(self) -> list[User]:
         """Return every account, sorted by name."""
-        rows, _ = await self._execute(f"select {_COLUMNS} from users order by name")  # noqa: S608 - our own column names
-        return list(map(_user, rows))
+        return await self._run(
+            lambda connection: [
+                _user(row) for row in connection.execute(f"{_SELECT} order by name")
+            ]
+        )
 
     async def add_user(self, user: User) -> None:
         """Add an account; `StoreError` where the name is taken."""
-        _, added = await self._execute(
-            f"insert into users ({_COLUMNS}) values (?, ?, ?, ?, ?) on conflict do nothing",  # noqa: S608 - likewise
+        added = await self._change(
+            f"insert into users ({_COLUMNS}) values (?, ?, ?, ?, ?, ?) on conflict do nothing",  # noqa: S608 - our own column names
             user.name,
-            user.password_hash,
+            user.password,
             user.ticket_salt,
             _microseconds(user.expires_at),
-            _microseconds(user.created_at),
+            _microseconds(user.created_at or datetime.now(UTC)),
+            user.limits.to_text(),
         )
         if not added:
             raise StoreError(f"there is a user {user.name!r} already")
 
     async def remove_user(self, name: str) -> None:
-        """Remove an account; `StoreError` where there is none."""
-        await self._change(name, "delete from users where name = ?")
+        """Remove an account; its traffic stays. `StoreError` where there is none."""
+        await self._change_user(name, "delete from users where name = ?")
 
-    async def set_password_hash(self, name: str, password_hash: str, ticket_salt: bytes) -> None:
-        """Replace password and salt together; `StoreError` where there is no such account."""
-        await self._change(
+    async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
+        """Replace password (a hash) and salt together; `StoreError` where there is no such account."""
+        await self._change_user(
             name,
-            "update users set password_hash = ?, ticket_salt = ? where name = ?",
-            password_hash,
+            "update users set password = ?, ticket_salt = ? where name = ?",
+            password,
             ticket_salt,
         )
 
+    async def upgrade_password(self, name: str, old: str, new: str) -> bool:
+        """Replace the stored password, if it is still `old`, and nothing else; tell whether it was."""
+        changed = await self._change(
+            "update users set password = ? where name = ? and password = ?",
+            new,
+            _storable(name),
+            old,
+        )
+        return changed > 0
+
     async def set_ticket_salt(self, name: str, ticket_salt: bytes) -> None:
         """Replace the salt alone; `StoreError` where there is no such account."""
-        await self._change(name, "update users set ticket_salt = ? where name = ?", ticket_salt)
+        await self._change_user(
+            name, "update users set ticket_salt = ? where name = ?", ticket_salt
+        )
 
     async def set_expiry(self, name: str, expires_at: datetime | None) -> None:
         """Set when the account ends (aware), or that it never does; `StoreError` where there is no such account."""
-        await self._change(
+        await self._change_user(
             name, "update users set expires_at = ? where name = ?", _microseconds(expires_at)
         )
 
-    async def _change(self, name: str, statement: str, *values: object) -> None:
+    async def set_limits(self, name: str, limits: Limits) -> None:
+        """Replace all limits of an account; `StoreError` where there is none."""
+        await self._change_user(
+            name, "update users set limits = ? where name = ?", limits.to_text()
+        )
+
+    async def add_traffic(self, flush: Flush) -> None:
+        """Add a flush to the totals and to its month, wholly and once."""
+
+        def add(connection: sqlite3.Connection) -> None:
+            connection.execute("begin immediate")
+            with connection:  # commits, or rolls back on an error
+                is_new = connection.execute(
+                    "insert into flushes values (?, ?) on conflict (server) "
+                    "do update set number = excluded.number where excluded.number > number",
+                    (flush.server, flush.number),
+                ).rowcount
+                if not is_new:
+                    return
+                connection.executemany(
+                    "insert into traffic values (?, ?) "
+                    "on conflict (name) do update set bytes = bytes + excluded.bytes",
+                    flush.amounts.items(),
+                )
+                connection.executemany(
+                    "insert into months values (?, ?, ?) "
+                    "on conflict (month, name) do update set bytes = bytes + excluded.bytes",
+                    ((flush.month, name, amount) for name, amount in flush.amounts.items()),
+                )
+
+        await self._run(add)
+
+    async def traffic(self) -> dict[str, int]:
+        """Return the bytes of every user that has any, in all."""
+        return await self._run(
+            lambda connection: dict(connection.execute("select name, bytes from traffic"))
+        )
+
+    async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
+        """Return the bytes of these users in that month (`2026-11`, UTC)."""
+
+        def find(connection: sqlite3.Connection) -> dict[str, int]:
+            found: dict[str, int] = {}
+            for name in names:
+                found.update(
+                    connection.execute(
+                        "select name, bytes from months where month = ? and name = ?",
+                        (month, _storable(name)),
+                    )
+                )
+            return found
+
+        return await self._run(find)
+
+    async def _change_user(self, name: str, statement: str, *values: object) -> None:
         """Run a statement whose last parameter is the name of an account that has to exist."""
-        _, changed = await self._execute(statement, *values, _storable(name))
-        if not changed:
+        if not await self._change(statement, *values, _storable(name)):
             raise StoreError(f"there is no user {name!r}")
 
-    async def _execute(self, statement: str, *values: object) -> tuple[list[Any], int]:
-        """Run one statement in the thread; return its rows, and how many it changed."""
+    async def _change(self, statement: str, *values: object) -> int:
+        """Run one statement; return how many rows it changed."""
+        return await self._run(lambda connection: connection.execute(statement, values).rowcount)
 
-        def run() -> tuple[list[Any], int]:
-            with _translated(self.path):
-                cursor = self._connection.execute(statement, values)
-                return cursor.fetchall(), cursor.rowcount
+    async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a job in the thread, on the connection, which is made where there is none yet."""
+
+        def run() -> T:
+            if self._closed:
+                raise RuntimeError("the store is closed")
+            with translated(self.path):
+                if self._connection is None:
+                    self._connection = open_file(self.path)
+                return job(self._connection)
 
         return await trio.to_thread.run_sync(run, limiter=self._limiter)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open the file and bring its schema up to date. Blocks."""
-    with _translated(path):
-        # SQLite would make it readable by everybody; its log beside it gets the same mode.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        # Autocommit, as every call is one statement; any thread, as the limiter lets one in at a time.
-        connection = sqlite3.connect(
-            path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-        )
-        try:
-            _use_log(connection)
-            connection.execute("pragma synchronous = normal")
-            _migrate(path, connection)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def _use_log(connection: sqlite3.Connection) -> None:
-    """Switch to the write-ahead log; the file remembers it.
-
-    Of several processes that switch a new file at once SQLite refuses some right away, whatever the timeout (it would be a
-    deadlock to wait while one reads): they ask again.
-    """
-    deadline = time.monotonic() + _BUSY_TIMEOUT
-    while True:
-        try:
-            connection.execute("pragma journal_mode = wal")
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(_SWITCH_INTERVAL)
-        else:
-            return
-
-
-def _migrate(path: Path, connection: sqlite3.Connection) -> None:
-    if _version(connection) == _VERSION:
-        return
-    connection.execute("begin immediate")
-    with connection:  # commits, or rolls back on an error
-        version = _version(connection)  # again: another process may have been faster
-        if version > _VERSION:
-            raise StoreUnavailableError(
-                f"{path}: written by a newer trionat (schema {version}, this one knows {_VERSION}): update this one"
-            )
-        if version == 0:
-            connection.execute(_SCHEMA)
-            connection.execute(f"pragma user_version = {_VERSION}")
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("pragma user_version").fetchone()
-    return int(version)
-
-
-@contextmanager
-def _translated(path: Path) -> Generator[None]:
-    try:
-        yield
-    except sqlite3.ProgrammingError:
-        raise  # our own mistake, such as a closed store
-    except sqlite3.Error as exc:
-        raise StoreUnavailableError(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise StoreUnavailableError(f"{path}: {exc.strerror or exc}") from exc
+def _user(row: tuple[str, str, bytes, int | None, int, str]) -> User:
+    name, password, ticket_salt, expires_at, created_at, limits = row
+    return User(
+        name=name,
+        password=password,
+        ticket_salt=ticket_salt,
+        expires_at=None if expires_at is None else _time(expires_at),
+        created_at=_time(created_at),
+        limits=Limits.from_text(limits, of=name),
+        account_id=created_at,
+    )
 
 
 def _storable(name: str) -> str | bytes:
@@ -222,17 +257,6 @@ def _storable(name: str) -> str | bytes:
     except UnicodeEncodeError:
         return name.encode(errors="surrogatepass")
     return name
-
-
-def _user(row: tuple[str, str, bytes, int | None, int]) -> User:
-    name, password_hash, ticket_salt, expires_at, created_at = row
-    return User(
-        name=name,
-        password_hash=password_hash,
-        ticket_salt=ticket_salt,
-        expires_at=None if expires_at is None else _time(expires_at),
-        created_at=_time(created_at),
-    )
 
 
 def _microseconds(moment: datetime | None) -> int | None:

@@ -1,0 +1,128 @@
+"""The embedded store's file: how it is opened, and what is in it. Everything here blocks."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from trionat.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+_SCHEMA: Final = (
+    # Version 1: accounts.
+    (
+        """create table users (
+            name text primary key not null,  -- compared byte by byte: SQLite's default
+            password_hash text not null,
+            ticket_salt blob not null,
+            expires_at integer,              -- microseconds since 1970, UTC
+            created_at integer not null      -- likewise
+        ) without rowid""",
+    ),
+    # Version 2: their limits, and traffic; that is by name, and stays when an account is removed.
+    (
+        "alter table users rename column password_hash to password",
+        "alter table users add column limits text not null default ''",  # Limits.to_text
+        "create table traffic (name text primary key not null, bytes integer not null) without rowid",
+        """create table months (
+            month text not null,             -- 2026-11, UTC
+            name text not null,
+            bytes integer not null,
+            primary key (month, name)
+        ) without rowid""",
+        """create table flushes (
+            server text primary key not null,
+            number integer not null          -- of the last flush that was added
+        ) without rowid""",
+    ),
+)
+"""What makes each version of the schema out of the one before; `PRAGMA user_version` of the file tells how many it has."""
+
+_BUSY_TIMEOUT: Final = 5.0
+"""Seconds to wait for another process. Our own transactions take milliseconds: who holds the file longer is not one of us."""
+_SWITCH_INTERVAL: Final = 0.01
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open the file, in autocommit mode, and bring its schema up to date; where there is none it is made (mode 0600).
+
+    The connection is for any thread, but for one at a time.
+
+    Raises:
+        StoreUnavailableError: It cannot be opened, is no database of ours, or is a newer trionat's.
+    """
+    with translated(path):
+        # SQLite would make it readable by everybody; its log beside it gets the same mode.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _use_log(connection)
+            # Not `normal`, which may lose the last commits with the machine's power: traffic is forgotten by its server once
+            # it is added here.
+            connection.execute("pragma synchronous = full")
+            _migrate(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; the file remembers it.
+
+    Of several processes that switch a new file at once SQLite refuses some right away, whatever the timeout (it would be a
+    deadlock to wait while one reads): they ask again.
+    """
+    deadline = time.monotonic() + _BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_SWITCH_INTERVAL)
+        else:
+            return
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+    newest = len(_SCHEMA)
+    if _version(connection) == newest:
+        return
+    connection.execute("begin immediate")
+    with connection:  # commits, or rolls back on an error
+        version = _version(connection)  # again: another process may have been faster
+        if version > newest:
+            raise StoreUnavailableError(
+                f"{path}: written by a newer trionat (schema {version}, this one knows {newest}): update this one"
+            )
+        for statements in _SCHEMA[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"pragma user_version = {newest}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("pragma user_version").fetchone()
+    return int(version)
+
+
+@contextmanager
+def translated(path: Path) -> Generator[None]:
+    """Turn what SQLite and the system say of the file into `StoreUnavailableError`, but not our own mistakes."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise  # our own mistake, such as a closed store
+    except sqlite3.Error as exc:
+        raise StoreUnavailableError(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise StoreUnavailableError(f"{path}: {exc.strerror or exc}") from exc
