@@ -71,8 +71,7 @@ def results(session: nox.Session) -> str:
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run the tests: all of them on the oldest interpreter, all but the slow ones on the newest, and those without processes
-    on the ones between, unless told otherwise.
+    """Run all tests on the oldest interpreter, all but the slow ones on the newest, those without processes on the others.
 
     Not in parallel: those with real sockets keep real deadlines, and two cores are soon busy. The slow ones move gibibytes,
     which is the kernel's work and not the interpreter's; what passes on both ends of the range passes between.
