@@ -1,0 +1,32 @@
+"""Which store a server has: the database that its configuration names, or the file in its state folder."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from trionat.errors import StoreUnavailableError
+from trionat.store.sqlite import open_sqlite_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from trionat.config.schema import DatabaseConfig
+    from trionat.store.base import Store
+
+
+@asynccontextmanager
+async def open_store(database: DatabaseConfig | None, file: Path) -> AsyncGenerator[Store]:
+    """Give the store of a server; leaving closes it.
+
+    Nobody is asked for anything yet: a store that cannot be used is told by `prepare`, and by every other call.
+
+    Args:
+        database: The section of the configuration, where there is one.
+        file: The SQLite file for where there is none; its folder must exist.
+    """
+    if database is not None:
+        raise StoreUnavailableError(f"{database.address}: databases are not supported yet")
+    async with open_sqlite_store(file) as store:
+        yield store
