@@ -234,24 +234,30 @@ async def test_traffic_adds_up_in_all_and_by_month(opener: Opener) -> None:
 async def test_a_flush_is_added_once(opener: Opener) -> None:
     async with opener() as store:
         first = flush(1, alice=10)
-        await store.add_traffic(first)
-        await store.add_traffic(first)
-        await store.add_traffic(flush(5, alice=1))
-        await store.add_traffic(flush(4, alice=100))  # cannot be a new one
-        await store.add_traffic(flush(1, server="b" * 32, alice=1000))
+        assert await store.add_traffic(first)
+        assert not await store.add_traffic(first)
+        assert await store.add_traffic(flush(5, alice=1))
+        assert not await store.add_traffic(flush(4, alice=100))  # cannot be a new one
+        assert await store.add_traffic(flush(1, server="b" * 32, alice=1000))
     async with opener() as store:
-        await store.add_traffic(flush(5, alice=1))
+        assert not await store.add_traffic(flush(5, alice=1))
         assert await store.traffic() == {"alice": 1011}
         assert await store.monthly_traffic("2026-11", ["alice"]) == {"alice": 1011}
 
 
 async def test_many_that_send_the_same_flush_add_it_once(opener: Opener) -> None:
+    answers: list[bool] = []
+
+    async def add(store: Store, number: int) -> None:
+        answers.append(await store.add_traffic(flush(number, alice=10**number)))
+
     async with opener() as here, opener() as there:
         for number in range(1, 6):
             async with trio.open_nursery() as nursery:
                 for store in [here, there] * 3:
-                    nursery.start_soon(store.add_traffic, flush(number, alice=10**number))
+                    nursery.start_soon(add, store, number)
         assert await here.traffic() == {"alice": 111110}
+    assert sum(answers) == 5
 
 
 async def test_many_servers_that_add_at_once_add_up(opener: Opener) -> None:

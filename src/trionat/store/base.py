@@ -176,8 +176,12 @@ class Store(Protocol):
         """Replace all limits of an account."""
         ...
 
-    async def add_traffic(self, flush: Flush) -> None:
-        """Add a flush to the totals and to its month, wholly and once, whether its users have accounts or not."""
+    async def add_traffic(self, flush: Flush) -> bool:
+        """Add a flush to the totals and to its month, wholly and once, whether its users have accounts or not.
+
+        Returns:
+            Whether this call added it; False where the store has that server's flush of this number, or a later one.
+        """
         ...
 
     async def traffic(self) -> dict[str, int]:

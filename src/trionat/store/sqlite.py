@@ -163,10 +163,10 @@ class SQLiteStore:
             name, "update users set limits = ? where name = ?", limits.to_text()
         )
 
-    async def add_traffic(self, flush: Flush) -> None:
-        """Add a flush to the totals and to its month, wholly and once."""
+    async def add_traffic(self, flush: Flush) -> bool:
+        """Add a flush to the totals and to its month, wholly and once; tell whether this call did."""
 
-        def add(connection: sqlite3.Connection) -> None:
+        def add(connection: sqlite3.Connection) -> bool:
             connection.execute("begin immediate")
             with connection:  # commits, or rolls back on an error
                 is_new = connection.execute(
@@ -175,7 +175,7 @@ class SQLiteStore:
                     (flush.server, flush.number),
                 ).rowcount
                 if not is_new:
-                    return
+                    return False
                 connection.executemany(
                     "insert into traffic values (?, ?) "
                     "on conflict (name) do update set bytes = bytes + excluded.bytes",
@@ -186,8 +186,9 @@ class SQLiteStore:
                     "on conflict (month, name) do update set bytes = bytes + excluded.bytes",
                     ((flush.month, name, amount) for name, amount in flush.amounts.items()),
                 )
+            return True
 
-        await self._run(add)
+        return await self._run(add)
 
     async def traffic(self) -> dict[str, int]:
         """Return the bytes of every user that has any, in all."""
