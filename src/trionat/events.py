@@ -44,13 +44,14 @@ class PublicService:
 
 @attrs.frozen(kw_only=True)
 class Connected:
-    """A client's session is up."""
+    """A client's session is up; `encrypted` tells whether what visitors send can be read on the way to the server."""
 
     uid: int
     services: tuple[PublicService, ...]
     server: TCPAddress
     tunnel: TCPAddress
     username: str
+    encrypted: bool
 
 
 @attrs.frozen

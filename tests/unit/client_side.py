@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.client.server import Server, ServerDialer
+from trionat.client.native.server import Server, ServerDialer
 from trionat.errors import ConnectionLostError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import trio
 from tests.unit.memory import CAPACITY, MemoryEndpoint, echo
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forward import Forwarder
-from trionat.client.tunnels import TunnelPool
+from trionat.client.native.tunnels import TunnelPool
 from trionat.config.schema import ServerConfig, Service
 from trionat.errors import PeerError
 from trionat.log import get_logger
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
     from tests.unit.conftest import Tidy
-    from trionat.protocol.tunnel import Open
     from trionat.server.session import Session
     from trionat.transport.endpoint import Endpoint
 
@@ -315,11 +314,9 @@ class MemoryForwarder(Forwarder):
     serve: Callable[[MemoryEndpoint], Awaitable[None]] = attrs.field(default=echo, kw_only=True)
     refusals: list[str] = attrs.field(factory=list, kw_only=True)
     capacity: int = attrs.field(default=CAPACITY, kw_only=True)
-    opened: list[Open] = attrs.field(factory=list, kw_only=True)
 
-    async def open(self, frame: Open) -> Endpoint:
+    async def open(self, number: int) -> Endpoint:
         await trio.lowlevel.checkpoint()
-        self.opened.append(frame)
         if self.refusals:
             raise LocalServiceError(self.refusals.pop(0))
         near, far = self.tidy.pair(self.capacity)

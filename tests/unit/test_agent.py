@@ -96,7 +96,7 @@ async def open_world(
     async with open_house(tidy, store=store, **settings) as house:  # type: ignore[arg-type]
         made = forwarder(tidy, house.nursery)
         worlds: list[World] = []
-        monkeypatch.setattr("trionat.client.session.Forwarder", lambda *_: made)
+        monkeypatch.setattr("trionat.client.agent.Forwarder", lambda *_: made)
         monkeypatch.setattr(
             "trionat.client.agent.ServerDialer",
             lambda server, timeout, state_dir, **_: MemoryDialer(

@@ -11,10 +11,12 @@ import trio
 import trio.testing
 
 from tests.unit.client_side import CONTROL, SERVER, TUNNEL, Host
-from tests.unit.house import MemoryForwarder, forwarder, open_house
+from tests.unit.house import forwarder, open_house
 from tests.unit.memory import receive_all, receive_some
 from trionat.address import TCPAddress, UnixAddress
-from trionat.client.session import ClientSession, SessionOverError
+from trionat.client.forward import Forwarder
+from trionat.client.native.session import NativeSession
+from trionat.client.session import SessionOverError
 from trionat.config.schema import ClientConfig, Service
 from trionat.errors import (
     ConnectionLostError,
@@ -49,7 +51,7 @@ from trionat.transport.channel import Channel
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -78,7 +80,7 @@ class Desk:
     """A client's session, and the server's end of its control connection in the test's hands."""
 
     host: Host
-    session: ClientSession
+    session: NativeSession
     stopping: trio.Event
     events: list[ClientEvent]
     channel: Channel = attrs.field(init=False)
@@ -129,16 +131,32 @@ class Desk:
         )
 
 
-@asynccontextmanager
-async def open_desk(tidy: Tidy, folder: Path, **settings: object) -> AsyncIterator[Desk]:
-    host = Host(tidy, folder)
-    config = ClientConfig(name="Laptop", **settings)  # type: ignore[arg-type]
-    stopping = trio.Event()
-    events: list[ClientEvent] = []
-    session = ClientSession(
-        config, host.dialer, SERVICES, "me", events.append, stopping, (60009, None)
+def session_at(
+    host: Host,
+    forwarder: Forwarder,
+    *,
+    tell: Callable[[ClientEvent], None] = lambda _: None,
+    **settings: object,
+) -> NativeSession:
+    return NativeSession(
+        config=ClientConfig(name="Laptop", **settings),  # type: ignore[arg-type]
+        forwarder=forwarder,
+        tell=tell,
+        stopping=trio.Event(),
+        dialer=host.dialer,
+        identity="me",
+        preferred_ports=(60009, *(None,) * (len(forwarder.services) - 1)),
     )
-    desk = Desk(host, session, stopping, events)
+
+
+@asynccontextmanager
+async def open_desk(
+    tidy: Tidy, folder: Path, *, forwarder: Forwarder | None = None, **settings: object
+) -> AsyncIterator[Desk]:
+    host = Host(tidy, folder)
+    events: list[ClientEvent] = []
+    session = session_at(host, forwarder or Forwarder(SERVICES, 5), tell=events.append, **settings)
+    desk = Desk(host, session, session.stopping, events)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(desk.run)
@@ -184,6 +202,7 @@ async def test_welcome(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) ->
                 server=CONTROL,
                 tunnel=TUNNEL,
                 username="alice",
+                encrypted=True,
             )
         ]
         assert desk.session.ports == (60001, 60022)
@@ -366,41 +385,21 @@ async def test_stop(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> No
         assert desk.problems == []
 
 
-@pytest.fixture
-def memory_forwarder(
-    tidy: Tidy, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> MemoryForwarder:
-    """Local services in memory for sessions that make their own forwarder."""
-    made = forwarder(tidy, nursery)
-    monkeypatch.setattr("trionat.client.session.Forwarder", lambda services, timeout: made)
-    return made
-
-
 async def test_stop_lets_visitors_finish(
-    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, memory_forwarder: MemoryForwarder
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     """Both real sides: the client drains, the server lets nobody new in, and ports are free at once afterwards."""
     async with open_house(tidy, port_reservation=30) as house:
         host = Host(tidy, tmp_path)
         host.dialer.dial = lambda _: house.connect()
-        stopping = trio.Event()
-        events: list[ClientEvent] = []
-        session = ClientSession(
-            ClientConfig(drain_grace=10),
-            host.dialer,
-            SERVICES[:1],
-            "me",
-            events.append,
-            stopping,
-            (None,),
-        )
+        session = session_at(host, forwarder(tidy, house.nursery), drain_grace=10)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
             await trio.sleep(0.1)
             (port,) = session.ports or ()
             visitor = house.visit(port, early=b"x")
             assert await receive_some(visitor) == b"x"
-            stopping.set()
+            session.stopping.set()
             await trio.sleep(1)
             assert await receive_all(house.visit(port)) == b""
             visitor.send(b"still served")
@@ -413,7 +412,7 @@ async def test_stop_lets_visitors_finish(
 
 
 async def test_what_a_stopping_server_sent_last_arrives(
-    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     """CLOSE comes on another connection than the last bytes, and may be faster."""
     received: list[bytes] = []
@@ -424,9 +423,9 @@ async def test_what_a_stopping_server_sent_last_arrives(
 
     async with trio.open_nursery() as nursery:
         made = attrs.evolve(forwarder(tidy, nursery, service), capacity=500)
-        monkeypatch.setattr("trionat.client.session.Forwarder", lambda services, timeout: made)
-        async with open_desk(tidy, tmp_path, min_idle_tunnels=1) as desk:
-            await desk.welcome()
+        async with open_desk(tidy, tmp_path, forwarder=made, min_idle_tunnels=1) as desk:
+            await desk.answer()
+            await desk.say(attrs.evolve(WELCOME, ports=(60001,)))
             wire = await desk.host.answer(TUNNEL)
             assert await Channel(wire).receive() == Attach(7, SECRET)
             opening = Open(
@@ -444,21 +443,12 @@ async def test_what_a_stopping_server_sent_last_arrives(
 
 
 async def test_stop_does_not_wait_for_ever(
-    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, memory_forwarder: MemoryForwarder
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     async with open_house(tidy) as house:
         host = Host(tidy, tmp_path)
         host.dialer.dial = lambda _: house.connect()
-        stopping = trio.Event()
-        session = ClientSession(
-            ClientConfig(drain_grace=10),
-            host.dialer,
-            SERVICES[:1],
-            "me",
-            lambda _: None,
-            stopping,
-            (None,),
-        )
+        session = session_at(host, forwarder(tidy, house.nursery), drain_grace=10)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
             await trio.sleep(0.1)
@@ -466,7 +456,7 @@ async def test_stop_does_not_wait_for_ever(
             visitor = house.visit(port, early=b"x")
             assert await receive_some(visitor) == b"x"
             started = trio.current_time()
-            stopping.set()
+            session.stopping.set()
         assert 10 <= trio.current_time() - started < 12
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trionat.address import TCPAddress
-from trionat.client.trust import KnownServers, check_fingerprint, load_identity
+from trionat.client.native.trust import KnownServers, check_fingerprint, load_identity
 from trionat.errors import IdentityError, StartupError
 from trionat.transport.certificate import format_fingerprint
 
@@ -114,7 +114,7 @@ def test_the_identity_is_made_once_and_at_random(tmp_path: Path) -> None:
 
 def test_clients_that_start_at_once_have_one_identity(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from trionat.client.trust import load_identity\n"
+        "import sys, pathlib; from trionat.client.native.trust import load_identity\n"
         "print(flush=True); sys.stdin.read(1); print(load_identity(pathlib.Path(sys.argv[1])))"
     )
     clients = [

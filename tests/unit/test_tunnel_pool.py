@@ -12,7 +12,7 @@ import trio.testing
 
 from tests.unit.house import forwarder
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
-from trionat.client.tunnels import TunnelPool
+from trionat.client.native.tunnels import TunnelPool
 from trionat.errors import ConnectionLostError, PeerError
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import Refused, encode_message

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from trionat.cli.running import ExitCode
-from trionat.client.server import find_ticket
+from trionat.client.native.server import find_ticket
 from trionat.config.load import Configuration, Role, load
 from trionat.config.schema import SECTIONS, Key, keys_of
 from trionat.errors import ConfigError, Problem

@@ -90,7 +90,7 @@ def show_text(event: ClientEvent) -> None:
             for service in event.services:
                 say(f"{service.public} -> {service.local}")
             say(f"  server   {event.server}, logged in as {event.username}, uid {event.uid}")
-            say(f"  tunnels  {event.tunnel}, encrypted")
+            say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
         case Queued(position):
             say(f"all sessions are taken: number {position} in the queue")
         case Disconnected(reason=reason, retry_in=retry_in):

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from trionat.client.server import ServerDialer, find_server
-from trionat.client.session import ClientSession, SessionOverError
-from trionat.client.trust import load_identity
+from trionat.client.forward import Forwarder
+from trionat.client.native.server import ServerDialer, find_server
+from trionat.client.native.session import NativeSession
+from trionat.client.native.trust import load_identity
+from trionat.client.session import Session, SessionOverError
 from trionat.config.schema import AuthConfig
 from trionat.errors import IdentityError, PeerError, RefusedError
 from trionat.events import ClientEvent, Connected, Disconnected, PublicService
@@ -76,20 +78,6 @@ class Client:
             IdentityError: at the first connection: whoever answers is not the server.
             PeerError: with `config.once`: why there is no session (any more).
         """
-        services = self.config.effective_services()
-        server = await trio.to_thread.run_sync(find_server, self.config, self.auth)
-        state_dir = self.config.effective_state_dir
-        identity = self.config.identity or _identity_of(
-            await trio.to_thread.run_sync(load_identity, state_dir), services
-        )
-        dialer = ServerDialer(
-            server,
-            self.config.connect_timeout,
-            state_dir,
-            trust_on_first_use=self.config.trust_on_first_use,
-            ca_file=self.config.ca_file,
-        )
-        self._ports = (None,) * len(services)
 
         def tell(event: ClientEvent) -> None:
             if isinstance(event, Connected):
@@ -99,11 +87,10 @@ class Client:
                     task_status.started()
             self.on_event(event)
 
+        new_session = await self._native_sessions(tell)
         failures = 0
         while not self.stopping.is_set():
-            session = ClientSession(
-                self.config, dialer, services, identity, tell, self.stopping, self._ports
-            )
+            session = new_session()
             problem = await self._run_session(session)
             self.services = ()
             self._ports = session.ports or self._ports
@@ -123,7 +110,33 @@ class Client:
             with trio.move_on_after(delay):
                 await self.stopping.wait()
 
-    async def _run_session(self, session: ClientSession) -> PeerError | None:
+    async def _native_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
+        """Return what makes each session: the same server and identity, and the ports of the one before."""
+        services = self.config.effective_services()
+        forwarder = Forwarder(services, self.config.local_timeout)
+        server = await trio.to_thread.run_sync(find_server, self.config, self.auth)
+        state_dir = self.config.effective_state_dir
+        identity = self.config.identity or _identity_of(
+            await trio.to_thread.run_sync(load_identity, state_dir), services
+        )
+        dialer = ServerDialer(
+            server,
+            self.config.connect_timeout,
+            state_dir,
+            trust_on_first_use=self.config.trust_on_first_use,
+            ca_file=self.config.ca_file,
+        )
+        return lambda: NativeSession(
+            config=self.config,
+            forwarder=forwarder,
+            tell=tell,
+            stopping=self.stopping,
+            dialer=dialer,
+            identity=identity,
+            preferred_ports=self._ports or (None,) * len(services),
+        )
+
+    async def _run_session(self, session: Session) -> PeerError | None:
         """Run a session, which the planned stop ends even before it is up; return what went wrong with it."""
         problem: PeerError | None = None
         try:
@@ -137,7 +150,7 @@ class Client:
             )
         return problem
 
-    async def _stop_before_it_is_up(self, session: ClientSession, scope: trio.CancelScope) -> None:
+    async def _stop_before_it_is_up(self, session: Session, scope: trio.CancelScope) -> None:
         await self.stopping.wait()
         if session.up_since is None:
             scope.cancel("the client stops")

@@ -13,7 +13,6 @@ from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
     from trionat.config.schema import Service
-    from trionat.protocol.tunnel import Open
     from trionat.transport.endpoint import Endpoint
 
 
@@ -24,15 +23,15 @@ class Forwarder:
     services: tuple[Service, ...]
     timeout: float
 
-    async def open(self, frame: Open) -> Endpoint:
-        """Return a connection to the service that the visitor asks for; the caller owns it.
+    async def open(self, number: int) -> Endpoint:
+        """Return a connection to the service of that number, counted from 0; the caller owns it.
 
         Raises:
             LocalServiceError: it cannot be reached; the message goes to both sides' logs.
         """
-        if frame.service >= len(self.services):
-            raise LocalServiceError(f"there is no service number {frame.service}")
-        local = self.services[frame.service].local
+        if number >= len(self.services):
+            raise LocalServiceError(f"there is no service number {number}")
+        local = self.services[number].local
         with trio.move_on_after(self.timeout):
             try:
                 return SocketEndpoint(await dial(local))

@@ -1,55 +1,23 @@
-"""A client's session at the server: one nursery that owns all of it."""
+"""What a client's sessions have in common, whatever their dialect."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import attrs
 import structlog
 import trio
 
 from trionat.address import TCPAddress, parse_public_address
-from trionat.client.forward import Forwarder
-from trionat.client.tunnels import TunnelPool
-from trionat.errors import ConnectionLostError, RefusedError, RemoteProtocolError
-from trionat.events import ClientEvent, Connected, Draining, PublicService, Queued
-from trionat.log import get_logger
-from trionat.protocol import messages
-from trionat.protocol.fields import NAME_CHARACTERS
-from trionat.protocol.messages import (
-    QUEUE_INTERVAL,
-    QUEUE_TIMEOUT,
-    Attach,
-    Close,
-    CloseCode,
-    Drain,
-    Expose,
-    Hello,
-    Ping,
-    Pong,
-    Welcome,
-)
-from trionat.transport.channel import Channel
-from trionat.transport.control import ControlLink
-from trionat.transport.deadline import deadline
-from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, send_all
+from trionat.errors import ConnectionLostError
+from trionat.events import ClientEvent, Connected, PublicService
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from trionat.client.server import ServerDialer
-    from trionat.config.schema import ClientConfig, Service
-
-log = get_logger(__name__)
-
-_LAST_WORDS: Final = 1.0
-
-# What visitors have sent last is still on the tunnels, which the server has closed; CLOSE, on another connection, may be faster
-# by this much, in seconds. Less than the second for which the server reads on, so that no PING of ours fails meanwhile.
-_LAST_BYTES: Final = 0.5
-
-_SOFTWARE: Final = f"trionat {version('trionat')}"
+    from trionat.client.forward import Forwarder
+    from trionat.config.schema import ClientConfig
 
 
 class SessionOverError(ConnectionLostError):
@@ -60,23 +28,21 @@ class SessionOverError(ConnectionLostError):
         self.code = code
 
 
-@attrs.define(eq=False)
-class ClientSession:
+@attrs.define(eq=False, kw_only=True)
+class Session(ABC):
     """One control connection, from dialling to its end, with all its tunnels.
 
-    `preferred_ports` are the visit ports of the session before, to be asked for again. `stopping` is the planned stop.
+    `forwarder` has the services; `tell` is called with what happens; `stopping` is the planned stop. `ports` and `up_since` are set when the session is up.
     """
 
     config: ClientConfig
-    dialer: ServerDialer
-    services: Sequence[Service]
-    identity: str
+    forwarder: Forwarder
     tell: Callable[[ClientEvent], None]
     stopping: trio.Event
-    preferred_ports: tuple[int | None, ...]
     ports: tuple[int, ...] | None = attrs.field(init=False, default=None)
     up_since: float | None = attrs.field(init=False, default=None)
 
+    @abstractmethod
     async def run(self) -> None:
         """Connect, log in, wait for a slot, serve; return when `stopping` is set and the last visitor has gone.
 
@@ -86,155 +52,36 @@ class ClientSession:
             PeerError: bare or in a group: why there is no session, or none any more. `SessionOverError` and `RefusedError`
                 are the server's own words.
         """
-        endpoint = await self.dialer.connect(self.dialer.server.control)
-        try:
-            channel = Channel(endpoint)
-            channel.allow_control_frames()
-            welcome = await self._log_in(channel)
-            self.dialer.remember_session(endpoint)
-            await self._serve(channel, welcome)
-        finally:
-            with trio.move_on_after(_LAST_WORDS, shield=True):
-                await close_after_last_words(endpoint, grace=_LAST_WORDS)
 
-    async def _log_in(self, channel: Channel) -> Welcome:
-        server = self.dialer.server
-        await channel.send(
-            Hello(
-                username=server.username,
-                password=server.password,
-                token=server.token,
-                identity=self.identity,
-                name=self.config.name,
-                software=_SOFTWARE,
-            )
-        )
-        await channel.send(
-            Expose(
-                services=tuple(
-                    messages.ServiceRequest(
-                        name=_label(service.name),
-                        local=_label(str(service.local)),
-                        visit_port=service.visit_port,
-                        preferred_port=preferred,
-                    )
-                    for service, preferred in zip(self.services, self.preferred_ports, strict=True)
-                ),
-                idle_tunnels=self.config.min_idle_tunnels,
-            )
-        )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ping_while_queued, channel)
-            welcome = await self._wait_welcome(channel)
-            nursery.cancel_scope.cancel("let in")
-        if len(welcome.ports) != len(self.services):
-            raise RemoteProtocolError(
-                f"WELCOME with {len(welcome.ports)} ports for {len(self.services)} services"
-            )
-        return welcome
-
-    async def _ping_while_queued(self, channel: Channel) -> None:
-        while True:
-            await trio.sleep(QUEUE_INTERVAL)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + QUEUE_TIMEOUT):
-                await channel.send(
-                    Ping(0)
-                )  # shielded: half a frame would be the end of the connection
-
-    async def _wait_welcome(self, channel: Channel) -> Welcome:
-        told: int | None = None
-        while True:
-            with deadline(QUEUE_TIMEOUT, f"nothing heard from the server for {QUEUE_TIMEOUT:g} s"):
-                message = await channel.receive()
-            match message:
-                case Welcome():
-                    return message
-                case messages.Queued(position=position):
-                    if position != told:  # it comes again and again, as a sign of life
-                        self.tell(Queued(position))
-                        told = position
-                case messages.Refused(code=code, text=text):
-                    raise RefusedError(code, text)
-                case Ping() | Pong():
-                    pass
-                case _:
-                    raise RemoteProtocolError(
-                        f"{type(message).__name__.upper()} instead of WELCOME"
-                    )
-
-    async def _serve(self, channel: Channel, welcome: Welcome) -> None:
-        self.ports = welcome.ports
+    def _come_up(
+        self,
+        *,
+        uid: int,
+        ports: tuple[int, ...],
+        host: str,
+        server: TCPAddress,
+        tunnel: TCPAddress,
+        username: str,
+        encrypted: bool,
+    ) -> None:
+        """Note and tell that visitors can come now, to `ports` of `host` or of what the user wants to be shown instead."""
+        if shown := self.config.public_server_addr:
+            host, _ = parse_public_address(shown)
+        self.ports = ports
         self.up_since = trio.current_time()
-        link = ControlLink(channel, "the server", welcome.ping_interval, welcome.peer_timeout)
-        attach = Attach(welcome.uid, welcome.secret)
-
-        async def open_wire() -> Endpoint:
-            return await self._open_wire(attach)
-
-        pool = TunnelPool(
-            open_wire,
-            Forwarder(tuple(self.services), self.config.local_timeout),
-            limit=min(self.config.max_tunnels, welcome.max_tunnels),
-            least_idle=self.config.min_idle_tunnels,
-        )
-        self.tell(self._connected(welcome))
-        structlog.contextvars.bind_contextvars(session=welcome.uid)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.run, name="control link")
-            nursery.start_soon(pool.run, name="tunnel pool")
-            nursery.start_soon(self._read, link, pool, name="control reader")
-            await self.stopping.wait()
-            link.post(Drain(seconds=self.config.drain_grace))
-            with trio.move_on_after(self.config.drain_grace):
-                await pool.wait_not_busy()
-            nursery.cancel_scope.cancel("the client stops")
-        await link.say_last(Close(code=CloseCode.STOPPED, text="the client stops"))
-
-    async def _read(self, link: ControlLink, pool: TunnelPool) -> None:
-        while True:
-            match message := await link.receive():
-                case messages.Demand(number):
-                    pool.demand(number)
-                case Drain(seconds=seconds):
-                    self.tell(Draining(seconds))
-                case Close(code=code, text=text):
-                    with trio.move_on_after(_LAST_BYTES):
-                        await pool.wait_not_busy()
-                    raise SessionOverError(code, text)
-                case _:
-                    raise RemoteProtocolError(
-                        f"{type(message).__name__.upper()} from a server in a session"
+        self.tell(
+            Connected(
+                uid=uid,
+                services=tuple(
+                    PublicService(
+                        name=service.name, local=service.local, public=TCPAddress(host, port)
                     )
-
-    async def _open_wire(self, attach: Attach) -> Endpoint:
-        address = self.dialer.server.tunnel
-        wire = await self.dialer.connect(address)
-        try:
-            await send_all(wire, messages.encode_message(attach))
-        except OSError as error:
-            wire.close()
-            raise lost(error) from error
-        except BaseException:
-            wire.close()
-            raise
-        return wire
-
-    def _connected(self, welcome: Welcome) -> Connected:
-        server = self.dialer.server
-        shown = self.config.public_server_addr
-        host = parse_public_address(shown)[0] if shown else welcome.host or server.control.host
-        return Connected(
-            uid=welcome.uid,
-            services=tuple(
-                PublicService(name=service.name, local=service.local, public=TCPAddress(host, port))
-                for service, port in zip(self.services, welcome.ports, strict=True)
-            ),
-            server=server.control,
-            tunnel=server.tunnel,
-            username=server.username,
+                    for service, port in zip(self.forwarder.services, ports, strict=True)
+                ),
+                server=server,
+                tunnel=tunnel,
+                username=username,
+                encrypted=encrypted,
+            )
         )
-
-
-def _label(text: str) -> str:
-    """A path need not be text (PEP 383), nor short; what the server's operator sees of it is both."""
-    return text.encode(errors="replace").decode()[:NAME_CHARACTERS]
+        structlog.contextvars.bind_contextvars(session=uid)

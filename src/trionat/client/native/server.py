@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.client.trust import KnownServers, check_fingerprint
+from trionat.client.native.trust import KnownServers, check_fingerprint
 from trionat.errors import (
     ConfigError,
     ConnectionLostError,
