@@ -23,6 +23,7 @@ from trionat.server.state import (
     ServerState,
     ensure_first_user,
     find_first_user,
+    lock_state,
     make_ticket,
     prepare_state,
     verify_ticket,
@@ -304,3 +305,47 @@ def test_with_a_certificate_of_ones_own_no_other_is_made_or_looked_at(tmp_path: 
     state = prepare_state(tmp_path, self_signed=False)
     assert state.fingerprint == b""
     assert not state.key_file.exists()
+
+
+LOCKER = """
+import sys, time
+from pathlib import Path
+from trionat.server.state import lock_state
+
+held = lock_state(Path(sys.argv[1]))
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_one_server_at_a_time_has_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    with lock_state(folder):
+        with pytest.raises(
+            StartupError, match="another trionat serve runs on this state folder"
+        ) as caught:
+            lock_state(folder)
+        assert str(caught.value).startswith(f"{folder}: ")
+        lock_state(tmp_path / "other").close()
+    lock_state(folder).close()
+    if os.name == "posix":
+        assert mode(folder) == 0o700
+        assert mode(folder / "serve.lock") == 0o600
+
+
+def test_the_lock_of_a_server_that_was_killed_is_gone(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(StartupError):
+            lock_state(tmp_path)
+        process.kill()
+    lock_state(tmp_path).close()
+
+
+def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "serve.lock").mkdir()
+    with pytest.raises(StartupError, match=r"serve\.lock: cannot lock: Is a directory"):
+        lock_state(tmp_path)

@@ -10,6 +10,7 @@ server calls it through `trio.to_thread.run_sync`. Knows nothing of connections.
 | `ticket.key` | 32 random bytes that every ticket follows from; delete it to make all tickets void |
 | `trionat.db` | the accounts, SQLite |
 | `address` | the public control address that was served last, for `trionat user ticket` |
+| `serve.lock` | locked while a server runs on the folder |
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hmac
 import secrets
 import ssl
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import attrs
 
@@ -29,6 +30,7 @@ from trionat.store.base import User, new_ticket_salt
 from trionat.store.passwords import hash_password, make_password
 from trionat.store.private_file import (
     create_private,
+    lock_private,
     make_private_folder,
     read_private,
     write_private,
@@ -90,6 +92,26 @@ class ServerState:
             return parse_tcp_address(read_private(path).decode().strip())
         except ValueError as exc:
             raise StartupError(f"{path}: {exc}; or start the server once more") from exc
+
+
+def lock_state(folder: Path) -> BinaryIO:
+    """Keep other servers off a state folder, which is made (0700) where it is missing. Blocks.
+
+    `trionat user` and the like work on the folder nevertheless; a client's files in it are its own.
+
+    Returns:
+        What holds the lock until the caller closes it; the end of the process closes it as well.
+
+    Raises:
+        StartupError: Another server runs on the folder, or it cannot be used.
+    """
+    make_private_folder(folder)
+    held = lock_private(folder / "serve.lock")
+    if held is None:
+        raise StartupError(
+            f"{folder}: another trionat serve runs on this state folder: stop it, or give this one a folder of its own (--state-dir)"
+        )
+    return held
 
 
 def database_file(folder: Path) -> Path:

@@ -13,11 +13,17 @@ import contextlib
 import os
 import shlex
 import stat
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from trionat.errors import StartupError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -80,6 +86,45 @@ def create_private(path: Path, content: bytes) -> bool:
         except FileExistsError:
             return False
         _sync_folder(path.parent)
+        return True
+
+
+def lock_private(path: Path) -> BinaryIO | None:
+    """Take a lock file (mode 0600) for whoever holds what is returned, until that is closed or the process ends, in whatever way.
+
+    The file itself says nothing and stays: who removed it could remove one that another process has just taken.
+
+    Returns:
+        The open file, for the caller to close; None where somebody else holds it.
+
+    Raises:
+        StartupError: The file cannot be made or locked at all.
+    """
+    with _told(path, "lock"), contextlib.ExitStack() as closing:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        file = closing.enter_context(os.fdopen(descriptor, "rb+"))
+        if not _lock(file):
+            return None
+        closing.pop_all()
+        return file
+
+
+if sys.platform == "win32":
+
+    def _lock(file: BinaryIO) -> bool:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
+else:
+
+    def _lock(file: BinaryIO) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
         return True
 
 
