@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 
+from tests.unit.commands import Trionat
 from tests.unit.memory import CAPACITY, MemoryEndpoint, memory_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from trionat.server.admission import Admission
 
@@ -56,3 +59,19 @@ def tidy(nothing_left: None) -> Iterator[Tidy]:
     tidy = Tidy()
     yield tidy
     tidy.check()
+
+
+@pytest.fixture
+def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `server.yml` or `client.yml` lies about, and no variable is set."""
+    (tmp_path / "cwd" / "below" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cwd" / "below" / "below")
+    for name in list(os.environ):
+        if name.startswith("TRIONAT"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def trionat(nothing_configured: None, tmp_path: Path) -> Trionat:
+    """`trionat user` on a state folder that is not there yet."""
+    return Trionat(folder=tmp_path / "state")

@@ -8,23 +8,18 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import attrs
 import pytest
-import trio
 from typer.testing import CliRunner
 
+from tests.unit.commands import Outcome, Trionat
 from trionat.address import TCPAddress
 from trionat.cli.user import user_app
 from trionat.protocol.ticket import Ticket
-from trionat.server.state import database_file, prepare_state, verify_ticket
+from trionat.server.state import database_file, prepare_state
 from trionat.store.expiry import format_time, parse_expiry
-from trionat.store.passwords import verify_password
-from trionat.store.sqlite import open_sqlite_store
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from trionat.store.base import User
 
 ON_A_TERMINAL = """
 import fcntl, termios
@@ -32,68 +27,8 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from trionat.cli.user import user_app
 user_app()
 """
+NO_LIMITS = dict.fromkeys(["visit_ports", "sessions", "visitors", "bandwidth", "monthly_quota"])
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-
-
-@attrs.frozen
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-@attrs.frozen
-class Trionat:
-    """`trionat user …` on one state folder, as a person at the command line sees it."""
-
-    folder: Path
-
-    def __call__(self, *args: str, stdin: str = "") -> Outcome:
-        result = CliRunner().invoke(
-            user_app, [*args, "--state-dir", str(self.folder)], input=stdin, catch_exceptions=False
-        )
-        assert "Traceback" not in result.output
-        return Outcome(result.exit_code, result.stdout, result.stderr)
-
-    def fails(self, code: int, *args: str, stdin: str = "") -> str:
-        """Check that the command fails with that code, prints nothing, and says why in one line."""
-        outcome = self(*args, stdin=stdin)
-        assert (outcome.code, outcome.out) == (code, "")
-        (line,) = outcome.err.splitlines()
-        assert line.startswith("trionat: ")
-        return line.removeprefix("trionat: ")
-
-    def user(self, name: str) -> User | None:
-        async def find() -> User | None:
-            async with open_sqlite_store(database_file(self.folder)) as store:
-                return await store.find_user(name)
-
-        return trio.run(find)
-
-    def password_is(self, name: str, password: str) -> bool:
-        user = self.user(name)
-        assert user is not None
-        return trio.run(verify_password, user.password, password)
-
-    def accepts(self, name: str, text: str) -> bool:
-        user = self.user(name)
-        assert user is not None
-        return verify_ticket(prepare_state(self.folder), user, Ticket.decode(text).token)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `server.yml` lies about, and no variable is set."""
-    (tmp_path / "cwd" / "below" / "below").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "cwd" / "below" / "below")
-    for name in list(os.environ):
-        if name.startswith("TRIONAT"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def trionat(tmp_path: Path) -> Trionat:
-    return Trionat(tmp_path / "state")
 
 
 def test_an_account_is_added_with_the_password_of_standard_input(trionat: Trionat) -> None:
@@ -194,8 +129,18 @@ def test_the_list(trionat: Trionat) -> None:
     created = [entry.pop("created_at") for entry in listed]
     assert all(datetime.fromisoformat(text).tzinfo == UTC for text in created)
     assert listed == [
-        {"name": "alice", "expires_at": "2099-01-31T12:00:00+00:00", "expired": False},
-        {"name": "zoe", "expires_at": "2021-01-01T00:00:00+00:00", "expired": True},
+        {
+            "name": "alice",
+            "expires_at": "2099-01-31T12:00:00+00:00",
+            "expired": False,
+            "limits": NO_LIMITS,
+        },
+        {
+            "name": "zoe",
+            "expires_at": "2021-01-01T00:00:00+00:00",
+            "expired": True,
+            "limits": NO_LIMITS,
+        },
     ]
 
 
@@ -304,6 +249,7 @@ def test_with_a_certificate_of_the_keepers_own_the_ticket_holds_no_fingerprint(
     assert ticket.fingerprint is None
 
 
+@pytest.mark.usefixtures("nothing_configured")
 def test_the_configuration_names_the_folder_and_its_mistakes_are_told(tmp_path: Path) -> None:
     config = tmp_path / "server.yml"
     folder = tmp_path / "configured"
@@ -311,7 +257,7 @@ def test_the_configuration_names_the_folder_and_its_mistakes_are_told(tmp_path: 
     runner = CliRunner()
     added = runner.invoke(user_app, ["add", "alice", "--config", str(config)], input="x\n")
     assert added.exit_code == 0
-    assert Trionat(folder).user("alice") is not None
+    assert Trionat(folder=folder).user("alice") is not None
     config.write_text("Server:\n  StatDir: x\n  PublicAdr: y\n")
     wrong = runner.invoke(user_app, ["list", "--config", str(config)])
     assert (wrong.exit_code, wrong.stdout) == (2, "")

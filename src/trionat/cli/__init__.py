@@ -10,6 +10,7 @@ import trionat
 from trionat.cli.config import config_app
 from trionat.cli.connect import connect
 from trionat.cli.demo import demo
+from trionat.cli.limits import limit
 from trionat.cli.serve import serve
 from trionat.cli.user import user_app
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(connect)
 app.command()(demo)
+user_app.command()(limit)
 app.add_typer(user_app, name="user")
 app.add_typer(config_app, name="config")
 

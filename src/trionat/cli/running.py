@@ -23,6 +23,7 @@ from trionat.errors import (
     RefusedError,
     StartupError,
     StoreError,
+    StoreUnavailableError,
     TrionatError,
 )
 from trionat.log import LogStatistics, escape, get_logger, log_to
@@ -146,7 +147,9 @@ def tell(errors: Iterable[BaseException]) -> ExitCode:
 
 def _code_of(error: BaseException) -> ExitCode:
     match error:
-        case ConfigError():
+        case StartupError() | StoreUnavailableError():
+            return ExitCode.STARTUP
+        case ConfigError() | StoreError():
             return ExitCode.CONFIGURATION
         case RefusedError(code=RefusalCode.PORT_NOT_OFFERED | RefusalCode.TOO_MANY_SERVICES):
             return ExitCode.CONFIGURATION
@@ -159,7 +162,7 @@ def _code_of(error: BaseException) -> ExitCode:
             return ExitCode.REFUSED
         case SessionOverError(code=CloseCode.ACCOUNT_EXPIRED | CloseCode.ACCOUNT_REMOVED):
             return ExitCode.REFUSED
-        case StartupError() | StoreError() | PeerError():
+        case PeerError():
             return ExitCode.STARTUP
         case _:
             return ExitCode.BUG

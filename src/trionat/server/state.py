@@ -119,6 +119,11 @@ def database_file(folder: Path) -> Path:
     return folder / "trionat.db"
 
 
+def ticket_key_file(folder: Path) -> Path:
+    """Return where the key of a state folder's tickets is."""
+    return folder / "ticket.key"
+
+
 def prepare_state(
     folder: Path, *, names: Sequence[str] = ("localhost",), self_signed: bool = True
 ) -> ServerState:
@@ -142,7 +147,7 @@ def prepare_state(
         fingerprint=_prepare_certificate(folder / "server.key", folder / "server.crt", names)
         if self_signed
         else b"",
-        ticket_key=_prepare_ticket_key(folder / "ticket.key"),
+        ticket_key=_prepare_ticket_key(ticket_key_file(folder)),
     )
 
 

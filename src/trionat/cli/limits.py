@@ -1,0 +1,120 @@
+"""`trionat user limit`: what an account may use at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import attrs
+import typer
+
+from trionat.cli.state import ConfigFile, State, StateDir, existing_user, given, told
+from trionat.config.values import PORTS, whole
+from trionat.store.amount import parse_amount, write_amount
+from trionat.store.base import Limits, Store
+
+_NONE: Final = "none"
+
+_MAX_PORTS: Final = 1024
+"""Chosen, not measured: more than a user needs, and a list of them still fits a row of any store."""
+
+_COUNT: Final = whole(1, 1_000_000)
+
+
+def _read_ports(text: str) -> tuple[int, ...]:
+    ports = sorted({port for part in text.split(",") for port in PORTS.read(part.strip())})
+    if 0 in ports or len(ports) > _MAX_PORTS:
+        raise ValueError(f"{text!r} is not 1 to {_MAX_PORTS} ports from 1 to 65535")
+    return tuple(ports)
+
+
+@attrs.frozen
+class _Limit:
+    """One of the limits: its option, and how its value is read and shown."""
+
+    option: str
+    read: Callable[[str], Any]
+    show: Callable[[Any], str]
+
+    @property
+    def title(self) -> str:
+        """What it is called for people."""
+        return self.option.removeprefix("--").replace("-", " ")
+
+
+_LIMITS: Final = {
+    "visit_ports": _Limit("--visit-ports", _read_ports, PORTS.write),
+    "sessions": _Limit("--sessions", _COUNT.read, str),
+    "visitors": _Limit("--visitors", _COUNT.read, str),
+    "bandwidth": _Limit(
+        "--bandwidth", parse_amount, lambda value: f"{write_amount(value)} bytes a second"
+    ),
+    "monthly_quota": _Limit(
+        "--quota", parse_amount, lambda value: f"{write_amount(value)} bytes a month"
+    ),
+}
+
+
+def show_limits(limits: Limits) -> dict[str, str]:
+    """Return the limits that there are as texts for people, by what they limit."""
+    values = attrs.asdict(limits)
+    return {
+        limit.title: limit.show(values[field])
+        for field, limit in _LIMITS.items()
+        if values[field] is not None
+    }
+
+
+def limit(
+    name: Annotated[str, typer.Argument(help="The user's name.", metavar="NAME")],
+    visit_ports: Annotated[
+        str | None,
+        typer.Option(metavar="PORTS|none", help="The visit ports allowed, as 60000-60009,60020."),
+    ] = None,
+    sessions: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Sessions at once.")
+    ] = None,
+    visitors: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Visitors at once, of all sessions.")
+    ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE|none",
+            help="Bytes a second, of all sessions and both directions, as 10M or 1.5Mi.",
+        ),
+    ] = None,
+    quota: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE|none", help="Bytes a calendar month (UTC), both directions, as 100G."
+        ),
+    ] = None,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Limit what an account may use; `none` lifts a limit. Without an option, show the limits."""
+    options = dict(zip(_LIMITS, (visit_ports, sessions, visitors, bandwidth, quota), strict=True))
+    with told():
+        changes = {
+            field: _read(_LIMITS[field], text)
+            for field, text in options.items()
+            if text is not None
+        }
+
+        async def change(store: Store) -> Limits:
+            limits = attrs.evolve((await existing_user(store, name)).limits, **changes)
+            if changes:
+                await store.set_limits(name, limits)
+            return limits
+
+        limits = State.find(state_dir, config).ask(change)
+    typer.echo(f"{name}:")
+    there = show_limits(limits)
+    for each in _LIMITS.values():
+        typer.echo(f"  {each.title:11}  {there.get(each.title, _NONE)}")
+
+
+def _read(limit: _Limit, text: str) -> Any:
+    with given(limit.option):
+        return None if text == _NONE else limit.read(text)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from trionat.store.base import Limits
+
+if TYPE_CHECKING:
+    from tests.unit.commands import Trionat
+
+ALL = [
+    *("--visit-ports", "60020,60000-60009,60003", "--sessions", "2", "--visitors", "50"),
+    *("--bandwidth", "10M", "--quota", "1.5Gi"),
+]
+SHOWN = """\
+alice:
+  visit ports  60000-60009, 60020
+  sessions     2
+  visitors     50
+  bandwidth    10M bytes a second
+  quota        1536Mi bytes a month
+"""
+
+
+@pytest.fixture(autouse=True)
+def _alice(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="x\n")
+
+
+def limits(trionat: Trionat) -> Limits:
+    user = trionat.user("alice")
+    assert user is not None
+    return user.limits
+
+
+def test_limits_are_set_shown_and_listed(trionat: Trionat) -> None:
+    trionat("add", "bob", stdin="x\n")
+    outcome = trionat("limit", "alice", *ALL)
+    assert (outcome.code, outcome.out, outcome.err) == (0, SHOWN, "")
+    assert limits(trionat) == Limits(
+        visit_ports=(*range(60000, 60010), 60020),
+        sessions=2,
+        visitors=50,
+        bandwidth=10_000_000,
+        monthly_quota=1_610_612_736,
+    )
+    assert trionat("limit", "alice").out == SHOWN
+    alice, its_limits, bob = trionat("list").out.splitlines()
+    assert alice.startswith("alice  added ")
+    assert its_limits == (
+        "       limits: visit ports 60000-60009, 60020, sessions 2, visitors 50,"
+        " bandwidth 10M bytes a second, quota 1536Mi bytes a month"
+    )
+    assert bob.startswith("bob    added ")
+    listed = [json.loads(line)["limits"] for line in trionat("list", "--json").out.splitlines()]
+    assert listed == [
+        {
+            "visit_ports": [*range(60000, 60010), 60020],
+            "sessions": 2,
+            "visitors": 50,
+            "bandwidth": 10_000_000,
+            "monthly_quota": 1_610_612_736,
+        },
+        dict.fromkeys(attrs.asdict(Limits())),
+    ]
+
+
+def test_what_is_not_said_stays_and_none_lifts(trionat: Trionat) -> None:
+    trionat("limit", "alice", *ALL)
+    before = limits(trionat)
+    trionat("limit", "alice", "--sessions", "3")
+    assert limits(trionat) == attrs.evolve(before, sessions=3)
+    nothing = [word if word.startswith("--") else "none" for word in ALL]
+    outcome = trionat("limit", "alice", *nothing)
+    assert limits(trionat) == Limits()
+    assert [line.split()[-1] for line in outcome.out.splitlines()[1:]] == ["none"] * 5
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["bob", "--sessions", "1"], "there is no user 'bob'"),
+        (["bob"], "there is no user 'bob'"),
+        (["alice", "--visit-ports", "0"], "--visit-ports: '0' is not 1 to 1024 ports from 1 to"),
+        (["alice", "--visit-ports", "1-1025"], "--visit-ports: '1-1025' is not 1 to 1024 ports"),
+        (["alice", "--visit-ports", "x"], "--visit-ports: 'x' is no port: write a number"),
+        (["alice", "--visit-ports", ""], "--visit-ports: '' is no port: write a number"),
+        (["alice", "--sessions", "0"], "--sessions: '0' is not a whole number from 1 to 1000000"),
+        (["alice", "--visitors", "x"], "--visitors: 'x' is not a whole number from 1 to 1000000"),
+        (["alice", "--bandwidth", "fast"], "--bandwidth: 'fast' is no amount: write a number"),
+        (["alice", "--quota", "0"], "--quota: '0' is no amount: write a number above 0"),
+    ],
+)
+def test_wrong_input_changes_nothing(trionat: Trionat, args: list[str], reason: str) -> None:
+    trionat("limit", "alice", "--sessions", "7", "--quota", "1G")
+    before = trionat.user("alice")
+    assert trionat.fails(2, "limit", *args).startswith(reason)
+    assert trionat.fails(2, "limit", "alice", "--visitors", "5", "--quota", "x")
+    assert trionat.user("alice") == before
