@@ -226,6 +226,19 @@ async def test_a_session_that_fails_at_once_is_not_retried_at_once_for_ever(
         assert len(world.dialled) < 30
 
 
+async def test_a_session_that_was_up_for_a_second_comes_back_at_once_however_often_it_is_lost(
+    here: Here, autojump_clock: MockClock
+) -> None:
+    async with open_world(*here) as world:
+        await world.start()
+        await until_up(world)
+        for times in range(1, 11):
+            await trio.sleep(1)
+            world.cut()
+            await trio.sleep(0.1)
+            assert len(world.told(Connected)) == 1 + times
+
+
 async def test_a_session_that_has_worked_starts_the_delays_anew(
     here: Here, autojump_clock: MockClock
 ) -> None:
@@ -235,7 +248,7 @@ async def test_a_session_that_has_worked_starts_the_delays_anew(
         await trio.sleep(60)
         world.error = None
         await until_up(world)
-        await trio.sleep(11)
+        await trio.sleep(1)
         world.cut()
         await trio.testing.wait_all_tasks_blocked()
         last = world.told(Disconnected)[-1]

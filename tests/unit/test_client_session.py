@@ -313,7 +313,9 @@ async def test_silence_before_welcome(
         started = trio.current_time()
         await desk.answer()
         assert isinstance(await desk.problem(), PeerTimeoutError)
-        assert 10 <= desk.ended_at - started <= 11.1
+        assert desk.ended_at - started == pytest.approx(
+            10
+        )  # nobody waits for words that it may still say
 
 
 async def test_silence_in_the_session(
@@ -323,7 +325,7 @@ async def test_silence_in_the_session(
         await desk.welcome()
         started = trio.current_time()
         assert isinstance(await desk.problem(), PeerTimeoutError)
-        assert 8 <= desk.ended_at - started <= 9.1
+        assert desk.ended_at - started == pytest.approx(8)
 
 
 async def test_pings_keep_it_up(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
@@ -361,14 +363,14 @@ async def test_loss(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> No
         assert desk.session.up_since is not None
 
 
-async def test_cancelled_leaves_in_a_second(
+async def test_cancelled_leaves_at_once(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     started = 0.0
     async with open_desk(tidy, tmp_path, min_idle_tunnels=5) as desk:
         await desk.welcome()
         started = trio.current_time()
-    assert trio.current_time() - started <= 1.1
+    assert trio.current_time() == started
 
 
 # -- the planned stop -------------------------------------------------------------------------------------------------

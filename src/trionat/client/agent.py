@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 # The first try after a loss comes at once, the next after half a second, then twice as long each time, never more than 5 s
-# apart; a random half of it is taken off, so that 500 clients do not come back in one moment.
+# apart; a random half of it is taken off, so that 500 clients do not come back in one moment. A session that was up for a
+# second counts as one that had worked: however often it is lost, that makes no more than a try a second.
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 5.0
-_STABLE_AFTER: Final = 10.0  # seconds after which a session counts as one that had worked
+_WORKED_AFTER: Final = 1.0
 
 _FINAL_REFUSALS: Final = frozenset(
     {
@@ -98,7 +99,7 @@ class Client:
                 return
             if (
                 session.up_since is not None
-                and trio.current_time() - session.up_since > _STABLE_AFTER
+                and trio.current_time() - session.up_since >= _WORKED_AFTER
             ):
                 failures = 0
             if self.config.once or self._is_final(problem):

@@ -67,9 +67,11 @@ class NativeSession(Session):
             welcome = await self._log_in(channel)
             self.dialer.remember_session(endpoint)
             await self._serve(channel, welcome)
-        finally:
             with trio.move_on_after(_LAST_WORDS, shield=True):
                 await close_after_last_words(endpoint, grace=_LAST_WORDS)
+        finally:
+            # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
+            endpoint.close()
 
     async def _log_in(self, channel: Channel) -> Welcome:
         server = self.dialer.server
