@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
@@ -34,8 +33,9 @@ from trionat.protocol.ticket import ticket_token
 from trionat.relay.tunnel import LocalServiceError
 from trionat.server.accounts import Accounts
 from trionat.server.admission import Admission
+from trionat.server.desk import Desk
+from trionat.server.native.greeting import NativeGreeting
 from trionat.server.ports import PortPool, VisitPort
-from trionat.server.reception import Reception
 from trionat.server.state import ServerState
 from trionat.server.visitors import Visitor
 from trionat.store.base import User
@@ -85,12 +85,12 @@ def make_user(name: str, expires_at: datetime | None = None) -> User:
 
 @attrs.define(eq=False)
 class House:
-    """A server: its real reception, admission, ports, lines and sessions."""
+    """A server: its real greetings, desk, admission, ports, lines and sessions."""
 
     config: ServerConfig
     tidy: Tidy
     admission: Admission
-    reception: Reception
+    desk: Desk
     stopping: trio.Event
     nursery: trio.Nursery
     guests: list[Guest] = attrs.field(factory=list)
@@ -107,7 +107,7 @@ class House:
 
     async def _receive(self, endpoint: MemoryEndpoint, address: TCPAddress) -> None:
         with isolated(log, "connection closed"):
-            await self.reception.serve(endpoint, address)
+            await NativeGreeting(self.desk, endpoint, address, known=lambda: None).serve()
 
     def guest(self, identity: str = "guest", *, capacity: int = CAPACITY, **hello: object) -> Guest:
         """Return a client that is connected and has said nothing yet."""
@@ -152,13 +152,13 @@ class House:
 
     @property
     def sessions(self) -> list[Session]:
-        return list(self.reception.sessions.values())
+        return list(self.desk.sessions.values())
 
     async def drain(self) -> None:
         """The planned stop, in the order of `serve`."""
         self.stopping.set()
         self.admission.drain()
-        await self.reception.wait_no_sessions()
+        await self.desk.wait_no_sessions()
 
 
 @asynccontextmanager
@@ -172,24 +172,21 @@ async def open_house(
     state = ServerState(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
     accounts = Accounts(state, store)  # type: ignore[arg-type]
     stopping = trio.Event()
-    tls = ssl.SSLContext(
-        ssl.PROTOCOL_TLS_SERVER
-    )  # of no use here: connections are encrypted already
-    reception = Reception(config, tls, accounts, admission, stopping, "public.example")
+    desk = Desk(config, accounts, admission, stopping, "public.example")
     outside: list[MemoryEndpoint] = []
     try:
         async with trio.open_nursery() as nursery:
             for _ in range(config.task_queue_num):
                 nursery.start_soon(admission.dispatch, nursery)
             nursery.start_soon(admission.expire_visitors)
-            nursery.start_soon(accounts.watch, reception.sessions)
-            house = House(config, tidy, admission, reception, stopping, nursery, outside=outside)
+            nursery.start_soon(accounts.watch, desk.sessions)
+            house = House(config, tidy, admission, desk, stopping, nursery, outside=outside)
             yield house
             nursery.cancel_scope.cancel()
     finally:
         for endpoint in outside:
             endpoint.close()
-    assert not reception.sessions
+    assert not desk.sessions
 
 
 @attrs.define(eq=False)

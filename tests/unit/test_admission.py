@@ -26,7 +26,7 @@ from trionat.protocol.messages import (
     ServiceRequest,
     Welcome,
 )
-from trionat.server.admission import Applicant
+from trionat.server.native.applicant import NativeApplicant
 from trionat.transport.channel import Channel
 
 if TYPE_CHECKING:
@@ -479,8 +479,9 @@ async def test_left_while_the_ports_were_on_their_way(
         admission = house.admission
         taken = await admission.ports.take((ServiceRequest(),), ("a", "a"))
         far, near = tidy.pair()
-        hello = Hello(username="u", identity="i")
-        applicant = Applicant(Channel(near), hello, Expose(services=(ServiceRequest(),)))
+        applicant = NativeApplicant(
+            key=("u", "i"), client_name="", services=(ServiceRequest(),), channel=Channel(near)
+        )
         with trio.CancelScope() as scope:
 
             async def admit() -> None:

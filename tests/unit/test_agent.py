@@ -20,6 +20,7 @@ from trionat.config.schema import AuthConfig, ClientConfig, Service
 from trionat.errors import ConnectionLostError, IdentityError, PeerError, RefusedError
 from trionat.events import ClientEvent, Connected, Disconnected, Queued
 from trionat.protocol.messages import Close, CloseCode, RefusalCode
+from trionat.server.native.session import NativeSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
-    from trionat.server.session import Session
 
 SERVICE = Service(local=UnixAddress("/in/memory"))
 
@@ -69,8 +69,9 @@ class World:
         await self.begun.wait()
 
     @property
-    def session(self) -> Session:
+    def session(self) -> NativeSession:
         (session,) = self.house.sessions
+        assert isinstance(session, NativeSession)
         return session
 
     def cut(self) -> None:

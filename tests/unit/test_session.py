@@ -41,7 +41,7 @@ from trionat.protocol.tunnel import (
     TunnelReader,
 )
 from trionat.server.accounts import WATCH_INTERVAL
-from trionat.server.session import SPARE_TUNNELS
+from trionat.server.native.session import SPARE_TUNNELS, NativeSession
 from trionat.transport.channel import Channel
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ async def test_pings_are_answered_and_sent(tidy: Tidy, autojump_clock: MockClock
         await trio.sleep(10.1)
         assert Pong(7) in guest.heard
         assert [m for m in guest.heard if isinstance(m, Ping)] == [Ping(n) for n in (1, 2, 3, 4)]
-        round_trip = house.sessions[0].link.round_trip
+        session = house.sessions[0]
+        assert isinstance(session, NativeSession)
+        round_trip = session.link.round_trip
         assert round_trip is not None
         assert round_trip < 0.1
 

@@ -15,7 +15,6 @@ from trionat.server.state import verify_ticket
 from trionat.store.passwords import verify_password
 
 if TYPE_CHECKING:
-    from trionat.protocol.messages import Hello
     from trionat.server.session import Session
     from trionat.server.state import ServerState
     from trionat.store.base import Store, User
@@ -40,8 +39,12 @@ class Accounts:
     state: ServerState
     store: Store | None
 
-    async def authenticate(self, hello: Hello) -> User | None:
+    async def authenticate(
+        self, username: str, *, password: str | None, token: bytes | None = None
+    ) -> User | None:
         """Return the account that these credentials open, or None where no login is needed.
+
+        `token` is a ticket's; with one, the password does not count.
 
         An unknown name, a wrong password and a void ticket get the same answer, and cost the same time.
 
@@ -52,18 +55,18 @@ class Accounts:
             await trio.lowlevel.checkpoint()
             return None
         try:
-            user = await self.store.find_user(hello.username)
+            user = await self.store.find_user(username)
         except StoreError as error:
             log.warning("the user store cannot be asked", error=str(error))
             raise RefusedError(
                 RefusalCode.STORE_UNAVAILABLE, "the server cannot check accounts now; try again"
             ) from error
-        known = await self._is_known(user, hello)
+        known = await self._is_known(user, username, password, token)
         if user is None or not known:
-            kind = "ticket" if hello.token is not None else "name or password"
+            kind = "ticket" if token is not None else "name or password"
             reason = (
                 f"wrong {kind}"
-                if hello.username
+                if username
                 else "this server wants a ticket, or a user and a password"
             )
             raise RefusedError(RefusalCode.AUTH_FAILED, f"authentication failed: {reason}")
@@ -71,15 +74,15 @@ class Accounts:
             raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, f"the account {user.name} has expired")
         return user
 
-    async def _is_known(self, user: User | None, hello: Hello) -> bool:
-        if hello.token is not None:
-            return user is not None and verify_ticket(self.state, user, hello.token)
+    async def _is_known(
+        self, user: User | None, username: str, password: str | None, token: bytes | None
+    ) -> bool:
+        if token is not None:
+            return user is not None and verify_ticket(self.state, user, token)
         try:
-            return await verify_password(
-                None if user is None else user.password, hello.password or ""
-            )
+            return await verify_password(None if user is None else user.password, password or "")
         except StoreError as error:
-            log.warning("an account cannot be used", user=hello.username, error=str(error))
+            log.warning("an account cannot be used", user=username, error=str(error))
             return False
 
     async def watch(self, sessions: dict[int, Session]) -> None:

@@ -7,38 +7,23 @@ places that it says. Slot and ports belong to the lease from then on, and are gi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from trionat.errors import (
-    ConnectionLostError,
-    RefusedError,
-    RemoteProtocolError,
-)
+from trionat.errors import RefusedError
 from trionat.log import get_logger
-from trionat.protocol.messages import (
-    QUEUE_INTERVAL,
-    QUEUE_TIMEOUT,
-    Close,
-    CloseCode,
-    Expose,
-    Hello,
-    Ping,
-    Pong,
-    Queued,
-    RefusalCode,
-)
+from trionat.protocol.messages import QUEUE_INTERVAL, CloseCode, RefusalCode
 from trionat.server.lease import Lease
 from trionat.server.visitors import VisitorLine
-from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
     from trionat.config.schema import ServerConfig
+    from trionat.protocol.messages import ServiceRequest
     from trionat.server.ports import LeaseKey, PortPool, VisitPort
-    from trionat.transport.channel import Channel
 
 log = get_logger(__name__)
 
@@ -46,27 +31,38 @@ log = get_logger(__name__)
 _QUEUED_AFTER = 0.05
 
 
-@attrs.define(eq=False)
-class Applicant:
-    """An authenticated client that wants a lease.
+@attrs.define(eq=False, kw_only=True)
+class Applicant(ABC):
+    """An authenticated client that wants a lease; `key` says whose that would be.
 
     `position` counts from 1. `waiting_scope` is round whatever somebody waits for on its behalf; leaving cancels it.
     """
 
-    channel: Channel
-    hello: Hello
-    expose: Expose
-    lease: Lease | None = None
-    refusal: RefusedError | None = None
-    position: int = 0
-    left: bool = False
-    waiting_scope: trio.CancelScope | None = None
-    _news: trio.Event = attrs.field(factory=trio.Event)
+    key: LeaseKey
+    client_name: str
+    services: tuple[ServiceRequest, ...]
+    lease: Lease | None = attrs.field(init=False, default=None)
+    refusal: RefusedError | None = attrs.field(init=False, default=None)
+    position: int = attrs.field(init=False, default=0)
+    left: bool = attrs.field(init=False, default=False)
+    waiting_scope: trio.CancelScope | None = attrs.field(init=False, default=None)
+    _news: trio.Event = attrs.field(init=False, factory=trio.Event)
 
-    @property
-    def key(self) -> LeaseKey:
-        """Whose lease it would be."""
-        return (self.hello.username, self.hello.identity)
+    @abstractmethod
+    async def say_position(self) -> None:
+        """Tell the client where it stands; called again and again, also when nothing has changed.
+
+        Raises:
+            PeerError: the client is gone, or does not read.
+        """
+
+    @abstractmethod
+    async def listen(self) -> None:
+        """Listen to the waiting client for ever.
+
+        Raises:
+            PeerError: it has left, or said what it must not.
+        """
 
     def tell(self) -> None:
         """Wake the applicant's own task: something about it has changed."""
@@ -120,17 +116,17 @@ class Admission:
     async def admit(self, applicant: Applicant) -> Lease:
         """Return a lease that no session uses: the client's own that is still there, or a new one by way of the queue.
 
-        While it waits, the client is told its position again and again, and must let itself be heard.
+        While it waits it is told its position again and again, and listened to.
 
         Raises:
             RefusedError: the queue is full, or the ports cannot be had.
             PeerError: the client has left, or broke the protocol.
         """
-        self.ports.check(applicant.expose.services)
-        if len(applicant.expose.services) > self.config.max_services:
+        self.ports.check(applicant.services)
+        if len(applicant.services) > self.config.max_services:
             raise RefusedError(
                 RefusalCode.TOO_MANY_SERVICES,
-                f"{len(applicant.expose.services)} services asked for, {self.config.max_services} allowed (MaxServices)",
+                f"{len(applicant.services)} services asked for, {self.config.max_services} allowed (MaxServices)",
             )
         if (rival := self._queued.get(applicant.key)) is not None:
             self._refuse(
@@ -155,9 +151,9 @@ class Admission:
 
     async def _reclaim(self, applicant: Applicant) -> Lease | None:
         """Evict the client's session that is still up, if any, and return its lease; None where there is none for it."""
-        newcomer = f"a new connection of the same client ({applicant.hello.name})"
+        newcomer = f"a new connection of the same client ({applicant.client_name})"
         while (lease := self.leases.get(applicant.key)) is not None:
-            if lease.given_up or not lease.serves(applicant.expose.services):
+            if lease.given_up or not lease.serves(applicant.services):
                 lease.give_up()
                 await lease.wait_vacant(newcomer)
                 await trio.lowlevel.checkpoint()  # its keeper gives the ports back
@@ -177,7 +173,7 @@ class Admission:
             ) from None
         self._renumber()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_hang_up, applicant)
+            nursery.start_soon(applicant.listen)
             with trio.move_on_after(_QUEUED_AFTER):
                 await applicant.wait_answer()
             told = 0
@@ -185,8 +181,7 @@ class Admission:
                 if applicant.position != told:
                     told = applicant.position
                     log.info("client queued", position=told)
-                with deadline(QUEUE_TIMEOUT, "the queued client does not read"):
-                    await applicant.channel.send(Queued(position=max(applicant.position, 1)))
+                await applicant.say_position()
                 with trio.move_on_after(QUEUE_INTERVAL):
                     await applicant.wait_news()
             nursery.cancel_scope.cancel("the applicant has its answer")
@@ -194,20 +189,6 @@ class Admission:
             raise applicant.refusal
         assert applicant.lease is not None  # noqa: S101 - the loops above end with one of the two
         return applicant.lease
-
-    async def _watch_hang_up(self, applicant: Applicant) -> None:
-        while True:
-            with deadline(QUEUE_TIMEOUT, f"the queued client was silent for {QUEUE_TIMEOUT:g} s"):
-                message = await applicant.channel.receive()
-            match message:
-                case Ping() | Pong():
-                    pass
-                case Close(text=text):
-                    raise ConnectionLostError(f"the client left the queue: {text}")
-                case _:
-                    raise RemoteProtocolError(
-                        f"{type(message).__name__.upper()} from a queued client"
-                    )
 
     def _leave(self, applicant: Applicant) -> None:
         """Out of the queue, wherever in it."""
@@ -264,7 +245,7 @@ class Admission:
         ports: tuple[VisitPort, ...] = ()
         try:
             with trio.CancelScope() as applicant.waiting_scope:
-                ports = await self.ports.take(applicant.expose.services, applicant.key)
+                ports = await self.ports.take(applicant.services, applicant.key)
         except RefusedError as refusal:
             self._refuse(applicant, refusal)
         if applicant.has_left():  # perhaps in the very moment in which the ports became free

@@ -19,6 +19,7 @@ from trionat.log import get_logger
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.server.accounts import ANONYMOUS, Accounts
 from trionat.server.admission import Admission
+from trionat.server.desk import Desk
 from trionat.server.ports import PortPool, VisitPort
 from trionat.server.reception import Reception
 from trionat.server.state import (
@@ -101,12 +102,13 @@ async def serve(
         ports = [VisitPort(listener.address.port) for listener in visits]
         admission = Admission(config, PortPool(ports))
         accounts = Accounts(state, store)
-        reception = Reception(config, tls, accounts, admission, stopping, public.host)
+        desk = Desk(config, accounts, admission, stopping, public.host)
+        reception = Reception(config, tls, desk)
         async with trio.open_nursery() as serving:
             for number in range(config.task_queue_num):
                 serving.start_soon(admission.dispatch, serving, name=f"dispatcher {number}")
             serving.start_soon(admission.expire_visitors)
-            serving.start_soon(accounts.watch, reception.sessions)
+            serving.start_soon(accounts.watch, desk.sessions)
             for listener in (control, tunnel):
                 accept = reception.acceptor(serving)
                 serving.start_soon(listener.serve, accept, name=f"listener {listener.address}")
@@ -119,9 +121,9 @@ async def serve(
                 visiting.cancel_scope.cancel("the server stops")
             for listener in visits:
                 listener.close()
-            log.info("stopping", sessions=len(reception.sessions), grace=config.drain_grace)
+            log.info("stopping", sessions=len(desk.sessions), grace=config.drain_grace)
             admission.drain()
-            await reception.wait_no_sessions()  # each ends by itself within the grace
+            await desk.wait_no_sessions()  # each ends by itself within the grace
             serving.cancel_scope.cancel("the server stops")
 
 

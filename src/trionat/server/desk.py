@@ -1,0 +1,67 @@
+"""Where a client becomes a session, whatever it speaks, and which sessions are up."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING
+
+import attrs
+import structlog
+import trio
+
+from trionat.protocol.messages import CloseCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trionat.config.schema import ServerConfig
+    from trionat.server.accounts import Accounts
+    from trionat.server.admission import Admission, Applicant
+    from trionat.server.lease import Lease
+    from trionat.server.session import Session
+
+
+@attrs.define(eq=False)
+class Desk:
+    """What every greeting works with. `sessions` has those that are up, by uid; `public_host` is what clients show as ours."""
+
+    config: ServerConfig
+    accounts: Accounts
+    admission: Admission
+    stopping: trio.Event
+    public_host: str
+    sessions: dict[int, Session] = attrs.field(init=False, factory=lambda: {})
+    _uids: count[int] = attrs.field(init=False, factory=lambda: count(1))
+    _session_ended: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    async def run_session(
+        self, applicant: Applicant, open_session: Callable[[int, Lease], Session]
+    ) -> None:
+        """Let an authenticated client in when it is its turn, and run its session, made from a uid and a lease, to the end.
+
+        Raises:
+            RefusedError: it cannot be let in.
+            PeerError: it has left the queue, or broke the protocol there.
+        """
+        lease = await self.admission.admit(applicant)
+        # No checkpoint from here to `occupy`: the lease must not look vacant to anybody else.
+        session = open_session(next(self._uids), lease)
+        lease.occupy(session.uid, partial(session.end, CloseCode.EVICTED))
+        self.sessions[session.uid] = session
+        structlog.contextvars.bind_contextvars(session=session.uid)
+        goodbye = True
+        try:
+            goodbye = (await session.run()).goodbye
+        finally:
+            del self.sessions[session.uid]
+            lease.vacate()
+            if goodbye:
+                lease.give_up()
+            self._session_ended.set()
+
+    async def wait_no_sessions(self) -> None:
+        """Wait until no session is up."""
+        while self.sessions:
+            self._session_ended = trio.Event()
+            await self._session_ended.wait()

@@ -1,0 +1,1 @@
+"""Clients of the native dialect: encrypted, with tunnels that serve one visitor after another."""
