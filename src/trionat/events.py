@@ -16,7 +16,7 @@ class Ready:
 
     `control` and `tunnel` are bound addresses, `visit_ports` the bound public ports. `ticket` is what a client needs to know:
     of the first user as long as that is the only one, of everybody where no login is needed, else None. `first_password` is
-    there at the very first start only. `fingerprint` is the certificate's, as `SHA256:...`.
+    there at the very first start only. `database` is where the accounts are, unless in `state_dir`. `fingerprint` is the certificate's, as `SHA256:...`.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Ready:
     authentication: bool
     fingerprint: str
     state_dir: str
+    database: str | None = None
     ticket: str | None = attrs.field(default=None, repr=False)
     first_user: str | None = None
     first_password: str | None = attrs.field(default=None, repr=False)

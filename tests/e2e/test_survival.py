@@ -145,3 +145,22 @@ async def test_peers_that_fall_silent(echo_server: Service, tmp_path: Path) -> N
             await back.wait_connected()
             async with await back.visit() as visitor:
                 assert await ask(visitor, b"hello") == b"hello"
+
+
+async def test_second_server_on_the_same_folder(tmp_path: Path) -> None:
+    """It is refused in one line, and the first one goes on; a folder whose server was killed is free."""
+    async with running.server(tmp_path / "s") as server:
+        second = await services.run_trionat(
+            *("serve", "--json", "--controller-addr", "127.0.0.1:0", "--tunnel-addr"),
+            *("127.0.0.1:0", "--expose-port", "0", "--state-dir", server.state),
+            cwd=tmp_path,
+        )
+        assert (second.returncode, second.stdout) == (3, b"")
+        assert second.stderr.decode() == (
+            f"trionat: {server.state}: another trionat serve runs on this state folder: "
+            "stop it, or give this one a folder of its own (--state-dir)\n"
+        )
+        server.kill()
+        await server.wait()
+    async with running.server(tmp_path / "s"):
+        pass

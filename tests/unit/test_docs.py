@@ -234,7 +234,6 @@ def test_every_module_has_its_room() -> None:
     [
         ("serve -m 9", {}),
         ("serve --config server.yml", {}),
-        ("serve --config database.yml", {}),
         ("serve", {"TRIONAT_LOG_LEVEL": "loud"}),
         ("connect tn1_AAAA 8080", {}),
         ("connect tn2_AAAA 8080", {}),

@@ -49,12 +49,19 @@ def serve(
 
 
 async def _serve(configuration: Configuration, as_json: bool, stopping: trio.Event) -> None:
+    job = partial(
+        run_server, configuration.server, database=configuration.database, stopping=stopping
+    )
     async with trio.open_nursery() as nursery:
-        job = partial(
-            run_server, configuration.server, database=configuration.database, stopping=stopping
-        )
-        ready: Ready = await nursery.start(job)
-        say(json.dumps(_as_json(ready)) if as_json else banner(ready))
+        with trio.CancelScope() as starting:
+
+            async def give_up() -> None:
+                await stopping.wait()
+                starting.cancel("told to stop before it was up")
+
+            nursery.start_soon(give_up)
+            ready: Ready = await nursery.start(job)
+            say(json.dumps(_as_json(ready)) if as_json else banner(ready))
 
 
 def _as_json(ready: Ready) -> dict[str, object]:
@@ -84,6 +91,8 @@ def banner(ready: Ready) -> str:
         "fingerprint": ready.fingerprint,
         "state": ready.state_dir,
     }
+    if ready.database is not None and ready.authentication:
+        rows["users"] = f"in the database {ready.database}"
     if ready.first_password is not None:
         rows["first user"] = (
             f"{ready.first_user}, password {ready.first_password} (shown only this once)"

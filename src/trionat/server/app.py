@@ -8,12 +8,12 @@ from __future__ import annotations
 import socket
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from trionat.address import TCPAddress
-from trionat.errors import ConfigError, Problem, StartupError
+from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.log import get_logger
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
@@ -23,14 +23,15 @@ from trionat.server.desk import Desk
 from trionat.server.ports import PortPool, VisitPort
 from trionat.server.reception import Reception
 from trionat.server.state import (
-    FirstUser,
     ServerState,
+    database_file,
     ensure_first_user,
     find_first_user,
+    lock_state,
     make_ticket,
     prepare_state,
 )
-from trionat.store.sqlite import open_sqlite_store
+from trionat.store.backend import open_store
 from trionat.transport.certificate import fingerprint, first_certificate, format_fingerprint
 from trionat.transport.listener import Listener
 from trionat.transport.tls import server_context
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from trionat.store.base import Store
 
 log = get_logger(__name__)
+
+_PREPARE_INTERVAL: Final = 2.0
+"""Seconds between two looks at a database that is waited for."""
 
 
 async def serve(
@@ -58,33 +62,36 @@ async def serve(
     `stopping` is the planned stop: nobody new is let in, clients are told, visitors may finish for `config.drain_grace`
     seconds. Cancelling stops at once. Either way no task, socket or file is left behind.
 
+    Where clients have to log in, nothing is listened on before the store can be used: it is waited for, or ends the start, as
+    `database.wait` says. Where they need not, the store is for their traffic only, and holds nothing up.
+
     Raises:
-        StartupError: an address cannot be bound, or the state folder not be used.
-        StoreUnavailableError: the user store cannot be opened.
-        ConfigError: the configuration asks for what this version does not have.
+        StartupError: an address cannot be bound, or the state folder not be used, or another server runs on it.
+        StoreUnavailableError: the accounts cannot be asked for.
     """
-    if database is not None and config.start_auth:
-        reason = "users in MySQL or MariaDB are not supported by this version; remove the section to keep them in StateDir"
-        raise ConfigError(Problem(where="configuration", key="Database", reason=reason))
     stopping = trio.Event() if stopping is None else stopping
+    folder = config.effective_state_dir
     async with AsyncExitStack() as resources:
+        resources.enter_context(await trio.to_thread.run_sync(lock_state, folder))
+        store = await resources.enter_async_context(open_store(database, database_file(folder)))
+        if config.start_auth:
+            await _prepare(store, wait=database is not None and database.wait)
         control, tunnel, visits = _open_listeners(config, resources)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
             partial(
                 prepare_state,
-                config.effective_state_dir,
+                folder,
                 names=_names(public),
                 self_signed=config.certificate is None,
             )
         )
         tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
         await trio.to_thread.run_sync(state.remember_address, public)
-        store: Store | None = None
-        first: FirstUser | None = None
-        if config.start_auth:
-            store = await resources.enter_async_context(open_sqlite_store(state.database_file))
-            first = await ensure_first_user(store)
+        accounts = Accounts(state, store if config.start_auth else None)
+        # Accounts in a database are for its keeper to make.
+        embedded = database is None
+        first = await ensure_first_user(store) if config.start_auth and embedded else None
         ready = Ready(
             name=config.name,
             control=control.address,
@@ -95,13 +102,13 @@ async def serve(
             authentication=config.start_auth,
             fingerprint=format_fingerprint(shown),
             state_dir=str(state.folder),
-            ticket=await _ticket(config, state, store, public, shown),
+            database=None if database is None else f"{database.db_name} at {database.address}",
+            ticket=await _ticket(config, state, store if embedded else None, public, shown),
             first_user=None if first is None else first.user.name,
             first_password=None if first is None else first.password,
         )
         ports = [VisitPort(listener.address.port) for listener in visits]
         admission = Admission(config, PortPool(ports))
-        accounts = Accounts(state, store)
         desk = Desk(config, accounts, admission, stopping, public.host)
         reception = Reception(config, tls, desk)
         async with trio.open_nursery() as serving:
@@ -125,6 +132,24 @@ async def serve(
             admission.drain()
             await desk.wait_no_sessions()  # each ends by itself within the grace
             serving.cancel_scope.cancel("the server stops")
+
+
+async def _prepare(store: Store, *, wait: bool) -> None:
+    """Make the store ready, or with `wait` try until it is. Every reason is logged, but once while it stays the same."""
+    reason = ""
+    while True:
+        try:
+            await store.prepare()
+        except StoreUnavailableError as error:
+            if not wait:
+                raise
+            if reason != (reason := str(error)):
+                log.warning("waiting for the accounts", reason=reason, retry_in=_PREPARE_INTERVAL)
+            await trio.sleep(_PREPARE_INTERVAL)
+        else:
+            if reason:
+                log.info("the accounts are there")
+            return
 
 
 def _open_listeners(
@@ -166,9 +191,9 @@ def _certificate(config: ServerConfig, state: ServerState) -> tuple[ssl.SSLConte
 async def _ticket(
     config: ServerConfig, state: ServerState, store: Store | None, public: TCPAddress, shown: bytes
 ) -> str | None:
-    """Return the ticket that can be shown to whoever starts the server."""
+    """Return the ticket that can be shown to whoever starts the server: everybody's, or of the only account in this store."""
     pinned = config.certificate is None
-    if store is None:
+    if not config.start_auth:
         return Ticket(
             host=public.host,
             port=public.port,
@@ -176,7 +201,7 @@ async def _ticket(
             username=ANONYMOUS,
             token=bytes(TOKEN_BYTES),
         ).encode()
-    user = await find_first_user(store)
+    user = None if store is None else await find_first_user(store)
     return (
         None
         if user is None

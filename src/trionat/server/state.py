@@ -70,11 +70,6 @@ class ServerState:
         """The self-signed certificate, for `ssl.SSLContext.load_cert_chain`."""
         return self.folder / "server.crt"
 
-    @property
-    def database_file(self) -> Path:
-        """The accounts; made by `open_sqlite_store`, not before."""
-        return database_file(self.folder)
-
     def remember_address(self, address: TCPAddress) -> None:
         """Note the public control address that is served now. Blocks; raises `StartupError` where it cannot be written."""
         write_private(_address_file(self.folder), f"{address}\n".encode())
@@ -115,7 +110,7 @@ def lock_state(folder: Path) -> BinaryIO:
 
 
 def database_file(folder: Path) -> Path:
-    """Return where the accounts of a state folder are."""
+    """Return where the accounts of a state folder are; the store makes the file, nobody else."""
     return folder / "trionat.db"
 
 
