@@ -1,0 +1,229 @@
+"""Counting what sessions relay, and bringing it to the store: every byte once, whatever fails when.
+
+Every 10 s, and soon after the end of a session, what has come together since the last look is put into the journal (on the
+disk), and from there into the store. A server that is killed loses what it has relayed since that look; whatever else fails
+(the store, its answer, the disk) costs nothing but time. `store/journal.py` has the law, and this module the times.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.errors import StartupError, StoreUnavailableError
+from trionat.log import get_logger
+from trionat.store.journal import load_journal, save_journal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Collection, Generator
+    from pathlib import Path
+
+    from trionat.store.base import Flush, Store
+    from trionat.store.journal import Journal
+
+log = get_logger(__name__)
+
+FLUSH_INTERVAL: Final = 10.0
+"""Seconds from one look at the sessions to the next, which is what a server that is killed loses at most; and how often a
+store that is down is tried again."""
+
+# Seconds from the end of a session to its flush: so that many which end together are one.
+_GATHER: Final = 0.5
+
+# Seconds for the store to take what there is. Well below the interval, so that the next look is not late.
+_STORE_TIMEOUT: Final = 5.0
+
+# Seconds for the last flush of a server that stops; the journal keeps the rest.
+_STOP_GRACE: Final = 5.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def open_traffic(
+    folder: Path, store: Store, now: Callable[[], datetime] = _now
+) -> AsyncGenerator[Traffic]:
+    """Give what counts traffic; what the journal in the state folder has from before is sent first.
+
+    Whoever runs sessions in the block starts `flush_regularly`, and has ended them when the block ends. That makes a last
+    flush, under cancellation too, which takes at most 5 s; what the store does not take then stays in the journal.
+
+    Raises:
+        StartupError: The journal cannot be read.
+    """
+    journal = await trio.to_thread.run_sync(load_journal, folder)
+    traffic = Traffic(folder, store, journal, now)
+    try:
+        yield traffic
+    finally:
+        with trio.move_on_after(_STOP_GRACE, shield=True):
+            await traffic.flush()
+        traffic.tell_rest()
+
+
+@attrs.define(eq=False)
+class _Meter:
+    """A session's counter. `relayed` tells the bytes so far and never goes back; `seen` is what was counted of them."""
+
+    user: str
+    relayed: Callable[[], int]
+    seen: int = 0
+
+    @property
+    def unseen(self) -> int:
+        return self.relayed() - self.seen
+
+    def take(self) -> int:
+        unseen = self.unseen
+        self.seen += unseen
+        return unseen
+
+
+@attrs.define(eq=False)
+class Traffic:
+    """See the module; made by `open_traffic`. Only `_turn`'s holder touches journal, disk and store."""
+
+    folder: Path
+    store: Store
+    journal: Journal
+    now: Callable[[], datetime]
+    _meters: set[_Meter] = attrs.field(init=False, factory=lambda: set())
+    _left: Counter[str] = attrs.field(init=False, factory=lambda: Counter())  # by ended sessions
+    _session_ended: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
+    _disk: trio.CapacityLimiter = attrs.field(
+        init=False, factory=partial(trio.CapacityLimiter, 1)
+    )  # not the one of all threads, in which slow name servers may take every place
+    _on_disk: Journal = attrs.field(init=False)
+    _sent: Flush | None = attrs.field(init=False)  # the last one that the store may have seen
+    _store_is_down: bool = attrs.field(init=False, default=False)
+    _disk_is_full: bool = attrs.field(init=False, default=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._on_disk = self.journal
+        self._sent = self.journal.attempted
+
+    @contextmanager
+    def metered(self, user: str, relayed: Callable[[], int]) -> Generator[None]:
+        """Count for that user, while the block runs, the bytes so far that `relayed` tells, which may only grow."""
+        meter = _Meter(user, relayed)
+        self._meters.add(meter)
+        try:
+            yield
+        finally:
+            self._meters.remove(meter)
+            self._left[user] += meter.take()
+            self._session_ended.set()
+
+    async def used_this_month(self, names: Collection[str]) -> dict[str, int]:
+        """Return the bytes of each of these users in this month (UTC), up to this moment, from all servers of the store.
+
+        What another server has relayed since its last flush is missing. A flush whose outcome is unknown counts.
+
+        Raises:
+            StoreUnavailableError: the store cannot be asked.
+        """
+        async with self._turn:  # or a flush on its way would be seen twice, or not at all
+            month = self._month
+            used = Counter(await self.store.monthly_traffic(month, names))
+            used += Counter(self.journal.unsettled(month)) + self._left
+            for meter in self._meters:
+                used[meter.user] += meter.unseen
+        return {name: used[name] for name in names}
+
+    async def flush_regularly(self) -> None:
+        """Flush for ever: every 10 s, and when sessions have ended."""
+        while True:
+            next_look = trio.current_time() + FLUSH_INTERVAL
+            await self.flush()
+            with trio.CancelScope(deadline=next_look):
+                while True:
+                    await self._session_ended.wait()
+                    await trio.sleep(_GATHER)
+                    if not self._store_is_down:
+                        break
+                    async with self._turn:
+                        self._count()
+                        await self._save()
+
+    async def flush(self) -> None:
+        """Bring everything up to now into the journal, and from there to the store. Cancelling it loses nothing."""
+        async with self._turn:
+            self._count()
+            while (flush := self._next_flush()) is not None and await self._save():
+                if not await self._send(flush):
+                    break
+                await self._save()
+
+    def tell_rest(self) -> None:
+        """Log what stays behind, if anything does."""
+        if rest := sum(self.journal.unsettled().values()):
+            where = "nowhere" if self._disk_is_full else "in the journal, until the next start"
+            log.warning("the store does not have all traffic", bytes=rest, kept=where)
+
+    @property
+    def _month(self) -> str:
+        return f"{self.now():%Y-%m}"
+
+    def _count(self) -> None:
+        """Take what the meters have into the journal."""
+        self._session_ended = trio.Event()
+        amounts, self._left = self._left, Counter()
+        for meter in self._meters:
+            amounts[meter.user] += meter.take()
+        self.journal = self.journal.counted(self._month, +amounts)
+
+    def _next_flush(self) -> Flush | None:
+        self.journal = self.journal.attempt()
+        return self.journal.attempted
+
+    async def _save(self) -> bool:
+        journal = self.journal
+        if journal is self._on_disk:
+            return True
+        try:
+            await trio.to_thread.run_sync(save_journal, self.folder, journal, limiter=self._disk)
+        except StartupError as error:
+            if not self._disk_is_full:
+                self._disk_is_full = True
+                log.warning(
+                    "traffic cannot be written down; it is kept in memory", error=str(error)
+                )
+            return False
+        self._on_disk = journal
+        if self._disk_is_full:
+            self._disk_is_full = False
+            log.info("traffic is written down again")
+        return True
+
+    async def _send(self, flush: Flush) -> bool:
+        """Ask the store to add a flush that is on the disk; False if it is not known whether it has."""
+        doubtful, self._sent = flush is self._sent, flush
+        try:
+            with trio.fail_after(_STORE_TIMEOUT):
+                added = await self.store.add_traffic(flush)
+        except (StoreUnavailableError, trio.TooSlowError) as error:
+            if not self._store_is_down:
+                self._store_is_down = True
+                reason = str(error) or f"no answer within {_STORE_TIMEOUT:g} s"
+                log.warning("traffic cannot be added to the store; it is kept", error=reason)
+            return False
+        if added or doubtful:
+            self.journal = self.journal.settled()
+        else:
+            # It was never sent, and yet the store has its number: from another server with a copy of this state folder, or
+            # from this one before the folder was restored from an older copy.
+            self.journal = self.journal.renamed()
+            log.warning("another server counts under this one's name: taking a new one")
+        if self._store_is_down:
+            self._store_is_down = False
+            log.info("traffic is added to the store again")
+        return True

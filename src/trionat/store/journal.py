@@ -1,0 +1,167 @@
+"""Traffic that the store does not have for certain yet: a value, and the small file that survives a crash.
+
+The law that makes every byte count exactly once: amounts wait under their month and user; a flush takes the amounts of one
+month out and gets the next number; from then on it stays as it is, number and all, until the store has answered. An attempt
+whose outcome is unknown is sent again under its own number, which the store adds at most once. The file is written before the
+store is asked, so that no other flush can ever get the number of one that may have arrived.
+
+Knows nothing of sessions, nor of when to do what (`server/traffic.py`). The functions on the file block.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from trionat.errors import StartupError
+from trionat.store.base import Flush
+from trionat.store.private_file import read_private, write_private
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FILE_NAME: Final = "traffic.json"
+"""In the state folder."""
+
+_VERSION: Final = 1
+_SERVER: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
+
+
+def _new_name() -> str:
+    return secrets.token_hex(16)
+
+
+@attrs.frozen(kw_only=True)
+class Journal:
+    """What one server has counted and does not know to be in the store.
+
+    `server` is its random name and `number` that of its last flush, which is `attempted` as long as its outcome is unknown.
+    `waiting` has bytes by month (`2026-11`, UTC) and user. So its size follows the number of users, not of sessions.
+    """
+
+    server: str = attrs.field(factory=_new_name)
+    number: int = 0
+    attempted: Flush | None = None
+    waiting: Mapping[str, Mapping[str, int]] = attrs.field(factory=lambda: {})
+
+    def counted(self, month: str, amounts: Mapping[str, int]) -> Journal:
+        """Return the journal with these bytes, by user, added to what waits."""
+        if not amounts:
+            return self
+        added = Counter(self.waiting.get(month, {})) + Counter(amounts)
+        return attrs.evolve(self, waiting={**self.waiting, month: dict(added)})
+
+    def attempt(self) -> Journal:
+        """Return the journal with something to send as `attempted`: what is so already, else the oldest month that waits."""
+        if self.attempted is not None or not self.waiting:
+            return self
+        month = min(self.waiting)
+        number = self.number + 1
+        return attrs.evolve(
+            self,
+            number=number,
+            attempted=Flush(
+                server=self.server, number=number, month=month, amounts=self.waiting[month]
+            ),
+            waiting={other: amounts for other, amounts in self.waiting.items() if other != month},
+        )
+
+    def settled(self) -> Journal:
+        """Return the journal when the attempted flush is known to be in the store."""
+        return attrs.evolve(self, attempted=None)
+
+    def renamed(self) -> Journal:
+        """Return the journal of a server with a new name, whose attempted flush is its first; nothing is left out."""
+        new = _new_name()
+        attempted = self.attempted and attrs.evolve(self.attempted, server=new, number=1)
+        return attrs.evolve(self, server=new, number=1 if attempted else 0, attempted=attempted)
+
+    def unsettled(self, month: str | None = None) -> dict[str, int]:
+        """Return the bytes by user, in that month or in all, that the store may not have."""
+        found: Counter[str] = Counter()
+        for one, amounts in self.waiting.items():
+            if month in (None, one):
+                found.update(amounts)
+        if self.attempted is not None and month in (None, self.attempted.month):
+            found.update(self.attempted.amounts)
+        return dict(found)
+
+
+def load_journal(folder: Path) -> Journal:
+    """Return the journal of a state folder; a new one, which is not on the disk yet, where there is none. Blocks.
+
+    Whole at any moment, also while a server runs on that folder.
+
+    Raises:
+        StartupError: It cannot be read, or is damaged: it is not thrown away, since traffic may be in it.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return Journal()
+    try:
+        return _decode(json.loads(read_private(path)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise StartupError(
+            f"{path}: the traffic that waits for the store cannot be read ({type(exc).__name__}: {exc}): restore the file,"
+            " or move it away, which loses what waits in it"
+        ) from exc
+
+
+def save_journal(folder: Path, journal: Journal) -> None:
+    """Put the journal on the disk, in place of the old one (mode 0600). Blocks.
+
+    Raises:
+        StartupError: It cannot be written; the old one is untouched.
+    """
+    flush = journal.attempted
+    content = {
+        "version": _VERSION,
+        "server": journal.server,
+        "number": journal.number,
+        "attempted": flush and {"month": flush.month, "amounts": dict(flush.amounts)},
+        "waiting": {month: dict(amounts) for month, amounts in journal.waiting.items()},
+    }
+    write_private(folder / FILE_NAME, json.dumps(content, indent=1).encode())
+
+
+def _decode(content: Any) -> Journal:
+    if (version := content["version"]) != _VERSION:
+        raise ValueError(f"it is of version {version}, and this trionat knows {_VERSION}")
+    server, number, attempted = content["server"], content["number"], content["attempted"]
+    _check(isinstance(server, str) and _SERVER.fullmatch(server), "name of a server")
+    _check(_is_amount(number) and (number > 0 or attempted is None), "number of a flush")
+    flush = attempted and Flush(
+        server=server,
+        number=number,
+        month=_month(attempted["month"]),
+        amounts=_amounts(attempted["amounts"]),
+    )
+    waiting = {_month(month): _amounts(by_user) for month, by_user in content["waiting"].items()}
+    return Journal(server=server, number=number, attempted=flush, waiting=waiting)
+
+
+def _month(value: Any) -> str:
+    _check(isinstance(value, str) and _MONTH.fullmatch(value), "month")
+    return str(value)
+
+
+def _amounts(value: Any) -> dict[str, int]:
+    amounts = dict(value.items())
+    _check(all(map(_is_amount, amounts.values())), "number of bytes")
+    return amounts
+
+
+def _is_amount(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _check(good: object, what: str) -> None:
+    if not good:
+        raise ValueError(f"no {what} where there has to be one")

@@ -1,0 +1,436 @@
+"""Traffic on its way from live sessions to the store: every byte once, whatever fails when.
+
+The store is a real one in a file; what happens between it and the server is the test's to say. The clock stands still but for
+where a test moves it, since files and SQLite run in threads, which Trio's own mock clock cannot see.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import attrs
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trionat.errors import StoreUnavailableError
+from trionat.server.traffic import FLUSH_INTERVAL, Traffic, open_traffic
+from trionat.store.journal import load_journal
+from trionat.store.sqlite import open_sqlite_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection
+
+    from trio.testing import MockClock
+
+    from trionat.store.base import Flush, Store
+
+NOVEMBER = datetime(2026, 11, 30, 23, 59, 50, tzinfo=UTC)
+DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
+
+Outcome: TypeAlias = Literal[
+    "added", "added slowly", "answer lost", "down", "hangs", "crash before", "crash after"
+]
+
+
+class Crash(BaseException):
+    """The server is killed."""
+
+
+@attrs.define(eq=False)
+class Line:
+    """A line to a store that breaks on demand: `outcome` is what becomes of the next flushes."""
+
+    store: Store
+    outcome: Outcome = "added"
+    seen: list[Flush] = attrs.field(factory=list)
+
+    async def add_traffic(self, flush: Flush) -> bool:
+        self.seen.append(flush)
+        if self.outcome == "down":
+            raise StoreUnavailableError("the store is down")
+        if self.outcome == "crash before":
+            raise Crash
+        if self.outcome == "hangs":
+            await trio.sleep_forever()
+        added = await self.store.add_traffic(flush)
+        if self.outcome == "added slowly":
+            await trio.sleep(1)
+        if self.outcome == "answer lost":
+            raise StoreUnavailableError("the answer is lost")
+        if self.outcome == "crash after":
+            raise Crash
+        return added
+
+    async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
+        return await self.store.monthly_traffic(month, names)
+
+
+@attrs.define(eq=False)
+class Office:
+    """A server's traffic, its folder and its store; `now` is the wall clock. `sessions` are counters of live sessions."""
+
+    folder: Path
+    line: Line
+    clock: MockClock
+    now: datetime = NOVEMBER
+    sessions: Counter[str] = attrs.field(factory=Counter)
+    traffic: Traffic = attrs.field(init=False)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Traffic]:
+        """Run the server, until the end of the block."""
+        async with open_traffic(self.folder, self.line, lambda: self.now) as self.traffic:  # type: ignore[arg-type]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.traffic.flush_regularly)
+                await calm()
+                yield self.traffic
+                nursery.cancel_scope.cancel()
+
+    async def total(self, name: str = "alice") -> int:
+        return (await self.line.store.traffic()).get(name, 0)
+
+    async def next_look(self) -> None:
+        await calm()
+        self.clock.jump(FLUSH_INTERVAL)
+        await calm()
+
+
+async def calm() -> None:
+    """Wait until nobody but us has anything to do, threads included."""
+    await trio.testing.wait_all_tasks_blocked()
+    while trio.testing.active_thread_count():
+        await trio.testing.wait_all_threads_completed()
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.fixture
+async def office(tmp_path: Path, mock_clock: MockClock) -> AsyncIterator[Office]:
+    async with open_sqlite_store(tmp_path / "users.db") as store:
+        (folder := tmp_path / "state").mkdir()
+        yield Office(folder, Line(store), mock_clock)
+
+
+async def test_a_live_counter_is_in_the_store_every_ten_seconds(
+    office: Office, mock_clock: MockClock
+) -> None:
+    async with office.open() as traffic:
+        with traffic.metered("alice", lambda: office.sessions["alice"]):
+            office.sessions["alice"] = 1000
+            await office.next_look()
+            assert await office.total() == 1000
+            office.sessions["alice"] = 1500
+            await office.next_look()
+            assert await office.total() == 1500
+            sent = len(office.line.seen)
+            await office.next_look()  # nothing new
+            assert len(office.line.seen) == sent == 2
+            office.sessions["alice"] = 1501
+    assert await office.total() == 1501
+    assert load_journal(office.folder).unsettled() == {}
+
+
+async def test_sessions_that_end_together_are_one_flush(
+    office: Office, mock_clock: MockClock
+) -> None:
+    async with office.open() as traffic:
+        with ExitStack() as sessions:
+            for number in range(500):
+                sessions.enter_context(traffic.metered(f"user {number % 3}", lambda: 7))
+        await calm()
+        assert not office.line.seen
+        office.clock.jump(0.5)
+        await calm()
+        [flush] = office.line.seen
+        assert flush.amounts == {"user 0": 167 * 7, "user 1": 167 * 7, "user 2": 166 * 7}
+        assert await office.total("user 2") == 166 * 7
+
+
+async def test_a_session_that_ends_by_an_error_is_counted(
+    office: Office, mock_clock: MockClock
+) -> None:
+    async with office.open() as traffic:
+        with pytest.raises(RuntimeError), traffic.metered("alice", lambda: 9):
+            raise RuntimeError
+    assert await office.total() == 9
+
+
+async def test_a_store_that_is_down_costs_time_alone(
+    office: Office, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trionat")
+    async with office.open() as traffic:
+        office.line.outcome = "down"
+        with traffic.metered("alice", lambda: 100):
+            await office.next_look()
+        office.clock.jump(0.5)
+        await calm()
+        for _ in range(3):
+            with traffic.metered("alice", lambda: 1):
+                pass
+            office.clock.jump(0.5)  # written down, but the store is left in peace
+            await calm()
+        assert load_journal(office.folder).unsettled() == {"alice": 103}
+        assert len(office.line.seen) == 1
+        await office.next_look()
+        assert len(office.line.seen) == 2
+        office.line.outcome = "added"
+        await office.next_look()
+        assert await office.total() == 103
+        assert load_journal(office.folder).unsettled() == {}
+    numbers = [flush.number for flush in office.line.seen]
+    assert numbers == [1, 1, 1, 2]
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("traffic cannot be added to the store" in message for message in messages) == 1
+    assert sum("traffic is added to the store again" in message for message in messages) == 1
+
+
+async def test_a_flush_whose_answer_was_lost_is_added_once(
+    office: Office, mock_clock: MockClock
+) -> None:
+    async with office.open() as traffic:
+        office.line.outcome = "answer lost"
+        with traffic.metered("alice", lambda: office.sessions["alice"]):
+            office.sessions["alice"] = 100
+            await office.next_look()
+            office.sessions["alice"] = 150
+            await office.next_look()
+            office.line.outcome = "added"
+            await office.next_look()
+    assert await office.total() == 150
+    assert [flush.number for flush in office.line.seen] == [1, 1, 1, 2]
+    assert [flush.amounts["alice"] for flush in office.line.seen] == [100, 100, 100, 50]
+
+
+async def test_a_store_that_does_not_answer_is_given_up_in_time(
+    office: Office, mock_clock: MockClock
+) -> None:
+    async with office.open() as traffic:
+        office.line.outcome = "hangs"
+        with traffic.metered("alice", lambda: office.sessions["alice"]):
+            for count in range(1, 4):
+                office.sessions["alice"] = count
+                await office.next_look()
+                office.clock.jump(5)
+                await calm()
+                assert load_journal(office.folder).unsettled() == {"alice": count}
+            assert len(office.line.seen) >= 2
+            office.line.outcome = "added"
+            await office.next_look()
+            assert await office.total() == 3
+
+
+async def test_a_new_month_is_a_flush_of_its_own(office: Office, mock_clock: MockClock) -> None:
+    async with office.open() as traffic:
+        office.line.outcome = "down"
+        with traffic.metered("alice", lambda: office.sessions["alice"]):
+            office.sessions["alice"] = 100
+            await office.next_look()
+            office.sessions["alice"] = 110
+            await office.next_look()
+            office.now = DECEMBER
+            office.sessions["alice"] = 111
+            await office.next_look()
+            assert load_journal(office.folder).unsettled("2026-12") == {"alice": 1}
+            office.line.outcome = "added"
+            await office.next_look()
+    store = office.line.store
+    assert await store.monthly_traffic("2026-11", ["alice"]) == {"alice": 110}
+    assert await store.monthly_traffic("2026-12", ["alice"]) == {"alice": 1}
+    assert await office.total() == 111
+
+
+async def test_what_a_stop_leaves_is_sent_first_by_the_next_start(
+    office: Office, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with office.open() as traffic:
+        office.line.outcome = "answer lost"
+        with traffic.metered("alice", lambda: 100):
+            pass
+    assert "the store does not have all traffic" in caplog.text
+    left = load_journal(office.folder)
+    assert left.unsettled() == {"alice": 100}
+    office.line.outcome = "added"
+    async with office.open() as traffic:
+        assert office.line.seen[-1] == left.attempted
+        assert await office.total() == 100
+        with traffic.metered("alice", lambda: 1):
+            pass
+    assert await office.total() == 101
+    assert load_journal(office.folder).server == left.server
+
+
+@pytest.mark.parametrize("outcome", ["added", "hangs"])
+async def test_a_server_that_is_cancelled_makes_a_last_flush(
+    office: Office, mock_clock: MockClock, outcome: Outcome
+) -> None:
+    ended_at: list[float] = []
+
+    async def serve() -> None:
+        async with office.open() as traffic:
+            with traffic.metered("alice", lambda: office.sessions["alice"]):
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await calm()
+        office.sessions["alice"] = 100
+        office.line.outcome = outcome
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await calm()
+            office.clock.jump(5)
+            await calm()
+        ended_at.append(trio.current_time())
+    assert trio.current_time() == ended_at[0]
+    left = 0 if outcome == "added" else 100
+    assert load_journal(office.folder).unsettled().get("alice", 0) == left
+    assert await office.total() == 100 - left
+
+
+async def test_a_copy_of_the_state_folder_counts_under_another_name(
+    office: Office, mock_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As an administrator makes who wants a second server with the same certificate, or who restores a backup."""
+
+    async def relay(place: Office, count: int) -> None:
+        async with place.open() as traffic:
+            with traffic.metered("alice", lambda: count):
+                await place.next_look()
+
+    await relay(office, 1)
+    shutil.copytree(office.folder, tmp_path / "copy")
+    copy = Office(tmp_path / "copy", Line(office.line.store), office.clock)
+    await relay(office, 10)
+    assert "another server" not in caplog.text
+    await relay(copy, 100)
+    assert "another server" in caplog.text
+    await relay(office, 1000)
+    await relay(copy, 10000)
+    assert await office.total() == 11111
+    assert caplog.text.count("another server") == 1
+
+
+async def test_only_what_is_written_down_is_sent(
+    office: Office, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trionat")
+    async with office.open() as traffic:
+        with traffic.metered("alice", lambda: office.sessions["alice"]):
+            moved = office.folder.rename(office.folder.with_name("moved"))
+            for office.sessions["alice"] in (100, 200):
+                await office.next_look()
+            assert not office.line.seen
+            assert caplog.text.count("traffic cannot be written down") == 1
+            moved.rename(office.folder)
+            await office.next_look()
+            assert caplog.text.count("traffic is written down again") == 1
+            assert await office.total() == 200
+            assert load_journal(office.folder).unsettled() == {}
+
+
+async def test_usage_is_of_this_month_up_to_this_moment(
+    office: Office, mock_clock: MockClock
+) -> None:
+    async with office.open() as traffic:
+        with (
+            traffic.metered("alice", lambda: office.sessions["alice"]),
+            traffic.metered("alice", lambda: 1000),
+            traffic.metered("bob", lambda: 5),
+        ):
+            await office.next_look()
+            office.sessions["alice"] = 20
+            assert await traffic.used_this_month(["alice"]) == {"alice": 1020}
+            office.line.outcome = "answer lost"
+            await office.next_look()
+            office.sessions["alice"] = 21
+            office.line.outcome = "added"
+            await office.next_look()
+            office.sessions["alice"] = 22
+            used = await traffic.used_this_month(["alice", "bob", "carol"])
+            assert used == {"alice": 1022, "bob": 5, "carol": 0}
+        assert await traffic.used_this_month(["alice"]) == {"alice": 1022}
+        office.now = DECEMBER
+        await office.next_look()
+        assert await traffic.used_this_month(["alice"]) == {"alice": 22 - 21}
+
+
+async def test_usage_sees_a_flush_on_its_way_once(office: Office, mock_clock: MockClock) -> None:
+    """The store has it, and the server does not know yet."""
+    used: dict[str, int] = {}
+
+    async def look(traffic: Traffic) -> None:
+        used.update(await traffic.used_this_month(["alice"]))
+
+    async with office.open() as traffic:
+        with traffic.metered("alice", lambda: 100):
+            office.line.outcome = "added slowly"
+            await office.next_look()
+            assert await office.total() == 100
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look, traffic)
+                await calm()
+                office.clock.jump(1)
+    assert used == {"alice": 100}
+
+
+Step: TypeAlias = tuple[str, Outcome, int, bool]
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["alice", "bob"]),
+        st.sampled_from(["added", "added", "answer lost", "down", "crash before", "crash after"]),
+        st.integers(0, 1000),
+        st.booleans(),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=steps)
+def test_every_byte_is_added_once_whatever_fails_when(steps: list[Step]) -> None:
+    """Each step relays some bytes, perhaps in a new month, and flushes. A crash loses what was not looked at, and only that."""
+    in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk has to be waited for
+    with TemporaryDirectory(dir=in_memory) as folder:
+        trio.run(_live_through, Path(folder), steps)
+
+
+async def _live_through(folder: Path, steps: list[Step]) -> None:
+    relayed: Counter[str] = Counter()
+    month = [NOVEMBER]
+    async with open_sqlite_store(folder / "users.db") as store:
+        line = Line(store)
+
+        def start() -> Traffic:
+            return Traffic(folder, line, load_journal(folder), lambda: month[0])  # type: ignore[arg-type]
+
+        traffic = start()
+        for name, line.outcome, amount, new_month in steps:
+            month[0] = DECEMBER if new_month else NOVEMBER
+            with traffic.metered(name, _constantly(amount)):
+                pass
+            relayed[name] += amount
+            try:
+                await traffic.flush()
+            except Crash:
+                traffic = start()
+            waits = Counter(traffic.journal.unsettled())
+            assert load_journal(folder).unsettled() == traffic.journal.unsettled()
+            has = Counter(await store.traffic())
+            assert all(has[name] <= relayed[name] <= has[name] + waits[name] for name in relayed)
+        line.outcome = "added"
+        await traffic.flush()
+        assert +Counter(await store.traffic()) == +relayed
+        assert traffic.journal.unsettled() == {}
+
+
+def _constantly(amount: int) -> Callable[[], int]:
+    return lambda: amount
