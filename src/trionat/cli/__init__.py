@@ -12,6 +12,7 @@ from trionat.cli.connect import connect
 from trionat.cli.demo import demo
 from trionat.cli.limits import limit
 from trionat.cli.serve import serve
+from trionat.cli.traffic import traffic
 from trionat.cli.user import user_app
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.command()(connect)
 app.command()(demo)
 user_app.command()(limit)
 app.add_typer(user_app, name="user")
+app.command()(traffic)
 app.add_typer(config_app, name="config")
 
 

@@ -18,6 +18,7 @@ from trionat.cli.password import read_password
 from trionat.cli.state import AsJson, ConfigFile, State, StateDir, existing_user, given, told
 from trionat.config.schema import ServerConfig
 from trionat.errors import StartupError, StoreError
+from trionat.log import escape
 from trionat.server.state import ServerState, make_ticket, prepare_state, ticket_key_file
 from trionat.store.base import Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
@@ -95,11 +96,11 @@ def list_users(
     if not users:
         typer.echo("There are no accounts: trionat user add NAME makes one.", err=True)
         return
-    width = max(len(user.name) for user in users)
+    width = max(len(escape(user.name)) for user in users)
     for user in users:
         added = "" if user.created_at is None else f"  added {format_time(user.created_at)}"
         state = "expired" if user.is_expired(now) else "expires"
-        typer.echo(f"{user.name:{width}}{added}  {state} {format_time(user.expires_at)}")
+        typer.echo(f"{escape(user.name):{width}}{added}  {state} {format_time(user.expires_at)}")
         if limits := show_limits(user.limits):
             told_limits = ", ".join(f"{title} {text}" for title, text in limits.items())
             typer.echo(f"{'':{width}}  limits: {told_limits}")

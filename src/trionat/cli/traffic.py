@@ -1,0 +1,103 @@
+"""`trionat traffic`: how many bytes were relayed for whom."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+import attrs
+import typer
+
+from trionat.cli.state import AsJson, ConfigFile, State, StateDir, given, told
+from trionat.errors import StoreError
+from trionat.log import escape
+from trionat.store.amount import format_amount
+from trionat.store.base import Store
+
+_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
+
+
+@attrs.frozen(kw_only=True)
+class _Usage:
+    """One user's traffic, in bytes: in all and in one month, and how much a month may have."""
+
+    user: str
+    total: int
+    month: int
+    quota: int | None
+
+
+def traffic(
+    user: Annotated[
+        str | None, typer.Argument(help="The user, instead of all.", metavar="[USER]")
+    ] = None,
+    month: Annotated[
+        str | None,
+        typer.Option(metavar="MONTH", help="Which month to show, as 2026-11 (UTC), not this one."),
+    ] = None,
+    as_json: AsJson = False,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show the bytes relayed for each user, both directions added: in all, and in a month. The most come first."""
+    with told():
+        with given("--month"):
+            month = _checked(month) if month else f"{datetime.now(UTC):%Y-%m}"
+        found = State.find(state_dir, config).ask(lambda store: _usage(store, user, month))
+    if as_json:
+        for usage in found:
+            typer.echo(json.dumps(_as_json(usage, month)))
+    else:
+        _show(found, month)
+
+
+def _checked(month: str) -> str:
+    if not _MONTH.fullmatch(month):
+        raise ValueError(f"{month!r} is no month: write it as 2026-11")
+    return month
+
+
+async def _usage(store: Store, user: str | None, month: str) -> list[_Usage]:
+    totals = await store.traffic()
+    names = set(totals) if user is None else {user}
+    users = await store.find_users(names)
+    if user is not None and not {user} & {*totals, *users}:
+        raise StoreError(f"there is no user {user!r}, and no traffic of one")
+    monthly = await store.monthly_traffic(month, names)
+    found = [
+        _Usage(
+            user=name,
+            total=totals.get(name, 0),
+            month=monthly.get(name, 0),
+            quota=users[name].limits.monthly_quota if name in users else None,
+        )
+        for name in names
+    ]
+    return sorted(found, key=lambda usage: (-usage.total, usage.user))
+
+
+def _as_json(usage: _Usage, month: str) -> dict[str, object]:
+    return {
+        "user": usage.user,
+        "bytes": usage.total,
+        "month": month,
+        "month_bytes": usage.month,
+        "monthly_quota": usage.quota,
+    }
+
+
+def _show(found: list[_Usage], month: str) -> None:
+    if not found:
+        typer.echo("There is no traffic yet.", err=True)
+        return
+    rows = [("user", "in all", month)]
+    for usage in found:
+        of = "" if usage.quota is None else f" of {format_amount(usage.quota)}"
+        rows.append(
+            (escape(usage.user), format_amount(usage.total), format_amount(usage.month) + of)
+        )
+    name, total = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for row in rows:
+        typer.echo(f"{row[0]:{name}}  {row[1]:>{total}}  {row[2]}")

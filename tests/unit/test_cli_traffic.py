@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from tests.unit.commands import Outcome, Trionat
+from trionat.store.base import Flush
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+GB = 10**9
+
+
+@pytest.fixture
+def traffic(trionat: Trionat) -> Trionat:
+    """`trionat traffic`, with two accounts, one of which has a quota."""
+    trionat("add", "alice", stdin="x\n")
+    trionat("add", "bob", stdin="x\n")
+    trionat("limit", "bob", "--quota", "1.5Gi")
+    return attrs.evolve(trionat, command="traffic")
+
+
+def add(traffic: Trionat, number: int, month: str, amounts: Mapping[str, int]) -> None:
+    flush = Flush(server="0" * 32, number=number, month=month, amounts=amounts)
+    assert traffic.ask(lambda store: store.add_traffic(flush))
+
+
+def test_the_most_come_first_with_this_month_beside_the_quota(traffic: Trionat) -> None:
+    this_month = f"{datetime.now(UTC):%Y-%m}"
+    add(traffic, 1, "2020-01", {"alice": 10 * GB, "anonymity": 5})
+    add(traffic, 2, this_month, {"bob": 12 * GB + 345_000_000, "alice": 1500})
+    assert traffic().out.splitlines() == [
+        f"user        in all  {this_month}",
+        "bob        12.3 GB  12.3 GB of 1.6 GB",
+        "alice      10.0 GB  1.5 kB",
+        "anonymity      5 B  0 B",
+    ]
+    assert traffic("--month", "2020-01").out.splitlines() == [
+        "user        in all  2020-01",
+        "bob        12.3 GB  0 B of 1.6 GB",
+        "alice      10.0 GB  10.0 GB",
+        "anonymity      5 B  5 B",
+    ]
+    assert len(traffic("alice").out.splitlines()) == 2
+    assert json.loads(traffic("--json").out.splitlines()[0]) == {
+        "user": "bob",
+        "bytes": 12_345_000_000,
+        "month": this_month,
+        "month_bytes": 12_345_000_000,
+        "monthly_quota": 1_610_612_736,
+    }
+
+
+def test_nothing_yet(traffic: Trionat) -> None:
+    assert traffic() == Outcome(0, "", "There is no traffic yet.\n")
+    assert traffic("--json") == Outcome(0, "", "")
+    assert traffic("bob", "--month", "2026-11").out.splitlines()[1] == "bob      0 B  0 B of 1.6 GB"
+
+
+def test_what_is_wrong_is_told(traffic: Trionat) -> None:
+    assert traffic.fails(2, "carol") == "there is no user 'carol', and no traffic of one"
+    assert traffic.fails(2, "--month", "2026-13").startswith("--month: '2026-13' is no month: ")
+    elsewhere = attrs.evolve(traffic, folder=traffic.folder / "nope")
+    assert "there are no accounts here: is it the right folder?" in elsewhere.fails(3)
