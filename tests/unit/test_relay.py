@@ -734,6 +734,62 @@ async def test_closed_under_a_write_that_waits(tidy: Tidy) -> None:
         visitor.close()
 
 
+async def test_abort_behind_an_end_that_the_other_end_crosses(tidy: Tidy) -> None:
+    """Over by both ENDs while the ABORT still leaves: it is late then, and the next visitor comes after it."""
+    async with open_half(tidy, Side.SERVER, capacity=45) as half:
+        visitor, pairing = half.visit()
+        assert await half.raw.next() == frame_for(1)
+        visitor.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        visitor.reset()
+        half.tunnel.sweep()
+        await trio.testing.wait_all_tasks_blocked()
+        half.raw.wire.send(END_FRAME)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pairing.over
+        assert half.tunnel.idle
+        await sweep(half.tunnel, times=15)
+        with pytest.raises(PeerTimeoutError, match="did not take an ABORT"):
+            half.tunnel.sweep()
+        assert isinstance(await half.raw.next(), End)
+        assert isinstance(await half.raw.next(), Abort)
+        await half.raw.quiet()
+        assert half.end is None
+
+
+@pytest.mark.parametrize("asked", ["PROBE", "OPEN"])
+async def test_answers_wait_for_an_abort_that_still_leaves(tidy: Tidy, asked: str) -> None:
+    locals_: list[MemoryEndpoint] = []
+
+    async def connect(frame: Open) -> Endpoint:
+        if locals_:
+            raise LocalServiceError("down")
+        near, far = tidy.pair()
+        locals_.append(far)
+        return near
+
+    async with open_half(tidy, Side.CLIENT, connect, capacity=45) as half:
+        half.raw.wire.send(frame_for(1).encode())
+        await trio.testing.wait_all_tasks_blocked()
+        [local] = locals_
+        local.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        local.reset()
+        half.tunnel.sweep()
+        await trio.testing.wait_all_tasks_blocked()
+        half.raw.wire.send(END_FRAME)
+        await trio.testing.wait_all_tasks_blocked()
+        half.raw.wire.send(PROBE_FRAME if asked == "PROBE" else frame_for(2).encode())
+        await trio.testing.wait_all_tasks_blocked()
+        assert half.end is None
+        assert await half.raw.next() == End()
+        assert await half.raw.next() == Abort(
+            1, AbortReason.RESET, "the local service reset its connection"
+        )
+        answer = Probed() if asked == "PROBE" else Abort(2, AbortReason.REFUSED, "down")
+        assert await half.raw.next() == answer
+
+
 # -- what the wire brings ---------------------------------------------------------------------------------------------
 
 DATA = encode_frame(DATA_ID, b"x")

@@ -5,7 +5,8 @@ plain end's bytes to the wire, for one pairing. Either side has one task for eac
 TCP connection and no TLS handshake.
 
 Who may write to the wire: `carry` while there is a visitor, `receive` and `probe` while there is none. `Conversation` knows
-which of the two it is. What both tasks share is changed between two checkpoints only, so there is no lock.
+which of the two it is. What both tasks share is changed between two checkpoints only, so there is no lock, but for one frame: an
+ABORT behind an END of ours may still be leaving when the peer's END makes the tunnel idle.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Tunnel:
     pairing: Pairing | None = attrs.field(init=False, default=None)
     _talk: Conversation = attrs.field(init=False)
     _reader: TunnelReader = attrs.field(init=False, factory=TunnelReader)
+    _last_word: trio.Lock = attrs.field(init=False, factory=trio.Lock)
     _scratch: Scratch = attrs.field(init=False, factory=scratch)
 
     def __attrs_post_init__(self) -> None:
@@ -209,7 +211,8 @@ class Tunnel:
                 if self.side is not Side.CLIENT or not self.idle:
                     raise RemoteProtocolError("PROBE of a busy tunnel, or from a client")
                 self._reader.keep()
-                await self._write(PROBED_FRAME)
+                async with self._last_word:
+                    await self._write(PROBED_FRAME)
             case Probed():
                 if self.side is not Side.SERVER:
                     raise RemoteProtocolError("PROBED from a server")
@@ -235,7 +238,8 @@ class Tunnel:
         try:
             plain = await self.on_open(frame)
         except LocalServiceError as error:
-            await self._write(Abort(frame.visitor, AbortReason.REFUSED, str(error)).encode())
+            async with self._last_word:
+                await self._write(Abort(frame.visitor, AbortReason.REFUSED, str(error)).encode())
             self._talk.sent_abort()
         else:
             self.pairing = Pairing(frame.visitor, plain)
@@ -292,11 +296,12 @@ class Tunnel:
             self._settle()
         while not pairing.over:
             if pairing.failure is not None and self._talk.may_abort:
-                await self._write(
-                    Abort(pairing.visitor, pairing.failure.reason, pairing.failure.text).encode()
-                )
-                self._talk.sent_abort()
-                self._settle()
+                abort = Abort(pairing.visitor, pairing.failure.reason, pairing.failure.text)
+                async with self._last_word:
+                    await self._write(abort.encode())
+                if not pairing.over:  # else it is late: the peer's END came while it left
+                    self._talk.sent_abort()
+                    self._settle()
                 continue
             pairing.news = trio.Event()
             await pairing.news.wait()
@@ -396,6 +401,8 @@ class Tunnel:
             raise PeerTimeoutError("the server has forgotten this tunnel")
 
     def _probe(self) -> None:
+        if self._last_word.locked():  # it has tried to leave all the while
+            raise PeerTimeoutError("the other end of the tunnel did not take an ABORT")
         self._unanswered_probe = 0
         try:
             if self.wire.send(PROBE_FRAME) == len(PROBE_FRAME):

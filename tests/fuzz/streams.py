@@ -1,0 +1,124 @@
+"""Streams of bytes that are nearly right, which get further into a decoder than noise does."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from trionat.protocol.frames import BIG_ENDIAN, encode_frame
+from trionat.protocol.messages import (
+    SECRET_BYTES,
+    Attach,
+    Close,
+    CloseCode,
+    Demand,
+    Drain,
+    Expose,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Queued,
+    RefusalCode,
+    Refused,
+    ServiceRequest,
+    Welcome,
+    encode_message,
+)
+from trionat.protocol.ticket import TOKEN_BYTES, Ticket
+from trionat.protocol.tunnel import (
+    DATA_ID,
+    END_FRAME,
+    PROBE_FRAME,
+    PROBED_FRAME,
+    Abort,
+    AbortReason,
+    Open,
+)
+
+MESSAGES: tuple[Message, ...] = (
+    Hello(username="alice", identity="laptop", password="secret", software="x"),
+    Hello(username="", identity="", token=bytes(16)),
+    Expose(services=(ServiceRequest(name="web", visit_port=60001),), idle_tunnels=3),
+    Queued(position=1),
+    Welcome(
+        uid=1,
+        secret=bytes(SECRET_BYTES),
+        ports=(60001,),
+        host="public.example",
+        ping_interval=2.5,
+        peer_timeout=8,
+        max_tunnels=9,
+    ),
+    Refused(code=RefusalCode.FULL, text="full"),
+    Close(code=CloseCode.STOPPED, text="bye"),
+    Ping(1),
+    Pong(2**64 - 1),
+    Drain(seconds=1.5),
+    Demand(3),
+    Attach(1, bytes(SECRET_BYTES)),
+)
+"""One of each kind."""
+
+VISITORS = st.integers(0, 3)
+"""Few, so that chance finds the one that is there, the one before, and a stranger."""
+
+opens = st.builds(
+    Open,
+    visitor=VISITORS,
+    service=st.integers(0, 2),
+    host=st.just("192.0.2.1"),
+    port=st.just(1234),
+    visit_host=st.just("public.example"),
+    visit_port=st.just(60001),
+)
+aborts = st.builds(Abort, VISITORS, st.sampled_from(AbortReason), st.text(max_size=5))
+tunnel_frames = st.one_of(
+    opens.map(Open.encode),
+    aborts.map(Abort.encode),
+    st.sampled_from([END_FRAME, PROBE_FRAME, PROBED_FRAME]),
+    st.binary(min_size=1, max_size=40).map(lambda data: encode_frame(DATA_ID, data)),
+)
+control_frames = st.sampled_from([encode_message(message) for message in MESSAGES])
+
+FIRST_BYTES = (
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    BIG_ENDIAN.pack(41, 60001),
+    b"\x16\x00\x00\x00\x61\xea\x00\x00",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9.2\r\n",
+)
+
+TICKET = Ticket(
+    host="example.com",
+    port=8007,
+    fingerprint=bytes(32),
+    username="alice",
+    token=bytes(TOKEN_BYTES),
+).encode()
+
+
+def _spoilt(stream: bytes, places: list[tuple[int, int, bytes]]) -> bytes:
+    """Put other bytes in the place of a few."""
+    for place, length, other in places:
+        at = place % (len(stream) + 1)
+        stream = stream[:at] + other + stream[at + length :]
+    return stream
+
+
+spoils = st.lists(
+    st.tuples(st.integers(0, 4000), st.integers(0, 4), st.binary(max_size=4)), max_size=4
+)
+
+
+def spoilt(*kinds: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """A few frames of these kinds, some of them damaged."""
+    joined = st.lists(st.one_of(*kinds), max_size=8).map(b"".join)
+    return st.builds(_spoilt, joined, spoils)
+
+
+streams: st.SearchStrategy[bytes] = st.one_of(
+    st.binary(max_size=300),
+    spoilt(control_frames),
+    spoilt(tunnel_frames),
+    spoilt(control_frames, tunnel_frames, st.sampled_from(FIRST_BYTES), st.just(TICKET.encode())),
+)
