@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.commands import Outcome, Trionat
 from trionat.store.base import Flush
+from trionat.store.journal import Journal, save_journal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,25 @@ def test_the_most_come_first_with_this_month_beside_the_quota(traffic: Trionat) 
         "month": this_month,
         "month_bytes": 12_345_000_000,
         "monthly_quota": 1_610_612_736,
+        "waiting": 0,
     }
+
+
+def test_what_waits_for_the_store_is_told_apart(traffic: Trionat) -> None:
+    """Whether it was tried already or not: nobody knows what became of it."""
+    add(traffic, 1, "2020-01", {"alice": 7})
+    journal = Journal().counted("2020-01", {"alice": 1000, "eve": 500}).attempt()
+    save_journal(traffic.folder, journal.counted("2020-02", {"alice": 10}))
+    assert traffic("--month", "2020-01").out.splitlines() == [
+        "user   in all  2020-01",
+        "alice     7 B  7 B",
+        "eve       0 B  0 B",
+        f"1.5 kB more wait in {traffic.folder}/traffic.json until a server adds them.",
+    ]
+    assert traffic("alice").out.splitlines()[-1].startswith("1.0 kB more wait")
+    listed = {(row := json.loads(line))["user"]: row for line in traffic("--json").out.splitlines()}
+    assert (listed["alice"]["waiting"], listed["eve"]["waiting"]) == (1010, 500)
+    assert (listed["alice"]["bytes"], listed["eve"]["bytes"]) == (7, 0)
 
 
 def test_nothing_yet(traffic: Trionat) -> None:
@@ -65,5 +84,7 @@ def test_nothing_yet(traffic: Trionat) -> None:
 def test_what_is_wrong_is_told(traffic: Trionat) -> None:
     assert traffic.fails(2, "carol") == "there is no user 'carol', and no traffic of one"
     assert traffic.fails(2, "--month", "2026-13").startswith("--month: '2026-13' is no month: ")
+    (traffic.folder / "traffic.json").write_text("{")
+    assert "traffic.json: the traffic that waits for the store cannot be read" in traffic.fails(3)
     elsewhere = attrs.evolve(traffic, folder=traffic.folder / "nope")
     assert "there are no accounts here: is it the right folder?" in elsewhere.fails(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -15,18 +16,20 @@ from trionat.errors import StoreError
 from trionat.log import escape
 from trionat.store.amount import format_amount
 from trionat.store.base import Store
+from trionat.store.journal import FILE_NAME, load_journal
 
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 @attrs.frozen(kw_only=True)
 class _Usage:
-    """One user's traffic, in bytes: in all and in one month, and how much a month may have."""
+    """One user's traffic, in bytes: in all and in one month, how much a month may have, and what is still on its way there."""
 
     user: str
     total: int
     month: int
     quota: int | None
+    waiting: int
 
 
 def traffic(
@@ -45,12 +48,18 @@ def traffic(
     with told():
         with given("--month"):
             month = _checked(month) if month else f"{datetime.now(UTC):%Y-%m}"
-        found = State.find(state_dir, config).ask(lambda store: _usage(store, user, month))
+        state = State.find(state_dir, config)
+        waiting = load_journal(state.folder).unsettled()
+        found = state.ask(lambda store: _usage(store, waiting, user, month))
     if as_json:
         for usage in found:
             typer.echo(json.dumps(_as_json(usage, month)))
-    else:
-        _show(found, month)
+        return
+    _show(found, month)
+    if rest := sum(usage.waiting for usage in found):
+        typer.echo(
+            f"{format_amount(rest)} more wait in {state.folder / FILE_NAME} until a server adds them."
+        )
 
 
 def _checked(month: str) -> str:
@@ -59,11 +68,13 @@ def _checked(month: str) -> str:
     return month
 
 
-async def _usage(store: Store, user: str | None, month: str) -> list[_Usage]:
+async def _usage(
+    store: Store, waiting: Mapping[str, int], user: str | None, month: str
+) -> list[_Usage]:
     totals = await store.traffic()
-    names = set(totals) if user is None else {user}
+    names = {*totals, *waiting} if user is None else {user}
     users = await store.find_users(names)
-    if user is not None and not {user} & {*totals, *users}:
+    if user is not None and user not in {*totals, *waiting, *users}:
         raise StoreError(f"there is no user {user!r}, and no traffic of one")
     monthly = await store.monthly_traffic(month, names)
     found = [
@@ -72,6 +83,7 @@ async def _usage(store: Store, user: str | None, month: str) -> list[_Usage]:
             total=totals.get(name, 0),
             month=monthly.get(name, 0),
             quota=users[name].limits.monthly_quota if name in users else None,
+            waiting=waiting.get(name, 0),
         )
         for name in names
     ]
@@ -85,6 +97,7 @@ def _as_json(usage: _Usage, month: str) -> dict[str, object]:
         "month": month,
         "month_bytes": usage.month,
         "monthly_quota": usage.quota,
+        "waiting": usage.waiting,
     }
 
 

@@ -115,6 +115,8 @@ async def serve(
             for number in range(config.task_queue_num):
                 serving.start_soon(admission.dispatch, serving, name=f"dispatcher {number}")
             serving.start_soon(admission.expire_visitors)
+            if not config.start_auth:
+                serving.start_soon(partial(_prepare, store, wait=True), name="prepare the store")
             serving.start_soon(accounts.watch, desk.sessions)
             for listener in (control, tunnel):
                 accept = reception.acceptor(serving)
@@ -144,11 +146,11 @@ async def _prepare(store: Store, *, wait: bool) -> None:
             if not wait:
                 raise
             if reason != (reason := str(error)):
-                log.warning("waiting for the accounts", reason=reason, retry_in=_PREPARE_INTERVAL)
+                log.warning("waiting for the store", reason=reason, retry_in=_PREPARE_INTERVAL)
             await trio.sleep(_PREPARE_INTERVAL)
         else:
             if reason:
-                log.info("the accounts are there")
+                log.info("the store is there")
             return
 
 
