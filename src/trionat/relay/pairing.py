@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from trionat.protocol.conversation import Side
+
 if TYPE_CHECKING:
     from trionat.protocol.tunnel import AbortReason
     from trionat.transport.endpoint import Endpoint
@@ -58,3 +60,9 @@ class Pairing:
     def end(self) -> str:
         """How it ended, in words for the log."""
         return "ended by both sides" if self.failure is None else self.failure.text
+
+
+def reset_text(side: Side) -> str:
+    """Say who it was that reset the plain end of `side`."""
+    who = "the visitor" if side is Side.SERVER else "the local service"
+    return f"{who} reset its connection"

@@ -33,7 +33,7 @@ from trionat.protocol.tunnel import (
     TunnelFrame,
     TunnelReader,
 )
-from trionat.relay.pairing import Pairing
+from trionat.relay.pairing import Pairing, reset_text
 from trionat.transport.endpoint import MORE_LIKELY_BYTES, Endpoint, lost, send_all
 from trionat.transport.scratch import HEADROOM_BYTES, Scratch, scratch
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 # Reads of one stream, each of up to 256 KiB, before the others get their turn.
-_TURN: Final = 8
+TURN: Final = 8
 
 # Frames out of one read before the others get their turn; each costs a few microseconds.
 _EVENTS_TURN: Final = 64
@@ -144,7 +144,7 @@ class Tunnel:
             if count < MORE_LIKELY_BYTES:
                 reads = 0
                 await wire.wait_readable()
-            elif reads == _TURN:
+            elif reads == TURN:
                 reads = 0
                 await trio.lowlevel.checkpoint()
 
@@ -177,16 +177,8 @@ class Tunnel:
 
     def _lose_plain(self, pairing: Pairing) -> None:
         """The plain end is gone: note it and wake `carry`, which tells the peer."""
-        pairing.fail(AbortReason.RESET, self._reset_text)
+        pairing.fail(AbortReason.RESET, reset_text(self.side))
         pairing.plain.close()
-
-    @property
-    def _reset_text(self) -> str:
-        return (
-            "the visitor reset its connection"
-            if self.side is Side.SERVER
-            else "the local service reset its connection"
-        )
 
     async def _take(self, frame: TunnelFrame) -> None:
         match frame:
@@ -356,7 +348,7 @@ class Tunnel:
             if count < MORE_LIKELY_BYTES:
                 reads = 0
                 await plain.wait_readable()
-            elif reads == _TURN:
+            elif reads == TURN:
                 reads = 0
                 await trio.lowlevel.checkpoint()
 
