@@ -15,6 +15,8 @@ import pytest
 import trio
 import trio.testing
 
+from tests.mariadb import MariaDB, running
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
@@ -94,6 +96,13 @@ def open_descriptors() -> dict[int, str]:
         except FileNotFoundError:  # the one that listed them
             continue
     return found
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """Give a MariaDB server that the whole session shares; who stops it starts it again, and who fills it makes a database."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

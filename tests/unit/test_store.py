@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -11,14 +12,16 @@ import trio
 import trio.testing
 
 from trionat.errors import StoreError, StoreUnavailableError
+from trionat.store.backend import open_store
 from trionat.store.base import Flush, Limits, User, check_new_name, new_ticket_salt
-from trionat.store.sqlite import open_sqlite_store
+from trionat.store.mysql.pool import open_pool
+from trionat.store.mysql.schema import init
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
+    from tests.mariadb import MariaDB
     from trionat.store.base import Store
 
     Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Store]]
@@ -30,17 +33,33 @@ LIMITS = Limits(
 )
 
 
-def sqlite(folder: Path) -> Opener:
-    return lambda: open_sqlite_store(folder / "users.db")
+def sqlite(request: pytest.FixtureRequest) -> Opener:
+    file = request.getfixturevalue("tmp_path") / "users.db"
+    return lambda: open_store(None, file)
 
 
-STORES: dict[str, Callable[[Path], Opener]] = {"sqlite": sqlite}
+def mariadb(request: pytest.FixtureRequest) -> Opener:
+    server: MariaDB = request.getfixturevalue("mariadb")
+    database = server.new_database()
+
+    async def make_tables() -> None:
+        async with open_pool(database) as pool:
+            await init(pool)
+
+    trio.run(make_tables)
+    return lambda: open_store(database, Path("/nowhere"))
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {
+    "sqlite": sqlite,
+    "mariadb": mariadb,
+}
 
 
 @pytest.fixture(params=STORES)
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+def opener(request: pytest.FixtureRequest) -> Opener:
     """Opens a store that is empty at first, and the same one every time."""
-    return STORES[request.param](tmp_path)
+    return STORES[request.param](request)
 
 
 def user(name: str = "alice", *, expires_at: datetime | None = None) -> User:

@@ -178,12 +178,13 @@ def ticket(
         # A certificate of the keeper's own changes when it is renewed, so clients check it by authority instead.
         pinned = state.server.certificate is None
         files = prepare_state(state.folder, self_signed=pinned)
-        if renew:
+        first = not user.ticket_salt  # an account that the Go program made
+        if first or renew:
             user = attrs.evolve(user, ticket_salt=new_ticket_salt())
         with given("--public-addr"):
             host, port = _public_address(state.server, files)
             text = make_ticket(files, user, host, port, pinned=pinned).encode()
-        if renew:
+        if first or renew:
             state.ask(lambda store: store.set_ticket_salt(name, user.ticket_salt))
     typer.echo(text)
     if renew:

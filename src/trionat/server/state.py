@@ -214,7 +214,8 @@ def make_ticket(state: ServerState, user: User, host: str, port: int, *, pinned:
 
 def verify_ticket(state: ServerState, user: User, token: bytes) -> bool:
     """Tell, in constant time, whether the token is the account's; whether the account has expired is another question."""
-    return hmac.compare_digest(ticket_token(state.ticket_key, user.name, user.ticket_salt), token)
+    own = ticket_token(state.ticket_key, user.name, user.ticket_salt)
+    return hmac.compare_digest(own, token) and user.ticket_salt != b""
 
 
 @attrs.frozen(kw_only=True)

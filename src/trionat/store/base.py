@@ -88,7 +88,8 @@ class User:
 
     `account_id` is given by the store (0 in an account that is to be added) and tells the account from a later one of the same
     name. `password` is an Argon2id hash in PHC text form or, in a database that the Go program wrote, the password itself.
-    `ticket_salt` (16 bytes) goes into the account's ticket, so that a new salt revokes every ticket handed out before.
+    `ticket_salt` (16 bytes) goes into the account's ticket, so that a new salt revokes every ticket handed out before; it is
+    empty where there is none, in an account that the Go program made: then every ticket is void until a salt is set.
     `expires_at` is UTC and aware; None means never. The instant itself counts as expired. `created_at` is None where the store
     does not know it.
     """

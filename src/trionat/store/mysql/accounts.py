@@ -1,0 +1,157 @@
+"""Accounts as they are in the tables: rows of `userInfo_userinfo`, and what trionat keeps beside them.
+
+Of several rows of one name the one with the lowest `user_id` is the account.
+"""
+
+from __future__ import annotations
+
+import hmac
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from trionat.store.base import Limits, User
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trionat.store.mysql.pool import Link
+
+Rows: TypeAlias = dict[int, str]
+"""The stored passwords of all rows of one name, by `user_id`."""
+
+_SELECT: Final = """select u.user_id, u.username, u.password, u.`time`, a.ticket_salt, a.seal, a.created_at, a.limits
+    from userInfo_userinfo u left join trionat_accounts a on a.user_id = u.user_id"""
+
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+
+async def find_all(link: Link) -> dict[str, User]:
+    """Return every account, by name."""
+    return _users(await link.ask(f"{_SELECT} order by u.user_id"))
+
+
+async def find(link: Link, names: tuple[str, ...]) -> dict[str, User]:
+    """Return the accounts of exactly those names (one at least) that exist."""
+    users = _users(await link.ask(f"{_SELECT} where u.username in %s order by u.user_id", names))
+    return {name: users[name] for name in names if name in users}
+
+
+async def lock_rows(link: Link, name: str) -> Rows:
+    """Return the rows of exactly that name, and keep others from changing them until the transaction ends."""
+    # In two steps: without an index on the name, one would lock the whole table.
+    found = await link.ask("select user_id from userInfo_userinfo where username = %s", name)
+    if not found:
+        return {}
+    rows = await link.ask(
+        "select user_id, username, password from userInfo_userinfo where user_id in %s for update",
+        tuple(row for (row,) in found),
+    )
+    return {row: password for row, username, password in rows if username == name}
+
+
+async def add(link: Link, user: User) -> None:
+    """Add an account; that there is none of its name is seen to."""
+    await link.change(
+        "insert into userInfo_userinfo (username, password, `time`) values (%s, %s, %s)",
+        user.name,
+        user.password,
+        _naive(user.expires_at),
+    )
+    await link.change(
+        # Not an insert: a row may be left of an account with that number that somebody else has removed.
+        "replace into trionat_accounts values (%s, %s, %s, %s, %s)",
+        link.last_id,
+        user.ticket_salt.hex(),
+        _seal(user.ticket_salt, user.password),
+        _naive(user.created_at or datetime.now(UTC)),
+        user.limits.to_text(),
+    )
+
+
+async def remove(link: Link, rows: Iterable[int]) -> None:
+    """Remove rows and what is kept beside them."""
+    await link.change("delete from userInfo_userinfo where user_id in %s", tuple(rows))
+    await link.change("delete from trionat_accounts where user_id in %s", tuple(rows))
+
+
+async def set_password(link: Link, rows: Iterable[int], password: str) -> None:
+    """Replace the stored passwords, and nothing else."""
+    await link.change(
+        # `time` would become now, and the account be expired.
+        "update userInfo_userinfo set password = %s, `time` = `time` where user_id in %s",
+        password,
+        tuple(rows),
+    )
+
+
+async def set_expiry(link: Link, rows: Iterable[int], expires_at: datetime | None) -> None:
+    """Set when the account of these rows ends."""
+    await link.change(
+        "update userInfo_userinfo set `time` = %s where user_id in %s",
+        _naive(expires_at),
+        tuple(rows),
+    )
+
+
+async def set_salt(link: Link, account: int, password: str, ticket_salt: bytes) -> None:
+    """Keep the salt for tickets, as long as the stored password is this one."""
+    await link.change(
+        "insert into trionat_accounts (user_id, ticket_salt, seal) values (%s, %s, %s) "
+        "on duplicate key update ticket_salt = values(ticket_salt), seal = values(seal)",
+        account,
+        ticket_salt.hex(),
+        _seal(ticket_salt, password),
+    )
+
+
+async def set_limits(link: Link, account: int, limits: Limits) -> None:
+    """Replace all limits."""
+    await link.change(
+        "insert into trionat_accounts (user_id, limits) values (%s, %s) "
+        "on duplicate key update limits = values(limits)",
+        account,
+        limits.to_text(),
+    )
+
+
+def _users(rows: Iterable[tuple[Any, ...]]) -> dict[str, User]:
+    """Make users of rows of `_SELECT` in the order of their ids."""
+    users: dict[str, User] = {}
+    for account_id, name, password, time, salt, seal, created_at, limits in rows:
+        if name not in users:
+            users[name] = User(
+                name=name,
+                password=password,
+                ticket_salt=_unseal(salt, seal, password),
+                expires_at=_aware(time),
+                created_at=_aware(created_at),
+                limits=Limits.from_text(limits or "", of=name),
+                account_id=account_id,
+            )
+    return users
+
+
+def _seal(ticket_salt: bytes, password: str) -> str:
+    """Return what tells that a salt goes with a stored password."""
+    return hmac.digest(ticket_salt, password.encode(), "sha256").hex()
+
+
+def _unseal(salt: str | None, seal: str | None, password: str) -> bytes:
+    """Return the salt, or nothing where there is none, or the stored password is not the one that it was kept for."""
+    try:
+        ticket_salt = bytes.fromhex(salt or "")
+    except ValueError:  # somebody wrote into our table
+        return b""
+    return ticket_salt if hmac.compare_digest(_seal(ticket_salt, password), seal or "") else b""
+
+
+def _naive(moment: datetime | None) -> datetime | None:
+    """Return a time as the tables have it: UTC without saying so."""
+    return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def _aware(moment: datetime | str | None) -> datetime | None:
+    """Return a time of a table; one that is no date, such as 0000-00-00, was long ago."""
+    if isinstance(moment, str):
+        return _LONG_AGO
+    return None if moment is None else moment.replace(tzinfo=UTC)

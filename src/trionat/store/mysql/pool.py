@@ -1,0 +1,238 @@
+"""Connections to MySQL or MariaDB, and what can go wrong with them.
+
+asyncmy is for asyncio, so it lives in an event loop of its own, in a thread behind anyio's portal: `Pool.run` sends a piece of
+work there, and Trio's deadline and cancellation reach it. This is the only module that knows asyncmy and asyncio's side; no
+error of either leaves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import ssl
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import asyncmy
+import attrs
+import trio
+from anyio.from_thread import start_blocking_portal
+from asyncmy import errors
+from asyncmy.constants import CLIENT, CR, ER
+
+from trionat.errors import StartupError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from anyio.from_thread import BlockingPortal
+    from asyncmy.cursors import Cursor
+
+    from trionat.config.schema import DatabaseConfig
+
+T = TypeVar("T")
+
+_CLOSE_GRACE: Final = 2.0
+"""Seconds for connections to say goodbye; then they are cut."""
+
+_RECYCLE: Final = 30
+"""Seconds after which an idle connection is replaced and not used again; less than `wait_timeout` below."""
+
+_SESSION: Final = """set session time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
+    wait_timeout = 60, innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}
+    /*M!100300 , max_statement_time = {seconds}, idle_transaction_timeout = {seconds} */
+    /*!50708 , max_execution_time = {milliseconds} */"""
+"""What holds in every session, whatever the server's configuration. A name that is too long is an error and not cut off.
+
+Cancelling only closes our end: the server runs the statement on, so it bounds itself how long that is, and how long a
+transaction may hold its locks whose client is gone without a word. The first comment is for MariaDB alone, the second for MySQL
+alone (MariaDB skips versions from 5.7 to 9.99, since it has other features there), which bounds only reading statements.
+"""
+
+
+@attrs.frozen
+class Link:
+    """A connection, lent for one piece of work. It lives in asyncio's thread: nothing of Trio's works there."""
+
+    _cursor: Cursor
+
+    async def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a question; a tuple among the values stands for a list in parentheses."""
+        await self._cursor.execute(statement, values)
+        return list(await self._cursor.fetchall())
+
+    async def change(self, statement: str, *values: object) -> int:
+        """Run a statement; return the number of rows that it met, whether they changed or not."""
+        return await self._cursor.execute(statement, values)
+
+    @property
+    def last_id(self) -> int:
+        """What AUTO_INCREMENT gave to the last row that was inserted."""
+        return self._cursor.lastrowid
+
+
+@attrs.define(eq=False)
+class Pool:
+    """Connections to one database, made when they are needed; `open_pool` makes it.
+
+    A connection that was lost is replaced at its next use, so nobody has to be told when the database is back.
+    """
+
+    config: DatabaseConfig
+    _portal: BlockingPortal
+    _connections: asyncmy.Pool
+
+    async def run(self, work: Callable[[Link], Awaitable[T]], *, transaction: bool = False) -> T:
+        """Do a piece of work on a connection, within `Database.Timeout` seconds in all.
+
+        Cancelling cuts the connection, and waits for that alone. What the statement under way does at the server, a commit for
+        instance, is then not known; the same is true after an error.
+
+        Args:
+            work: What to do with the connection; it runs in asyncio's thread and gets data from there, nothing else.
+            transaction: Commit at the end of it, or change nothing.
+
+        Raises:
+            StoreUnavailableError: The database cannot be asked; one line says what to do.
+        """
+
+        async def job() -> T:
+            async with self._connections.acquire() as connection, connection.cursor() as cursor:
+                link = Link(cursor)
+                if not transaction:
+                    return await work(link)
+                await connection.begin()
+                result = await work(
+                    link
+                )  # after an error the pool closes the connection, which rolls back
+                await connection.commit()
+                return result
+
+        seconds = self.config.timeout
+        try:
+            with trio.fail_after(seconds):
+                return await self._portal.call_async(job)
+        except trio.TooSlowError as exc:
+            raise self._unavailable(
+                f"no answer within {seconds:g} s: is the network in order, or does somebody hold a lock?"
+            ) from exc
+        except errors.MySQLError as exc:
+            raise self._unavailable(self._explain(exc)) from exc
+
+    def _unavailable(self, reason: str) -> StoreUnavailableError:
+        return StoreUnavailableError(f"database {self.config.address}: {' '.join(reason.split())}")
+
+    def _explain(self, error: errors.MySQLError) -> str:
+        """Say what an error means here, and what to do."""
+        number, text = error.args if len(error.args) == 2 else (0, str(error))
+        config = self.config
+        match number:
+            case CR.CR_CONN_HOST_ERROR:
+                return _explain_connection(error.__cause__)
+            case CR.CR_SERVER_LOST | CR.CR_SERVER_GONE_ERROR | ER.SERVER_SHUTDOWN:
+                return "the connection was lost: does it run?"
+            case (
+                ER.ACCESS_DENIED_ERROR | 1698
+            ):  # the second: MariaDB, for a user without a password
+                return f"it does not let {config.username!r} in: check Database.Username and Database.Password"
+            case ER.BAD_DB_ERROR:
+                return f"there is no database {config.db_name!r}: check Database.DBName, or make it"
+            case ER.NO_SUCH_TABLE:
+                return f"{text}: check Database.DBName, or run trionat db init"
+            case ER.BAD_FIELD_ERROR:
+                return f"{text}: trionat db check tells what a table has to have"
+            case (
+                ER.DBACCESS_DENIED_ERROR
+                | ER.TABLEACCESS_DENIED_ERROR
+                | ER.COLUMNACCESS_DENIED_ERROR
+            ):
+                return f"{text}: grant it to {config.username!r}"
+            case ER.LOCK_WAIT_TIMEOUT:
+                return "somebody else holds a lock"
+            case _:
+                return f"{text} (error {number})" if number else text
+
+
+def _explain_connection(cause: BaseException | None) -> str:
+    match cause:
+        case ssl.SSLCertVerificationError(verify_message=message):
+            return f"its certificate is not to be trusted ({message}): check Database.CAFile and Database.Host"
+        case ssl.SSLError():
+            return f"TLS is not possible with it ({cause.reason}): does it have a certificate?"
+        case OSError(errno=int(number)) if number > 0:  # asyncio has words of its own for it
+            return f"{os.strerror(number)}: is it running, and is Database.Host right?"
+        case OSError():
+            return f"{cause.strerror or cause}: is it running, and is Database.Host right?"
+        case _:
+            return "it cannot be reached: is it running, and is Database.Host right?"
+
+
+@contextlib.asynccontextmanager
+async def open_pool(config: DatabaseConfig) -> AsyncGenerator[Pool]:
+    """Give a pool of connections to the database of the configuration; leaving closes them.
+
+    No connection is made yet, so the database may be down. Cancelling is safe at any point.
+
+    Raises:
+        StartupError: The file of certificate authorities cannot be read.
+    """
+    # Warnings of the server are of no use to whoever reads our log: that VALUES() is old-fashioned, which MariaDB has no other
+    # word for; everything else is an error in strict mode.
+    logging.getLogger("asyncmy").setLevel(logging.ERROR)
+    portal_context = start_blocking_portal(backend="asyncio", name="trionat-mysql")
+    portal = await trio.to_thread.run_sync(portal_context.__enter__)
+    try:
+        connections = await portal.call_async(_create_pool, config)
+        try:
+            yield Pool(config, portal, connections)
+        finally:
+            with trio.CancelScope(shield=True):
+                await portal.call_async(_close_pool, connections)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(portal_context.__exit__, None, None, None)
+
+
+async def _create_pool(config: DatabaseConfig) -> asyncmy.Pool:
+    seconds = math.ceil(config.timeout)
+    return await asyncmy.create_pool(
+        minsize=0,
+        maxsize=config.pool_size,
+        pool_recycle=_RECYCLE,
+        host=config.address.host,
+        port=config.address.port,
+        user=config.username,
+        password=config.password,
+        db=config.db_name,
+        charset="utf8mb4",
+        client_flag=CLIENT.FOUND_ROWS,
+        init_command=_SESSION.format(seconds=seconds, milliseconds=1000 * seconds),
+        connect_timeout=config.timeout,
+        autocommit=True,
+        ssl=await asyncio.to_thread(_tls_context, config),
+    )
+
+
+def _tls_context(config: DatabaseConfig) -> ssl.SSLContext | None:
+    if not config.encrypted:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=config.ca_file)
+    except (OSError, ValueError) as exc:
+        raise StartupError(
+            f"{config.ca_file}: no certificate authorities can be read from it ({exc}): check Database.CAFile"
+        ) from exc
+    # From Python 3.13 on certificates without certain extensions are refused, among them those that MySQL makes for itself.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+async def _close_pool(connections: asyncmy.Pool) -> None:
+    connections.close()
+    try:
+        async with asyncio.timeout(_CLOSE_GRACE):
+            await connections.wait_closed()
+    except TimeoutError:
+        connections.terminate()

@@ -1,0 +1,74 @@
+"""Traffic: all of a user's in `bars`, by month in a table of trionat's own.
+
+The Go program may add to the same rows at the same time. Several rows of one name add up; we add to the one with the lowest `id`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trionat.store.base import Flush
+    from trionat.store.mysql.pool import Link
+
+
+async def add_flush(link: Link, flush: Flush) -> bool:
+    """Add a flush, in a transaction that holds the lock of all changes; tell whether it was a new one."""
+    last = await link.ask("select number from trionat_flushes where server = %s", flush.server)
+    if last and last[0][0] >= flush.number:
+        return False
+    await link.change("replace into trionat_flushes values (%s, %s)", flush.server, flush.number)
+    await _change_all(
+        link,
+        "insert into trionat_months values {} on duplicate key update bytes = bytes + values(bytes)",
+        [(flush.month, name, amount) for name, amount in flush.amounts.items()],
+    )
+    await _add_to_bars(link, flush.amounts)
+    return True
+
+
+async def totals(link: Link) -> dict[str, int]:
+    """Return the bytes of every user that has any, in all."""
+    sums: Counter[str] = Counter()
+    for name, amount in await link.ask("select username, bar from bars"):
+        sums[name] += amount
+    return dict(sums)
+
+
+async def totals_of_month(link: Link, month: str, names: tuple[str, ...]) -> dict[str, int]:
+    """Return the bytes of these users (one at least) in that month."""
+    rows = await link.ask(
+        "select username, bytes from trionat_months where month = %s and username in %s",
+        month,
+        names,
+    )
+    return {name.decode(): amount for name, amount in rows}
+
+
+async def _add_to_bars(link: Link, amounts: Mapping[str, int]) -> None:
+    first: dict[str, int] = {}
+    if amounts:
+        for row, name in await link.ask(
+            "select id, username from bars where username in %s order by id", tuple(amounts)
+        ):
+            if name in amounts:
+                first.setdefault(name, row)
+    await _change_all(
+        link,  # an insert, in case somebody removes the row meanwhile
+        "insert into bars (id, bar, username) values {} on duplicate key update bar = bar + values(bar)",
+        [(row, amounts[name], name) for name, row in first.items()],
+    )
+    await _change_all(
+        link,
+        "insert into bars (bar, username) values {}",
+        [(amount, name) for name, amount in amounts.items() if name not in first],
+    )
+
+
+async def _change_all(link: Link, statement: str, rows: list[tuple[object, ...]]) -> None:
+    """Run a statement on many rows, if there are any; they go where the braces are."""
+    if rows:
+        await link.change(statement.format(", ".join(["%s"] * len(rows))), *rows)

@@ -1,0 +1,223 @@
+"""A MariaDB server for tests: a process of its own in a folder of its own, with databases as they are needed.
+
+Everything here blocks, so that a session-scoped fixture can hold the server (`mariadb` in `conftest.py`): asynchronous tests start
+and stop it in `trio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from trionat.config.schema import DatabaseConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOST = "127.0.0.1"
+USER, PASSWORD = "trionat", "secret"
+READY_TIMEOUT = 30.0
+"""Seconds to start; 0.5 on an idle machine, many times that on a busy one."""
+STOP_TIMEOUT = 20.0
+
+GO_TABLES = """
+create table userInfo_userinfo (
+    user_id int not null auto_increment,
+    username varchar(255) not null,
+    password varchar(255) not null,
+    email varchar(254) default '00000000@test.com',
+    flag tinyint(1) not null default '0',
+    time datetime(6) null default null on update current_timestamp(6),
+    primary key (user_id)
+) engine=InnoDB default charset=utf8mb4 collate=utf8mb4_unicode_520_ci;
+create table bars (
+    id bigint not null auto_increment,
+    bar bigint not null,
+    username varchar(255) not null,
+    primary key (id)
+) engine=InnoDB default charset=utf8mb4 collate=utf8mb4_unicode_520_ci;
+"""
+"""The tables as the Go program has them: no index on the name, a collation without case that ignores trailing blanks."""
+
+
+@attrs.define(eq=False)
+class MariaDB:
+    """The server; `running` makes it. Its port stays the same through every stop and start."""
+
+    folder: Path
+    port: int
+    _process: subprocess.Popen[bytes] | None = None
+    _numbers: Iterator[int] = attrs.field(factory=itertools.count)
+
+    def start(self, *options: str) -> None:
+        """Start it, and wait until it answers."""
+        log = self.folder / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    program("mariadbd"),
+                    "--no-defaults",
+                    f"--datadir={self.folder / 'data'}",
+                    f"--socket={self.folder / 'socket'}",
+                    f"--pid-file={self.folder / 'pid'}",
+                    f"--init-file={self.folder / 'init.sql'}",
+                    f"--bind-address={HOST}",
+                    f"--port={self.port}",
+                    "--skip-name-resolve",
+                    "--skip-log-bin",
+                    "--innodb-flush-log-at-trx-commit=0",
+                    "--innodb-buffer-pool-size=32M",
+                    *(["--user=root"] if os.name == "posix" and os.geteuid() == 0 else []),
+                    *options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        deadline = time.monotonic() + READY_TIMEOUT
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"mariadbd did not start:\n{log.read_text('utf-8')}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it as an administrator would; what was committed is there after the next start."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, sign: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(sign)
+            self._process.wait(STOP_TIMEOUT)
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it hang: it accepts connections and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def sql(self, statements: str, database: str = "mysql") -> list[tuple[str, ...]]:
+        """Run statements as its administrator; return the rows as text."""
+        command = [program("mariadb"), "--no-defaults", f"--socket={self.folder / 'socket'}"]
+        command += [
+            "--user=admin",
+            "--password=admin",
+            "--default-character-set=utf8mb4",
+            "-N",
+            "-B",
+            database,
+        ]
+        result = subprocess.run(
+            command,
+            input=statements,
+            capture_output=True,
+            check=False,
+            timeout=30,
+            encoding="utf-8",
+        )
+        if result.returncode:
+            raise RuntimeError(f"{statements}: {result.stderr}")
+        return [tuple(line.split("\t")) for line in result.stdout.splitlines()]
+
+    def _answers(self) -> bool:
+        try:
+            self.sql("select 1")
+        except RuntimeError:
+            return False
+        return True
+
+    def new_database(self, statements: str = GO_TABLES) -> DatabaseConfig:
+        """Make a database, and return how to reach it."""
+        name = f"test{next(self._numbers)}"
+        self.sql(f"create database {name} character set utf8mb4; use {name}; {statements}")
+        return DatabaseConfig(
+            username=USER, password=PASSWORD, host=f"{HOST}:{self.port}", db_name=name
+        )
+
+
+@contextmanager
+def running() -> Iterator[MariaDB]:
+    """Give a server with an empty folder; it is killed at the end, since nobody wants its data.
+
+    A program that is missing skips the test and names the Debian package, except where `CI` is set.
+    """
+    folder = Path(
+        tempfile.mkdtemp(prefix="trionat-mariadb-")
+    )  # short: sockets have paths of at most 107 bytes
+    try:
+        as_root = ["--user=root"] if os.name == "posix" and os.geteuid() == 0 else []
+        subprocess.run(
+            [
+                program("mariadb-install-db"),
+                "--no-defaults",
+                f"--datadir={folder / 'data'}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                *as_root,
+            ],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+        (folder / "init.sql").write_text(
+            f"create or replace user '{USER}'@'%' identified by '{PASSWORD}';\n"
+            f"grant all on `test%`.* to '{USER}'@'%';\n"
+            "create or replace user admin@localhost identified by 'admin';\n"
+            "grant all on *.* to admin@localhost with grant option;\n"
+            "alter user root@localhost account lock;\n"
+        )
+        server = MariaDB(folder, free_port())
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is not None:
+        return found
+    package = "mariadb-client-core" if name == "mariadb" else "mariadb-server-core"
+    message = f"{name} is not installed (Debian: {package})"
+    if os.environ.get("CI"):
+        raise RuntimeError(message)
+    pytest.skip(message)
+
+
+def free_port() -> int:
+    """Return a port below 32768, where no outgoing connection can take it."""
+    while True:
+        port = random.randint(20000, 32000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
