@@ -37,8 +37,10 @@ from trionat.server.desk import Desk
 from trionat.server.native.greeting import NativeGreeting
 from trionat.server.ports import PortPool, VisitPort
 from trionat.server.state import ServerState
+from trionat.server.traffic import Traffic
 from trionat.server.visitors import Visitor
 from trionat.store.base import User
+from trionat.store.journal import Journal
 from trionat.transport.channel import Channel
 from trionat.transport.isolation import isolated
 
@@ -154,6 +156,11 @@ class House:
     def sessions(self) -> list[Session]:
         return list(self.desk.sessions.values())
 
+    def counted(self) -> dict[str, int]:
+        """Return the bytes that are counted so far, by user; the house has no store to bring them to."""
+        self.desk.traffic._count()
+        return self.desk.traffic.journal.unsettled()
+
     async def drain(self) -> None:
         """The planned stop, in the order of `serve`."""
         self.stopping.set()
@@ -172,7 +179,8 @@ async def open_house(
     state = ServerState(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
     accounts = Accounts(state, store)  # type: ignore[arg-type]
     stopping = trio.Event()
-    desk = Desk(config, accounts, admission, stopping, "public.example")
+    traffic = Traffic(state.folder, store or MemoryStore(), Journal(), lambda: datetime.now(UTC))  # type: ignore[arg-type]
+    desk = Desk(config, accounts, admission, traffic, stopping, "public.example")
     outside: list[MemoryEndpoint] = []
     try:
         async with trio.open_nursery() as nursery:

@@ -457,6 +457,7 @@ async def test_tunnel_lost_before_any_answer(
         assert await first.next() == b"two, "
         first.wire.close() if how == "close" else first.wire.reset()
         await trio.testing.wait_all_tasks_blocked()
+        assert house.sessions[0].tunnels.relayed == len(b"one, two, ")
         visitor.send(b"three")
         visitor.send_eof()
         assert await guest.hear(Demand) == Demand(1)
@@ -551,6 +552,8 @@ async def test_visitors_wait_for_the_client_to_come_back(
         unanswered = house.visit(old.port, early=b"unanswered")
         assert isinstance(await wire.next(), Open)
         waiting = house.visit(old.port, early=b"waiting")
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.counted() == {"anonymity": len(b"unanswered")}
         old.hang_up()
         await receive_all(wire.wire)
         await trio.sleep(1)
@@ -565,6 +568,8 @@ async def test_visitors_wait_for_the_client_to_come_back(
             (late, b"late"),
         ):
             assert await receive_exactly(visitor, len(text)) == text
+        # Each byte once each way, whichever session took it.
+        assert house.counted() == {"anonymity": 2 * len(b"unanswered" + b"waiting" + b"late")}
 
 
 async def test_visitors_that_were_answered_are_reset_with_their_session(

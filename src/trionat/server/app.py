@@ -31,6 +31,7 @@ from trionat.server.state import (
     make_ticket,
     prepare_state,
 )
+from trionat.server.traffic import open_traffic
 from trionat.store.backend import open_store
 from trionat.transport.certificate import fingerprint, first_certificate, format_fingerprint
 from trionat.transport.listener import Listener
@@ -109,7 +110,8 @@ async def serve(
         )
         ports = [VisitPort(listener.address.port) for listener in visits]
         admission = Admission(config, PortPool(ports))
-        desk = Desk(config, accounts, admission, stopping, public.host)
+        traffic = await resources.enter_async_context(open_traffic(folder, store))
+        desk = Desk(config, accounts, admission, traffic, stopping, public.host)
         reception = Reception(config, tls, desk)
         async with trio.open_nursery() as serving:
             for number in range(config.task_queue_num):
@@ -118,6 +120,7 @@ async def serve(
             if not config.start_auth:
                 serving.start_soon(partial(_prepare, store, wait=True), name="prepare the store")
             serving.start_soon(accounts.watch, desk.sessions)
+            serving.start_soon(traffic.flush_regularly, name="traffic")
             for listener in (control, tunnel):
                 accept = reception.acceptor(serving)
                 serving.start_soon(listener.serve, accept, name=f"listener {listener.address}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trionat.server.admission import Admission, Applicant
     from trionat.server.lease import Lease
     from trionat.server.session import Session
+    from trionat.server.traffic import Traffic
 
 
 @attrs.define(eq=False)
@@ -29,6 +30,7 @@ class Desk:
     config: ServerConfig
     accounts: Accounts
     admission: Admission
+    traffic: Traffic
     stopping: trio.Event
     public_host: str
     sessions: dict[int, Session] = attrs.field(init=False, factory=lambda: {})
@@ -52,7 +54,8 @@ class Desk:
         structlog.contextvars.bind_contextvars(session=session.uid)
         goodbye = True
         try:
-            goodbye = (await session.run()).goodbye
+            with self.traffic.metered(session.username, lambda: session.tunnels.relayed):
+                goodbye = (await session.run()).goodbye
         finally:
             del self.sessions[session.uid]
             lease.vacate()

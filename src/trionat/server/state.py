@@ -10,6 +10,7 @@ server calls it through `trio.to_thread.run_sync`. Knows nothing of connections.
 | `ticket.key` | 32 random bytes that every ticket follows from; delete it to make all tickets void |
 | `trionat.db` | the accounts, SQLite |
 | `address` | the public control address that was served last, for `trionat user ticket` |
+| `traffic.json` | traffic that the store does not have yet (`store/journal.py`) |
 | `serve.lock` | locked while a server runs on the folder |
 """
 

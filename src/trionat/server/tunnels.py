@@ -46,7 +46,7 @@ class Tunnels(ABC):
 
     @property
     def relayed(self) -> int:
-        """Bytes relayed so far, both directions added, live visitors included."""
+        """Bytes relayed so far, both directions added, live visitors included; never less than before."""
         live = self._pairings.values()
         return self._relayed + sum(pairing.taken + pairing.given for pairing in live)
 
@@ -119,12 +119,12 @@ class Tunnels(ABC):
             address=str(visitor.address),
             port=visitor.visited.port,
             reason=end,
-            received=pairing.taken,
+            received=len(visitor.early) + pairing.taken,
             sent=pairing.given,
             seconds=round(trio.current_time() - visitor.arrived, 3),
         )
 
     def _put_back(self, visitor: Visitor) -> None:
-        """The visitor goes to another tunnel, which counts its bytes anew."""
-        del self._pairings[visitor]
+        """The visitor goes to another tunnel, perhaps of another session; what was taken of it is counted here."""
+        self._relayed += self._pairings.pop(visitor).taken
         self.line.put_back(visitor)

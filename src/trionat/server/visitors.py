@@ -22,8 +22,8 @@ class Visitor:
     """An outside connection to a visit port. Whoever holds it closes its endpoint.
 
     `number` is unique on this server and stands on both sides' log lines. `early` are bytes of the visitor that were read and
-    given to a tunnel which turned out to be dead; the next tunnel gets them first. `since` is when it began to wait, `tries`
-    how many tunnels it was given.
+    given to a tunnel which turned out to be dead; they are counted, and the next tunnel gets them first. `since` is when it
+    began to wait, `tries` how many tunnels it was given.
     """
 
     number: int

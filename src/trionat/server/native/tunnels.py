@@ -69,7 +69,7 @@ class NativeTunnels(Tunnels):
 
     async def _carry(self, tunnel: Tunnel, served: _Served, scope: trio.CancelScope) -> None:
         while (visitor := await self.line.next()) is not None:
-            pairing = Pairing(visitor.number, visitor.endpoint, taken=len(visitor.early))
+            pairing = Pairing(visitor.number, visitor.endpoint)
             served.current = (visitor, pairing)
             self._begin(visitor, pairing)
             visitor.tries += 1
