@@ -77,6 +77,7 @@ async def serve(
         store = await resources.enter_async_context(open_store(database, database_file(folder)))
         if config.start_auth:
             await _prepare(store, wait=database is not None and database.wait)
+        traffic = await resources.enter_async_context(open_traffic(folder, store))
         control, tunnel, visits = _open_listeners(config, resources)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
@@ -110,7 +111,6 @@ async def serve(
         )
         ports = [VisitPort(listener.address.port) for listener in visits]
         admission = Admission(config, PortPool(ports))
-        traffic = await resources.enter_async_context(open_traffic(folder, store))
         desk = Desk(config, accounts, admission, traffic, stopping, public.host)
         reception = Reception(config, tls, desk)
         async with trio.open_nursery() as serving:
