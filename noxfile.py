@@ -106,7 +106,7 @@ def lint(session: nox.Session) -> None:
     # 910 and 911 (a checkpoint on every path) are for libraries; 114 does not apply. In tests, hooks of other libraries
     # have to be asynchronous (124), and loops end with the test's own deadline (912, 913).
     disabled = "ASYNC910,ASYNC911,ASYNC114"
-    session.run("flake8-async", f"--disable={disabled}", *python_files("src", "examples"))
+    session.run("flake8-async", f"--disable={disabled}", *python_files("src", "examples", "bench"))
     disabled += ",ASYNC124,ASYNC912,ASYNC913"
     session.run("flake8-async", f"--disable={disabled}", *python_files("tests"))
     session.run("codespell")
@@ -119,7 +119,7 @@ def python_files(*folders: str) -> list[str]:
 @nox.session(python=INTERPRETERS[0])
 def typing(session: nox.Session) -> None:
     """Check types with mypy, and with pyright, which disagrees now and then."""
-    install(session, "typing", "test")
+    install(session, "typing", "test", "bench")
     session.install("nox")
     session.run("mypy")
     # pyright is a program for Node.js: without one on this machine it wants to download it.
@@ -138,6 +138,13 @@ def demo(session: nox.Session) -> None:
     """Install trionat into an empty environment, and have it show that a tunnel works."""
     session.install(".")
     session.run("trionat", "demo", "--check")
+
+
+@nox.session(python=INTERPRETERS[0])
+def bench(session: nox.Session) -> None:
+    """Measure trionat beside other programs and write docs/benchmarks.md; `nox -s bench -- --quick` shows that all of it works."""
+    install(session, "bench")
+    session.run("python", "-m", "bench", *session.posargs)
 
 
 @nox.session(python=INTERPRETERS[0])

@@ -1,0 +1,51 @@
+"""trionat itself, with its tunnels encrypted, as they are by default, and not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Final
+
+from bench.chain import Chain, Ends, Ports
+from bench.program import HOST, START_TIMEOUT, MissingError, free_port, output_of, running
+
+if TYPE_CHECKING:
+    from bench.chain import Site
+
+TRIONAT: Final = (sys.executable, "-m", "trionat")
+_READY: Final = '"event": "ready"'
+_CONNECTED: Final = '"event": "connected"'
+_KEY: Final = "Server.TunnelEncryption"
+
+
+async def _build(site: Site, home: Ports) -> Ends:
+    """Run a server and a client as a user runs them, with the path, if there is one, between the two."""
+    control = free_port()
+    host, port = await site.cross(control)
+    addresses = ["--controller-addr", f"{HOST}:{control}", "--tunnel-addr", f"{HOST}:0"]
+    addresses += ["--expose-port", "0,0", "--public-addr", f"{host}:{port}"]
+    state = site.folder / "state"
+    serve = [*TRIONAT, "serve", "--json", *addresses, "--state-dir", state]
+    # The one that is measured has its key already, as any server has but at its first start, when making it costs memory.
+    async with running("first-start", serve, site.folder) as first:
+        await first.wait_words(_READY)
+    server = await site.run("serve", *serve)
+    ticket = json.loads(await server.wait_words(_READY))["ticket"]
+    command = [*TRIONAT, "connect", "--json", "--state-dir", site.folder / "client"]
+    client = await site.run("connect", *command, home.bulk, home.requests, TRIONAT_TICKET=ticket)
+    connected = json.loads(await client.wait_words(_CONNECTED))
+    visit = [int(service["public"].rpartition(":")[2]) for service in connected["services"]]
+    return Ends(public=(server,), private=(client,), visit=Ports(*visit))
+
+
+async def _build_unencrypted(site: Site, home: Ports) -> Ends:
+    """The same with a configuration file, which the server finds in its folder."""
+    if _KEY not in await output_of([*TRIONAT, "config", "show"], within=START_TIMEOUT):
+        raise MissingError(f"this version has no {_KEY}")
+    section, _, key = _KEY.partition(".")
+    (site.folder / "server.yml").write_text(f"{section}: {{{key}: none}}\n")
+    return await _build(site, home)
+
+
+ENCRYPTED: Final = Chain(name="trionat", encrypted=True, build=_build)
+UNENCRYPTED: Final = Chain(name="trionat, TLS off", encrypted=False, build=_build_unencrypted)

@@ -1,0 +1,187 @@
+"""Programs that the suite runs: finding, starting, waiting for, measuring and stopping them."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+HOST: Final = "127.0.0.1"
+START_TIMEOUT: Final = 20.0
+"""Seconds for a program to be up: a fraction of one on a quiet machine."""
+_LOOK_INTERVAL: Final = 0.02
+_LISTEN: Final = "0A"
+"""The state of a listening socket in /proc/net/tcp: TCP_LISTEN of the kernel's net/tcp_states.h."""
+_LAST_WORDS: Final = 2000
+
+
+class MissingError(Exception):
+    """What is to be measured is not here; the message says what is missing, and how to get it."""
+
+
+class FailedError(Exception):
+    """A measurement did not come off; the message says what happened."""
+
+
+def find(name: str, *, package: str) -> Path:
+    """Return the path of an installed program.
+
+    Raises:
+        MissingError: there is none, and names Debian's package.
+    """
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise MissingError(f"{name} is not installed (Debian's package {package})")
+    return Path(found)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now, and that no outgoing connection can take."""
+    while True:
+        port = random.randrange(20_000, 32_768)  # noqa: S311 (nothing to guess here)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+
+
+@attrs.frozen
+class Program:
+    """A running program, with the processes that it has started; `output` is the file of all that it says."""
+
+    name: str
+    pid: int
+    output: Path
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time so far, in user mode and in the kernel's, of those of its processes that live."""
+        ticks = sum(sum(map(int, stat[11:13])) for stat in self._processes())
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that it holds now; what its processes share counts for each of them."""
+        return sum(int(stat[21]) for stat in self._processes()) * os.sysconf("SC_PAGE_SIZE")
+
+    def _processes(self) -> list[list[str]]:
+        """Return the fields of /proc/PID/stat behind the name, from the third on (proc(5)), of it and its descendants."""
+        stats: dict[int, list[str]] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has just ended
+                text = (folder / "stat").read_text()
+                stats[int(folder.name)] = text.rpartition(")")[2].split()
+        family = {self.pid}
+        while more := {pid for pid, stat in stats.items() if int(stat[1]) in family} - family:
+            family |= more
+        return [stats[pid] for pid in family if pid in stats]
+
+    async def wait_words(self, words: str) -> str:
+        """Wait until it has said a whole line with `words` in it, and return that line.
+
+        Raises:
+            FailedError: it does not come in time.
+        """
+        with trio.move_on_after(START_TIMEOUT):
+            while True:
+                for line in self.output.read_text(errors="replace").splitlines(keepends=True):
+                    if words in line and line.endswith("\n"):
+                        return line
+                await trio.sleep(_LOOK_INTERVAL)
+        raise FailedError(f"{self.name} did not say {words!r}, but: {_end_of(self.output)}")
+
+
+def _end_of(output: Path) -> str:
+    return output.read_text(errors="replace")[-_LAST_WORDS:].strip()
+
+
+@asynccontextmanager
+async def running(
+    name: str, command: Sequence[object], folder: Path, **environ: str
+) -> AsyncGenerator[Program]:
+    """Run a program in `folder` until the block is left, with no `TRIONAT_` variables but those of `environ`.
+
+    The words of the command are what `str` makes of them.
+
+    Raises:
+        FailedError: it ended by itself; the block is cancelled then.
+    """
+    output = folder / f"{name}.out"
+    inherited = {key: value for key, value in os.environ.items() if key[:8] != "TRIONAT_"}
+    with output.open("wb") as file:
+        program = partial(
+            trio.run_process,
+            list(map(str, command)),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=inherited | environ,
+            check=False,
+        )
+
+        async def run(*, task_status: trio.TaskStatus[trio.Process]) -> None:  # noqa: ASYNC128 - run_process tells
+            ended = await program(task_status=task_status)
+            raise FailedError(f"{name} ended with {ended.returncode}: {_end_of(output)}")
+
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(run)
+            yield Program(name, process.pid, output)
+            nursery.cancel_scope.cancel("it is not needed any more")
+
+
+async def output_of(command: Sequence[object], *, within: float) -> str:
+    """Return what a program says that ends by itself, both of its outputs.
+
+    Raises:
+        FailedError: it ends otherwise than well, or not within so many seconds.
+    """
+    words = list(map(str, command))
+    try:
+        with trio.fail_after(within):
+            result = await trio.run_process(
+                words, capture_stdout=True, stderr=subprocess.STDOUT, check=False
+            )
+    except trio.TooSlowError:
+        raise FailedError(f"{words[0]} did not end within {within:g} s") from None
+    text = result.stdout.decode(errors="replace").strip()
+    if result.returncode:
+        raise FailedError(f"{words[0]} ended with {result.returncode}: {text[-_LAST_WORDS:]}")
+    return text
+
+
+async def wait_listening(*ports: int, host: str = HOST) -> None:
+    """Wait until somebody listens on all these ports; connects to none of them, which could count as a visitor.
+
+    Raises:
+        FailedError: nobody does in time.
+    """
+    wanted = {(host, port) for port in ports}
+    with trio.move_on_after(START_TIMEOUT):
+        while True:
+            if wanted <= _listening():
+                return
+            await trio.sleep(_LOOK_INTERVAL)
+    raise FailedError(f"nobody listens on {sorted(wanted - _listening())}")
+
+
+def _listening() -> set[tuple[str, int]]:
+    """Return the IPv4 addresses on which somebody listens."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    addresses = [row[1].split(":") for row in rows if row[3] == _LISTEN]
+    # The host is a word in this machine's byte order, which is little-endian wherever this runs.
+    return {
+        (socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in addresses
+    }

@@ -1,0 +1,206 @@
+"""The parts of the benchmark suite that figures depend on and that no figure shows: the path, the comparison, the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from bench import path, scenarios
+from bench.chain import Chain, open_site
+from bench.product import ENCRYPTED
+from bench.program import FailedError, free_port
+from bench.report import Report
+from bench.results import Measure, Results, Summary
+from bench.rivals import NGINX, NGINX_ENCRYPTED
+from bench.targets import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOST = "127.0.0.1"
+ROUND_TRIP = 0.04
+
+RATE = Measure(key="rate", title="rate", unit="things/s", more_is_better=True)
+TIME = Measure(key="time", title="time", unit="ms", digits=1)
+
+
+# --- the path ---
+
+
+@contextmanager
+def open_path() -> Iterator[tuple[int, socket.socket]]:
+    """Run a path; yield the port where it begins and the listener where it ends."""
+    port = free_port()
+    with socket.create_server((HOST, 0)) as listener:
+        words = [HOST, port, listener.getsockname()[1], ROUND_TRIP]
+        process = subprocess.Popen([sys.executable, path.__file__, *map(str, words)])
+        try:
+            deadline = time.monotonic() + 10
+            while not is_open(port):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            listener.accept()[0].close()
+            yield port, listener
+        finally:
+            process.kill()
+            process.wait()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def answer(listener: socket.socket) -> None:
+    """Be a service for one connection: send back what comes, and say bye."""
+    server, _ = listener.accept()
+    with server:
+        while data := server.recv(100):
+            server.sendall(data)
+        server.sendall(b"bye")
+
+
+def round_trips(client: socket.socket, began: float) -> float:
+    """Ask, and return how long the answer took."""
+    client.sendall(b"?")
+    assert client.recv(100) == b"?"
+    return (time.perf_counter() - began) / ROUND_TRIP
+
+
+def test_the_path_takes_its_time() -> None:
+    """It is never early, and as late as the scheduler is. TCP's handshake takes one round trip more."""
+    with open_path() as (port, listener):
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        began = time.perf_counter()
+        with socket.create_connection((HOST, port), 10) as client:
+            assert 2.0 <= round_trips(client, began) < 4.0
+            later = [round_trips(client, time.perf_counter()) for _ in range(5)]
+            assert 1.0 <= min(later) < 1.5
+            began = time.perf_counter()
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(100) == b"bye"
+            assert time.perf_counter() - began >= ROUND_TRIP
+            assert client.recv(100) == b""
+        thread.join()
+
+
+# --- chains ---
+
+
+async def test_a_program_that_ends_ends_the_measurement() -> None:
+    with pytest.RaisesGroup(FailedError, flatten_subgroups=True) as caught:
+        async with open_site() as site:
+            await site.run("short", sys.executable, "-c", "print('no more'); raise SystemExit(3)")
+            await trio.sleep(5)
+    assert "short ended with 3: no more" in str(caught.value.exceptions)
+
+
+async def test_processor_and_memory_of_a_program_and_its_children() -> None:
+    child = "sum(range(10**7)); import time; print('done', flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    async with open_site() as site:
+        program = await site.run("family", sys.executable, "-c", parent)
+        await program.wait_words("done")
+        assert 0.05 < program.processor_seconds < 5
+        assert 10 * 2**20 < program.resident_bytes < 100 * 2**20
+
+
+# --- comparing ---
+
+
+def results(**figures: dict[str, list[float]]) -> Results:
+    """Return results with these figures of each round, by measure and chain."""
+    made = Results()
+    measures = {measure.key: measure for measure in (RATE, TIME)}
+    for key, chains in figures.items():
+        for chain, rounds in chains.items():
+            for number, figure in enumerate(rounds):
+                made.add(chain, number, {measures[key]: figure})
+    return made
+
+
+def test_rounds_are_compared_with_themselves() -> None:
+    made = results(rate={"trionat": [10, 100, 50], "nginx twice": [10, 50, 100]})
+    assert made.summary(RATE, "trionat") == Summary(50, 10, 100)
+    assert made.ratio(RATE, "trionat", "nginx twice") == Summary(1.0, 0.5, 2.0)
+    assert made.ratio(RATE, "trionat", "bore") is None
+
+
+@pytest.mark.parametrize(
+    ("measure", "bound", "other", "reached"),
+    [
+        (RATE, 0.9, NGINX, True),
+        (RATE, 1.1, NGINX, False),
+        (TIME, 4.0, None, True),
+        (TIME, 3.9, None, False),
+        (TIME, 0.5, NGINX, True),
+        (TIME, 0.4, NGINX, False),
+        (TIME, 0.4, NGINX_ENCRYPTED, None),
+    ],
+)
+def test_targets(measure: Measure, bound: float, other: Chain | None, reached: bool | None) -> None:
+    made = results(
+        rate={"trionat": [100.0], "nginx twice": [100.0]},
+        time={"trionat": [4.0], "nginx twice": [8.0]},
+    )
+    target = Target(chain=ENCRYPTED, measure=measure, bound=bound, other=other)
+    assert target.reached(made) is reached
+
+
+# --- the page ---
+
+
+def test_the_page(tmp_path: Path) -> None:
+    made = results(
+        rate={"trionat": [1000.0, 1500.0, 1100.0], "nginx twice": [2000.0, 2000.0, 2000.0]}
+    )
+    made.left_out["bore"] = "no cargo"
+    made.failures.append("round 2, things, trionat: it broke")
+
+    async def nothing(_ends: object, _effort: object) -> dict[Measure, float]:
+        return {}
+
+    scenario = scenarios.Scenario(
+        name="things", title="Things", text="Done.", measures=(RATE, TIME), run=nothing
+    )
+    report = Report(
+        date="2026-11-23",
+        effort=scenarios.Effort(),
+        facts={"processor": "some", "load before": "3.00"},
+        versions={"nginx": "1.22"},
+        chains=(NGINX, ENCRYPTED),
+        scenarios=(scenario,),
+        targets=(
+            Target(chain=ENCRYPTED, measure=RATE, bound=0.9, other=NGINX),
+            Target(chain=ENCRYPTED, measure=TIME, bound=5),
+        ),
+        results=made,
+    )
+    report.write(tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    lines = page.splitlines()
+    assert "| trionat | 1,100 (1,000-1,500) |  |" in lines
+    assert "| nginx twice | 2,000 |  |" in lines
+    compared = (
+        "| trionat | Things: rate | x nginx twice | 0.55 (0.50-0.75) | at least 0.9 | **no** |"
+    )
+    assert compared in lines
+    assert "| trionat | Things: time |  |  | at most 5 ms | not measured |" in lines
+    assert {"- bore: no cargo", "- round 2, things, trionat: it broke"} <= set(lines)
+    assert "busy" in page
+    assert re.findall(r"\]\(([^)]+)\)", page) == ["benchmarks/things.png"]
+    written = json.loads((tmp_path / "benchmarks/results.json").read_text())
+    assert written["figures"]["rate"]["chains"]["trionat"]["rounds"] == [1000.0, 1500.0, 1100.0]
+    assert [target["reached"] for target in written["targets"]] == [False, None]
