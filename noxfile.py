@@ -155,3 +155,10 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session(python=INTERPRETERS[0])
+def fuzz(session: nox.Session) -> None:
+    """Look for input that breaks a decoder, a tunnel or a session: `nox -s fuzz -- --minutes 30`; 5 minutes unless told."""
+    install(session, "test", "fuzz")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from hypothesis import strategies as st
 
 from trionat.protocol.frames import BIG_ENDIAN, encode_frame
@@ -59,18 +60,14 @@ MESSAGES: tuple[Message, ...] = (
 )
 """One of each kind."""
 
+OPEN = Open(
+    visitor=1, service=0, host="192.0.2.1", port=1234, visit_host="public.example", visit_port=60001
+)
+
 VISITORS = st.integers(0, 3)
 """Few, so that chance finds the one that is there, the one before, and a stranger."""
 
-opens = st.builds(
-    Open,
-    visitor=VISITORS,
-    service=st.integers(0, 2),
-    host=st.just("192.0.2.1"),
-    port=st.just(1234),
-    visit_host=st.just("public.example"),
-    visit_port=st.just(60001),
-)
+opens = st.builds(evolve, st.just(OPEN), visitor=VISITORS, service=st.integers(0, 2))
 aborts = st.builds(Abort, VISITORS, st.sampled_from(AbortReason), st.text(max_size=5))
 tunnel_frames = st.one_of(
     opens.map(Open.encode),
@@ -95,6 +92,16 @@ TICKET = Ticket(
     username="alice",
     token=bytes(TOKEN_BYTES),
 ).encode()
+
+SAMPLES: tuple[bytes, ...] = (
+    b"".join(map(encode_message, MESSAGES)),
+    *map(encode_message, MESSAGES),
+    OPEN.encode() + encode_frame(DATA_ID, b"hello") + END_FRAME + PROBE_FRAME + PROBED_FRAME,
+    Abort(1, AbortReason.RESET, "gone").encode(),
+    *FIRST_BYTES,
+    TICKET.encode(),
+)
+"""Good input, for a fuzzer to begin with: noise takes long to get past the first header."""
 
 
 def _spoilt(stream: bytes, places: list[tuple[int, int, bytes]]) -> bytes:

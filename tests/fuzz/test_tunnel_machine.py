@@ -370,7 +370,7 @@ class Machine:
             endpoint.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     choices=st.lists(
         st.tuples(st.integers(0, 8 * GROUPS - 1), st.integers(0, TICKS)), min_size=40, max_size=80

@@ -1,0 +1,7 @@
+"""What fuzz tests share with the unit tests."""
+
+from __future__ import annotations
+
+from tests.unit.conftest import tidy
+
+__all__ = ["tidy"]

@@ -1,0 +1,108 @@
+"""What a peer can make the server hold: frames that never become whole, and tunnels whose visitors are never answered."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+import trionat
+from tests.unit.house import open_house
+from trionat.protocol.frames import (
+    BIG_ENDIAN,
+    CONTROL_FRAME_BYTES,
+    FIRST_FRAME_BYTES,
+    HEADER_BYTES,
+)
+from trionat.protocol.messages import Expose, Hello, encode_message
+from trionat.protocol.tunnel import SMALL_FRAME_BYTES, Abort
+from trionat.relay.pairing import REPLAY_BYTES
+from trionat.transport.endpoint import send_all
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from tests.unit.conftest import Tidy
+    from tests.unit.house import House
+    from tests.unit.memory import MemoryEndpoint
+
+PEERS = 40
+OBJECTS = 6 * 1024
+"""Bytes that each connection costs besides what is told it may: a task's frames, a channel, a session's parts."""
+OURS = tracemalloc.Filter(True, str(Path(trionat.__file__).parent / "*"))
+GROWTH = 9 / 8
+"""A bytearray that grows takes an eighth more than it needs (CPython, Objects/bytearrayobject.c)."""
+
+
+def almost(message_id: int, length: int) -> bytes:
+    """All of a frame but its last byte."""
+    return BIG_ENDIAN.pack(length, message_id) + bytes(length - 1)
+
+
+async def strangers(house: House) -> None:
+    for _ in range(PEERS):
+        await send_all(house.connect(), almost(Hello.id, FIRST_FRAME_BYTES))
+
+
+async def known(house: House) -> None:
+    hello = encode_message(Hello(username="", identity="x"))
+    for _ in range(PEERS):
+        await send_all(house.connect(), hello + almost(Expose.id, CONTROL_FRAME_BYTES))
+
+
+async def tunnels(house: House) -> None:
+    guest = await house.welcome()
+    for _ in range(PEERS):
+        wire = await guest.attach()
+        await trio.testing.wait_all_tasks_blocked()
+        await send_all(wire, almost(Abort.ID, SMALL_FRAME_BYTES))
+
+
+async def unanswered(house: House) -> None:
+    """Visitors that send as much as may be kept for another tunnel, and more."""
+    guest = await house.welcome()
+    for _ in range(PEERS):
+        wire = await guest.attach(capacity=4 * REPLAY_BYTES)
+        await visit(house, guest.port, wire)
+
+
+async def visit(house: House, port: int, wire: MemoryEndpoint) -> None:
+    visitor = house.visit(port)
+    for _ in range(3):
+        await send_all(visitor, bytes(REPLAY_BYTES // 2 - 1))
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(wire._incoming) > REPLAY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("peers", "allowed"),
+    [
+        (strangers, FIRST_FRAME_BYTES),
+        (known, CONTROL_FRAME_BYTES),
+        (tunnels, SMALL_FRAME_BYTES),
+        (unanswered, 0),
+    ],
+)
+async def test_no_more_is_held_than_the_bound(
+    tidy: Tidy, autojump_clock: MockClock, peers: object, allowed: int
+) -> None:
+    async with open_house(tidy, max_visitors=PEERS) as house:
+        (await house.welcome("first")).hang_up()  # what is made once and kept
+        await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            await peers(house)  # type: ignore[operator]
+            await trio.testing.wait_all_tasks_blocked()
+            gc.collect()
+            ours = tracemalloc.take_snapshot().filter_traces([OURS])
+        finally:
+            tracemalloc.stop()
+        held = sum(trace.size for trace in ours.traces)
+        print(held / PEERS)
+        assert held <= PEERS * ((HEADER_BYTES + allowed) * GROWTH + OBJECTS)
