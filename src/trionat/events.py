@@ -57,9 +57,9 @@ class Connected:
 
 @attrs.frozen
 class Queued:
-    """A client waits for a free slot; `position` counts from 1."""
+    """A client waits for a free slot; `position` counts from 1, and is None where the server tells nothing at all."""
 
-    position: int
+    position: int | None
 
 
 @attrs.frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""A client's way to a server, in memory."""
+"""A client's way to a server, in memory, and the server's end of it in the test's hands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
+from trionat.client.legacy.server import LegacyServer
 from trionat.client.native.server import Server, ServerDialer
-from trionat.errors import ConnectionLostError
+from trionat.errors import ConnectionLostError, PeerError
+from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.unit.conftest import Tidy
     from tests.unit.memory import MemoryEndpoint
+    from trionat.client.session import Session
     from trionat.transport.endpoint import TLSEndpoint
 
 CONTROL = TCPAddress("server.example", 8007)
@@ -41,18 +44,22 @@ class MemoryDialer(ServerDialer):
 
 
 class Host:
-    """The server's side of a dialer, in the test's hands: it hands out the far ends of what was dialled."""
+    """The server's side of what a client dials: it hands out the far ends.
+
+    While it is `down` it refuses connections, while it is `silent` it does not answer any.
+    """
 
     def __init__(self, tidy: Tidy, folder: Path) -> None:
         self.tidy = tidy
         self.down = False
+        self.silent = False
         self.ends: list[MemoryEndpoint] = []
         self._calls_end, self._calls = trio.open_memory_channel[
             tuple[TCPAddress, "MemoryEndpoint"]
         ](1000)
-        self.dialer = MemoryDialer(SERVER, 10.0, folder, dial=self._dial)
+        self.dialer = MemoryDialer(SERVER, 10.0, folder, dial=self.dial)
 
-    def _dial(self, address: TCPAddress) -> MemoryEndpoint:
+    def dial(self, address: TCPAddress) -> MemoryEndpoint:
         if self.down:
             raise ConnectionLostError(f"cannot reach {address}: Connection refused")
         near, far = self.tidy.pair()
@@ -61,8 +68,9 @@ class Host:
         return near
 
     async def answer(self, address: TCPAddress = CONTROL) -> MemoryEndpoint:
-        """Return the far end of the next connection, which must be to this address."""
-        dialled, end = await self._calls.receive()
+        """Return the far end of the next connection, which must be to this address and come within a minute."""
+        with trio.fail_after(60):
+            dialled, end = await self._calls.receive()
         assert dialled == address
         return end
 
@@ -73,3 +81,41 @@ class Host:
     def go(self) -> None:
         for end in self.ends:
             end.close()
+
+
+@attrs.frozen(kw_only=True)
+class MemoryLegacyServer(LegacyServer):
+    """Gets its connections from a host."""
+
+    host: Host
+
+    async def _connect(self, address: TCPAddress) -> MemoryEndpoint:
+        await trio.lowlevel.checkpoint()
+        if self.host.silent:
+            await trio.sleep_forever()
+        return self.host.dial(address)
+
+
+@attrs.define(eq=False)
+class Running:
+    """A session that runs, and how it ended."""
+
+    session: Session
+    problems: list[BaseException] = attrs.field(init=False, factory=list)
+    over: trio.Event = attrs.field(init=False, factory=trio.Event)
+    ended_at: float = attrs.field(init=False, default=float("nan"))
+
+    async def run(self) -> None:
+        try:
+            await self.session.run()
+        except* PeerError as group:
+            self.problems = list(leaves(group))
+        finally:
+            self.ended_at = trio.current_time()
+            self.over.set()
+
+    async def problem(self) -> BaseException:
+        """Return why the session ended; of several the first that is no loss."""
+        await self.over.wait()
+        said = (p for p in self.problems if not isinstance(p, ConnectionLostError))
+        return next(said, self.problems[0])

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.client_side import CONTROL, SERVER, TUNNEL, Host
+from tests.unit.client_side import CONTROL, SERVER, TUNNEL, Host, Running
 from tests.unit.house import forwarder, open_house
 from tests.unit.memory import receive_all, receive_some
 from trionat.address import TCPAddress, UnixAddress
@@ -20,7 +20,6 @@ from trionat.client.session import SessionOverError
 from trionat.config.schema import ClientConfig, Service
 from trionat.errors import (
     ConnectionLostError,
-    PeerError,
     PeerTimeoutError,
     RefusedError,
     RemoteProtocolError,
@@ -48,7 +47,6 @@ from trionat.protocol.messages import (
 )
 from trionat.protocol.tunnel import DATA_ID, END_FRAME, Open
 from trionat.transport.channel import Channel
-from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -76,26 +74,12 @@ WELCOME = Welcome(
 
 
 @attrs.define(eq=False)
-class Desk:
+class Desk(Running):
     """A client's session, and the server's end of its control connection in the test's hands."""
 
     host: Host
-    session: NativeSession
-    stopping: trio.Event
     events: list[ClientEvent]
     channel: Channel = attrs.field(init=False)
-    problems: list[BaseException] = attrs.field(factory=list)
-    over: trio.Event = attrs.field(factory=trio.Event)
-    ended_at: float = float("nan")
-
-    async def run(self) -> None:
-        try:
-            await self.session.run()
-        except* PeerError as group:
-            self.problems = list(leaves(group))
-        finally:
-            self.ended_at = trio.current_time()
-            self.over.set()
 
     async def answer(self) -> tuple[Hello, Expose]:
         self.channel = Channel(await self.host.answer())
@@ -120,15 +104,6 @@ class Desk:
                 await self.say(Pong(message.number))
         assert isinstance(message, kind)
         return message
-
-    async def problem(self) -> BaseException:
-        """Return why the session ended; the first of several."""
-        await self.over.wait()
-        return (
-            next(p for p in self.problems if not isinstance(p, ConnectionLostError))
-            if any(not isinstance(p, ConnectionLostError) for p in self.problems)
-            else self.problems[0]
-        )
 
 
 def session_at(
@@ -156,7 +131,7 @@ async def open_desk(
     host = Host(tidy, folder)
     events: list[ClientEvent] = []
     session = session_at(host, forwarder or Forwarder(SERVICES, 5), tell=events.append, **settings)
-    desk = Desk(host, session, session.stopping, events)
+    desk = Desk(session, host, events)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(desk.run)
@@ -379,7 +354,7 @@ async def test_cancelled_leaves_at_once(
 async def test_stop(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
     async with open_desk(tidy, tmp_path, drain_grace=10) as desk:
         await desk.welcome()
-        desk.stopping.set()
+        desk.session.stopping.set()
         assert await desk.hear(Drain) == Drain(seconds=10)
         assert await desk.hear(Close) == Close(code="stopped", text="the client stops")
         desk.channel.endpoint.close()

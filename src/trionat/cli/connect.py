@@ -91,6 +91,8 @@ def show_text(event: ClientEvent) -> None:
                 say(f"{service.public} -> {service.local}")
             say(f"  server   {event.server}, logged in as {event.username}, uid {event.uid}")
             say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
+        case Queued(None):
+            say("no answer from the server yet: its sessions may all be taken; waiting for one")
         case Queued(position):
             say(f"all sessions are taken: number {position} in the queue")
         case Disconnected(reason=reason, retry_in=retry_in):

@@ -11,10 +11,13 @@ import attrs
 import trio
 
 from trionat.client.forward import Forwarder
+from trionat.client.legacy.server import LegacyServer
+from trionat.client.legacy.session import LegacySession
 from trionat.client.native.server import ServerDialer, find_server
 from trionat.client.native.session import NativeSession
 from trionat.client.native.trust import load_identity
 from trionat.client.session import Session, SessionOverError
+from trionat.config.client import NATIVE
 from trionat.config.schema import AuthConfig
 from trionat.errors import IdentityError, PeerError, RefusedError
 from trionat.events import ClientEvent, Connected, Disconnected, PublicService
@@ -73,7 +76,7 @@ class Client:
         A server that is not there, or full, is tried again for ever, unless `config.once`. Returns after a planned stop.
 
         Raises:
-            ConfigError: no server, no service, or a ticket that is none.
+            ConfigError: no server, no service, a ticket that is none, or what does not go together with the dialect.
             StartupError: the state folder cannot be used.
             RefusedError: the server does not want us, and trying again would not help.
             IdentityError: at the first connection: whoever answers is not the server.
@@ -88,7 +91,10 @@ class Client:
                     task_status.started()
             self.on_event(event)
 
-        new_session = await self._native_sessions(tell)
+        if self.config.dialect == NATIVE:
+            new_session = await self._native_sessions(tell)
+        else:
+            new_session = self._legacy_sessions(tell)
         failures = 0
         while not self.stopping.is_set():
             session = new_session()
@@ -135,6 +141,24 @@ class Client:
             dialer=dialer,
             identity=identity,
             preferred_ports=self._ports or (None,) * len(services),
+        )
+
+    def _legacy_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
+        """Return what makes each session at an original server, which remembers nothing of the one before."""
+        server = LegacyServer.of(self.config, self.auth)
+        forwarder = Forwarder(self.config.effective_services(), self.config.local_timeout)
+        log.warning(
+            "whoever is on the way to this server can read the password and all that visitors send: its dialect knows no"
+            " encryption",
+            server=str(server.control),
+            dialect=self.config.dialect,
+        )
+        return lambda: LegacySession(
+            config=self.config,
+            forwarder=forwarder,
+            tell=tell,
+            stopping=self.stopping,
+            server=server,
         )
 
     async def _run_session(self, session: Session) -> PeerError | None:

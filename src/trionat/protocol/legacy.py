@@ -42,6 +42,11 @@ HEADERS: Final[Mapping[Dialect, struct.Struct]] = {
 # 0001-01-01, the zero time of Go: what a client sends that has no expiry to tell.
 NO_EXPIRY: Final = -62135596800
 
+
+class UnknownMessageError(RemoteProtocolError):
+    """A whole frame, but with an id that is not known here: the next one can be read all the same."""
+
+
 _LENGTH: Final = struct.Struct(">i")
 _LONG: Final = struct.Struct(">q")
 _UID_AND_PORT: Final = struct.Struct(">qi")
@@ -246,13 +251,14 @@ def decode(frame: Frame, dialect: Dialect) -> LegacyMessage:
     """Return the message in a frame that was read with the header of `dialect`.
 
     Raises:
-        RemoteProtocolError: the id is none of these messages', or the payload is not as it must be.
+        UnknownMessageError: the id is none of these messages'.
+        RemoteProtocolError: the payload is not as it must be.
     """
     if frame.id in _REASON_TEXTS:
         return Refusal.decode(frame)
     decoder = _DECODERS.get(frame.id)
     if decoder is None:
-        raise RemoteProtocolError(f"unknown message id {frame.id}")
+        raise UnknownMessageError(f"unknown message id {frame.id}")
     return decoder(frame.payload, dialect)
 
 

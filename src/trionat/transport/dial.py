@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from trionat.address import TCPAddress, UnixAddress
+from trionat.errors import ConnectionLostError
 from trionat.transport.endpoint import set_stream_options
 from trionat.transport.isolation import leaves
 
@@ -44,6 +45,18 @@ async def dial(address: Address) -> socket.socket:
     sock.setblocking(False)
     set_stream_options(sock)
     return sock
+
+
+async def reach(address: TCPAddress) -> socket.socket:
+    """Dial a server of ours.
+
+    Raises:
+        ConnectionLostError: it cannot be reached; says where and why.
+    """
+    try:
+        return await dial(address)
+    except OSError as error:
+        raise ConnectionLostError(f"cannot reach {address}: {error.strerror or error}") from error
 
 
 def _first_reason(error: OSError) -> OSError:

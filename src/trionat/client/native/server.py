@@ -22,7 +22,7 @@ from trionat.log import get_logger
 from trionat.protocol.ticket import Ticket
 from trionat.transport.certificate import format_fingerprint, parse_fingerprint
 from trionat.transport.deadline import deadline
-from trionat.transport.dial import dial
+from trionat.transport.dial import reach
 from trionat.transport.tls import client_context, connect_tls, peer_fingerprint
 
 if TYPE_CHECKING:
@@ -151,12 +151,7 @@ class ServerDialer:
                 raise StartupError(
                     f"{self.ca_file}: cannot use it as certificate authorities: {error}"
                 ) from error
-        try:
-            sock = await dial(address)
-        except OSError as error:
-            raise ConnectionLostError(
-                f"cannot reach {address}: {error.strerror or error}"
-            ) from error
+        sock = await reach(address)
         try:
             endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
         except ssl.SSLCertVerificationError as error:
@@ -191,7 +186,7 @@ class ServerDialer:
         """Look at what a server shows, and send nothing."""
         try:
             endpoint = await connect_tls(
-                await dial(address), client_context(pinned=True), address.host
+                await reach(address), client_context(pinned=True), address.host
             )
         except (OSError, ConnectionLostError):
             return "(it went away)"
