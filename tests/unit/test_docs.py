@@ -234,6 +234,8 @@ def test_every_module_has_its_room() -> None:
     [
         ("serve -m 9", {}),
         ("serve --config server.yml", {}),
+        ("serve --config database.yml", {}),
+        ("db init", {}),
         ("serve", {"TRIONAT_LOG_LEVEL": "loud"}),
         ("connect tn1_AAAA 8080", {}),
         ("connect tn2_AAAA 8080", {}),
@@ -247,11 +249,11 @@ def test_messages(
     monkeypatch.chdir(tmp_path)
     if "server.yml" in words:
         Path("server.yml").write_text("Server:\n  ControlerAddr: 0.0.0.0:8007\n")
-    Path("database.yml").write_text("Database: {Username: a, Host: b, DBName: c}\n")
+    Path("database.yml").write_text("Database: {Username: a, Host: '127.0.0.1:1', DBName: c}\n")
     clean = {name: None for name in os.environ if name.startswith("TRIONAT_")}
     result = CliRunner().invoke(
         app, words.split(), env={**clean, **environ, "TRIONAT_STATE_DIR": str(tmp_path)}
     )
-    message = result.stderr.strip()
+    message = result.stderr.strip().replace("127.0.0.1:1:", "127.0.0.1:3306:")
     fence = "``" if "`" in message else "`"
     assert f"| {fence}{message}{fence} ({result.exit_code}) |" in TROUBLES

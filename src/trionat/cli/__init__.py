@@ -9,6 +9,7 @@ import typer
 import trionat
 from trionat.cli.config import config_app
 from trionat.cli.connect import connect
+from trionat.cli.db import db_app
 from trionat.cli.demo import demo
 from trionat.cli.limits import limit
 from trionat.cli.serve import serve
@@ -29,6 +30,7 @@ app.command()(demo)
 user_app.command()(limit)
 app.add_typer(user_app, name="user")
 app.command()(traffic)
+app.add_typer(db_app, name="db")
 app.add_typer(config_app, name="config")
 
 

@@ -44,6 +44,7 @@ class ExitCode(enum.IntEnum):
     STARTUP = 3
     REFUSED = 4
     REPLACED = 5
+    FINDINGS = 6
     INTERRUPTED = 130
 
 

@@ -1,0 +1,59 @@
+"""`trionat db`: the database that users and traffic live in, where the configuration names one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+import typer
+
+from trionat.cli.state import ConfigFile, State, told
+from trionat.config.schema import DatabaseConfig
+from trionat.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from trionat.store.mysql.pool import Pool
+
+T = TypeVar("T")
+
+db_app = typer.Typer(
+    help="The database that users and traffic live in, where the configuration names one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@db_app.command()
+def init(config: ConfigFile = None) -> None:
+    """Make the tables that are missing; those that are there stay as they are."""
+    with told():
+        database = _database(config)
+        from trionat.store.mysql import schema  # noqa: PLC0415 - as store/backend.py does
+
+        made = _ask(database, schema.init)
+    for table in made:
+        typer.echo(f"made table {table}")
+    typer.echo(f"Database {database.db_name} at {database.address} has all tables.")
+
+
+def _database(config: Path | None) -> DatabaseConfig:
+    database = State.find(None, config).database
+    if database is None:
+        reason = (
+            "there is no database: users live in a file of the state folder, which needs none of this;"
+            " for MySQL or MariaDB add the section to server.yml"
+        )
+        raise ConfigError(Problem("configuration", reason, "Database"))
+    return database
+
+
+def _ask(database: DatabaseConfig, question: Callable[[Pool], Awaitable[T]]) -> T:
+    from trionat.store.mysql.pool import open_pool  # noqa: PLC0415 - the same
+
+    async def run() -> T:
+        async with open_pool(database) as pool:
+            return await question(pool)
+
+    return trio.run(run)

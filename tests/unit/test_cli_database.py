@@ -1,0 +1,131 @@
+"""The commands on a database: the same as on the file, and those that only a database has."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.commands import Outcome
+from trionat.cli import app
+from trionat.protocol.ticket import Ticket
+from trionat.server.state import prepare_state
+from trionat.store.base import Flush
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.mariadb import MariaDB
+    from tests.unit.commands import Trionat
+    from trionat.config.schema import DatabaseConfig
+
+
+def on(trionat: Trionat, database: DatabaseConfig, file: Path) -> Trionat:
+    """Write the configuration of a server on a database, and return the commands with it."""
+    file.write_text(
+        f"Database:\n  Username: {database.username}\n  Password: {database.password}\n"
+        f"  Host: {database.host}\n  DBName: {database.db_name}\n"
+    )
+    return attrs.evolve(trionat, options=("--config", str(file)), database=database)
+
+
+@pytest.fixture
+def user(trionat: Trionat, mariadb: MariaDB, tmp_path: Path) -> Trionat:
+    """`trionat user` on the tables of NAT, with an account that NAT has made."""
+    database = mariadb.new_database()
+    mariadb.sql(
+        "insert into userInfo_userinfo (username, password) values ('nat', 'plain')",
+        database.db_name,
+    )
+    return on(trionat, database, tmp_path / "server.yml")
+
+
+def test_accounts_in_a_database(user: Trionat) -> None:
+    added = user("add", "alice", "--expires", "2099-01-31", stdin="secret\n")
+    assert (added.code, added.err) == (0, "")
+    assert "there is a user 'alice' already" in user.fails(2, "add", "alice", stdin="x\n")
+    assert user("limit", "alice", "--sessions", "2").code == 0
+    assert user("expire", "alice", "never").out == "alice can log in for ever.\n"
+    alice, nat = (json.loads(line) for line in user("list", "--json").out.splitlines())
+    assert (alice["name"], alice["expires_at"], alice["limits"]["sessions"]) == ("alice", None, 2)
+    assert (nat["name"], nat["created_at"], nat["expired"]) == ("nat", None, False)
+    lines = user("list").out.splitlines()
+    assert lines[0].startswith("alice  added ")
+    assert lines[1:] == ["       limits: sessions 2", "nat    expires never"]
+    assert user("passwd", "alice", stdin="other\n").code == 0
+    assert user.password_is("alice", "other")
+    assert user("remove", "alice").code == 0
+    assert user("remove", "nat").code == 0
+    assert user("list", "--json").out == ""
+    assert user.fails(2, "expire", "nat", "1d") == "there is no user 'nat'"
+    assert not user.folder.exists()  # nothing of all that is there
+
+
+def db(*args: str) -> Outcome:
+    """Run `trionat db …`."""
+    result = CliRunner().invoke(app, ["db", *args], catch_exceptions=False)
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def test_missing_tables_are_made_once(trionat: Trionat, mariadb: MariaDB, tmp_path: Path) -> None:
+    database = mariadb.new_database("")
+    user = on(trionat, database, tmp_path / "server.yml")
+    assert "trionat db init" in user.fails(3, "list")
+    last = f"Database {database.db_name} at {database.address} has all tables."
+    tables = ["userInfo_userinfo", "bars", "trionat_accounts", "trionat_months", "trionat_flushes"]
+    made = [f"made table {table}" for table in tables]
+    assert db("init", *user.options) == Outcome(0, "\n".join([*made, last, ""]), "")
+    assert db("init", *user.options) == Outcome(0, f"{last}\n", "")
+    assert user("list", "--json") == Outcome(0, "", "")
+
+
+@pytest.mark.usefixtures("nothing_configured")
+def test_without_a_database_there_is_nothing_to_make() -> None:
+    outcome = db("init")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "trionat: configuration: Database: there is no database: users live in a file of the state folder, which needs none"
+        " of this; for MySQL or MariaDB add the section to server.yml\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["alice", "nat"])
+def test_tickets_need_the_key_of_the_state_folder(user: Trionat, name: str) -> None:
+    """One made in a mistyped folder would be of no use, and nobody would know why."""
+    user("add", "alice", stdin="x\n")
+    where = ("--public-addr", "example.com")
+    reason = user.fails(3, "ticket", name, *where)
+    assert reason.startswith(f"{user.folder}/ticket.key: there is no key of tickets here: ")
+    assert not user.folder.exists()
+    prepare_state(user.folder)
+    first = user("ticket", name, *where)
+    assert user("ticket", name, *where) == first
+    assert Ticket.decode(first.out).username == name
+    assert user.accepts(name, first.out)
+    renewed = user("ticket", name, "--renew", *where)
+    assert user.accepts(name, renewed.out)
+    assert not user.accepts(name, first.out)
+
+
+def test_traffic_in_a_database(user: Trionat) -> None:
+    user("limit", "nat", "--quota", "1G")
+    flush = Flush(server="0" * 32, number=1, month="2026-11", amounts={"nat": 1500, "eve": 7})
+    assert user.ask(lambda store: store.add_traffic(flush))
+    shown = attrs.evolve(user, command="traffic")("--month", "2026-11")
+    assert shown.out.splitlines() == [
+        "user  in all  2026-11",
+        "nat   1.5 kB  1.5 kB of 1.0 GB",
+        "eve      7 B  7 B",
+    ]
+
+
+def test_a_database_that_cannot_be_asked_is_told(user: Trionat, tmp_path: Path) -> None:
+    assert user.database is not None
+    nobody = attrs.evolve(user.database, host="127.0.0.1:1")
+    told = on(user, nobody, tmp_path / "server.yml").fails(3, "add", "alice", stdin="x\n")
+    assert told == (
+        "database 127.0.0.1:1: Connection refused: is it running, and is Database.Host right?"
+    )
