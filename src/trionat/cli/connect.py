@@ -89,7 +89,8 @@ def show_text(event: ClientEvent) -> None:
         case Connected():
             for service in event.services:
                 say(f"{service.public} -> {service.local}")
-            say(f"  server   {event.server}, logged in as {event.username}, uid {event.uid}")
+            login = f"logged in as {event.username}" if event.username else "no login"
+            say(f"  server   {event.server}, {login}, uid {event.uid}")
             say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
         case Queued(None):
             say("no answer from the server yet: its sessions may all be taken; waiting for one")
