@@ -6,6 +6,7 @@ and stop it in `trio.to_thread`.
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
 import random
@@ -16,16 +17,21 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from trionat.config.schema import DatabaseConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 HOST = "127.0.0.1"
 USER, PASSWORD = "trionat", "secret"
@@ -156,6 +162,19 @@ class MariaDB:
             username=USER, password=PASSWORD, host=f"{HOST}:{self.port}", db_name=name
         )
 
+    def new_user(
+        self, database: DatabaseConfig, privileges: str, *, but: Mapping[str, str] | None = None
+    ) -> DatabaseConfig:
+        """Make somebody who has these privileges in all tables that are there, `but` others in some; return how to log in."""
+        name = f"user{next(self._numbers)}"
+        tables = [table for (table,) in self.sql("show tables", database.db_name)] if but else ["*"]
+        grants = [
+            f"grant {(but or {}).get(table, privileges)} on {database.db_name}.{table} to {name}@'%'"
+            for table in tables
+        ]
+        self.sql(f"create user {name}@'%' identified by '{PASSWORD}'; {';'.join(grants)}")
+        return attrs.evolve(database, username=name)
+
 
 @contextmanager
 def running() -> Iterator[MariaDB]:
@@ -208,6 +227,56 @@ def program(name: str) -> str:
     if os.environ.get("CI"):
         raise RuntimeError(message)
     pytest.skip(message)
+
+
+def make_authority() -> tuple[bytes, bytes]:
+    """Return key and certificate of an authority, without the extensions that newer ones have: MySQL makes such for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _certificate("authority", key.public_key(), "authority", key, ca=True)
+    return _pem(key), certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def make_leaf(authority_key: bytes, authority: bytes, address: str) -> tuple[bytes, bytes]:
+    """Return key and certificate of a server at an IP address."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    signer = serialization.load_pem_private_key(authority_key, password=None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    certificate = _certificate("server", key.public_key(), "authority", signer, address=address)
+    return _pem(key), certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _certificate(
+    subject: str,
+    key: ec.EllipticCurvePublicKey,
+    issuer: str,
+    signer: ec.EllipticCurvePrivateKey,
+    *,
+    ca: bool = False,
+    address: str | None = None,
+) -> x509.Certificate:
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    )
+    if address is not None:
+        name = x509.IPAddress(ipaddress.ip_address(address))
+        builder = builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
+    return builder.sign(signer, hashes.SHA256())
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ from trionat.store.passwords import (
     MAX_PASSWORD_BYTES,
     check_password,
     hash_password,
+    is_hashed,
     make_password,
     verify_password,
 )
@@ -70,6 +71,31 @@ async def test_an_unknown_user_has_no_password(password: str) -> None:
     assert not await verify_password(None, password)
 
 
+@pytest.mark.parametrize("stored", ["00000000", "pass word ", "Straße", "日本", "$2b$12$no hash of ours", "$argon"])  # fmt: skip
+async def test_a_plain_text_is_the_password_itself(stored: str) -> None:
+    assert not is_hashed(stored)
+    assert await verify_password(stored, stored)
+    for other in (stored.swapcase(), f"{stored} ", stored[:-1], f"{stored}\0", "STRASSE"):
+        if other != stored:
+            assert not await verify_password(stored, other)
+
+
+async def test_a_plain_text_costs_what_a_hash_costs(
+    verifications: list[argon2.Parameters],
+) -> None:
+    hashed = await hash_password("secret")
+    for stored in (hashed, "secret", "", None):
+        for password in ("secret", "wrong"):
+            await verify_password(stored, password)
+    assert len(verifications) == 8
+    assert len(set(map(repr, verifications))) == 1
+
+
+@pytest.mark.parametrize("password", ["", "x", "\0"])
+async def test_an_empty_password_in_the_store_is_nobodys(password: str) -> None:
+    assert not await verify_password("", password)
+
+
 @pytest.mark.parametrize(
     "password", OUT_OF_BOUNDS, ids=["empty", "long", "long in UTF-8", "no text"]
 )
@@ -89,10 +115,11 @@ async def test_at_the_bounds(password: str) -> None:
     assert await verify_password(await hash_password(password), password)
 
 
-@pytest.mark.parametrize("stored", ["", "plain text", "$argon2id$v=19$m=19456,t=2,p=1$AAAA", "$argon2id$v=19$m=1,t=1,p=1$AAAAAAAAAAA$AAAA"])  # fmt: skip
-async def test_what_is_no_hash_is_told_and_never_matches(stored: str) -> None:
+@pytest.mark.parametrize("stored", ["$argon2id$v=19$m=19456,t=2,p=1$AAAA", "$argon2id$v=19$m=1,t=1,p=1$AAAAAAAAAAA$AAAA", "$argon2", "$argon2x"])  # fmt: skip
+async def test_a_damaged_hash_is_told_and_never_matches(stored: str) -> None:
+    assert is_hashed(stored)
     with pytest.raises(StoreError, match="damaged") as caught:
-        await verify_password(stored, stored or "x")
+        await verify_password(stored, stored)
     assert not isinstance(caught.value, StoreUnavailableError)
 
 

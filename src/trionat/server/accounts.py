@@ -12,7 +12,7 @@ from trionat.errors import RefusedError, StoreError
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.server.state import verify_ticket
-from trionat.store.passwords import verify_password
+from trionat.store.passwords import hash_password, is_hashed, verify_password
 
 if TYPE_CHECKING:
     from trionat.server.session import Session
@@ -34,10 +34,14 @@ def _now() -> datetime:
 
 @attrs.define(eq=False)
 class Accounts:
-    """Checks credentials against the store; without a store (`StartAuth: false`) everybody is `anonymity`."""
+    """Checks credentials against the store; without a store (`StartAuth: false`) everybody is `anonymity`.
+
+    `upgrade_passwords` has a password that the store holds in plain text replaced by its hash when somebody logs in with it.
+    """
 
     state: ServerState
     store: Store | None
+    upgrade_passwords: bool = False
 
     async def authenticate(
         self, username: str, *, password: str | None, token: bytes | None = None
@@ -72,6 +76,8 @@ class Accounts:
             raise RefusedError(RefusalCode.AUTH_FAILED, f"authentication failed: {reason}")
         if user.is_expired(_now()):
             raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, f"the account {user.name} has expired")
+        if self.upgrade_passwords and token is None and not is_hashed(user.password):
+            await self._upgrade(self.store, user)
         return user
 
     async def _is_known(
@@ -85,6 +91,18 @@ class Accounts:
             log.warning("an account cannot be used", user=username, error=str(error))
             return False
 
+    async def _upgrade(self, store: Store, user: User) -> None:
+        """Replace a plain text by its hash; whoever logs in is let in all the same if that fails."""
+        try:
+            done = await store.upgrade_password(
+                user.name, user.password, await hash_password(user.password)
+            )
+        except StoreError as error:
+            log.warning("a password stays in plain text", user=user.name, error=str(error))
+        else:
+            if done:
+                log.info("a password in plain text was replaced by its hash", user=user.name)
+
     async def watch(self, sessions: dict[int, Session]) -> None:
         """End the sessions of accounts that expire or are removed, for ever. A store that is down ends none."""
         store = self.store
@@ -94,9 +112,7 @@ class Accounts:
             await trio.sleep(WATCH_INTERVAL)
             if not sessions:
                 continue
-            watched = list(
-                sessions.values()
-            )  # who comes while the store is asked is not in its answer
+            watched = list(sessions.values())  # who comes meanwhile is not in the answer
             try:
                 users = await store.find_users({session.username for session in watched})
             except StoreError as error:

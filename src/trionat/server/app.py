@@ -90,7 +90,11 @@ async def serve(
         )
         tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
         await trio.to_thread.run_sync(state.remember_address, public)
-        accounts = Accounts(state, store if config.start_auth else None)
+        accounts = Accounts(
+            state,
+            store if config.start_auth else None,
+            upgrade_passwords=database is not None and database.upgrade_passwords,
+        )
         # Accounts in a database are for its keeper to make.
         embedded = database is None
         first = await ensure_first_user(store) if config.start_auth and embedded else None

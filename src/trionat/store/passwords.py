@@ -7,6 +7,7 @@ because more only help where a login may have several cores to itself.
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from typing import Final
 
@@ -24,6 +25,8 @@ _LANES: Final = 1
 _HASHER: Final = argon2.PasswordHasher(
     time_cost=_PASSES, memory_cost=_MEMORY_KIB, parallelism=_LANES
 )
+
+_HASH_PREFIX: Final = "$argon2"
 
 _NO_HASH: Final = f"$argon2id$v=19$m={_MEMORY_KIB},t={_PASSES},p={_LANES}${'A' * 22}${'A' * 43}"
 """A well-formed hash (salt and result all zero) that costs as much to check as a real one, and that no password is known for."""
@@ -66,27 +69,33 @@ async def hash_password(password: str) -> str:
     return await trio.to_thread.run_sync(_HASHER.hash, password, limiter=_THREADS)
 
 
-async def verify_password(password_hash: str | None, password: str) -> bool:
-    """Tell whether the password is the one that was hashed.
+def is_hashed(stored: str) -> bool:
+    """Tell whether a store holds a hash; otherwise it is the password itself, as the Go program writes it."""
+    return stored.startswith(_HASH_PREFIX)
 
-    Takes as long for an account that does not exist as for a wrong password, so that the time tells nobody which names there
-    are. A call that is cancelled meanwhile ends after the check.
+
+async def verify_password(stored: str | None, password: str) -> bool:
+    """Tell whether the password is the one that the store holds, or holds the hash of.
+
+    Takes as long for an account that does not exist, and for one whose password is there in plain text, as for a wrong
+    password, so that the time tells nobody which names there are. A call that is cancelled meanwhile ends after the check.
 
     Args:
-        password_hash: What `hash_password` returned, or None where there is no such account.
+        stored: What `hash_password` returned, or the password itself, or None where there is no such account. An empty one
+            is nobody's.
         password: What was given; one of an impossible length or form is wrong without being checked.
 
     Raises:
-        StoreError: What the store holds is no hash.
+        StoreError: What the store holds is a hash that is damaged.
     """
     encoded = _encoded(password)
     if encoded is None:
         await trio.lowlevel.checkpoint()
         return False
-    matches = await trio.to_thread.run_sync(
-        _verify, _NO_HASH if password_hash is None else password_hash, encoded, limiter=_THREADS
-    )
-    return matches and password_hash is not None
+    if stored is not None and is_hashed(stored):
+        return await trio.to_thread.run_sync(_verify, stored, encoded, limiter=_THREADS)
+    await trio.to_thread.run_sync(_verify, _NO_HASH, encoded, limiter=_THREADS)
+    return stored is not None and hmac.compare_digest(stored.encode(), encoded)
 
 
 def _verify(password_hash: str, password: bytes) -> bool:

@@ -32,14 +32,14 @@ async def find_all(link: Link) -> dict[str, User]:
 
 async def find(link: Link, names: tuple[str, ...]) -> dict[str, User]:
     """Return the accounts of exactly those names (one at least) that exist."""
-    users = _users(await link.ask(f"{_SELECT} where u.username in %s order by u.user_id", names))
+    users = _users(await link.ask_by_name(f"{_SELECT} where {{}} in %s order by u.user_id", names))
     return {name: users[name] for name in names if name in users}
 
 
 async def lock_rows(link: Link, name: str) -> Rows:
     """Return the rows of exactly that name, and keep others from changing them until the transaction ends."""
     # In two steps: without an index on the name, one would lock the whole table.
-    found = await link.ask("select user_id from userInfo_userinfo where username = %s", name)
+    found = await link.ask_by_name("select user_id from userInfo_userinfo where {} = %s", name)
     if not found:
         return {}
     rows = await link.ask(

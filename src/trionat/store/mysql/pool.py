@@ -40,6 +40,14 @@ _CLOSE_GRACE: Final = 2.0
 _RECYCLE: Final = 30
 """Seconds after which an idle connection is replaced and not used again; less than `wait_timeout` below."""
 
+_DENIALS: Final = {
+    ER.DBACCESS_DENIED_ERROR,
+    ER.TABLEACCESS_DENIED_ERROR,
+    ER.COLUMNACCESS_DENIED_ERROR,
+}
+
+_INCOMPARABLE: Final = {ER.CANT_AGGREGATE_2COLLATIONS, ER.CANT_AGGREGATE_NCOLLATIONS}
+
 _SESSION: Final = """set session time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
     wait_timeout = 60, innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}
     /*M!100300 , max_statement_time = {seconds}, idle_transaction_timeout = {seconds} */
@@ -63,9 +71,32 @@ class Link:
         await self._cursor.execute(statement, values)
         return list(await self._cursor.fetchall())
 
+    async def ask_by_name(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask a question in which `{}` stands for the column `username`, and all text among the values is names.
+
+        A column in an older character set does not compare with what it cannot hold, such as an emoji that a stranger
+        gives for a name; then all of it is read.
+        """
+        try:
+            return await self.ask(statement.format("username"), *values)
+        except errors.OperationalError as exc:
+            if exc.args[0] not in _INCOMPARABLE:
+                raise
+        return await self.ask(statement.format("convert(username using utf8mb4)"), *values)
+
     async def change(self, statement: str, *values: object) -> int:
         """Run a statement; return the number of rows that it met, whether they changed or not."""
         return await self._cursor.execute(statement, values)
+
+    async def refusal(self, statement: str) -> str | None:
+        """Run a statement; return what the database says if it does not let us, or None."""
+        try:
+            await self._cursor.execute(statement)
+        except errors.OperationalError as exc:
+            if exc.args[0] not in _DENIALS:
+                raise
+            return str(exc.args[1])
+        return None
 
     @property
     def last_id(self) -> int:
@@ -99,16 +130,18 @@ class Pool:
         """
 
         async def job() -> T:
-            async with self._connections.acquire() as connection, connection.cursor() as cursor:
-                link = Link(cursor)
-                if not transaction:
-                    return await work(link)
-                await connection.begin()
-                result = await work(
-                    link
-                )  # after an error the pool closes the connection, which rolls back
-                await connection.commit()
-                return result
+            connection = await self._connect()
+            try:
+                async with connection.cursor() as cursor:
+                    if not transaction:
+                        return await work(Link(cursor))
+                    await connection.begin()
+                    result = await work(Link(cursor))
+                    await connection.commit()
+                    return result
+            finally:
+                # One that is still in a transaction is closed, and so rolled back.
+                self._connections.release(connection)
 
         seconds = self.config.timeout
         try:
@@ -120,6 +153,19 @@ class Pool:
             ) from exc
         except errors.MySQLError as exc:
             raise self._unavailable(self._explain(exc)) from exc
+
+    async def _connect(self) -> asyncmy.Connection:
+        """Return a connection, to be released."""
+        try:
+            return await self._connections.acquire()
+        except errors.MySQLError:
+            raise
+        except (
+            Exception
+        ) as exc:  # asyncmy takes the first words of whoever answers for those of a database
+            raise errors.InterfaceError(
+                0, "what answers there is no database: check Database.Host"
+            ) from exc
 
     def _unavailable(self, reason: str) -> StoreUnavailableError:
         return StoreUnavailableError(f"database {self.config.address}: {' '.join(reason.split())}")
@@ -135,7 +181,7 @@ class Pool:
                 return "the connection was lost: does it run?"
             case (
                 ER.ACCESS_DENIED_ERROR | 1698
-            ):  # the second: MariaDB, for a user without a password
+            ):  # MariaDB has the second, for users without a password
                 return f"it does not let {config.username!r} in: check Database.Username and Database.Password"
             case ER.BAD_DB_ERROR:
                 return f"there is no database {config.db_name!r}: check Database.DBName, or make it"
@@ -143,11 +189,9 @@ class Pool:
                 return f"{text}: check Database.DBName, or run trionat db init"
             case ER.BAD_FIELD_ERROR:
                 return f"{text}: trionat db check tells what a table has to have"
-            case (
-                ER.DBACCESS_DENIED_ERROR
-                | ER.TABLEACCESS_DENIED_ERROR
-                | ER.COLUMNACCESS_DENIED_ERROR
-            ):
+            case _ if number in _DENIALS and text.startswith("CREATE"):
+                return f"{text}: run trionat db init once as somebody who may make tables"
+            case _ if number in _DENIALS:
                 return f"{text}: grant it to {config.username!r}"
             case ER.LOCK_WAIT_TIMEOUT:
                 return "somebody else holds a lock"

@@ -51,8 +51,8 @@ async def totals_of_month(link: Link, month: str, names: tuple[str, ...]) -> dic
 async def _add_to_bars(link: Link, amounts: Mapping[str, int]) -> None:
     first: dict[str, int] = {}
     if amounts:
-        for row, name in await link.ask(
-            "select id, username from bars where username in %s order by id", tuple(amounts)
+        for row, name in await link.ask_by_name(
+            "select id, username from bars where {} in %s order by id", tuple(amounts)
         ):
             if name in amounts:
                 first.setdefault(name, row)
