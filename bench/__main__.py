@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import resource
+import signal
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from bench import machine, plots
 from bench.report import Report
+from bench.results import Results
 from bench.scenarios import QUICK, SCENARIOS, Effort
 from bench.suite import CHAINS, run_suite
 from bench.targets import TARGETS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 def main() -> int:
@@ -55,7 +62,9 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     facts = machine.describe()
-    results = trio.run(run_suite, chains, scenarios, effort)
+    results = Results()
+    if not trio.run(_run_until_signalled, partial(run_suite, chains, scenarios, effort, results)):
+        return 130
     report = Report(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         effort=effort,
@@ -70,6 +79,23 @@ def main() -> int:
     plots.draw(report, output)
     print(f"written: {output / 'benchmarks.md'}")
     return 1 if results.failures else 0
+
+
+async def _run_until_signalled(run: Callable[[], Awaitable[None]]) -> bool:
+    """Run to the end and return True, or False after Ctrl-C or SIGTERM; all that was started is stopped in either case."""
+    done = False
+    async with trio.open_nursery() as nursery:
+
+        async def watch_signals() -> None:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel("told to stop")
+
+        nursery.start_soon(watch_signals)
+        await run()
+        done = True
+        nursery.cancel_scope.cancel("done")
+    return done
 
 
 if __name__ == "__main__":

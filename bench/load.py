@@ -7,11 +7,14 @@ import json
 from typing import Final
 
 import attrs
+import trio
 
-from bench.program import HOST, find, output_of
+from bench.program import HOST, FailedError, find, output_of
 
 _PATIENCE: Final = 120.0
 """Seconds for a generator to end, besides what it was asked for; the slowest chain needs a small part of it."""
+_TRIES_WHILE_BUSY: Final = 20
+"""What is still under way from the last transfer keeps iperf3's server busy; it serves one at a time."""
 
 
 @attrs.frozen(kw_only=True)
@@ -23,12 +26,25 @@ class Bulk:
 
 
 async def move_bulk(port: int, *, streams: int, seconds: int, outward: bool = False) -> Bulk:
-    """Move bytes to the service, or `outward`, from it, as fast as they go."""
+    """Move bytes to the service, or `outward`, from it, as fast as they go.
+
+    Raises:
+        FailedError: iperf3 says why.
+    """
     program = find("iperf3", package="iperf3")
     command = [program, "-c", HOST, "-p", port, "-t", seconds, "-P", streams, "-J"]
-    text = await output_of([*command, *(["-R"] if outward else [])], within=seconds + _PATIENCE)
-    received = json.loads(text)["end"]["sum_received"]
-    return Bulk(bytes=received["bytes"], bits_per_second=received["bits_per_second"])
+    command += ["-R"] if outward else []
+    error = ""
+    for _ in range(_TRIES_WHILE_BUSY):
+        told = json.loads(await output_of(command, within=seconds + _PATIENCE))
+        error = told.get("error", "")
+        if not error:
+            received = told["end"]["sum_received"]
+            return Bulk(bytes=received["bytes"], bits_per_second=received["bits_per_second"])
+        if "busy" not in error:
+            break
+        await trio.sleep(1)
+    raise FailedError(f"iperf3: {error}")
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,6 @@ import trio
 from bench.chain import standing
 from bench.product import ENCRYPTED, UNENCRYPTED
 from bench.program import FailedError, MissingError
-from bench.results import Results
 from bench.rivals import BORE, DIRECT, NGINX, NGINX_ENCRYPTED, RATHOLE, RATHOLE_ENCRYPTED, SSH
 from trionat.transport.isolation import leaves
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bench.chain import Chain
+    from bench.results import Results
     from bench.scenarios import Effort, Scenario
 
 T = TypeVar("T")
@@ -30,16 +30,14 @@ _LONGEST: Final = 600.0
 
 
 async def run_suite(
-    chains: Sequence[Chain], scenarios: Sequence[Scenario], effort: Effort
-) -> Results:
+    chains: Sequence[Chain], scenarios: Sequence[Scenario], effort: Effort, results: Results
+) -> None:
     """Measure. Interleaved, so that the machine's noise hits all alike; each round begins with another chain."""
-    results = Results()
     present = [chain for chain in chains if await _stands(chain, results)]
     for number in range(effort.rounds):
         for scenario in scenarios:
             for chain in _rotated(present, number):
                 await _measure(number, scenario, chain, effort, results)
-    return results
 
 
 async def _stands(chain: Chain, results: Results) -> bool:
