@@ -15,6 +15,7 @@ from tests.unit.client_side import CONTROL, TUNNEL, Host, MemoryLegacyServer, Ru
 from tests.unit.house import forwarder
 from tests.unit.memory import echo, receive_all, receive_exactly, receive_some
 from trionat.address import TCPAddress, UnixAddress
+from trionat.cli.connect import show_text
 from trionat.client.agent import Client
 from trionat.client.legacy.server import LegacyServer
 from trionat.client.legacy.session import LegacySession
@@ -168,6 +169,25 @@ async def test_comes_in(tidy: Tidy, autojump_clock: MockClock, dialect: str) -> 
             )
         ]
         assert desk.session.ports == (60001,)
+
+
+async def test_what_the_user_is_told(
+    tidy: Tidy, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_desk(tidy) as desk:
+        await desk.answer()
+        await trio.sleep(3)
+        await desk.say(INFORMATION)
+        await trio.testing.wait_all_tasks_blocked()
+        for event in desk.events:
+            show_text(event)
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "no answer from the server yet: its sessions may all be taken; waiting for one",
+        "server.example:60001 -> /in/memory",
+        "  server   server.example:8007, logged in as alice, uid 7",
+        "  tunnels  server.example:8008, NOT encrypted",
+    ]
 
 
 async def test_the_host_that_the_user_wants_to_be_shown(
