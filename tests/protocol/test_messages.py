@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from typing import Any
 
@@ -19,6 +21,7 @@ from trionat.protocol.messages import (
     Drain,
     Expose,
     Hello,
+    Join,
     Message,
     Ping,
     Pong,
@@ -42,6 +45,7 @@ IDS = {
     Close: 40009,
     Demand: 40010,
     Attach: 40100,
+    Join: 40110,
 }
 
 # Whatever UTF-8 can carry.
@@ -102,6 +106,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Demand, numbers),
     st.builds(Drain, seconds=spans),
     st.builds(Attach, numbers, secrets),
+    st.builds(Join, numbers, numbers, secrets),
 )
 
 GOOD: dict[type[Any], dict[str, Any]] = {
@@ -268,13 +273,26 @@ def test_missing_keys() -> None:
                 decode(kind, value)
 
 
-@pytest.mark.parametrize("kind", [Ping, Pong, Demand, Attach], ids=lambda kind: kind.__name__)
-def test_binary_payload_of_a_wrong_length(kind: type[Any]) -> None:
-    right = 40 if kind is Attach else 8
+@pytest.mark.parametrize(
+    ("kind", "right"), [(Ping, 8), (Pong, 8), (Demand, 8), (Attach, 40), (Join, 48)]
+)
+def test_binary_payload_of_a_wrong_length(kind: type[Any], right: int) -> None:
     for length in {0, 1, right - 1, right + 1, 100}:
         with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
             decode_message(Frame(IDS[kind], bytes(length)))
     decode_message(Frame(IDS[kind], bytes(right)))
+
+
+def test_a_proof_is_of_its_tunnel_alone() -> None:
+    """A known answer, from HMAC-SHA-256 as docs/protocol.md has it; nothing of the frame can be changed."""
+    secret = b"s" * SECRET_BYTES
+    join = Join.prove(7, 3, secret)
+    text = b"trionat plain tunnel" + bytes(7) + b"\x07" + bytes(7) + b"\x03"
+    assert join.proof == hmac.new(secret, text, hashlib.sha256).digest()
+    assert join.is_proven(secret)
+    for other in (Join(8, 3, join.proof), Join(7, 4, join.proof), Join(7, 3, bytes(32))):
+        assert not other.is_proven(secret)
+    assert not join.is_proven(b"t" * SECRET_BYTES)
 
 
 @pytest.mark.parametrize("message_id", [0, 10001, 20002, 40000, 40011, 40101, 60001, 2**32 - 1])

@@ -12,7 +12,13 @@ import trio
 import trio.testing
 
 from tests.unit.house import Guest, House, MemoryStore, forwarder, make_user, open_house, token_of
-from tests.unit.memory import MemoryEndpoint, echo, receive_all, receive_exactly, receive_some
+from tests.unit.memory import (
+    MemoryEndpoint,
+    echo,
+    receive_all,
+    receive_exactly,
+    receive_some,
+)
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
     Attach,
@@ -21,6 +27,7 @@ from trionat.protocol.messages import (
     Demand,
     Drain,
     Hello,
+    Join,
     Message,
     Ping,
     Pong,
@@ -815,3 +822,28 @@ async def test_session_ended_at_any_point(
         assert house.admission.ports.free == 1
         for visitor in visitors:
             assert visitor.peer.closed
+
+
+async def test_numbers_of_plain_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """Each is good once, in any order within a window; a session that is to use TLS takes none."""
+    async with open_house(tidy) as house:
+        guest = await house.welcome("guest")
+        uid, secret = guest.welcome.uid, guest.welcome.secret
+        session = house.desk.sessions[uid]
+        assert isinstance(session, NativeSession)
+
+        def joins(number: int) -> bool:
+            wire, other_end = tidy.pair()
+            taken = session.attach_plain(wire, Join.prove(uid, number, secret))
+            other_end.close()
+            if not taken:
+                wire.close()
+            return taken
+
+        assert not joins(1)
+        session.plain_tunnels = True
+        assert [joins(number) for number in (1, 3, 2, 3, 1)] == [True, True, True, False, False]
+        assert joins(5000)
+        assert not joins(3975)
+        assert joins(3976)
+        assert not joins(3976)

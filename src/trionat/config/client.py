@@ -11,6 +11,7 @@ from trionat.config.key import key
 from trionat.config.service import Service, parse_service
 from trionat.config.values import (
     BOOLEAN,
+    ENCRYPTED,
     FINGERPRINT,
     HOST,
     LABEL,
@@ -19,6 +20,7 @@ from trionat.config.values import (
     STATE_DIR_UNSET,
     TCP,
     TEXT,
+    UNENCRYPTED,
     Kind,
     one_of,
     seconds,
@@ -102,6 +104,14 @@ class ClientConfig:
             "the server's control address",
             letter="c",
             unset="from the ticket",
+        ),
+    )
+    tunnel_encryption: str = attrs.field(
+        default=ENCRYPTED,
+        metadata=key(
+            "TunnelEncryption",
+            one_of(ENCRYPTED, UNENCRYPTED),
+            "none: tunnels without TLS, for networks that you trust, where the server says the same; the control connection stays encrypted",
         ),
     )
     local_server_addr: Address | None = attrs.field(

@@ -11,6 +11,7 @@ from trionat.address import TCPAddress, parse_public_address
 from trionat.config.key import key
 from trionat.config.values import (
     BOOLEAN,
+    ENCRYPTED,
     HOST,
     LABEL,
     PATH,
@@ -19,6 +20,8 @@ from trionat.config.values import (
     STATE_DIR_UNSET,
     TCP,
     TEXT,
+    UNENCRYPTED,
+    one_of,
     seconds,
     whole,
 )
@@ -127,6 +130,14 @@ class ServerConfig:
     start_log: bool = attrs.field(
         default=True,
         metadata=key("StartLog", BOOLEAN, "whether to log to LogFilename besides the terminal"),
+    )
+    tunnel_encryption: str = attrs.field(
+        default=ENCRYPTED,
+        metadata=key(
+            "TunnelEncryption",
+            one_of(ENCRYPTED, UNENCRYPTED),
+            "none: tunnels without TLS, for networks that you trust, where the client says the same; the control connection stays encrypted",
+        ),
     )
     legacy_clients: bool = attrs.field(
         default=False,

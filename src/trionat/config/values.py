@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import attrs
 
@@ -68,6 +68,11 @@ def seconds(low: float, high: float) -> Kind[float]:
         return float(text)
 
     return Kind(words, read, lambda value: f"{value:g}")
+
+
+ENCRYPTED: Final = "tls"
+UNENCRYPTED: Final = "none"
+"""What `TunnelEncryption` may be, on both sides."""
 
 
 def one_of(*words: str) -> Kind[str]:

@@ -11,9 +11,13 @@ import enum
 from typing import Final
 
 from trionat.protocol.frames import BIG_ENDIAN, FIRST_FRAME_BYTES, HEADER_BYTES, LITTLE_ENDIAN
+from trionat.protocol.messages import JOIN_BYTES, Join
 
 TLS_HANDSHAKE: Final = 0x16
 TLS_MAJOR_VERSION: Final = 0x03
+
+# The header of a native tunnel's first frame where tunnels are not encrypted.
+_JOIN: Final = BIG_ENDIAN.pack(JOIN_BYTES, Join.id)
 
 # The ids that the first frame of a legacy connection can have: credentials on the control port, a uid on the tunnel port.
 LEGACY_FIRST_IDS: Final = frozenset({60001, 20002})
@@ -23,6 +27,7 @@ class Dialect(enum.Enum):
     """What a peer speaks, as far as its first bytes tell. The value is the text for the log."""
 
     NATIVE = "TLS"
+    PLAIN_TUNNEL = "a tunnel without TLS"
     NAT_DOC = "the nat-doc dialect"
     NAT_V1 = "the nat-v1 dialect"
     HTTP = "plain HTTP"
@@ -46,6 +51,8 @@ def detect_dialect(first: bytes) -> Dialect | None:
         length, message_id = header.unpack_from(first)
         if message_id in LEGACY_FIRST_IDS and length <= FIRST_FRAME_BYTES:
             return dialect
+    if first[:HEADER_BYTES] == _JOIN:
+        return Dialect.PLAIN_TUNNEL
     if first.startswith(b"SSH-"):
         return Dialect.SSH
     if first.split(b" ")[0] in {

@@ -18,6 +18,7 @@ A control connection runs like this (`docs/protocol.md` has the whole)::
 from __future__ import annotations
 
 import enum
+import hmac
 import struct
 from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeAlias
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 PROTOCOL_VERSION: Final = 1
 CAPABILITIES: Final = ("recycled-tunnels",)
+
+# In HELLO: the client is ready to use tunnels without TLS. In WELCOME: it is to do so, since the server is ready as well.
+PLAIN_TUNNELS: Final = "plain-tunnels"
 
 # A session is found by its uid and opened by its secret; 256 random bits, where the specification asks for 128 at least.
 SECRET_BYTES: Final = 32
@@ -348,13 +352,78 @@ class Attach:
         return cls(*_ATTACH.unpack(payload))
 
 
+_JOIN: Final = struct.Struct(">QQ32s")
+JOIN_BYTES: Final = _JOIN.size
+
+
+@attrs.frozen
+class Join:
+    """What ATTACH is, on a tunnel without TLS, where the secret must not be seen: `proof` shows that its sender knows it.
+
+    `number` is another one for each tunnel of a session, so that nobody who has seen a proof can use it again.
+    """
+
+    id: ClassVar[int] = 40110
+    uid: int
+    number: int
+    proof: bytes = attrs.field(repr=False)
+
+    @classmethod
+    def prove(cls, uid: int, number: int, secret: bytes) -> Self:
+        """Make the message for the session's tunnel of that number."""
+        return cls(uid, number, _proof(uid, number, secret))
+
+    def is_proven(self, secret: bytes) -> bool:
+        """Tell, in constant time, whether the sender knows the session's secret."""
+        return hmac.compare_digest(self.proof, _proof(self.uid, self.number, secret))
+
+    def payload(self) -> bytes:
+        """Return the 48-byte payload."""
+        return _JOIN.pack(self.uid, self.number, self.proof)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if len(payload) != JOIN_BYTES:
+            raise RemoteProtocolError(f"JOIN: the payload is not {JOIN_BYTES} bytes long")
+        return cls(*_JOIN.unpack(payload))
+
+
+def _proof(uid: int, number: int, secret: bytes) -> bytes:
+    return hmac.digest(secret, b"trionat plain tunnel" + struct.pack(">QQ", uid, number), "sha256")
+
+
 Message: TypeAlias = (
-    Hello | Expose | Queued | Welcome | Refused | Ping | Pong | Drain | Close | Demand | Attach
+    Hello
+    | Expose
+    | Queued
+    | Welcome
+    | Refused
+    | Ping
+    | Pong
+    | Drain
+    | Close
+    | Demand
+    | Attach
+    | Join
 )
 
 _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     kind.id: kind.from_payload
-    for kind in (Hello, Expose, Queued, Welcome, Refused, Ping, Pong, Drain, Close, Demand, Attach)
+    for kind in (
+        Hello,
+        Expose,
+        Queued,
+        Welcome,
+        Refused,
+        Ping,
+        Pong,
+        Drain,
+        Close,
+        Demand,
+        Attach,
+        Join,
+    )
 }
 
 

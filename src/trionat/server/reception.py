@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from trionat.config.values import UNENCRYPTED
 from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
-from trionat.server.native.greeting import NativeGreeting
+from trionat.server.native.greeting import NativeGreeting, PlainTunnelGreeting
 from trionat.transport.deadline import deadline
+from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.isolation import isolated
 from trionat.transport.tls import accept_tls, peek_dialect
 
@@ -101,12 +103,15 @@ class Reception:
         """Find out what the peer speaks; closes the connection where that is nothing of ours."""
         try:
             dialect = await peek_dialect(connection)
-            if dialect is not Dialect.NATIVE:
+            plain = dialect is Dialect.PLAIN_TUNNEL and self.config.tunnel_encryption == UNENCRYPTED
+            if dialect is not Dialect.NATIVE and not plain:
                 raise RemoteProtocolError(
                     f"this port speaks TLS, and the peer spoke {dialect.value}"
                 )
         except BaseException:
             connection.close()
             raise
+        if plain:
+            return PlainTunnelGreeting(self.desk, SocketEndpoint(connection), address, known)
         endpoint = await accept_tls(connection, self.tls)
         return NativeGreeting(self.desk, endpoint, address, known)

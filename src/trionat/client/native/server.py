@@ -23,6 +23,7 @@ from trionat.protocol.ticket import Ticket
 from trionat.transport.certificate import format_fingerprint, parse_fingerprint
 from trionat.transport.deadline import deadline
 from trionat.transport.dial import reach
+from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.tls import client_context, connect_tls, peer_fingerprint
 
 if TYPE_CHECKING:
@@ -136,6 +137,16 @@ class ServerDialer:
         """
         with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
             return await self._connect(address)
+
+    async def connect_plain(self, address: TCPAddress) -> SocketEndpoint:
+        """Return a connection without TLS, for a tunnel; the caller owns it. Nothing secret may be sent on it.
+
+        Raises:
+            ConnectionLostError: it cannot be reached.
+            PeerTimeoutError: it did not answer within `timeout` seconds.
+        """
+        with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
+            return SocketEndpoint(await reach(address))
 
     async def _connect(self, address: TCPAddress) -> TLSEndpoint:
         if self._context is None:

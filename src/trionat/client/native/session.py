@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -10,12 +11,15 @@ import trio
 
 from trionat.client.native.tunnels import TunnelPool
 from trionat.client.session import Session, SessionOverError
+from trionat.config.values import UNENCRYPTED
 from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.events import Draining, Queued
 from trionat.log import get_logger
 from trionat.protocol import messages
 from trionat.protocol.fields import NAME_CHARACTERS
 from trionat.protocol.messages import (
+    CAPABILITIES,
+    PLAIN_TUNNELS,
     QUEUE_INTERVAL,
     QUEUE_TIMEOUT,
     Attach,
@@ -24,6 +28,7 @@ from trionat.protocol.messages import (
     Drain,
     Expose,
     Hello,
+    Join,
     Ping,
     Pong,
     Welcome,
@@ -83,6 +88,7 @@ class NativeSession(Session):
                 identity=self.identity,
                 name=self.config.name,
                 software=_SOFTWARE,
+                capabilities=(*CAPABILITIES, PLAIN_TUNNELS) if self._wants_plain else CAPABILITIES,
             )
         )
         await channel.send(
@@ -142,10 +148,19 @@ class NativeSession(Session):
 
     async def _serve(self, channel: Channel, welcome: Welcome) -> None:
         link = ControlLink(channel, "the server", welcome.ping_interval, welcome.peer_timeout)
-        attach = Attach(welcome.uid, welcome.secret)
+        plain = self._wants_plain and PLAIN_TUNNELS in welcome.capabilities
+        if self._wants_plain and not plain:
+            log.warning("tunnels are encrypted: the server's TunnelEncryption is not none")
+        numbers = count(1)
 
         async def open_wire() -> Endpoint:
-            return await self._open_wire(attach)
+            address = self.dialer.server.tunnel
+            if plain:
+                attach = Join.prove(welcome.uid, next(numbers), welcome.secret)
+                return await _attached(await self.dialer.connect_plain(address), attach)
+            return await _attached(
+                await self.dialer.connect(address), Attach(welcome.uid, welcome.secret)
+            )
 
         pool = TunnelPool(
             open_wire,
@@ -161,7 +176,7 @@ class NativeSession(Session):
             server=server.control,
             tunnel=server.tunnel,
             username=server.username,
-            encrypted=True,
+            encrypted=not plain,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run, name="control link")
@@ -190,18 +205,22 @@ class NativeSession(Session):
                         f"{type(message).__name__.upper()} from a server in a session"
                     )
 
-    async def _open_wire(self, attach: Attach) -> Endpoint:
-        address = self.dialer.server.tunnel
-        wire = await self.dialer.connect(address)
-        try:
-            await send_all(wire, messages.encode_message(attach))
-        except OSError as error:
-            wire.close()
-            raise lost(error) from error
-        except BaseException:
-            wire.close()
-            raise
-        return wire
+    @property
+    def _wants_plain(self) -> bool:
+        return self.config.tunnel_encryption == UNENCRYPTED
+
+
+async def _attached(wire: Endpoint, attach: Attach | Join) -> Endpoint:
+    """Say whose tunnel it is, and return it; closes it where that fails."""
+    try:
+        await send_all(wire, messages.encode_message(attach))
+    except OSError as error:
+        wire.close()
+        raise lost(error) from error
+    except BaseException:
+        wire.close()
+        raise
+    return wire
 
 
 def _label(text: str) -> str:

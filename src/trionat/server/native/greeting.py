@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from trionat.config.values import UNENCRYPTED
 from trionat.errors import RefusedError, RemoteProtocolError
-from trionat.protocol.messages import Attach, Expose, Hello, Message, RefusalCode, Refused
+from trionat.protocol.messages import (
+    PLAIN_TUNNELS,
+    Attach,
+    Expose,
+    Hello,
+    Join,
+    Message,
+    RefusalCode,
+    Refused,
+)
 from trionat.server.accounts import ANONYMOUS
 from trionat.server.greeting import Greeting
 from trionat.server.native.applicant import NativeApplicant
@@ -45,12 +55,14 @@ class NativeGreeting(Greeting):
     async def _refuse(self, refusal: RefusedError) -> None:
         await self._channel.send(Refused(code=refusal.code, text=refusal.text))
 
-    def _attach(self, attach: Attach) -> None:
+    def _attach(self, attach: Attach | Join) -> None:
         if self._channel.trailing:
             raise RemoteProtocolError("bytes behind ATTACH, before any OPEN")
         session = self.desk.sessions.get(attach.uid)
-        if not isinstance(session, NativeSession) or not session.attach(
-            self.endpoint, attach.secret
+        if not isinstance(session, NativeSession) or not (
+            session.attach(self.endpoint, attach.secret)
+            if isinstance(attach, Attach)
+            else session.attach_plain(self.endpoint, attach)
         ):
             raise RefusedError(
                 RefusalCode.UNKNOWN_SESSION, "no such session, or it has too many tunnels"
@@ -83,6 +95,19 @@ class NativeGreeting(Greeting):
                 client_name=hello.name,
                 channel=self._channel,
                 keep_idle=expose.idle_tunnels,
+                plain_tunnels=self.desk.config.tunnel_encryption == UNENCRYPTED
+                and PLAIN_TUNNELS in hello.capabilities,
             )
 
         await self.desk.run_session(applicant, open_session)
+
+
+class PlainTunnelGreeting(NativeGreeting):
+    """Of a connection without TLS, which can only be a tunnel that proves whose it is without giving the secret away."""
+
+    async def _hear(self) -> bool:
+        first = await self._expect("its first message")
+        if not isinstance(first, Join):
+            raise RemoteProtocolError(f"{type(first).__name__.upper()} on a tunnel without TLS")
+        self._attach(first)
+        return True

@@ -11,7 +11,16 @@ import trio
 
 from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
-from trionat.protocol.messages import SECRET_BYTES, Close, Demand, Drain, Welcome
+from trionat.protocol.messages import (
+    CAPABILITIES,
+    PLAIN_TUNNELS,
+    SECRET_BYTES,
+    Close,
+    Demand,
+    Drain,
+    Join,
+    Welcome,
+)
 from trionat.server.native.tunnels import NativeTunnels
 from trionat.server.session import Session, SessionEnd
 from trionat.transport.control import ControlLink
@@ -29,21 +38,29 @@ _DEMAND_AGAIN = 1.0
 # faster by this much, in seconds. Whatever else is on a tunnel ends with it and takes no time.
 _LAST_BYTES = 1.0
 
+# How far behind the highest number of its kind a plain tunnel may be: a client has fewer dials under way at once.
+_NUMBERS_BEHIND = 1024
+
 # Tunnels that a session may have beyond its visitors: idle ones.
 SPARE_TUNNELS = 64
 
 
 @attrs.define(eq=False, kw_only=True)
 class NativeSession(Session):
-    """See `Session`. `keep_idle` is how many idle tunnels the client wants at least."""
+    """See `Session`. `keep_idle` is how many idle tunnels the client wants at least.
+
+    `plain_tunnels` says that both sides are configured to use tunnels without TLS.
+    """
 
     channel: Channel
     keep_idle: int
     public_host: str
+    plain_tunnels: bool = False
     link: ControlLink = attrs.field(init=False)
     _secret: bytes = attrs.field(
         init=False, repr=False, factory=lambda: secrets.token_bytes(SECRET_BYTES)
     )
+    _numbers: set[int] = attrs.field(init=False, factory=lambda: set())
 
     def __attrs_post_init__(self) -> None:
         self.link = ControlLink(
@@ -58,11 +75,31 @@ class NativeSession(Session):
     @property
     def dialect(self) -> str:
         """See `Session`."""
-        return "native"
+        return "native, tunnels not encrypted" if self.plain_tunnels else "native"
 
     def attach(self, wire: Endpoint, secret: bytes) -> bool:
         """Take over a tunnel's wire if the secret is right and there is room; otherwise the caller keeps it."""
         return hmac.compare_digest(secret, self._secret) and self.tunnels.attach(wire)
+
+    def attach_plain(self, wire: Endpoint, attach: Join) -> bool:
+        """Take over the wire of a tunnel without TLS, on the same terms; a proof that was used before is none."""
+        return (
+            self.plain_tunnels
+            and attach.is_proven(self._secret)
+            and self._is_fresh(attach.number)
+            and self.tunnels.attach(wire)
+        )
+
+    def _is_fresh(self, number: int) -> bool:
+        """Tell whether a tunnel's number is seen for the first time; what is too old to be remembered is not."""
+        highest = max(self._numbers, default=0)
+        if number in self._numbers or number < highest - _NUMBERS_BEHIND:
+            return False
+        self._numbers.add(number)
+        if len(self._numbers) > 2 * _NUMBERS_BEHIND:
+            oldest = max(highest, number) - _NUMBERS_BEHIND
+            self._numbers = {seen for seen in self._numbers if seen >= oldest}
+        return True
 
     async def _converse(self, nursery: trio.Nursery) -> SessionEnd:
         self.link.post(self._welcome())
@@ -96,6 +133,7 @@ class NativeSession(Session):
             ping_interval=self.config.ping_interval,
             peer_timeout=self.config.peer_timeout,
             max_tunnels=self.tunnels.limit,
+            capabilities=(*CAPABILITIES, PLAIN_TUNNELS) if self.plain_tunnels else CAPABILITIES,
         )
 
     async def _tell_demand(self) -> None:
