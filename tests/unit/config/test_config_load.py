@@ -223,6 +223,7 @@ def test_every_key_can_come_from_the_environment(path: str) -> None:
         "HOST:PORT": "h:1",
         "true or false": "true",
         "native, nat-v1 or nat-doc": "native",
+        "tls or none": "none",
         "SHA256: and 32 bytes in base64 or hex": "00" * 32,
     }
     key = KEYS[path]
