@@ -9,7 +9,9 @@ has big-endian ones, and a uid in front of the credentials. The integers of payl
 
 from __future__ import annotations
 
+import ctypes
 import enum
+import socket
 import struct
 from collections import deque
 from contextlib import asynccontextmanager, suppress
@@ -312,6 +314,14 @@ class LegacyClient:
         self._news = trio.Event()
 
 
+def deafen(stream: trio.SocketStream) -> None:
+    """Have the kernel drop whatever arrives, without acknowledging it, as if the cable were cut. Linux only."""
+    # A filter of one instruction, "keep 0 bytes": socket(7), SO_ATTACH_FILTER; linux/filter.h, BPF_RET | BPF_K.
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HL", 1, ctypes.addressof(instruction))
+    stream.setsockopt(socket.SOL_SOCKET, 26, program)
+
+
 @asynccontextmanager
 async def running_client(client: LegacyClient) -> AsyncIterator[LegacyClient]:
     """Run it; when this is left it is killed, if it has not ended."""
@@ -361,6 +371,8 @@ class LegacyServer:
     tunnel_port: int = 0
     keep_alive_interval: float = 1.0
     visitor_wait: float = 8.0
+    strays: trio.MemorySendChannel[trio.SocketStream] | None = None
+    """Where tunnels go that no visitor waits for, for a test that plays the visitor itself; without it they are closed."""
 
     sessions: dict[int, LegacySession] = attrs.field(init=False, factory=dict)
     """The ones that are up, by uid."""
@@ -369,12 +381,13 @@ class LegacyServer:
     """What every tunnel said: uid and port."""
     malformed: list[str] = attrs.field(init=False, factory=list)
     """What clients said that the protocol does not know; a test has it empty at its end."""
+    _life: trio.CancelScope = attrs.field(init=False)
     _uids: int = attrs.field(init=False, default=0)
     _give_port: trio.MemorySendChannel[int] = attrs.field(init=False)
     _ports: trio.MemoryReceiveChannel[int] = attrs.field(init=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; then every connection closes without a word."""
+        """Serve until it is killed."""
         self._give_port, self._ports = trio.open_memory_channel[int](len(self.visit_ports))
         for port in self.visit_ports:
             self._give_port.send_nowait(port)
@@ -382,11 +395,15 @@ class LegacyServer:
         [tunnel] = await trio.open_tcp_listeners(self.tunnel_port, host=HOST)
         self.control_port = control.socket.getsockname()[1]
         self.tunnel_port = tunnel.socket.getsockname()[1]
-        with self._give_port, self._ports:
+        with self._give_port, self._ports, trio.CancelScope() as self._life:
             async with trio.open_nursery() as nursery:
                 await nursery.start(trio.serve_listeners, self._serve_control, [control])
                 await nursery.start(trio.serve_listeners, self._serve_tunnel, [tunnel])
                 task_status.started()
+
+    def kill(self) -> None:
+        """End it as `kill -9` would: the kernel closes its connections."""
+        self._life.cancel("killed")
 
     @property
     def queued(self) -> int:
@@ -484,12 +501,15 @@ class LegacyServer:
             visitor.tunnel = tunnel
             visitor.paired.set()
             await visitor.over.wait()
+        elif self.strays is not None:
+            await self.strays.send(tunnel)
+            await trio.sleep_forever()
 
 
 @asynccontextmanager
 async def running_server(server: LegacyServer) -> AsyncIterator[LegacyServer]:
-    """Run it; when this is left it is killed."""
+    """Run it; when this is left it is killed, if it has not been."""
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
         yield server
-        nursery.cancel_scope.cancel()
+        server.kill()

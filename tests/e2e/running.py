@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,31 +225,42 @@ class Pair:
 def pair(folder: Path) -> Iterator[Pair]:
     """Run a server and a client without Trio, so that they can outlive a test's run of it. The end is checked as ever."""
     local_port = services.free_low_port()
-    any_port = ["--controller-addr", "127.0.0.1:0", "--tunnel-addr", "127.0.0.1:0"]
-    with ExitStack() as processes:
-
-        def start(name: str, *arguments: str | int) -> tuple[Logged, dict[str, Any]]:
-            log = Logged(folder / f"{name}.log")
-            files = ["--state-dir", folder / name, "--log-name", log.log_file]
-            process = subprocess.Popen(
-                services.trionat_command(*map(str, arguments), "--json", *map(str, files)),
-                cwd=folder,
-                env=services.trionat_environ(),
-                stdout=subprocess.PIPE,
-            )
-            processes.callback(_stop, process, log)
-            assert process.stdout is not None
-            return log, json.loads(process.stdout.readline())
-
-        server, ready = start("server", "serve", *any_port, "--expose-port", "0")
-        client, _ = start("client", "connect", ready["ticket"], local_port)
+    with (
+        standing_server(folder) as (server, ready),
+        _standing(folder / "client", "connect", ready["ticket"], local_port) as (client, _),
+    ):
         [visit_port] = ready["visit_ports"]
         yield Pair(server=server, client=client, local_port=local_port, visit_port=visit_port)
 
 
-def _stop(process: subprocess.Popen[bytes], log: Logged) -> None:
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=START_TIMEOUT)
+@contextmanager
+def standing_server(
+    folder: Path, *flags: str, visit: str = "0"
+) -> Iterator[tuple[Logged, dict[str, Any]]]:
+    """Run a server without Trio; yields its log and its `ready`. Its state is in `folder / "server"`."""
+    addresses = ["--controller-addr", "127.0.0.1:0", "--tunnel-addr", "127.0.0.1:0"]
+    arguments = ("serve", *addresses, "--expose-port", visit, *flags)
+    with _standing(folder / "server", *arguments) as server:
+        yield server
+
+
+@contextmanager
+def _standing(state: Path, *arguments: str | int) -> Iterator[tuple[Logged, dict[str, Any]]]:
+    """Run trionat with its log beside its state folder; yields the log and the first event."""
+    log = Logged(state.with_suffix(".log"))
+    files = ["--state-dir", state, "--log-name", log.log_file]
+    process = subprocess.Popen(
+        services.trionat_command(*map(str, arguments), "--json", *map(str, files)),
+        cwd=state.parent,
+        env=services.trionat_environ(),
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        yield log, json.loads(process.stdout.readline())
+    finally:
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=START_TIMEOUT)
     assert output == b"", "it told of something else than its start"
     assert process.returncode == 0
     log.check_log("tn1_")
