@@ -82,9 +82,40 @@ def test_missing_tables_are_made_once(trionat: Trionat, mariadb: MariaDB, tmp_pa
     assert user("list", "--json") == Outcome(0, "", "")
 
 
+def test_findings_are_told_a_line_each(user: Trionat, mariadb: MariaDB) -> None:
+    """And nothing is changed by it."""
+    assert user.database is not None
+    outcome = db("check", *user.options)
+    assert (outcome.code, outcome.err) == (6, "")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("userInfo_userinfo has no index on username: ")
+    assert any(line.startswith("1 passwords are in plain text: ") for line in lines)
+    assert lines[-1].startswith("trionat_flushes is missing: ")
+    assert db("check", *user.options) == outcome
+    tables = {row for (row,) in mariadb.sql("show tables", user.database.db_name)}
+    assert tables == {"userInfo_userinfo", "bars"}
+
+
+def test_a_database_that_init_has_made_is_well(
+    trionat: Trionat, mariadb: MariaDB, tmp_path: Path
+) -> None:
+    database = mariadb.new_database("")
+    user = on(trionat, database, tmp_path / "server.yml")
+    db("init", *user.options)
+    user("add", "alice", stdin="x\n")
+    told = f"Database {database.db_name} at {database.address}: all is well.\n"
+    assert db("check", *user.options) == Outcome(0, told, "")
+    nobody = attrs.evolve(database, host="127.0.0.1:1")
+    on(trionat, nobody, tmp_path / "server.yml")
+    down = db("check", *user.options)
+    assert (down.code, down.out) == (3, "")
+    assert down.err.startswith("trionat: database 127.0.0.1:1: Connection refused")
+
+
+@pytest.mark.parametrize("command", ["init", "check"])
 @pytest.mark.usefixtures("nothing_configured")
-def test_without_a_database_there_is_nothing_to_make() -> None:
-    outcome = db("init")
+def test_without_a_database_there_is_nothing_to_make_or_check(command: str) -> None:
+    outcome = db(command)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
         "trionat: configuration: Database: there is no database: users live in a file of the state folder, which needs none"

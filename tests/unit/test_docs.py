@@ -235,7 +235,7 @@ def test_every_module_has_its_room() -> None:
         ("serve -m 9", {}),
         ("serve --config server.yml", {}),
         ("serve --config database.yml", {}),
-        ("db init", {}),
+        ("db check", {}),
         ("serve", {"TRIONAT_LOG_LEVEL": "loud"}),
         ("connect tn1_AAAA 8080", {}),
         ("connect tn2_AAAA 8080", {}),

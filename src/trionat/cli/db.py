@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 import typer
 
+from trionat.cli.running import ExitCode
 from trionat.cli.state import ConfigFile, State, told
 from trionat.config.schema import DatabaseConfig
 from trionat.errors import ConfigError, Problem
@@ -36,6 +37,24 @@ def init(config: ConfigFile = None) -> None:
     for table in made:
         typer.echo(f"made table {table}")
     typer.echo(f"Database {database.db_name} at {database.address} has all tables.")
+
+
+@db_app.command()
+def check(config: ConfigFile = None) -> None:
+    """Tell what does not work with the database, or not as expected, a line each; nothing is changed.
+
+    Ends with code 6 where there is anything to tell.
+    """
+    with told():
+        database = _database(config)
+        from trionat.store.mysql.check import check as find  # noqa: PLC0415 - the same
+
+        findings = _ask(database, find)
+    for finding in findings:
+        typer.echo(finding)
+    if findings:
+        raise typer.Exit(ExitCode.FINDINGS)
+    typer.echo(f"Database {database.db_name} at {database.address}: all is well.")
 
 
 def _database(config: Path | None) -> DatabaseConfig:

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from trionat.address import TCPAddress
+from trionat.cli.serve import banner
+from trionat.config.schema import DatabaseConfig, ServerConfig
+from trionat.errors import StoreUnavailableError
+from trionat.events import Ready
+from trionat.server.app import _prepare, serve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trionat.store.base import Store
+
+
+@attrs.define(eq=False)
+class Awaited:
+    """As much of a store as is asked: it cannot be used for these reasons, one after another, and then it can."""
+
+    reasons: list[str]
+    asked: int = 0
+
+    async def prepare(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        if self.reasons:
+            raise StoreUnavailableError(self.reasons.pop(0))
+
+
+async def test_a_store_is_waited_for_and_every_reason_told_once(
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Awaited(["refused", "refused", "refused", "no table", "no table"])
+    caplog.set_level(logging.INFO, logger="trionat")
+    start = trio.current_time()
+    await _prepare(cast("Store", store), wait=True)
+    assert trio.current_time() - start == 5 * 2.0
+    assert store.asked == 6
+    told = [record.getMessage() for record in caplog.records]
+    assert [("refused" in text, "no table" in text) for text in told[:-1]] == [
+        (True, False),
+        (False, True),
+    ]
+    assert "the store is there" in told[-1]
+
+
+async def test_without_waiting_the_first_reason_is_the_last(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Awaited(["refused"])
+    with pytest.raises(StoreUnavailableError, match="refused"):
+        await _prepare(cast("Store", store), wait=False)
+    await _prepare(cast("Store", store), wait=False)
+    assert caplog.records == []
+
+
+async def test_where_nobody_logs_in_a_database_that_is_down_holds_nothing_up(
+    nothing_left: None, tmp_path: Path
+) -> None:
+    nowhere = DatabaseConfig(username="u", host="127.0.0.1:1", db_name="d")
+    any_port = TCPAddress("127.0.0.1", 0)
+    config = ServerConfig(
+        controller_addr=any_port,
+        tunnel_addr=any_port,
+        visit_port=(0,),
+        start_auth=False,
+        state_dir=tmp_path,
+    )
+    async with trio.open_nursery() as nursery:
+        ready: Ready = await nursery.start(partial(serve, config, database=nowhere))
+        assert ready.ticket is not None
+        assert "users" not in banner(ready)
+        nursery.cancel_scope.cancel()
+    with pytest.raises(StoreUnavailableError, match="Connection refused"):
+        await serve(attrs.evolve(config, start_auth=True), database=nowhere)
+
+
+def test_the_banner_tells_where_the_users_are() -> None:
+    nowhere = TCPAddress("127.0.0.1", 1)
+    ready = Ready(
+        name="x",
+        control=nowhere,
+        tunnel=nowhere,
+        public=nowhere,
+        visit_ports=(1,),
+        sessions=1,
+        authentication=True,
+        fingerprint="x",
+        state_dir="x",
+        database="nat at db.example:3306",
+    )
+    assert "\n  users           in the database nat at db.example:3306\n" in banner(ready)
+    assert "\nA user's ticket: trionat user ticket NAME\n" in banner(ready)
