@@ -61,14 +61,21 @@ create table bars (
 
 @attrs.define(eq=False)
 class MariaDB:
-    """The server; `running` makes it. Its port stays the same through every stop and start."""
+    """The server; `running` makes it. Its port stays the same through every stop and start.
+
+    It takes connections with TLS and without; `authority` is who has signed its certificate, for 127.0.0.1.
+    """
 
     folder: Path
     port: int
     _process: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = attrs.field(factory=itertools.count)
 
-    def start(self, *options: str) -> None:
+    @property
+    def authority(self) -> Path:
+        return self.folder / "authority.pem"
+
+    def start(self) -> None:
         """Start it, and wait until it answers."""
         log = self.folder / "log"
         with log.open("ab") as output:
@@ -82,12 +89,14 @@ class MariaDB:
                     f"--init-file={self.folder / 'init.sql'}",
                     f"--bind-address={HOST}",
                     f"--port={self.port}",
+                    f"--ssl-key={self.folder / 'server.key'}",
+                    f"--ssl-cert={self.folder / 'server.pem'}",
                     "--skip-name-resolve",
                     "--skip-log-bin",
                     "--innodb-flush-log-at-trx-commit=0",
                     "--innodb-buffer-pool-size=32M",
+                    "--innodb-log-file-size=8M",
                     *(["--user=root"] if os.name == "posix" and os.geteuid() == 0 else []),
-                    *options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -182,9 +191,8 @@ def running() -> Iterator[MariaDB]:
 
     A program that is missing skips the test and names the Debian package, except where `CI` is set.
     """
-    folder = Path(
-        tempfile.mkdtemp(prefix="trionat-mariadb-")
-    )  # short: sockets have paths of at most 107 bytes
+    # Not pytest's folder: sockets have paths of at most 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="trionat-mariadb-", dir=_quickest_folder()))
     try:
         as_root = ["--user=root"] if os.name == "posix" and os.geteuid() == 0 else []
         subprocess.run(
@@ -194,6 +202,7 @@ def running() -> Iterator[MariaDB]:
                 f"--datadir={folder / 'data'}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
+                "--innodb-log-file-size=8M",
                 *as_root,
             ],
             check=True,
@@ -208,6 +217,7 @@ def running() -> Iterator[MariaDB]:
             "grant all on *.* to admin@localhost with grant option;\n"
             "alter user root@localhost account lock;\n"
         )
+        _write_certificates(folder)
         server = MariaDB(folder, free_port())
         try:
             server.start()
@@ -216,6 +226,14 @@ def running() -> Iterator[MariaDB]:
             server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quickest_folder() -> Path | None:
+    """Return a folder in memory, if there is one with room for 40 MB several times: nobody wants this data on a disk."""
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 500_000_000:
+        return memory
+    return None
 
 
 def program(name: str) -> str:
@@ -229,26 +247,35 @@ def program(name: str) -> str:
     pytest.skip(message)
 
 
-def make_authority() -> tuple[bytes, bytes]:
-    """Return key and certificate of an authority, without the extensions that newer ones have: MySQL makes such for itself."""
+def make_authority() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+    """Return key and certificate (PEM) of an authority, without the extensions that Python 3.13 is strict about.
+
+    Such are those that MySQL makes for itself.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _certificate("authority", key.public_key(), "authority", key, ca=True)
-    return _pem(key), certificate.public_bytes(serialization.Encoding.PEM)
+    certificate = _certificate("authority", key.public_key(), key, ca=True)
+    return key, certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def make_leaf(authority_key: bytes, authority: bytes, address: str) -> tuple[bytes, bytes]:
-    """Return key and certificate of a server at an IP address."""
+def _write_certificates(folder: Path) -> None:
+    """Make `authority.pem`, and by it `server.key` and `server.pem` for 127.0.0.1."""
+    authority_key, authority = make_authority()
     key = ec.generate_private_key(ec.SECP256R1())
-    signer = serialization.load_pem_private_key(authority_key, password=None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    certificate = _certificate("server", key.public_key(), "authority", signer, address=address)
-    return _pem(key), certificate.public_bytes(serialization.Encoding.PEM)
+    certificate = _certificate("server", key.public_key(), authority_key, address=HOST)
+    (folder / "authority.pem").write_bytes(authority)
+    (folder / "server.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
 
 
 def _certificate(
     subject: str,
     key: ec.EllipticCurvePublicKey,
-    issuer: str,
     signer: ec.EllipticCurvePrivateKey,
     *,
     ca: bool = False,
@@ -258,7 +285,7 @@ def _certificate(
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")]))
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
@@ -269,14 +296,6 @@ def _certificate(
         name = x509.IPAddress(ipaddress.ip_address(address))
         builder = builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
     return builder.sign(signer, hashes.SHA256())
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
 
 
 def free_port() -> int:
