@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from tests.unit.memory import (
     receive_exactly,
     receive_some,
 )
+from trionat.errors import StoreUnavailableError
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
     Attach,
@@ -52,9 +54,12 @@ from trionat.server.native.session import SPARE_TUNNELS, NativeSession
 from trionat.transport.channel import Channel
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
+    from trionat.store.base import User
 
 # -- liveness ---------------------------------------------------------------------------------------------------------
 
@@ -769,6 +774,34 @@ async def test_account_that_ends_ends_its_sessions(
         assert house.admission.ports.free == 1
         assert [session.username for session in house.sessions] == ["bob"]
         assert bob.pending() == []
+
+
+async def test_a_store_that_is_down_ends_no_session(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(MemoryStore):
+        down = False
+
+        async def find_users(self, names: Collection[str]) -> dict[str, User]:
+            users = await super().find_users(names)
+            if self.down:
+                raise StoreUnavailableError("database 192.0.2.1:3306: Connection refused")
+            return users
+
+    caplog.set_level(logging.INFO, "trionat")
+    store = Failing("alice")
+    async with open_house(tidy, store=store) as house:
+        alice = await log_in(house, "alice")
+        for _ in range(2):
+            store.down = True
+            await trio.sleep(5 * WATCH_INTERVAL)
+            store.down = False
+            await trio.sleep(2 * WATCH_INTERVAL)
+        assert alice.pending() == []
+        assert len(house.sessions) == 1
+        assert caplog.text.count("sessions go on") == caplog.text.count("asked again") == 2
+        del store.users["alice"]
+        assert (await alice.hear(Close)).code == CloseCode.ACCOUNT_REMOVED
 
 
 async def test_same_identity_of_two_users(tidy: Tidy, autojump_clock: MockClock) -> None:

@@ -108,6 +108,7 @@ class Accounts:
         store = self.store
         if store is None:
             return
+        down = False
         while True:
             await trio.sleep(WATCH_INTERVAL)
             if not sessions:
@@ -116,8 +117,13 @@ class Accounts:
             try:
                 users = await store.find_users({session.username for session in watched})
             except StoreError as error:
-                log.warning("the user store cannot be asked; sessions go on", error=str(error))
+                if not down:
+                    log.warning("the user store cannot be asked; sessions go on", error=str(error))
+                down = True
                 continue
+            if down:
+                log.info("the user store can be asked again")
+            down = False
             for session in watched:
                 _end_void(session, users.get(session.username))
 
