@@ -29,6 +29,7 @@ class Ready:
     fingerprint: str
     state_dir: str
     database: str | None = None
+    legacy_clients: bool = False
     ticket: str | None = attrs.field(default=None, repr=False)
     first_user: str | None = None
     first_password: str | None = attrs.field(default=None, repr=False)

@@ -18,6 +18,7 @@ from trionat.client.native.tunnels import TunnelPool
 from trionat.config.schema import ServerConfig, Service
 from trionat.errors import PeerError
 from trionat.log import get_logger
+from trionat.protocol.dialect import Dialect
 from trionat.protocol.messages import (
     Attach,
     Demand,
@@ -34,6 +35,7 @@ from trionat.relay.tunnel import LocalServiceError
 from trionat.server.accounts import Accounts
 from trionat.server.admission import Admission
 from trionat.server.desk import Desk
+from trionat.server.legacy.greeting import LegacyGreeting
 from trionat.server.native.greeting import NativeGreeting
 from trionat.server.ports import PortPool, VisitPort
 from trionat.server.state import ServerState
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
     from tests.unit.conftest import Tidy
+    from trionat.server.greeting import Greeting
     from trionat.server.session import Session
     from trionat.transport.endpoint import Endpoint
 
@@ -55,6 +58,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 log = get_logger("trionat.tests.house")
 
+HOST = "192.0.2.7"
 TICKET_KEY = bytes(32)
 SALT = bytes(16)
 
@@ -99,17 +103,24 @@ class House:
     outside: list[MemoryEndpoint] = attrs.field(factory=list)
     _numbers: count[int] = attrs.field(factory=lambda: count(1))
 
-    def connect(self, capacity: int = CAPACITY) -> MemoryEndpoint:
-        """Return the far end of a new encrypted connection."""
+    def connect(
+        self, capacity: int = CAPACITY, *, dialect: Dialect = Dialect.NATIVE, host: str = HOST
+    ) -> MemoryEndpoint:
+        """Return the far end of a new connection, encrypted already where the dialect is."""
         far, near = self.tidy.pair(capacity)
         self.outside.append(far)
-        address = TCPAddress("192.0.2.7", next(self._numbers))
-        self.nursery.start_soon(self._receive, near, address)
+        address = TCPAddress(host, next(self._numbers))
+        greeting = (
+            NativeGreeting(self.desk, near, address, lambda: None)
+            if dialect is Dialect.NATIVE
+            else LegacyGreeting(self.desk, near, address, lambda: None, dialect=dialect)
+        )
+        self.nursery.start_soon(self._serve, greeting)
         return far
 
-    async def _receive(self, endpoint: MemoryEndpoint, address: TCPAddress) -> None:
+    async def _serve(self, greeting: Greeting) -> None:
         with isolated(log, "connection closed"):
-            await NativeGreeting(self.desk, endpoint, address, known=lambda: None).serve()
+            await greeting.serve()
 
     def guest(self, identity: str = "guest", *, capacity: int = CAPACITY, **hello: object) -> Guest:
         """Return a client that is connected and has said nothing yet."""

@@ -37,6 +37,8 @@ class MemoryEndpoint:
     largest_write: int = 1 << 30
     most_held: int = 0
     closed: bool = False
+    silence: float = 0.0  # what `silent_for` tells; memory acknowledges nothing
+    silence_limit: float | None = None
     peer: MemoryEndpoint = attrs.field(init=False, repr=False)
     _incoming: bytearray = attrs.field(init=False, factory=bytearray, repr=False)
     _ended: bool = attrs.field(
@@ -127,6 +129,12 @@ class MemoryEndpoint:
         lost = self.closed or self._error != 0
         self._error = 0  # asking for SO_ERROR takes it away
         return lost
+
+    def limit_silence(self, seconds: float) -> None:
+        self.silence_limit = seconds
+
+    def silent_for(self) -> float:
+        return self.silence
 
     def close(self) -> None:
         if self.closed:

@@ -91,6 +91,8 @@ def banner(ready: Ready) -> str:
         "fingerprint": ready.fingerprint,
         "state": ready.state_dir,
     }
+    if ready.legacy_clients:
+        rows["NAT clients"] = "let in: their traffic can be read on the way"
     if ready.database is not None and ready.authentication:
         rows["users"] = f"in the database {ready.database}"
     if ready.first_password is not None:

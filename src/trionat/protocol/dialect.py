@@ -28,8 +28,8 @@ class Dialect(enum.Enum):
 
     NATIVE = "TLS"
     PLAIN_TUNNEL = "a tunnel without TLS"
-    NAT_DOC = "the nat-doc dialect"
-    NAT_V1 = "the nat-v1 dialect"
+    NAT_DOC = "nat-doc"
+    NAT_V1 = "nat-v1"
     HTTP = "plain HTTP"
     SSH = "SSH"
     UNKNOWN = "no dialect of this port"

@@ -111,6 +111,10 @@ class Admission:
         """How many clients wait."""
         return self._queue_head.statistics().current_buffer_used
 
+    def is_awaited(self, key: LeaseKey) -> bool:
+        """Tell whether a client waits for the lease of this key."""
+        return key in self._queued
+
     # -- the client's side, in its connection's own task -------------------------------------------------------------
 
     async def admit(self, applicant: Applicant) -> Lease:

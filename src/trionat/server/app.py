@@ -106,6 +106,7 @@ async def serve(
             visit_ports=tuple(listener.address.port for listener in visits),
             sessions=config.session_limit,
             authentication=config.start_auth,
+            legacy_clients=config.legacy_clients,
             fingerprint=format_fingerprint(shown),
             state_dir=str(state.folder),
             database=None if database is None else f"{database.db_name} at {database.address}",
@@ -113,6 +114,8 @@ async def serve(
             first_user=None if first is None else first.user.name,
             first_password=None if first is None else first.password,
         )
+        if config.legacy_clients:
+            log.warning("clients of NAT are let in: their traffic can be read on the way")
         ports = [VisitPort(listener.address.port) for listener in visits]
         admission = Admission(config, PortPool(ports))
         desk = Desk(config, accounts, admission, traffic, stopping, public.host)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-LeaseKey = tuple[str, str]  # user name, and the client's name for itself
+# User name, and the client's name for itself; or, where it has none, its host and a number.
+LeaseKey = tuple[str, str | tuple[str, int]]
 
 _visitor_numbers = count(1)
 

@@ -12,6 +12,8 @@ from trionat.config.values import UNENCRYPTED
 from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
+from trionat.protocol.legacy import HEADERS
+from trionat.server.legacy.greeting import LegacyGreeting
 from trionat.server.native.greeting import NativeGreeting, PlainTunnelGreeting
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
@@ -46,6 +48,7 @@ class Reception:
     desk: Desk
     _strangers: dict[trio.CancelScope, TCPAddress] = attrs.field(init=False, factory=lambda: {})
     _complained: float = attrs.field(init=False, default=float("-inf"))
+    _told_of_legacy: bool = attrs.field(init=False, default=False)
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is served in `nursery`."""
@@ -100,18 +103,34 @@ class Reception:
     async def _meet(
         self, connection: socket.socket, address: TCPAddress, known: Callable[[], None]
     ) -> Greeting:
-        """Find out what the peer speaks; closes the connection where that is nothing of ours."""
+        """Find out what the peer speaks; closes the connection where it may not."""
         try:
             dialect = await peek_dialect(connection)
-            plain = dialect is Dialect.PLAIN_TUNNEL and self.config.tunnel_encryption == UNENCRYPTED
-            if dialect is not Dialect.NATIVE and not plain:
-                raise RemoteProtocolError(
-                    f"this port speaks TLS, and the peer spoke {dialect.value}"
-                )
+            self._check(dialect, address)
         except BaseException:
             connection.close()
             raise
-        if plain:
-            return PlainTunnelGreeting(self.desk, SocketEndpoint(connection), address, known)
-        endpoint = await accept_tls(connection, self.tls)
-        return NativeGreeting(self.desk, endpoint, address, known)
+        if dialect is Dialect.NATIVE:
+            endpoint = await accept_tls(connection, self.tls)
+            return NativeGreeting(self.desk, endpoint, address, known)
+        plain = SocketEndpoint(connection)
+        if dialect is Dialect.PLAIN_TUNNEL:
+            return PlainTunnelGreeting(self.desk, plain, address, known)
+        return LegacyGreeting(self.desk, plain, address, known, dialect=dialect)
+
+    def _check(self, dialect: Dialect, address: TCPAddress) -> None:
+        """Send away whoever is not served here; what lets clients of NAT in is told once."""
+        if dialect in HEADERS and not self.config.legacy_clients:
+            if not self._told_of_legacy:
+                self._told_of_legacy = True
+                log.warning(
+                    "a client of NAT was sent away: LegacyClients: true lets such clients in, but their traffic can be read on the way",
+                    address=str(address),
+                    dialect=dialect.value,
+                )
+            raise RemoteProtocolError(f"the peer spoke {dialect.value}, and LegacyClients is off")
+        served = {Dialect.NATIVE, *HEADERS}
+        if self.config.tunnel_encryption == UNENCRYPTED:
+            served.add(Dialect.PLAIN_TUNNEL)
+        if dialect not in served:
+            raise RemoteProtocolError(f"this port speaks TLS, and the peer spoke {dialect.value}")

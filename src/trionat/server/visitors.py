@@ -50,7 +50,7 @@ class VisitorLine:
     """Joins visitors to idle tunnels: who has waited longest goes first, to the tunnel that was used last.
 
     Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back. At most `most_waiting` wait
-    and at most `most_present` are there, waiting or served. `user` and `session` (the uid, or None while there is none) are
+    and at most `most_present` are there, waiting or served; `arrivals` is how many have begun to wait so far. `user` and `session` (the uid, or None while there is none) are
     for the log.
     """
 
@@ -61,6 +61,7 @@ class VisitorLine:
     open: bool = attrs.field(init=False, default=True)
     present: int = attrs.field(init=False, default=0)
     least_idle: int = attrs.field(init=False, default=0)
+    arrivals: int = attrs.field(init=False, default=0)
     wanted: trio.Event = attrs.field(init=False, factory=trio.Event)
     _empty: trio.Event = attrs.field(init=False, factory=trio.Event)
     _waiting: deque[Visitor] = attrs.field(init=False, factory=lambda: deque())
@@ -90,6 +91,7 @@ class VisitorLine:
                 self._give(visitor)
             else:
                 self.least_idle = 0
+                self.arrivals += 1
                 self._waiting.append(visitor)
                 self.wanted.set()
             return
@@ -116,7 +118,7 @@ class VisitorLine:
         place.woken.set()
 
     def leave(self) -> None:
-        """A visitor that `next` gave out is done with."""
+        """A visitor that `next` or `take` gave out is done with."""
         self.present -= 1
         if not self.present:
             self._empty.set()
@@ -128,17 +130,23 @@ class VisitorLine:
                 self._empty = trio.Event()
             await self._empty.wait()
 
+    def take(self) -> Visitor | None:
+        """Return the visitor that has waited longest, or None where nobody waits."""
+        while self._waiting:
+            visitor = self._waiting.popleft()
+            if not visitor.endpoint.is_lost():
+                return visitor
+            self._dismiss(visitor, "the visitor reset its connection while it waited")
+        return None
+
     async def next(self) -> Visitor | None:
         """Return the visitor that has waited longest, or wait for one as an idle tunnel; None: retire.
 
         Cancelling it loses no visitor.
         """
         await trio.lowlevel.checkpoint()
-        while self._waiting:
-            visitor = self._waiting.popleft()
-            if not visitor.endpoint.is_lost():
-                return visitor
-            self._dismiss(visitor, "the visitor reset its connection while it waited")
+        if (visitor := self.take()) is not None:
+            return visitor
         place = _Place()
         self._idle[place] = None
         try:

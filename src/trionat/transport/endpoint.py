@@ -29,6 +29,9 @@ MORE_LIKELY_BYTES: Final = 16 * 1024
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
+# tcpi_unacked (segments) and tcpi_last_ack_recv (milliseconds ago) of Linux's struct tcp_info (linux/tcp.h).
+_TCP_INFO: Final = struct.Struct("=24xI28xI")
+
 
 class Endpoint(Protocol):
     """One end of a byte stream, owned by whoever holds it; `close` or `reset` must be called in the end.
@@ -61,6 +64,17 @@ class Endpoint(Protocol):
 
     def is_lost(self) -> bool:
         """Tell whether the stream has failed (a reset) without anyone having read or written since."""
+        ...
+
+    def limit_silence(self, seconds: float) -> None:
+        """Let the stream fail when the other end's kernel acknowledges nothing of what was sent for so long; Linux only."""
+        ...
+
+    def silent_for(self) -> float:
+        """Tell for how many seconds the other end's kernel has owed us an acknowledgement; 0 where it owes none.
+
+        Also 0 where the system cannot tell (all but Linux).
+        """
         ...
 
     def close(self) -> None:
@@ -107,6 +121,20 @@ class _OnSocket(Generic[SocketT]):
             self.sock.fileno() < 0 or self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
         )
 
+    def limit_silence(self, seconds: float) -> None:
+        """See `Endpoint`."""
+        if hasattr(socket, "TCP_USER_TIMEOUT") and _is_tcp(self.sock):
+            milliseconds = round(seconds * 1000)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    def silent_for(self) -> float:
+        """See `Endpoint`."""
+        if sys.platform != "linux" or self.sock.fileno() < 0 or not _is_tcp(self.sock):
+            return 0.0
+        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        unacknowledged, milliseconds = _TCP_INFO.unpack(info)
+        return milliseconds / 1000 if unacknowledged else 0.0
+
     def close(self) -> None:
         """See `Endpoint`."""
         if self.sock.fileno() >= 0:
@@ -116,7 +144,7 @@ class _OnSocket(Generic[SocketT]):
     def reset(self) -> None:
         """See `Endpoint`."""
         if self.sock.fileno() >= 0:
-            if self.sock.family != getattr(socket, "AF_UNIX", None):
+            if _is_tcp(self.sock):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.close()
 
@@ -185,6 +213,10 @@ class TLSEndpoint(_OnSocket[ssl.SSLSocket]):
                 return
 
 
+def _is_tcp(sock: socket.socket) -> bool:
+    return sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
 def set_stream_options(sock: socket.socket) -> None:
     """Set what every TCP stream of ours wants: no delay for small writes, and the kernel's own check for dead peers.
 
@@ -192,7 +224,7 @@ def set_stream_options(sock: socket.socket) -> None:
     services, whose protocol we do not know; our own connections have PING and PROBE. Set on a listening socket, its
     connections inherit all of it on Linux.
     """
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if not _is_tcp(sock):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,0 +1,835 @@
+"""Clients of the Go program at the server: who is let in, what they are told, their visitors, their comings and goings."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.house import HOST, House, MemoryStore, make_user, open_house
+from tests.unit.memory import CAPACITY, MemoryEndpoint, receive_all, receive_exactly, receive_some
+from trionat.errors import PeerError, StoreUnavailableError
+from trionat.protocol.dialect import Dialect
+from trionat.protocol.frames import encode_frame
+from trionat.protocol.legacy import (
+    AuthFail,
+    AuthSuccess,
+    ConnectionFull,
+    Credentials,
+    KeepAlive,
+    LegacyMessage,
+    NewConnection,
+    UserInformation,
+    encode,
+)
+from trionat.protocol.messages import Attach, Close, CloseCode, RefusalCode, Refused
+from trionat.server.accounts import ANONYMOUS, WATCH_INTERVAL
+from trionat.server.legacy.session import LegacySession
+from trionat.store.passwords import hash_password
+from trionat.transport.channel import Channel, LegacyChannel
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from tests.unit.conftest import Tidy
+    from trionat.store.base import User
+
+MessageT = TypeVar("MessageT", bound=LegacyMessage)
+
+DIALECTS = [Dialect.NAT_DOC, Dialect.NAT_V1]
+
+
+@pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.value)
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    found: Dialect = request.param
+    return found
+
+
+@attrs.define(eq=False)
+class OldGuest:
+    """A client of the Go program as far as its control connection goes. `inbox` has all that it hears but KEEP_ALIVE."""
+
+    house: House
+    dialect: Dialect
+    host: str
+    channel: LegacyChannel
+    heard: list[LegacyMessage] = attrs.field(factory=list)
+    information: UserInformation = attrs.field(init=False)
+    ended_at: float | None = None
+    _inbox_end: trio.MemorySendChannel[LegacyMessage] = attrs.field(init=False)
+    _inbox: trio.MemoryReceiveChannel[LegacyMessage] = attrs.field(init=False)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def __attrs_post_init__(self) -> None:
+        self._inbox_end, self._inbox = trio.open_memory_channel[LegacyMessage](10_000)
+
+    @property
+    def endpoint(self) -> MemoryEndpoint:
+        assert isinstance(self.channel.endpoint, MemoryEndpoint)
+        return self.channel.endpoint
+
+    @property
+    def port(self) -> int:
+        return self.information.port
+
+    async def listen(self) -> None:
+        with self._inbox_end, self._scope, suppress(PeerError, OSError, trio.ClosedResourceError):
+            while True:
+                message = await self.channel.receive()
+                self.heard.append(message)
+                if not isinstance(message, KeepAlive):
+                    self._inbox_end.send_nowait(message)
+        if not self._scope.cancelled_caught:
+            self.ended_at = trio.current_time()
+            self.endpoint.close()
+
+    async def hear(self, kind: type[MessageT]) -> MessageT:
+        message = await self._inbox.receive()
+        assert isinstance(message, kind), message
+        return message
+
+    async def hear_end(self) -> None:
+        with suppress(trio.EndOfChannel):
+            raise AssertionError(f"{await self._inbox.receive()} instead of the end")
+
+    def pending(self) -> list[LegacyMessage]:
+        messages: list[LegacyMessage] = []
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                messages.append(self._inbox.receive_nowait())
+        return messages
+
+    async def say(self, *messages: LegacyMessage) -> None:
+        for message in messages:
+            await self.channel.send(message)
+
+    def hang_up(self) -> None:
+        self.endpoint.close()
+
+    async def tunnel(
+        self, *, host: str | None = None, uid: int | None = None, early: bytes = b""
+    ) -> MemoryEndpoint:
+        """Return the far end of a new tunnel, announced with `early` right behind."""
+        wire = self.house.connect(dialect=self.dialect, host=host or self.host)
+        information = attrs.evolve(self.information, uid=uid or self.information.uid)
+        wire.send(encode(information, self.dialect) + early)
+        await trio.testing.wait_all_tasks_blocked()
+        return wire
+
+
+def arrive(
+    house: House,
+    dialect: Dialect = Dialect.NAT_V1,
+    *,
+    host: str = HOST,
+    capacity: int = CAPACITY,
+) -> OldGuest:
+    """Return a client that is connected and has said nothing yet."""
+    wire = house.connect(capacity, dialect=dialect, host=host)
+    guest = OldGuest(house, dialect, host, LegacyChannel(wire, dialect))
+    house.nursery.start_soon(guest.listen)
+    return guest
+
+
+async def ask(
+    house: House,
+    dialect: Dialect = Dialect.NAT_V1,
+    *,
+    username: str = "anybody",
+    password: str = "secret",
+    host: str = HOST,
+    capacity: int = CAPACITY,
+) -> OldGuest:
+    """Return a client that has sent its credentials."""
+    guest = arrive(house, dialect, host=host, capacity=capacity)
+    await guest.say(Credentials(username=username, password=password))
+    return guest
+
+
+async def welcome(
+    house: House, dialect: Dialect = Dialect.NAT_V1, *, host: str = HOST, capacity: int = CAPACITY
+) -> OldGuest:
+    """Return a client whose session is up, at a server without logins."""
+    guest = await ask(house, dialect, host=host, capacity=capacity)
+    guest.information = await guest.hear(UserInformation)
+    return guest
+
+
+async def queue(house: House, position: int, dialect: Dialect = Dialect.NAT_V1) -> OldGuest:
+    guest = await ask(house, dialect)
+    await trio.testing.wait_all_tasks_blocked()
+    assert house.admission.queued == position
+    return guest
+
+
+# -- the control connection -------------------------------------------------------------------------------------------
+
+
+async def test_number_port_and_a_word_a_second(
+    tidy: Tidy, autojump_clock: MockClock, dialect: Dialect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with open_house(tidy) as house:
+        guest = await welcome(house, dialect)
+        other = await welcome(house, dialect)
+        assert guest.information == UserInformation(1, 60001)
+        assert other.information == UserInformation(2, 60002)
+        assert guest.heard == [guest.information]
+        await trio.sleep(100.5)
+        assert guest.heard == [guest.information] + [KeepAlive()] * 100
+        assert {session.username for session in house.sessions} == {ANONYMOUS}
+    assert f"dialect={dialect.value}" in next(text for text in caplog.messages if "up" in text)
+
+
+async def test_known_frames_are_ignored_in_a_session(
+    tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house, dialect)
+        for _ in range(20):
+            await guest.say(KeepAlive(), Credentials(username="again", password="again"))
+        await trio.sleep(2)
+        assert len(house.sessions) == 1
+        assert guest.ended_at is None
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 20, encode_frame(12345, b""), b"GET / HTTP/1.1\r\n"])
+async def test_garbage_ends_a_session(
+    tidy: Tidy, autojump_clock: MockClock, garbage: bytes
+) -> None:
+    async with open_house(tidy) as house:
+        guest, other = await welcome(house), await welcome(house)
+        guest.endpoint.send(garbage)
+        await guest.hear_end()
+        assert [session.uid for session in house.sessions] == [other.information.uid]
+
+
+async def test_a_client_that_does_not_read(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, peer_timeout=8) as house:
+        guest = await welcome(house, capacity=100)
+        guest._scope.cancel()  # reads no more
+        await trio.sleep(8)
+        assert len(house.sessions) == 1
+        await trio.sleep(100 / 12 + 2)  # it takes 12 bytes a second until it is full
+        assert house.sessions == []
+
+
+async def test_the_kernel_is_asked_to_notice_a_dead_client(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy, peer_timeout=7.5) as house:
+        await welcome(house)
+        (session,) = house.sessions
+        assert isinstance(session, LegacySession)
+        assert isinstance(session.channel.endpoint, MemoryEndpoint)
+        assert session.channel.endpoint.silence_limit == 7.5
+
+
+# -- logging in -------------------------------------------------------------------------------------------------------
+
+
+async def account(name: str, **changes: object) -> User:
+    return attrs.evolve(make_user(name), password=await hash_password("secret"), **changes)  # type: ignore[arg-type]
+
+
+async def test_login(tidy: Tidy, autojump_clock: MockClock, dialect: Dialect) -> None:
+    store = MemoryStore("locked")
+    store.users["alice"] = await account("alice")
+    store.users["carol"] = await account("carol", expires_at=datetime.now(UTC) - timedelta(1))
+    async with open_house(tidy, store=store) as house:
+        for name, password in (
+            ("alice", "wrong"),
+            ("alice", ""),
+            ("nobody", "secret"),
+            ("", ""),
+            ("locked", "secret"),
+            ("carol", "secret"),
+        ):
+            guest = await ask(house, dialect, username=name, password=password)
+            await guest.hear(AuthFail)
+            await guest.hear_end()
+        assert house.sessions == []
+        guest = await ask(house, dialect, username="alice")
+        await guest.hear(AuthSuccess)
+        assert (await guest.hear(UserInformation)).port == 60001
+        assert [session.username for session in house.sessions] == ["alice"]
+
+
+async def test_a_store_that_is_down_is_told_as_a_full_queue(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Down(MemoryStore):
+        async def find_user(self, name: str) -> User | None:
+            await trio.lowlevel.checkpoint()
+            raise StoreUnavailableError("it is down")
+
+    caplog.set_level(logging.INFO)
+    async with open_house(tidy, store=Down()) as house:
+        guest = await ask(house)
+        await guest.hear(ConnectionFull)
+        await guest.hear_end()
+    assert any("cannot check accounts" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("what", ["removed", "expired"])
+async def test_an_account_that_ends_ends_its_session(
+    tidy: Tidy, autojump_clock: MockClock, what: str
+) -> None:
+    store = MemoryStore()
+    store.users["alice"] = await account("alice")
+    async with open_house(tidy, store=store) as house:
+        guest = await ask(house, username="alice")
+        await guest.hear(AuthSuccess)
+        guest.information = await guest.hear(UserInformation)
+        visitor = house.visit(guest.port)
+        await trio.sleep(WATCH_INTERVAL + 0.1)
+        assert len(house.sessions) == 1
+        if what == "removed":
+            del store.users["alice"]
+        else:
+            store.users["alice"] = attrs.evolve(store.users["alice"], expires_at=datetime.now(UTC))
+        await guest.hear(NewConnection)
+        started = trio.current_time()
+        await guest.hear_end()
+        assert trio.current_time() - started <= WATCH_INTERVAL + 0.1
+        assert await receive_all(visitor) == b""
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.admission.ports.free == 2  # nobody comes back for it
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        encode(KeepAlive(), Dialect.NAT_V1),
+        encode_frame(60001, b"\0" * 20),
+        encode_frame(60001, b"\0" * 5000),
+        encode_frame(20002, b"\0" * 11),
+        b"\xff" * 8,
+        b"\0",
+    ],
+)
+async def test_first_messages_that_are_none(
+    tidy: Tidy, autojump_clock: MockClock, first: bytes
+) -> None:
+    async with open_house(tidy, handshake_timeout=10) as house:
+        guest = arrive(house)
+        guest.endpoint.send(first)
+        started = trio.current_time()
+        await guest.hear_end()
+        assert guest.heard == []
+        assert trio.current_time() - started < 10.1
+        assert house.admission.ports.free == 2
+
+
+# -- the queue --------------------------------------------------------------------------------------------------------
+
+
+async def test_queue_in_silence_and_first_come_first_served(
+    tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
+) -> None:
+    async with open_house(tidy, ports=1, port_reservation=0) as house:
+        inside = await welcome(house, dialect)
+        waiting = [await queue(house, number, dialect) for number in range(1, 4)]
+        await trio.sleep(1000)
+        assert not any(guest.heard for guest in waiting)
+        for guest in waiting:
+            inside.hang_up()
+            guest.information = await guest.hear(UserInformation)
+            inside = guest
+        assert [guest.information.uid for guest in waiting] == [2, 3, 4]
+
+
+async def test_full(tidy: Tidy, autojump_clock: MockClock, dialect: Dialect) -> None:
+    async with open_house(tidy, ports=1, max_conn_num=1) as house:
+        await welcome(house, dialect)
+        waiting = await queue(house, 1, dialect)
+        late = await ask(house, dialect)
+        await late.hear(ConnectionFull)
+        await late.hear_end()
+        assert house.admission.queued == 1
+        assert waiting.heard == []
+
+
+async def test_who_hangs_up_leaves_the_queue_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, ports=1) as house:
+        await welcome(house)
+        one, two = await queue(house, 1), await queue(house, 2)
+        one.hang_up()
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.admission.queued == 1
+        two.endpoint.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.admission.queued == 0
+
+
+@pytest.mark.parametrize("said", [[KeepAlive()] * 20, [Credentials(username="x", password="y")]])
+async def test_only_so_much_may_be_said_in_the_queue(
+    tidy: Tidy, autojump_clock: MockClock, said: list[LegacyMessage]
+) -> None:
+    async with open_house(tidy, ports=1) as house:
+        await welcome(house)
+        guest = await queue(house, 1)
+        with suppress(PeerError):
+            await guest.say(*said)
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.admission.queued == (0 if len(said) > 1 else 1)
+
+
+async def test_garbage_in_the_queue(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, ports=1) as house:
+        await welcome(house)
+        guest = await queue(house, 1)
+        guest.endpoint.send(b"\xff" * 8)
+        await guest.hear_end()
+        assert house.admission.queued == 0
+
+
+async def test_old_and_new_clients_share_queue_and_ports(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy, ports=2, port_reservation=0) as house:
+        native = await house.welcome("native")
+        old = await welcome(house)
+        assert (native.port, old.port) == (60001, 60002)
+        waiting = await queue(house, 1)
+        await native.say(Close(code="stopped", text="bye"))
+        assert (await waiting.hear(UserInformation)).port == 60001
+        native.hang_up()
+        pool = (again := house.guest("native"))
+        await pool.ask()
+        old.hang_up()
+        house.nursery.start_soon(again.ping)
+        await trio.sleep(1)
+        assert [session.dialect for session in house.sessions] == ["nat-v1", "native"]
+
+
+# -- visitors ---------------------------------------------------------------------------------------------------------
+
+
+async def test_one_word_one_tunnel_and_raw_bytes_for_each_visitor(
+    tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house, dialect)
+        for number in range(1, 4):
+            visitor = house.visit(guest.port, early=b"question")
+            assert await guest.hear(NewConnection) == NewConnection()
+            wire = await guest.tunnel()
+            assert await receive_exactly(wire, 8) == b"question"
+            wire.send(b"an answer")
+            assert await receive_exactly(visitor, 9) == b"an answer"
+            visitor.send_eof()
+            assert await receive_all(wire) == b""
+            wire.send(b", and more")
+            wire.close()
+            assert await receive_all(visitor) == b", and more"
+            await trio.testing.wait_all_tasks_blocked()
+            (session,) = house.sessions
+            assert (session.tunnels.count, session.tunnels.served) == (0, number)
+            assert session.tunnels.relayed == number * len(b"questionan answer, and more")
+            assert session.lease.line.present == 0
+        await trio.sleep(5)
+        assert guest.pending() == []
+
+
+async def test_bytes_behind_the_first_frame_are_the_visitors(
+    tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house, dialect)
+        visitor = house.visit(guest.port)
+        wire = await guest.tunnel(early=b"220 ready")
+        wire.send(b"\r\n")
+        assert await receive_exactly(visitor, 9) == b"220 ready"
+        assert await receive_exactly(visitor, 2) == b"\r\n"
+        assert house.sessions[0].tunnels.relayed == 11
+
+
+async def test_who_has_waited_longest_gets_the_tunnel(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house)
+        gone, *visitors = [house.visit(guest.port, early=b"%d" % number) for number in range(4)]
+        gone.reset()
+        for number in range(1, 4):
+            assert await receive_some(await guest.tunnel()) == b"%d" % number
+        assert await receive_all(await guest.tunnel()) == b""  # nobody waits any more
+        assert guest.pending() == [NewConnection()] * 4
+        assert house.sessions[0].tunnels.count == 3
+        for visitor in visitors:
+            visitor.close()
+
+
+async def test_an_unneeded_tunnel_is_closed_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house)
+        started = trio.current_time()
+        assert await receive_all(await guest.tunnel()) == b""
+        assert trio.current_time() - started < 0.1
+        assert house.sessions[0].tunnels.count == 0
+
+
+async def test_visitors_wait_for_eight_seconds(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house)
+        started = trio.current_time()
+        assert await receive_all(house.visit(guest.port)) == b""
+        assert 8 <= trio.current_time() - started <= 8.6
+
+
+@pytest.mark.parametrize("who", ["visitor", "client"])
+async def test_a_reset_is_passed_on(tidy: Tidy, autojump_clock: MockClock, who: str) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house)
+        visitor = house.visit(guest.port, early=b"x")
+        wire = await guest.tunnel()
+        assert await receive_some(wire) == b"x"
+        one, two = (visitor, wire) if who == "visitor" else (wire, visitor)
+        one.reset()
+        with pytest.raises(ConnectionError):
+            await receive_some(two)
+
+
+async def test_a_reset_that_nobody_touches_is_swept(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house)
+        visitor = house.visit(guest.port)
+        wire = await guest.tunnel()
+        wire.send_eof()
+        assert await receive_all(visitor) == b""
+        wire.reset()
+        await trio.sleep(1.5)
+        assert house.sessions[0].tunnels.count == 0
+        assert house.sessions[0].lease.line.present == 0
+
+
+async def test_too_many_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, max_visitors=3) as house:
+        guest = await welcome(house)
+        visitors = [house.visit(guest.port) for _ in range(3)]
+        wires = [await guest.tunnel() for _ in range(3)]
+        assert await receive_all(await guest.tunnel()) == b""
+        assert await receive_all(house.visit(guest.port)) == b""
+        for end in (*visitors, *wires):
+            with pytest.raises(BlockingIOError):
+                end.recv_into(memoryview(bytearray(20_000)))
+        assert house.sessions[0].tunnels.count == 3
+
+
+@pytest.mark.parametrize("what", ["unknown", "another address", "native", "gone", "negative"])
+async def test_whose_tunnel_it_is_not(
+    tidy: Tidy,
+    autojump_clock: MockClock,
+    dialect: Dialect,
+    what: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with open_house(tidy, ports=3) as house:
+        guest = await welcome(house, dialect)
+        visitor = house.visit(guest.port, early=b"not for everybody")
+        uid, host = guest.information.uid, guest.host
+        if what == "another address":
+            host = "192.0.2.8"
+        elif what == "native":
+            uid = (await house.welcome("native")).welcome.uid
+        elif what == "gone":
+            other = await welcome(house, dialect)
+            uid = other.information.uid
+            other.hang_up()
+            await trio.testing.wait_all_tasks_blocked()
+        else:
+            uid = -1 if what == "negative" else 99
+        wire = await guest.tunnel(host=host, uid=uid, early=b"mine")
+        assert await receive_all(wire) == b""
+        await trio.sleep(2)
+        assert any(f"session {uid}" in message for message in caplog.messages)
+        rightful = await guest.tunnel()
+        assert await receive_some(rightful) == b"not for everybody"
+        visitor.close()
+
+
+async def test_a_native_tunnel_cannot_be_of_a_legacy_session(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy) as house:
+        guest = await welcome(house)
+        wire = Channel(house.connect())
+        await wire.send(Attach(guest.information.uid, bytes(32)))
+        refused = await wire.receive()
+        assert isinstance(refused, Refused)
+        assert refused.code == RefusalCode.UNKNOWN_SESSION
+        wire.endpoint.close()
+
+
+async def test_visitors_come_while_the_client_is_slow(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """A word for each of them, none lost and none twice, whatever room there is on the way."""
+    async with open_house(tidy) as house:
+        guest = await welcome(house, capacity=50)
+        visitors = []
+        for _ in range(100):
+            visitors.append(house.visit(guest.port))
+            if len(visitors) % 7 == 0:
+                await trio.sleep(0.01)
+        await trio.sleep(3)
+        assert guest.pending() == [NewConnection()] * 100
+        for visitor in visitors:
+            visitor.close()
+
+
+# -- loss and return --------------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_client_finds_its_port_and_its_visitors(
+    tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
+) -> None:
+    async with open_house(tidy, ports=3, port_reservation=30) as house:
+        await house.welcome("native")
+        old = await welcome(house, dialect)
+        served = house.visit(old.port, early=b"served")
+        wire = await old.tunnel()
+        assert await receive_some(wire) == b"served"
+        waiting = house.visit(old.port, early=b"waiting")
+        old.hang_up()
+        with pytest.raises(ConnectionError):  # of what it was sent nobody knows how far it went
+            await receive_some(served)
+        await trio.sleep(1)
+        late = house.visit(old.port, early=b"late")
+        await trio.sleep(1)
+        new = await welcome(house, dialect)
+        assert new.port == old.port == 60002
+        assert new.information.uid != old.information.uid
+        for text in (b"waiting", b"late"):
+            assert await new.hear(NewConnection) == NewConnection()
+            assert await receive_some(await new.tunnel()) == text
+        await trio.sleep(2)
+        assert new.pending() == []
+        for visitor in (waiting, late):
+            visitor.close()
+
+
+async def test_a_port_is_kept_for_so_long(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, ports=1, port_reservation=30) as house:
+        (await welcome(house)).hang_up()
+        await trio.sleep(29)
+        assert house.admission.ports.free == 0
+        await trio.sleep(2)
+        assert house.admission.ports.free == 1
+
+
+async def test_back_before_it_was_missed(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """A client that hangs up and comes again, so many scheduling steps apart."""
+    for steps in range(20):
+        async with open_house(tidy, ports=2) as house:
+            old = await welcome(house)
+            old.hang_up()
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            new = await welcome(house)
+            assert new.port == old.port
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(house.sessions) == len(house.admission.leases) == 1
+
+
+async def test_clients_at_one_address_are_two(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """Also when they come back, be it that they change ports then: nobody can tell them apart."""
+    async with open_house(tidy, ports=4) as house:
+        pair = [await welcome(house) for _ in range(2)]
+        assert [guest.port for guest in pair] == [60001, 60002]
+        await trio.sleep(60)
+        assert len(house.sessions) == 2
+        for guest in pair:
+            guest.hang_up()
+        await trio.sleep(1)
+        again = [await welcome(house) for _ in range(2)]
+        assert sorted(guest.port for guest in again) == [60001, 60002]
+        again[1].hang_up()
+        await trio.sleep(1)
+        assert (await welcome(house)).port == again[1].port
+        assert (await welcome(house)).port == 60003
+
+
+async def test_many_come_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, ports=4) as house:
+        old = [await welcome(house) for _ in range(2)]
+        for guest in old:
+            guest.hang_up()
+        await trio.sleep(1)
+        guests = [await ask(house) for _ in range(6)]
+        await trio.sleep(1)
+        informed = [message for guest in guests for message in guest.pending()]
+        assert (
+            len({message.uid for message in informed if isinstance(message, UserInformation)}) == 4
+        )
+        assert (
+            len({message.port for message in informed if isinstance(message, UserInformation)}) == 4
+        )
+        assert house.admission.queued == 2
+
+
+async def test_another_address_or_another_user_is_another_client(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    store = MemoryStore()
+    for name in ("alice", "bob"):
+        store.users[name] = await account(name)
+    async with open_house(tidy, ports=4, store=store) as house:
+        ports = []
+        for name, host in (("alice", HOST), ("bob", HOST), ("alice", "192.0.2.8"), ("alice", HOST)):
+            guest = await ask(house, username=name, host=host)
+            await guest.hear(AuthSuccess)
+            ports.append((await guest.hear(UserInformation)).port)
+            guest.hang_up()
+            await trio.testing.wait_all_tasks_blocked()
+        assert ports == [60001, 60002, 60003, 60001]
+
+
+async def test_a_native_client_cannot_claim_a_legacy_ones_lease(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy, ports=4) as house:
+        old = await welcome(house)
+        for name in (f"{HOST} #1", str((HOST, 1)), ""):
+            assert (await house.welcome(name)).port != old.port
+        assert house.sessions[0].dialect == "nat-v1"
+        old.hang_up()
+        await trio.sleep(1)
+        assert (await welcome(house)).port == old.port
+
+
+@pytest.mark.parametrize("silence", [1.9, 2.1])
+async def test_a_client_whose_machine_is_gone_makes_room(
+    tidy: Tidy, autojump_clock: MockClock, silence: float
+) -> None:
+    async with open_house(tidy, ports=3) as house:
+        other, old = await welcome(house), await welcome(house)
+        session = house.desk.sessions[old.information.uid]
+        assert isinstance(session, LegacySession)
+        assert isinstance(session.channel.endpoint, MemoryEndpoint)
+        session.channel.endpoint.silence = silence
+        new = await welcome(house)
+        if silence < 2:
+            assert new.port == 60003
+            assert len(house.sessions) == 3
+        else:
+            assert new.port == old.port
+            await old.hear_end()
+            assert [session.uid for session in house.sessions] == [
+                other.information.uid,
+                new.information.uid,
+            ]
+
+
+async def test_a_vacant_lease_goes_first(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """Nobody is evicted as long as something is free."""
+    async with open_house(tidy, ports=3) as house:
+        silent, lost = await welcome(house), await welcome(house)
+        session = house.desk.sessions[silent.information.uid]
+        assert isinstance(session, LegacySession)
+        assert isinstance(session.channel.endpoint, MemoryEndpoint)
+        session.channel.endpoint.silence = 100
+        lost.hang_up()
+        await trio.sleep(1)
+        assert (await welcome(house)).port == lost.port
+        assert len(house.sessions) == 2
+
+
+# -- the planned stop, and cancellation -------------------------------------------------------------------------------
+
+
+async def test_drain_lets_visitors_finish(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, drain_grace=30) as house:
+        busy, idle = await welcome(house), await welcome(house)
+        visitor = house.visit(busy.port, early=b"x")
+        wire = await busy.tunnel()
+        assert await receive_some(wire) == b"x"
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.drain)
+            await idle.hear_end()
+            assert trio.current_time() - started < 0.1
+            late = await ask(house)
+            await late.hear(ConnectionFull)
+            await trio.sleep(10)
+            visitor.send(b"still served")
+            assert await receive_some(wire) == b"still served"
+            visitor.close()
+            wire.close()
+        assert busy.pending() == [NewConnection()]
+        assert trio.current_time() - started < 11
+
+
+async def test_drain_ends_with_its_grace(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, drain_grace=30) as house:
+        guest = await welcome(house)
+        visitor = house.visit(guest.port, early=b"x")
+        wire = await guest.tunnel()
+        assert await receive_some(wire) == b"x"
+        started = trio.current_time()
+        await house.drain()
+        assert 29.9 < trio.current_time() - started < 32
+        for end in (visitor, wire):
+            with pytest.raises(ConnectionError):
+                await receive_some(end)
+
+
+async def test_who_waits_when_the_server_stops(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, ports=1) as house:
+        await welcome(house)
+        waiting = await queue(house, 1)
+        await house.drain()
+        await waiting.hear(ConnectionFull)
+        await waiting.hear_end()
+
+
+async def everything(house: House, guest: OldGuest) -> list[MemoryEndpoint]:
+    """Visitors in every state."""
+    ends = [house.visit(guest.port, early=b"hello") for _ in range(4)]
+    ends += [await guest.tunnel(early=b"x") for _ in range(2)]
+    half = await guest.tunnel()
+    half.send_eof()
+    return [*ends, half]
+
+
+@pytest.mark.parametrize("ticks", range(0, 90, 4))
+async def test_cancelled_at_any_point(tidy: Tidy, autojump_clock: MockClock, ticks: int) -> None:
+    with trio.CancelScope() as scope:
+
+        async def cancel() -> None:
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+
+        async with open_house(tidy, ports=1) as house:
+            house.nursery.start_soon(cancel)
+            guest = await welcome(house)
+            await ask(house)
+            await everything(house, guest)
+            await trio.sleep(1000)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("ticks", range(0, 30, 3))
+async def test_session_ended_at_any_point(
+    tidy: Tidy, autojump_clock: MockClock, ticks: int
+) -> None:
+    async with open_house(tidy, ports=1, port_reservation=0) as house:
+        guest = await welcome(house)
+        ends = await everything(house, guest)
+        for _ in range(ticks):
+            await trio.lowlevel.checkpoint()
+        house.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
+        await trio.sleep(3)
+        assert house.sessions == []
+        assert house.admission.ports.free == 1
+        for end in ends:
+            assert end.peer.closed
