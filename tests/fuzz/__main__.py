@@ -49,9 +49,9 @@ def follow_coverage(name: str, seconds: float) -> None:
         f"-artifact_prefix={corpus}-",
         "-max_len=8192",
     ]
-    subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.guided", name, *options, str(corpus)], check=True
-    )
+    command = [sys.executable, "-m", "tests.fuzz.guided", name, *options, str(corpus)]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(f"{name}: see above; the input is in {CORPUS}")
 
 
 def try_seeds(name: str, seconds: float) -> None:

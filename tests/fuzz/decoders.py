@@ -56,6 +56,7 @@ def control(data: bytes) -> None:
                 for piece in cut:
                     reader.feed(piece)
                     while (frame := reader.next_frame()) is not None:
+                        assert len(frame.payload) <= limit
                         message = decode_message(frame)
                         again = FrameReader(CONTROL_FRAME_BYTES)
                         again.feed(encode_message(message))

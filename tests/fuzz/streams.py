@@ -29,11 +29,14 @@ from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.protocol.tunnel import (
     DATA_ID,
     END_FRAME,
+    END_ID,
     PROBE_FRAME,
     PROBED_FRAME,
     Abort,
     AbortReason,
     Open,
+    Probe,
+    Probed,
 )
 
 MESSAGES: tuple[Message, ...] = (
@@ -60,6 +63,7 @@ MESSAGES: tuple[Message, ...] = (
 )
 """One of each kind."""
 
+FRAME_IDS = (Open.ID, DATA_ID, END_ID, Abort.ID, Probe.ID, Probed.ID)
 OPEN = Open(
     visitor=1, service=0, host="192.0.2.1", port=1234, visit_host="public.example", visit_port=60001
 )
@@ -76,6 +80,19 @@ tunnel_frames = st.one_of(
     st.binary(min_size=1, max_size=40).map(lambda data: encode_frame(DATA_ID, data)),
 )
 control_frames = st.sampled_from([encode_message(message) for message in MESSAGES])
+
+
+def _bounds(length: int, message_id: int, share: float) -> bytes:
+    """A header, and as much of what it announces as can be had cheaply."""
+    return BIG_ENDIAN.pack(length, message_id) + bytes(min(round(length * share), 6000))
+
+
+oversize = st.builds(
+    _bounds,
+    st.sampled_from([0, 1, 1024, 1025, 4096, 4097, 65537, 2**20 + 1, 2**32 - 1]),
+    st.sampled_from([0, *(message.id for message in MESSAGES), *FRAME_IDS]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
 
 FIRST_BYTES = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -100,8 +117,10 @@ SAMPLES: tuple[bytes, ...] = (
     Abort(1, AbortReason.RESET, "gone").encode(),
     *FIRST_BYTES,
     TICKET.encode(),
+    encode_frame(Drain.id, b'{"seconds":1' + b"0" * 400 + b"}"),
+    encode_frame(Expose.id, b'{"services":[{"name":"\\ud800"}],"idle_tunnels":' + b"[" * 900),
 )
-"""Good input, for a fuzzer to begin with: noise takes long to get past the first header."""
+"""Good input, and some that is not, for a fuzzer to begin with: noise takes long to get past the first header."""
 
 
 def _spoilt(stream: bytes, places: list[tuple[int, int, bytes]]) -> bytes:
@@ -127,5 +146,12 @@ streams: st.SearchStrategy[bytes] = st.one_of(
     st.binary(max_size=300),
     spoilt(control_frames),
     spoilt(tunnel_frames),
-    spoilt(control_frames, tunnel_frames, st.sampled_from(FIRST_BYTES), st.just(TICKET.encode())),
+    oversize,
+    spoilt(
+        control_frames,
+        tunnel_frames,
+        oversize,
+        st.sampled_from(FIRST_BYTES),
+        st.just(TICKET.encode()),
+    ),
 )

@@ -333,6 +333,8 @@ class MemoryForwarder(Forwarder):
 
     async def open(self, number: int) -> Endpoint:
         await trio.lowlevel.checkpoint()
+        if number >= len(self.services):
+            raise LocalServiceError("there is no such service")
         if self.refusals:
             raise LocalServiceError(self.refusals.pop(0))
         near, far = self.tidy.pair(self.capacity)
