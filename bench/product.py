@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from bench.chain import Chain, Ends, Ports
-from bench.program import HOST, START_TIMEOUT, MissingError, free_port, output_of, running
+from bench.program import HOST, free_port, running
 
 if TYPE_CHECKING:
     from bench.chain import Site
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TRIONAT: Final = (sys.executable, "-m", "trionat")
 _READY: Final = '"event": "ready"'
 _CONNECTED: Final = '"event": "connected"'
-_KEY: Final = "Server.TunnelEncryption"
+_SECTIONS: Final = {"server.yml": "Server", "client.yml": "Client"}
 
 
 async def _build(site: Site, home: Ports) -> Ends:
@@ -39,11 +39,9 @@ async def _build(site: Site, home: Ports) -> Ends:
 
 
 async def _build_unencrypted(site: Site, home: Ports) -> Ends:
-    """The same with a configuration file, which the server finds in its folder."""
-    if _KEY not in await output_of([*TRIONAT, "config", "show"], within=START_TIMEOUT):
-        raise MissingError(f"this version has no {_KEY}")
-    section, _, key = _KEY.partition(".")
-    (site.folder / "server.yml").write_text(f"{section}: {{{key}: none}}\n")
+    """The same with configuration files, which both find in their folder: both have to say so."""
+    for name, section in _SECTIONS.items():
+        (site.folder / name).write_text(f"{section}: {{TunnelEncryption: none}}\n")
     return await _build(site, home)
 
 
