@@ -20,7 +20,7 @@ import attrs
 import trio
 from anyio.from_thread import start_blocking_portal
 from asyncmy import errors
-from asyncmy.constants import CLIENT, CR, ER
+from asyncmy.constants import CR, ER
 
 from trionat.errors import StartupError, StoreUnavailableError
 
@@ -37,8 +37,8 @@ T = TypeVar("T")
 _CLOSE_GRACE: Final = 2.0
 """Seconds for connections to say goodbye; then they are cut."""
 
-_RECYCLE: Final = 30
-"""Seconds after which an idle connection is replaced and not used again; less than `wait_timeout` below."""
+_RECYCLE: Final = 10
+"""Seconds after which an idle connection is not used again; less than `wait_timeout` below, when the database closes it."""
 
 _DENIALS: Final = {
     ER.DBACCESS_DENIED_ERROR,
@@ -46,17 +46,22 @@ _DENIALS: Final = {
     ER.COLUMNACCESS_DENIED_ERROR,
 }
 
-_INCOMPARABLE: Final = {ER.CANT_AGGREGATE_2COLLATIONS, ER.CANT_AGGREGATE_NCOLLATIONS}
+_INCOMPARABLE: Final = {
+    ER.CANT_AGGREGATE_2COLLATIONS,
+    ER.CANT_AGGREGATE_NCOLLATIONS,
+    3854,  # ER_CANNOT_CONVERT_STRING of MySQL 8
+}
 
 _SESSION: Final = """set session time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
-    wait_timeout = 60, innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}
+    wait_timeout = 20, innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}
     /*M!100300 , max_statement_time = {seconds}, idle_transaction_timeout = {seconds} */
     /*!50708 , max_execution_time = {milliseconds} */"""
 """What holds in every session, whatever the server's configuration. A name that is too long is an error and not cut off.
 
 Cancelling only closes our end: the server runs the statement on, so it bounds itself how long that is, and how long a
-transaction may hold its locks whose client is gone without a word. The first comment is for MariaDB alone, the second for MySQL
-alone (MariaDB skips versions from 5.7 to 9.99, since it has other features there), which bounds only reading statements.
+transaction may hold its locks whose client is gone without a word (MySQL cannot tell it from an idle connection: 20 s). The
+first comment is for MariaDB alone, the second for MySQL alone (MariaDB skips versions from 5.7 to 9.99, since it has other
+features there), which bounds only questions.
 """
 
 
@@ -84,9 +89,9 @@ class Link:
                 raise
         return await self.ask(statement.format("convert(username using utf8mb4)"), *values)
 
-    async def change(self, statement: str, *values: object) -> int:
-        """Run a statement; return the number of rows that it met, whether they changed or not."""
-        return await self._cursor.execute(statement, values)
+    async def change(self, statement: str, *values: object) -> None:
+        """Run a statement that has no answer."""
+        await self._cursor.execute(statement, values)
 
     async def refusal(self, statement: str) -> str | None:
         """Run a statement; return what the database says if it does not let us, or None."""
@@ -160,9 +165,8 @@ class Pool:
             return await self._connections.acquire()
         except errors.MySQLError:
             raise
-        except (
-            Exception
-        ) as exc:  # asyncmy takes the first words of whoever answers for those of a database
+        except Exception as exc:
+            # asyncmy reads what whoever answers there says as if it came from a database, and stumbles.
             raise errors.InterfaceError(
                 0, "what answers there is no database: check Database.Host"
             ) from exc
@@ -179,9 +183,8 @@ class Pool:
                 return _explain_connection(error.__cause__)
             case CR.CR_SERVER_LOST | CR.CR_SERVER_GONE_ERROR | ER.SERVER_SHUTDOWN:
                 return "the connection was lost: does it run?"
-            case (
-                ER.ACCESS_DENIED_ERROR | 1698
-            ):  # MariaDB has the second, for users without a password
+            # MariaDB has the second for users without a password.
+            case ER.ACCESS_DENIED_ERROR | 1698:
                 return f"it does not let {config.username!r} in: check Database.Username and Database.Password"
             case ER.BAD_DB_ERROR:
                 return f"there is no database {config.db_name!r}: check Database.DBName, or make it"
@@ -251,7 +254,6 @@ async def _create_pool(config: DatabaseConfig) -> asyncmy.Pool:
         password=config.password,
         db=config.db_name,
         charset="utf8mb4",
-        client_flag=CLIENT.FOUND_ROWS,
         init_command=_SESSION.format(seconds=seconds, milliseconds=1000 * seconds),
         connect_timeout=config.timeout,
         autocommit=True,
@@ -268,7 +270,7 @@ def _tls_context(config: DatabaseConfig) -> ssl.SSLContext | None:
         raise StartupError(
             f"{config.ca_file}: no certificate authorities can be read from it ({exc}): check Database.CAFile"
         ) from exc
-    # From Python 3.13 on certificates without certain extensions are refused, among them those that MySQL makes for itself.
+    # On by default from Python 3.13 on: authorities without certain extensions are refused, as home-made ones are.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
