@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 
+from trionat.server.state import database_file
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -100,3 +102,16 @@ def test_wrong_input_changes_nothing(trionat: Trionat, args: list[str], reason: 
     assert trionat.fails(2, "limit", *args).startswith(reason)
     assert trionat.fails(2, "limit", "alice", "--visitors", "5", "--quota", "x")
     assert trionat.user("alice") == before
+
+
+def test_damaged_limits_can_be_replaced_as_a_whole(trionat: Trionat) -> None:
+    """As people can make them who write into the database."""
+    with sqlite3.connect(database_file(trionat.folder)) as connection:
+        connection.execute("update users set limits = 'none'")
+    connection.close()
+    for args in (["limit", "alice"], ["limit", "alice", "--sessions", "2"]):
+        reason = trionat.fails(2, *args)
+        assert reason.endswith("are damaged: set all of them anew with trionat user limit")
+    assert trionat("limit", "alice", *ALL).out == SHOWN
+    assert trionat("limit", "alice").out == SHOWN
+    assert trionat.fails(2, "limit", "bob", *ALL) == "there is no user 'bob'"

@@ -103,7 +103,10 @@ def limit(
         }
 
         async def change(store: Store) -> Limits:
-            limits = attrs.evolve((await existing_user(store, name)).limits, **changes)
+            if len(changes) == len(_LIMITS):
+                limits = Limits(**changes)  # without a look at the old ones, which may be damaged
+            else:
+                limits = attrs.evolve((await existing_user(store, name)).limits, **changes)
             if changes:
                 await store.set_limits(name, limits)
             return limits

@@ -78,7 +78,7 @@ class Limits:
             return cls(visit_ports=None if ports is None else tuple(ports), **there)
         except (ValueError, TypeError, AttributeError) as exc:
             raise StoreError(
-                f"the limits of {of!r} in the store are damaged: set them anew with trionat user limit"
+                f"the limits of {of!r} in the store are damaged: set all of them anew with trionat user limit"
             ) from exc
 
 
