@@ -47,6 +47,7 @@ class Tidy:
             if taken := admission.slots.borrowed_tokens:
                 left.append(f"{taken} slots are taken")
             left += [f"lease {key}" for key in admission.leases]
+            left += [f"allowance of {user}" for user in admission.allowances.by_user]
             if admission.queued:
                 left.append(f"{admission.queued} applicants in the queue")
         if left:

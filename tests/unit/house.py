@@ -41,7 +41,7 @@ from trionat.server.ports import PortPool, VisitPort
 from trionat.server.state import ServerState
 from trionat.server.traffic import Traffic
 from trionat.server.visitors import Visitor
-from trionat.store.base import User
+from trionat.store.base import Limits, User
 from trionat.store.journal import Journal
 from trionat.transport.channel import Channel
 from trionat.transport.isolation import isolated
@@ -68,6 +68,7 @@ class MemoryStore:
 
     def __init__(self, *names: str) -> None:
         self.users = {name: make_user(name) for name in names}
+        self.month: dict[str, int] = {}
 
     async def find_user(self, name: str) -> User | None:
         await trio.lowlevel.checkpoint()
@@ -76,6 +77,14 @@ class MemoryStore:
     async def find_users(self, names: Collection[str]) -> dict[str, User]:
         await trio.lowlevel.checkpoint()
         return {name: self.users[name] for name in names if name in self.users}
+
+    async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
+        await trio.lowlevel.checkpoint()
+        return {name: self.month[name] for name in names if name in self.month}
+
+    def limit(self, name: str, **limits: object) -> None:
+        """As `trionat user limit` does."""
+        self.users[name] = attrs.evolve(self.users[name], limits=Limits(**limits))  # type: ignore[arg-type]
 
 
 def make_user(name: str, expires_at: datetime | None = None) -> User:
@@ -188,9 +197,9 @@ async def open_house(
     config = ServerConfig(visit_port=numbers, start_auth=store is not None, **settings)  # type: ignore[arg-type]
     admission = tidy.watch(Admission(config, PortPool([VisitPort(number) for number in numbers])))
     state = ServerState(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
-    accounts = Accounts(state, store)  # type: ignore[arg-type]
     stopping = trio.Event()
     traffic = Traffic(state.folder, store or MemoryStore(), Journal(), lambda: datetime.now(UTC))  # type: ignore[arg-type]
+    accounts = Accounts(state, store, traffic)  # type: ignore[arg-type]
     desk = Desk(config, accounts, admission, traffic, stopping, "public.example")
     outside: list[MemoryEndpoint] = []
     try:

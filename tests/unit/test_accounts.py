@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode
 from trionat.server.accounts import Accounts
 from trionat.server.state import ServerState, make_ticket
+from trionat.server.traffic import Traffic
+from trionat.store.journal import Journal
 from trionat.store.mysql.pool import open_pool
 from trionat.store.mysql.store import MySQLStore
 from trionat.store.passwords import hash_password, is_hashed
@@ -49,6 +52,11 @@ async def store(database: DatabaseConfig) -> AsyncIterator[MySQLStore]:
         yield store
 
 
+def accounts_of(store: MySQLStore, *, upgrade_passwords: bool = False) -> Accounts:
+    traffic = Traffic(STATE.folder, store, Journal(), lambda: datetime.now(UTC))
+    return Accounts(STATE, store, traffic, upgrade_passwords)
+
+
 async def stored(store: MySQLStore, name: str = "alice") -> User:
     user = await store.find_user(name)
     assert user is not None
@@ -62,7 +70,7 @@ async def refusal(accounts: Accounts, name: str, password: str) -> RefusalCode:
 
 
 async def test_a_plain_text_logs_in_and_stays(store: MySQLStore) -> None:
-    accounts = Accounts(STATE, store)
+    accounts = accounts_of(store)
     before = await stored(store)
     assert await accounts.authenticate("alice", password="Straße 7") == before
     assert await stored(store) == before
@@ -72,7 +80,7 @@ async def test_a_plain_text_is_replaced_at_the_first_login_and_tickets_stay_vali
     store: MySQLStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "trionat")
-    accounts = Accounts(STATE, store, upgrade_passwords=True)
+    accounts = accounts_of(store, upgrade_passwords=True)
     await store.set_ticket_salt("alice", SALT)
     before = await stored(store)
     ticket = make_ticket(STATE, before, "example.com", 8007, pinned=True)
@@ -96,7 +104,7 @@ async def test_a_plain_text_is_replaced_at_the_first_login_and_tickets_stay_vali
 
 
 async def test_many_that_log_in_at_once_replace_it_once(store: MySQLStore) -> None:
-    accounts = Accounts(STATE, store, upgrade_passwords=True)
+    accounts = accounts_of(store, upgrade_passwords=True)
     async with trio.open_nursery() as nursery:
         for _ in range(6):
 
@@ -112,7 +120,7 @@ async def test_a_password_that_cannot_be_replaced_logs_in_all_the_same(
 ) -> None:
     reader = mariadb.new_user(database, "select")
     async with open_pool(reader) as pool:
-        accounts = Accounts(STATE, MySQLStore(pool), upgrade_passwords=True)
+        accounts = accounts_of(MySQLStore(pool), upgrade_passwords=True)
         assert await accounts.authenticate("alice", password="Straße 7")
     assert "stays in plain text" in caplog.text
     assert (await stored(store)).password == "Straße 7"
@@ -121,7 +129,7 @@ async def test_a_password_that_cannot_be_replaced_logs_in_all_the_same(
 async def test_an_empty_password_an_expired_account_and_a_ticket_that_was_never_made(
     store: MySQLStore,
 ) -> None:
-    accounts = Accounts(STATE, store, upgrade_passwords=True)
+    accounts = accounts_of(store, upgrade_passwords=True)
     assert await refusal(accounts, "empty", "") is RefusalCode.AUTH_FAILED
     assert await refusal(accounts, "late", "secret") is RefusalCode.ACCOUNT_EXPIRED
     assert (await stored(store, "late")).password == "secret"  # nobody was let in
@@ -136,7 +144,7 @@ async def test_a_database_that_is_down_refuses_logins_until_it_is_back(
     mariadb: MariaDB, store: MySQLStore
 ) -> None:
     await store.set_password("alice", await hash_password("secret"), SALT)
-    accounts = Accounts(STATE, store)
+    accounts = accounts_of(store)
     await trio.to_thread.run_sync(mariadb.stop)
     try:
         code = await refusal(accounts, "alice", "secret")

@@ -27,6 +27,7 @@ from trionat.protocol.messages import (
     Welcome,
 )
 from trionat.server.native.applicant import NativeApplicant
+from trionat.store.base import Limits
 from trionat.transport.channel import Channel
 
 if TYPE_CHECKING:
@@ -480,7 +481,11 @@ async def test_left_while_the_ports_were_on_their_way(
         taken = await admission.ports.take((ServiceRequest(),), ("a", "a"))
         far, near = tidy.pair()
         applicant = NativeApplicant(
-            key=("u", "i"), client_name="", services=(ServiceRequest(),), channel=Channel(near)
+            key=("u", "i"),
+            client_name="",
+            services=(ServiceRequest(),),
+            limits=Limits(),
+            channel=Channel(near),
         )
         with trio.CancelScope() as scope:
 

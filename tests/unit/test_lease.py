@@ -9,9 +9,11 @@ import trio
 import trio.testing
 
 from trionat.protocol.messages import ServiceRequest
+from trionat.server.allowance import Allowance
 from trionat.server.lease import Lease
 from trionat.server.ports import VisitPort
 from trionat.server.visitors import VisitorLine
+from trionat.store.base import Limits
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -23,7 +25,8 @@ def ignore(_: str) -> None:
 
 @pytest.fixture
 async def lease() -> Lease:
-    return Lease(("user", "identity"), (VisitPort(1), VisitPort(2)), VisitorLine(1, 1))
+    line = VisitorLine(1, 1, Allowance("user", Limits()))
+    return Lease(("user", "identity"), (VisitPort(1), VisitPort(2)), line)
 
 
 class End:

@@ -10,7 +10,9 @@ import trio.testing
 
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
 from trionat.address import TCPAddress
+from trionat.server.allowance import Allowance
 from trionat.server.visitors import Visitor, VisitorLine
+from trionat.store.base import Limits
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -46,7 +48,7 @@ class Crowd:
 
 @pytest.fixture
 def line() -> VisitorLine:
-    return VisitorLine(3, 5)
+    return VisitorLine(3, 5, Allowance("alice", Limits()))
 
 
 @pytest.fixture

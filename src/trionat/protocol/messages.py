@@ -59,6 +59,8 @@ class RefusalCode(enum.StrEnum):
     TOO_MANY_SERVICES = "too-many-services"  # no
     UNSUPPORTED_VERSION = "unsupported-version"  # no
     FULL = "full"  # yes
+    TOO_MANY_SESSIONS = "too-many-sessions"  # yes
+    QUOTA_EXCEEDED = "quota-exceeded"  # yes, at the latest in the next month
     PORT_TAKEN = "port-taken"  # yes
     STORE_UNAVAILABLE = "store-unavailable"  # yes
     DRAINING = "draining"  # yes
@@ -71,6 +73,7 @@ class CloseCode(enum.StrEnum):
     EVICTED = "evicted"
     ACCOUNT_EXPIRED = "account-expired"
     ACCOUNT_REMOVED = "account-removed"
+    QUOTA_EXCEEDED = "quota-exceeded"
     STOPPED = "stopped"
     PROTOCOL = "protocol"
     TIMEOUT = "timeout"

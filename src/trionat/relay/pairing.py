@@ -11,11 +11,16 @@ from trionat.protocol.conversation import Side
 
 if TYPE_CHECKING:
     from trionat.protocol.tunnel import AbortReason
+    from trionat.relay.brake import Brake
     from trionat.transport.endpoint import Endpoint
 
 # What a server keeps of a visitor's bytes until something comes back, to give it to another tunnel if this one proves dead. A
 # request with its headers fits; a longer one is being uploaded, and then the tunnel has shown that it lives.
 REPLAY_BYTES: Final = 64 * 1024
+
+
+# How often a stream that is held up looks, in seconds, whether the rate has changed.
+_LOOK_AGAIN: Final = 0.5
 
 
 @attrs.frozen
@@ -31,7 +36,8 @@ class Pairing:
     """The plain end of a conversation (the visitor at the server, the local service at the client) and how it went.
 
     `taken` and `given` are bytes read from and written to the plain end, right at every moment. `unanswered` holds what was
-    taken until the other side has answered anything, or None: once it has, when there was too much, and at a client.
+    taken until the other side has answered anything, or None: once it has, when there was too much, and at a client. `brake`
+    slows the stream down; a server sets it.
     """
 
     visitor: int
@@ -41,6 +47,7 @@ class Pairing:
     failure: Failure | None = None
     unanswered: bytearray | None = attrs.field(default=None, repr=False)
     over: bool = False
+    brake: Brake | None = None
     news: trio.Event = attrs.field(factory=trio.Event)
 
     def fail(self, reason: AbortReason, text: str) -> None:
@@ -55,6 +62,14 @@ class Pairing:
             self.unanswered += piece
             if len(self.unanswered) > REPLAY_BYTES:
                 self.unanswered = None
+
+    async def slow_down(self, count: int) -> None:
+        """Hold the stream up for so many bytes that were relayed, as long as the brake wants; not one that has failed."""
+        if self.brake is not None:
+            mark = self.brake.charge(count)
+            while self.failure is None and (delay := self.brake.delay(mark)):
+                with trio.move_on_after(min(delay, _LOOK_AGAIN)):
+                    await self.news.wait()
 
     @property
     def end(self) -> str:

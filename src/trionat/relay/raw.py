@@ -62,14 +62,14 @@ class RawTunnel:
 
     async def _pump(self, source: Endpoint, sink: Endpoint, room: memoryview, early: bytes) -> None:
         """Take bytes from one end to the other until there are no more."""
-        pairing = self.pairing
+        pairing, brake = self.pairing, self.pairing.brake
         taking = source is pairing.plain
         reads = 0
         try:
             await self._write(sink, memoryview(early))
             while True:
                 try:
-                    count = source.recv_into(room)
+                    count = source.recv_into(room if brake is None else brake.portion(room))
                 except BlockingIOError:
                     reads = 0
                     await source.wait_readable()
@@ -83,6 +83,8 @@ class RawTunnel:
                 if taking:
                     pairing.taken += count
                 await self._write(sink, room[:count])
+                if brake is not None and brake.rate is not None:
+                    await pairing.slow_down(count)
                 reads += 1
                 if count < MORE_LIKELY_BYTES:
                     reads = 0

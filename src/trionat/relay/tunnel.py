@@ -116,8 +116,9 @@ class Tunnel:
         wire, reader, room = self.wire, self._reader, self._scratch.incoming
         reads = 0
         while True:  # noqa: ASYNC913 - it waits, or takes a checkpoint after so many reads
+            brake = None if self.pairing is None else self.pairing.brake
             try:
-                count = wire.recv_into(room)
+                count = wire.recv_into(room if brake is None else brake.portion(room))
             except BlockingIOError:
                 reads = 0
                 await wire.wait_readable()
@@ -174,6 +175,11 @@ class Tunnel:
                     rest = rest[sent:]
         except (OSError, trio.ClosedResourceError):
             self._lose_plain(pairing)
+        if pairing.brake is not None and pairing.brake.rate is not None:
+            self._reader.keep()
+            # Deaf meanwhile, which `sweep` may not take for the peer's silence. It does not: the answer to a probe comes before
+            # the first byte for a visitor, and where an ABORT is waited for, the brake lets go.
+            await pairing.slow_down(len(piece))
 
     def _lose_plain(self, pairing: Pairing) -> None:
         """The plain end is gone: note it and wake `carry`, which tells the peer."""
@@ -300,7 +306,12 @@ class Tunnel:
 
     async def _carry_bytes(self, pairing: Pairing, opening: bytes) -> None:
         """Read and send until the plain end says that there is no more; its errors come out as they are."""
-        plain, wire, outgoing = pairing.plain, self.wire, self._scratch.outgoing
+        plain, wire, brake, outgoing = (
+            pairing.plain,
+            self.wire,
+            pairing.brake,
+            self._scratch.outgoing,
+        )
         room = outgoing[HEADROOM_BYTES:]
         header_at = HEADROOM_BYTES - HEADER_BYTES
         if len(opening) > header_at:
@@ -310,7 +321,7 @@ class Tunnel:
         gone: OSError | None = None
         while True:  # noqa: ASYNC913 - it waits, or takes a checkpoint after so many reads
             try:
-                count = plain.recv_into(room)
+                count = plain.recv_into(room if brake is None else brake.portion(room))
             except BlockingIOError:
                 reads = 0
                 if opening:  # nothing there yet, and the other side can begin without it
@@ -344,6 +355,8 @@ class Tunnel:
                 raise lost(error) from error
             if start + sent < end:
                 await self._write(bytes(outgoing[start + sent : end]))
+            if brake is not None and brake.rate is not None:
+                await pairing.slow_down(count)
             reads += 1
             if count < MORE_LIKELY_BYTES:
                 reads = 0

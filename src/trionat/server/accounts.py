@@ -12,11 +12,15 @@ from trionat.errors import RefusedError, StoreError
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.server.state import verify_ticket
+from trionat.store.amount import format_amount
 from trionat.store.passwords import hash_password, is_hashed, verify_password
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trionat.server.session import Session
     from trionat.server.state import ServerState
+    from trionat.server.traffic import Traffic
     from trionat.store.base import Store, User
 
 log = get_logger(__name__)
@@ -41,6 +45,7 @@ class Accounts:
 
     state: ServerState
     store: Store | None
+    traffic: Traffic
     upgrade_passwords: bool = False
 
     async def authenticate(
@@ -61,10 +66,7 @@ class Accounts:
         try:
             user = await self.store.find_user(username)
         except StoreError as error:
-            log.warning("the user store cannot be asked", error=str(error))
-            raise RefusedError(
-                RefusalCode.STORE_UNAVAILABLE, "the server cannot check accounts now; try again"
-            ) from error
+            raise _cannot_ask(error) from error
         known = await self._is_known(user, username, password, token)
         if user is None or not known:
             kind = "ticket" if token is not None else "name or password"
@@ -78,7 +80,27 @@ class Accounts:
             raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, f"the account {user.name} has expired")
         if self.upgrade_passwords and token is None and not is_hashed(user.password):
             await self._upgrade(self.store, user)
+        try:
+            exhausted = await self._exhausted([user])
+        except StoreError as error:
+            raise _cannot_ask(error) from error
+        if exhausted:
+            raise RefusedError(RefusalCode.QUOTA_EXCEEDED, exhausted[user.name])
         return user
+
+    async def _exhausted(self, users: Iterable[User]) -> dict[str, str]:
+        """Return, for those of the users who have no traffic left this month, what to tell them."""
+        quotas = {
+            user.name: user.limits.monthly_quota
+            for user in users
+            if user.limits.monthly_quota is not None
+        }
+        used = await self.traffic.used_this_month(quotas) if quotas else {}
+        return {
+            name: f"the account {name} has used up its {format_amount(quota)} of this month (UTC)"
+            for name, quota in quotas.items()
+            if used[name] >= quota
+        }
 
     async def _is_known(
         self, user: User | None, username: str, password: str | None, token: bytes | None
@@ -104,7 +126,10 @@ class Accounts:
                 log.info("a password in plain text was replaced by its hash", user=user.name)
 
     async def watch(self, sessions: dict[int, Session]) -> None:
-        """End the sessions of accounts that expire or are removed, for ever. A store that is down ends none."""
+        """Give live sessions their accounts' new limits, and end those whose account may not go on, for ever.
+
+        A store that is down ends none.
+        """
         store = self.store
         if store is None:
             return
@@ -116,6 +141,7 @@ class Accounts:
             watched = list(sessions.values())  # who comes meanwhile is not in the answer
             try:
                 users = await store.find_users({session.username for session in watched})
+                exhausted = await self._exhausted(users.values())
             except StoreError as error:
                 if not down:
                     log.warning("the user store cannot be asked; sessions go on", error=str(error))
@@ -125,11 +151,20 @@ class Accounts:
                 log.info("the user store can be asked again")
             down = False
             for session in watched:
-                _end_void(session, users.get(session.username))
+                name = session.username
+                user = users.get(name)
+                if user is None or user.account_id != session.account_id:
+                    session.end(CloseCode.ACCOUNT_REMOVED, f"the account {name} was removed")
+                elif user.is_expired(_now()):
+                    session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")
+                elif name in exhausted:
+                    session.end(CloseCode.QUOTA_EXCEEDED, exhausted[name])
+                else:
+                    session.lease.line.allowance.change(user.limits)
 
 
-def _end_void(session: Session, user: User | None) -> None:
-    if user is None or user.account_id != session.account_id:
-        session.end(CloseCode.ACCOUNT_REMOVED, f"the account {session.username} was removed")
-    elif user.is_expired(_now()):
-        session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {session.username} has expired")
+def _cannot_ask(error: StoreError) -> RefusedError:
+    log.warning("the user store cannot be asked", error=str(error))
+    return RefusedError(
+        RefusalCode.STORE_UNAVAILABLE, "the server cannot check accounts now; try again"
+    )

@@ -17,6 +17,7 @@ import trio
 from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.protocol.messages import QUEUE_INTERVAL, CloseCode, RefusalCode
+from trionat.server.allowance import Allowances
 from trionat.server.lease import Lease
 from trionat.server.visitors import VisitorLine
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from trionat.config.schema import ServerConfig
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.ports import LeaseKey, PortPool, VisitPort
+    from trionat.store.base import Limits
 
 log = get_logger(__name__)
 
@@ -33,7 +35,7 @@ _QUEUED_AFTER = 0.05
 
 @attrs.define(eq=False, kw_only=True)
 class Applicant(ABC):
-    """An authenticated client that wants a lease; `key` says whose that would be.
+    """An authenticated client that wants a lease; `key` says whose that would be, `limits` are its user's.
 
     `position` counts from 1. `waiting_scope` is round whatever somebody waits for on its behalf; leaving cancels it.
     """
@@ -41,6 +43,7 @@ class Applicant(ABC):
     key: LeaseKey
     client_name: str
     services: tuple[ServiceRequest, ...]
+    limits: Limits
     lease: Lease | None = attrs.field(init=False, default=None)
     refusal: RefusedError | None = attrs.field(init=False, default=None)
     position: int = attrs.field(init=False, default=0)
@@ -95,6 +98,7 @@ class Admission:
     config: ServerConfig
     ports: PortPool
     leases: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
+    allowances: Allowances = attrs.field(init=False, factory=Allowances)
     slots: trio.CapacityLimiter = attrs.field(init=False)
     _queue_end: trio.MemorySendChannel[Applicant] = attrs.field(init=False)
     _queue_head: trio.MemoryReceiveChannel[Applicant] = attrs.field(init=False)
@@ -123,15 +127,16 @@ class Admission:
         While it waits it is told its position again and again, and listened to.
 
         Raises:
-            RefusedError: the queue is full, or the ports cannot be had.
+            RefusedError: the queue is full, the ports cannot be had, or the user has too many sessions.
             PeerError: the client has left, or broke the protocol.
         """
-        self.ports.check(applicant.services)
+        self.ports.check(applicant.services, applicant.limits.visit_ports)
         if len(applicant.services) > self.config.max_services:
             raise RefusedError(
                 RefusalCode.TOO_MANY_SERVICES,
                 f"{len(applicant.services)} services asked for, {self.config.max_services} allowed (MaxServices)",
             )
+        self._make_room(applicant)
         if (rival := self._queued.get(applicant.key)) is not None:
             self._refuse(
                 rival,
@@ -153,11 +158,40 @@ class Admission:
         finally:
             self._leave(applicant)
 
+    def _make_room(self, applicant: Applicant) -> None:
+        """See to it that the user has not too many sessions; leases that only stand reserved for it are given up first.
+
+        Raises:
+            RefusedError: they are up, or wait in the queue.
+        """
+        if (most := applicant.limits.sessions) is None:
+            return
+        others = {
+            key: self.leases.get(key)
+            for key in (*self.leases, *self._queued)
+            if key[0] == applicant.key[0] and key != applicant.key
+        }
+        vacant = [
+            lease
+            for key, lease in others.items()
+            if lease is not None and not lease.occupied and not self.is_awaited(key)
+        ]
+        present = len(others) - len(vacant)
+        if present >= most:
+            raise RefusedError(
+                RefusalCode.TOO_MANY_SESSIONS,
+                f"this account may have {most} sessions at once, and has them",
+            )
+        reserved = [lease for lease in vacant if not lease.given_up]
+        for lease in reserved[: max(0, present + len(reserved) + 1 - most)]:
+            lease.give_up()
+
     async def _reclaim(self, applicant: Applicant) -> Lease | None:
         """Evict the client's session that is still up, if any, and return its lease; None where there is none for it."""
         newcomer = f"a new connection of the same client ({applicant.client_name})"
         while (lease := self.leases.get(applicant.key)) is not None:
-            if lease.given_up or not lease.serves(applicant.services):
+            allowed = applicant.limits.visit_ports
+            if lease.given_up or not lease.serves(applicant.services, allowed):
                 lease.give_up()
                 await lease.wait_vacant(newcomer)
                 await trio.lowlevel.checkpoint()  # its keeper gives the ports back
@@ -249,15 +283,16 @@ class Admission:
         ports: tuple[VisitPort, ...] = ()
         try:
             with trio.CancelScope() as applicant.waiting_scope:
-                ports = await self.ports.take(applicant.services, applicant.key)
+                ports = await self.ports.take(
+                    applicant.services, applicant.key, applicant.limits.visit_ports
+                )
         except RefusedError as refusal:
             self._refuse(applicant, refusal)
         if applicant.has_left():  # perhaps in the very moment in which the ports became free
             self.ports.give_back(ports)
             return None
-        line = VisitorLine(
-            self.config.max_waiting_visitors, self.config.max_visitors, user=applicant.key[0]
-        )
+        allowance = self.allowances.take(applicant.key[0], applicant.limits)
+        line = VisitorLine(self.config.max_waiting_visitors, self.config.max_visitors, allowance)
         return Lease(applicant.key, ports, line)
 
     def _refuse(self, applicant: Applicant, refusal: RefusedError) -> None:
@@ -273,6 +308,7 @@ class Admission:
         finally:
             lease.released = True
             lease.line.close("the port was given back")
+            self.allowances.give_back(lease.line.allowance)
             self.ports.give_back(lease.ports)
             self.slots.release_on_behalf_of(slot)
             del self.leases[lease.key]

@@ -93,6 +93,7 @@ async def serve(
         accounts = Accounts(
             state,
             store if config.start_auth else None,
+            traffic,
             upgrade_passwords=database is not None and database.upgrade_passwords,
         )
         # Accounts in a database are for its keeper to make.

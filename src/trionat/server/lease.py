@@ -12,7 +12,7 @@ import attrs
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.ports import LeaseKey, VisitPort
@@ -46,10 +46,13 @@ class Lease:
         """The visit ports, in the order of the client's services."""
         return tuple(port.number for port in self.ports)
 
-    def serves(self, services: tuple[ServiceRequest, ...]) -> bool:
-        """Tell whether these services can have just these ports."""
+    def serves(
+        self, services: tuple[ServiceRequest, ...], allowed: Container[int] | None = None
+    ) -> bool:
+        """Tell whether these services can have just these ports, of a user who may have the `allowed` ones alone."""
         return len(services) == len(self.ports) and all(
             service.visit_port in (None, port.number)
+            and (allowed is None or port.number in allowed)
             for service, port in zip(services, self.ports, strict=True)
         )
 

@@ -17,7 +17,7 @@ from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from trionat.address import TCPAddress
     from trionat.protocol.messages import ServiceRequest
@@ -83,22 +83,35 @@ class PortPool:
         """How many ports are free."""
         return len(self._free)
 
-    def check(self, services: Sequence[ServiceRequest]) -> None:
-        """Refuse what waiting would never make possible.
+    def check(
+        self, services: Sequence[ServiceRequest], allowed: Container[int] | None = None
+    ) -> None:
+        """Refuse what waiting would never make possible; `allowed` are the only ports that the user may have, if not None.
 
         Raises:
-            RefusedError: more services than ports, or a port that this server does not offer.
+            RefusedError: more services than ports, or a port that this server does not offer or the user may not have.
         """
-        if len(services) > len(self.ports):
+        offered = sorted(
+            self.ports if allowed is None else filter(allowed.__contains__, self.ports)
+        )
+        ports = PORTS.write(offered)
+        if not offered:
+            raise RefusedError(
+                RefusalCode.PORT_NOT_OFFERED,
+                "this server offers none of the visit ports that this account may have",
+            )
+        if len(services) > len(offered):
+            has = "this server has" if allowed is None else "this account may have"
             raise RefusedError(
                 RefusalCode.TOO_MANY_SERVICES,
-                f"{len(services)} services asked for, and this server has {len(self.ports)} visit ports",
+                f"{len(services)} services asked for, and {has} {len(offered)} visit ports ({ports})",
             )
         for service in services:
-            if service.visit_port is not None and service.visit_port not in self.ports:
+            if service.visit_port is not None and service.visit_port not in offered:
+                whom = "" if allowed is None else " to this account"
                 raise RefusedError(
                     RefusalCode.PORT_NOT_OFFERED,
-                    f"visit port {service.visit_port} is not one that this server offers ({PORTS.write(sorted(self.ports))})",
+                    f"visit port {service.visit_port} is not one that this server offers{whom} ({ports})",
                 )
         wanted = [service.visit_port for service in services if service.visit_port is not None]
         if len(set(wanted)) < len(wanted):
@@ -107,37 +120,51 @@ class PortPool:
             )
 
     async def take(
-        self, services: Sequence[ServiceRequest], holder: LeaseKey
+        self,
+        services: Sequence[ServiceRequest],
+        holder: LeaseKey,
+        allowed: Container[int] | None = None,
     ) -> tuple[VisitPort, ...]:
         """Return a free port for each service, waiting until there are enough: first come, first served.
 
         A client gets the ports that it names, else the ones that it had before where they are free, else those that nobody
-        has used for the longest time. Cancelling it takes nothing.
+        has used for the longest time. Where the user may have the `allowed` ones alone, nobody waits for them, since all
+        others would wait behind. Cancelling it takes nothing.
 
         Raises:
-            RefusedError: a port that a service names is taken.
+            RefusedError: a port that a service names is taken, or too many of the allowed ones are.
         """
         async with self._turn:
             while len(self._free) < len(services):
                 self._freed = trio.Event()
                 await self._freed.wait()
-            return self._choose(services, holder)
+            return self._choose(services, holder, allowed)
 
     def _choose(
-        self, services: Sequence[ServiceRequest], holder: LeaseKey
+        self,
+        services: Sequence[ServiceRequest],
+        holder: LeaseKey,
+        allowed: Container[int] | None,
     ) -> tuple[VisitPort, ...]:
+        free = {
+            number: port
+            for number, port in self._free.items()
+            if allowed is None or number in allowed
+        }
+        if len(free) < len(services):
+            raise RefusedError(
+                RefusalCode.PORT_TAKEN, "the visit ports that this account may have are in use"
+            )
         chosen: dict[int, VisitPort] = {}
         for index, service in enumerate(services):
             if service.visit_port is not None:
-                port = self._free.get(service.visit_port)
+                port = free.get(service.visit_port)
                 if port is None:
                     raise RefusedError(
                         RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
                     )
                 chosen[index] = port
-        remaining = {
-            number: port for number, port in self._free.items() if port not in chosen.values()
-        }
+        remaining = {number: port for number, port in free.items() if port not in chosen.values()}
         for index, service in enumerate(services):
             if index not in chosen and service.preferred_port in remaining:
                 chosen[index] = remaining.pop(service.preferred_port)

@@ -104,7 +104,8 @@ class Tunnels(ABC):
     # -- the book ----------------------------------------------------------------------------------------------------
 
     def _begin(self, visitor: Visitor, pairing: Pairing) -> None:
-        """The visitor is served from now on, and its bytes count."""
+        """The visitor is served from now on: its bytes count, and its user's brake holds it."""
+        pairing.brake = self.line.allowance.brake
         self._pairings[visitor] = pairing
 
     def _finish(self, visitor: Visitor, end: str) -> None:

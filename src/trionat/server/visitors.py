@@ -12,6 +12,7 @@ from trionat.log import get_logger
 
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
+    from trionat.server.allowance import Allowance
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
@@ -50,13 +51,13 @@ class VisitorLine:
     """Joins visitors to idle tunnels: who has waited longest goes first, to the tunnel that was used last.
 
     Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back. At most `most_waiting` wait
-    and at most `most_present` are there, waiting or served; `arrivals` is how many have begun to wait so far. `user` and `session` (the uid, or None while there is none) are
-    for the log.
+    and at most `most_present` are there, waiting or served; `allowance` has what its user may have on all lines together.
+    `arrivals` is how many have begun to wait so far. `session` (the uid, or None while there is none) is for the log.
     """
 
     most_waiting: int
     most_present: int
-    user: str = ""
+    allowance: Allowance
     session: int | None = attrs.field(init=False, default=None)
     open: bool = attrs.field(init=False, default=True)
     present: int = attrs.field(init=False, default=0)
@@ -79,14 +80,18 @@ class VisitorLine:
 
     def admit(self, visitor: Visitor) -> None:
         """Take a visitor over: to an idle tunnel, into the line, or out of the door at once."""
+        most, allowance = self.allowance.limits.visitors, self.allowance
         if not self.open:
             refusal = "the client is leaving"
+        elif most is not None and allowance.visitors >= most:
+            refusal = f"{most} visitors of this user are here already (its limit)"
         elif self.present >= self.most_present:
             refusal = f"{self.most_present} visitors are here already (MaxVisitors)"
         elif not self._idle and len(self._waiting) >= self.most_waiting:
             refusal = f"{self.most_waiting} visitors wait already (MaxWaitingVisitors)"
         else:
             self.present += 1
+            allowance.visitors += 1
             if self._idle:
                 self._give(visitor)
             else:
@@ -120,6 +125,7 @@ class VisitorLine:
     def leave(self) -> None:
         """A visitor that `next` or `take` gave out is done with."""
         self.present -= 1
+        self.allowance.visitors -= 1
         if not self.present:
             self._empty.set()
 
@@ -190,6 +196,6 @@ class VisitorLine:
             port=visitor.visited.port,
             reason=reason,
             seconds=round(trio.current_time() - visitor.arrived, 3),
-            user=self.user,
+            user=self.allowance.user,
             session=self.session,
         )

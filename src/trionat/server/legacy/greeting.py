@@ -25,6 +25,7 @@ from trionat.server.accounts import ANONYMOUS
 from trionat.server.greeting import Greeting
 from trionat.server.legacy.applicant import LegacyApplicant
 from trionat.server.legacy.session import LegacySession
+from trionat.store.base import Limits
 from trionat.transport.channel import LegacyChannel
 from trionat.transport.deadline import deadline
 
@@ -91,6 +92,7 @@ class LegacyGreeting(Greeting):
             key=self._choose_key(username),
             client_name="",
             services=(ServiceRequest(),),
+            limits=Limits() if user is None else user.limits,
             channel=self._channel,
         )
 

@@ -22,6 +22,7 @@ from trionat.server.accounts import ANONYMOUS
 from trionat.server.greeting import Greeting
 from trionat.server.native.applicant import NativeApplicant
 from trionat.server.native.session import NativeSession
+from trionat.store.base import Limits
 from trionat.transport.channel import Channel
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class NativeGreeting(Greeting):
             key=(username, hello.identity),
             client_name=hello.name,
             services=expose.services,
+            limits=Limits() if user is None else user.limits,
             channel=self._channel,
         )
 

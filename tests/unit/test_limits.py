@@ -1,0 +1,391 @@
+"""Limits of users, over all of their sessions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.house import Guest, House, MemoryStore, forwarder, open_house, token_of
+from tests.unit.memory import receive_all, receive_exactly, receive_some
+from trionat.errors import StoreUnavailableError
+from trionat.protocol.messages import Close, CloseCode, Queued, RefusalCode, Refused, Welcome
+from trionat.server.accounts import WATCH_INTERVAL
+from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from tests.unit.conftest import Tidy
+    from tests.unit.memory import MemoryEndpoint
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("alice", "bob")
+
+
+def arrive(house: House, name: str, identity: str = "guest") -> Guest:
+    return house.guest(identity, username=name, token=token_of(name))
+
+
+async def log_in(house: House, name: str, identity: str, *services: int | None) -> Guest:
+    guest = arrive(house, name, identity)
+    await guest.ask(*services)
+    guest.welcome = await guest.hear(Welcome)
+    return guest
+
+
+async def refusal(house: House, name: str, identity: str, *services: int | None) -> Refused:
+    guest = arrive(house, name, identity)
+    await guest.ask(*services)
+    refused = await guest.hear(Refused)
+    await guest.hear_end()
+    return refused
+
+
+# -- visit ports ------------------------------------------------------------------------------------------------------
+
+
+async def test_only_allowed_ports_are_given(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    store.limit("alice", visit_ports=(60003, 60005, 7))
+    async with open_house(tidy, 5, store) as house:
+        alice = await log_in(house, "alice", "one")
+        assert alice.port == 60003
+        assert (await log_in(house, "alice", "two", 60005)).port == 60005
+        assert (await log_in(house, "bob", "one")).port == 60001
+        refused = await refusal(house, "alice", "three")
+        assert refused.code == RefusalCode.PORT_TAKEN
+        assert "the visit ports that this account may have are in use" in refused.text
+        assert (await log_in(house, "bob", "two")).port == 60002  # nobody waited behind her
+
+
+@pytest.mark.parametrize(
+    ("allowed", "services", "code", "words"),
+    [
+        ((60003, 7), (60002,), RefusalCode.PORT_NOT_OFFERED, "offers to this account (60003)"),
+        ((60003, 7), (7,), RefusalCode.PORT_NOT_OFFERED, "visit port 7 is not one"),
+        ((7, 8), (None,), RefusalCode.PORT_NOT_OFFERED, "none of the visit ports"),
+        ((), (None,), RefusalCode.PORT_NOT_OFFERED, "none of the visit ports"),
+        (
+            (60002, 60003),
+            (None, None, None),
+            RefusalCode.TOO_MANY_SERVICES,
+            "this account may have 2 visit ports (60002-60003)",
+        ),
+    ],
+)  # fmt: skip
+async def test_what_allowed_ports_refuse(
+    tidy: Tidy,
+    autojump_clock: MockClock,
+    store: MemoryStore,
+    allowed: tuple[int, ...],
+    services: tuple[int | None, ...],
+    code: RefusalCode,
+    words: str,
+) -> None:
+    store.limit("alice", visit_ports=allowed)
+    async with open_house(tidy, 5, store) as house:
+        refused = await refusal(house, "alice", "one", *services)
+        assert (refused.code, words in refused.text) == (code, True), refused.text
+
+
+async def test_a_port_that_is_not_allowed_any_more_is_lost_at_the_next_login(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    async with open_house(tidy, 2, store) as house:
+        alice = await log_in(house, "alice", "one")
+        assert alice.port == 60001
+        store.limit("alice", visit_ports=(60002,))
+        await trio.sleep(WATCH_INTERVAL + 1)
+        assert len(house.sessions) == 1
+        alice.hang_up()
+        await trio.sleep(1)
+        assert (await log_in(house, "alice", "one")).port == 60002
+
+
+# -- sessions at once -------------------------------------------------------------------------------------------------
+
+
+async def test_sessions_at_once(tidy: Tidy, autojump_clock: MockClock, store: MemoryStore) -> None:
+    store.limit("alice", sessions=2)
+    async with open_house(tidy, 5, store) as house:
+        await log_in(house, "alice", "one")
+        await log_in(house, "alice", "two")
+        refused = await refusal(house, "alice", "three")
+        assert refused.code == RefusalCode.TOO_MANY_SESSIONS
+        assert "may have 2 sessions at once" in refused.text
+        await log_in(house, "bob", "one")
+        again = await log_in(house, "alice", "one")  # the same client: no session more
+        again.hang_up()
+        await trio.sleep(1)
+        await log_in(house, "alice", "one")
+        store.limit("alice", sessions=1)
+        await trio.sleep(WATCH_INTERVAL + 1)
+        assert len(house.sessions) == 3  # a lower limit is for the next one that comes
+        store.limit("alice", sessions=3)
+        await log_in(house, "alice", "three")
+
+
+async def test_a_reserved_lease_makes_room(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """For a client that was started anew with other services, or somewhere else; of the same user alone."""
+    store.limit("alice", sessions=2)
+    async with open_house(tidy, 4, store, port_reservation=1000) as house:
+        one, two = await log_in(house, "alice", "one"), await log_in(house, "alice", "two")
+        other = await log_in(house, "bob", "one")
+        other.hang_up()
+        one.hang_up()
+        await trio.sleep(1)
+        assert len(house.admission.leases) == 3
+        three = await log_in(house, "alice", "three")
+        assert set(house.admission.leases) == {("alice", "two"), ("alice", "three"), ("bob", "one")}
+        assert (await refusal(house, "alice", "one")).code == RefusalCode.TOO_MANY_SESSIONS
+        two.hang_up()
+        three.hang_up()
+        await trio.sleep(1)
+        store.limit("alice", sessions=1)
+        await log_in(house, "alice", "three")
+        assert set(house.admission.leases) == {("alice", "three"), ("bob", "one")}
+
+
+async def test_no_more_leases_are_given_up_than_it_takes(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    store.limit("alice", sessions=4)
+    async with open_house(tidy, 5, store) as house:
+        guests = [await log_in(house, "alice", f"{number}") for number in range(4)]
+        for guest in guests[1:]:
+            guest.hang_up()
+        await trio.sleep(1)
+        await log_in(house, "alice", "new")
+        assert set(house.admission.leases) == {
+            ("alice", identity) for identity in ("0", "2", "3", "new")
+        }
+
+
+async def test_who_waits_in_the_queue_counts(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    store.limit("alice", sessions=1)
+    async with open_house(tidy, 1, store) as house:
+        bob = await log_in(house, "bob", "one")
+        waiting = arrive(house, "alice", "one")
+        house.nursery.start_soon(waiting.ping)
+        await waiting.ask()
+        assert await waiting.hear(Queued) == Queued(position=1)
+        assert (await refusal(house, "alice", "two")).code == RefusalCode.TOO_MANY_SESSIONS
+        await bob.say(Close(code="left", text=""))
+        waiting.welcome = await waiting.hear(Welcome)
+        assert (await refusal(house, "alice", "two")).code == RefusalCode.TOO_MANY_SESSIONS
+
+
+@pytest.mark.parametrize("ticks", range(0, 24, 2))
+async def test_a_lease_that_was_just_granted_is_not_given_up(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore, ticks: int
+) -> None:
+    """Nobody occupies it yet, and yet it is not free for the next that comes."""
+    store.limit("alice", sessions=1)
+    async with open_house(tidy, 2, store) as house:
+        one, two = arrive(house, "alice", "one"), arrive(house, "alice", "two")
+        await one.ask()
+        for _ in range(ticks):
+            await trio.lowlevel.checkpoint()
+        await two.ask()
+        await trio.sleep(1)
+        assert {type(guest.pending()[-1]) for guest in (one, two)} == {Refused, Welcome}
+
+
+# -- visitors at once -------------------------------------------------------------------------------------------------
+
+
+async def test_visitors_at_once_over_all_sessions(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    store.limit("alice", visitors=3)
+    async with open_house(tidy, 4, store) as house:
+        one, two = await log_in(house, "alice", "one"), await log_in(house, "alice", "two")
+        bob = await log_in(house, "bob", "one")
+        one.pool(forwarder(tidy, house.nursery))
+        visitors = [house.visit(one.port, early=b"a") for _ in range(2)]
+        for visitor in visitors:
+            assert await receive_exactly(visitor, 1) == b"a"
+        waiting = house.visit(two.port)
+        started = trio.current_time()
+        for port in (one.port, two.port):
+            assert await receive_all(house.visit(port)) == b""
+        assert trio.current_time() == started  # at once
+        another = house.visit(bob.port)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not another.peer.closed
+        visitors[0].send_eof()
+        assert await receive_all(visitors[0]) == b""
+        await trio.testing.wait_all_tasks_blocked()
+        waiting.close()
+        visitor = house.visit(one.port, early=b"b")
+        assert await receive_exactly(visitor, 1) == b"b"
+        store.limit("alice", visitors=None)
+        await trio.sleep(WATCH_INTERVAL + 0.1)
+        visitors = [house.visit(one.port, early=b"c") for _ in range(5)]
+        for visitor in visitors:
+            assert await receive_exactly(visitor, 1) == b"c"
+        store.limit("alice", visitors=0)
+        await trio.sleep(WATCH_INTERVAL + 0.1)
+        assert await receive_all(house.visit(one.port)) == b""
+        visitor.send(b"stays")
+        assert await receive_exactly(visitor, 5) == b"stays"
+
+
+# -- monthly quota ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_that_uses_up_the_quota_is_closed(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    store.limit("alice", monthly_quota=10_000)
+    store.limit("bob", monthly_quota=10**6)
+    store.month["alice"] = 4_000
+    async with open_house(tidy, 4, store) as house:
+        one, two = await log_in(house, "alice", "one"), await log_in(house, "alice", "two")
+        bob = await log_in(house, "bob", "one")
+        for guest in (one, two, bob):
+            guest.pool(forwarder(tidy, house.nursery))
+        for guest, size in ((one, 1_500), (two, 1_400), (bob, 10_000)):
+            visitor = house.visit(guest.port, early=bytes(size))  # comes back, and so counts twice
+            await receive_exactly(visitor, size)
+        await trio.sleep(WATCH_INTERVAL + 0.1)
+        assert len(house.sessions) == 3
+        visitor = house.visit(two.port, early=bytes(100))
+        await receive_exactly(visitor, 100)
+        started = trio.current_time()
+        words = "the account alice has used up its 10.0 kB of this month (UTC)"
+        for guest in (one, two):
+            assert await guest.hear(Close) == Close(code=CloseCode.QUOTA_EXCEEDED, text=words)
+            await guest.hear_end()
+        assert trio.current_time() - started <= WATCH_INTERVAL
+        assert [session.username for session in house.sessions] == ["bob"]
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        refused = await refusal(house, "alice", "one")
+        assert (refused.code, refused.text) == (RefusalCode.QUOTA_EXCEEDED, words)
+        store.limit("alice", monthly_quota=10_001)
+        await log_in(house, "alice", "one")
+
+
+async def test_a_store_that_cannot_tell_the_usage_lets_nobody_in(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends no session."""
+    store.limit("alice", monthly_quota=10_000)
+    async with open_house(tidy, 4, store) as house:
+        await log_in(house, "alice", "one")
+
+        async def fail(_month: str, _names: object) -> dict[str, int]:
+            await trio.lowlevel.checkpoint()
+            raise StoreUnavailableError("down")
+
+        monkeypatch.setattr(store, "monthly_traffic", fail)
+        await trio.sleep(2 * WATCH_INTERVAL)
+        assert (await refusal(house, "alice", "two")).code == RefusalCode.STORE_UNAVAILABLE
+        assert len(house.sessions) == 1
+
+
+# -- bandwidth --------------------------------------------------------------------------------------------------------
+
+
+async def pour(endpoint: MemoryEndpoint) -> None:
+    """A service that sends without end."""
+    try:
+        while True:
+            await send_all(endpoint, bytes(10_000))
+    except OSError:
+        endpoint.close()
+
+
+async def test_bandwidth_is_one_users_over_all_sessions(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    store.limit("alice", bandwidth=100_000)
+    async with open_house(tidy, 4, store) as house:
+        received = {"one": 0, "two": 0, "bob": 0}
+
+        async def visit(who: str, guest: Guest) -> None:
+            visitor = house.visit(guest.port, early=b"x")
+            while True:
+                received[who] += len(await receive_some(visitor))
+                if who == "bob":
+                    await trio.sleep(0.01)  # else he would stop the clock
+
+        async with trio.open_nursery() as visitors:
+            for who, name in (("one", "alice"), ("two", "alice"), ("bob", "bob")):
+                guest = await log_in(house, name, who)
+                guest.pool(forwarder(tidy, house.nursery, pour))
+                visitors.start_soon(visit, who, guest)
+            await trio.sleep(20)
+            assert received["one"] + received["two"] == pytest.approx(20 * 100_000, rel=0.05)
+            assert abs(received["one"] - received["two"]) <= 50_000
+            assert received["bob"] > 50 * 100_000
+            store.limit("alice", bandwidth=1_000_000)
+            await trio.sleep(WATCH_INTERVAL + 1)
+            before = received["one"] + received["two"]
+            await trio.sleep(10)
+            after = received["one"] + received["two"]
+            assert after - before == pytest.approx(10 * 1_000_000, rel=0.05)
+            assert len(house.sessions) == 3
+            visitors.cancel_scope.cancel()
+
+
+async def test_bandwidth_is_of_both_directions(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    store.limit("alice", bandwidth=100_000)
+    async with open_house(tidy, 1, store) as house:
+        received = bytearray()
+
+        async def swallow(endpoint: MemoryEndpoint) -> None:
+            received.extend(await receive_all(endpoint))
+            endpoint.send(b"thanks")
+
+        guest = await log_in(house, "alice", "one")
+        guest.pool(forwarder(tidy, house.nursery, swallow))
+        visitor = house.visit(guest.port)
+        started = trio.current_time()
+        await send_all(visitor, bytes(1_000_000))
+        visitor.send_eof()
+        assert await receive_all(visitor) == b"thanks"
+        assert trio.current_time() - started == pytest.approx(10, rel=0.05)
+        assert len(received) == 1_000_000
+
+
+async def test_a_braked_tunnel_is_neither_dead_nor_deaf(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For minutes; and a visitor that resets its connection is told to the client, whose tunnel serves the next one."""
+    caplog.set_level("INFO", "trionat")
+    store.limit("alice", bandwidth=1000)
+    async with open_house(tidy, 1, store) as house:
+        guest = await log_in(house, "alice", "one")
+        guest.pool(forwarder(tidy, house.nursery, pour))
+        visitor = house.visit(guest.port, early=b"x")
+        assert await receive_some(visitor)
+        assert visitor.most_held <= TLS_RECORD_BYTES  # a little at a time
+        for _ in range(10):
+            await receive_some(visitor)
+            await trio.sleep(30)
+        assert "tunnel lost" not in caplog.text
+        assert "tunnel given up" not in caplog.text
+        visitor.reset()
+        await trio.sleep(2)
+        assert "the visitor reset its connection" in caplog.text
+        store.limit("alice")
+        await trio.sleep(WATCH_INTERVAL + 1)
+        visitor = house.visit(guest.port, early=b"x")
+        assert await receive_some(visitor)
+        await trio.sleep(60)
+        assert "tunnel lost" not in caplog.text
+        assert "tunnel given up" not in caplog.text
