@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from trionat.config.client import AuthConfig, ClientConfig
+from trionat.config.database import DatabaseConfig
 from trionat.config.key import Key, keys_of
-from trionat.config.server import DatabaseConfig, ServerConfig
+from trionat.config.server import ServerConfig
 from trionat.config.service import Service, parse_service
 
 __all__ = [
