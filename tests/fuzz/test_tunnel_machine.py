@@ -25,6 +25,7 @@ from trionat.protocol.tunnel import Open
 from trionat.relay.pairing import Pairing
 from trionat.relay.tunnel import LocalServiceError, Tunnel
 from trionat.transport.endpoint import TLS_RECORD_BYTES
+from trionat.transport.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 GROUPS = 8
 """More than there ever are groups of steps: a choice is of a group, and what is left of it one of a step in there."""
+GARBAGE = b"\xaa" * 4096
 TICKS = 6
 """Fewer steps of Trio's than this follow a step; with this many, everybody goes as far as they can."""
 
@@ -313,6 +315,7 @@ class Machine:
             name, step = group[choice // GROUPS % len(group)]
             note(name)
             step()
+            use_scratch()
             await self.run_on(ticks)
             self.check()
         await self.finish()
@@ -368,6 +371,13 @@ class Machine:
             tunnel.abandon()
         for endpoint in self.tidy.endpoints:
             endpoint.close()
+
+
+def use_scratch() -> None:
+    """What any other tunnel may do at any checkpoint: overwrite the buffers that all share."""
+    buffers = scratch()
+    for buffer in (buffers.incoming, buffers.outgoing):
+        buffer[: len(GARBAGE)] = GARBAGE
 
 
 @settings(max_examples=100, deadline=None)
