@@ -145,10 +145,10 @@ async def test_a_database_that_is_down_refuses_logins_until_it_is_back(
 ) -> None:
     await store.set_password("alice", await hash_password("secret"), SALT)
     accounts = accounts_of(store)
-    await trio.to_thread.run_sync(mariadb.stop)
+    mariadb.stop()
     try:
         code = await refusal(accounts, "alice", "secret")
     finally:
-        await trio.to_thread.run_sync(mariadb.start)
+        mariadb.start()
     assert code is RefusalCode.STORE_UNAVAILABLE
     assert await accounts.authenticate("alice", password="secret")

@@ -187,6 +187,23 @@ async def test_when_the_first_of_two_rows_is_deleted_the_second_is_another_accou
         assert (second.password, second.ticket_salt, second.limits) == ("second", b"", Limits())
 
 
+async def test_an_account_with_a_number_that_was_used_before_gets_nothing_of_the_other(
+    mariadb: MariaDB, database: DatabaseConfig
+) -> None:
+    async with opened(database) as store:
+        await store.add_user(User(name="alice", password="hash", ticket_salt=SALT))
+        await store.set_limits("alice", Limits(sessions=1))
+        # By hand; a database forgets which numbers it gave, at the latest when it is restored from a copy.
+        mariadb.sql(
+            "delete from userInfo_userinfo; alter table userInfo_userinfo auto_increment = 1",
+            database.db_name,
+        )
+        await store.add_user(User(name="bob", password="hash", ticket_salt=SALT[::-1]))
+        bob = await store.find_user("bob")
+        assert bob is not None
+        assert (bob.account_id, bob.limits, bob.ticket_salt) == (1, Limits(), SALT[::-1])
+
+
 async def test_traffic_goes_to_the_first_of_several_rows_and_their_sum_is_the_total(
     mariadb: MariaDB, database: DatabaseConfig
 ) -> None:
