@@ -799,6 +799,7 @@ async def test_a_server_that_vanishes_in_a_transaction_holds_nobody_up_for_long(
 ) -> None:
     """Its connection stays open at the database, as when its power goes, with the lock that all changes need."""
     async with through_proxy(database, 0.5) as (proxy, store), opened(database) as other:
+        await store.traffic()  # a new connection has a commit of its own
         proxy.cut = "freeze"
         with pytest.raises(StoreUnavailableError, match="no answer"):
             await store.add_traffic(flush(1, alice=1))

@@ -57,7 +57,7 @@ def modes(folder: Path) -> dict[str, int]:
 
 @pytest.mark.limit(60)
 async def test_several_processes_open_and_write_the_same_new_file_at_once(tmp_path: Path) -> None:
-    path, writers, each = tmp_path / "users.db", 6, 25
+    path, writers, each = tmp_path / "users.db", 6, 10
     processes = [start_writer(path, f"w{number}-", each) for number in range(writers)]
     try:
         for process in processes:
@@ -84,7 +84,7 @@ async def test_a_new_file_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
         async with open_sqlite_store(path) as store:
             await store.list_users()
 
-    for number in range(40):
+    for number in range(20):
         async with trio.open_nursery() as nursery:
             for _ in range(8):
                 nursery.start_soon(open_and_close, tmp_path / f"{number}.db")
