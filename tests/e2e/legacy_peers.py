@@ -21,7 +21,7 @@ import attrs
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 HOST: Final = "127.0.0.1"
 ZERO_TIME: Final = -62135596800
@@ -61,6 +61,13 @@ class Dialect(enum.Enum):
     @property
     def header(self) -> struct.Struct:
         return struct.Struct("<II" if self is Dialect.NAT_DOC else ">II")
+
+
+async def in_both_dialects(check: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """Run a check for each dialect, with the dialect as its first argument, at the same time: most of it is waiting."""
+    async with trio.open_nursery() as nursery:
+        for dialect in Dialect:
+            nursery.start_soon(check, dialect, *arguments)
 
 
 class MalformedError(Exception):
@@ -286,6 +293,7 @@ class LegacyClient:
             await control.send_all(credentials_frame(self.dialect, login))
             while message := await receive(control, self.dialect):
                 self.heard.append(message)
+                self._tell()
                 if message.id is Id.USER_INFORMATION:
                     self.uid, self.port = parse_information(message.payload)
                 elif message.id is Id.NEW_CONNECTION and self.service is not None:
@@ -294,7 +302,6 @@ class LegacyClient:
                     return "full"
                 elif message.id is Id.AUTH_FAIL:
                     return "auth-fail"
-                self._tell()
         except trio.BrokenResourceError:
             return "reset"
         return "closed"

@@ -46,14 +46,23 @@ class Logged:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     async def wait_record(
-        self, event: str, *, count: int = 1, within: float = LOG_TIMEOUT, **fields: object
+        self,
+        event: str,
+        *,
+        count: int = 1,
+        after: int = 0,
+        within: float = LOG_TIMEOUT,
+        **fields: object,
     ) -> dict[str, Any]:
-        """Return the `count`-th record of that event with these fields, waiting for it; fail the test if it does not come."""
+        """Return the `count`-th record of that event with these fields, waiting for it; fail the test if it does not come.
+
+        The first `after` records do not count: a log that several tests share may have the same address twice.
+        """
         with trio.move_on_after(within):
             while True:
                 found = [
                     record
-                    for record in self.records
+                    for record in self.records[after:]
                     if record["event"] == event and fields.items() <= record.items()
                 ]
                 if len(found) >= count:
