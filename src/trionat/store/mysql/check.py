@@ -80,7 +80,7 @@ async def check(pool: Pool) -> list[str]:
                 findings += await _doubles(
                     link,
                     table,
-                    "the total is their sum, and the Go program adds to each of them: put the sum into the first and delete the others",
+                    "the total is their sum, and the Go program adds to each: put the sum into the first and delete the others",
                 )
         return findings
 
@@ -127,7 +127,7 @@ async def _refusals(link: Link, table: str, username: str) -> list[str]:
 
 
 def _unfit(table: str, columns: dict[str, tuple[str, str | None]]) -> list[str]:
-    findings = []
+    findings: list[str] = []
     for column, expected in _TYPES[table].items():
         data_type, characters = columns.get(column, (expected, None))
         if data_type != expected:
@@ -174,7 +174,7 @@ async def _passwords(link: Link) -> list[str]:
     ((plain, empty),) = await link.ask(
         "select count(*), coalesce(sum(password = ''), 0) from userInfo_userinfo where password not like '$argon2%%'"
     )
-    findings = []
+    findings: list[str] = []
     if plain > empty:
         findings.append(
             f"{plain - empty} passwords are in plain text: whoever reads the table has them: "

@@ -1,8 +1,8 @@
 """Connections to MySQL or MariaDB, and what can go wrong with them.
 
 asyncmy is for asyncio, so it lives in an event loop of its own, in a thread behind anyio's portal: `Pool.run` sends a piece of
-work there, and Trio's deadline and cancellation reach it. This is the only module that knows asyncmy and asyncio's side; no
-error of either leaves it.
+work there, and Trio's deadline and cancellation reach it. Only this module knows asyncio's side, and no error of asyncmy
+leaves it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import ssl
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -20,15 +19,14 @@ import attrs
 import trio
 from anyio.from_thread import start_blocking_portal
 from asyncmy import errors
-from asyncmy.constants import CR, ER
 
 from trionat.errors import StartupError, StoreUnavailableError
+from trionat.store.mysql.faults import DENIALS, INCOMPARABLE, explain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from anyio.from_thread import BlockingPortal
-    from asyncmy.cursors import Cursor
 
     from trionat.config.schema import DatabaseConfig
 
@@ -39,18 +37,6 @@ _CLOSE_GRACE: Final = 2.0
 
 _RECYCLE: Final = 10
 """Seconds after which an idle connection is not used again; less than `wait_timeout` below, when the database closes it."""
-
-_DENIALS: Final = {
-    ER.DBACCESS_DENIED_ERROR,
-    ER.TABLEACCESS_DENIED_ERROR,
-    ER.COLUMNACCESS_DENIED_ERROR,
-}
-
-_INCOMPARABLE: Final = {
-    ER.CANT_AGGREGATE_2COLLATIONS,
-    ER.CANT_AGGREGATE_NCOLLATIONS,
-    3854,  # ER_CANNOT_CONVERT_STRING of MySQL 8
-}
 
 _SESSION: Final = """set session time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
     wait_timeout = 20, innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}
@@ -69,7 +55,7 @@ features there), which bounds only questions.
 class Link:
     """A connection, lent for one piece of work. It lives in asyncio's thread: nothing of Trio's works there."""
 
-    _cursor: Cursor
+    _cursor: Any  # of asyncmy, whose types leave much out
 
     async def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a question; a tuple among the values stands for a list in parentheses."""
@@ -85,7 +71,7 @@ class Link:
         try:
             return await self.ask(statement.format("username"), *values)
         except errors.OperationalError as exc:
-            if exc.args[0] not in _INCOMPARABLE:
+            if exc.args[0] not in INCOMPARABLE:
                 raise
         return await self.ask(statement.format("convert(username using utf8mb4)"), *values)
 
@@ -98,7 +84,7 @@ class Link:
         try:
             await self._cursor.execute(statement)
         except errors.OperationalError as exc:
-            if exc.args[0] not in _DENIALS:
+            if exc.args[0] not in DENIALS:
                 raise
             return str(exc.args[1])
         return None
@@ -106,7 +92,8 @@ class Link:
     @property
     def last_id(self) -> int:
         """What AUTO_INCREMENT gave to the last row that was inserted."""
-        return self._cursor.lastrowid
+        row: int = self._cursor.lastrowid
+        return row
 
 
 @attrs.define(eq=False)
@@ -157,7 +144,7 @@ class Pool:
                 f"no answer within {seconds:g} s: is the network in order, or does somebody hold a lock?"
             ) from exc
         except errors.MySQLError as exc:
-            raise self._unavailable(self._explain(exc)) from exc
+            raise self._unavailable(explain(exc, self.config)) from exc
 
     async def _connect(self) -> asyncmy.Connection:
         """Return a connection, to be released."""
@@ -173,47 +160,6 @@ class Pool:
 
     def _unavailable(self, reason: str) -> StoreUnavailableError:
         return StoreUnavailableError(f"database {self.config.address}: {' '.join(reason.split())}")
-
-    def _explain(self, error: errors.MySQLError) -> str:
-        """Say what an error means here, and what to do."""
-        number, text = error.args if len(error.args) == 2 else (0, str(error))
-        config = self.config
-        match number:
-            case CR.CR_CONN_HOST_ERROR:
-                return _explain_connection(error.__cause__)
-            case CR.CR_SERVER_LOST | CR.CR_SERVER_GONE_ERROR | ER.SERVER_SHUTDOWN:
-                return "the connection was lost: does it run?"
-            # MariaDB has the second for users without a password.
-            case ER.ACCESS_DENIED_ERROR | 1698:
-                return f"it does not let {config.username!r} in: check Database.Username and Database.Password"
-            case ER.BAD_DB_ERROR:
-                return f"there is no database {config.db_name!r}: check Database.DBName, or make it"
-            case ER.NO_SUCH_TABLE:
-                return f"{text}: check Database.DBName, or run trionat db init"
-            case ER.BAD_FIELD_ERROR:
-                return f"{text}: trionat db check tells what a table has to have"
-            case _ if number in _DENIALS and text.startswith("CREATE"):
-                return f"{text}: run trionat db init once as somebody who may make tables"
-            case _ if number in _DENIALS:
-                return f"{text}: grant it to {config.username!r}"
-            case ER.LOCK_WAIT_TIMEOUT:
-                return "somebody else holds a lock"
-            case _:
-                return f"{text} (error {number})" if number else text
-
-
-def _explain_connection(cause: BaseException | None) -> str:
-    match cause:
-        case ssl.SSLCertVerificationError(verify_message=message):
-            return f"its certificate is not to be trusted ({message}): check Database.CAFile and Database.Host"
-        case ssl.SSLError():
-            return f"TLS is not possible with it ({cause.reason}): does it have a certificate?"
-        case OSError(errno=int(number)) if number > 0:  # asyncio has words of its own for it
-            return f"{os.strerror(number)}: is it running, and is Database.Host right?"
-        case OSError():
-            return f"{cause.strerror or cause}: is it running, and is Database.Host right?"
-        case _:
-            return "it cannot be reached: is it running, and is Database.Host right?"
 
 
 @contextlib.asynccontextmanager
@@ -244,7 +190,7 @@ async def open_pool(config: DatabaseConfig) -> AsyncGenerator[Pool]:
 
 async def _create_pool(config: DatabaseConfig) -> asyncmy.Pool:
     seconds = math.ceil(config.timeout)
-    return await asyncmy.create_pool(
+    return asyncmy.Pool(
         minsize=0,
         maxsize=config.pool_size,
         pool_recycle=_RECYCLE,

@@ -55,7 +55,7 @@ OWN: Final = {
 
 _OPTIONS: Final = """engine = InnoDB default character set utf8mb4
     /*!80000 collate utf8mb4_0900_ai_ci */ /*M! collate utf8mb4_unicode_520_ci */"""
-"""The collation that the Go program asks for, for MySQL, and the nearest that every MariaDB has (10.11 does not know the other).
+"""The collation that the Go program asks for, for MySQL, and the nearest that every MariaDB has: 10.11 does not know the other.
 MariaDB skips the first comment, MySQL the second."""
 
 _OWN_OPTIONS: Final = "engine = InnoDB default character set utf8mb4 collate utf8mb4_bin"

@@ -23,8 +23,8 @@ T = TypeVar("T")
 _LOCK: Final = "insert into trionat_flushes values ('', 0) on duplicate key update number = number"
 """Holds the row that is no server's until the transaction ends, and makes it where it is missing.
 
-Every change takes it first, so that two servers do not add the same name, or the same flush, at once: the tables would let them.
-Unlike GET_LOCK it needs nobody to give it back, not even by a client that is gone.
+Every change takes it first, so that two servers do not add the same name, or the same flush, at once: the tables would let
+them. Unlike GET_LOCK it needs nobody to give it back, not even by a client that is gone.
 """
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")

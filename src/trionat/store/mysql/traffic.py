@@ -1,6 +1,7 @@
 """Traffic: all of a user's in `bars`, by month in a table of trionat's own.
 
-The Go program may add to the same rows at the same time. Several rows of one name add up; we add to the one with the lowest `id`.
+The Go program may add to the same rows at the same time. Several rows of one name add up; we add to the one with the lowest
+`id`.
 """
 
 from __future__ import annotations
