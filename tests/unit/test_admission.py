@@ -10,6 +10,7 @@ import trio.testing
 
 from tests.unit.house import Guest, House, open_house
 from tests.unit.memory import receive_some
+from trionat.address import TCPAddress
 from trionat.errors import RefusedError
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
@@ -483,6 +484,7 @@ async def test_left_while_the_ports_were_on_their_way(
         applicant = NativeApplicant(
             key=("u", "i"),
             client_name="",
+            address=TCPAddress("192.0.2.7", 1),
             services=(ServiceRequest(),),
             limits=Limits(),
             channel=Channel(near),

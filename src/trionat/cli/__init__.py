@@ -11,8 +11,11 @@ from trionat.cli.config import config_app
 from trionat.cli.connect import connect
 from trionat.cli.db import db_app
 from trionat.cli.demo import demo
+from trionat.cli.kick import kick
 from trionat.cli.limits import limit
 from trionat.cli.serve import serve
+from trionat.cli.status import status
+from trionat.cli.tasks import tasks
 from trionat.cli.traffic import traffic
 from trionat.cli.user import user_app
 
@@ -30,6 +33,9 @@ app.command()(demo)
 user_app.command()(limit)
 app.add_typer(user_app, name="user")
 app.command()(traffic)
+app.command()(status)
+app.command()(tasks)
+app.command()(kick)
 app.add_typer(db_app, name="db")
 app.add_typer(config_app, name="config")
 

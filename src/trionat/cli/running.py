@@ -120,7 +120,7 @@ async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
                         log.info("stopping when the last visitor has gone; once more to stop now")
                         stopping.set()
 
-        await nursery.start(watch_signals)
+        await nursery.start(watch_signals, name="signals")
         await run(stopping)
         nursery.cancel_scope.cancel("done")
     return code
@@ -157,11 +157,15 @@ def _code_of(error: BaseException) -> ExitCode:
         case RefusedError(code=CloseCode.EVICTED) | SessionOverError(code=CloseCode.EVICTED):
             return ExitCode.REPLACED
         case (
-            RefusedError(code=RefusalCode.AUTH_FAILED | RefusalCode.ACCOUNT_EXPIRED)
+            RefusedError(
+                code=RefusalCode.AUTH_FAILED | RefusalCode.ACCOUNT_EXPIRED | CloseCode.KICKED
+            )
             | IdentityError()
         ):
             return ExitCode.REFUSED
-        case SessionOverError(code=CloseCode.ACCOUNT_EXPIRED | CloseCode.ACCOUNT_REMOVED):
+        case SessionOverError(
+            code=CloseCode.ACCOUNT_EXPIRED | CloseCode.ACCOUNT_REMOVED | CloseCode.KICKED
+        ):
             return ExitCode.REFUSED
         case PeerError():
             return ExitCode.STARTUP

@@ -59,8 +59,8 @@ async def _serve(configuration: Configuration, as_json: bool, stopping: trio.Eve
                 await stopping.wait()
                 starting.cancel("told to stop before it was up")
 
-            nursery.start_soon(give_up)
-            ready: Ready = await nursery.start(job)
+            nursery.start_soon(give_up, name="stop before it is up")
+            ready: Ready = await nursery.start(job, name="serve")
             say(json.dumps(_as_json(ready)) if as_json else banner(ready))
 
 

@@ -1,7 +1,4 @@
-"""What the commands that work on a server's state have in common: where it is, asking its store, and telling what went wrong.
-
-They work beside a server that runs, or without one.
-"""
+"""What the commands on a server's state have in common: where it is, asking its store or the server, telling what went wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import attrs
 import trio
@@ -18,7 +15,16 @@ import typer
 from trionat.cli.running import tell
 from trionat.config.load import load
 from trionat.config.schema import DatabaseConfig, ServerConfig
-from trionat.errors import ConfigError, Problem, StartupError, StoreError, StoreUnavailableError
+from trionat.errors import (
+    ConfigError,
+    Problem,
+    RemoteProtocolError,
+    StartupError,
+    StoreError,
+    StoreUnavailableError,
+)
+from trionat.server.admin.door import call
+from trionat.server.admin.exchange import Request, decode_answer, encode_request
 from trionat.server.state import database_file
 from trionat.store.backend import open_store
 from trionat.store.base import Store, User
@@ -86,6 +92,17 @@ class State:
                 return await question(store)
 
         return trio.run(run)
+
+    def ask_server(self, request: Request) -> dict[str, Any]:
+        """Ask the server that runs on the folder, and return its answer's values.
+
+        Raises:
+            StartupError: There is none, or it does not answer, or does not know the request.
+        """
+        try:
+            return decode_answer(call(self.folder, encode_request(request)))
+        except RemoteProtocolError as exc:
+            raise StartupError(f"{self.folder}: {exc}") from exc
 
 
 async def existing_user(store: Store, name: str) -> User:

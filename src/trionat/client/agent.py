@@ -47,10 +47,16 @@ _FINAL_REFUSALS: Final = frozenset(
         RefusalCode.TOO_MANY_SERVICES,
         RefusalCode.UNSUPPORTED_VERSION,
         CloseCode.EVICTED,
+        CloseCode.KICKED,
     }
 )
 _FINAL_ENDS: Final = frozenset(
-    {CloseCode.EVICTED, CloseCode.ACCOUNT_EXPIRED, CloseCode.ACCOUNT_REMOVED}
+    {
+        CloseCode.EVICTED,
+        CloseCode.KICKED,
+        CloseCode.ACCOUNT_EXPIRED,
+        CloseCode.ACCOUNT_REMOVED,
+    }
 )
 
 

@@ -71,6 +71,7 @@ class CloseCode(enum.StrEnum):
     """Why a session that was up has ended."""
 
     EVICTED = "evicted"
+    KICKED = "kicked"
     ACCOUNT_EXPIRED = "account-expired"
     ACCOUNT_REMOVED = "account-removed"
     QUOTA_EXCEEDED = "quota-exceeded"

@@ -92,7 +92,7 @@ class RawTunnel:
                 elif reads == TURN:
                     reads = 0
                     await trio.lowlevel.checkpoint()
-        except OSError:
+        except (OSError, trio.ClosedResourceError):
             self._lose(sink)
 
     async def _write(self, sink: Endpoint, piece: memoryview) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from trionat.config.values import PORTS
 from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.protocol.messages import QUEUE_INTERVAL, CloseCode, RefusalCode
@@ -22,6 +23,7 @@ from trionat.server.lease import Lease
 from trionat.server.visitors import VisitorLine
 
 if TYPE_CHECKING:
+    from trionat.address import TCPAddress
     from trionat.config.schema import ServerConfig
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.ports import LeaseKey, PortPool, VisitPort
@@ -35,15 +37,17 @@ _QUEUED_AFTER = 0.05
 
 @attrs.define(eq=False, kw_only=True)
 class Applicant(ABC):
-    """An authenticated client that wants a lease; `key` says whose that would be, `limits` are its user's.
+    """An authenticated client that wants a lease since a moment; `key` says whose that would be, `limits` are its user's.
 
     `position` counts from 1. `waiting_scope` is round whatever somebody waits for on its behalf; leaving cancels it.
     """
 
     key: LeaseKey
     client_name: str
+    address: TCPAddress
     services: tuple[ServiceRequest, ...]
     limits: Limits
+    since: float = attrs.field(init=False, factory=trio.current_time)
     lease: Lease | None = attrs.field(init=False, default=None)
     refusal: RefusedError | None = attrs.field(init=False, default=None)
     position: int = attrs.field(init=False, default=0)
@@ -115,6 +119,12 @@ class Admission:
         """How many clients wait."""
         return self._queue_head.statistics().current_buffer_used
 
+    @property
+    def waiting(self) -> list[Applicant]:
+        """Those in the queue, and those at its head who wait for ports, in their order."""
+        waiting = [each for each in self._queued.values() if each.position and not each.answered]
+        return sorted(waiting, key=lambda applicant: applicant.position)
+
     def is_awaited(self, key: LeaseKey) -> bool:
         """Tell whether a client waits for the lease of this key."""
         return key in self._queued
@@ -150,7 +160,10 @@ class Admission:
                 lease = await self._reclaim(applicant)
             if applicant.refusal is not None:  # a rival has come meanwhile
                 raise applicant.refusal
-            return await self._stand_in_line(applicant) if lease is None else lease
+            if lease is None:
+                lease = await self._stand_in_line(applicant)
+            lease.services = applicant.services
+            return lease
         except BaseException:
             if applicant.lease is not None:
                 applicant.lease.give_up()
@@ -211,7 +224,7 @@ class Admission:
             ) from None
         self._renumber()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(applicant.listen)
+            nursery.start_soon(applicant.listen, name="listen to the queued client")
             with trio.move_on_after(_QUEUED_AFTER):
                 await applicant.wait_answer()
             told = 0
@@ -273,7 +286,9 @@ class Admission:
                 self.slots.release_on_behalf_of(slot)
                 continue
             self.leases[lease.key] = lease
-            keepers.start_soon(self._keep, lease, slot, name=f"lease {lease.port_numbers}")
+            keepers.start_soon(
+                self._keep, lease, slot, name=f"lease {PORTS.write(lease.port_numbers)}"
+            )
             applicant.lease = lease
             applicant.tell()
 
@@ -320,6 +335,20 @@ class Admission:
             await trio.sleep(min(0.5, self.config.visitor_wait / 4))
             for lease in self.leases.values():
                 lease.line.expire(trio.current_time() - self.config.visitor_wait)
+
+    def send_away(self, user: str, refusal: RefusedError) -> tuple[int, tuple[int, ...]]:
+        """Refuse a user's clients that wait, and keep no ports for it; return how many waited, and which ports those were."""
+        waiting = [each for key, each in self._queued.items() if key[0] == user]
+        for applicant in waiting:
+            self._refuse(applicant, refusal)
+            self._leave(applicant)
+        reserved: list[int] = []
+        for key, lease in self.leases.items():
+            if key[0] == user and not lease.occupied:
+                if lease.vacant_since is not None:
+                    reserved += lease.port_numbers
+                lease.give_up()
+        return len(waiting), tuple(reserved)
 
     def drain(self) -> None:
         """The server stops: nobody waits any more, and a lease ends with its session."""

@@ -18,6 +18,9 @@ from trionat.events import Ready
 from trionat.log import get_logger
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.server.accounts import ANONYMOUS, Accounts
+from trionat.server.admin.door import open_door
+from trionat.server.admin.observer import Observer
+from trionat.server.admin.office import Office
 from trionat.server.admission import Admission
 from trionat.server.desk import Desk
 from trionat.server.ports import PortPool, VisitPort
@@ -121,14 +124,19 @@ async def serve(
         admission = Admission(config, PortPool(ports))
         desk = Desk(config, accounts, admission, traffic, stopping, public.host)
         reception = Reception(config, tls, desk)
+        observer = Observer(ready, desk)
+        door = resources.enter_context(open_door(folder))
         async with trio.open_nursery() as serving:
             for number in range(config.task_queue_num):
                 serving.start_soon(admission.dispatch, serving, name=f"dispatcher {number}")
-            serving.start_soon(admission.expire_visitors)
+            serving.start_soon(admission.expire_visitors, name="expire visitors")
             if not config.start_auth:
                 serving.start_soon(partial(_prepare, store, wait=True), name="prepare the store")
-            serving.start_soon(accounts.watch, desk.sessions)
-            serving.start_soon(traffic.flush_regularly, name="traffic")
+            serving.start_soon(accounts.watch, desk.sessions, name="watch accounts")
+            serving.start_soon(traffic.flush_regularly, name="flush traffic")
+            serving.start_soon(observer.count_regularly, name="count rates")
+            if door is not None:
+                serving.start_soon(Office(observer).serve, door, name="office")
             for listener in (control, tunnel):
                 accept = reception.acceptor(serving)
                 serving.start_soon(listener.serve, accept, name=f"listener {listener.address}")

@@ -13,7 +13,7 @@ import trio
 from trionat.protocol.messages import CloseCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from trionat.config.schema import ServerConfig
     from trionat.server.accounts import Accounts
@@ -52,6 +52,7 @@ class Desk:
         lease.occupy(session.uid, partial(session.end, CloseCode.EVICTED))
         self.sessions[session.uid] = session
         structlog.contextvars.bind_contextvars(session=session.uid)
+        trio.lowlevel.current_task().name = f"session {session.uid} of {session.username}"
         goodbye = True
         try:
             with self.traffic.metered(session.username, lambda: session.tunnels.relayed):
@@ -62,9 +63,14 @@ class Desk:
             if goodbye:
                 lease.give_up()
             self._session_ended.set()
+            self._session_ended = trio.Event()
 
     async def wait_no_sessions(self) -> None:
         """Wait until no session is up."""
         while self.sessions:
-            self._session_ended = trio.Event()
+            await self._session_ended.wait()
+
+    async def wait_gone(self, uids: Collection[int]) -> None:
+        """Wait until none of these sessions is up."""
+        while not self.sessions.keys().isdisjoint(uids):
             await self._session_ended.wait()

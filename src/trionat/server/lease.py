@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Lease:
-    """See the module. `given_up` says that nobody will come back for it, `released` that it is gone for good."""
+    """See the module. `given_up` says that nobody will come back for it, `released` that it is gone for good.
+
+    `services` are those of the session that uses it, or did so last; `vacant_since` is when that one ended.
+    """
 
     key: LeaseKey
     ports: tuple[VisitPort, ...]
     line: VisitorLine
     released: bool = False
     given_up: bool = False
+    services: tuple[ServiceRequest, ...] = ()
+    vacant_since: float | None = None
     _evict: Callable[[str], None] | None = None
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
@@ -63,12 +68,14 @@ class Lease:
     def occupy(self, uid: int, evict: Callable[[str], None]) -> None:
         """The session `uid` uses the lease from now on; `evict` ends it, for the reason given."""
         self.line.session = uid
+        self.vacant_since = None
         self._evict = evict
         self._change()
 
     def vacate(self) -> None:
         """Its session has ended; visitors that come now wait for the next."""
         self.line.session = None
+        self.vacant_since = trio.current_time()
         self._evict = None
         self._change()
 

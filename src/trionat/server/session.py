@@ -62,6 +62,11 @@ class Session(ABC):
     def dialect(self) -> str:
         """What the client speaks."""
 
+    @property
+    def round_trip(self) -> float | None:
+        """How long a word to the client and back takes, in seconds; None: not known, or not asked in this dialect."""
+        return None
+
     def end(self, code: CloseCode, text: str) -> None:
         """End the session from outside, and tell the client why."""
         goodbye = code is not CloseCode.EVICTED

@@ -12,6 +12,7 @@ server calls it through `trio.to_thread.run_sync`. Knows nothing of connections.
 | `address` | the public control address that was served last, for `trionat user ticket` |
 | `traffic.json` | traffic that the store does not have yet (`store/journal.py`) |
 | `serve.lock` | locked while a server runs on the folder |
+| `status.sock` | where a server that is up listens for commands (`server/admin/door.py`) |
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trionat.log import get_logger
+from trionat.protocol.tunnel import AbortReason
 from trionat.relay.tunnel import SWEEP_INTERVAL
 from trionat.transport.endpoint import Endpoint
 
@@ -26,15 +27,16 @@ class Tunnels(ABC):
     """Serves the visitors of `line` over the tunnels that the client opens, at most `limit` at once.
 
     `run` owns all of them: when it is cancelled every tunnel is closed, and no visitor is served any more. `count` is how many
-    tunnels there are, `served` how many visitors have been.
+    tunnels there are, `served` how many visitors have been, `pairings` has those who are served now.
     """
 
     line: VisitorLine
     limit: int
     count: int = attrs.field(init=False, default=0)
     served: int = attrs.field(init=False, default=0)
-    _relayed: int = attrs.field(init=False, default=0)
-    _pairings: dict[Visitor, Pairing] = attrs.field(init=False, factory=lambda: {})
+    pairings: dict[Visitor, Pairing] = attrs.field(init=False, factory=lambda: {})
+    _received: int = attrs.field(init=False, default=0)
+    _sent: int = attrs.field(init=False, default=0)
     _arrivals_end: trio.MemorySendChannel[tuple[Endpoint, bytes]] = attrs.field(init=False)
     _arrivals: trio.MemoryReceiveChannel[tuple[Endpoint, bytes]] = attrs.field(init=False)
 
@@ -45,10 +47,19 @@ class Tunnels(ABC):
         )
 
     @property
+    def received(self) -> int:
+        """Bytes taken from visitors so far, live ones included; never less than before."""
+        return self._received + sum(pairing.taken for pairing in self.pairings.values())
+
+    @property
+    def sent(self) -> int:
+        """Bytes given to visitors so far, live ones included; never less than before."""
+        return self._sent + sum(pairing.given for pairing in self.pairings.values())
+
+    @property
     def relayed(self) -> int:
-        """Bytes relayed so far, both directions added, live visitors included; never less than before."""
-        live = self._pairings.values()
-        return self._relayed + sum(pairing.taken + pairing.given for pairing in live)
+        """Bytes relayed so far, both directions added."""
+        return self.received + self.sent
 
     def attach(self, wire: Endpoint, early: bytes = b"") -> bool:
         """Take over the wire of a new tunnel; False, and the caller keeps it, if there are too many or the session ends.
@@ -63,6 +74,15 @@ class Tunnels(ABC):
             return False
         self.count += 1
         return True
+
+    def kick(self, number: int, reason: str) -> bool:
+        """Reset the visitor of that number, and tell the client why; tell whether it is served here."""
+        for visitor, pairing in self.pairings.items():
+            if visitor.number == number:
+                pairing.fail(AbortReason.OTHER, reason)
+                visitor.endpoint.reset()  # wakes whoever reads or writes it, and so the tunnel
+                return True
+        return False
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -106,12 +126,13 @@ class Tunnels(ABC):
     def _begin(self, visitor: Visitor, pairing: Pairing) -> None:
         """The visitor is served from now on: its bytes count, and its user's brake holds it."""
         pairing.brake = self.line.allowance.brake
-        self._pairings[visitor] = pairing
+        self.pairings[visitor] = pairing
 
     def _finish(self, visitor: Visitor, end: str) -> None:
         """The visitor was served; its endpoint is closed already."""
-        pairing = self._pairings.pop(visitor)
-        self._relayed += pairing.taken + pairing.given
+        pairing = self.pairings.pop(visitor)
+        self._received += pairing.taken
+        self._sent += pairing.given
         self.served += 1
         self.line.leave()
         log.info(
@@ -127,5 +148,5 @@ class Tunnels(ABC):
 
     def _put_back(self, visitor: Visitor) -> None:
         """The visitor goes to another tunnel, perhaps of another session; what was taken of it is counted here."""
-        self._relayed += self._pairings.pop(visitor).taken
+        self._received += self.pairings.pop(visitor).taken
         self.line.put_back(visitor)

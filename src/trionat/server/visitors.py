@@ -74,6 +74,11 @@ class VisitorLine:
         return len(self._waiting)
 
     @property
+    def in_line(self) -> tuple[Visitor, ...]:
+        """Those who wait, in their order."""
+        return tuple(self._waiting)
+
+    @property
     def idle(self) -> int:
         """How many tunnels wait."""
         return len(self._idle)
@@ -176,6 +181,16 @@ class VisitorLine:
         for visitor in late:  # not only from the head: one that was put back there waits anew
             self._waiting.remove(visitor)
             self._dismiss(visitor, "no tunnel for it in time")
+
+    def kick(self, number: int, reason: str) -> bool:
+        """Reset the visitor of that number; tell whether it waits here."""
+        for visitor in self._waiting:
+            if visitor.number == number:
+                self._waiting.remove(visitor)
+                visitor.endpoint.reset()
+                self._dismiss(visitor, reason)
+                return True
+        return False
 
     def close(self, reason: str) -> None:
         """Admit nobody any more and dismiss those who wait."""

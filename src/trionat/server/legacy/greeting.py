@@ -91,6 +91,7 @@ class LegacyGreeting(Greeting):
         applicant = LegacyApplicant(
             key=self._choose_key(username),
             client_name="",
+            address=self.address,
             services=(ServiceRequest(),),
             limits=Limits() if user is None else user.limits,
             channel=self._channel,

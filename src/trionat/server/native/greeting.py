@@ -79,6 +79,7 @@ class NativeGreeting(Greeting):
         applicant = NativeApplicant(
             key=(username, hello.identity),
             client_name=hello.name,
+            address=self.address,
             services=expose.services,
             limits=Limits() if user is None else user.limits,
             channel=self._channel,

@@ -77,6 +77,11 @@ class NativeSession(Session):
         """See `Session`."""
         return "native, tunnels not encrypted" if self.plain_tunnels else "native"
 
+    @property
+    def round_trip(self) -> float | None:
+        """See `Session`."""
+        return self.link.round_trip
+
     def attach(self, wire: Endpoint, secret: bytes) -> bool:
         """Take over a tunnel's wire if the secret is right and there is room; otherwise the caller keeps it."""
         return hmac.compare_digest(secret, self._secret) and self.tunnels.attach(wire)

@@ -1,0 +1,84 @@
+"""`trionat kick`: sends somebody away from a running server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+import typer
+
+from trionat.cli.state import ConfigFile, State, StateDir, given, told
+from trionat.config.values import PORTS
+from trionat.errors import ConfigError, Problem
+from trionat.server.admin.exchange import Kick, Kicked, KickSession, KickUser, KickVisitor
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_VISITOR: Final = re.compile(r"v?([0-9]{1,18})", re.ASCII)
+
+
+def kick(
+    who: Annotated[
+        str,
+        typer.Argument(
+            metavar="USER|UID|VISITOR",
+            help="A user's name, a session's uid (42), or a visitor (v42), as trionat status --visitors shows them.",
+        ),
+    ],
+    user: Annotated[
+        bool, typer.Option("--user", help="It is a user's name, even if it looks like a number.")
+    ] = False,
+    session: Annotated[bool, typer.Option("--session", help="It is a session's uid.")] = False,
+    visitor: Annotated[bool, typer.Option("--visitor", help="It is a visitor's number.")] = False,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Send somebody away, at once: a user's clients, one session, or one visitor. Ports are free then.
+
+    The client ends with code 4. That is no ban: whoever starts it again is let in, which trionat user expire prevents.
+    """
+    with told():
+        with given("USER|UID|VISITOR"):
+            if user + session + visitor > 1:
+                raise ValueError("only one of --user, --session and --visitor goes")
+            request = _request(who, user=user, session=session, visitor=visitor)
+        kicked = Kicked.of(State.find(state_dir, config).ask_server(request))
+        if not kicked.anybody:
+            raise ConfigError(Problem("USER|UID|VISITOR", f"there is no {_meant(request)}"))
+    for line in _lines(kicked):
+        typer.echo(line)
+
+
+def _request(who: str, *, user: bool, session: bool, visitor: bool) -> Kick:
+    guess = not (user or session or visitor)
+    if session or (guess and _NUMBER.fullmatch(who)):
+        if not _NUMBER.fullmatch(who) or not int(who):
+            raise ValueError(f"{who!r} is no uid: write a number from 1")
+        return KickSession(int(who))
+    if visitor or (guess and _VISITOR.fullmatch(who)):
+        found = _VISITOR.fullmatch(who)
+        if not found or not int(found[1]):
+            raise ValueError(f"{who!r} is no visitor: write v and a number from 1")
+        return KickVisitor(int(found[1]))
+    return KickUser(who)
+
+
+def _meant(request: Kick) -> str:
+    match request:
+        case KickUser(name):
+            return f"client of a user {name!r} here"
+        case KickSession(uid):
+            return f"session {uid} (a user whose name is a number takes --user)"
+        case KickVisitor(number):
+            return f"visitor v{number} (a user of that name takes --user)"
+
+
+def _lines(kicked: Kicked) -> Iterator[str]:
+    for uid in kicked.sessions:
+        yield f"session {uid} is ended"
+    if kicked.queued:
+        yield f"{kicked.queued} clients are sent away from the queue"
+    if kicked.reserved:
+        yield f"visit ports {PORTS.write(sorted(kicked.reserved))} are not reserved any more"
+    for number in kicked.visitors:
+        yield f"visitor v{number} is reset"

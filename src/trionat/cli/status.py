@@ -1,0 +1,75 @@
+"""`trionat status`: what a running server is doing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from typing import Annotated, Any, Final
+
+import typer
+
+from trionat.cli.state import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.table import Table
+from trionat.errors import StartupError
+from trionat.server.admin.exchange import AskStatus
+from trionat.server.admin.snapshot import Snapshot
+
+_WATCH_INTERVAL: Final = 1.0
+
+_HOME: Final = "\x1b[H"
+_CLEAR_LINE: Final = "\x1b[K"
+_CLEAR_BELOW: Final = "\x1b[J"
+
+
+def status(
+    visitors: Annotated[
+        bool, typer.Option("--visitors", help="Show every visitor, below its session.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show what a running server is doing: sessions, ports, visitors, tunnels, queue, bytes."""
+    with told():
+        state = State.find(state_dir, config)
+        try:
+            _show(state, visitors=visitors, as_json=as_json, again=False)
+            while watch:
+                time.sleep(_WATCH_INTERVAL)
+                _show(state, visitors=visitors, as_json=as_json, again=True)
+        except KeyboardInterrupt:
+            if not watch:
+                raise
+
+
+def _show(state: State, *, visitors: bool, as_json: bool, again: bool) -> None:
+    values = state.ask_server(AskStatus())
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    terminal = sys.stdout.isatty()
+    columns, height = shutil.get_terminal_size()
+    lines = Table(columns if terminal else None).draw(_read(state, values), visitors=visitors)
+    if not again:
+        typer.echo("\n".join(lines))
+    elif not terminal:
+        typer.echo("\n".join(["", *lines]))
+    else:
+        if len(lines) >= height:
+            lines = [*lines[: height - 2], f"… {len(lines) - height + 2} more lines"]
+        text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)
+        typer.echo(f"{_HOME}{text}{_CLEAR_BELOW}", nl=False)
+
+
+def _read(state: State, values: dict[str, Any]) -> Snapshot:
+    try:
+        return Snapshot.of(values)
+    except (TypeError, KeyError) as exc:
+        raise StartupError(
+            f"{state.folder}: the server is of another version: use the trionat that it was started with, or --json"
+        ) from exc

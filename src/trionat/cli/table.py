@@ -1,0 +1,154 @@
+"""A snapshot of a server as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import attrs
+
+from trionat.address import parse_tcp_address
+from trionat.config.values import PORTS
+from trionat.log import escape
+from trionat.server.admin.snapshot import (
+    QueuedView,
+    ReservedView,
+    ServerView,
+    SessionView,
+    Snapshot,
+    VisitorView,
+)
+from trionat.store.amount import format_amount
+
+_TITLES: Final = (
+    *("uid", "user", "ports", "visitors", "tunnels"),
+    *("bytes/s", "bytes", "rtt", "up", "from"),
+)
+_TEXTS: Final = frozenset({"user", "ports", "from"})
+"""Columns of text, which stand to the left and may be cut off; the others are numbers."""
+
+_LEAST: Final = 5
+"""Characters that are left of a text in any case."""
+
+_AGES: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+@attrs.frozen
+class Table:
+    """Lines of at most `width` characters; None: as long as they get."""
+
+    width: int | None
+
+    def draw(self, snapshot: Snapshot, *, visitors: bool) -> list[str]:
+        """Return the lines; with `visitors`, every visitor has one below its session."""
+        return [self._cut(line) for line in self._lines(snapshot, visitors)]
+
+    def _lines(self, snapshot: Snapshot, visitors: bool) -> Iterator[str]:
+        yield from _server(snapshot.server, snapshot)
+        yield ""
+        if snapshot.sessions:
+            yield from self._sessions(snapshot.sessions, visitors)
+        else:
+            yield "No client is connected."
+        if snapshot.queue:
+            yield ""
+            yield "In the queue:"
+            yield from map(_queued, snapshot.queue)
+        if snapshot.reserved:
+            yield ""
+            yield "Reserved for clients that were lost:"
+            yield from map(_reserved, snapshot.reserved)
+
+    def _sessions(self, sessions: Sequence[SessionView], visitors: bool) -> Iterator[str]:
+        rows = [_TITLES, *map(_row, sessions)]
+        widths = self._widths(rows)
+        for row, session in zip(rows, (None, *sessions), strict=True):
+            cells = zip(_TITLES, row, widths, strict=True)
+            yield " ".join(_cell(*cell) for cell in cells).rstrip()
+            if visitors and session is not None:
+                yield from map(_visitor, session.visitors)
+
+    def _widths(self, rows: Iterable[Sequence[str]]) -> list[int]:
+        """As wide as what is in them; where that is too wide, the widest texts are cut off."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        texts = [number for number, title in enumerate(_TITLES) if title in _TEXTS]
+        while self.width is not None and sum(widths) + len(widths) - 1 > self.width:
+            widest = max(texts, key=widths.__getitem__)
+            if widths[widest] <= _LEAST:
+                break
+            widths[widest] -= 1
+        return widths
+
+    def _cut(self, line: str) -> str:
+        return line if self.width is None else _shortened(line, self.width)
+
+
+def _server(server: ServerView, snapshot: Snapshot) -> Iterator[str]:
+    waiting = sum(visitor.waiting for each in snapshot.sessions for visitor in each.visitors)
+    served = sum(len(each.visitors) for each in snapshot.sessions) - waiting
+    waiting += sum(each.waiting for each in snapshot.reserved)
+    stops = ", is stopping" if server.stopping else ""
+    yield f"{escape(server.name)}, trionat {server.version}, up {_age(server.seconds)}{stops}"
+    yield f"  addresses  control {server.control}, tunnels {server.tunnel}"
+    yield f"  sessions   {len(snapshot.sessions)} of {server.session_limit}, visit ports: {server.ports_held} held, {server.ports_free} free"
+    yield f"  queue      {len(snapshot.queue)} of {server.queue_places}"
+    yield f"  visitors   {served} served, {waiting} waiting, {format_amount(round(server.rate))}/s"
+
+
+def _row(session: SessionView) -> list[str]:
+    waiting = sum(visitor.waiting for visitor in session.visitors)
+    served = len(session.visitors) - waiting
+    tunnels = session.tunnels_busy + session.tunnels_idle
+    return [
+        str(session.uid),
+        escape(session.user),
+        PORTS.write(sorted(service.port for service in session.services)).replace(" ", ""),
+        f"{served}+{waiting}" if waiting else str(served),
+        f"{session.tunnels_busy}/{tunnels}",
+        _short(round(session.rate)),
+        _short(session.received + session.sent),
+        "-" if session.round_trip is None else _round_trip(session.round_trip),
+        _age(session.seconds),
+        parse_tcp_address(session.address).host,
+    ]
+
+
+def _cell(title: str, text: str, width: int) -> str:
+    return f"{_shortened(text, width):{'<' if title in _TEXTS else '>'}{width}}"
+
+
+def _visitor(visitor: VisitorView) -> str:
+    how = "waiting" if visitor.waiting else "served"
+    amounts = f"{_short(visitor.received)} in, {_short(visitor.sent)} out"
+    return f"    v{visitor.number} {how} {_age(visitor.seconds)} {visitor.address} at {visitor.port}, {amounts}"
+
+
+def _queued(queued: QueuedView) -> str:
+    return f"  {queued.position:>3}  {escape(queued.user)}, {queued.address}, for {_age(queued.seconds)}"
+
+
+def _reserved(reserved: ReservedView) -> str:
+    waiting = f", {reserved.waiting} visitors waiting" if reserved.waiting else ""
+    ports = PORTS.write(sorted(reserved.ports))
+    return f"  {ports}  {escape(reserved.user)}, for {_age(reserved.remaining)} more{waiting}"
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _short(amount: int) -> str:
+    """Without a unit, which the title has: `999`, `1.5k`, `12.3G`."""
+    return format_amount(amount).replace(" ", "").removesuffix("B")
+
+
+def _round_trip(seconds: float) -> str:
+    return f"{seconds:.1f}s" if seconds >= 0.9995 else f"{seconds * 1000:.0f}ms"
+
+
+def _age(seconds: float) -> str:
+    """The largest unit of which there are two, or seconds: `90s`, `2m`, `47h`, `3d`."""
+    for unit, length in _AGES:
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"

@@ -1,0 +1,29 @@
+"""`trionat tasks`: the tree of tasks and nurseries of a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import typer
+
+from trionat.cli.state import ConfigFile, State, StateDir, told
+from trionat.log import escape
+from trionat.server.admin.exchange import AskTasks
+from trionat.server.admin.tree import Branch
+
+
+def tasks(state_dir: StateDir = None, config: ConfigFile = None) -> None:
+    """Show the tasks of a running server and the nurseries that hold them, as they own each other."""
+    with told():
+        values = State.find(state_dir, config).ask_server(AskTasks())
+    for line in _lines(Branch.of(values)):
+        typer.echo(line)
+
+
+def _lines(branch: Branch) -> Iterator[str]:
+    yield escape(branch.name)
+    for number, below in enumerate(branch.branches, 1):
+        corner, edge = ("└─ ", "   ") if number == len(branch.branches) else ("├─ ", "│  ")
+        first, *others = _lines(below)
+        yield corner + first
+        yield from (edge + line for line in others)

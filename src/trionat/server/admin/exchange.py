@@ -1,0 +1,140 @@
+"""What is said through the socket of a server: one request, one answer, each a line of JSON. Bytes and values only.
+
+A request names what is asked for; an answer has either `answer`, or `error` with a text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar, Final, TypeAlias
+
+import attrs
+
+from trionat.errors import RemoteProtocolError
+from trionat.protocol.fields import Fields
+
+REQUEST_BYTES: Final = 4096
+"""What a request has at most, with its line end. The longest name is 255 characters, each of at most 12 bytes in JSON."""
+
+_HIGHEST_NUMBER: Final = 2**63 - 1
+
+
+@attrs.frozen
+class AskStatus:
+    """Asks for a `Snapshot`."""
+
+    word: ClassVar[str] = "status"
+
+
+@attrs.frozen
+class AskTasks:
+    """Asks for the `Branch` of the main task."""
+
+    word: ClassVar[str] = "tasks"
+
+
+@attrs.frozen
+class KickUser:
+    """Asks that all of a user's clients be sent away; as the others, for a `Kicked`."""
+
+    word: ClassVar[str] = "kick-user"
+    name: str
+
+
+@attrs.frozen
+class KickSession:
+    """Asks that a session be ended, and its ports be free."""
+
+    word: ClassVar[str] = "kick-session"
+    uid: int
+
+
+@attrs.frozen
+class KickVisitor:
+    """Asks that a visitor's connection be reset."""
+
+    word: ClassVar[str] = "kick-visitor"
+    number: int
+
+
+Kick: TypeAlias = KickUser | KickSession | KickVisitor
+Request: TypeAlias = AskStatus | AskTasks | Kick
+
+
+@attrs.frozen(kw_only=True)
+class Kicked:
+    """Who was sent away: the sessions, by uid, the visitors, by number, how many from the queue, and which ports that stood reserved are free."""
+
+    sessions: tuple[int, ...] = ()
+    visitors: tuple[int, ...] = ()
+    queued: int = 0
+    reserved: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Kicked:
+        """Return what `attrs.asdict` has made these values of."""
+        return cls(
+            sessions=tuple(values["sessions"]),
+            visitors=tuple(values["visitors"]),
+            queued=values["queued"],
+            reserved=tuple(values["reserved"]),
+        )
+
+    @property
+    def anybody(self) -> bool:
+        """Whether there was anybody at all."""
+        return self != Kicked()
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the line."""
+    return _line({"request": request.word, **attrs.asdict(request)})
+
+
+def decode_request(line: bytes) -> Request:
+    """Read a line.
+
+    Raises:
+        RemoteProtocolError: it is no request; the message is for whoever has sent it.
+    """
+    fields = Fields.parse("the request", line)
+    match fields.text("request"):
+        case AskStatus.word:
+            return AskStatus()
+        case AskTasks.word:
+            return AskTasks()
+        case KickUser.word:
+            return KickUser(fields.text("name"))
+        case KickSession.word:
+            return KickSession(fields.integer("uid", 1, _HIGHEST_NUMBER))
+        case KickVisitor.word:
+            return KickVisitor(fields.integer("number", 1, _HIGHEST_NUMBER))
+        case other:
+            raise RemoteProtocolError(f"this server knows no request {other!r}")
+
+
+def encode_answer(answer: attrs.AttrsInstance) -> bytes:
+    """Return the line for an attrs value. May take a while: for a thread of its own."""
+    return _line({"answer": attrs.asdict(answer)})
+
+
+def encode_error(text: str) -> bytes:
+    """Return the line."""
+    return _line({"error": text})
+
+
+def decode_answer(line: bytes) -> dict[str, Any]:
+    """Read a line.
+
+    Raises:
+        RemoteProtocolError: it is no answer, or an error.
+    """
+    fields = Fields.parse("the answer", line)
+    if (error := fields.values.get("error")) is not None:
+        raise RemoteProtocolError(str(error))
+    return dict(Fields("the answer", fields.values.get("answer")).values)
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    """ASCII only, since names out of a configuration need not be Unicode."""
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,136 @@
+"""What a server is doing at one moment, as values: nothing in them refers to anything that lives, so any thread may have them.
+
+Times are ISO 8601, UTC, and `seconds` is how long ago that was. `received` and `sent` are bytes, as a visitor sends and gets
+them. Addresses are `HOST:PORT`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class ServerView:
+    """The server itself. `rate` is that of all sessions; `stopping` says that nobody new is let in any more."""
+
+    name: str
+    version: str
+    since: str
+    seconds: float
+    control: str
+    tunnel: str
+    ports_free: int
+    ports_held: int
+    session_limit: int
+    queue_places: int
+    rate: float
+    stopping: bool
+
+
+@attrs.frozen(kw_only=True)
+class ServiceView:
+    """One service of a session: as its client calls it, where it is there, and the visit port that leads to it."""
+
+    name: str
+    local: str
+    port: int
+
+
+@attrs.frozen(kw_only=True)
+class VisitorView:
+    """A visitor and the visit port it came to; `waiting` for a tunnel, or else served."""
+
+    number: int
+    address: str
+    port: int
+    since: str
+    seconds: float
+    received: int
+    sent: int
+    waiting: bool
+
+
+@attrs.frozen(kw_only=True)
+class SessionView:
+    """A session that is up. `client` is what it calls itself, `rate` its bytes per second, both ways, over the last seconds.
+
+    `round_trip` is in seconds; None: not known (yet).
+    """
+
+    uid: int
+    user: str
+    client: str
+    dialect: str
+    address: str
+    since: str
+    seconds: float
+    round_trip: float | None
+    services: tuple[ServiceView, ...]
+    visitors: tuple[VisitorView, ...]
+    tunnels_idle: int
+    tunnels_busy: int
+    received: int
+    sent: int
+    rate: float
+
+
+@attrs.frozen(kw_only=True)
+class QueuedView:
+    """A client that waits for a slot or for ports; `position` is what it was told."""
+
+    position: int
+    user: str
+    client: str
+    address: str
+    since: str
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class ReservedView:
+    """Ports that are kept for a client which was lost, for `remaining` seconds; `waiting` visitors wait for it."""
+
+    user: str
+    ports: tuple[int, ...]
+    since: str
+    seconds: float
+    remaining: float
+    waiting: int
+
+
+@attrs.frozen(kw_only=True)
+class Snapshot:
+    """All of it; `sessions` by uid, `queue` in its order."""
+
+    server: ServerView
+    sessions: tuple[SessionView, ...]
+    queue: tuple[QueuedView, ...]
+    reserved: tuple[ReservedView, ...]
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Snapshot:
+        """Return the snapshot that `attrs.asdict` has made these values of.
+
+        Raises:
+            TypeError: it was another version's.
+            KeyError: the same.
+        """
+        return cls(
+            server=ServerView(**values["server"]),
+            sessions=tuple(map(_session, values["sessions"])),
+            queue=tuple(QueuedView(**each) for each in values["queue"]),
+            reserved=tuple(
+                ReservedView(**each | {"ports": tuple(each["ports"])})
+                for each in values["reserved"]
+            ),
+        )
+
+
+def _session(values: dict[str, Any]) -> SessionView:
+    parts: dict[str, Any] = {
+        "services": tuple(ServiceView(**each) for each in values["services"]),
+        "visitors": tuple(VisitorView(**each) for each in values["visitors"]),
+    }
+    return SessionView(**values | parts)
