@@ -162,3 +162,15 @@ def fuzz(session: nox.Session) -> None:
     """Look for input that breaks a decoder, a tunnel or a session: `nox -s fuzz -- --minutes 30`; 5 minutes unless told."""
     install(session, "test", "fuzz")
     session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session(python=INTERPRETERS[0])
+def faults(session: nox.Session) -> None:
+    """Take networks, processes, descriptors and disks away, for minutes. Linux; docs/reliability.md has what can be set."""
+    install(session, "test")
+    session.run(
+        "pytest",
+        results(session),
+        *(session.posargs or ["tests/faults"]),
+        env={"TRIONAT_FAULTS": "1"},
+    )

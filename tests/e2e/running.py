@@ -22,7 +22,7 @@ from tests.e2e import services
 from trionat.address import parse_tcp_address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from tests.e2e.services import TrionatProcess
 
@@ -160,9 +160,10 @@ async def server(
     *flags: str | Path,
     control: str = "127.0.0.1:0",
     visit: str = "0",
+    inside: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
-    """Run `trionat serve` on the loopback, with all its files in `folder`; it is ready when this yields."""
+    """Run `trionat serve` on the loopback, with all its files in `folder`; it is ready when this yields. `inside`: what runs it."""
     await trio.Path(folder).mkdir(exist_ok=True)
     state, log_file = folder / "state", folder / "server.log"
     options: list[str | Path] = [
@@ -178,6 +179,7 @@ async def server(
         *(*options, *flags),
         stdin=b"",
         cwd=folder,
+        inside=inside,
         **environ or {},
     ) as process:
         ready = await process.next_event("ready", within=START_TIMEOUT)
@@ -191,9 +193,10 @@ async def client_process(
     folder: Path,
     *arguments: str | Path,
     stdin: bytes = b"",
+    inside: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Client]:
-    """Run `trionat connect` with all its files in `folder`, whatever comes of it."""
+    """Run `trionat connect` with all its files in `folder`, whatever comes of it. `inside`: what runs it."""
     await trio.Path(folder).mkdir(exist_ok=True)
     log_file = folder / "client.log"
     async with services.trionat_process(
@@ -201,6 +204,7 @@ async def client_process(
         *("--log-name", log_file),
         stdin=stdin,
         cwd=folder,
+        inside=inside,
         **environ or {},
     ) as process:
         running = Client(log_file, process)
@@ -209,9 +213,11 @@ async def client_process(
 
 
 @asynccontextmanager
-async def client(folder: Path, ticket: str, *arguments: object) -> AsyncIterator[Client]:
+async def client(
+    folder: Path, ticket: str, *arguments: object, inside: Sequence[str] = ()
+) -> AsyncIterator[Client]:
     """Run `trionat connect` with a ticket; it is connected when this yields. Services and flags are what `str` makes of them."""
-    async with client_process(folder, ticket, *map(str, arguments)) as running:
+    async with client_process(folder, ticket, *map(str, arguments), inside=inside) as running:
         await running.wait_connected()
         yield running
 

@@ -32,7 +32,7 @@ import trio
 import trio_websocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 HOST = "127.0.0.1"
 READY_TIMEOUT = 10.0
@@ -502,14 +502,18 @@ async def run_trionat(
 
 @asynccontextmanager
 async def trionat_process(
-    *arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None, **environ: str
+    *arguments: str | Path,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    inside: Sequence[str] = (),
+    **environ: str,
 ) -> AsyncIterator[TrionatProcess]:
     """Run trionat with `arguments`, `--json` among them; at the end it gets SIGINT, and SIGKILL 5 s later.
 
-    A line of output that is no JSON fails the test.
+    `inside` is a program that runs others in its own place, and its arguments. A line of output that is no JSON fails the test.
     """
     process = await trio.lowlevel.open_process(
-        trionat_command(*arguments),
+        [*inside, *trionat_command(*arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

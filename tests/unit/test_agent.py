@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,7 +20,7 @@ from trionat.client.session import SessionOverError
 from trionat.config.schema import AuthConfig, ClientConfig, Service
 from trionat.errors import ConnectionLostError, IdentityError, PeerError, RefusedError
 from trionat.events import ClientEvent, Connected, Disconnected, Queued
-from trionat.protocol.messages import Close, CloseCode, RefusalCode
+from trionat.protocol.messages import QUEUE_TIMEOUT, Close, CloseCode, RefusalCode
 from trionat.server.native.session import NativeSession
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class World:
     events: list[ClientEvent]
     nursery: trio.Nursery
     error: PeerError | None = None
+    silent: bool = False
     dialled: list[float] = attrs.field(factory=list)
     begun: trio.Event = attrs.field(factory=trio.Event)
     over: trio.Event = attrs.field(factory=trio.Event)
@@ -53,6 +55,10 @@ class World:
             self.begun.set()
         if self.error is not None:
             raise self.error
+        if self.silent:
+            near, far = self.house.tidy.pair()
+            self.house.outside.append(far)
+            return near
         return self.house.connect()
 
     async def run(self) -> None:
@@ -211,6 +217,19 @@ async def test_never_more_than_five_seconds_apart_and_never_a_storm(
             assert event.retry_in is not None
             assert gap == pytest.approx(event.retry_in, abs=0.02)
         world.error = None
+        await until_up(world)
+
+
+async def test_a_try_that_hung_has_waited_already(here: Here, autojump_clock: MockClock) -> None:
+    async with open_world(*here) as world:
+        world.silent = True
+        await world.start()
+        await trio.sleep(120)
+        times = world.dialled
+        assert [later - time for time, later in pairwise(times)] == pytest.approx(
+            [QUEUE_TIMEOUT] * 11, abs=0.1
+        )
+        world.silent = False
         await until_up(world)
 
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 # The first try after a loss comes at once, the next after half a second, then twice as long each time, never more than 5 s
-# apart; a random half of it is taken off, so that 500 clients do not come back in one moment. A session that was up for a
+# apart; a random half of it is taken off, so that 500 clients do not come back in one moment. The time that a try hung counts: it
+# was asking all the while, and who waits on top of it would be late when the network is back. A session that was up for a
 # second counts as one that had worked: however often it is lost, that makes no more than a try a second.
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 5.0
@@ -104,6 +105,7 @@ class Client:
         failures = 0
         while not self.stopping.is_set():
             session = new_session()
+            began = trio.current_time()
             problem = await self._run_session(session)
             self.services = ()
             self._ports = session.ports or self._ports
@@ -118,6 +120,8 @@ class Client:
                 tell(Disconnected(reason=str(problem), retry_in=None))
                 raise problem
             delay = _delay(failures, came_up=session.up_since is not None)
+            if session.up_since is None:  # one that hung has waited already
+                delay = max(0.0, delay - (trio.current_time() - began))
             failures += 1
             tell(Disconnected(reason=str(problem), retry_in=round(delay, 2)))
             with trio.move_on_after(delay):
