@@ -126,7 +126,7 @@ async def test_account_that_ends_while_it_is_used(
 async def test_without_authentication(echo_server: Service, tmp_path: Path) -> None:
     """Whoever comes is `anonymity`; a ticket there holds address and fingerprint only. There are no accounts at all."""
     async with running.server(tmp_path / "s", "--start-auth", "false", visit="0,0") as server:
-        assert not (server.state / "trionat.db").exists()
+        assert await user(server, "list", "--json") == ""
         pin = str(server.ready["fingerprint"])
         login = ["-c", server.ready["control"], "--fingerprint", pin, str(echo_server)]
         async with (

@@ -193,7 +193,7 @@ class Admission:
         if present >= most:
             raise RefusedError(
                 RefusalCode.TOO_MANY_SESSIONS,
-                f"this account may have {most} sessions at once, and has them",
+                f"this account has all the sessions that it may have at once ({most})",
             )
         reserved = [lease for lease in vacant if not lease.given_up]
         for lease in reserved[: max(0, present + len(reserved) + 1 - most)]:

@@ -89,7 +89,7 @@ class VisitorLine:
         if not self.open:
             refusal = "the client is leaving"
         elif most is not None and allowance.visitors >= most:
-            refusal = f"{most} visitors of this user are here already (its limit)"
+            refusal = f"this user has all the visitors that it may have at once ({most})"
         elif self.present >= self.most_present:
             refusal = f"{self.most_present} visitors are here already (MaxVisitors)"
         elif not self._idle and len(self._waiting) >= self.most_waiting:
