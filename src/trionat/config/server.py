@@ -225,6 +225,28 @@ class ServerConfig:
         default=1024,
         metadata=key("MaxHandshakes", whole(1, 65536), "connections at once in their handshake"),
     )
+    max_handshakes_per_address: int = attrs.field(
+        default=512,
+        metadata=key(
+            "MaxHandshakesPerAddress", whole(1, 65536), "of these, from one address (IPv6: /64)"
+        ),
+    )
+    ban_after: int = attrs.field(
+        default=10,
+        metadata=key(
+            "BanAfter",
+            whole(0, 65536),
+            "failed logins after which an address (IPv6: /64) is banned; 0: never",
+        ),
+    )
+    ban_time: float = attrs.field(
+        default=300.0,
+        metadata=key(
+            "BanTime",
+            seconds(0.1, 86400),
+            "how long a ban lasts",
+        ),
+    )
     ping_interval: float = attrs.field(
         default=2.5,
         metadata=key("PingInterval", seconds(0.1, 60), "time between two pings to a client"),

@@ -64,6 +64,7 @@ class RefusalCode(enum.StrEnum):
     PORT_TAKEN = "port-taken"  # yes
     STORE_UNAVAILABLE = "store-unavailable"  # yes
     DRAINING = "draining"  # yes
+    BANNED = "banned"  # yes
     UNKNOWN_SESSION = "unknown-session"  # of a tunnel: its session is over
 
 

@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from trionat.protocol.messages import CloseCode
+from trionat.server.bans import Bans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Desk:
-    """What every greeting works with. `sessions` has those that are up, by uid; `public_host` is what clients show as ours."""
+    """What every greeting works with. `sessions` has those that are up, by uid; `public_host` is what clients show as ours.
+
+    `bans` knows where logins keep failing.
+    """
 
     config: ServerConfig
     accounts: Accounts
@@ -33,9 +37,13 @@ class Desk:
     traffic: Traffic
     stopping: trio.Event
     public_host: str
+    bans: Bans = attrs.field(init=False)
     sessions: dict[int, Session] = attrs.field(init=False, factory=lambda: {})
     _uids: count[int] = attrs.field(init=False, factory=lambda: count(1))
     _session_ended: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.bans = Bans(self.config.ban_after, self.config.ban_time)
 
     async def run_session(
         self, applicant: Applicant, open_session: Callable[[int, Lease], Session]
@@ -55,7 +63,10 @@ class Desk:
         trio.lowlevel.current_task().name = f"session {session.uid} of {session.username}"
         goodbye = True
         try:
-            with self.traffic.metered(session.username, lambda: session.tunnels.relayed):
+            with (
+                self.bans.guest(session.address.host),
+                self.traffic.metered(session.username, lambda: session.tunnels.relayed),
+            ):
                 goodbye = (await session.run()).goodbye
         finally:
             del self.sessions[session.uid]

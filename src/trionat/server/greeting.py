@@ -89,13 +89,29 @@ class Greeting(ABC):
         """Return the account of a client that is to be let in, or None where all are `anonymity`.
 
         Raises:
-            RefusedError: the credentials open no account, or the server stops.
+            RefusedError: the credentials open no account, or are not tried, or the server stops.
         """
         structlog.contextvars.bind_contextvars(user=username)
-        user = await self.desk.accounts.authenticate(username, password=password, token=token)
+        user = await self._authenticate(username, password, token)
         if user is None:
             structlog.contextvars.bind_contextvars(user=ANONYMOUS)
         self.known()
         if self.desk.stopping.is_set():
             raise RefusedError(RefusalCode.DRAINING, "the server stops")
         return user
+
+    async def _authenticate(
+        self, username: str, password: str | None, token: bytes | None
+    ) -> User | None:
+        """Ask for the account; see `Bans` for who may not try, and for whom the answer has to wait."""
+        bans, host = self.desk.bans, self.address.host
+        if token is None:
+            bans.check(host)
+        try:
+            return await self.desk.accounts.authenticate(username, password=password, token=token)
+        except RefusedError as refusal:
+            if refusal.code != RefusalCode.AUTH_FAILED:
+                raise
+            failure = refusal
+        await trio.sleep(bans.fail(host))
+        raise failure

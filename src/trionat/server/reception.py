@@ -15,6 +15,7 @@ from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import HEADERS
 from trionat.server.legacy.greeting import LegacyGreeting
 from trionat.server.native.greeting import NativeGreeting, PlainTunnelGreeting
+from trionat.server.strangers import Strangers
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.isolation import isolated
@@ -32,55 +33,36 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# Seconds between two log lines about the same shortage.
-_COMPLAINT_INTERVAL = 1.0
-
 
 @attrs.define(eq=False)
 class Reception:
-    """Serves every connection in a task of its own.
-
-    At most `MaxHandshakes` connections may be there of which it is not known yet whose they are.
-    """
+    """Serves every connection in a task of its own; those of banned addresses are closed unheard."""
 
     config: ServerConfig
     tls: ssl.SSLContext
     desk: Desk
-    _strangers: dict[trio.CancelScope, TCPAddress] = attrs.field(init=False, factory=lambda: {})
-    _complained: float = attrs.field(init=False, default=float("-inf"))
+    _strangers: Strangers = attrs.field(init=False)
     _told_of_legacy: bool = attrs.field(init=False, default=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._strangers = Strangers(
+            self.config.max_handshakes, self.config.max_handshakes_per_address
+        )
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is served in `nursery`."""
 
         def accept(connection: socket.socket, address: TCPAddress) -> None:
-            if len(self._strangers) >= self.config.max_handshakes:
-                self._send_oldest_stranger_away()
+            if self.desk.bans.shuts_out(address.host):
+                connection.close()
+                return
             scope = trio.CancelScope()
-            self._strangers[scope] = address
+            self._strangers.add(scope, address.host)
             nursery.start_soon(
                 self.receive, connection, address, scope, name=f"connection from {address}"
             )
 
         return accept
-
-    def _send_oldest_stranger_away(self) -> None:
-        """Make room, so that a crowd of silent peers cannot keep those out who have something to say."""
-        scope = next(iter(self._strangers))
-        address = self._strangers.pop(scope)
-        scope.cancel("too many strangers")
-        now = trio.current_time()
-        if now - self._complained >= _COMPLAINT_INTERVAL:
-            self._complained = now
-            log.warning(
-                "too many connections that have not said who they are: closing the oldest (MaxHandshakes)",
-                address=str(address),
-                limit=self.config.max_handshakes,
-            )
-
-    def _know(self, scope: trio.CancelScope) -> None:
-        """Whoever is served in this scope is no stranger any more."""
-        self._strangers.pop(scope, None)
 
     async def receive(
         self, connection: socket.socket, address: TCPAddress, scope: trio.CancelScope
@@ -95,10 +77,12 @@ class Reception:
                 with deadline(
                     seconds, f"the peer did not finish the TLS handshake within {seconds:g} s"
                 ):
-                    greeting = await self._meet(connection, address, partial(self._know, scope))
+                    greeting = await self._meet(
+                        connection, address, partial(self._strangers.know, scope)
+                    )
                 await greeting.serve()
             finally:
-                self._know(scope)
+                self._strangers.know(scope)
 
     async def _meet(
         self, connection: socket.socket, address: TCPAddress, known: Callable[[], None]

@@ -1,0 +1,133 @@
+"""Addresses from which logins keep failing: their answers come later and later, then they are shut out for a while.
+
+Nobody is asked who is behind an address, and many may be: a whole office, or all that a provider puts behind one. So whoever
+has a session there, or had one of late, suffers least from a neighbour: connections from such an address are still heard, tunnels
+and tickets work, and only passwords wait for the end of the ban. A login that succeeds forgives nothing, since whoever has an
+account could try all others between his own logins.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import attrs
+import trio
+
+from trionat.address import network_of
+from trionat.errors import RefusedError
+from trionat.log import get_logger
+from trionat.protocol.messages import RefusalCode
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+# Seconds before the answer to the first failure, and at most; each failure that still counts doubles it. A client waits 8 s for
+# an answer.
+_FIRST_DELAY: Final = 0.25
+_LONGEST_DELAY: Final = 2.0
+
+# Seconds after which a failure counts half. Chosen: somebody who mistypes is soon forgiven, and whoever tries for ever gets in a
+# try a minute and a half with the default BanAfter.
+_HALF_LIFE: Final = 600.0
+
+# Networks that are remembered, those that failed last and those that were guests last; some 2 MiB each.
+_MOST_NETWORKS: Final = 16_384
+
+# How long a network counts as a guest's after its last session, in seconds. Chosen: longer than a night's restart takes.
+_GUEST_FOR: Final = 3600.0
+
+
+@attrs.define(eq=False)
+class _Record:
+    """`score` failures, as of the moment `at`."""
+
+    score: float = 0.0
+    at: float = 0.0
+    banned_until: float = float("-inf")
+
+
+@attrs.define(eq=False)
+class Bans:
+    """Counts failed logins for each IPv4 address and each IPv6 /64 (`network_of`).
+
+    A failure counts half after ten minutes, a quarter after twenty. When they add up to `after`, rounded, the address is banned
+    for `time` seconds; what its failures still count when that is over brings the next ban nearer. `after` 0 bans nobody. There
+    is no checkpoint in any of it.
+    """
+
+    after: int
+    time: float
+    _records: dict[str, _Record] = attrs.field(init=False, factory=lambda: {})
+    _sessions: dict[str, int] = attrs.field(init=False, factory=lambda: {})
+    _guests_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
+
+    def shuts_out(self, host: str) -> bool:
+        """Tell whether a connection from there is closed unheard: it is banned, and nobody there is a guest."""
+        if not self._records:
+            return False
+        network = network_of(host)
+        return self._banned_for(network) > 0 and not self._is_guest(network)
+
+    def check(self, host: str) -> None:
+        """Let a password be tried, or not.
+
+        Raises:
+            RefusedError: the address is banned.
+        """
+        if (seconds := self._banned_for(network_of(host))) > 0:
+            raise RefusedError(
+                RefusalCode.BANNED,
+                f"too many failed logins from this address: no password is tried for another {seconds:.0f} s",
+            )
+
+    def fail(self, host: str) -> float:
+        """Note a failed login; return how many seconds its answer has to wait."""
+        network, now = network_of(host), trio.current_time()
+        record = self._records.pop(network, None) or _Record()
+        _put_last(self._records, network, record)
+        record.score = 1 + record.score * 0.5 ** ((now - record.at) / _HALF_LIFE)
+        record.at = now
+        if 0 < self.after <= round(record.score) and record.banned_until <= now:
+            record.banned_until = now + self.time
+            log.warning(
+                "too many failed logins: the address is banned (BanAfter, BanTime)",
+                network=network,
+                failures=round(record.score),
+                seconds=self.time,
+            )
+        return min(_LONGEST_DELAY, _FIRST_DELAY * math.exp2(min(record.score, 64) - 1))
+
+    @contextmanager
+    def guest(self, host: str) -> Generator[None]:
+        """Whoever has a session from there is a guest while this lasts, and for a while after it."""
+        network = network_of(host)
+        self._sessions[network] = self._sessions.get(network, 0) + 1
+        try:
+            yield
+        finally:
+            self._sessions[network] -= 1
+            if not self._sessions[network]:
+                del self._sessions[network]
+                self._guests_until.pop(network, None)
+                _put_last(self._guests_until, network, trio.current_time() + _GUEST_FOR)
+
+    def _banned_for(self, network: str) -> float:
+        record = self._records.get(network)
+        return 0.0 if record is None else record.banned_until - trio.current_time()
+
+    def _is_guest(self, network: str) -> bool:
+        until = self._guests_until.get(network, float("-inf"))
+        return network in self._sessions or trio.current_time() < until
+
+
+def _put_last(table: dict[str, T], network: str, value: T) -> None:
+    """Put in what is not there yet; the one that has been there longest makes room."""
+    if len(table) >= _MOST_NETWORKS:
+        del table[next(iter(table))]
+    table[network] = value

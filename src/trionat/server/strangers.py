@@ -1,0 +1,62 @@
+"""Connections of which it is not known yet whose they are: so many at once, in all and of one address."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from trionat.address import network_of
+from trionat.log import get_logger
+from trionat.log.seldom import Seldom
+
+if TYPE_CHECKING:
+    import trio
+
+log = get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class Strangers:
+    """At most `limit`, and of each network (`network_of`) at most `network_limit`; the oldest has to make room.
+
+    So a crowd of silent peers cannot keep those out who have something to say, and one address not even those who take long.
+    """
+
+    limit: int
+    network_limit: int
+    _networks: dict[trio.CancelScope, str] = attrs.field(init=False, factory=lambda: {})
+    _scopes: dict[str, dict[trio.CancelScope, None]] = attrs.field(init=False, factory=lambda: {})
+    _complaints: Seldom = attrs.field(init=False, factory=Seldom)
+
+    def add(self, scope: trio.CancelScope, host: str) -> None:
+        """A new connection from `host` is served in `scope`, which is cancelled when it has to make room."""
+        network = network_of(host)
+        if len(self._scopes.get(network, ())) >= self.network_limit:
+            oldest = next(iter(self._scopes[network]))
+            self._send_away(oldest, "MaxHandshakesPerAddress", self.network_limit)
+        elif len(self._networks) >= self.limit:
+            self._send_away(next(iter(self._networks)), "MaxHandshakes", self.limit)
+        self._networks[scope] = network
+        self._scopes.setdefault(network, {})[scope] = None
+
+    def know(self, scope: trio.CancelScope) -> None:
+        """Whoever is served in this scope is no stranger any more, or gone."""
+        network = self._networks.pop(scope, None)
+        if network is not None:
+            del self._scopes[network][scope]
+            if not self._scopes[network]:
+                del self._scopes[network]
+
+    def _send_away(self, scope: trio.CancelScope, key: str, limit: int) -> None:
+        network = self._networks[scope]
+        self.know(scope)
+        scope.cancel("too many strangers")
+        if count := self._complaints.count(key):
+            log.warning(
+                "too many connections that have not said who they are: closing the oldest",
+                network=network,
+                closed=count,
+                key=key,
+                limit=limit,
+            )

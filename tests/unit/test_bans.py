@@ -1,0 +1,208 @@
+"""Addresses from which logins fail: slower answers, then none, and what becomes of their neighbours."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.house import HOST, MemoryStore, open_house, token_of
+from trionat.address import network_of
+from trionat.errors import RefusedError
+from trionat.protocol.dialect import Dialect
+from trionat.protocol.legacy import AuthFail, ConnectionFull, Credentials
+from trionat.protocol.messages import RefusalCode, Refused, Welcome
+from trionat.server import bans as bans_module
+from trionat.server.bans import Bans
+from trionat.server.strangers import Strangers
+from trionat.transport.channel import LegacyChannel
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from tests.unit.conftest import Tidy
+    from tests.unit.house import House
+
+OTHER = "192.0.2.8"
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_the_network_of_an_address(host: str, network: str) -> None:
+    assert network_of(host) == network
+
+
+async def test_failures_are_answered_later_and_later_then_not_at_all(
+    autojump_clock: MockClock,
+) -> None:
+    bans = Bans(after=6, time=300)
+    delays = [bans.fail(HOST) for _ in range(5)]
+    assert delays == [0.25, 0.5, 1, 2, 2]
+    bans.check(HOST)
+    assert not bans.shuts_out(HOST)
+    bans.fail(HOST)
+    assert bans.shuts_out(HOST)
+    with pytest.raises(RefusedError, match="for another 300 s") as refused:
+        bans.check(HOST)
+    assert refused.value.code == RefusalCode.BANNED
+    assert not bans.shuts_out(OTHER)
+    bans.check(OTHER)
+    await trio.sleep(299)
+    assert bans.shuts_out(HOST)
+    await trio.sleep(2)
+    assert not bans.shuts_out(HOST)
+    bans.check(HOST)
+
+
+async def test_failures_fade_and_whoever_goes_on_is_banned_sooner(
+    autojump_clock: MockClock,
+) -> None:
+    bans = Bans(after=6, time=600)
+
+    def failures_until_banned() -> int:
+        count = 0
+        while not bans.shuts_out(HOST):
+            bans.fail(HOST)
+            count += 1
+        return count
+
+    assert failures_until_banned() == 6
+    await trio.sleep(600)  # they count half
+    assert failures_until_banned() == 3
+    await trio.sleep(600 * 20)
+    assert failures_until_banned() == 6
+
+
+async def test_a_ban_does_not_grow_by_what_was_under_way(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trionat")
+    bans = Bans(after=2, time=60)
+    for _ in range(5):
+        bans.fail(HOST)
+        await trio.sleep(1)
+    assert caplog.text.count("is banned") == 1
+    await trio.sleep(56.5)
+    assert not bans.shuts_out(HOST)
+
+
+async def test_zero_bans_nobody(autojump_clock: MockClock) -> None:
+    bans = Bans(after=0, time=60)
+    assert max(bans.fail(HOST) for _ in range(1000)) == 2
+    assert not bans.shuts_out(HOST)
+    bans.check(HOST)
+
+
+async def test_a_guest_is_heard_but_tries_no_password(autojump_clock: MockClock) -> None:
+    bans = Bans(after=1, time=86400)
+    with bans.guest(HOST), bans.guest(HOST):
+        bans.fail(HOST)
+        assert not bans.shuts_out(HOST)
+        with pytest.raises(RefusedError):
+            bans.check(HOST)
+    await trio.sleep(3599)
+    assert not bans.shuts_out(HOST)
+    await trio.sleep(2)
+    assert bans.shuts_out(HOST)
+
+
+async def test_what_is_remembered_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr(bans_module, "_MOST_NETWORKS", 3)
+    bans = Bans(after=2, time=60)
+    for host in "abacdea":
+        bans.fail(host)
+        with bans.guest(host):
+            pass
+    assert list(bans._records) == ["d", "e", "a"]
+    assert bans._records["a"].score == 1  # it was forgotten in between
+    assert list(bans._guests_until) == ["d", "e", "a"]
+    assert not bans._sessions
+
+
+async def test_strangers_of_one_address_make_room_for_each_other_first() -> None:
+    strangers = Strangers(limit=5, network_limit=2)
+    scopes = {name: trio.CancelScope() for name in ("a1", "a2", "b1", "a3", "c1", "c2", "d1")}
+    gone: list[list[str]] = []
+    for name, scope in scopes.items():
+        strangers.add(scope, name[0])
+        gone.append([other for other in scopes if scopes[other].cancel_called])
+    assert gone == [[], [], [], ["a1"], ["a1"], ["a1"], ["a1", "a2"]]
+    for scope in scopes.values():
+        strangers.know(scope)
+        strangers.know(scope)
+    assert not strangers._networks
+    assert not strangers._scopes
+
+
+# -- with a server round it --------------------------------------------------------------------------------------------
+
+
+async def refusal(house: House, **hello: str | bytes) -> tuple[str, float]:
+    """Return the code with which a login is refused, and after how long."""
+    guest = house.guest("other")
+    guest.hello = {"username": "ann", **hello}
+    began = trio.current_time()
+    await guest.ask()
+    refused = await guest.hear(Refused)
+    took = trio.current_time() - began
+    await guest.hear_end()
+    return refused.code, took
+
+
+async def test_logins_that_fail(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """Wrong tickets here, since passwords are looked at in threads, which the clock does not wait for."""
+    async with open_house(tidy, store=MemoryStore("ann"), ban_after=3, ban_time=60) as house:
+        for expected in (0.25, 0.5, 1):
+            code, took = await refusal(house, token=bytes(32))
+            assert code == RefusalCode.AUTH_FAILED
+            assert took == pytest.approx(expected, abs=0.1)
+        assert house.desk.bans.shuts_out(HOST)
+        # One that was accepted before the ban: its password is not looked at any more, a good ticket is.
+        code, took = await refusal(house, password="no matter which")
+        assert code == RefusalCode.BANNED
+        assert took < 0.1
+        guest = house.guest("mine", username="ann", token=token_of("ann"))
+        await guest.ask()
+        guest.welcome = await guest.hear(Welcome)
+        assert not house.desk.bans.shuts_out(HOST)
+        wire = await guest.attach()
+        await trio.sleep(1)
+        assert not wire.is_lost()
+        assert house.sessions[0].tunnels.count == 1
+
+
+async def test_a_refused_login_that_waits_is_cancelled_like_any(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_house(tidy, store=MemoryStore("ann")) as house:
+        guest = house.guest("other", username="ann", token=bytes(32))
+        await guest.ask()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not guest.pending()
+
+
+async def test_a_legacy_client_of_a_banned_address_comes_again(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """AUTH_FAIL would end it; that the server is full it takes as a reason to wait."""
+    async with open_house(tidy, store=MemoryStore(), ban_after=1, legacy_clients=True) as house:
+        house.desk.bans.fail(HOST)
+        far = house.connect(dialect=Dialect.NAT_DOC)
+        channel = LegacyChannel(far, Dialect.NAT_DOC)
+        await channel.send(Credentials(username="ann", password="x", expiry=0))
+        answer = await channel.receive()
+        assert isinstance(answer, ConnectionFull)
+        assert not isinstance(answer, AuthFail)
