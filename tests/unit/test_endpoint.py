@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
+import struct
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -37,6 +40,14 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
         one = socket.create_connection(listener.getsockname())
         two, _ = listener.accept()
     return one, two
+
+
+def mute(sock: socket.socket) -> None:
+    """Let the kernel drop whatever comes in for this socket, so that its machine seems gone. Linux only."""
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes
+    attach_filter = 26  # SO_ATTACH_FILTER, socket(7)
+    program = struct.pack("HP", 1, ctypes.addressof(drop))
+    sock.setsockopt(socket.SOL_SOCKET, attach_filter, program)
 
 
 @asynccontextmanager
@@ -307,3 +318,44 @@ async def test_last_words_to_one_that_has_gone(resettable: Pair) -> None:
     two.reset()
     await close_after_last_words(one, grace=5)
     assert one.is_lost()
+
+
+# -- the other end's kernel -------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_owed(pair: Pair) -> None:
+    one, two = pair
+    assert one.silent_for() == 0
+    one.send(b"x")
+    assert await receive_exactly(two, 1) == b"x"
+    await trio.sleep(0.05)
+    assert one.silent_for() == 0
+    one.close()
+    assert one.silent_for() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the others cannot tell")
+async def test_silence_is_measured_and_limited() -> None:
+    one, two = tcp_pair()
+    near, far = SocketEndpoint(one), SocketEndpoint(two)
+    near.limit_silence(0.5)
+    mute(two)
+    near.send(b"x")
+    await trio.sleep(0.3)
+    assert 0.25 < near.silent_for() < 0.45
+    started = trio.current_time()
+    await near.wait_readable()
+    with pytest.raises(OSError, match="timed out"):
+        near.recv_into(room())
+    assert trio.current_time() - started < 1.5
+    near.close()
+    far.close()
+
+
+async def test_silence_of_what_is_no_tcp(tidy: Tidy) -> None:
+    one, two = socket.socketpair()
+    near = SocketEndpoint(one)
+    near.limit_silence(1)
+    assert near.silent_for() == 0
+    near.close()
+    two.close()

@@ -123,7 +123,7 @@ class LegacyGreeting(Greeting):
         for key, lease in admission.leases.items():
             user, name = key
             of_this_address = user == username and not isinstance(name, str) and name[0] == host
-            if not of_this_address or lease.given_up or admission.is_awaited(key):
+            if not of_this_address or admission.is_awaited(key):
                 continue
             if not lease.occupied:
                 return key
