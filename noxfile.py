@@ -64,28 +64,31 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
 
 
-def results(session: nox.Session) -> str:
-    """Return the option that has pytest write its totals to `.nox/.cache/results-<session>.xml`."""
-    return f"--junit-xml={session.cache_dir / f'results-{session.name}.xml'}"
+def results(session: nox.Session, part: str = "") -> str:
+    """Return the option that has pytest write its totals to `.nox/.cache/results-<session><part>.xml`."""
+    return f"--junit-xml={session.cache_dir / f'results-{session.name}{part}.xml'}"
 
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
     """Run all tests on the oldest interpreter, all but the slow ones on the newest, those without processes on the others.
 
-    Not in parallel: those with real sockets keep real deadlines, and two cores are soon busy. The slow ones move gibibytes,
-    which is the kernel's work and not the interpreter's; what passes on both ends of the range passes between.
+    Those with processes of trionat run one after another: they keep real deadlines, and two cores are soon busy. The slow ones
+    move gibibytes, which is the kernel's work and not the interpreter's; what passes on both ends of the range passes between.
     """
     if MISSING:
         session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")
     install(session, "test")
+    if session.posargs:
+        session.run("pytest", results(session), *session.posargs)
+        return
+    session.run(
+        "pytest", results(session, "-inside"), "-n2", "--dist=worksteal", "--ignore=tests/e2e"
+    )
     if session.python == INTERPRETERS[0]:
-        choice: list[str] = []
+        session.run("pytest", results(session, "-outside"), "tests/e2e")
     elif session.python == INTERPRETERS[-1]:
-        choice = ["-m", "not slow"]
-    else:
-        choice = ["-m", "not slow", "--ignore=tests/e2e"]
-    session.run("pytest", results(session), *(session.posargs or choice))
+        session.run("pytest", results(session, "-outside"), "tests/e2e", "-m", "not slow")
 
 
 @nox.session(python=INTERPRETERS[0])

@@ -597,9 +597,11 @@ async def test_a_locked_table_costs_the_deadline_and_nothing_is_left_of_the_chan
 
     async with opened(database, 0.4) as store, opened(database) as patient:
         async with trio.open_nursery() as nursery:
-            hold = "lock tables userInfo_userinfo write; select sleep(1.2)"
+            hold = "lock tables userInfo_userinfo write; select sleep(2)"
             nursery.start_soon(trio.to_thread.run_sync, mariadb.sql, hold, database.db_name)
-            await trio.sleep(0.1)
+            is_held = "select 1 from information_schema.processlist where state = 'User sleep'"
+            while not rows(mariadb, database, is_held):
+                await trio.sleep(0.01)
             with pytest.raises(StoreUnavailableError, match="no answer within"):
                 await store.set_password("alice", "hash", SALT)
             with pytest.raises(StoreUnavailableError, match="no answer within"):
