@@ -199,11 +199,15 @@ async def test_first_come_first_served(dialect: Dialect, site: Site) -> None:
 async def test_who_is_refused(site: Site, tmp_path: Path) -> None:
     """A wrong password, an unknown name, an account that has expired; and one that ends while it is used."""
     await trio.to_thread.run_sync(partial(site.user, "add", "bob", stdin=PASSWORD))
+    async with site.up(Dialect.NAT_V1) as lost:
+        pass
+    await site.wait_lost(lost)
     async with AsyncExitStack() as clients:
         inside = [
             await clients.enter_async_context(site.up(dialect, username="bob"))
             for dialect in Dialect
         ]
+        assert lost.port not in [client.port for client in inside]  # that is another user's
         await trio.to_thread.run_sync(site.user, "expire", "bob", "2020-01-31")
         with trio.fail_after(5 + SLACK):
             for client in inside:
@@ -261,7 +265,11 @@ async def test_port_waits_for_a_client_that_was_killed(
             for visitor in waiting:
                 await visitor.send_all(b"anybody?")
                 await visitor.send_eof()
-            async with site.up(dialect, echo_server) as again:
+            async with (
+                site.up(dialect, source="127.0.0.3") as stranger,
+                site.up(dialect, echo_server) as again,
+            ):
+                assert stranger.port != client.port  # it is not for somebody at another address
                 assert again.port == client.port
                 assert again.uid != client.uid
                 for visitor in waiting:
