@@ -109,9 +109,17 @@ def test_damaged_limits_can_be_replaced_as_a_whole(trionat: Trionat) -> None:
     with sqlite3.connect(database_file(trionat.folder)) as connection:
         connection.execute("update users set limits = 'none'")
     connection.close()
+    trionat("add", "bob", stdin="x\n")
+    damage = "the limits of 'alice' in the store are damaged: set all of them anew with trionat user limit"
     for args in (["limit", "alice"], ["limit", "alice", "--sessions", "2"]):
-        reason = trionat.fails(2, *args)
-        assert reason.endswith("are damaged: set all of them anew with trionat user limit")
+        assert trionat.fails(2, *args) == damage
+    alice, its_damage, bob = trionat("list").out.splitlines()
+    assert (alice.split()[0], bob.split()[0]) == ("alice", "bob")
+    assert its_damage == f"       cannot log in: {damage}"
+    listed = [json.loads(line) for line in trionat("list", "--json").out.splitlines()]
+    assert [user["damage"] for user in listed] == [damage, None]
+    assert trionat("ticket", "alice", "--public-addr", "h:1").code == 0
     assert trionat("limit", "alice", *ALL).out == SHOWN
     assert trionat("limit", "alice").out == SHOWN
-    assert trionat.fails(2, "limit", "bob", *ALL) == "there is no user 'bob'"
+    assert trionat("list").out.count("cannot log in") == 0
+    assert trionat.fails(2, "limit", "carol", *ALL) == "there is no user 'carol'"

@@ -134,12 +134,14 @@ def test_the_list(trionat: Trionat) -> None:
             "expires_at": "2099-01-31T12:00:00+00:00",
             "expired": False,
             "limits": NO_LIMITS,
+            "damage": None,
         },
         {
             "name": "zoe",
             "expires_at": "2021-01-01T00:00:00+00:00",
             "expired": True,
             "limits": NO_LIMITS,
+            "damage": None,
         },
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -13,6 +14,7 @@ from tests.unit.memory import receive_all, receive_exactly, receive_some
 from trionat.errors import StoreUnavailableError
 from trionat.protocol.messages import Close, CloseCode, Queued, RefusalCode, Refused, Welcome
 from trionat.server.accounts import WATCH_INTERVAL
+from trionat.store.base import Limits
 from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
 
 if TYPE_CHECKING:
@@ -293,6 +295,38 @@ async def test_a_store_that_cannot_tell_the_usage_lets_nobody_in(
         await trio.sleep(2 * WATCH_INTERVAL)
         assert (await refusal(house, "alice", "two")).code == RefusalCode.STORE_UNAVAILABLE
         assert len(house.sessions) == 1
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+async def test_one_damaged_account_is_nobody_elses_matter(
+    tidy: Tidy,
+    autojump_clock: MockClock,
+    store: MemoryStore,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its session goes on as it is, it is told once, and everybody else is watched."""
+    store.limit("alice", visitors=1)
+    async with open_house(tidy, 4, store) as house:
+        alice = await log_in(house, "alice", "one")
+        bob = await log_in(house, "bob", "one")
+        whole = store.users["alice"]
+        store.users["alice"] = attrs.evolve(whole, limits=Limits(), damage="its row is damaged")
+        del store.users["bob"]
+        assert (await bob.hear(Close)).code == CloseCode.ACCOUNT_REMOVED
+        for _ in range(2):
+            refused = await refusal(house, "alice", "two")
+            assert refused.code == RefusalCode.STORE_UNAVAILABLE  # so the client comes again
+            await trio.sleep(WATCH_INTERVAL)
+        assert caplog.text.count("its row is damaged") == 1
+        house.visit(alice.port)
+        assert await receive_all(house.visit(alice.port)) == b""  # the second of one
+        store.users["alice"] = whole
+        await log_in(house, "alice", "two")
+        store.users["alice"] = attrs.evolve(whole, damage="its row is damaged")
+        await trio.sleep(WATCH_INTERVAL + 0.1)
+        assert caplog.text.count("its row is damaged") == 2
 
 
 # -- bandwidth --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,7 +14,14 @@ import trio.testing
 
 from trionat.errors import StoreError, StoreUnavailableError
 from trionat.store.backend import open_store
-from trionat.store.base import Flush, Limits, User, check_new_name, new_ticket_salt
+from trionat.store.base import (
+    Flush,
+    Limits,
+    User,
+    check_new_name,
+    new_ticket_salt,
+    read_limits,
+)
 from trionat.store.mysql.pool import open_pool
 from trionat.store.mysql.schema import init
 
@@ -433,13 +441,18 @@ def test_secrets_of_an_account_are_not_shown() -> None:
 def test_limits_are_kept_as_text() -> None:
     assert Limits().to_text() == ""
     for limits in (Limits(), LIMITS, Limits(sessions=0), Limits(visit_ports=())):
-        assert Limits.from_text(limits.to_text(), of="alice") == limits
+        assert Limits.from_text(limits.to_text()) == limits
+        assert read_limits(limits.to_text(), of="alice") == (limits, "")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", "7", '{"sessions": "1"}', '{"sessions": true}', '{"visit_ports": 7}', '{"visit_ports": ["7"]}', '{"colour": 1}'])  # fmt: skip
+DAMAGED = ["{", "[]", "null", "7", '{"sessions": "1"}', '{"sessions": true}', '{"sessions": -1}', '{"visitors": 1.5}', '{"bandwidth": 0}', f'{{"bandwidth": 1{"0" * 400}}}', '{"visit_ports": 7}', '{"visit_ports": ["7"]}', '{"colour": 1}', "[" * 100_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
 def test_damaged_limits_are_told(text: str) -> None:
-    with pytest.raises(StoreError, match=r"^the limits of 'alice' in the store are damaged: \S.*$"):
-        Limits.from_text(text, of="alice")
+    limits, damage = read_limits(text, of="alice")
+    assert limits == Limits()
+    assert re.fullmatch(r"the limits of 'alice' in the store are damaged: \S.*", damage)
 
 
 def test_the_instant_of_expiry_counts_as_expired() -> None:

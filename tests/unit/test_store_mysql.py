@@ -334,9 +334,59 @@ async def test_a_salt_that_somebody_wrote_is_none(
         await store.set_ticket_salt("alice", SALT)
         mariadb.sql(f"update trionat_accounts set ticket_salt = '{salt}'", database.db_name)
         assert await salt_of(store, "alice") == b""
-        mariadb.sql("update trionat_accounts set limits = 'none'", database.db_name)
-        with pytest.raises(StoreError, match="the limits of 'alice' in the store are damaged"):
-            await store.find_user("alice")
+
+
+NULLABLE = "alter table userInfo_userinfo modify username varchar(255) null, modify password varchar(255) null"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("replace into trionat_accounts (user_id, limits) values (1, 'none')", "the limits of 'a'"),
+        ("replace into trionat_accounts (user_id, limits) values (1, repeat('[', 200000))", "the"),
+        ("replace into trionat_accounts (user_id, ticket_salt, seal) values (1, 'é', 'é')", ""),
+        (f"{NULLABLE}; update userInfo_userinfo set password = null where user_id = 1", ""),
+        (f"{NULLABLE}; insert into userInfo_userinfo (password) values ('secret')", ""),
+        ("alter table userInfo_userinfo modify time date null", ""),
+        ("alter table userInfo_userinfo modify password varbinary(255) not null", ""),
+    ],
+)
+async def test_one_account_that_is_out_of_order_keeps_nobody_else_out(
+    mariadb: MariaDB, database: DatabaseConfig, damage: str, reason: str
+) -> None:
+    """Whatever somebody writes into the tables, or makes of them."""
+    add_row(mariadb, database, "a", "secret")
+    add_row(mariadb, database, "b", "secret", "2030-01-02")
+    async with opened(database) as store:
+        await store.prepare()
+        mariadb.sql(damage, database.db_name)
+        a, b = (await store.find_users(["a", "b"])).values()
+        assert [a, b] == await store.list_users()
+        assert (b.password, b.damage) == ("secret", "")
+        assert b.expires_at == datetime(2030, 1, 2, tzinfo=UTC)
+        assert a.password == ("" if "password = null" in damage else "secret")
+        assert a.damage.startswith(reason)
+        assert bool(a.damage) == bool(reason)
+        await store.set_ticket_salt("a", SALT)
+        assert await salt_of(store, "a") == SALT
+        await store.set_limits("a", Limits())
+        assert not (await store.find_users(["a"]))["a"].damage
+        await store.set_password("a", "hash", SALT)
+        assert await store.upgrade_password("a", "hash", "another")
+
+
+async def test_an_amount_that_is_nothing_is_added_to(
+    mariadb: MariaDB, database: DatabaseConfig
+) -> None:
+    mariadb.sql(
+        "alter table bars modify bar bigint null, modify username varchar(255) null;"
+        " insert into bars (bar, username) values (null, 'a'), (7, null), (null, null)",
+        database.db_name,
+    )
+    async with opened(database) as store:
+        assert await store.traffic() == {"a": 0}
+        assert await store.add_traffic(flush(1, a=3, b=4))
+        assert await store.traffic() == {"a": 3, "b": 4}
 
 
 # --- tables ---

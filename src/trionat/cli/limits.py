@@ -10,6 +10,7 @@ import typer
 
 from trionat.cli.state import ConfigFile, State, StateDir, existing_user, given, told
 from trionat.config.values import PORTS, whole
+from trionat.errors import StoreError
 from trionat.store.amount import parse_amount, write_amount
 from trionat.store.base import Limits, Store
 
@@ -106,7 +107,10 @@ def limit(
             if len(changes) == len(_LIMITS):
                 limits = Limits(**changes)  # without a look at the old ones, which may be damaged
             else:
-                limits = attrs.evolve((await existing_user(store, name)).limits, **changes)
+                user = await existing_user(store, name)
+                if user.damage:
+                    raise StoreError(user.damage)
+                limits = attrs.evolve(user.limits, **changes)
             if changes:
                 await store.set_limits(name, limits)
             return limits

@@ -104,6 +104,8 @@ def list_users(
         if limits := show_limits(user.limits):
             told_limits = ", ".join(f"{title} {text}" for title, text in limits.items())
             typer.echo(f"{'':{width}}  limits: {told_limits}")
+        if user.damage:
+            typer.echo(f"{'':{width}}  cannot log in: {user.damage}")
 
 
 @user_app.command()
@@ -225,4 +227,5 @@ def _as_json(user: User, now: datetime) -> dict[str, object]:
         "expires_at": None if user.expires_at is None else user.expires_at.isoformat(),
         "expired": user.is_expired(now),
         "limits": attrs.asdict(user.limits),
+        "damage": user.damage or None,
     }

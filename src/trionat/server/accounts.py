@@ -47,6 +47,7 @@ class Accounts:
     store: Store | None
     traffic: Traffic
     upgrade_passwords: bool = False
+    _damaged: set[str] = attrs.field(init=False, factory=lambda: set())
 
     async def authenticate(
         self, username: str, *, password: str | None, token: bytes | None = None
@@ -58,7 +59,7 @@ class Accounts:
         An unknown name, a wrong password and a void ticket get the same answer, and cost the same time.
 
         Raises:
-            RefusedError: they open none, or it has expired, or the store cannot be asked.
+            RefusedError: they open none, or it has expired or is damaged, or the store cannot be asked.
         """
         if self.store is None:
             await trio.lowlevel.checkpoint()
@@ -78,6 +79,11 @@ class Accounts:
             raise RefusedError(RefusalCode.AUTH_FAILED, f"authentication failed: {reason}")
         if user.is_expired(_now()):
             raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, f"the account {user.name} has expired")
+        if self._is_damaged(user):
+            raise RefusedError(
+                RefusalCode.STORE_UNAVAILABLE,
+                f"the account {user.name} is out of order: ask whoever runs the server",
+            )
         if self.upgrade_passwords and token is None and not is_hashed(user.password):
             await self._upgrade(self.store, user)
         try:
@@ -101,6 +107,15 @@ class Accounts:
             for name, quota in quotas.items()
             if used[name] >= quota
         }
+
+    def _is_damaged(self, user: User) -> bool:
+        """Tell whether the account must not be used; log that once, as long as it lasts."""
+        if not user.damage:
+            self._damaged.discard(user.name)
+        elif user.name not in self._damaged:
+            self._damaged.add(user.name)
+            log.warning("an account cannot be used", user=user.name, error=user.damage)
+        return user.name in self._damaged
 
     async def _is_known(
         self, user: User | None, username: str, password: str | None, token: bytes | None
@@ -128,7 +143,7 @@ class Accounts:
     async def watch(self, sessions: dict[int, Session]) -> None:
         """Give live sessions their accounts' new limits, and end those whose account may not go on, for ever.
 
-        A store that is down ends none.
+        A store that is down ends none, and a session whose account is damaged goes on as it is.
         """
         store = self.store
         if store is None:
@@ -159,7 +174,7 @@ class Accounts:
                     session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")
                 elif name in exhausted:
                     session.end(CloseCode.QUOTA_EXCEEDED, exhausted[name])
-                else:
+                elif not self._is_damaged(user):
                     session.lease.line.allowance.change(user.limits)
 
 

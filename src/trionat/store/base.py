@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
-from trionat.errors import StoreError
+from trionat.store.amount import MAX_AMOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -62,24 +62,35 @@ class Limits:
         return json.dumps(there) if there else ""
 
     @classmethod
-    def from_text(cls, text: str, *, of: str) -> Self:
-        """Read what `to_text` wrote of the account of that name.
+    def from_text(cls, text: str) -> Self:
+        """Read what `to_text` wrote.
 
         Raises:
-            StoreError: It is something else; people can write into databases.
+            ValueError: It is something else; people can write into databases.
         """
         if not text:
             return cls()
         try:
             there = json.loads(text)
             ports = there.pop("visit_ports", None)
-            if any(type(number) is not int for number in (*there.values(), *(ports or ()))):
-                raise TypeError("limits are whole numbers")
-            return cls(visit_ports=None if ports is None else tuple(ports), **there)
-        except (ValueError, TypeError, AttributeError) as exc:
-            raise StoreError(
-                f"the limits of {of!r} in the store are damaged: set all of them anew with trionat user limit"
-            ) from exc
+            for number in (*there.values(), *(ports or ())):
+                if type(number) is not int or not 0 <= number <= MAX_AMOUNT:
+                    raise ValueError(f"{number!r} limits nothing")
+            limits = cls(visit_ports=None if ports is None else tuple(ports), **there)
+        except (TypeError, AttributeError, RecursionError) as exc:
+            raise ValueError("limits are whole numbers by name") from exc
+        if limits.bandwidth == 0:
+            raise ValueError("a rate of nothing would hold a stream up for ever")
+        return limits
+
+
+def read_limits(text: str, *, of: str) -> tuple[Limits, str]:
+    """Read what a store keeps of an account's limits: return them, or none, and what is wrong with them."""
+    try:
+        return Limits.from_text(text), ""
+    except ValueError:
+        reason = "are damaged: set all of them anew with trionat user limit"
+        return Limits(), f"the limits of {of!r} in the store {reason}"
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +102,8 @@ class User:
     `ticket_salt` (16 bytes) goes into the account's ticket, so that a new salt revokes every ticket handed out before; it is
     empty where there is none, in an account that the Go program made: then every ticket is void until a salt is set.
     `expires_at` is UTC and aware; None means never. The instant itself counts as expired. `created_at` is None where the store
-    does not know it.
+    does not know it. `damage` is empty, or tells what is wrong with the account in the store: one that must not be used
+    until that is put right.
     """
 
     name: str
@@ -100,6 +112,7 @@ class User:
     expires_at: datetime | None = None
     created_at: datetime | None = None
     limits: Limits = Limits()
+    damage: str = ""
     account_id: int = 0
 
     def is_expired(self, now: datetime) -> bool:

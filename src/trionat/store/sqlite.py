@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from trionat.errors import StoreError
-from trionat.store.base import Limits, User
+from trionat.store.base import User, read_limits
 from trionat.store.sqlite_file import open_file, translated
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection
     from pathlib import Path
 
-    from trionat.store.base import Flush
+    from trionat.store.base import Flush, Limits
 
 T = TypeVar("T")
 
@@ -236,14 +236,16 @@ class SQLiteStore:
 
 
 def _user(row: tuple[str, str, bytes, int | None, int, str]) -> User:
-    name, password, ticket_salt, expires_at, created_at, limits = row
+    name, password, ticket_salt, expires_at, created_at, text = row
+    limits, damage = read_limits(text, of=name)
     return User(
         name=name,
         password=password,
         ticket_salt=ticket_salt,
         expires_at=None if expires_at is None else _time(expires_at),
         created_at=_time(created_at),
-        limits=Limits.from_text(limits, of=name),
+        limits=limits,
+        damage=damage,
         account_id=created_at,
     )
 

@@ -9,17 +9,20 @@ import hmac
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from trionat.store.base import Limits, User
+from trionat.store.base import User, read_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trionat.store.base import Limits
     from trionat.store.mysql.pool import Link
 
 Rows: TypeAlias = dict[int, str]
 """The stored passwords of all rows of one name, by `user_id`."""
 
-_SELECT: Final = """select u.user_id, u.username, u.password, u.`time`, a.ticket_salt, a.seal, a.created_at, a.limits
+# The casts are for tables that somebody has altered: one row must not spoil the answer about all others.
+_SELECT: Final = """select u.user_id, u.username, coalesce(cast(u.password as char), ''), cast(u.`time` as datetime(6)),
+        a.ticket_salt, a.seal, a.created_at, a.limits
     from userInfo_userinfo u left join trionat_accounts a on a.user_id = u.user_id"""
 
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
@@ -27,7 +30,7 @@ _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 async def find_all(link: Link) -> dict[str, User]:
     """Return every account, by name."""
-    return _users(await link.ask(f"{_SELECT} order by u.user_id"))
+    return _users(await link.ask(f"{_SELECT} where u.username is not null order by u.user_id"))
 
 
 async def find(link: Link, names: tuple[str, ...]) -> dict[str, User]:
@@ -43,7 +46,8 @@ async def lock_rows(link: Link, name: str) -> Rows:
     if not found:
         return {}
     rows = await link.ask(
-        "select user_id, username, password from userInfo_userinfo where user_id in %s for update",
+        "select user_id, username, coalesce(cast(password as char), '') from userInfo_userinfo "
+        "where user_id in %s for update",
         tuple(row for (row,) in found),
     )
     return {row: password for row, username, password in rows if username == name}
@@ -117,15 +121,17 @@ async def set_limits(link: Link, account: int, limits: Limits) -> None:
 def _users(rows: Iterable[tuple[Any, ...]]) -> dict[str, User]:
     """Make users of rows of `_SELECT` in the order of their ids."""
     users: dict[str, User] = {}
-    for account_id, name, password, time, salt, seal, created_at, limits in rows:
+    for account_id, name, password, time, salt, seal, created_at, text in rows:
         if name not in users:
+            limits, damage = read_limits(text or "", of=name)
             users[name] = User(
                 name=name,
                 password=password,
                 ticket_salt=_unseal(salt, seal, password),
                 expires_at=_aware(time),
                 created_at=_aware(created_at),
-                limits=Limits.from_text(limits or "", of=name),
+                limits=limits,
+                damage=damage,
                 account_id=account_id,
             )
     return users

@@ -34,7 +34,9 @@ async def add_flush(link: Link, flush: Flush) -> bool:
 async def totals(link: Link) -> dict[str, int]:
     """Return the bytes of every user that has any, in all."""
     sums: Counter[str] = Counter()
-    for name, amount in await link.ask("select username, bar from bars"):
+    for name, amount in await link.ask(
+        "select username, coalesce(bar, 0) from bars where username is not null"
+    ):
         sums[name] += amount
     return dict(sums)
 
@@ -59,7 +61,7 @@ async def _add_to_bars(link: Link, amounts: Mapping[str, int]) -> None:
                 first.setdefault(name, row)
     await _change_all(
         link,  # an insert, in case somebody removes the row meanwhile
-        "insert into bars (id, bar, username) values {} on duplicate key update bar = bar + values(bar)",
+        "insert into bars (id, bar, username) values {} on duplicate key update bar = coalesce(bar, 0) + values(bar)",
         [(row, amounts[name], name) for name, row in first.items()],
     )
     await _change_all(
