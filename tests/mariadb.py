@@ -84,6 +84,7 @@ class MariaDB:
                     program("mariadbd"),
                     "--no-defaults",
                     f"--datadir={self.folder / 'data'}",
+                    f"--tmpdir={self.folder / 'tmp'}",
                     f"--socket={self.folder / 'socket'}",
                     f"--pid-file={self.folder / 'pid'}",
                     f"--init-file={self.folder / 'init.sql'}",
@@ -194,6 +195,7 @@ def running() -> Iterator[MariaDB]:
     """
     # Not pytest's folder: sockets have paths of at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="trionat-mariadb-", dir=_quickest_folder()))
+    (folder / "tmp").mkdir()  # of its own: a server that starts removes what others have there
     try:
         as_root = ["--user=root"] if os.name == "posix" and os.geteuid() == 0 else []
         subprocess.run(
@@ -201,6 +203,7 @@ def running() -> Iterator[MariaDB]:
                 program("mariadb-install-db"),
                 "--no-defaults",
                 f"--datadir={folder / 'data'}",
+                f"--tmpdir={folder / 'tmp'}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--innodb-log-file-size=8M",
