@@ -22,7 +22,7 @@ from trionat.cli.running import ExitCode
 from trionat.cli.serve import _as_json, banner
 from trionat.config.schema import KEYS
 from trionat.events import Connected, Disconnected, Draining, PublicService, Queued, Ready
-from trionat.protocol import messages, tunnel
+from trionat.protocol import legacy, messages, tunnel
 from trionat.protocol.dialect import LEGACY_FIRST_IDS
 from trionat.protocol.messages import CloseCode, RefusalCode
 
@@ -205,6 +205,27 @@ def test_fields_of_messages(kind: type[Any]) -> None:
     written = " ".join(row[0] for row in rows(PROTOCOL, "## Control connections"))
     for field in attrs.fields(kind):
         assert re.search(rf"\b{field.name}\b", written), field.name
+
+
+# --- docs/legacy-protocol.md ---
+
+
+def test_legacy_messages() -> None:
+    page = (ROOT / "docs/legacy-protocol.md").read_text(encoding="utf-8")
+    told = {
+        int(row[0]): row[3].strip("`") for row in rows(page, "## What travels") if row[0].isdigit()
+    }
+    words = {
+        kind.id: kind.TEXT or "empty"
+        for kind in typing.get_args(legacy.LegacyMessage)
+        if hasattr(kind, "TEXT")
+    }
+    assert told.keys() == {
+        *words,
+        legacy.Credentials.id,
+        legacy.UserInformation.id,
+    }
+    assert told.items() >= words.items()
 
 
 # --- docs/architecture.md ---

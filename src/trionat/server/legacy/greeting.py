@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 # What trying again cannot help. Whatever else stands against a client is told as a full queue, for then it tries again.
 _FINAL: Final = frozenset({RefusalCode.AUTH_FAILED, RefusalCode.ACCOUNT_EXPIRED})
 
+# It does not tell its own.
+_CLIENT_NAME: Final = "NAT"
+
 
 @attrs.define(eq=False)
 class LegacyGreeting(Greeting):
@@ -90,7 +93,7 @@ class LegacyGreeting(Greeting):
         # No checkpoint from here on until `admit` has noted that the key is taken.
         applicant = LegacyApplicant(
             key=self._choose_key(username),
-            client_name="",
+            client_name=_CLIENT_NAME,
             address=self.address,
             services=(ServiceRequest(),),
             limits=Limits() if user is None else user.limits,
@@ -106,7 +109,7 @@ class LegacyGreeting(Greeting):
                 address=self.address,
                 username=username,
                 account_id=0 if user is None else user.account_id,
-                client_name="",
+                client_name=_CLIENT_NAME,
                 channel=self._channel,
                 dialect=self.dialect,
             )
