@@ -33,7 +33,7 @@ class LegacySession(Session):
     """
 
     channel: LegacyChannel
-    _dialect: Dialect
+    _dialect: Dialect = attrs.field(alias="dialect")
 
     def __attrs_post_init__(self) -> None:
         self.tunnels = LegacyTunnels(self.lease.line, self.config.max_visitors)
