@@ -123,6 +123,21 @@ async def test_a_damaged_hash_is_told_and_never_matches(stored: str) -> None:
     assert not isinstance(caught.value, StoreUnavailableError)
 
 
+@pytest.mark.parametrize("cost", ["m=4194304,t=1,p=1", "m=8,t=4294967295,p=1", "m=262144,t=5,p=1", "m=65536,t=3,p=4096"])  # fmt: skip
+async def test_a_hash_that_is_a_trap_is_not_checked(cost: str) -> None:
+    """As a user can choose it for a password where that is kept in plain text: its check would take hours, or all memory."""
+    stored = f"$argon2id$v=19${cost}${'A' * 22}${'A' * 43}"
+    with trio.fail_after(1), pytest.raises(StoreError, match="costs too much"):
+        await verify_password(stored, "x")
+
+
+async def test_a_hash_of_another_program_is_checked() -> None:
+    """With the defaults of argon2-cffi before and after 21.2 and of RFC 9106 for small machines."""
+    for memory, passes, lanes in ((102400, 2, 8), (65536, 3, 4)):
+        hasher = argon2.PasswordHasher(memory_cost=memory, time_cost=passes, parallelism=lanes)
+        assert await verify_password(hasher.hash("secret"), "secret")
+
+
 async def test_two_at_once_at_most_and_the_loop_goes_on() -> None:
     stored = await hash_password("secret")
     most = 0

@@ -26,6 +26,13 @@ _HASHER: Final = argon2.PasswordHasher(
     time_cost=_PASSES, memory_cost=_MEMORY_KIB, parallelism=_LANES
 )
 
+_MOST_MEMORY_KIB: Final = 256 * 1024
+_MOST_WORK_KIB: Final = 1024 * 1024
+_MOST_LANES: Final = 16
+"""What checking a hash of somebody else's making may cost: memory, memory times passes (some 0.7 s), threads. A table that the
+Go program writes holds what users choose for a password: one that looks like a hash of hours would keep everybody out, since
+a check cannot be stopped."""
+
 _HASH_PREFIX: Final = "$argon2"
 
 _NO_HASH: Final = f"$argon2id$v=19$m={_MEMORY_KIB},t={_PASSES},p={_LANES}${'A' * 22}${'A' * 43}"
@@ -86,7 +93,7 @@ async def verify_password(stored: str | None, password: str) -> bool:
         password: What was given; one of an impossible length or form is wrong without being checked.
 
     Raises:
-        StoreError: What the store holds is a hash that is damaged.
+        StoreError: What the store holds is a hash that is damaged, or costs too much to check.
     """
     encoded = _encoded(password)
     if encoded is None:
@@ -100,12 +107,19 @@ async def verify_password(stored: str | None, password: str) -> bool:
 
 def _verify(password_hash: str, password: bytes) -> bool:
     try:
+        cost = argon2.extract_parameters(password_hash)
+        if (
+            cost.memory_cost > _MOST_MEMORY_KIB
+            or cost.memory_cost * cost.time_cost > _MOST_WORK_KIB
+            or cost.parallelism > _MOST_LANES
+        ):
+            raise argon2.exceptions.InvalidHashError
         return _HASHER.verify(password_hash, password)
     except argon2.exceptions.VerifyMismatchError:
         return False
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError) as exc:
         raise StoreError(
-            "the stored password hash is damaged: set a new password with trionat user passwd"
+            "the stored password hash is damaged, or costs too much to check: set a new password with trionat user passwd"
         ) from exc
 
 
