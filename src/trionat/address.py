@@ -44,20 +44,6 @@ class UnixAddress:
 Address = TCPAddress | UnixAddress
 
 
-def network_of(host: str) -> str:
-    """Return what stands for all addresses of one party: an IPv4 address itself, of an IPv6 address its /64.
-
-    A single home has a /64 at least (RFC 6177), and takes a new address in it whenever it likes. `host` is a numeric address as
-    the system tells it: IPv4 in IPv6 notation and the zone of a link-local address are understood.
-    """
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
-
-
 def parse_port(text: str) -> int:
     """Read a port number.
 

@@ -1,4 +1,4 @@
-"""Who is not wanted is kept out: whoever guesses passwords."""
+"""Who is not wanted is kept out: whoever guesses passwords, and visitors from where none should come, or too many of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 import ssl
 import statistics
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -160,3 +160,72 @@ async def test_handshakes_of_one_address(echo_server: Service, tmp_path: Path) -
         finally:
             for sock in silent:
                 sock.close()
+
+
+async def is_served(client: running.Client, source: str) -> bool:
+    """Visit from an address; tell whether the service answered, or the door was closed at once."""
+    async with connection(source, (services.HOST, client.port())) as stream:
+        with trio.fail_after(2):
+            try:
+                await stream.send_all(b"hello")
+                return await stream.receive_some() == b"hello"
+            except trio.BrokenResourceError:
+                return False
+
+
+async def test_visitors(echo_server: Service, tmp_path: Path) -> None:
+    """By their address, so many at once, so many a second: whoever is refused is told of, not more often than once a second."""
+    flags = [
+        *("--deny-visitors", "127.0.0.2,127.0.3.0/24", "--visitor-rate", "8"),
+        *("--max-visitors-per-address", "5"),
+    ]
+    async with (
+        running.server(tmp_path / "s", *flags) as server,
+        running.client(tmp_path / "c", server.ticket, echo_server) as client,
+    ):
+        for source, served in (("127.0.0.1", True), ("127.0.0.2", False), ("127.0.3.9", False)):
+            assert await is_served(client, source) is served
+        assert await is_served(client, "127.0.4.9")
+
+        address = (services.HOST, client.port())
+        async with AsyncExitStack() as visits:  # at once
+            for _ in range(5):
+                visitor = await visits.enter_async_context(connection("127.0.0.3", address))
+                assert await ask(visitor, b"hello") == b"hello"
+            assert not await is_served(client, "127.0.0.3")
+            assert await is_served(client, "127.0.0.4")
+        with trio.fail_after(3):
+            while not await is_served(client, "127.0.0.3"):  # noqa: ASYNC110 (until the five are gone)
+                await trio.sleep(0.1)
+
+        began = trio.current_time()
+        count_served = sum([await is_served(client, "127.0.0.5") for _ in range(30)])
+        expected = 8 + 8 * (trio.current_time() - began)
+        assert 8 <= count_served <= expected + 1
+        for reason, least in (
+            ("its address may not visit (AllowVisitors, DenyVisitors)", 1),
+            ("5 visitors from its address are here already (MaxVisitorsPerAddress)", 1),
+            ("more than 8 visitors a second from its address (VisitorRate)", 1),
+        ):
+            record = await server.wait_record("visitor refused", reason=reason)
+            assert record["refused"] >= least
+        refused = [record for record in server.records if record["event"] == "visitor refused"]
+        assert len(refused) < 12
+
+
+async def test_visitors_of_one_user(echo_server: Service, tmp_path: Path) -> None:
+    """The limits of an account, which a running server looks at again every two seconds."""
+    async with running.server(tmp_path / "s") as server:
+        name = "trionat"
+        limit = ["user", "limit", name, "--state-dir", str(server.state)]
+        await services.run_trionat(*limit, "--allow-visitors", "127.0.0.0/29", cwd=server.state)
+        async with running.client(tmp_path / "c", server.ticket, echo_server) as client:
+            assert await is_served(client, "127.0.0.7")
+            assert not await is_served(client, "127.0.0.8")
+            reason = "its address may not visit this user (limits of the account)"
+            await server.wait_record("visitor refused", reason=reason)
+            await services.run_trionat(*limit, "--deny-visitors", "127.0.0.7", cwd=server.state)
+            with trio.fail_after(6):
+                while await is_served(client, "127.0.0.7"):  # noqa: ASYNC110 (until the server looks)
+                    await trio.sleep(0.2)
+            assert await is_served(client, "127.0.0.1")

@@ -10,7 +10,6 @@ import trio
 import trio.testing
 
 from tests.unit.house import HOST, MemoryStore, open_house, token_of
-from trionat.address import network_of
 from trionat.errors import RefusedError
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import AuthFail, ConnectionFull, Credentials
@@ -27,20 +26,6 @@ if TYPE_CHECKING:
     from tests.unit.house import House
 
 OTHER = "192.0.2.8"
-
-
-@pytest.mark.parametrize(
-    ("host", "network"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-    ],
-)
-def test_the_network_of_an_address(host: str, network: str) -> None:
-    assert network_of(host) == network
 
 
 async def test_failures_are_answered_later_and_later_then_not_at_all(

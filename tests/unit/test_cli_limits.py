@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 ALL = [
     *("--visit-ports", "60020,60000-60009,60003", "--sessions", "2", "--visitors", "50"),
     *("--bandwidth", "10M", "--quota", "1.5Gi"),
+    *("--allow-visitors", "192.0.2.0/24, 2001:db8::/32", "--deny-visitors", "192.0.2.7"),
 ]
 SHOWN = """\
 alice:
-  visit ports  60000-60009, 60020
-  sessions     2
-  visitors     50
-  bandwidth    10M bytes a second
-  quota        1536Mi bytes a month
+  visit ports     60000-60009, 60020
+  sessions        2
+  visitors        50
+  bandwidth       10M bytes a second
+  quota           1536Mi bytes a month
+  allow visitors  192.0.2.0/24, 2001:db8::/32
+  deny visitors   192.0.2.7
 """
 
 
@@ -48,13 +51,16 @@ def test_limits_are_set_shown_and_listed(trionat: Trionat) -> None:
         visitors=50,
         bandwidth=10_000_000,
         monthly_quota=1_610_612_736,
+        allow_visitors=("192.0.2.0/24", "2001:db8::/32"),
+        deny_visitors=("192.0.2.7",),
     )
     assert trionat("limit", "alice").out == SHOWN
     alice, its_limits, bob = trionat("list").out.splitlines()
     assert alice.startswith("alice  added ")
     assert its_limits == (
         "       limits: visit ports 60000-60009, 60020, sessions 2, visitors 50,"
-        " bandwidth 10M bytes a second, quota 1536Mi bytes a month"
+        " bandwidth 10M bytes a second, quota 1536Mi bytes a month,"
+        " allow visitors 192.0.2.0/24, 2001:db8::/32, deny visitors 192.0.2.7"
     )
     assert bob.startswith("bob    added ")
     listed = [json.loads(line)["limits"] for line in trionat("list", "--json").out.splitlines()]
@@ -65,6 +71,8 @@ def test_limits_are_set_shown_and_listed(trionat: Trionat) -> None:
             "visitors": 50,
             "bandwidth": 10_000_000,
             "monthly_quota": 1_610_612_736,
+            "allow_visitors": ["192.0.2.0/24", "2001:db8::/32"],
+            "deny_visitors": ["192.0.2.7"],
         },
         dict.fromkeys(attrs.asdict(Limits())),
     ]
@@ -78,7 +86,7 @@ def test_what_is_not_said_stays_and_none_lifts(trionat: Trionat) -> None:
     nothing = [word if word.startswith("--") else "none" for word in ALL]
     outcome = trionat("limit", "alice", *nothing)
     assert limits(trionat) == Limits()
-    assert [line.split()[-1] for line in outcome.out.splitlines()[1:]] == ["none"] * 5
+    assert [line.split()[-1] for line in outcome.out.splitlines()[1:]] == ["none"] * 7
 
 
 @pytest.mark.parametrize(
@@ -93,6 +101,11 @@ def test_what_is_not_said_stays_and_none_lifts(trionat: Trionat) -> None:
         (["alice", "--sessions", "0"], "--sessions: '0' is not a whole number from 1 to 1000000"),
         (["alice", "--visitors", "x"], "--visitors: 'x' is not a whole number from 1 to 1000000"),
         (["alice", "--bandwidth", "fast"], "--bandwidth: 'fast' is no amount: write a number"),
+        (["alice", "--allow-visitors", "x"], "--allow-visitors: 'x' is no network: write it like"),
+        (
+            ["alice", "--deny-visitors", "192.0.2.1/24"],
+            "--deny-visitors: '192.0.2.1/24' is no network: did you mean 192.0.2.0/24?",
+        ),
         (["alice", "--quota", "0"], "--quota: '0' is no amount: write a number above 0"),
     ],
 )

@@ -27,7 +27,17 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from trionat.cli.user import user_app
 user_app()
 """
-NO_LIMITS = dict.fromkeys(["visit_ports", "sessions", "visitors", "bandwidth", "monthly_quota"])
+NO_LIMITS = dict.fromkeys(
+    [
+        "visit_ports",
+        "sessions",
+        "visitors",
+        "bandwidth",
+        "monthly_quota",
+        "allow_visitors",
+        "deny_visitors",
+    ]
+)
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import trio
 import trio.testing
 
-from trionat.address import TCPAddress
 from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode, ServiceRequest
 from trionat.server.ports import PortPool, VisitPort
@@ -116,10 +113,3 @@ async def test_holder_is_remembered_and_line_forgotten() -> None:
     ports.give_back([port])
     assert port.line is None
     assert ports.free == 1
-
-
-async def test_a_visitor_of_nobody_is_closed_at_once() -> None:
-    one, two = socket.socketpair()
-    with two:
-        VisitPort(1).admit(one, TCPAddress("v", 1), TCPAddress("s", 2))
-        assert two.recv(1) == b""

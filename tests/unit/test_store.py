@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 CREATED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 EXPIRES = datetime(2027, 1, 31, 23, 59, 59, 999999, tzinfo=UTC)
 LIMITS = Limits(
-    visit_ports=(60000, 60002), sessions=1, visitors=0, bandwidth=2**40, monthly_quota=2**60
+    visit_ports=(60000, 60002),
+    sessions=1,
+    visitors=0,
+    bandwidth=2**40,
+    monthly_quota=2**60,
+    allow_visitors=("192.0.2.0/24", "2001:db8::/32"),
+    deny_visitors=("192.0.2.7",),
 )
 
 
@@ -445,7 +451,7 @@ def test_limits_are_kept_as_text() -> None:
         assert read_limits(limits.to_text(), of="alice") == (limits, "")
 
 
-DAMAGED = ["{", "[]", "null", "7", '{"sessions": "1"}', '{"sessions": true}', '{"sessions": -1}', '{"visitors": 1.5}', '{"bandwidth": 0}', f'{{"bandwidth": 1{"0" * 400}}}', '{"visit_ports": 7}', '{"visit_ports": ["7"]}', '{"colour": 1}', "[" * 100_000]  # fmt: skip
+DAMAGED = ["{", "[]", "null", "7", '{"sessions": "1"}', '{"sessions": true}', '{"sessions": -1}', '{"visitors": 1.5}', '{"bandwidth": 0}', f'{{"bandwidth": 1{"0" * 400}}}', '{"visit_ports": 7}', '{"visit_ports": ["7"]}', '{"allow_visitors": "192.0.2.7"}', '{"deny_visitors": [7]}', '{"deny_visitors": 7}', '{"colour": 1}', "[" * 100_000]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))

@@ -11,6 +11,7 @@ import typer
 from trionat.cli.state import ConfigFile, State, StateDir, existing_user, given, told
 from trionat.config.values import PORTS, whole
 from trionat.errors import StoreError
+from trionat.networks import parse_network, write_network
 from trionat.store.amount import parse_amount, write_amount
 from trionat.store.base import Limits, Store
 
@@ -18,6 +19,9 @@ _NONE: Final = "none"
 
 _MAX_PORTS: Final = 1024
 """Chosen, not measured: more than a user needs, and a list of them still fits a row of any store."""
+
+_MAX_NETWORKS: Final = 256
+"""Chosen in the same way."""
 
 _COUNT: Final = whole(1, 1_000_000)
 
@@ -27,6 +31,13 @@ def _read_ports(text: str) -> tuple[int, ...]:
     if 0 in ports or len(ports) > _MAX_PORTS:
         raise ValueError(f"{text!r} is not 1 to {_MAX_PORTS} ports from 1 to 65535")
     return tuple(ports)
+
+
+def _read_networks(text: str) -> tuple[str, ...]:
+    networks = dict.fromkeys(write_network(parse_network(part.strip())) for part in text.split(","))
+    if len(networks) > _MAX_NETWORKS:
+        raise ValueError(f"{len(networks)} networks are too many: name at most {_MAX_NETWORKS}")
+    return tuple(networks)
 
 
 @attrs.frozen
@@ -53,6 +64,8 @@ _LIMITS: Final = {
     "monthly_quota": _Limit(
         "--quota", parse_amount, lambda value: f"{write_amount(value)} bytes a month"
     ),
+    "allow_visitors": _Limit("--allow-visitors", _read_networks, ", ".join),
+    "deny_visitors": _Limit("--deny-visitors", _read_networks, ", ".join),
 }
 
 
@@ -91,11 +104,23 @@ def limit(
             metavar="SIZE|none", help="Bytes a calendar month (UTC), both directions, as 100G."
         ),
     ] = None,
+    allow_visitors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NETWORKS|none",
+            help="The only visitors let in, as 192.0.2.0/24,2001:db8::/32 (within the server's AllowVisitors).",
+        ),
+    ] = None,
+    deny_visitors: Annotated[
+        str | None,
+        typer.Option(metavar="NETWORKS|none", help="Visitors that are not let in."),
+    ] = None,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
     """Limit what an account may use; `none` lifts a limit. Without an option, show the limits."""
-    options = dict(zip(_LIMITS, (visit_ports, sessions, visitors, bandwidth, quota), strict=True))
+    given_texts = (visit_ports, sessions, visitors, bandwidth, quota, allow_visitors, deny_visitors)
+    options = dict(zip(_LIMITS, given_texts, strict=True))
     with told():
         changes = {
             field: _read(_LIMITS[field], text)
@@ -119,7 +144,7 @@ def limit(
     typer.echo(f"{name}:")
     there = show_limits(limits)
     for each in _LIMITS.values():
-        typer.echo(f"  {each.title:11}  {there.get(each.title, _NONE)}")
+        typer.echo(f"  {each.title:14}  {there.get(each.title, _NONE)}")
 
 
 def _read(limit: _Limit, text: str) -> Any:

@@ -14,6 +14,7 @@ from trionat.config.values import (
     ENCRYPTED,
     HOST,
     LABEL,
+    NETWORKS,
     PATH,
     PORTS,
     PUBLIC,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trionat.config.key import Fault
+    from trionat.networks import Network
 
 
 @attrs.frozen(kw_only=True)
@@ -209,6 +211,42 @@ class ServerConfig:
     max_waiting_visitors: int = attrs.field(
         default=1024,
         metadata=key("MaxWaitingVisitors", whole(1, 65536), "waiting visitors of one session"),
+    )
+    max_visitors_per_address: int = attrs.field(
+        default=0,
+        metadata=key(
+            "MaxVisitorsPerAddress",
+            whole(0, 65536),
+            "visitors from one address (IPv6: /64) at once, on all ports; 0: no limit",
+        ),
+    )
+    visitor_rate: int = attrs.field(
+        default=0,
+        metadata=key(
+            "VisitorRate",
+            whole(0, 65536),
+            "visitors a second from one address (IPv6: /64), on all ports; as many may come in one moment; 0: no limit",
+        ),
+    )
+    allow_visitors: tuple[Network, ...] = attrs.field(
+        default=(),
+        metadata=key(
+            "AllowVisitors",
+            NETWORKS,
+            "the only ones who may visit",
+            many=True,
+            unset="everybody",
+        ),
+    )
+    deny_visitors: tuple[Network, ...] = attrs.field(
+        default=(),
+        metadata=key(
+            "DenyVisitors",
+            NETWORKS,
+            "who may not visit, even where AllowVisitors has them",
+            many=True,
+            unset="nobody",
+        ),
     )
     max_services: int = attrs.field(
         default=16, metadata=key("MaxServices", whole(1, 1024), "services of one session")

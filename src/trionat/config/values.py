@@ -23,6 +23,7 @@ from trionat.address import (
     parse_public_address,
     parse_tcp_address,
 )
+from trionat.networks import parse_network, write_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -170,6 +171,11 @@ BOOLEAN = Kind("true or false", _read_boolean, lambda value: "true" if value els
 PATH = Kind("a path; ~ is the home folder", _read_path)
 PORT = Kind("a port from 0 to 65535", parse_port)
 PORTS = Kind("ports and ranges such as 60000-60099", _read_ports, _write_ports)
+NETWORKS = Kind(
+    "addresses and networks such as 192.0.2.0/24 or 2001:db8::/32",
+    lambda text: (parse_network(text.strip()),),
+    lambda networks: ", ".join(map(write_network, networks)),
+)
 HOST = Kind("a host", parse_host)
 PUBLIC: Kind[str] = Kind("HOST or HOST:PORT", _read_public)
 TCP: Kind[TCPAddress] = Kind("HOST:PORT", parse_tcp_address)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from trionat.networks import Admittance, Networks, parse_network
 from trionat.relay.brake import Brake
 
 if TYPE_CHECKING:
@@ -14,21 +15,30 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Allowance:
-    """One user's. `visitors` counts those that are there, waiting or served, on all of its leases."""
+    """One user's. `admittance` says who may visit. `visitors` counts those that are there, waiting or served, on all of its leases."""
 
     user: str
     limits: Limits
     visitors: int = attrs.field(init=False, default=0)
     leases: int = attrs.field(init=False, default=0)
     brake: Brake = attrs.field(init=False, factory=Brake)
+    admittance: Admittance = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.change(self.limits)
+        self._apply()
 
     def change(self, limits: Limits) -> None:
-        """Put new limits into force, for visitors and streams that are there as well."""
-        self.limits = limits
-        self.brake.rate = limits.bandwidth
+        """Put new limits into force, for visitors and streams that are there as well; who may visit, for those to come."""
+        if limits != self.limits:
+            self.limits = limits
+            self._apply()
+
+    def _apply(self) -> None:
+        self.brake.rate = self.limits.bandwidth
+        self.admittance = Admittance(
+            Networks(map(parse_network, self.limits.allow_visitors or ())),
+            Networks(map(parse_network, self.limits.deny_visitors or ())),
+        )
 
 
 @attrs.define(eq=False)

@@ -23,6 +23,7 @@ from trionat.server.admin.observer import Observer
 from trionat.server.admin.office import Office
 from trionat.server.admission import Admission
 from trionat.server.desk import Desk
+from trionat.server.gate import Gate
 from trionat.server.ports import PortPool, VisitPort
 from trionat.server.reception import Reception
 from trionat.server.state import (
@@ -121,6 +122,7 @@ async def serve(
         if config.legacy_clients:
             log.warning("clients of NAT are let in: their traffic can be read on the way")
         ports = [VisitPort(listener.address.port) for listener in visits]
+        gate = Gate(config)
         admission = Admission(config, PortPool(ports))
         desk = Desk(config, accounts, admission, traffic, stopping, public.host)
         reception = Reception(config, tls, desk)
@@ -142,7 +144,7 @@ async def serve(
                 serving.start_soon(listener.serve, accept, name=f"listener {listener.address}")
             async with trio.open_nursery() as visiting:  # stops first
                 for port, listener in zip(ports, visits, strict=True):
-                    admit = partial(_admit, port, listener.address)
+                    admit = partial(gate.admit, port, listener.address)
                     visiting.start_soon(listener.serve, admit, name=f"visit port {port.number}")
                 task_status.started(ready)
                 await stopping.wait()
@@ -187,12 +189,6 @@ def _open_listeners(
         tunnel,
         [listen(TCPAddress(config.effective_visit_host, port)) for port in config.visit_port],
     )
-
-
-def _admit(
-    port: VisitPort, visited: TCPAddress, connection: socket.socket, address: TCPAddress
-) -> None:
-    port.admit(connection, address, visited)
 
 
 def _certificate(config: ServerConfig, state: ServerState) -> tuple[ssl.SSLContext, bytes]:

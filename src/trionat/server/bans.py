@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import attrs
 import trio
 
-from trionat.address import network_of
 from trionat.errors import RefusedError
 from trionat.log import get_logger
+from trionat.networks import network_of
 from trionat.protocol.messages import RefusalCode
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING
 
 import attrs
@@ -10,56 +9,26 @@ import trio
 
 from trionat.config.values import PORTS
 from trionat.errors import RefusedError
-from trionat.log import get_logger
 from trionat.protocol.messages import RefusalCode
-from trionat.server.visitors import Visitor
-from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Container, Iterable, Sequence
 
-    from trionat.address import TCPAddress
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.visitors import VisitorLine
-
-log = get_logger(__name__)
 
 # User name, and the client's name for itself; or, where it has none, its host and a number.
 LeaseKey = tuple[str, str | tuple[str, int]]
 
-_visitor_numbers = count(1)
-
 
 @attrs.define(eq=False)
 class VisitPort:
-    """One public port. A visitor goes to the line of the lease that holds it; with none, it is closed at once."""
+    """One public port. A visitor goes to the line of the lease that holds it; with none, it is closed at once (`Gate`)."""
 
     number: int
     line: VisitorLine | None = None
     service: int = 0
     last_holder: LeaseKey | None = None
-
-    def admit(self, connection: socket.socket, address: TCPAddress, visited: TCPAddress) -> None:
-        """Take over a connection that was accepted on this port."""
-        if self.line is None:
-            connection.close()
-            log.info(
-                "visitor refused",
-                address=str(address),
-                port=self.number,
-                reason="no client holds this port",
-            )
-            return
-        self.line.admit(
-            Visitor(
-                number=next(_visitor_numbers),
-                endpoint=SocketEndpoint(connection),
-                address=address,
-                service=self.service,
-                visited=visited,
-            )
-        )
 
 
 def _by_number(ports: Iterable[VisitPort]) -> dict[int, VisitPort]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from trionat.address import network_of
 from trionat.log import get_logger
 from trionat.log.seldom import Seldom
+from trionat.networks import network_of
 
 if TYPE_CHECKING:
     import trio

@@ -134,7 +134,7 @@ class Tunnels(ABC):
         self._received += pairing.taken
         self._sent += pairing.given
         self.served += 1
-        self.line.leave()
+        self.line.leave(visitor)
         log.info(
             "visitor closed",
             visitor=visitor.number,

@@ -9,8 +9,11 @@ import attrs
 import trio
 
 from trionat.log import get_logger
+from trionat.log.seldom import Seldom
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.address import TCPAddress
     from trionat.server.allowance import Allowance
     from trionat.transport.endpoint import Endpoint
@@ -24,7 +27,7 @@ class Visitor:
 
     `number` is unique on this server and stands on both sides' log lines. `early` are bytes of the visitor that were read and
     given to a tunnel which turned out to be dead; they are counted, and the next tunnel gets them first. `since` is when it
-    began to wait, `tries` how many tunnels it was given.
+    began to wait, `tries` how many tunnels it was given. `gone` is called once, when it has left.
     """
 
     number: int
@@ -36,6 +39,7 @@ class Visitor:
     since: float = attrs.field(factory=trio.current_time)
     early: bytes = attrs.field(default=b"", repr=False)
     tries: int = 0
+    gone: Callable[[], None] = lambda: None
 
 
 @attrs.define(eq=False)
@@ -67,6 +71,7 @@ class VisitorLine:
     _empty: trio.Event = attrs.field(init=False, factory=trio.Event)
     _waiting: deque[Visitor] = attrs.field(init=False, factory=lambda: deque())
     _idle: dict[_Place, None] = attrs.field(init=False, factory=lambda: {})
+    _refusals: Seldom = attrs.field(init=False, factory=Seldom)
 
     @property
     def waiting(self) -> int:
@@ -106,14 +111,16 @@ class VisitorLine:
                 self.wanted.set()
             return
         visitor.endpoint.close()
-        self._log("visitor refused", visitor, refusal)
+        visitor.gone()
+        if refused := self._refusals.count(refusal):
+            self._log("visitor refused", visitor, refusal, refused=refused)
 
     def put_back(self, visitor: Visitor) -> None:
         """Take a visitor back to the head of the line: its tunnel was dead."""
         visitor.since = trio.current_time()
         if not self.open:
             visitor.endpoint.reset()
-            self.leave()
+            self.leave(visitor)
             self._log("visitor closed", visitor, "the tunnel was lost, and there will be no other")
         elif self._idle:
             self._give(visitor)
@@ -127,8 +134,9 @@ class VisitorLine:
         place.visitor = visitor
         place.woken.set()
 
-    def leave(self) -> None:
+    def leave(self, visitor: Visitor) -> None:
         """A visitor that `next` or `take` gave out is done with."""
+        visitor.gone()
         self.present -= 1
         self.allowance.visitors -= 1
         if not self.present:
@@ -199,13 +207,14 @@ class VisitorLine:
             self._dismiss(self._waiting.popleft(), reason)
 
     def _dismiss(self, visitor: Visitor, reason: str) -> None:
-        self.leave()
+        self.leave(visitor)
         visitor.endpoint.close()
         self._log("visitor closed", visitor, reason)
 
-    def _log(self, event: str, visitor: Visitor, reason: str) -> None:
+    def _log(self, event: str, visitor: Visitor, reason: str, **values: int) -> None:
         log.info(
             event,
+            **values,
             visitor=visitor.number,
             address=str(visitor.address),
             port=visitor.visited.port,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
+from trionat.networks import parse_network
 from trionat.store.amount import MAX_AMOUNT
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Limits:
     """What an account may use at most; None means as much as the server gives to anybody.
 
     `visit_ports` are the only ports that it may have; `sessions` and `visitors` are counted at once; `bandwidth` is in bytes per
-    second and `monthly_quota` in bytes per calendar month (UTC), both directions added.
+    second and `monthly_quota` in bytes per calendar month (UTC), both directions added. `allow_visitors` are the only networks
+    (as `parse_network` takes them) that may visit, `deny_visitors` those that may not; where both have an address, it may not.
     """
 
     visit_ports: tuple[int, ...] | None = None
@@ -55,6 +57,8 @@ class Limits:
     visitors: int | None = None
     bandwidth: int | None = None
     monthly_quota: int | None = None
+    allow_visitors: tuple[str, ...] | None = None
+    deny_visitors: tuple[str, ...] | None = None
 
     def to_text(self) -> str:
         """Return what stores keep: a JSON object of the limits that there are, or nothing where there are none."""
@@ -73,10 +77,18 @@ class Limits:
         try:
             there = json.loads(text)
             ports = there.pop("visit_ports", None)
+            allow, deny = there.pop("allow_visitors", None), there.pop("deny_visitors", None)
             for number in (*there.values(), *(ports or ())):
                 if type(number) is not int or not 0 <= number <= MAX_AMOUNT:
                     raise ValueError(f"{number!r} limits nothing")
-            limits = cls(visit_ports=None if ports is None else tuple(ports), **there)
+            for network in (*(allow or ()), *(deny or ())):
+                parse_network(network)
+            limits = cls(
+                visit_ports=None if ports is None else tuple(ports),
+                allow_visitors=None if allow is None else tuple(allow),
+                deny_visitors=None if deny is None else tuple(deny),
+                **there,
+            )
         except (TypeError, AttributeError, RecursionError) as exc:
             raise ValueError("limits are whole numbers by name") from exc
         if limits.bandwidth == 0:

@@ -12,6 +12,7 @@ import trio
 from trionat.address import TCPAddress
 from trionat.errors import StartupError
 from trionat.log import get_logger
+from trionat.networks import plain_host
 from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Listener:
                 connection.setblocking(False)
                 if not INHERITS_OPTIONS:
                     set_stream_options(connection)
-                handle(connection, TCPAddress(_plain_host(address[0]), address[1]))
+                handle(connection, TCPAddress(plain_host(address[0]), address[1]))
 
     async def _sit_out_shortage(self, error: OSError) -> None:
         log.warning(
@@ -120,8 +121,3 @@ class Listener:
         if self.sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
-
-
-def _plain_host(host: str) -> str:
-    """Return an IPv4 address as such where a socket for IPv6 tells it in IPv6's form (RFC 4291 2.5.5.2)."""
-    return host.removeprefix("::ffff:") if "." in host else host

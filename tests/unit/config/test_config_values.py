@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from trionat.config.schema import (
     Service,
     parse_service,
 )
-from trionat.config.values import BOOLEAN, FINGERPRINT, PATH, PORTS, TEXT, Kind, seconds, whole
+from trionat.config.values import (
+    BOOLEAN,
+    FINGERPRINT,
+    NETWORKS,
+    PATH,
+    PORTS,
+    TEXT,
+    Kind,
+    seconds,
+    whole,
+)
 from trionat.errors import ConfigError
 
 DIGEST = bytes(range(32))
@@ -86,6 +97,8 @@ def test_parse_service_refuses(text: str) -> None:
         (PORTS, "0", (0,)),
         (PORTS, "60000-60002", (60000, 60001, 60002)),
         (PORTS, "60000 - 60000", (60000,)),
+        (NETWORKS, "192.0.2.0/24", (ip_network("192.0.2.0/24"),)),
+        (NETWORKS, " 2001:db8::1", (ip_network("2001:db8::1/128"),)),
         (PATH, "~", Path.home()),
         *(
             (FINGERPRINT, text, "SHA256:" + base64.b64encode(DIGEST).decode().rstrip("="))
@@ -115,6 +128,16 @@ def test_reading(kind: Kind[Any], text: str, value: object) -> None:
         (PORTS, "5-4", "'5-4' is no range of ports: write the lower one first, as in 60000-60099"),
         (PORTS, "0-4", "'0-4' is no range of ports: write the lower one first, as in 60000-60099"),
         (PORTS, "1-99999", "'99999' is no port: write a number from 0 to 65535"),
+        (
+            NETWORKS,
+            "example.com",
+            "'example.com' is no network: write it like 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7",
+        ),
+        (
+            NETWORKS,
+            "192.0.2.7/24",
+            "'192.0.2.7/24' is no network: did you mean 192.0.2.0/24?",
+        ),
         (PATH, "", "'' is no path"),
         (TEXT, "a\udcff", "'a\\udcff' is no text in UTF-8"),
         (

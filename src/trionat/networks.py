@@ -1,0 +1,102 @@
+"""Networks: as people write them, sets of them, and the one that stands for whoever is behind an address.
+
+Addresses are numeric texts as the system tells them: IPv4 in IPv6 notation and the zone of a link-local address are understood.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def parse_network(text: str) -> Network:
+    """Read a network such as `192.0.2.0/24` or `2001:db8::/32`; an address alone stands for itself.
+
+    Raises:
+        ValueError: It is neither, or has bits set behind its prefix; the message says what would be right.
+    """
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no network: write it like 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7"
+        ) from None
+    if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
+        raise ValueError(f"{text!r} is no network: did you mean {network}?")
+    return network
+
+
+def write_network(network: Network) -> str:
+    """Return what `parse_network` takes; of a single address that alone."""
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def _parse_host(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address if mapped is None else mapped
+
+
+def plain_host(host: str) -> str:
+    """Return an IPv4 address as such where a socket for IPv6 tells it in IPv6's form (RFC 4291 2.5.5.2)."""
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
+def network_of(host: str) -> str:
+    """Return what stands for all addresses of one party: an IPv4 address itself, of an IPv6 address its /64.
+
+    A single home has a /64 at least (RFC 6177), and takes a new address in it whenever it likes.
+    """
+    if ":" not in host:
+        return host
+    address = _parse_host(host)
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+
+
+@attrs.define(eq=False, init=False)
+class Networks:
+    """A set of networks; `in` tells whether an address belongs to one of them, however many there are."""
+
+    _prefixes: dict[tuple[int, int], set[int]]
+    """Network addresses without their last bits, by version and number of these."""
+
+    def __init__(self, networks: Iterable[Network] = ()) -> None:
+        self._prefixes = {}
+        for network in networks:
+            rest = network.max_prefixlen - network.prefixlen
+            prefixes = self._prefixes.setdefault((network.version, rest), set())
+            prefixes.add(int(network.network_address) >> rest)
+
+    def __bool__(self) -> bool:
+        return bool(self._prefixes)
+
+    def __contains__(self, host: str) -> bool:
+        address = _parse_host(host)
+        number = int(address)
+        return any(
+            version == address.version and number >> rest in prefixes
+            for (version, rest), prefixes in self._prefixes.items()
+        )
+
+
+@attrs.frozen
+class Admittance:
+    """Who may come in: whom `deny` does not have, and of these, where `allow` names anybody, only who is in it."""
+
+    allow: Networks
+    deny: Networks
+
+    def includes(self, host: str) -> bool:
+        """Tell whether an address may come in."""
+        if not self.allow and not self.deny:  # most often; saves reading the address
+            return True
+        return host not in self.deny and (not self.allow or host in self.allow)
