@@ -224,8 +224,9 @@ async def test_who_is_refused(site: Site) -> None:
     async with trio.open_nursery() as nursery:
         for number, (dialect, (username, password)) in tries:
             # Addresses of their own: the next failure of the same one is answered later.
-            login = {"username": username, "password": password, "source": f"127.0.0.{number}"}
-            nursery.start_soon(is_sent_away, site.client(dialect, **login))
+            source = f"127.0.0.{number}"
+            client = site.client(dialect, username=username, password=password, source=source)
+            nursery.start_soon(is_sent_away, client)
     wrong = "authentication failed: wrong name or password"
     await site.server.wait_record("connection closed", reason=wrong, level="info", count=4)
     reason = "the account bob has expired"
