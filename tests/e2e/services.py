@@ -247,7 +247,7 @@ async def redis() -> AsyncIterator[Service]:
         def command(port: int) -> list[str]:
             return [program, "--port", str(port), *options]
 
-        async with _started(command, _redis_answers) as port:
+        async with started(command, _redis_answers) as port:
             yield Service(port)
 
 
@@ -325,7 +325,7 @@ async def sshd() -> AsyncIterator[SSHServer]:
             listen = f"ListenAddress={HOST}:{port}"
             return [program, "-D", "-e", "-f", str(folder / "config"), "-o", listen]
 
-        async with _started(command, _ssh_answers) as port:
+        async with started(command, _ssh_answers) as port:
             yield SSHServer(
                 port=port,
                 user=getpass.getuser(),
@@ -352,7 +352,7 @@ def find_program(name: str, *, package: str) -> str:
 
 
 @asynccontextmanager
-async def _started(
+async def started(
     command: Callable[[int], list[str]], answers: Callable[[int, int], Awaitable[bool]]
 ) -> AsyncIterator[int]:
     """Run a server on a free port, and yield the port when it answers."""

@@ -186,7 +186,7 @@ async def test_a_server_that_does_not_start_says_why() -> None:
         return False
 
     with pytest.raises(RuntimeError, match="no such option"):
-        async with services._started(command, answers):
+        async with services.started(command, answers):
             pytest.fail("it started")
 
 

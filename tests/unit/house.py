@@ -340,7 +340,7 @@ class MemoryForwarder(Forwarder):
     refusals: list[str] = attrs.field(factory=list, kw_only=True)
     capacity: int = attrs.field(default=CAPACITY, kw_only=True)
 
-    async def open(self, number: int) -> Endpoint:
+    async def open(self, number: int, *_: object) -> Endpoint:
         await trio.lowlevel.checkpoint()
         if number >= len(self.services):
             raise LocalServiceError("there is no such service")

@@ -16,7 +16,9 @@ from trionat.config.values import (
     HOST,
     LABEL,
     LOCAL,
+    NO_PROXY,
     PATH,
+    PROXY,
     STATE_DIR_UNSET,
     TCP,
     TEXT,
@@ -123,11 +125,19 @@ class ClientConfig:
         metadata=key(
             "Services",
             _SERVICES,
-            "the services; an entry may also be a mapping of Local, VisitPort and Name",
+            "the services; an entry may also be a mapping of Local, VisitPort, Name and ProxyProtocol",
             many=True,
             item=Service,
             flag="SERVICE",
             unset="LocalServerAddr",
+        ),
+    )
+    proxy_protocol: str = attrs.field(
+        default=NO_PROXY,
+        metadata=key(
+            "ProxyProtocol",
+            PROXY,
+            "how services are told a visitor's address, before its own bytes; only for services that expect it",
         ),
     )
     ticket: str | None = attrs.field(
@@ -225,15 +235,21 @@ class ClientConfig:
         return self.state_dir or platformdirs.user_state_path("trionat")
 
     def effective_services(self) -> tuple[Service, ...]:
-        """The services to expose: `services`, else `local_server_addr`.
+        """The services to expose: `services`, else `local_server_addr`; each with its `proxy_protocol`.
 
         Raises:
             ConfigError: There is neither; the message tells how to name one.
         """
-        if self.services:
-            return self.services
-        if self.local_server_addr is not None:
-            return (Service(local=self.local_server_addr),)
+        services = self.services
+        if not services and self.local_server_addr is not None:
+            services = (Service(local=self.local_server_addr),)
+        if services and self.proxy_protocol == NO_PROXY:
+            return services
+        if services:
+            return tuple(
+                attrs.evolve(service, proxy_protocol=service.proxy_protocol or self.proxy_protocol)
+                for service in services
+            )
         reason = (
             "no local service is named: give one on the command line, such as 8080 or 127.0.0.1:22,"
             " or set Client.Services or Client.LocalServerAddr"
@@ -279,6 +295,12 @@ class ClientConfig:
             yield (
                 ("services", "dialect"),
                 f"{self.dialect} carries one service for each client, not {len(self.services)}: start one client for each",
+            )
+        said = [service.proxy_protocol or self.proxy_protocol for service in self.services]
+        if any(each != NO_PROXY for each in (*said, self.proxy_protocol)):
+            yield (
+                ("proxy_protocol", "services", "dialect"),
+                f"{self.dialect} does not tell where visitors come from: {without}",
             )
         if any(service.visit_port is not None for service in self.services):
             yield (

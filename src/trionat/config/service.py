@@ -8,7 +8,7 @@ import attrs
 
 from trionat.address import Address, UnixAddress, parse_port
 from trionat.config.key import key
-from trionat.config.values import LABEL, LOCAL, PORT
+from trionat.config.values import LABEL, LOCAL, PORT, PROXY
 
 _WITH_VISIT_PORT = re.compile(r"(?P<local>.+):(?P<visit>[0-9]+)", re.ASCII | re.DOTALL)
 
@@ -18,7 +18,8 @@ class Service:
     """A local service.
 
     `visit_port` is the public port that is wished for, None (or 0) leaves it to the server. `name` tells services apart
-    in logs; without one it is the local address. `str()` gives what `parse_service` takes, all but the name.
+    in logs; without one it is the local address. `proxy_protocol` is the version in which the service is told where a visitor
+    comes from, or `none`; None leaves it to the client's configuration. `str()` gives what `parse_service` takes.
     """
 
     local: Address = attrs.field(metadata=key("Local", LOCAL, "where the service listens"))
@@ -27,6 +28,15 @@ class Service:
     )
     name: str = attrs.field(
         default="", metadata=key("Name", LABEL, "what the service is called in logs")
+    )
+    proxy_protocol: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "ProxyProtocol",
+            PROXY,
+            "how the service is told a visitor's address",
+            unset="that of Client",
+        ),
     )
 
     def __attrs_post_init__(self) -> None:

@@ -76,6 +76,10 @@ UNENCRYPTED: Final = "none"
 """What `TunnelEncryption` may be, on both sides."""
 
 
+NO_PROXY: Final = "none"
+"""What `ProxyProtocol` may be besides a version: the service is told nothing."""
+
+
 def one_of(*words: str) -> Kind[str]:
     """One of a few words, written exactly so."""
     listed = f"{', '.join(words[:-1])} or {words[-1]}"
@@ -182,6 +186,7 @@ TCP: Kind[TCPAddress] = Kind("HOST:PORT", parse_tcp_address)
 LOCAL: Kind[Address] = Kind(
     "HOST:PORT, a port of 127.0.0.1, or the path of a Unix socket", _read_local
 )
+PROXY = one_of(NO_PROXY, "v1", "v2")
 FINGERPRINT = Kind("SHA256: and 32 bytes in base64 or hex", _read_fingerprint)
 
 STATE_DIR_UNSET = "the platform's state folder of the user"

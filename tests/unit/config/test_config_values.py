@@ -218,6 +218,36 @@ def test_effective_services() -> None:
         ClientConfig().effective_services()
 
 
+def test_services_and_their_proxy_protocol() -> None:
+    """What an entry says counts; all others, and a `LocalServerAddr`, follow the client."""
+    one, two = TCPAddress("127.0.0.1", 1), TCPAddress("127.0.0.1", 2)
+    client = ClientConfig(
+        services=(Service(local=one, name="x"), Service(local=two, proxy_protocol="none")),
+        proxy_protocol="v2",
+    )
+    first, second = client.effective_services()
+    assert first == Service(local=one, name="x", proxy_protocol="v2")
+    assert second.proxy_protocol == "none"
+    client = ClientConfig(local_server_addr=one, proxy_protocol="v1")
+    assert client.effective_services() == (Service(local=one, proxy_protocol="v1"),)
+
+
+@pytest.mark.parametrize(("of_all", "of_one"), [("v1", None), ("none", "v2")])
+def test_a_dialect_that_tells_no_addresses(of_all: str, of_one: str | None) -> None:
+    one = TCPAddress("127.0.0.1", 1)
+    service = Service(local=one, proxy_protocol=of_one)
+    client = ClientConfig(
+        dialect="nat-v1",
+        controller_addr=one,
+        tunnel_server_addr=one,
+        services=(service,),
+        proxy_protocol=of_all,
+    )
+    [(fields, reason)] = client.faults()
+    assert "proxy_protocol" in fields
+    assert reason.startswith("nat-v1 does not tell where visitors come from: remove it")
+
+
 def test_kinds_of_letters_do_not_clash() -> None:
     for section in ("Server", "Client"):
         keys = [key for key in KEYS.values() if key.section in {section, "Auth"}]

@@ -143,7 +143,11 @@ class TunnelPool:
         self._waiting = max(0, self._waiting - 1)
         self._changed.set()  # one idle tunnel less
         try:
-            return await self.forwarder.open(frame.service)
+            return await self.forwarder.open(
+                frame.service,
+                TCPAddress(frame.host, frame.port),
+                TCPAddress(frame.visit_host, frame.visit_port),
+            )
         except LocalServiceError as error:
             log.warning(
                 "visitor refused", visitor=frame.visitor, address=_address(frame), reason=str(error)
