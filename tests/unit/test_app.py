@@ -101,3 +101,26 @@ def test_the_banner_tells_where_the_users_are() -> None:
     )
     assert "\n  users           in the database nat at db.example:3306\n" in banner(ready)
     assert "\nA user's ticket: trionat user ticket NAME\n" in banner(ready)
+
+
+async def test_legacy_clients_are_told_of_at_the_start(
+    nothing_left: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    any_port = TCPAddress("127.0.0.1", 0)
+    config = ServerConfig(
+        controller_addr=any_port,
+        tunnel_addr=any_port,
+        visit_port=(0,),
+        start_auth=False,
+        legacy_clients=True,
+        state_dir=tmp_path,
+    )
+    async with trio.open_nursery() as nursery:
+        ready: Ready = await nursery.start(partial(serve, config))
+        nursery.cancel_scope.cancel()
+    words = "let in: their traffic can be read on the way"
+    assert [record.levelname for record in caplog.records if words in record.getMessage()] == [
+        "WARNING"
+    ]
+    assert f"\n  NAT clients     {words}\n" in banner(ready)
+    assert words not in banner(attrs.evolve(ready, legacy_clients=False))
