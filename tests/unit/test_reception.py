@@ -23,6 +23,7 @@ from trionat.protocol.legacy import Credentials, NewConnection, UserInformation,
 from trionat.server.legacy.session import LegacySession
 from trionat.server.reception import Reception
 from trionat.transport.channel import LegacyChannel
+from trionat.transport.descriptors import Descriptors
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.listener import Listener
 
@@ -61,13 +62,16 @@ async def open_door(tidy: Tidy, host: str = "127.0.0.1", **settings: object) -> 
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # nobody here speaks TLS
         reception = Reception(house.config, tls, house.desk)
         listener = Listener.open(TCPAddress(host, 0))
+        descriptors = Descriptors()
         try:
             async with trio.open_nursery() as listening:
-                listening.start_soon(listener.serve, reception.acceptor(house.nursery))
+                accept = reception.acceptor(house.nursery)
+                listening.start_soon(listener.serve, accept, descriptors)
                 yield Door(house, listener)
                 listening.cancel_scope.cancel()
         finally:
             listener.close()
+            descriptors.close()
 
 
 async def test_both_dialects_on_one_port(tidy: Tidy) -> None:

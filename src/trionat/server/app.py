@@ -38,6 +38,7 @@ from trionat.server.state import (
 from trionat.server.traffic import open_traffic
 from trionat.store.backend import open_store
 from trionat.transport.certificate import fingerprint, first_certificate, format_fingerprint
+from trionat.transport.descriptors import Descriptors
 from trionat.transport.listener import Listener
 from trionat.transport.tls import server_context
 
@@ -83,6 +84,7 @@ async def serve(
             await _prepare(store, wait=database is not None and database.wait)
         traffic = await resources.enter_async_context(open_traffic(folder, store))
         control, tunnel, visits = _open_listeners(config, resources)
+        resources.callback((descriptors := Descriptors()).close)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
             partial(
@@ -141,11 +143,15 @@ async def serve(
                 serving.start_soon(Office(observer).serve, door, name="office")
             for listener in (control, tunnel):
                 accept = reception.acceptor(serving)
-                serving.start_soon(listener.serve, accept, name=f"listener {listener.address}")
+                name = f"listener {listener.address}"
+                serving.start_soon(listener.serve, accept, descriptors, name=name)
             async with trio.open_nursery() as visiting:  # stops first
                 for port, listener in zip(ports, visits, strict=True):
                     admit = partial(gate.admit, port, listener.address)
-                    visiting.start_soon(listener.serve, admit, name=f"visit port {port.number}")
+                    serve_port = partial(
+                        listener.serve, admit, descriptors, most=descriptors.for_visitors
+                    )
+                    visiting.start_soon(serve_port, name=f"visit port {port.number}")
                 task_status.started(ready)
                 await stopping.wait()
                 visiting.cancel_scope.cancel("the server stops")

@@ -11,14 +11,13 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.errors import StartupError
-from trionat.log import get_logger
 from trionat.networks import plain_host
 from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-log = get_logger(__name__)
+    from trionat.transport.descriptors import Descriptors
 
 # Connections to accept before other tasks get their turn. Chosen, not measured.
 BATCH: Final = 64
@@ -33,7 +32,7 @@ _OWN_PORT: Final[int] = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEAD
 # What accept() raises when descriptors or memory are short (accept(2)); to be waited out, not died of.
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SHORTAGE_WAIT: Final = 0.1  # seconds between two tries, as trio.serve_listeners does
-_SHORTAGE_LOG_INTERVAL: Final = 1.0  # seconds between two log lines
+_PATIENCE: Final = 4.0  # seconds for which the kernel's queue waits for room: half of what a visitor waits for its tunnel
 
 
 @attrs.define(eq=False)
@@ -42,6 +41,7 @@ class Listener:
 
     sock: socket.socket
     address: TCPAddress
+    _short_since: float | None = attrs.field(init=False, default=None)
 
     @classmethod
     def open(cls, address: TCPAddress) -> Listener:
@@ -79,10 +79,17 @@ class Listener:
             ) from error
         return cls(sock, TCPAddress(address.host, sock.getsockname()[1]))
 
-    async def serve(self, handle: Callable[[socket.socket, TCPAddress], None]) -> None:
+    async def serve(
+        self,
+        handle: Callable[[socket.socket, TCPAddress], None],
+        descriptors: Descriptors,
+        *,
+        most: int | None = None,
+    ) -> None:
         """Accept until cancelled and give every connection, with the peer's address, to `handle`, which owns it then.
 
-        `handle` must return at once and must not raise.
+        `handle` must return at once and must not raise. When descriptors are short, or more than `most` are in use, connections
+        wait in the kernel's queue; those for which there is no room within seconds are closed.
         """
         sock = self.sock
         while True:
@@ -91,30 +98,32 @@ class Listener:
                 try:
                     connection, address = sock.accept()
                 except BlockingIOError:
+                    self._short_since = None
                     break
                 except OSError as error:
                     if error.errno in _SHORTAGE:
-                        await self._sit_out_shortage(error)
+                        await self._wait_for_room(descriptors, most, error.strerror or str(error))
                     break  # any other error is of one connection that died before we took it (accept(2))
                 connection.setblocking(False)
                 if not INHERITS_OPTIONS:
                     set_stream_options(connection)
+                is_last = most is not None and connection.fileno() + 1 >= most
                 handle(connection, TCPAddress(plain_host(address[0]), address[1]))
+                if is_last:
+                    await self._wait_for_room(descriptors, most, "few are left")
+                    break
 
-    async def _sit_out_shortage(self, error: OSError) -> None:
-        log.warning(
-            "cannot accept connections now; they wait in the kernel's queue",
-            address=str(self.address),
-            error=error.strerror,
-        )
-        deadline = trio.current_time() + _SHORTAGE_LOG_INTERVAL
-        while trio.current_time() < deadline:
+    async def _wait_for_room(self, descriptors: Descriptors, most: int | None, error: str) -> None:
+        """Wait, and close those who have waited too long. The shortage is over when the queue has been empty."""
+        if self._short_since is None:
+            self._short_since = trio.current_time()
+        while True:
+            if trio.current_time() - self._short_since >= _PATIENCE:
+                descriptors.refuse(self.sock)
+            descriptors.tell(self.address, error)
             await trio.sleep(_SHORTAGE_WAIT)
-            try:
-                socket.socket().close()
-            except OSError:
-                continue
-            return
+            if descriptors.is_room(most):
+                return
 
     def close(self) -> None:
         """Close, and wake whoever accepts."""

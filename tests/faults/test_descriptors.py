@@ -1,0 +1,77 @@
+"""A server that runs out of descriptors keeps its sessions, refuses what it cannot take, and takes more when there is room."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.e2e import running, services
+from tests.e2e.running import ask
+from tests.faults.load import THOROUGH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.services import Service
+
+pytestmark = [pytest.mark.limit(90), pytest.mark.timeout(120)]
+
+DESCRIPTORS, VISITORS = (128, 300) if THOROUGH else (80, 120)
+ANSWERED_WITHIN = 8.0 + 4.0 + 4.0
+"""Seconds that a visitor waits for a tunnel, that the kernel's queue waits for room, and for a busy machine."""
+SHORTAGE = "descriptors are short"
+
+
+async def test_more_visitors_than_descriptors(echo_server: Service, tmp_path: Path) -> None:
+    prlimit = services.find_program("prlimit", package="util-linux")
+    limit = (prlimit, f"--nofile={DESCRIPTORS}")
+    async with (
+        running.server(tmp_path / "s", visit="0,0", inside=limit) as server,
+        running.client(tmp_path / "a", server.ticket, echo_server) as client,
+        running.client(tmp_path / "b", server.ticket, echo_server, "--identity", "b") as other,
+        await client.visit() as served,
+        await other.visit() as served_too,
+    ):
+        ends: Counter[str] = Counter()
+        leave = trio.Event()
+
+        async def talk() -> None:
+            async with await client.visit() as stream:
+                try:
+                    with trio.fail_after(ANSWERED_WITHIN):
+                        assert await ask(stream, b"anybody?") == b"anybody?"
+                except (trio.BrokenResourceError, AssertionError):
+                    ends["refused"] += 1
+                else:
+                    ends["served"] += 1
+                    await leave.wait()
+                    assert await ask(stream, b"still there?") == b"still there?"
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(VISITORS):
+                nursery.start_soon(talk)
+            while ends.total() < VISITORS:
+                for visitor in (served, served_too):
+                    with trio.fail_after(2):
+                        assert await ask(visitor, b"meanwhile") == b"meanwhile"
+                await trio.sleep(0.05)
+            leave.set()
+        print(ends)
+        assert ends["refused"]
+        assert ends["served"] >= DESCRIPTORS // 8
+        async with await client.visit() as newcomer:
+            with trio.fail_after(2):
+                assert await ask(newcomer, b"is there room?") == b"is there room?"
+        assert not [record for record in server.records if record["event"] == "session closed"]
+        times = [
+            datetime.fromisoformat(record["time"])
+            for record in server.records
+            if record["event"].startswith(SHORTAGE)
+        ]
+        assert times
+        assert all((after - before).total_seconds() > 0.99 for before, after in pairwise(times))

@@ -1,0 +1,100 @@
+"""Accepting when descriptors are short, on real sockets and a clock that stands still."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from trionat.address import TCPAddress
+from trionat.transport.descriptors import Descriptors
+from trionat.transport.listener import Listener
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio.testing import MockClock
+
+resource = pytest.importorskip("resource")  # POSIX only
+
+
+def lowest_free() -> int:
+    with socket.socket() as probe:
+        return probe.fileno()
+
+
+@contextmanager
+def no_more_than(number: int) -> Iterator[None]:
+    """Let this process have that many descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def elapse(clock: MockClock, seconds: float) -> None:
+    for _ in range(round(seconds * 10)):
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        clock.jump(0.1)
+    await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.parametrize("kind", ["a limit for visitors", "none at all"])
+async def test_who_has_no_room_waits_and_is_refused(
+    kind: str, mock_clock: MockClock, nothing_left: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepted: list[socket.socket] = []
+    with ExitStack() as opened:
+        listener = Listener.open(TCPAddress("127.0.0.1", 0))
+        opened.callback(listener.close)
+        descriptors = Descriptors()
+        opened.callback(descriptors.close)
+        callers = [opened.enter_context(socket.socket()) for _ in range(8)]
+        room = lowest_free() + 3
+        if kind == "none at all":
+            opened.enter_context(no_more_than(room))
+        async with trio.open_nursery() as nursery:
+
+            async def serve() -> None:
+                most = room if kind == "a limit for visitors" else None
+                await listener.serve(lambda sock, _: accepted.append(sock), descriptors, most=most)
+
+            nursery.start_soon(serve)
+            for caller in callers:
+                caller.connect(("127.0.0.1", listener.address.port))
+            await elapse(mock_clock, 1)
+            assert len(accepted) == 3
+            assert not any(map(is_closed, callers))
+            accepted.pop().close()
+            await elapse(mock_clock, 0.2)
+            assert len(accepted) == 3
+            await elapse(mock_clock, 4)
+            closed = [is_closed(caller) for caller in callers]
+            assert closed == [False, False, True, False, True, True, True, True]
+            while accepted:
+                accepted.pop().close()
+            await elapse(mock_clock, 0.2)
+            callers[2].close()
+            opened.enter_context(
+                socket.create_connection(("127.0.0.1", listener.address.port), timeout=1)
+            )
+            await elapse(mock_clock, 0.2)
+            assert len(accepted) == 1
+            accepted.pop().close()
+            nursery.cancel_scope.cancel()
+    told = [record for record in caplog.records if "descriptors are short" in str(record.msg)]
+    assert 4 <= len(told) <= 6
