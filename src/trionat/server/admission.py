@@ -121,8 +121,8 @@ class Admission:
 
     @property
     def waiting(self) -> list[Applicant]:
-        """Those in the queue, and those at its head who wait for ports, in their order."""
-        waiting = [each for each in self._queued.values() if each.position and not each.answered]
+        """Those who have no lease yet, in their order: at the head those who have a slot and wait for ports, then the queue."""
+        waiting = [each for each in self._queued.values() if not each.answered]
         return sorted(waiting, key=lambda applicant: applicant.position)
 
     def is_awaited(self, key: LeaseKey) -> bool:

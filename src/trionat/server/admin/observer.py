@@ -116,7 +116,7 @@ class Observer:
                 ServiceView(name=service.name, local=service.local, port=port)
                 for service, port in zip(lease.services, lease.port_numbers, strict=True)
             ),
-            visitors=(*served, *waiting),
+            visitors=tuple(sorted(served + waiting, key=lambda visitor: visitor.number)),
             tunnels_idle=tunnels.count - len(served),
             tunnels_busy=len(served),
             received=tunnels.received,
@@ -146,7 +146,7 @@ class Observer:
 
     def _queued(self, applicant: Applicant) -> QueuedView:
         return QueuedView(
-            position=applicant.position,
+            position=max(applicant.position, 1),
             user=applicant.key[0],
             client=applicant.client_name,
             address=str(applicant.address),

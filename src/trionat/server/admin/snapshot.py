@@ -54,9 +54,10 @@ class VisitorView:
 
 @attrs.frozen(kw_only=True)
 class SessionView:
-    """A session that is up. `client` is what it calls itself, `rate` its bytes per second, both ways, over the last seconds.
+    """A session that is up; its visitors in the order in which they came.
 
-    `round_trip` is in seconds; None: not known (yet).
+    `client` is what it calls itself, `round_trip` is in seconds (None: not known, or not yet), `rate` in bytes per second, both
+    ways, over the last seconds.
     """
 
     uid: int
