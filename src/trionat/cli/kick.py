@@ -77,7 +77,8 @@ def _lines(kicked: Kicked) -> Iterator[str]:
     for uid in kicked.sessions:
         yield f"session {uid} is ended"
     if kicked.queued:
-        yield f"{kicked.queued} clients are sent away from the queue"
+        clients = "client is" if kicked.queued == 1 else "clients are"
+        yield f"{kicked.queued} {clients} sent away from the queue"
     if kicked.reserved:
         yield f"visit ports {PORTS.write(sorted(kicked.reserved))} are not reserved any more"
     for number in kicked.visitors:

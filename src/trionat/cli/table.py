@@ -128,7 +128,7 @@ def _queued(queued: QueuedView) -> str:
 
 
 def _reserved(reserved: ReservedView) -> str:
-    waiting = f", {reserved.waiting} visitors waiting" if reserved.waiting else ""
+    waiting = f", visitors waiting: {reserved.waiting}" if reserved.waiting else ""
     ports = PORTS.write(sorted(reserved.ports))
     return f"  {ports}  {escape(reserved.user)}, for {_age(reserved.remaining)} more{waiting}"
 

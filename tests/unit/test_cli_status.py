@@ -1,0 +1,427 @@
+"""`trionat status`, `tasks` and `kick` as a person sees them, at a server that answers what the test wants."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+from tests.unit.commands import Trionat
+from trionat.cli.table import Table
+from trionat.server.admin.door import open_door
+from trionat.server.admin.exchange import (
+    AskStatus,
+    AskTasks,
+    Kicked,
+    KickSession,
+    KickUser,
+    KickVisitor,
+    Request,
+    decode_request,
+    encode_answer,
+    encode_error,
+)
+from trionat.server.admin.snapshot import (
+    QueuedView,
+    ReservedView,
+    ServerView,
+    ServiceView,
+    SessionView,
+    Snapshot,
+    VisitorView,
+)
+from trionat.server.admin.tree import Branch
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no Unix sockets in Python")
+
+OPERATING = Path(__file__).parents[2] / "docs/operating.md"
+WHEN = "2026-11-23T12:00:00.000Z"
+
+
+def make_visitors(served: int, waiting: int) -> tuple[VisitorView, ...]:
+    return tuple(
+        VisitorView(
+            number=4711 + number,
+            address=f"198.51.100.9:{5000 + number}",
+            port=60000,
+            since=WHEN,
+            seconds=7,
+            received=1200,
+            sent=0,
+            waiting=number >= served,
+        )
+        for number in range(served + waiting)
+    )
+
+
+ALICE = SessionView(
+    uid=1,
+    user="alice",
+    client="Client-NAT",
+    dialect="native",
+    address="203.0.113.7:49116",
+    since=WHEN,
+    seconds=26.9 * 3600,
+    round_trip=0.0234,
+    services=(
+        ServiceView(name="web", local="127.0.0.1:8080", port=60000),
+        ServiceView(name="ssh", local="127.0.0.1:22", port=60003),
+    ),
+    visitors=make_visitors(3, 2),
+    tunnels_idle=5,
+    tunnels_busy=3,
+    received=300_000_000,
+    sent=40_000_000,
+    rate=1_234_567.8,
+)
+BOB = attrs.evolve(
+    ALICE,
+    uid=12,
+    user="bob",
+    address="198.51.100.23:1",
+    seconds=90,
+    round_trip=0.048,
+    services=(ServiceView(name="web", local="127.0.0.1:8080", port=60001),),
+    visitors=(),
+    tunnels_idle=2,
+    tunnels_busy=0,
+    received=12_000,
+    sent=0,
+    rate=0.0,
+)
+SERVER = ServerView(
+    name="Server-NAT",
+    version="0.1.0",
+    since=WHEN,
+    seconds=3.5 * 86400,
+    control="0.0.0.0:8007",
+    tunnel="0.0.0.0:8008",
+    ports_free=0,
+    ports_held=4,
+    session_limit=4,
+    queue_places=128,
+    rate=1_234_567.8,
+    stopping=False,
+)
+SNAPSHOT = Snapshot(
+    server=SERVER,
+    sessions=(ALICE, BOB),
+    queue=(
+        QueuedView(
+            position=1,
+            user="carol",
+            client="Client-NAT",
+            address="203.0.113.80:49116",
+            since=WHEN,
+            seconds=12.3,
+        ),
+    ),
+    reserved=(
+        ReservedView(
+            user="dave", ports=(60002,), since=WHEN, seconds=8.7, remaining=21.3, waiting=1
+        ),
+    ),
+)
+NOBODY = Snapshot(server=SERVER, sessions=(), queue=(), reserved=())
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def draw(snapshot: Snapshot, width: int | None = 80, *, visitors: bool = False) -> list[str]:
+    return Table(width).draw(snapshot, visitors=visitors)
+
+
+def test_the_documentation_shows_it_as_it_is() -> None:
+    [sample] = re.findall(r"\$ trionat status\n(.+?)```", OPERATING.read_text(), re.DOTALL)
+    assert sample == "\n".join([*draw(SNAPSHOT), ""])
+
+
+def test_nobody() -> None:
+    lines = draw(NOBODY)
+    assert lines[-1] == "No client is connected."
+    assert "is stopping" not in lines[0]
+    stopping = attrs.evolve(NOBODY, server=attrs.evolve(SERVER, stopping=True))
+    assert draw(stopping)[0] == "Server-NAT, trionat 0.1.0, up 3d, is stopping"
+
+
+def test_500_sessions_at_80_columns() -> None:
+    """The longest of everything: texts are cut off, numbers never, and every line still begins with its uid."""
+    sessions = tuple(
+        attrs.evolve(
+            ALICE,
+            uid=10_000 + number,
+            user="a user with a long name" * 10,
+            address="[2001:db8:1234:5678:9abc:def0:1234:5678]:65535",
+            services=tuple(
+                ServiceView(name="", local="", port=port)
+                for port in range(60000, 60020, 1 + number % 2)
+            ),
+            seconds=99 * 86400,
+            received=999_900_000_000_000,
+            rate=999_900_000_000.0,
+        )
+        for number in range(500)
+    )
+    lines = draw(attrs.evolve(SNAPSHOT, sessions=sessions))
+    assert max(map(len, lines)) == 80
+    rows = [line for line in lines if line.startswith("10")]
+    assert len(rows) == 500
+    for row in rows:
+        assert re.search(r"3\+2 +3/8 +999\.9G +999\.9T +23ms +99d", row)
+    wide = draw(attrs.evolve(SNAPSHOT, sessions=sessions), None)
+    assert any("2001:db8:1234:5678:9abc:def0:1234:5678" in line for line in wide)
+    narrow = draw(attrs.evolve(SNAPSHOT, sessions=sessions), 20)
+    assert max(map(len, narrow)) == 20
+
+
+def test_visitors() -> None:
+    lines = draw(attrs.evolve(SNAPSHOT, sessions=(BOB, ALICE)), visitors=True)
+    at = next(number for number, line in enumerate(lines) if line.startswith("  1 alice"))
+    assert lines[at + 1] == "    v4711 served 7s 198.51.100.9:5000 at 60000, 1.2k in, 0 out"
+    assert lines[at + 5] == "    v4715 waiting 7s 198.51.100.9:5004 at 60000, 1.2k in, 0 out"
+    assert lines[at + 6] == ""
+
+
+def test_names_cannot_forge_lines() -> None:
+    evil = "a\n\x1b[2Jb"
+    snapshot = attrs.evolve(
+        SNAPSHOT,
+        server=attrs.evolve(SERVER, name=evil),
+        sessions=(attrs.evolve(ALICE, user=evil),),
+        queue=(attrs.evolve(SNAPSHOT.queue[0], user=evil),),
+        reserved=(attrs.evolve(SNAPSHOT.reserved[0], user=evil),),
+    )
+    text = "".join(draw(snapshot, None, visitors=True))
+    assert text.isprintable()
+    assert text.count("a\\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "round_trip", "shown"),
+    [
+        (0.0, None, "- 0s"),
+        (119.9, 0.0004, "0ms 119s"),
+        (120, 0.9994, "999ms 2m"),
+        (7199, 0.9996, "1.0s 119m"),
+        (7200, 2.34, "2.3s 2h"),
+        (172_799, 0.1, "100ms 47h"),
+        (172_800, 0.1, "100ms 2d"),
+    ],
+)
+def test_times(seconds: float, round_trip: float | None, shown: str) -> None:
+    session = attrs.evolve(ALICE, seconds=seconds, round_trip=round_trip)
+    [row] = [
+        line
+        for line in draw(attrs.evolve(NOBODY, sessions=(session,)))
+        if line.startswith("  1 alice")
+    ]
+    assert re.sub(" +", " ", row).endswith(f" {shown} 203.0.113.7")
+
+
+# -- the commands -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def answering(folder: Path, *answers: bytes) -> Iterator[list[Request]]:
+    """A server that gives these answers, one after another, whatever is asked; yields what was asked."""
+    folder.mkdir(exist_ok=True)
+    asked: list[Request] = []
+
+    def serve(door: socket.socket) -> None:
+        for answer in answers:
+            connection, _ = door.accept()
+            with connection:
+                asked.append(decode_request(connection.recv(10_000)))
+                connection.sendall(answer)
+
+    with open_door(folder) as door:
+        assert door is not None
+        thread = threading.Thread(target=serve, args=[door])
+        thread.start()
+        yield asked
+        thread.join(10)
+        assert not thread.is_alive(), "it was asked less often"
+
+
+@pytest.fixture
+def status(nothing_configured: None, tmp_path: Path) -> Trionat:
+    return Trionat(folder=tmp_path / "state", command="status")
+
+
+@pytest.fixture
+def kick(nothing_configured: None, tmp_path: Path) -> Trionat:
+    return Trionat(folder=tmp_path / "state", command="kick")
+
+
+@posix
+def test_status(status: Trionat) -> None:
+    with answering(status.folder, encode_answer(SNAPSHOT), encode_answer(SNAPSHOT)) as asked:
+        assert status().out.splitlines() == draw(SNAPSHOT, None)
+        assert status("--visitors").out.splitlines() == draw(SNAPSHOT, None, visitors=True)
+    assert asked == [AskStatus(), AskStatus()]
+
+
+@posix
+def test_status_for_scripts(status: Trionat) -> None:
+    with answering(status.folder, encode_answer(SNAPSHOT), b'{"answer":{"of":"tomorrow"}}\n'):
+        [line] = status("--json").out.splitlines()
+        values = json.loads(line)
+        assert isinstance(values["sessions"], list)
+        assert isinstance(values["queue"], list)
+        assert Snapshot.of(values) == SNAPSHOT
+        assert json.loads(status("--json").out) == {"of": "tomorrow"}
+
+
+@posix
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        attrs.asdict(SNAPSHOT) | {"server": {}},
+        attrs.asdict(SNAPSHOT) | {"queue": [{"new": 1}]},
+    ],
+    ids=["nothing", "less", "more"],
+)
+def test_a_server_of_another_version(status: Trionat, values: dict[str, Any]) -> None:
+    with answering(status.folder, json.dumps({"answer": values}).encode() + b"\n"):
+        assert "another version" in status.fails(3)
+
+
+@posix
+def test_a_server_that_does_not_know_the_request(status: Trionat) -> None:
+    with answering(status.folder, encode_error("this server knows no request 'status'")):
+        assert status.fails(3) == f"{status.folder}: this server knows no request 'status'"
+
+
+@posix
+def test_watching(status: Trionat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second, until Ctrl-C, which is how it is meant to end."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with answering(status.folder, *3 * [encode_answer(SNAPSHOT)]):
+        outcome = status("--watch", "--json")
+    assert outcome.code == 0
+    assert slept == [1.0, 1.0, 1.0]
+    assert [Snapshot.of(json.loads(line)) for line in outcome.out.splitlines()] == 3 * [SNAPSHOT]
+
+    slept.clear()
+    with answering(status.folder, *3 * [encode_answer(SNAPSHOT)]):
+        text = status("--watch").out
+    assert "\x1b" not in text  # no terminal
+    assert text == "\n\n".join(3 * ["\n".join(draw(SNAPSHOT, None))]) + "\n"
+
+
+@posix
+def test_tasks(nothing_configured: None, tmp_path: Path) -> None:
+    tree = Branch(
+        "main",
+        (
+            Branch("a", (Branch("a1", ()), Branch("a2\x1b", ()))),
+            Branch("b", (Branch("b1", ()),)),
+        ),
+    )
+    tasks = Trionat(folder=tmp_path / "state", command="tasks")
+    with answering(tasks.folder, encode_answer(tree)) as asked:
+        assert tasks().out.splitlines() == [
+            "main",
+            "├─ a",
+            "│  ├─ a1",
+            "│  └─ a2\\x1b",
+            "└─ b",
+            "   └─ b1",
+        ]
+    assert asked == [AskTasks()]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("words", "request_"),
+    [
+        ("42", KickSession(42)),
+        ("v42", KickVisitor(42)),
+        ("alice", KickUser("alice")),
+        ("--user 42", KickUser("42")),
+        ("--user v42", KickUser("v42")),
+        ("--session 42", KickSession(42)),
+        ("--visitor 42", KickVisitor(42)),
+        ("--visitor v42", KickVisitor(42)),
+        ("42 --user", KickUser("42")),
+        ("v42x", KickUser("v42x")),
+        ("٤٢", KickUser("٤٢")),
+    ],
+)
+def test_who_is_meant(kick: Trionat, words: str, request_: Request) -> None:
+    with answering(kick.folder, encode_answer(Kicked(sessions=(1,)))) as asked:
+        assert kick(*words.split()).code == 0
+    assert asked == [request_]
+
+
+@posix
+def test_who_was_kicked(kick: Trionat) -> None:
+    kicked = Kicked(sessions=(1, 12), queued=1, reserved=(60003, 60002))
+    with answering(
+        kick.folder, encode_answer(kicked), encode_answer(Kicked(visitors=(42,), queued=2))
+    ):
+        assert kick("alice").out.splitlines() == [
+            "session 1 is ended",
+            "session 12 is ended",
+            "1 client is sent away from the queue",
+            "visit ports 60002-60003 are not reserved any more",
+        ]
+        assert kick("v42").out.splitlines() == [
+            "2 clients are sent away from the queue",
+            "visitor v42 is reset",
+        ]
+
+
+@posix
+def test_nobody_is_there_to_kick(kick: Trionat) -> None:
+    nobody = encode_answer(Kicked())
+    with answering(kick.folder, nobody, nobody, nobody):
+        assert "no session 42 (a user whose name" in kick.fails(2, "42")
+        assert "no visitor v42" in kick.fails(2, "v42")
+        assert "no client of a user 'alice'" in kick.fails(2, "alice")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("0", "'0' is no uid"),
+        ("v0", "'v0' is no visitor"),
+        ("--session alice", "'alice' is no uid"),
+        ("--visitor alice", "'alice' is no visitor"),
+        ("--user --session 1", "only one of"),
+    ],
+)
+def test_who_cannot_be_meant(kick: Trionat, words: str, reason: str) -> None:
+    assert reason in kick.fails(2, *words.split())
+
+
+@posix
+@pytest.mark.parametrize("words", ["status", "status --json --watch", "tasks", "kick 42"])
+def test_no_server(nothing_configured: None, tmp_path: Path, words: str) -> None:
+    command, *arguments = words.split()
+    trionat = Trionat(folder=tmp_path / "state", command=command)
+    assert trionat.fails(3, *arguments) == (
+        f"{trionat.folder}: no server is up on this state folder: start it, or name another one (--state-dir)"
+    )
+    assert not trionat.folder.exists()
