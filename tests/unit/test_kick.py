@@ -9,6 +9,7 @@ import trio.testing
 
 from tests.unit.house import MemoryStore, forwarder, open_house
 from tests.unit.memory import receive_exactly, receive_some
+from tests.unit.test_legacy_session import welcome
 from tests.unit.test_observer import come_in, give_tunnels, knock
 from trionat.protocol.messages import (
     Close,
@@ -190,6 +191,26 @@ async def test_a_visitor_that_waits(tidy: Tidy, autojump_clock: MockClock) -> No
         )  # they wait for the client to come back, and can be kicked there
         assert await kick(house.desk, KickVisitor(numbers[0])) == Kicked(visitors=(numbers[0],))
         assert was_reset(visitors[0])
+
+
+async def test_a_legacy_session_and_its_visitors(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """It cannot be told; it is closed, and its port is not reserved for it."""
+    async with open_house(tidy, ports=1) as house:
+        guest = await welcome(house)
+        visitors = [house.visit(guest.port) for _ in range(3)]
+        tunnels = [await guest.tunnel() for _ in range(2)]
+        [session] = house.sessions
+        [number, _] = [visitor.number for visitor in session.tunnels.pairings]
+        assert await kick(house.desk, KickVisitor(number)) == Kicked(visitors=(number,))
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(map(was_reset, visitors)) == [False, False, True]
+        assert sorted(map(was_reset, tunnels)) == [False, True]
+        start = trio.current_time()
+        assert (await kick(house.desk, KickSession(session.uid))).sessions == (session.uid,)
+        assert trio.current_time() == start
+        assert house.admission.ports.free == 1
+        await trio.testing.wait_all_tasks_blocked()
+        assert guest.ended_at == start
 
 
 async def test_nobody(tidy: Tidy, autojump_clock: MockClock) -> None:

@@ -329,7 +329,7 @@ async def test_the_tree_is_that_of_the_code(nursery: trio.Nursery) -> None:
 
     task: trio.lowlevel.Task = await nursery.start(parent, name="the parent")
     leaf = Branch("trio.sleep", ())
-    assert grow(task) == Branch(
+    assert await grow(task) == Branch(
         "the parent",
         (
             Branch(

@@ -16,6 +16,7 @@ import trio.testing
 from tests.unit.memory import CAPACITY, MemoryEndpoint, receive_all, receive_exactly, receive_some
 from tests.unit.test_endpoint import tcp_pair
 from trionat.protocol.conversation import Side
+from trionat.protocol.tunnel import AbortReason
 from trionat.relay.pairing import Pairing
 from trionat.relay.raw import RawTunnel
 from trionat.relay.tunnel import SWEEP_INTERVAL, TURN
@@ -217,6 +218,22 @@ async def test_a_reset_while_the_other_end_does_not_read(kind: str, tidy: Tidy, 
         with pytest.raises(ConnectionError):  # behind whatever had arrived
             while await receive_some(two):
                 pass
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+async def test_reset_by_its_own_side(kind: str, tidy: Tidy, stuck: bool) -> None:
+    """As a server does that sends the visitor away: while its bytes are waited for, or cannot be had."""
+    async with open_joint(kind, tidy) as joint:
+        if stuck:
+            await fill(joint.peer)
+        joint.pairing.fail(AbortReason.OTHER, "sent away")
+        joint.pairing.plain.reset()
+        await joint.ended.wait()
+        assert joint.pairing.end == "sent away"
+        for end in (joint.visitor, joint.peer):
+            with pytest.raises(ConnectionError):
+                while await receive_some(end):
+                    pass
 
 
 async def fill(endpoint: Endpoint) -> int:

@@ -98,7 +98,7 @@ class Office:
             case AskStatus():
                 answer = await self.observer.look()
             case AskTasks():
-                answer = grow(main_task())
+                answer = await grow(main_task())
             case KickUser() | KickSession() | KickVisitor():
                 answer = await kick(self.observer.desk, request)
                 if answer.anybody:

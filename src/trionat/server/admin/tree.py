@@ -32,18 +32,22 @@ def main_task() -> trio.lowlevel.Task:
     return main
 
 
-def grow(task: trio.lowlevel.Task) -> Branch:
-    """Return the tree of a task: everything that ends before it can end."""
-    return Branch(task.name, _nurseries(task, task.child_nurseries))
+async def grow(task: trio.lowlevel.Task) -> Branch:
+    """Return the tree of a task: everything that ends before it can end.
+
+    Others get their turn after each task, so tasks that come and go meanwhile may be in it or not.
+    """
+    await trio.lowlevel.checkpoint()
+    return Branch(task.name, await _nurseries(task, task.child_nurseries))
 
 
-def _nurseries(task: trio.lowlevel.Task, nurseries: list[trio.Nursery]) -> tuple[Branch, ...]:
+async def _nurseries(task: trio.lowlevel.Task, nurseries: list[trio.Nursery]) -> tuple[Branch, ...]:
     """A task's nurseries are inside of each other: the first is the outermost."""
     if not nurseries:
         return ()
     nursery, *inner = nurseries
-    tasks = sorted((grow(child) for child in nursery.child_tasks), key=_in_order)
-    return (Branch(_name(task, nursery), (*tasks, *_nurseries(task, inner))),)
+    tasks = sorted([await grow(child) for child in nursery.child_tasks], key=_in_order)
+    return (Branch(_name(task, nursery), (*tasks, *await _nurseries(task, inner))),)
 
 
 def _name(task: trio.lowlevel.Task, nursery: trio.Nursery) -> str:
