@@ -141,14 +141,18 @@ async def test_an_empty_password_an_expired_account_and_a_ticket_that_was_never_
 
 
 async def test_a_database_that_is_down_refuses_logins_until_it_is_back(
-    mariadb: MariaDB, store: MySQLStore
+    mariadb: MariaDB, store: MySQLStore, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "trionat")
     await store.set_password("alice", await hash_password("secret"), SALT)
     accounts = accounts_of(store)
     mariadb.stop()
     try:
-        code = await refusal(accounts, "alice", "secret")
+        codes = [await refusal(accounts, "alice", "secret") for _ in range(3)]
     finally:
         mariadb.start()
-    assert code is RefusalCode.STORE_UNAVAILABLE
-    assert await accounts.authenticate("alice", password="secret")
+    assert codes == [RefusalCode.STORE_UNAVAILABLE] * 3
+    for _ in range(2):
+        assert await accounts.authenticate("alice", password="secret")
+    assert caplog.text.count("the user store cannot be asked; sessions go on") == 1
+    assert caplog.text.count("the user store can be asked again") == 1

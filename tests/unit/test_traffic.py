@@ -51,6 +51,7 @@ class Line:
     store: Store
     outcome: Outcome = "added"
     seen: list[Flush] = attrs.field(factory=list)
+    asked: list[int] = attrs.field(factory=list)
 
     async def add_traffic(self, flush: Flush) -> bool:
         self.seen.append(flush)
@@ -70,6 +71,11 @@ class Line:
         return added
 
     async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
+        self.asked.append(len(names))
+        if self.outcome == "down":
+            raise StoreUnavailableError("the store is down")
+        if self.outcome == "hangs":
+            await trio.sleep_forever()
         return await self.store.monthly_traffic(month, names)
 
 
@@ -379,6 +385,73 @@ async def test_usage_sees_a_flush_on_its_way_once(office: Office, mock_clock: Mo
                 await calm()
                 office.clock.jump(1)
     assert used == {"alice": 100}
+
+
+async def test_many_that_ask_at_once_are_one_question(
+    office: Office, mock_clock: MockClock
+) -> None:
+    """As they do when a server has come back, and all of its clients with it."""
+    answers: list[object] = []
+
+    async def look(traffic: Traffic, name: str) -> None:
+        try:
+            answers.append(await traffic.used_this_month([name]))
+        except StoreUnavailableError as error:
+            answers.append(str(error))
+
+    async def crowd(traffic: Traffic) -> None:
+        office.line.asked.clear()
+        answers.clear()
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(look, traffic, f"user {number}")
+
+    async with office.open() as traffic:
+        with traffic.metered("user 7", lambda: 100):
+            await crowd(traffic)
+            assert sorted(office.line.asked) in ([100], [1, 99])
+            assert len(answers) == 100
+            assert {"user 7": 100} in answers
+            office.line.outcome = "down"
+            await crowd(traffic)
+            assert len(office.line.asked) <= 2
+            assert answers == ["the store is down"] * 100
+            office.line.outcome = "hangs"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look, traffic, "user 7")
+                await calm()
+                nursery.start_soon(look, traffic, "user 8")
+                await calm()
+                nursery.cancel_scope.cancel()
+            office.line.outcome = "added"
+            await crowd(traffic)
+            assert {"user 7": 100} in answers
+        office.line.outcome = "added"
+
+
+async def test_who_stops_asking_leaves_the_question_to_the_next(
+    office: Office, mock_clock: MockClock
+) -> None:
+    async with office.open() as traffic, trio.open_nursery() as nursery:
+        answers: list[dict[str, int]] = []
+        first = trio.CancelScope()
+
+        async def look(scope: trio.CancelScope) -> None:
+            with scope:
+                answers.append(await traffic.used_this_month(["alice"]))
+
+        async with traffic._turn:
+            nursery.start_soon(look, first)
+            nursery.start_soon(look, trio.CancelScope())
+            await calm()
+            office.line.outcome = "hangs"
+        await calm()
+        assert office.line.asked == [1]
+        office.line.outcome = "added"
+        first.cancel()
+        await calm()
+        assert answers == [{"alice": 0}]
+        assert office.line.asked == [1, 1]
 
 
 Step: TypeAlias = tuple[str, Outcome, int, bool]

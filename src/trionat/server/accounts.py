@@ -48,6 +48,7 @@ class Accounts:
     traffic: Traffic
     upgrade_passwords: bool = False
     _damaged: set[str] = attrs.field(init=False, factory=lambda: set())
+    _store_is_down: bool = attrs.field(init=False, default=False)
 
     async def authenticate(
         self, username: str, *, password: str | None, token: bytes | None = None
@@ -67,7 +68,7 @@ class Accounts:
         try:
             user = await self.store.find_user(username)
         except StoreError as error:
-            raise _cannot_ask(error) from error
+            raise self._cannot_ask(error) from error
         known = await self._is_known(user, username, password, token)
         if user is None or not known:
             kind = "ticket" if token is not None else "name or password"
@@ -89,7 +90,8 @@ class Accounts:
         try:
             exhausted = await self._exhausted([user])
         except StoreError as error:
-            raise _cannot_ask(error) from error
+            raise self._cannot_ask(error) from error
+        self._note_store(None)
         if exhausted:
             raise RefusedError(RefusalCode.QUOTA_EXCEEDED, exhausted[user.name])
         return user
@@ -148,7 +150,6 @@ class Accounts:
         store = self.store
         if store is None:
             return
-        down = False
         while True:
             await trio.sleep(WATCH_INTERVAL)
             if not sessions:
@@ -158,13 +159,9 @@ class Accounts:
                 users = await store.find_users({session.username for session in watched})
                 exhausted = await self._exhausted(users.values())
             except StoreError as error:
-                if not down:
-                    log.warning("the user store cannot be asked; sessions go on", error=str(error))
-                down = True
+                self._note_store(error)
                 continue
-            if down:
-                log.info("the user store can be asked again")
-            down = False
+            self._note_store(None)
             for session in watched:
                 name = session.username
                 user = users.get(name)
@@ -177,9 +174,16 @@ class Accounts:
                 elif not self._is_damaged(user):
                     session.lease.line.allowance.change(user.limits)
 
+    def _cannot_ask(self, error: StoreError) -> RefusedError:
+        self._note_store(error)
+        return RefusedError(
+            RefusalCode.STORE_UNAVAILABLE, "the server cannot check accounts now; try again"
+        )
 
-def _cannot_ask(error: StoreError) -> RefusedError:
-    log.warning("the user store cannot be asked", error=str(error))
-    return RefusedError(
-        RefusalCode.STORE_UNAVAILABLE, "the server cannot check accounts now; try again"
-    )
+    def _note_store(self, error: StoreError | None) -> None:
+        """Log that the store is down, and that it is back, once each: all clients may be trying to get in."""
+        if error is not None and not self._store_is_down:
+            log.warning("the user store cannot be asked; sessions go on", error=str(error))
+        elif error is None and self._store_is_down:
+            log.info("the user store can be asked again")
+        self._store_is_down = error is not None

@@ -88,6 +88,15 @@ class _Meter:
 
 
 @attrs.define(eq=False)
+class _Question:
+    """How much the users of these names have used this month; many ask at once when a server has come back."""
+
+    names: set[str] = attrs.field(factory=lambda: set())
+    used: Counter[str] | None = None
+    failure: str = ""
+
+
+@attrs.define(eq=False)
 class Traffic:
     """See the module; made by `open_traffic`. Only `_turn`'s holder touches journal, disk and store."""
 
@@ -99,6 +108,7 @@ class Traffic:
     _left: Counter[str] = attrs.field(init=False, factory=lambda: Counter())  # by ended sessions
     _session_ended: trio.Event = attrs.field(init=False, factory=trio.Event)
     _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
+    _question: _Question = attrs.field(init=False, factory=_Question)  # to be asked next
     _disk: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # not the one of all threads, in which slow name servers may take every place
@@ -131,13 +141,27 @@ class Traffic:
         Raises:
             StoreUnavailableError: the store cannot be asked.
         """
+        question = self._question
+        question.names.update(names)
         async with self._turn:  # or a flush on its way would be seen twice, or not at all
-            month = self._month
-            used = Counter(await self.store.monthly_traffic(month, names))
-            used += Counter(self.journal.unsettled(month)) + self._left
-            for meter in self._meters:
-                used[meter.user] += meter.unseen
-        return {name: used[name] for name in names}
+            if question.failure:
+                raise StoreUnavailableError(question.failure)
+            if question.used is None:  # the first of those who ask together
+                self._question = _Question()  # for those who come from now on
+                try:
+                    question.used = await self._find_used(question.names)
+                except StoreUnavailableError as error:
+                    question.failure = str(error)
+                    raise
+        return {name: question.used[name] for name in names}
+
+    async def _find_used(self, names: Collection[str]) -> Counter[str]:
+        month = self._month
+        used = Counter(await self.store.monthly_traffic(month, names))
+        used += Counter(self.journal.unsettled(month)) + self._left
+        for meter in self._meters:
+            used[meter.user] += meter.unseen
+        return used
 
     async def flush_regularly(self) -> None:
         """Flush for ever: every 10 s, and when sessions have ended."""
