@@ -73,7 +73,7 @@ async def tapped(folder: Path, *flags: str) -> AsyncIterator[tuple[running.Serve
     async with running.server(folder, "--public-addr", public, *flags) as server:
         tap.server = server.control
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, tap.pass_on, [listener])
+            await nursery.start(trio.serve_listeners, tap.pass_on, [listener])
             yield server, tap
             nursery.cancel_scope.cancel()
 

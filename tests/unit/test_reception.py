@@ -66,7 +66,7 @@ async def open_door(tidy: Tidy, host: str = "127.0.0.1", **settings: object) -> 
         try:
             async with trio.open_nursery() as listening:
                 accept = reception.acceptor(house.nursery)
-                listening.start_soon(listener.serve, accept, descriptors)
+                listening.start_soon(listener.serve, accept, descriptors)  # noqa: ASYNC113 - the kernel queues who comes before
                 yield Door(house, listener)
                 listening.cancel_scope.cancel()
         finally:
