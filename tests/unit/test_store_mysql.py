@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SALT = b"sixteen bytes ok"
 EXPIRY = "2030-01-02 03:04:05.678901"
 SERVER = "a" * 32
+LONG = "select sleep(1)"
+"""To be cancelled. Not so long that the database has to end it: a server that ends many sleeps lets nobody in for seconds."""
 
 
 @pytest.fixture
@@ -669,7 +671,7 @@ async def test_calls_cancelled_at_any_moment_leave_the_pool_whole(
         for delay in range(40):
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
-                    nursery.start_soon(pool.run, lambda link: link.ask("select sleep(10)"))
+                    nursery.start_soon(pool.run, lambda link: link.ask(LONG))
                 await trio.sleep(delay * 0.0005)
                 nursery.cancel_scope.cancel()
             with trio.fail_after(2):
@@ -744,7 +746,7 @@ async def test_closing_leaves_no_thread_and_no_descriptor(
     before = set(threading.enumerate())
     async with trio.open_nursery() as nursery:
         async with open_pool(database) as pool:
-            nursery.start_soon(pool.run, lambda link: link.ask("select sleep(60)"))  # noqa: ASYNC111 - it is cancelled before
+            nursery.start_soon(pool.run, lambda link: link.ask(LONG))  # noqa: ASYNC111 - it is cancelled before
             await trio.sleep(0.1)
             nursery.cancel_scope.cancel()
     with trio.CancelScope() as scope:
@@ -877,7 +879,7 @@ async def test_tls_by_an_authority_of_ones_own(
     async with open_pool(secure) as pool:
         assert await cipher(pool)
         async with trio.open_nursery() as nursery:  # cutting an encrypted connection harms no other
-            nursery.start_soon(pool.run, lambda link: link.ask("select sleep(10)"))
+            nursery.start_soon(pool.run, lambda link: link.ask(LONG))
             await trio.sleep(0.05)
             nursery.cancel_scope.cancel()
         assert await cipher(pool)
