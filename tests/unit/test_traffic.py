@@ -441,9 +441,9 @@ async def test_who_stops_asking_leaves_the_question_to_the_next(
                 answers.append(await traffic.used_this_month(["alice"]))
 
         async with traffic._turn:
-            nursery.start_soon(look, first)
-            nursery.start_soon(look, trio.CancelScope())
-            await calm()
+            for scope in (first, trio.CancelScope()):
+                nursery.start_soon(look, scope)
+                await calm()
             office.line.outcome = "hangs"
         await calm()
         assert office.line.asked == [1]
