@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import attrs
@@ -394,6 +395,26 @@ async def test_bandwidth_is_of_both_directions(
         assert await receive_all(visitor) == b"thanks"
         assert trio.current_time() - started == pytest.approx(10, rel=0.05)
         assert len(received) == 1_000_000
+
+
+async def test_braked_streams_are_not_mixed_up(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    store.limit("alice", bandwidth=100_000)
+    async with open_house(tidy, 1, store) as house:
+        guest = await log_in(house, "alice", "one")
+        guest.pool(forwarder(tidy, house.nursery))
+
+        async def ask(number: int) -> None:
+            question = random.Random(number).randbytes(200_000)
+            visitor = house.visit(guest.port)
+            async with trio.open_nursery() as both:
+                both.start_soon(send_all, visitor, question)
+                assert await receive_exactly(visitor, len(question)) == question
+
+        async with trio.open_nursery() as visitors:
+            for number in range(4):
+                visitors.start_soon(ask, number)
 
 
 async def test_a_braked_tunnel_is_neither_dead_nor_deaf(

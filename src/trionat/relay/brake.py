@@ -1,7 +1,8 @@
 """The brake on a user's streams: bytes per second, over all of its sessions and both directions.
 
-Pieces are paid for afterwards. One is relayed at once, and then its stream waits until the rate has made up for it and for all
-that were relayed before it. So every stream has at most one piece on the book in each direction, and they take turns.
+There is one book for all of them. Every piece that a stream has read is put on it, and is relayed when the rate has made up for
+all that stand before it. So each stream has at most one piece that waits in each direction, they take turns, and one that has
+just begun stands behind the others: many short ones get no more than a few long ones.
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ class Brake:
         return room[: max(TLS_RECORD_BYTES, int(self.rate * _PORTION))]
 
     def charge(self, count: int) -> int:
-        """Put so many bytes, which were relayed, on the book; return where they stand there."""
+        """Put so many bytes on the book; return how many stand before them."""
+        before = self._charged
         if self.rate is not None:
             self._pay(self.rate)
             self._charged += count
-        return self._charged
+        return before
 
-    def delay(self, mark: int) -> float:
-        """Return in how many seconds everything up to that place on the book will be paid for, as it looks now."""
+    def delay(self, before: int) -> float:
+        """Return in how many seconds the rate will have made up for all that stand before that place, as it looks now."""
         if self.rate is None:
             return 0.0
         self._pay(self.rate)
-        delay = (mark - self._paid) / self.rate
+        delay = (before - self._paid) / self.rate
         return delay if delay > _GRAIN else 0.0
 
     def _pay(self, rate: int) -> None:

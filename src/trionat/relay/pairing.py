@@ -64,10 +64,10 @@ class Pairing:
                 self.unanswered = None
 
     async def slow_down(self, count: int) -> None:
-        """Hold the stream up for so many bytes that were relayed, as long as the brake wants; not one that has failed."""
+        """Wait until so many bytes, which were read, may be relayed; a stream that has failed need not wait."""
         if self.brake is not None:
-            mark = self.brake.charge(count)
-            while self.failure is None and (delay := self.brake.delay(mark)):
+            before = self.brake.charge(count)
+            while self.failure is None and (delay := self.brake.delay(before)):
                 with trio.move_on_after(min(delay, _LOOK_AGAIN)):
                     await self.news.wait()
 

@@ -82,9 +82,11 @@ class RawTunnel:
                     return
                 if taking:
                     pairing.taken += count
-                await self._write(sink, room[:count])
+                piece = room[:count]
                 if brake is not None and brake.rate is not None:
+                    piece = memoryview(bytes(piece))  # others use the scratch buffer meanwhile
                     await pairing.slow_down(count)
+                await self._write(sink, piece)
                 reads += 1
                 if count < MORE_LIKELY_BYTES:
                     reads = 0

@@ -156,6 +156,12 @@ class Tunnel:
         if pairing is None or pairing.failure is not None:
             return
         pairing.unanswered = None
+        if pairing.brake is not None and pairing.brake.rate is not None:
+            piece = memoryview(bytes(piece))
+            self._reader.keep()  # from here on others use the scratch buffer
+            # Deaf meanwhile, which `sweep` may not take for the peer's silence. It does not: the answer to a probe comes before
+            # the first byte for a visitor, and where an ABORT is waited for, the brake lets go.
+            await pairing.slow_down(len(piece))
         try:
             try:
                 sent = pairing.plain.send(piece)
@@ -175,11 +181,6 @@ class Tunnel:
                     rest = rest[sent:]
         except (OSError, trio.ClosedResourceError):
             self._lose_plain(pairing)
-        if pairing.brake is not None and pairing.brake.rate is not None:
-            self._reader.keep()
-            # Deaf meanwhile, which `sweep` may not take for the peer's silence. It does not: the answer to a probe comes before
-            # the first byte for a visitor, and where an ABORT is waited for, the brake lets go.
-            await pairing.slow_down(len(piece))
 
     def _lose_plain(self, pairing: Pairing) -> None:
         """The plain end is gone: note it and wake `carry`, which tells the peer."""
@@ -347,16 +348,19 @@ class Tunnel:
             pairing.taken += count
             if pairing.unanswered is not None:
                 pairing.keep_unanswered(room[:count])
-            try:
-                sent = wire.send(outgoing[start:end])
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise lost(error) from error
-            if start + sent < end:
-                await self._write(bytes(outgoing[start + sent : end]))
             if brake is not None and brake.rate is not None:
+                frames = bytes(outgoing[start:end])  # others use the scratch buffer meanwhile
                 await pairing.slow_down(count)
+                await self._write(frames)
+            else:
+                try:
+                    sent = wire.send(outgoing[start:end])
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    raise lost(error) from error
+                if start + sent < end:
+                    await self._write(bytes(outgoing[start + sent : end]))
             reads += 1
             if count < MORE_LIKELY_BYTES:
                 reads = 0
