@@ -229,3 +229,29 @@ async def test_visitors_of_one_user(echo_server: Service, tmp_path: Path) -> Non
                 while await is_served(client, "127.0.0.7"):  # noqa: ASYNC110 (until the server looks)
                     await trio.sleep(0.2)
             assert await is_served(client, "127.0.0.1")
+
+
+async def test_a_crowd_of_visitors_leaves_room_for_sessions(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    """With few descriptors, most of the crowd waits at the door; a client comes in meanwhile; afterwards all is well again."""
+    limit = (services.find_program("prlimit", package="util-linux"), "--nofile=128")
+    async with (
+        running.server(tmp_path / "s", visit="0,0", inside=limit) as server,
+        running.client(tmp_path / "c", server.ticket, echo_server) as client,
+    ):
+        address = (services.HOST, client.port())
+        crowd = [socket.create_connection(address) for _ in range(200)]
+        try:
+            await server.wait_record(
+                "descriptors are short: connections wait in the kernel's queue, and are closed after a while"
+            )
+            with trio.fail_after(8):
+                async with running.client(tmp_path / "d", server.ticket, echo_server) as late:
+                    assert late.connected["services"]
+        finally:
+            for sock in crowd:
+                sock.close()
+        with trio.fail_after(10):
+            while not await is_served(client, "127.0.0.1"):  # noqa: ASYNC110 (till they are gone)
+                await trio.sleep(0.1)

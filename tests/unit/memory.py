@@ -44,6 +44,7 @@ class MemoryEndpoint:
     _ended: bool = attrs.field(
         init=False, default=False
     )  # the peer's direction, behind what is incoming
+    number: int = attrs.field(init=False, default=-1)
     _eof_sent: bool = attrs.field(init=False, default=False)
     _dead: bool = attrs.field(init=False, default=False)  # reset by the peer
     _error: int = attrs.field(init=False, default=0)  # to be told once, as SO_ERROR
@@ -132,6 +133,9 @@ class MemoryEndpoint:
 
     def limit_silence(self, seconds: float) -> None:
         self.silence_limit = seconds
+
+    def fileno(self) -> int:
+        return self.number
 
     def silent_for(self) -> float:
         return self.silence

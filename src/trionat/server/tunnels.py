@@ -13,6 +13,7 @@ import trio
 from trionat.log import get_logger
 from trionat.protocol.tunnel import AbortReason
 from trionat.relay.tunnel import SWEEP_INTERVAL
+from trionat.transport.descriptors import is_for_control
 from trionat.transport.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class Tunnels(ABC):
     def attach(self, wire: Endpoint, early: bytes = b"") -> bool:
         """Take over the wire of a new tunnel; False, and the caller keeps it, if there are too many or the session ends.
 
-        `early` was read from it behind the message that announced the tunnel.
+        There are too many as well where hardly a descriptor is left: those are for control connections. `early` was read from it behind the message that announced the tunnel.
         """
-        if self.count >= self.limit:
+        if self.count >= self.limit or is_for_control(wire.fileno()):
             return False
         try:
             self._arrivals_end.send_nowait((wire, early))

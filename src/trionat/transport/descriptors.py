@@ -20,17 +20,33 @@ LOG_INTERVAL: Final = 1.0  # seconds between two log lines, of all listeners tog
 REFUSED_AT_ONCE: Final = 64
 
 
-def _for_visitors() -> int | None:
-    """Return how many descriptors may be in use when another visitor is let in; None where the system does not tell.
-
-    A quarter is left for what visitors need (tunnels), for clients that come back, and for files. Chosen, not measured.
-    """
+def _limit() -> int | None:
+    """Return how many descriptors this process may have; None where there is no limit, or the system does not tell."""
     try:
         import resource  # noqa: PLC0415 - POSIX only
     except ImportError:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if limit == resource.RLIM_INFINITY else limit * 3 // 4
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _for_visitors() -> int | None:
+    """Return how many descriptors may be in use when another visitor is let in; None where the system does not tell.
+
+    A quarter is left for what visitors need (tunnels), for clients that come back, and for files. Chosen, not measured.
+    """
+    limit = _limit()
+    return None if limit is None else limit * 3 // 4
+
+
+def is_for_control(descriptor: int) -> bool:
+    """Tell whether a new descriptor is one of the last sixteenth, which tunnels leave to control connections.
+
+    Without that, tunnels for waiting visitors would take all that visitors leave. Chosen, not measured. Numbers tell as in
+    `Descriptors.is_room`.
+    """
+    limit = _limit()
+    return limit is not None and descriptor >= limit * 15 // 16
 
 
 @attrs.define(eq=False)

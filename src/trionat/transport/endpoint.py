@@ -77,6 +77,10 @@ class Endpoint(Protocol):
         """
         ...
 
+    def fileno(self) -> int:
+        """Return the descriptor's number, or -1 where there is none (any more)."""
+        ...
+
     def close(self) -> None:
         """Close in the ordinary way. Idempotent, and wakes whoever waits."""
         ...
@@ -134,6 +138,10 @@ class _OnSocket(Generic[SocketT]):
         info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         unacknowledged, milliseconds = _TCP_INFO.unpack(info)
         return milliseconds / 1000 if unacknowledged else 0.0
+
+    def fileno(self) -> int:
+        """See `Endpoint`."""
+        return self.sock.fileno()
 
     def close(self) -> None:
         """See `Endpoint`."""
