@@ -520,24 +520,40 @@ async def test_a_visitor_that_kills_tunnels_gets_only_so_many(
         assert house.sessions[0].lease.line.present == 0
 
 
-async def test_dead_idle_tunnel_does_not_cost_a_visitor(
-    tidy: Tidy, autojump_clock: MockClock
+@pytest.mark.parametrize("dead", [1, 6])
+async def test_dead_idle_tunnels_do_not_cost_a_visitor(
+    tidy: Tidy, autojump_clock: MockClock, dead: int
 ) -> None:
-    """A tunnel whose other end is silently gone: it is probed with OPEN, given up, and the visitor goes to another."""
+    """Tunnels whose other ends are silently gone: they are probed with OPEN, and the visitor goes to one that lives.
+
+    However many there are: when the first is probed, so are all.
+    """
     async with open_house(tidy) as house:
         guest = await house.welcome()
-        good, dead = await raw_tunnel(guest), await raw_tunnel(guest)
+        good = await guest.attach()
+        gone = [await raw_tunnel(guest) for _ in range(dead)]
+        house.nursery.start_soon(serve_echo, good)
         await trio.sleep(5)
         visitor = house.visit(guest.port, early=b"hello")
-        assert await dead.next() == Probe()
         started = trio.current_time()
-        assert await good.next() == Probe()
-        good.wire.send(PROBED_FRAME)
-        assert isinstance(await good.next(), Open)
+        assert await receive_some(visitor) == b"hello"
         assert 3 < trio.current_time() - started < 7
-        assert await good.next() == b"hello"
-        good.data(b"back")
-        assert await receive_some(visitor) == b"back"
+        assert await gone[-1].next() == Probe()
+        assert isinstance(await gone[-1].next(), Open)
+
+
+async def serve_echo(wire: MemoryEndpoint) -> None:
+    """What a client does: answer probes, and be an echo."""
+    tunnel = Wire(wire)
+    with suppress(AssertionError):  # the wire has ended
+        while True:
+            match await tunnel.next():
+                case Probe():
+                    wire.send(PROBED_FRAME)
+                case bytes(data):
+                    tunnel.data(data)
+                case _:
+                    pass
 
 
 async def test_unanswered_probe_of_an_idle_tunnel(tidy: Tidy, autojump_clock: MockClock) -> None:

@@ -102,6 +102,16 @@ class Tunnel:
         """Whether it has never had a visitor."""
         return self._talk.unused
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether the peer owes an answer to a probe."""
+        return self._unanswered_probe is not None
+
+    @property
+    def silent(self) -> int:
+        """For how many sweeps nothing was heard of the peer."""
+        return self._silent
+
     # -- wire to plain ------------------------------------------------------------------------------------------------
 
     async def receive(self) -> None:
@@ -377,11 +387,12 @@ class Tunnel:
 
     # -- from outside -------------------------------------------------------------------------------------------------
 
-    def sweep(self) -> None:
+    def sweep(self, *, doubtful: bool = False) -> None:
         """Look after what no read or write would notice; to be called every `SWEEP_INTERVAL`.
 
         Notices a plain end that was reset while nobody touched it, probes an idle tunnel, and raises when this tunnel is to
-        be given up.
+        be given up. Where another tunnel to the same peer does not answer, all are `doubtful` and are asked sooner: they may have
+        died together, and a visitor must not try one after another.
 
         Raises:
             PeerTimeoutError: the peer owes an answer for too long.
@@ -404,7 +415,11 @@ class Tunnel:
             self._unanswered_probe += 1
             if self._unanswered_probe > _PROBE_ANSWER_WITHIN:
                 raise PeerTimeoutError("the other end of the tunnel did not answer a probe")
-        elif self.idle and self.side is Side.SERVER and self._silent >= _PROBE_AFTER:
+        elif (
+            self.idle
+            and self.side is Side.SERVER
+            and self._silent >= (_PROBE_WITH_OPEN_AFTER if doubtful else _PROBE_AFTER)
+        ):
             self._probe()
         elif self.idle and self._silent > _CLIENT_GIVES_UP_AFTER:
             raise PeerTimeoutError("the server has forgotten this tunnel")

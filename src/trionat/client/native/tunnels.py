@@ -36,6 +36,9 @@ _MOST_DIALS: Final = 64
 _PAUSE: Final = 0.5
 _AT_ONCE: Final = 1.0
 
+# A server gives a tunnel up that is silent for so many sweeps when a visitor comes; the end of the connection may be lost as well.
+_FORGOTTEN_AFTER: Final = 5
+
 # The server tells its demand every second while it lasts; what it has not told for this long, in seconds, is no more.
 _DEMAND_LASTS: Final = 2.5
 
@@ -96,8 +99,15 @@ class TunnelPool:
             return 0
         count, busy = len(self._tunnels), self.busy
         wanted = max(self.least_idle, min(busy // _IDLE_SHARE, _MOST_IDLE)) + self._waiting
-        missing = wanted - (count - busy) - self._dialing
+        missing = wanted - self._usable() - self._dialing
         return max(0, min(missing, self.limit - count - self._dialing, _MOST_DIALS - self._dialing))
+
+    def _usable(self) -> int:
+        """Return how many tunnels are idle; while visitors wait, not those that the server would use if it still had them."""
+        return sum(
+            tunnel.idle and not (self._waiting and tunnel.silent >= _FORGOTTEN_AFTER)
+            for tunnel in self._tunnels
+        )
 
     async def _serve(self) -> None:
         """Open one tunnel and serve visitors over it until it ends. Its failure is nobody else's."""

@@ -103,9 +103,10 @@ class NativeTunnels(Tunnels):
 
     def _sweep(self) -> None:
         """See after every tunnel, and send home those that were not needed for a while."""
+        doubtful = any(tunnel.is_asked for tunnel in self._tunnels)
         for tunnel, served in list(self._tunnels.items()):
             try:
-                tunnel.sweep()
+                tunnel.sweep(doubtful=doubtful)
             except PeerError as error:
                 log.info("tunnel given up", reason=str(error))
                 served.scope.cancel(str(error))
