@@ -60,6 +60,11 @@ async def test_more_visitors_than_descriptors(echo_server: Service, tmp_path: Pa
                     with trio.fail_after(2):
                         assert await ask(visitor, b"meanwhile") == b"meanwhile"
                 await trio.sleep(0.05)
+            other.kill()
+            async with running.client(
+                tmp_path / "b", server.ticket, echo_server, "--identity", "b"
+            ) as back:
+                assert back.port() == other.port()
             leave.set()
         print(ends)
         assert ends["refused"]
@@ -67,7 +72,8 @@ async def test_more_visitors_than_descriptors(echo_server: Service, tmp_path: Pa
         async with await client.visit() as newcomer:
             with trio.fail_after(2):
                 assert await ask(newcomer, b"is there room?") == b"is there room?"
-        assert not [record for record in server.records if record["event"] == "session closed"]
+        ended = [r["code"] for r in server.records if r["event"] == "session closed"]
+        assert ended == ["lost", "left"]  # the one that was killed, and its successor
         times = [
             datetime.fromisoformat(record["time"])
             for record in server.records
