@@ -91,6 +91,7 @@ async def test_bandwidth_and_quota(echo_server: Service, tmp_path: Path) -> None
         ticket = await services.run_trionat(
             *("user", "ticket", "ann", "--state-dir", server.state), cwd=tmp_path
         )
+        await limit(server, "ann", "--bandwidth", "500k", wait=False)
         addresses = ("-c", server.ready["control"], "-t", server.ready["tunnel"])
         async with (
             running.client(tmp_path / "a", ticket.stdout.decode().strip(), echo_server) as client,
@@ -100,18 +101,17 @@ async def test_bandwidth_and_quota(echo_server: Service, tmp_path: Path) -> None
             ) as other,
         ):
             await other.wait_connected()
-            assert await seconds_for(client, 500_000) < 1
-            await limit(server, "ann", "--bandwidth", "500k")
             async with trio.open_nursery() as nursery:
                 since = trio.current_time()
                 for each in (client, other):
                     nursery.start_soon(seconds_for, each, 250_000)
             # Twice 250 kB, there and back, and a quarter of a second in store.
             assert 1.7 < trio.current_time() - since < 3
-            await limit(server, "ann", "--bandwidth", "none", "--quota", "3M")
+            await limit(server, "ann", "--bandwidth", "none", "--quota", "2M")
+            assert await seconds_for(client, 250_000) < 0.8
             async with await client.visit() as visitor:
-                await ask(visitor, bytes(600_000))  # 3.2 MB in all
-                reason = "the account ann has used up its 3.0 MB of this month (UTC)"
+                await ask(visitor, bytes(300_000))  # 2.1 MB in all
+                reason = "the account ann has used up its 2.0 MB of this month (UTC)"
                 gone = await client.process.next_event("disconnected")
                 assert gone["reason"] == reason
                 assert await end_of(visitor) == "reset"
