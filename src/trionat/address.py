@@ -26,6 +26,11 @@ class TCPAddress:
     host: str
     port: int
 
+    @property
+    def dialled_host(self) -> str:
+        """Where to connect to: this machine where the host means all of its addresses, as Go has it; Windows would refuse."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared with, not bound to
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

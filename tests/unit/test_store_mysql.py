@@ -894,6 +894,9 @@ async def test_tls_by_an_authority_of_ones_own(
     assert "not to be trusted" in await unavailable(stranger)
     named = attrs.evolve(secure, host=f"localhost:{mariadb.port}")
     assert "Hostname mismatch" in await unavailable(named)
+    here = attrs.evolve(secure, host=f"0.0.0.0:{mariadb.port}")  # this machine, by 127.0.0.1
+    async with open_pool(here) as pool:
+        assert await cipher(pool)
 
 
 async def test_where_tls_is_wanted_no_password_leaves_without_it(

@@ -57,10 +57,6 @@ class Fields:
         except ValueError as error:
             raise RemoteProtocolError(f"{self.message}: {key}: {error}") from None
 
-    def text_or_none(self, key: str) -> str | None:
-        """Take a text, or None where there is none."""
-        return None if self.values.get(key) is None else self.text(key)
-
     def integer(self, key: str, lowest: int, highest: int) -> int:
         """Take a whole number from `lowest` to `highest`."""
         value: int = self._checked(self.values.get(key), int, f"a number as {key}")

@@ -83,7 +83,7 @@ async def _connect_numeric(address: TCPAddress) -> socket.socket:
         sock.setblocking(False)
         set_stream_options(sock)
         with suppress(BlockingIOError):
-            sock.connect((address.host, address.port))
+            sock.connect((address.dialled_host, address.port))
         await trio.lowlevel.wait_writable(sock)
         if (code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) != 0:
             raise OSError(code, os.strerror(code))

@@ -120,3 +120,14 @@ def test_parse_public_address_refuses(text: str) -> None:
 def test_a_written_ipv6_address_keeps_its_meaning() -> None:
     address = parse_tcp_address("[2001:DB8::1]:1")
     assert ipaddress.ip_address(address.host) == ipaddress.ip_address("2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("host", "dialled"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("192.0.2.1", "192.0.2.1"), ("db", "db")],
+)
+def test_an_address_for_all_of_this_machine_is_dialled_as_one_of_it(
+    host: str, dialled: str
+) -> None:
+    """NAT's own example has its database at 0.0.0.0, which Windows does not let anybody connect to."""
+    assert TCPAddress(host, 3309).dialled_host == dialled

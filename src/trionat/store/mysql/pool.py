@@ -194,7 +194,7 @@ async def _create_pool(config: DatabaseConfig) -> asyncmy.Pool:
         minsize=0,
         maxsize=config.pool_size,
         pool_recycle=_RECYCLE,
-        host=config.address.host,
+        host=config.address.dialled_host,
         port=config.address.port,
         user=config.username,
         password=config.password,

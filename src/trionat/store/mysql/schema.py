@@ -37,7 +37,7 @@ OWN: Final = {
     "trionat_accounts": """create table if not exists trionat_accounts (
         user_id int not null primary key,  -- of userInfo_userinfo
         ticket_salt char(32) null,         -- hexadecimal
-        seal char(64) null,                -- which password the salt goes with, see store.py
+        seal char(64) null,                -- which password the salt goes with, see accounts.py
         created_at datetime(6) null,       -- UTC
         limits mediumtext null             -- Limits.to_text
     )""",
