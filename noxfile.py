@@ -82,11 +82,11 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    session.run(
-        "pytest", results(session, "-inside"), "-n2", "--dist=worksteal", "--ignore=tests/e2e"
-    )
+    outside = ["tests/e2e", "tests/faults"]
+    inside = [f"--ignore={folder}" for folder in outside]
+    session.run("pytest", results(session, "-inside"), "-n2", "--dist=worksteal", *inside)
     if session.python == INTERPRETERS[0]:
-        session.run("pytest", results(session, "-outside"), "tests/e2e")
+        session.run("pytest", results(session, "-outside"), *outside)
     elif session.python == INTERPRETERS[-1]:
         session.run("pytest", results(session, "-outside"), "tests/e2e", "-m", "not slow")
 

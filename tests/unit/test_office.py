@@ -57,7 +57,7 @@ async def open_office(tidy: Tidy, folder: Path, **settings: object) -> AsyncIter
         with open_door(folder) as door:
             assert door is not None
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(Office(observe(house)).serve, door)
+                nursery.start_soon(Office(observe(house)).serve, door)  # noqa: ASYNC113 - the kernel queues who comes before
                 yield house
                 nursery.cancel_scope.cancel()
 
