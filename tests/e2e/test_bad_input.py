@@ -73,6 +73,8 @@ async def why(server: Server, stream: trio.SocketStream) -> str:
     name = name_of(stream)
     record = await server.wait_record("connection closed", address=name)
     about = [line for line in server.records if line.get("address") == name]
+    if about[0]["event"].startswith("a client of NAT was sent away"):  # told once, besides
+        del about[0]
     assert about == [record]
     assert record["level"] == "info"
     reason: str = record["reason"]
