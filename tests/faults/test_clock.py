@@ -1,0 +1,65 @@
+"""No deadline, interval or order in trionat goes by the time of day, so a clock that is set breaks nothing."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trionat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE = Path(trionat.__file__).parent
+
+TIME_OF_DAY = {
+    "time.time",
+    "time.time_ns",
+    "datetime.now",
+    "datetime.utcnow",
+    "datetime.today",
+    "date.today",
+    "time.localtime",
+    "time.gmtime",
+}
+
+WHERE_IT_BELONGS = {
+    "cli/traffic.py": "the month to show",
+    "cli/user.py": "when an account was made, and whether it has expired",
+    "server/accounts.py": "whether an account has expired",
+    "server/admin/observer.py": "since when a session has been up, for people",
+    "server/state.py": "when the first account was made",
+    "server/traffic.py": "the month to which traffic belongs",
+    "store/mysql/accounts.py": "when an account was made",
+    "store/sqlite.py": "when an account was made",
+    "transport/certificate.py": "from when on a certificate is valid",
+}
+"""Who may ask for the time of day, and what for. All of it is data; `trio.current_time` and `time.monotonic` are for waiting."""
+
+
+def calls(tree: ast.AST) -> Iterator[str]:
+    """Return what is called in a module, as `object.method`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            match node.func.value:
+                case ast.Name(id=name) | ast.Attribute(attr=name):
+                    yield f"{name}.{node.func.attr}"
+
+
+def test_who_asks_for_the_time_of_day() -> None:
+    asking: Counter[str] = Counter()
+    for path in SOURCE.rglob("*.py"):
+        for call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+            if call in TIME_OF_DAY:
+                asking[path.relative_to(SOURCE).as_posix()] += 1
+    assert set(asking) == set(WHERE_IT_BELONGS)
+
+
+def test_no_module_takes_such_a_function_by_its_bare_name() -> None:
+    """Or the test above would not see it."""
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "time":
+                assert not {f"time.{alias.name}" for alias in node.names} & TIME_OF_DAY, path
