@@ -331,7 +331,13 @@ async def test_wrong_credentials_are_final(here: Here, autojump_clock: MockClock
 
 
 @pytest.mark.parametrize(
-    "code", [CloseCode.EVICTED, CloseCode.ACCOUNT_EXPIRED, CloseCode.ACCOUNT_REMOVED]
+    "code",
+    [
+        CloseCode.EVICTED,
+        CloseCode.KICKED,
+        CloseCode.ACCOUNT_EXPIRED,
+        CloseCode.ACCOUNT_REMOVED,
+    ],
 )
 async def test_ends_that_are_final(here: Here, autojump_clock: MockClock, code: CloseCode) -> None:
     async with open_world(*here) as world:

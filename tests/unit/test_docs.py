@@ -262,6 +262,7 @@ def test_every_module_has_its_room() -> None:
         ("connect tn2_AAAA 8080", {}),
         ("connect 8080", {}),
         ("connect tn1_AAAA", {}),
+        ("status", {}),
     ],
 )
 def test_messages(
@@ -276,5 +277,6 @@ def test_messages(
         app, words.split(), env={**clean, **environ, "TRIONAT_STATE_DIR": str(tmp_path)}
     )
     message = result.stderr.strip().replace("127.0.0.1:1:", "127.0.0.1:3306:")
+    message = message.replace(str(tmp_path), "/home/you/.local/state/trionat")
     fence = "``" if "`" in message else "`"
     assert f"| {fence}{message}{fence} ({result.exit_code}) |" in TROUBLES

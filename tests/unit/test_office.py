@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import stat
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ from trionat.server.admin.snapshot import Snapshot
 from trionat.server.admin.tree import Branch, grow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.unit.conftest import Tidy
 
@@ -268,6 +268,42 @@ async def test_who_does_not_wait_for_the_answer(tidy: Tidy, tmp_path: Path) -> N
             await stream.send_all(encode_request(request))
             await stream.aclose()
         await ask(tmp_path, AskStatus())
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Whoever wants a descriptor in the block gets none."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+async def test_without_descriptors_it_waits(
+    tidy: Tidy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(offices, "_SHORTAGE_WAIT", 0.1)
+    async with open_office(tidy, tmp_path):
+        with socket.socket(socket.AF_UNIX) as sock:
+            with no_descriptors():
+                sock.connect(str(tmp_path / SOCKET_NAME))
+                sock.sendall(encode_request(AskStatus()))
+                await trio.sleep(0.15)
+                assert caplog.text.count("cannot take a command now error='Too many open files'") in (1, 2)  # fmt: skip
+            answer = await trio.to_thread.run_sync(sock.recv, 100_000)
+            assert "sessions" in decode_answer(answer)
 
 
 async def test_a_server_that_stops_in_the_middle_of_an_answer(

@@ -176,7 +176,12 @@ class Client:
         problem: PeerError | None = None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_before_it_is_up, session, nursery.cancel_scope)
+                nursery.start_soon(
+                    self._stop_before_it_is_up,
+                    session,
+                    nursery.cancel_scope,
+                    name="stop before it is up",
+                )
                 await session.run()
                 nursery.cancel_scope.cancel("the session has ended")
         except* PeerError as group:

@@ -341,7 +341,6 @@ class Admission:
         waiting = [each for key, each in self._queued.items() if key[0] == user]
         for applicant in waiting:
             self._refuse(applicant, refusal)
-            self._leave(applicant)
         reserved: list[int] = []
         for key, lease in self.leases.items():
             if key[0] == user and not lease.occupied:

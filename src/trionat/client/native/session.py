@@ -108,7 +108,7 @@ class NativeSession(Session):
             )
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ping_while_queued, channel)
+            nursery.start_soon(self._ping_while_queued, channel, name="ping while queued")
             welcome = await self._wait_welcome(channel)
             nursery.cancel_scope.cancel("let in")
         if len(welcome.ports) != len(self.forwarder.services):

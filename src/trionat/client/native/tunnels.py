@@ -85,7 +85,7 @@ class TunnelPool:
     async def run(self) -> None:
         """Open and serve tunnels until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sweep)
+            nursery.start_soon(self._sweep, name="sweep")
             while True:
                 for _ in range(self._missing()):
                     self._dialing += 1
