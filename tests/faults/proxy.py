@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from random import Random
@@ -97,7 +96,7 @@ class Proxy:
                     due = max(due, trio.current_time() + self.stall)  # noqa: PLW2901 (later)
                 await trio.sleep_until(due)
                 if passage.frozen:
-                    await trio.sleep(math.inf)
+                    await trio.sleep_forever()
                 await sink.send_all(data)
             if not passage.frozen:
                 await sink.send_eof()

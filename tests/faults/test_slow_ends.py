@@ -54,7 +54,7 @@ async def test_service_that_never_answers(echo_server: Service, tmp_path: Path) 
             async with await client.visit(1) as visitor:
                 with trio.fail_after(2):
                     assert await ask(visitor, b"hello") == b"hello"
-            for visitor in silent:
+        for visitor in silent:
             with trio.move_on_after(0.01) as waiting:
                 await visitor.receive_some()
             assert waiting.cancelled_caught
