@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.services import Service
 
-pytestmark = [pytest.mark.limit(90), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.limit(90), pytest.mark.timeout(120), pytest.mark.slow]
 
 DESCRIPTORS, VISITORS = (128, 300) if THOROUGH else (80, 120)
 ANSWERED_WITHIN = 8.0 + 4.0 + 4.0

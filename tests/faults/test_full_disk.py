@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.e2e.running import Server
     from tests.e2e.services import Service
 
-pytestmark = pytest.mark.limit(60)
+pytestmark = [pytest.mark.limit(60), pytest.mark.slow]
 
 DISK = "2m"
 MOUNT = 'mount -t tmpfs -o "size=$1" tmpfs "$2" && shift 2 && exec "$@"'

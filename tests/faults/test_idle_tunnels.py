@@ -9,6 +9,7 @@ import trio
 
 from tests.e2e import running, services
 from tests.e2e.running import ask
+from tests.faults.load import THOROUGH
 from tests.faults.proxy import Passage, Proxy, proxied
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.services import Service
 
-pytestmark = pytest.mark.limit(60)
+pytestmark = [pytest.mark.limit(60), pytest.mark.slow]
 
 NOTICED_WITHIN = {"close": 0.0, "reset": 0.0, "freeze": 6.0}
 """Seconds until dead tunnels are given up: at once, or when the one with the visitor, and a sweep later all others, have not answered
@@ -24,8 +25,10 @@ a probe."""
 SLACK = 2.0
 
 
-@pytest.mark.parametrize("how", NOTICED_WITHIN)
-@pytest.mark.parametrize("which", ["last", "all"])
+CASES = [(how, which) for how in NOTICED_WITHIN for which in ("last", "all")]
+
+
+@pytest.mark.parametrize(("how", "which"), CASES if THOROUGH else [("freeze", "all")])
 async def test_next_visitor(how: str, which: str, echo_server: Service, tmp_path: Path) -> None:
     port = services.free_low_port()
     async with running.server(tmp_path / "s", "--public-addr", f"{services.HOST}:{port}") as server:

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from tests.e2e.services import Service
     from trionat.events import Ready
 
-pytestmark = [pytest.mark.limit(30 + 8 * KILLS), pytest.mark.timeout(60 + 8 * KILLS)]
+pytestmark = [
+    pytest.mark.limit(30 + 8 * KILLS),
+    pytest.mark.timeout(60 + 8 * KILLS),
+    pytest.mark.slow,
+]
 
 VISITORS = 6
 BACK_WITHIN = 10.0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.e2e.running import Running
     from tests.e2e.services import Service
 
-pytestmark = pytest.mark.limit(60)
+pytestmark = [pytest.mark.limit(60), pytest.mark.slow]
 
 SILENT = 20
 SECONDS = 20 if THOROUGH else 4

@@ -20,7 +20,11 @@ VISITORS = 4
 SLOWEST = 4
 """MiB a second, both ways together, below which something is wrong even on a busy machine."""
 
-pytestmark = [pytest.mark.limit(30 + MIB // SLOWEST), pytest.mark.timeout(60 + MIB // SLOWEST)]
+pytestmark = [
+    pytest.mark.limit(30 + MIB // SLOWEST),
+    pytest.mark.timeout(60 + MIB // SLOWEST),
+    pytest.mark.slow,
+]
 
 
 def stream(seed: bytes) -> Iterator[bytes]:
