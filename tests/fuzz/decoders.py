@@ -20,12 +20,18 @@ from trionat.protocol.frames import (
     HEADER_BYTES,
     FrameReader,
 )
+from trionat.protocol.legacy import HEADERS
+from trionat.protocol.legacy import decode as decode_legacy
+from trionat.protocol.legacy import encode as encode_legacy
 from trionat.protocol.messages import decode_message, encode_message
 from trionat.protocol.ticket import Ticket
 from trionat.protocol.tunnel import SMALL_FRAME_BYTES, TunnelReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from struct import Struct
+
+    from trionat.protocol.dialect import Dialect
 
 OVERWRITTEN: Final = 0xAA
 
@@ -97,6 +103,34 @@ def tunnel(data: bytes) -> None:
         read_the_same_in_any_pieces(data, read)
 
 
+def legacy(data: bytes) -> None:
+    """Messages of the Go program, in both of its dialects."""
+    for spoken, header in HEADERS.items():
+
+        def read(
+            cut: Iterable[bytes], spoken: Dialect = spoken, header: Struct = header
+        ) -> list[object]:
+            reader = FrameReader(header=header)
+            found: list[object] = []
+            try:
+                for piece in cut:
+                    reader.feed(piece)
+                    while (frame := reader.next_frame()) is not None:
+                        assert len(frame.payload) <= FIRST_FRAME_BYTES
+                        message = decode_legacy(frame, spoken)
+                        again = FrameReader(header=header)
+                        again.feed(encode_legacy(message, spoken))
+                        assert (copy := again.next_frame()) is not None
+                        assert decode_legacy(copy, spoken) == message
+                        found.append(message)
+                    assert len(reader.trailing) < HEADER_BYTES + FIRST_FRAME_BYTES
+            except RemoteProtocolError as error:
+                found.append(str(error))
+            return found
+
+        read_the_same_in_any_pieces(data, read)
+
+
 def _add(found: list[object], event: object) -> None:
     """Append, and join bytes with those before: where DATA is cut says nothing."""
     if not isinstance(event, memoryview):
@@ -125,5 +159,5 @@ def ticket(data: bytes) -> None:
 
 
 DECODERS: Final[dict[str, Callable[[bytes], None]]] = {
-    target.__name__: target for target in (control, tunnel, dialect, ticket)
+    target.__name__: target for target in (control, tunnel, legacy, dialect, ticket)
 }

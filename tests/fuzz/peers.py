@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from hypothesis import note
 from hypothesis import strategies as st
 
-from tests.fuzz.streams import control_frames, spoilt, streams, tunnel_frames
+from tests.fuzz.streams import control_frames, legacy_frames, spoilt, streams, tunnel_frames
 from trionat.transport.endpoint import TLS_RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ deeds: st.SearchStrategy[Deed] = st.sampled_from(
 """What may be done with a connection; mostly something is written."""
 
 writings = st.one_of(
-    control_frames, tunnel_frames, spoilt(control_frames), spoilt(tunnel_frames), streams
+    control_frames,
+    tunnel_frames,
+    legacy_frames,
+    spoilt(control_frames),
+    spoilt(tunnel_frames),
+    streams,
 )
 
 pauses = st.sampled_from([0.0, 0.0, 0.0, 0.3, 2.6, 9.0, 40.0])

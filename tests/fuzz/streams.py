@@ -6,6 +6,20 @@ from attrs import evolve
 from hypothesis import strategies as st
 
 from trionat.protocol.frames import BIG_ENDIAN, encode_frame
+from trionat.protocol.legacy import (
+    HEADERS,
+    AuthFail,
+    AuthSuccess,
+    ConnectionFull,
+    Credentials,
+    KeepAlive,
+    LegacyMessage,
+    NewConnection,
+    Reason,
+    Refusal,
+    UserInformation,
+    encode,
+)
 from trionat.protocol.messages import (
     SECRET_BYTES,
     Attach,
@@ -15,6 +29,7 @@ from trionat.protocol.messages import (
     Drain,
     Expose,
     Hello,
+    Join,
     Message,
     Ping,
     Pong,
@@ -60,8 +75,21 @@ MESSAGES: tuple[Message, ...] = (
     Drain(seconds=1.5),
     Demand(3),
     Attach(1, bytes(SECRET_BYTES)),
+    Join.prove(1, 1, bytes(SECRET_BYTES)),
 )
 """One of each kind."""
+
+LEGACY: tuple[LegacyMessage, ...] = (
+    Credentials(username="alice", password="secret"),
+    UserInformation(uid=1, port=60001),
+    UserInformation(uid=2, port=60002),
+    AuthSuccess(),
+    AuthFail(),
+    NewConnection(),
+    KeepAlive(),
+    ConnectionFull(),
+    Refusal.of(Reason.USER_EXPIRED),
+)
 
 FRAME_IDS = (Open.ID, DATA_ID, END_ID, Abort.ID, Probe.ID, Probed.ID)
 OPEN = Open(
@@ -78,6 +106,9 @@ tunnel_frames = st.one_of(
     aborts.map(Abort.encode),
     st.sampled_from([END_FRAME, PROBE_FRAME, PROBED_FRAME]),
     st.binary(min_size=1, max_size=40).map(lambda data: encode_frame(DATA_ID, data)),
+)
+legacy_frames = st.sampled_from(
+    [encode(message, dialect) for dialect in HEADERS for message in LEGACY]
 )
 control_frames = st.sampled_from([encode_message(message) for message in MESSAGES])
 
@@ -116,6 +147,7 @@ SAMPLES: tuple[bytes, ...] = (
     OPEN.encode() + encode_frame(DATA_ID, b"hello") + END_FRAME + PROBE_FRAME + PROBED_FRAME,
     Abort(1, AbortReason.RESET, "gone").encode(),
     *FIRST_BYTES,
+    *(encode(message, dialect) for dialect in HEADERS for message in LEGACY),
     TICKET.encode(),
     encode_frame(Drain.id, b'{"seconds":1' + b"0" * 400 + b"}"),
     encode_frame(Expose.id, b'{"services":[{"name":"\\ud800"}],"idle_tunnels":' + b"[" * 900),

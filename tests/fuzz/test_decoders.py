@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.decoders import DECODERS
-from tests.fuzz.streams import streams
+from tests.fuzz.streams import FRAME_IDS, LEGACY, MESSAGES, streams
 from trionat.protocol.frames import FIRST_FRAME_BYTES, encode_frame
-from trionat.protocol.messages import Hello
-from trionat.protocol.tunnel import SMALL_FRAME_BYTES, Abort
+from trionat.protocol.legacy import LegacyMessage
+from trionat.protocol.messages import Hello, Message
+from trionat.protocol.tunnel import DATA_ID, SMALL_FRAME_BYTES, Abort, TunnelFrame
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -20,3 +23,10 @@ from trionat.protocol.tunnel import SMALL_FRAME_BYTES, Abort
 @given(size=st.binary(min_size=1, max_size=1), stream=streams)
 def test_any_bytes(name: str, size: bytes, stream: bytes) -> None:
     DECODERS[name](size + stream)
+
+
+def test_samples_are_of_every_kind() -> None:
+    """So that a new message is fuzzed as well."""
+    assert {type(message) for message in MESSAGES} == set(get_args(Message))
+    assert {type(message) for message in LEGACY} == set(get_args(LegacyMessage))
+    assert set(FRAME_IDS) == {kind.ID for kind in get_args(TunnelFrame)} | {DATA_ID}

@@ -14,8 +14,11 @@ from tests.fuzz.peers import Deed, deeds, do, no_errors, pauses, writings
 from tests.unit.conftest import Tidy
 from tests.unit.house import Guest, House, forwarder, open_house
 from tests.unit.memory import MemoryEndpoint, receive_exactly
+from trionat.protocol.dialect import Dialect
 from trionat.protocol.messages import Welcome
 from trionat.transport.endpoint import send_all
+
+DIALECTS = [Dialect.NATIVE, Dialect.NAT_DOC, Dialect.NAT_V1]
 
 # What is done, with which of the connections, with which bytes, and how long nothing happens behind it.
 Move: TypeAlias = "tuple[str, int, Deed, bytes, float]"
@@ -45,7 +48,8 @@ class Rogue:
         note(what)
         match what:
             case "connect":
-                self.wires.append(self.house.connect(capacity=5000))
+                dialect = DIALECTS[number % len(DIALECTS)]
+                self.wires.append(self.house.connect(capacity=5000, dialect=dialect))
             case "log in":
                 guest = self.house.guest(f"rogue {number % 3}")
                 self.guests.append(guest)

@@ -14,19 +14,23 @@ import trio
 import trio.testing
 
 from tests.fuzz.law import events
-from tests.unit.house import Guest, House, MemoryStore, forwarder, open_house, token_of
+from tests.unit.house import HOST, Guest, House, MemoryStore, forwarder, open_house, token_of
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_exactly, receive_some
-from trionat.address import UnixAddress
+from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forward import Forwarder
 from trionat.client.native.tunnels import TunnelPool
 from trionat.config.schema import Service
+from trionat.config.values import UNENCRYPTED
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
+    CAPABILITIES,
+    PLAIN_TUNNELS,
     Attach,
     Close,
     CloseCode,
     Demand,
     Hello,
+    Join,
     Refused,
     Welcome,
     encode_message,
@@ -42,6 +46,7 @@ from trionat.protocol.tunnel import (
     TunnelFrame,
     TunnelReader,
 )
+from trionat.server.native.greeting import PlainTunnelGreeting
 from trionat.transport.channel import Channel
 from trionat.transport.endpoint import send_all
 
@@ -310,6 +315,45 @@ async def welcome(house: House, name: str) -> Guest:
     await guest.ask()
     guest.welcome = await guest.hear(Welcome)
     return guest
+
+
+def connect_without_tls(house: House) -> MemoryEndpoint:
+    """Return the far end of a new connection that begins with JOIN."""
+    far, near = house.tidy.pair()
+    house.outside.append(far)
+    greeting = PlainTunnelGreeting(house.desk, near, TCPAddress(HOST, 1), lambda: None)
+    house.nursery.start_soon(house._serve, greeting)
+    return far
+
+
+async def test_proofs_of_a_tunnel_without_tls_open_nothing_else(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """They can be seen on the wire. So each is good once, for its own session, and for its own number."""
+    async with open_house(tidy, tunnel_encryption=UNENCRYPTED) as house:
+        plain = (*CAPABILITIES, PLAIN_TUNNELS)
+        victim, rogue = house.guest("victim", capabilities=plain), house.guest("rogue")
+        for guest in (victim, rogue):
+            await guest.ask()
+            guest.welcome = await guest.hear(Welcome)
+        uid, secret = victim.welcome.uid, victim.welcome.secret
+        seen = Join.prove(uid, 1, secret)
+        tunnel = connect_without_tls(house)
+        tunnel.send(encode_message(seen))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not tunnel.peer.closed
+        for forged in (
+            seen,
+            attrs.evolve(seen, number=2),
+            attrs.evolve(seen, uid=rogue.welcome.uid),
+            Join.prove(uid, 2, rogue.welcome.secret),
+            Join.prove(rogue.welcome.uid, 1, rogue.welcome.secret),  # it has tunnels with TLS
+        ):
+            wire = connect_without_tls(house)
+            wire.send(encode_message(forged))
+            assert isinstance(await Channel(wire).receive(), Refused)
+        house.visit(victim.port, early=b"for the victim")
+        assert isinstance((await receive_frames(tunnel))[0], Open)
 
 
 async def test_an_evicted_session_takes_its_tunnels_with_it(
