@@ -179,5 +179,5 @@ def faults(session: nox.Session) -> None:
         "pytest",
         results(session),
         *(session.posargs or ["tests/faults"]),
-        env={"TRIONAT_FAULTS": "1"},
+        env={"ALL_FAULTS": "1"},
     )

@@ -1,4 +1,4 @@
-"""Faults of networks, processes and machines. What takes long is only there for `nox -s faults`, which says so by `TRIONAT_FAULTS`."""
+"""Faults of networks, processes and machines. What takes long is only there for `nox -s faults`, which says so by `ALL_FAULTS`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["echo_server"]
 
-collect_ignore = [] if os.environ.get("TRIONAT_FAULTS") else ["long"]
+collect_ignore = [] if os.environ.get("ALL_FAULTS") else ["long"]
 
 
 @pytest.fixture

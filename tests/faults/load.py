@@ -13,11 +13,11 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-THOROUGH: Final = bool(os.environ.get("TRIONAT_FAULTS"))
+THOROUGH: Final = bool(os.environ.get("ALL_FAULTS"))
 """Whether there is time: `nox -s faults` says so."""
 
-KILLS: Final = int(os.environ.get("TRIONAT_FAULTS_KILLS") or (50 if THOROUGH else 2))
-MIB: Final = int(os.environ.get("TRIONAT_FAULTS_MIB") or (256 if THOROUGH else 8))
+KILLS: Final = int(os.environ.get("FAULT_KILLS") or (50 if THOROUGH else 2))
+MIB: Final = int(os.environ.get("FAULT_MIB") or (256 if THOROUGH else 8))
 
 
 @attrs.define(eq=False)
