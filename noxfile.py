@@ -74,10 +74,10 @@ def results(session: nox.Session, part: str = "") -> str:
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run all tests on the oldest interpreter; on the others those without processes, and on the newest the most telling of the rest.
+    """Run all tests but `faults` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
 
-    Those with processes of trionat run one after another: they keep real deadlines, and two cores are soon busy. What passes on
-    both ends of the range passes between.
+    Two at a time: those without processes take turns with the processor, those with processes mostly wait. What passes on both
+    ends of the range passes between.
     """
     if MISSING:
         session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")
@@ -85,14 +85,15 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    outside = ["tests/e2e", "tests/faults"]
-    inside = [f"--ignore={folder}" for folder in outside]
-    session.run("pytest", results(session, "-inside"), "-n2", "--dist=worksteal", *inside)
+    inside = ["--dist=worksteal", "--ignore=tests/e2e", "--ignore=tests/faults"]
+    session.run("pytest", results(session, "-inside"), "-n2", *inside)
+    # File by file: many share the processes that a file starts.
+    outside = ["pytest", results(session, "-outside"), "-n2", "--dist=loadfile"]
     if session.python == INTERPRETERS[0]:
-        session.run("pytest", results(session, "-outside"), *outside)
+        session.run(*outside, "tests/e2e")
     elif session.python == INTERPRETERS[-1]:
         telling = [f"tests/e2e/test_{name}.py" for name in TELLING]
-        session.run("pytest", results(session, "-outside"), "-m", "not slow", *telling)
+        session.run(*outside, "-m", "not slow", *telling)
 
 
 @nox.session(python=INTERPRETERS[0])
