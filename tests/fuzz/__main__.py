@@ -22,6 +22,7 @@ import pytest_trio.plugin  # noqa: F401 - makes Trio's scheduler repeat itself u
 from tests.fuzz.decoders import DECODERS
 from tests.fuzz.streams import SAMPLES
 from tests.fuzz.test_client_sessions import test_a_rogue_server_costs_its_own_session_at_most
+from tests.fuzz.test_raw_machine import test_ends_hear_each_other
 from tests.fuzz.test_server_sessions import test_a_rogue_harms_nobody_else
 from tests.fuzz.test_tunnel_machine import test_both_sides_keep_the_law_and_lose_nothing
 
@@ -32,6 +33,7 @@ CORPUS: Final = Path(".hypothesis/corpus")
 
 PROPERTIES: Final[dict[str, Callable[[], None]]] = {
     "tunnels": test_both_sides_keep_the_law_and_lose_nothing,
+    "raw-tunnels": test_ends_hear_each_other,
     "servers": test_a_rogue_harms_nobody_else,
     "clients": test_a_rogue_server_costs_its_own_session_at_most,
 }

@@ -16,6 +16,7 @@ import trio.testing
 from hypothesis import event, given, note, settings, target
 from hypothesis import strategies as st
 
+from tests.fuzz.ends import TICKS, End, Step, check_ends, check_joined, deeds, run_on, use_scratch
 from tests.fuzz.law import Witness
 from tests.unit.conftest import Tidy
 from tests.unit.memory import MemoryEndpoint
@@ -25,21 +26,15 @@ from trionat.protocol.tunnel import Open
 from trionat.relay.pairing import Pairing
 from trionat.relay.tunnel import LocalServiceError, Tunnel
 from trionat.transport.endpoint import TLS_RECORD_BYTES
-from trionat.transport.scratch import scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from trionat.transport.endpoint import Endpoint
 
 GROUPS = 8
 """More than there ever are groups of steps: a choice is of a group, and what is left of it one of a step in there."""
-GARBAGE = b"\xaa" * 4096
-TICKS = 6
-"""Fewer steps of Trio's than this follow a step; with this many, everybody goes as far as they can."""
 
-Seen: TypeAlias = Literal["nothing", "end", "reset"]
-Step: TypeAlias = "tuple[str, Callable[[], object]]"
 Choices: TypeAlias = (
     "list[tuple[int, int]]"  # which of those that are possible, and how far Trio goes on behind it
 )
@@ -82,64 +77,6 @@ def watched_pair(
 
 
 @attrs.define(eq=False)
-class End:
-    """The far end of a plain connection, the visitor's or the service's, played by the test."""
-
-    endpoint: MemoryEndpoint
-    sent: bytearray = attrs.field(factory=bytearray)
-    got: bytearray = attrs.field(factory=bytearray)
-    ended: bool = False
-    rude: bool = False
-    seen: Seen = "nothing"
-
-    @property
-    def gone(self) -> bool:
-        return self.endpoint.closed
-
-    def say(self, data: bytes) -> None:
-        """Write as much of it as there is room for."""
-        try:
-            self.sent += data[: self.endpoint.send(data)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.seen = "reset"
-
-    def end(self) -> None:
-        self.ended = True
-        try:
-            self.endpoint.send_eof()
-        except OSError:
-            self.seen = "reset"
-
-    def reset(self) -> None:
-        self.rude = True
-        self.endpoint.reset()
-
-    def close(self) -> None:
-        """In the ordinary way, which is a reset where something is unread."""
-        self.ended = True
-        self.rude = self.seen == "nothing"
-        self.endpoint.close()
-
-    def listen(self, most: int) -> bool:
-        """Read once, and tell whether anything came."""
-        room = memoryview(bytearray(TLS_RECORD_BYTES))
-        self.endpoint.largest_read = most
-        try:
-            count = self.endpoint.recv_into(room)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self.seen = "reset"
-            return False
-        if not count and self.seen == "nothing":
-            self.seen = "end"
-        self.got += room[:count]
-        return count > 0
-
-
-@attrs.define(eq=False)
 class Visit:
     """One visitor, and the connection to the local service that was made for it, if any."""
 
@@ -150,21 +87,12 @@ class Visit:
     refused: bool = False
 
     def check(self) -> None:
-        """Nobody hears what was not said, and nobody sees an end before everything was heard."""
-        ends = [self.visitor] if self.service is None else [self.visitor, self.service]
-        for end, other in zip(ends, reversed(ends), strict=True):
-            if other is not end:
-                assert end.got == other.sent[: len(end.got)]
-            elif end.seen == "end":
-                assert self.refused
-                assert not end.got
+        """As `check_joined`; who is joined to nobody hears nothing, and sees no end without a reason."""
         if self.service is not None:
-            for end, other in ((self.visitor, self.service), (self.service, self.visitor)):
-                if end.seen == "end":
-                    assert other.ended, "an end that nobody said"
-                    assert end.got == other.sent, "an end before everything was heard"
-                if end.seen == "reset" and not end.rude:
-                    assert other.rude, "a reset that nobody caused"
+            check_joined(self.visitor, self.service)
+        else:
+            assert not self.visitor.got
+            assert self.visitor.seen != "end" or self.refused
 
 
 @attrs.define(eq=False)
@@ -173,6 +101,7 @@ class Machine:
 
     tidy: Tidy
     capacities: tuple[int, int]
+    polite: bool
     visits: list[Visit] = attrs.field(factory=list)
     witnesses: dict[Side, Witness] = attrs.field(factory=lambda: {s: Witness(s) for s in Side})
     tunnels: dict[Side, Tunnel] = attrs.field(init=False)
@@ -261,7 +190,7 @@ class Machine:
         if self.dialling is not None and not self.dialling[1].is_set():
             answers: list[Literal["accepts", "refuses"]] = ["accepts", "refuses"]
             groups.append([(answer, partial(self.dial, answer)) for answer in answers])
-        groups += [list(self._deeds(name, end)) for name, end in self._ends()]
+        groups += [list(deeds(name, end, polite=self.polite)) for name, end in self._ends()]
         groups.append([(f"sweep {side.value}", self.tunnels[side].sweep) for side in Side])
         return groups
 
@@ -269,19 +198,6 @@ class Machine:
         """How much of what is on the wire may get through."""
         for most in (10_000, 1, 20):
             yield f"deliver {most} from {sender.value}", partial(self.deliver, sender, most)
-
-    def _deeds(self, name: str, end: End) -> Iterator[Step]:
-        """What one of the ends may do."""
-        if not end.ended and end.seen != "reset":
-            for size in (1, 7, 300):
-                data = bytes((len(end.sent) + number) % 251 for number in range(size))
-                yield f"{name} says {size}", partial(end.say, data)
-            yield f"{name} ends", end.end
-        if end.seen == "nothing":
-            yield f"{name} listens", partial(end.listen, 5)
-            yield f"{name} listens long", partial(end.listen, 10_000)
-        yield f"{name} resets", end.reset
-        yield f"{name} closes", end.close
 
     def _ends(self) -> Iterator[tuple[str, End]]:
         for visit in self.visits[-2:]:
@@ -316,30 +232,26 @@ class Machine:
             note(name)
             step()
             use_scratch()
-            await self.run_on(ticks)
+            await run_on(ticks)
             self.check()
         await self.finish()
-
-    async def run_on(self, ticks: int) -> None:
-        """Let the others go some way, or as far as they can."""
-        if ticks == TICKS:
-            await trio.testing.wait_all_tasks_blocked()
-        for _ in range(ticks):
-            await trio.lowlevel.checkpoint()
 
     def check(self) -> None:
         for visit in self.visits:
             visit.check()
 
     async def finish(self) -> None:
-        """Everybody says and hears the rest: then all is idle, and whoever was not reset has heard everything."""
+        """Everybody hears the rest, and ends: then all is idle, and whoever was not reset has heard everything."""
         for endpoint in self.tidy.endpoints:
             endpoint.capacity = endpoint.largest_read = 100_000
-        for _ in range(3):
-            while await self._let_all_go_on():
-                self.check()
-            for tunnel in self.tunnels.values():
-                tunnel.sweep()  # a reset that nobody has touched is seen by it alone
+        await self._let_all_hear()
+        for visit in self.visits[-1:]:
+            if visit.service is not None and visit.pairing.failure is None:
+                check_ends(visit.visitor, visit.service)
+        for _, end in self._ends():
+            if not end.ended and end.seen != "reset":
+                end.end()
+        await self._let_all_hear()
         for side, tunnel in self.tunnels.items():
             assert tunnel.idle, side
             assert tunnel.pairing is None
@@ -350,18 +262,23 @@ class Machine:
         event(f"{min(5, len(self.visits))} visitors")
         target(float(len(self.visits)))
 
-    async def _let_all_go_on(self) -> bool:
-        """Deliver, listen and end wherever that is possible; tell whether it was."""
+    async def _let_all_hear(self) -> None:
+        """Deliver and listen as long as there is anything; a reset that nobody has touched is seen by a sweep alone."""
+        for _ in range(2):
+            while await self._let_something_through():
+                self.check()
+            for tunnel in self.tunnels.values():
+                tunnel.sweep()
+        while await self._let_something_through():
+            self.check()
+
+    async def _let_something_through(self) -> bool:
         await trio.testing.wait_all_tasks_blocked()
         moved = [self.deliver(side, 10_000) for side in Side]
         if self.dialling is not None and not self.dialling[1].is_set():
             self.dial("accepts")
             moved.append(True)
-        for _, end in self._ends():
-            moved.append(end.listen(10_000))
-            if not end.ended and end.seen != "reset":
-                end.end()
-                moved.append(True)
+        moved += [end.listen(10_000) for _, end in self._ends()]
         return any(moved)
 
     def close(self) -> None:
@@ -373,13 +290,6 @@ class Machine:
             endpoint.close()
 
 
-def use_scratch() -> None:
-    """What any other tunnel may do at any checkpoint: overwrite the buffers that all share."""
-    buffers = scratch()
-    for buffer in (buffers.incoming, buffers.outgoing):
-        buffer[: len(GARBAGE)] = GARBAGE
-
-
 @settings(max_examples=100, deadline=None)
 @given(
     choices=st.lists(
@@ -387,10 +297,13 @@ def use_scratch() -> None:
     ),
     wire=st.sampled_from([1, 10, 100, 100_000]),
     plain=st.sampled_from([1, 10, 100, 100_000]),
+    polite=st.booleans(),
 )
-def test_both_sides_keep_the_law_and_lose_nothing(choices: Choices, wire: int, plain: int) -> None:
+def test_both_sides_keep_the_law_and_lose_nothing(
+    choices: Choices, wire: int, plain: int, polite: bool
+) -> None:
     async def main() -> None:
-        machine = Machine(Tidy(), (wire, plain))
+        machine = Machine(Tidy(), (wire, plain), polite)
         try:
             await machine.run(choices)
         finally:

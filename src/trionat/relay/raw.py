@@ -78,7 +78,10 @@ class RawTunnel:
                     self._lose(source)
                     return
                 if not count:
-                    sink.send_eof()
+                    if (
+                        pairing.failure is None
+                    ):  # else a reset, of which the other direction was told: it is told once
+                        sink.send_eof()
                     return
                 if taking:
                     pairing.taken += count
