@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trionat.config.schema import KEYS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
 
 
