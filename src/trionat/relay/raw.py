@@ -78,9 +78,8 @@ class RawTunnel:
                     self._lose(source)
                     return
                 if not count:
-                    if (
-                        pairing.failure is None
-                    ):  # else a reset, of which the other direction was told: it is told once
+                    # Not after a failure: it was a reset, of which the other direction was told, and the kernel tells once.
+                    if pairing.failure is None:
                         sink.send_eof()
                     return
                 if taking:
