@@ -55,8 +55,8 @@ def works(program: str, version: str) -> bool:
     return answer.stdout.strip() == version
 
 
-TELLING = ("first_steps", "examples", "trust", "services", "streams", "survival", "legacy_library")
-"""The end-to-end tests in which another Python could make a difference: they install, encrypt, relay and come back."""
+TELLING = ("first_steps", "examples", "trust")
+"""The end-to-end tests in which another Python could make a difference: they install, check certificates and run the examples."""
 
 INTERPRETERS = find_interpreters()
 MISSING = [version for version in SUPPORTED if version not in INTERPRETERS]
