@@ -48,7 +48,10 @@ async def test_wrong_fingerprint(echo_server: Service, tmp_path: Path) -> None:
             f"WRONG SERVER at {server.ready['control']}: it shows {shown} but has to show {OTHER}"
         )
         assert told.startswith(f"trionat: {wrong}")
-        await server.wait_record("connection closed", reason="the peer closed the connection")
+        closed = await server.wait_record("connection closed")
+        # A reset where the server's session tickets came before the client hung up, without having read them.
+        ended, reset = "the peer closed the connection", "connection lost: Connection reset by peer"
+        assert closed["reason"] in {ended, reset}
         assert not [record for record in server.records if "session" in record["event"]]
 
 

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import attrs
-import structlog
 import trio
 
 from trionat.address import TCPAddress, parse_public_address
 from trionat.errors import ConnectionLostError
 from trionat.events import ClientEvent, Connected, PublicService
+from trionat.log import bind_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,4 +84,4 @@ class Session(ABC):
                 encrypted=encrypted,
             )
         )
-        structlog.contextvars.bind_contextvars(session=uid)
+        bind_context(session=uid)

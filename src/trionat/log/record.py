@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 if TYPE_CHECKING:
     import logging
 
-    from structlog.typing import EventDict
-
 TEXT_CHARACTERS: Final = 2000
 """Longer texts are cut: what a peer sends must not fill the memory by way of the queue. Chosen, not measured."""
 
@@ -67,8 +65,8 @@ def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
     return _TICKET.sub(f"tn1_{_MASK}", line)
 
 
-def mask_secrets(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Hide secrets, by key and by look, and cut long texts. The renderers look once more, inside nested values."""
+def mask_secrets(event: Event) -> None:
+    """Hide secrets in an event, by key and by look, and cut long texts. The renderers look once more, inside nested values."""
     for key, value in event.items():
         if key.lower().endswith(_SECRET_KEYS):
             event[key] = _MASK
@@ -76,7 +74,6 @@ def mask_secrets(_logger: object, _method: str, event: EventDict) -> EventDict:
             if "tn1_" in value:
                 value = _TICKET.sub(f"tn1_{_MASK}", value)  # noqa: PLW2901 (the same value, made fit)
             event[key] = value if len(value) <= TEXT_CHARACTERS else value[:TEXT_CHARACTERS] + "..."
-    return event
 
 
 def _plain(value: object) -> str:

@@ -18,8 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TextIO, TypeAlias
 
 import attrs
-import structlog
 
+from trionat.log.logger import context
 from trionat.log.record import Event, mask_secrets, render_json, render_text
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ class Enqueue(logging.handlers.QueueHandler):
         if isinstance(record.msg, Event):
             return record
         ours = copy.copy(record)  # other handlers get the original
-        event = {**structlog.contextvars.get_contextvars(), "event": record.getMessage()}
-        ours.msg, ours.args = Event(mask_secrets(None, "", event)), None
+        event = Event({**context(), "event": record.getMessage()})
+        mask_secrets(event)
+        ours.msg, ours.args = event, None
         return ours
 
     def enqueue(self, record: logging.LogRecord) -> None:

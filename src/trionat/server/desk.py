@@ -7,9 +7,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import attrs
-import structlog
 import trio
 
+from trionat.log import bind_context
 from trionat.protocol.messages import CloseCode
 from trionat.server.bans import Bans
 
@@ -59,7 +59,7 @@ class Desk:
         session = open_session(next(self._uids), lease)
         lease.occupy(session.uid, partial(session.end, CloseCode.EVICTED))
         self.sessions[session.uid] = session
-        structlog.contextvars.bind_contextvars(session=session.uid)
+        bind_context(session=session.uid)
         trio.lowlevel.current_task().name = f"session {session.uid} of {session.username}"
         goodbye = True
         try:

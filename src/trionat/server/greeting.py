@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import attrs
-import structlog
 import trio
 
 from trionat.errors import PeerError, RefusedError
-from trionat.log import get_logger
+from trionat.log import bind_context, get_logger
 from trionat.protocol.messages import RefusalCode
 from trionat.server.accounts import ANONYMOUS
 from trionat.transport.deadline import deadline
@@ -91,10 +90,10 @@ class Greeting(ABC):
         Raises:
             RefusedError: the credentials open no account, or are not tried, or the server stops.
         """
-        structlog.contextvars.bind_contextvars(user=username)
+        bind_context(user=username)
         user = await self._authenticate(username, password, token)
         if user is None:
-            structlog.contextvars.bind_contextvars(user=ANONYMOUS)
+            bind_context(user=ANONYMOUS)
         self.known()
         if self.desk.stopping.is_set():
             raise RefusedError(RefusalCode.DRAINING, "the server stops")

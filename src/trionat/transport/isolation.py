@@ -10,11 +10,11 @@ from trionat.errors import PeerError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    import structlog
+    from trionat.log import Logger
 
 
 @contextmanager
-def isolated(log: structlog.stdlib.BoundLogger, event: str, **values: object) -> Generator[None]:
+def isolated(log: Logger, event: str, **values: object) -> Generator[None]:
     """Keep what goes wrong with one peer from everybody else.
 
     Their fault (`PeerError`) becomes one line at INFO, `event` with its reason. Ours becomes an ERROR with its traceback, so
