@@ -12,7 +12,8 @@ import socketserver
 import sys
 import threading
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -55,6 +56,10 @@ VISITOR = Cost(steps=14, transfers=15, waits=13, functions=770)
 """A visitor that comes, asks, is answered and leaves, with idle tunnels ready."""
 MEBIBYTE = Cost(steps=6, transfers=86, waits=7, functions=566)
 """One way, from a visitor or to it. Most of the transfers are reads of TLS records, 64 and a few that find nothing."""
+
+
+CROWD = 100
+"""Visitors who are there and say nothing."""
 
 
 class Echo(socketserver.BaseRequestHandler):
@@ -158,6 +163,17 @@ def come_and_go(port: int, count: int) -> None:
         exchange_messages(port, 1)
 
 
+def come_and_stay(port: int, count: int) -> ExitStack:
+    """Have so many visitors hear an answer; they say nothing more, and leave when the caller closes."""
+    with ExitStack() as present:
+        visitors = [present.enter_context(visit(port)) for _ in range(count)]
+        for visitor in visitors:
+            visitor.sendall(b"x")
+        for visitor in visitors:
+            assert visitor.recv(1) == b"x"
+        return present.pop_all()
+
+
 def move(port: int, mebibytes: int) -> None:
     """Send half of them there, and receive them back."""
     with visit(port) as visitor:
@@ -185,13 +201,25 @@ def move(port: int, mebibytes: int) -> None:
 async def test_cost(
     do: Callable[[int, int], None], count: int, expected: Cost, tmp_path: Path, nothing_left: None
 ) -> None:
-    tries: list[Cost] = []
     async with tunnelled_echo(tmp_path) as port:
-        await trio.to_thread.run_sync(exchange_messages, port, 10)  # everything is imported now
-        for _ in range(TRIES):
-            with metered() as meter:
-                await trio.to_thread.run_sync(do, port, count)
-            tries.append(meter.cost(count))
+        await check_cost(partial(do, port), count, expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the counts are those of Trio's epoll loop")
+@pytest.mark.limit(60)
+async def test_a_visitor_costs_the_same_in_a_crowd(tmp_path: Path, nothing_left: None) -> None:
+    async with tunnelled_echo(tmp_path) as port:
+        with await trio.to_thread.run_sync(come_and_stay, port, CROWD):
+            await check_cost(partial(come_and_go, port), 100, VISITOR)
+
+
+async def check_cost(do: Callable[[int], None], count: int, expected: Cost) -> None:
+    tries: list[Cost] = []
+    await trio.to_thread.run_sync(do, 10)  # everything is imported now
+    for _ in range(TRIES):
+        with metered() as meter:
+            await trio.to_thread.run_sync(do, count)
+        tries.append(meter.cost(count))
     for name, now in attrs.asdict(expected).items():
         least = min(getattr(cost, name) for cost in tries)
         assert least < now * SLACK, f"{name} have risen from {now}: {tries}"

@@ -72,13 +72,15 @@ class Tunnel:
     """One end of a tunnel. Does not own the wire; whoever runs the two tasks closes it, and then calls `abandon`.
 
     `on_open` is a client's way to its local service: it returns a connected endpoint, which the tunnel owns then, or raises
-    `LocalServiceError`. `on_pairing` takes the pairing over, to run `carry` on it. A server has neither.
+    `LocalServiceError`. `on_pairing` takes the pairing over, to run `carry` on it. `on_idle` is called when a visitor is done
+    with. A server has none of them.
     """
 
     wire: Endpoint
     side: Side
     on_open: Callable[[Open], Awaitable[Endpoint]] | None = None
     on_pairing: Callable[[Open, Pairing], None] | None = None
+    on_idle: Callable[[], None] = lambda: None
     _heard: bool = attrs.field(init=False, default=True)
     _silent: int = attrs.field(init=False, default=0)
     _unanswered_probe: int | None = attrs.field(init=False, default=None)
@@ -263,6 +265,7 @@ class Tunnel:
                 pairing.over = True
                 pairing.plain.close()  # both directions have ended, so nobody uses it any more
                 pairing.news.set()
+            self.on_idle()
 
     # -- plain to wire ------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ class TunnelPool:
 
     `open_wire` returns a connection to the server that is attached to the session. `run` owns all of them: when it is
     cancelled, every tunnel and every local connection is closed. `limit` bounds their number; `least_idle` are kept idle.
+
+    Nothing that happens for each visitor looks at all tunnels, so that a visitor costs the same in any crowd.
     """
 
     open_wire: Callable[[], Awaitable[Endpoint]]
@@ -57,6 +59,7 @@ class TunnelPool:
     least_idle: int
     served: int = attrs.field(init=False, default=0)
     _tunnels: dict[Tunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
+    _idle: set[Tunnel] = attrs.field(init=False, factory=lambda: set())
     _dialing: int = attrs.field(init=False, default=0)
     _waiting: int = attrs.field(init=False, default=0)
     _demanded: float = attrs.field(init=False, default=float("-inf"))
@@ -67,7 +70,7 @@ class TunnelPool:
     @property
     def busy(self) -> int:
         """Tunnels with a visitor."""
-        return sum(not tunnel.idle for tunnel in self._tunnels)
+        return len(self._tunnels) - len(self._idle)
 
     def demand(self, visitors: int) -> None:
         """So many visitors wait at the server for a tunnel."""
@@ -104,10 +107,9 @@ class TunnelPool:
 
     def _usable(self) -> int:
         """Return how many tunnels are idle; while visitors wait, not those that the server would use if it still had them."""
-        return sum(
-            tunnel.idle and not (self._waiting and tunnel.silent >= _FORGOTTEN_AFTER)
-            for tunnel in self._tunnels
-        )
+        if not self._waiting:
+            return len(self._idle)
+        return sum(tunnel.silent < _FORGOTTEN_AFTER for tunnel in self._idle)
 
     async def _serve(self) -> None:
         """Open one tunnel and serve visitors over it until it ends. Its failure is nobody else's."""
@@ -131,9 +133,18 @@ class TunnelPool:
         def take_over(frame: Open, pairing: Pairing) -> None:
             opened.send_nowait((frame, pairing))
 
-        tunnel = Tunnel(wire, Side.CLIENT, self._connect_locally, take_over)
+        def connect_locally(frame: Open) -> Awaitable[Endpoint]:
+            self._idle.discard(tunnel)
+            return self._connect_locally(frame)
+
+        def rest() -> None:
+            self._idle.add(tunnel)
+            self._less_busy.set()
+
+        tunnel = Tunnel(wire, Side.CLIENT, connect_locally, take_over, rest)
         began = trio.current_time()
         scope = self._tunnels[tunnel] = trio.CancelScope()
+        self._idle.add(tunnel)
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
@@ -142,6 +153,7 @@ class TunnelPool:
                     nursery.cancel_scope.cancel("the server closed the tunnel")
         finally:
             del self._tunnels[tunnel]
+            self._idle.discard(tunnel)
             tunnel.abandon()
             wire.close()
             if tunnel.unused and trio.current_time() - began < _AT_ONCE:
@@ -171,7 +183,6 @@ class TunnelPool:
             since = trio.current_time()
             await tunnel.carry(pairing)
             self.served += 1
-            self._less_busy.set()
             log.info(
                 "visitor closed",
                 visitor=frame.visitor,
@@ -196,7 +207,6 @@ class TunnelPool:
             if trio.current_time() - self._demanded > _DEMAND_LASTS:
                 self._waiting = 0
             self._changed.set()
-            self._less_busy.set()  # a visitor whose local service refused leaves without `_carry`
 
 
 def _address(frame: Open) -> str:
