@@ -185,6 +185,7 @@ async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Pa
     expected = {
         "nursery serving": {
             *("dispatcher N", "lease N", "expire visitors", "watch accounts", "flush traffic"),
+            "tell refusals",
             *("count rates", "listener N", "office", "connection from N", session),
             "nursery visiting",
         },

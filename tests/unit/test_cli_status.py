@@ -30,6 +30,7 @@ from trionat.server.admin.exchange import (
     encode_error,
 )
 from trionat.server.admin.snapshot import (
+    BannedView,
     QueuedView,
     ReservedView,
     ServerView,
@@ -133,8 +134,10 @@ SNAPSHOT = Snapshot(
             user="dave", ports=(60002,), since=WHEN, seconds=8.7, remaining=21.3, waiting=1
         ),
     ),
+    refused={"VisitorRate": 12, "MaxVisitors": 3976},
+    banned=(BannedView(network="192.0.2.7", remaining=17.0),),
 )
-NOBODY = Snapshot(server=SERVER, sessions=(), queue=(), reserved=())
+NOBODY = Snapshot(server=SERVER, sessions=(), queue=(), reserved=(), refused={}, banned=())
 
 
 # -- the table --------------------------------------------------------------------------------------------------------

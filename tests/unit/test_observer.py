@@ -25,6 +25,7 @@ from trionat.server.admin.snapshot import (
     Snapshot,
     VisitorView,
 )
+from trionat.transport.descriptors import Descriptors
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -48,7 +49,10 @@ READY = Ready(
 
 def observe(house: House) -> Observer:
     """Return an observer who counts; the clock of the test began at noon."""
-    observer = Observer(READY, house.desk, lambda: NOON + timedelta(seconds=trio.current_time()))
+    descriptors = Descriptors()
+    descriptors.close()  # nobody listens here
+    now = lambda: NOON + timedelta(seconds=trio.current_time())  # noqa: E731 - a clock
+    observer = Observer(READY, house.desk, descriptors, now)
     house.nursery.start_soon(observer.count_regularly)
     return observer
 
@@ -288,3 +292,24 @@ async def test_those_who_wait_for_a_port_stand_before_the_queue(
             await trio.sleep(1)
         queue = (await observer.look()).queue
         assert [(each.client, each.seconds) for each in queue] == [("second", 2.1), ("third", 1.05)]
+
+
+async def test_what_was_refused(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_house(tidy, max_visitors=2, visitor_wait=1, ban_after=1) as house:
+        observer = observe(house)
+        await come_in(house, "anonymity")
+        for _ in range(5):
+            house.visit(60001)
+        await trio.sleep(2)
+        observer.descriptors.refused = 7
+        house.desk.bans.fail("192.0.2.1")
+        house.desk.bans.fail("2001:db8::1")
+        await trio.sleep(2)
+        snapshot = await observer.look()
+        assert snapshot.refused == {"MaxVisitors": 3, "VisitorWait": 2, "descriptors": 7}
+        assert [(each.network, each.remaining) for each in snapshot.banned] == [
+            ("192.0.2.1", house.config.ban_time - 2),
+            ("2001:db8::/64", house.config.ban_time - 2),
+        ]
+        await trio.sleep(house.config.ban_time)
+        assert (await observer.look()).banned == ()

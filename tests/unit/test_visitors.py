@@ -11,6 +11,7 @@ import trio.testing
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
 from trionat.address import TCPAddress
 from trionat.server.allowance import Allowance
+from trionat.server.refusals import Bound
 from trionat.server.visitors import Visitor, VisitorLine
 from trionat.store.base import Limits
 
@@ -180,6 +181,7 @@ async def test_patience(line: VisitorLine, crowd: Crowd, autojump_clock: MockClo
     line.expire(trio.current_time() - 1.5)
     assert await receive_all(crowd.far[2]) == b""  # although it does not stand at the head
     assert (line.waiting, line.present) == (2, 2)
+    assert line.refusals.counts == {Bound.WAIT: 1}
     assert await line.next() is old
     crowd.go()
 

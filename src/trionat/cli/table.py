@@ -93,6 +93,11 @@ def _server(server: ServerView, snapshot: Snapshot) -> Iterator[str]:
     yield f"  sessions   {len(snapshot.sessions)} of {server.session_limit}, visit ports: {server.ports_held} held, {server.ports_free} free"
     yield f"  queue      {len(snapshot.queue)} of {server.queue_places}"
     yield f"  visitors   {served} served, {waiting} waiting, {format_amount(round(server.rate))}/s"
+    if snapshot.refused:
+        counts = sorted(snapshot.refused.items(), key=lambda item: -item[1])
+        yield f"  refused    {', '.join(f'{bound} {count}' for bound, count in counts)}"
+    if snapshot.banned:
+        yield f"  banned     {len(snapshot.banned)} (--json names them)"
 
 
 def _row(session: SessionView) -> list[str]:

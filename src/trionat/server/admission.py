@@ -20,6 +20,7 @@ from trionat.log import get_logger
 from trionat.protocol.messages import QUEUE_INTERVAL, CloseCode, RefusalCode
 from trionat.server.allowance import Allowances
 from trionat.server.lease import Lease
+from trionat.server.refusals import Bound, Refusals
 from trionat.server.visitors import VisitorLine
 
 if TYPE_CHECKING:
@@ -97,12 +98,13 @@ class Applicant(ABC):
 
 @attrs.define(eq=False)
 class Admission:
-    """Who may run a session. Its tasks are started by the server's app; all its state changes between two checkpoints."""
+    """Who may run a session. `refusals` counts whom the server does not let in, visitors and strangers as well. Its tasks are started by the server's app; all its state changes between two checkpoints."""
 
     config: ServerConfig
     ports: PortPool
     leases: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
     allowances: Allowances = attrs.field(init=False, factory=Allowances)
+    refusals: Refusals = attrs.field(init=False, factory=Refusals)
     slots: trio.CapacityLimiter = attrs.field(init=False)
     _queue_end: trio.MemorySendChannel[Applicant] = attrs.field(init=False)
     _queue_head: trio.MemoryReceiveChannel[Applicant] = attrs.field(init=False)
@@ -218,6 +220,7 @@ class Admission:
         try:
             self._queue_end.send_nowait(applicant)
         except trio.WouldBlock:
+            self.refusals.counts[Bound.QUEUE] += 1
             raise RefusedError(
                 RefusalCode.FULL,
                 f"all {self.config.session_limit} sessions are taken and {self.config.queue_places} clients wait already",
@@ -307,7 +310,9 @@ class Admission:
             self.ports.give_back(ports)
             return None
         allowance = self.allowances.take(applicant.key[0], applicant.limits)
-        line = VisitorLine(self.config.max_waiting_visitors, self.config.max_visitors, allowance)
+        line = VisitorLine(
+            self.config.max_waiting_visitors, self.config.max_visitors, allowance, self.refusals
+        )
         return Lease(applicant.key, ports, line)
 
     def _refuse(self, applicant: Applicant, refusal: RefusedError) -> None:

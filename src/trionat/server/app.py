@@ -124,16 +124,17 @@ async def serve(
         if config.legacy_clients:
             log.warning("clients of NAT are let in: their traffic can be read on the way")
         ports = [VisitPort(listener.address.port) for listener in visits]
-        gate = Gate(config)
         admission = Admission(config, PortPool(ports))
+        gate = Gate(config, admission.refusals)
         desk = Desk(config, accounts, admission, traffic, stopping, public.host)
         reception = Reception(config, tls, desk)
-        observer = Observer(ready, desk)
+        observer = Observer(ready, desk, descriptors)
         door = resources.enter_context(open_door(folder))
         async with trio.open_nursery() as serving:
             for number in range(config.task_queue_num):
                 serving.start_soon(admission.dispatch, serving, name=f"dispatcher {number}")
             serving.start_soon(admission.expire_visitors, name="expire visitors")
+            serving.start_soon(admission.refusals.tell_regularly, name="tell refusals")
             if not config.start_auth:
                 serving.start_soon(partial(_prepare, store, wait=True), name="prepare the store")
             serving.start_soon(accounts.watch, desk.sessions, name="watch accounts")

@@ -74,6 +74,14 @@ class Bans:
         network = network_of(host)
         return self._banned_for(network) > 0 and not self._is_guest(network)
 
+    def banned(self) -> dict[str, float]:
+        """Return the networks that are banned, and for how many more seconds."""
+        return {
+            network: seconds
+            for network in self._records
+            if (seconds := self._banned_for(network)) > 0
+        }
+
     def check(self, host: str) -> None:
         """Let a password be tried, or not.
 

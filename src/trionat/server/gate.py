@@ -11,8 +11,8 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.log import get_logger
-from trionat.log.seldom import Seldom
 from trionat.networks import Admittance, Networks, network_of, plain_host
+from trionat.server.refusals import Bound, Refusals
 from trionat.server.visitors import Visitor
 from trionat.transport.endpoint import SocketEndpoint
 
@@ -44,11 +44,11 @@ class Gate:
     """
 
     config: ServerConfig
+    refusals: Refusals = attrs.field(factory=Refusals)
     _admittance: Admittance = attrs.field(init=False)
     _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
     _present: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _buckets: dict[str, _Bucket] = attrs.field(init=False, factory=lambda: {})
-    _refusals: Seldom = attrs.field(init=False, factory=Seldom)
 
     def __attrs_post_init__(self) -> None:
         self._admittance = Admittance(
@@ -67,15 +67,17 @@ class Gate:
         refusal = self._refusal(port, address.host, network)
         if refusal is not None or port.line is None:
             connection.close()
-            refusal = refusal or "no client holds this port"
-            if refused := self._refusals.count(refusal):
-                log.info(
+            bound, reason = refusal or (Bound.NO_CLIENT, "no client holds this port")
+            self.refusals.count(
+                bound,
+                lambda count: log.info(
                     "visitor refused",
                     address=str(address),
                     port=port.number,
-                    reason=refusal,
-                    refused=refused,
-                )
+                    reason=reason,
+                    refused=count,
+                ),
+            )
             return
         self._present[network] = self._present.get(network, 0) + 1
         port.line.admit(
@@ -89,16 +91,25 @@ class Gate:
             )
         )
 
-    def _refusal(self, port: VisitPort, host: str, network: str) -> str | None:
+    def _refusal(self, port: VisitPort, host: str, network: str) -> tuple[Bound, str] | None:
         most = self.config.max_visitors_per_address
         if not self._admittance.includes(host):
-            return "its address may not visit (AllowVisitors, DenyVisitors)"
+            return Bound.LISTS, "its address may not visit (AllowVisitors, DenyVisitors)"
         if port.line is not None and not port.line.allowance.admittance.includes(host):
-            return "its address may not visit this user (limits of the account)"
+            return (
+                Bound.ACCOUNT_LISTS,
+                "its address may not visit this user (limits of the account)",
+            )
         if most and self._present.get(network, 0) >= most:
-            return f"{most} visitors from its address are here already (MaxVisitorsPerAddress)"
+            return (
+                Bound.VISITORS_OF_ADDRESS,
+                f"{most} visitors from its address are here already (MaxVisitorsPerAddress)",
+            )
         if self.config.visitor_rate and not self._take_token(network, self.config.visitor_rate):
-            return f"more than {self.config.visitor_rate} visitors a second from its address (VisitorRate)"
+            return (
+                Bound.RATE,
+                f"more than {self.config.visitor_rate} visitors a second from its address (VisitorRate)",
+            )
         return None
 
     def _take_token(self, network: str, rate: int) -> bool:

@@ -15,6 +15,7 @@ from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import HEADERS
 from trionat.server.legacy.greeting import LegacyGreeting
 from trionat.server.native.greeting import NativeGreeting, PlainTunnelGreeting
+from trionat.server.refusals import Bound
 from trionat.server.strangers import Strangers
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
@@ -46,7 +47,9 @@ class Reception:
 
     def __attrs_post_init__(self) -> None:
         self._strangers = Strangers(
-            self.config.max_handshakes, self.config.max_handshakes_per_address
+            self.config.max_handshakes,
+            self.config.max_handshakes_per_address,
+            self.desk.admission.refusals,
         )
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
@@ -54,6 +57,7 @@ class Reception:
 
         def accept(connection: socket.socket, address: TCPAddress) -> None:
             if self.desk.bans.shuts_out(address.host):
+                self.desk.admission.refusals.counts[Bound.BAN] += 1
                 connection.close()
                 return
             scope = trio.CancelScope()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trionat.log import get_logger
-from trionat.log.seldom import Seldom
 from trionat.networks import network_of
+from trionat.server.refusals import Bound, Refusals
 
 if TYPE_CHECKING:
     import trio
@@ -25,18 +25,18 @@ class Strangers:
 
     limit: int
     network_limit: int
+    refusals: Refusals = attrs.field(factory=Refusals)
     _networks: dict[trio.CancelScope, str] = attrs.field(init=False, factory=lambda: {})
     _scopes: dict[str, dict[trio.CancelScope, None]] = attrs.field(init=False, factory=lambda: {})
-    _complaints: Seldom = attrs.field(init=False, factory=Seldom)
 
     def add(self, scope: trio.CancelScope, host: str) -> None:
         """A new connection from `host` is served in `scope`, which is cancelled when it has to make room."""
         network = network_of(host)
         if len(self._scopes.get(network, ())) >= self.network_limit:
             oldest = next(iter(self._scopes[network]))
-            self._send_away(oldest, "MaxHandshakesPerAddress", self.network_limit)
+            self._send_away(oldest, Bound.HANDSHAKES_OF_ADDRESS, self.network_limit)
         elif len(self._networks) >= self.limit:
-            self._send_away(next(iter(self._networks)), "MaxHandshakes", self.limit)
+            self._send_away(next(iter(self._networks)), Bound.HANDSHAKES, self.limit)
         self._networks[scope] = network
         self._scopes.setdefault(network, {})[scope] = None
 
@@ -48,15 +48,17 @@ class Strangers:
             if not self._scopes[network]:
                 del self._scopes[network]
 
-    def _send_away(self, scope: trio.CancelScope, key: str, limit: int) -> None:
+    def _send_away(self, scope: trio.CancelScope, bound: Bound, limit: int) -> None:
         network = self._networks[scope]
         self.know(scope)
         scope.cancel("too many strangers")
-        if count := self._complaints.count(key):
-            log.warning(
+        self.refusals.count(
+            bound,
+            lambda count: log.warning(
                 "too many connections that have not said who they are: closing the oldest",
                 network=network,
                 closed=count,
-                key=key,
+                key=bound.value,
                 limit=limit,
-            )
+            ),
+        )

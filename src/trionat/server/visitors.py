@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from trionat.log import get_logger
-from trionat.log.seldom import Seldom
+from trionat.server.refusals import Bound, Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,12 +56,13 @@ class VisitorLine:
 
     Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back. At most `most_waiting` wait
     and at most `most_present` are there, waiting or served; `allowance` has what its user may have on all lines together.
-    `arrivals` is how many have begun to wait so far. `session` (the uid, or None while there is none) is for the log.
+    `arrivals` is how many have begun to wait so far, `refusals` counts those who may not. `session` (the uid, or None while there is none) is for the log.
     """
 
     most_waiting: int
     most_present: int
     allowance: Allowance
+    refusals: Refusals = attrs.field(factory=Refusals)
     session: int | None = attrs.field(init=False, default=None)
     open: bool = attrs.field(init=False, default=True)
     present: int = attrs.field(init=False, default=0)
@@ -71,7 +72,6 @@ class VisitorLine:
     _empty: trio.Event = attrs.field(init=False, factory=trio.Event)
     _waiting: deque[Visitor] = attrs.field(init=False, factory=lambda: deque())
     _idle: dict[_Place, None] = attrs.field(init=False, factory=lambda: {})
-    _refusals: Seldom = attrs.field(init=False, factory=Seldom)
 
     @property
     def waiting(self) -> int:
@@ -92,12 +92,15 @@ class VisitorLine:
         """Take a visitor over: to an idle tunnel, into the line, or out of the door at once."""
         most, allowance = self.allowance.limits.visitors, self.allowance
         if not self.open:
-            refusal = "the client is leaving"
+            bound, refusal = Bound.LEAVING, "the client is leaving"
         elif most is not None and allowance.visitors >= most:
+            bound = Bound.ACCOUNT_VISITORS
             refusal = f"this user has all the visitors that it may have at once ({most})"
         elif self.present >= self.most_present:
+            bound = Bound.VISITORS
             refusal = f"{self.most_present} visitors are here already (MaxVisitors)"
         elif not self._idle and len(self._waiting) >= self.most_waiting:
+            bound = Bound.WAITING_VISITORS
             refusal = f"{self.most_waiting} visitors wait already (MaxWaitingVisitors)"
         else:
             self.present += 1
@@ -112,8 +115,11 @@ class VisitorLine:
             return
         visitor.endpoint.close()
         visitor.gone()
-        if refused := self._refusals.count(refusal):
-            self._log("visitor refused", visitor, refusal, refused=refused)
+        self.refusals.count(
+            bound,
+            lambda count: self._log("visitor refused", visitor, refusal, refused=count),
+            user=allowance.user,
+        )
 
     def put_back(self, visitor: Visitor) -> None:
         """Take a visitor back to the head of the line: its tunnel was dead."""
@@ -188,6 +194,7 @@ class VisitorLine:
         late = [visitor for visitor in self._waiting if visitor.since < before]
         for visitor in late:  # not only from the head: one that was put back there waits anew
             self._waiting.remove(visitor)
+            self.refusals.counts[Bound.WAIT] += 1
             self._dismiss(visitor, "no tunnel for it in time")
 
     def kick(self, number: int, reason: str) -> bool:

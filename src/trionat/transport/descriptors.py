@@ -54,13 +54,14 @@ class Descriptors:
     """What a server's listeners share of it: the limit, a spare descriptor, and one log line a second.
 
     `for_visitors` is how many may be in use when another visitor is let in. The spare is given up for a moment to accept and
-    close a connection, since a peer in the kernel's queue hears nothing otherwise. `close` gives it back.
+    close a connection, since a peer in the kernel's queue hears nothing otherwise; `refused` counts those. `close` gives it back.
     """
 
     for_visitors: int | None = attrs.field(factory=_for_visitors)
+    refused: int = attrs.field(init=False, default=0)
     _spare: socket.socket = attrs.field(init=False, factory=socket.socket)
     _told: float = attrs.field(init=False, default=float("-inf"))
-    _refused: int = attrs.field(init=False, default=0)
+    _refused_until_told: int = attrs.field(init=False, default=0)
 
     def is_room(self, most: int | None) -> bool:
         """Tell whether there is a descriptor, and fewer than `most` are in use.
@@ -79,7 +80,7 @@ class Descriptors:
         with suppress(OSError):  # BlockingIOError: that was all
             for _ in range(REFUSED_AT_ONCE):
                 listening.accept()[0].close()
-                self._refused += 1
+                self.refused += 1
         with suppress(OSError):  # next time, then
             self._spare = socket.socket()
 
@@ -91,9 +92,9 @@ class Descriptors:
                 "descriptors are short: connections wait in the kernel's queue, and are closed after a while",
                 address=str(address),
                 error=error,
-                refused=self._refused,
+                refused=self.refused - self._refused_until_told,
             )
-            self._told, self._refused = now, 0
+            self._told, self._refused_until_told = now, self.refused
 
     def close(self) -> None:
         """Give up the spare."""

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trionat.server.admin.snapshot import (
+    BannedView,
     QueuedView,
     ReservedView,
     ServerView,
@@ -19,6 +20,7 @@ from trionat.server.admin.snapshot import (
     Snapshot,
     VisitorView,
 )
+from trionat.server.refusals import Bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from trionat.server.lease import Lease
     from trionat.server.session import Session
     from trionat.server.visitors import Visitor
+    from trionat.transport.descriptors import Descriptors
 
 COUNT_INTERVAL: Final = 5.0
 """Seconds from one count of all bytes to the next. A rate is over the time since the last but one: 5 to 10 s."""
@@ -55,6 +58,7 @@ class Observer:
 
     ready: Ready
     desk: Desk
+    descriptors: Descriptors
     now: Callable[[], datetime] = _now
     _started: float = attrs.field(init=False, factory=trio.current_time)
     _counts: deque[_Count] = attrs.field(init=False, factory=lambda: deque(maxlen=2))
@@ -97,7 +101,20 @@ class Observer:
                 for lease in admission.leases.values()
                 if lease.vacant_since is not None and not lease.given_up
             ),
+            refused=self._refused(),
+            banned=tuple(
+                BannedView(network=network, remaining=round(seconds, 3))
+                for network, seconds in desk.bans.banned().items()
+            ),
         )
+
+    def _refused(self) -> dict[str, int]:
+        counts = {
+            bound.value: count for bound, count in self.desk.admission.refusals.counts.items()
+        }
+        if self.descriptors.refused:
+            counts[Bound.DESCRIPTORS.value] = self.descriptors.refused
+        return counts
 
     def _session(self, session: Session) -> SessionView:
         lease, tunnels = session.lease, session.tunnels

@@ -6,9 +6,12 @@ them. Addresses are `HOST:PORT`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @attrs.frozen(kw_only=True)
@@ -102,13 +105,23 @@ class ReservedView:
 
 
 @attrs.frozen(kw_only=True)
+class BannedView:
+    """An address, or a network of IPv6, of which no password is tried for `remaining` seconds."""
+
+    network: str
+    remaining: float
+
+
+@attrs.frozen(kw_only=True)
 class Snapshot:
-    """All of it; `sessions` by uid, `queue` in its order."""
+    """All of it; `sessions` by uid, `queue` in its order, `refused` by bound (`server/refusals.py`), since the start."""
 
     server: ServerView
     sessions: tuple[SessionView, ...]
     queue: tuple[QueuedView, ...]
     reserved: tuple[ReservedView, ...]
+    refused: Mapping[str, int]
+    banned: tuple[BannedView, ...]
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Snapshot:
@@ -126,6 +139,8 @@ class Snapshot:
                 ReservedView(**each | {"ports": tuple(each["ports"])})
                 for each in values["reserved"]
             ),
+            refused=dict(values["refused"]),
+            banned=tuple(BannedView(**each) for each in values["banned"]),
         )
 
 
