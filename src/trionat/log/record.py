@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -53,7 +54,7 @@ def render_json(record: logging.LogRecord) -> str:
 
 def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
     """Return one line for people, and under it the traceback, indented so that no line of it can pass for a record."""
-    clock = dt.datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+    clock = time.strftime("%H:%M:%S", time.localtime(record.created))
     level = record.levelname.lower()
     if colours:
         clock = f"\x1b[2m{clock}\x1b[0m"

@@ -169,9 +169,12 @@ class VisitorLine:
 
         Cancelling it loses no visitor.
         """
-        await trio.lowlevel.checkpoint()
-        if (visitor := self.take()) is not None:
-            return visitor
+        if self._waiting:
+            await (
+                trio.lowlevel.checkpoint()
+            )  # else one tunnel could serve them all before anybody else runs
+            if (visitor := self.take()) is not None:
+                return visitor
         place = _Place()
         self._idle[place] = None
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 
 # A Unix socket whose queue is full answers EAGAIN at once instead of waiting (connect(2)); so we wait ourselves.
 _FULL_QUEUE_WAIT: Final = 0.01
+
+# What connect(2) says of a connection that is on its way, and of one that is there; the last two of the first are what Windows says.
+_UNDER_WAY: Final = (
+    errno.EINPROGRESS,
+    errno.EALREADY,
+    errno.EWOULDBLOCK,
+    getattr(errno, "WSAEINVAL", errno.EALREADY),
+)
+_CONNECTED: Final = (0, errno.EISCONN)
 
 
 async def dial(address: Address) -> socket.socket:
@@ -69,6 +80,7 @@ def _first_reason(error: OSError) -> OSError:
     )
 
 
+@lru_cache(maxsize=256)
 def _is_numeric(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -82,10 +94,14 @@ async def _connect_numeric(address: TCPAddress) -> socket.socket:
     try:
         sock.setblocking(False)
         set_stream_options(sock)
-        with suppress(BlockingIOError):
-            sock.connect((address.dialled_host, address.port))
-        await trio.lowlevel.wait_writable(sock)
-        if (code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) != 0:
+        name = (address.dialled_host, address.port)
+        code = sock.connect_ex(name)
+        if code in _UNDER_WAY:  # asked again, what is on this machine has answered already
+            code = sock.connect_ex(name)
+        if code in _UNDER_WAY:
+            await trio.lowlevel.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code not in _CONNECTED:
             raise OSError(code, os.strerror(code))
         return sock
     except BaseException:
