@@ -74,7 +74,7 @@ def results(session: nox.Session, part: str = "") -> str:
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run all tests but `faults` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
+    """Run all tests but `faults` and `load` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
 
     Two at a time: those without processes take turns with the processor, those with processes mostly wait. What passes on both
     ends of the range passes between.
@@ -85,8 +85,8 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    inside = ["--dist=worksteal", "--ignore=tests/e2e", "--ignore=tests/faults"]
-    session.run("pytest", results(session, "-inside"), "-n2", *inside)
+    apart = [f"--ignore=tests/{folder}" for folder in ("e2e", "faults", "load")]
+    session.run("pytest", results(session, "-inside"), "-n2", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
     outside = ["pytest", results(session, "-outside"), "-n2", "--dist=loadfile"]
     if session.python == INTERPRETERS[0]:
@@ -181,4 +181,18 @@ def faults(session: nox.Session) -> None:
         results(session),
         *(session.posargs or ["tests/faults"]),
         env={"ALL_FAULTS": "1"},
+    )
+
+
+@nox.session(python=INTERPRETERS[0])
+def load(session: nox.Session) -> None:
+    """Bring thousands of visitors and hundreds of clients to one server, and print what that takes. Linux; docs/reliability.md."""
+    install(session, "test")
+    patience = "faulthandler_timeout=180"  # idle tunnels take a minute to go home
+    session.run(
+        "pytest",
+        results(session),
+        *("-s", "-o", patience),
+        *(session.posargs or ["tests/load"]),
+        env={"ALL_LOAD": "1"},
     )

@@ -32,7 +32,7 @@ import trio
 import trio_websocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 HOST = "127.0.0.1"
 READY_TIMEOUT = 10.0
@@ -500,25 +500,34 @@ async def run_trionat(
     )
 
 
-@asynccontextmanager
-async def trionat_process(
+def trionat_process(
     *arguments: str | Path,
     stdin: bytes = b"",
     cwd: Path | None = None,
     inside: Sequence[str] = (),
     **environ: str,
-) -> AsyncIterator[TrionatProcess]:
-    """Run trionat with `arguments`, `--json` among them; at the end it gets SIGINT, and SIGKILL 5 s later.
+) -> AbstractAsyncContextManager[TrionatProcess]:
+    """Run trionat with `arguments`, `--json` among them. `inside` is a program that runs others in its own place, and its arguments."""
+    command = [*inside, *trionat_command(*arguments)]
+    return json_process(command, stdin=stdin, cwd=cwd, environ=trionat_environ(**environ))
 
-    `inside` is a program that runs others in its own place, and its arguments. A line of output that is no JSON fails the test.
-    """
+
+@asynccontextmanager
+async def json_process(
+    command: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> AsyncIterator[TrionatProcess]:
+    """Run what prints a JSON object a line; at the end it gets SIGINT, and SIGKILL 5 s later. Another line fails the test."""
     process = await trio.lowlevel.open_process(
-        [*inside, *trionat_command(*arguments)],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=cwd,
-        env=trionat_environ(**environ),
+        env=environ,
     )
     assert process.stdin is not None
     assert process.stdout is not None
