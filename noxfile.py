@@ -173,6 +173,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session(python=INTERPRETERS[0])
+def soak(session: nox.Session) -> None:
+    """Let visitors come and go and cut sessions at random: `nox -s soak -- --minutes 20`; 5 minutes and 1,000 visitors unless told."""
+    install(session, "test")
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session(python=INTERPRETERS[0])
 def faults(session: nox.Session) -> None:
     """Take networks, processes, descriptors and disks away, for minutes. Linux; docs/reliability.md has what can be set."""
     install(session, "test")

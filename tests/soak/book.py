@@ -1,0 +1,141 @@
+"""What became of every conversation, and what explains those that were cut off."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GRACE: Final = 5.0
+"""Seconds for which a disturbance still explains a cut after it is over: what was on the way, on a machine that is busy."""
+
+TOLD_EVERY: Final = 1.0
+"""Seconds between two records of the server for the same refusal; each tells how many there were."""
+
+MOST_TOLD: Final = 20
+"""Faults of a kind whose text is kept; the others are only counted."""
+
+Place: TypeAlias = "int | str"
+"""A visit port, or one visitor's address."""
+
+
+@attrs.define(eq=False)
+class Spell:
+    """Something that we do to the conversations of a place; it explains `most` cuts, from `begin` to `end`."""
+
+    cause: str
+    place: Place
+    most: float
+    begin: float = attrs.field(factory=trio.current_time)
+    end: float = math.inf
+
+    def covers(self, moment: float) -> bool:
+        return self.most > 0 and self.begin <= moment <= self.end
+
+
+@attrs.frozen(kw_only=True)
+class Cut:
+    """A conversation that ended before its time: `how` is what its visitor saw, after `heard` bytes."""
+
+    kind: str
+    port: int
+    address: str
+    began: float
+    heard: int
+    how: str
+    ended: float = attrs.field(factory=trio.current_time)
+
+    def __str__(self) -> str:
+        seconds = self.ended - self.began
+        return f"{self.kind} on port {self.port} from {self.address}: {self.how} after {self.heard} bytes and {seconds:.1f} s"
+
+
+@attrs.define(eq=False)
+class Book:
+    """Counts conversations by how they ended; `faults` are the kinds of which there must be none, `told` says more of the first.
+
+    `left` are visitors that went away by themselves, `cuts` those that a disturbance explains, by its cause, `disturbances` how
+    many of these there were. `refused` were over a limit that is configured, which the server has told `refusals` of.
+    """
+
+    served: Counter[str] = attrs.field(factory=lambda: Counter())
+    left: Counter[str] = attrs.field(factory=lambda: Counter())
+    cuts: Counter[str] = attrs.field(factory=lambda: Counter())
+    disturbances: Counter[str] = attrs.field(factory=lambda: Counter())
+    faults: Counter[str] = attrs.field(factory=lambda: Counter())
+    told: dict[str, list[str]] = attrs.field(factory=lambda: {})
+    bytes: int = 0
+    refused: int = 0
+    refusals: int = 0
+    calm: int = 0
+    """Conversations that were served where no cut would have been explained when they ended."""
+    _spells: list[Spell] = attrs.field(factory=lambda: [])
+    _refused_at: dict[int, list[float]] = attrs.field(factory=lambda: {})
+    _unanswered: list[Cut] = attrs.field(factory=lambda: [])
+
+    def fault(self, kind: str, text: str) -> None:
+        """Note what must not be."""
+        self.faults[kind] += 1
+        told = self.told.setdefault(kind, [])
+        if len(told) < MOST_TOLD:
+            told.append(text)
+
+    @contextmanager
+    def spell(self, cause: str, place: Place, most: float = math.inf) -> Iterator[Spell]:
+        """Say what is done to a place while the block runs."""
+        self.disturbances[cause] += 1
+        spell = Spell(cause, place, most)
+        self._spells.append(spell)
+        try:
+            yield spell
+        finally:
+            spell.end = trio.current_time() + GRACE
+
+    def find_spell(self, *places: Place) -> Spell | None:
+        """Return what would explain a cut at one of these places now."""
+        now = trio.current_time()
+        self._spells = [spell for spell in self._spells if spell.end >= now]
+        covering = (spell for spell in self._spells if spell.place in places and spell.covers(now))
+        return next(covering, None)
+
+    def add_served(self, kind: str, port: int, moved: int) -> None:
+        """A conversation went through, and all `moved` bytes of both directions were right."""
+        self.served[kind] += 1
+        self.bytes += moved
+        self.calm += self.find_spell(port) is None
+
+    def add_cut(self, cut: Cut) -> None:
+        """A conversation ended before its time; whether it was refused is only known when the server's log is read."""
+        spell = self.find_spell(cut.address, cut.port)
+        if spell is not None:
+            spell.most -= 1
+            self.cuts[spell.cause] += 1
+        elif not cut.heard:
+            self._unanswered.append(cut)
+        else:
+            self.fault("cut off unexplained", str(cut))
+
+    def add_refusals(self, port: int, count: int) -> None:
+        """The server has just told that it refused so many at this port since it told so last."""
+        self.refusals += count
+        self._refused_at.setdefault(port, []).append(trio.current_time())
+
+    def settle(self) -> None:
+        """Judge those that never had an answer: they were refused if the server was refusing at that time."""
+        for cut in self._unanswered:
+            told = self._refused_at.get(cut.port, [])
+            # Told of at once, or along with one that was told of up to a second before; we may have seen its end late.
+            last = bisect_right(told, cut.ended + TOLD_EVERY) - 1
+            if last >= 0 and told[last] >= cut.began - 2 * TOLD_EVERY:
+                self.refused += 1
+            else:
+                self.fault("cut off unexplained", str(cut))
+        self._unanswered.clear()
