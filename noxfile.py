@@ -85,12 +85,12 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    apart = [f"--ignore=tests/{folder}" for folder in ("e2e", "faults", "load")]
+    apart = [f"--ignore=tests/{folder}" for folder in ("e2e", "faults", "load", "soak")]
     session.run("pytest", results(session, "-inside"), "-n2", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
     outside = ["pytest", results(session, "-outside"), "-n2", "--dist=loadfile"]
     if session.python == INTERPRETERS[0]:
-        session.run(*outside, "tests/e2e")
+        session.run(*outside, "tests/e2e", "tests/soak")
     elif session.python == INTERPRETERS[-1]:
         telling = [f"tests/e2e/test_{name}.py" for name in TELLING]
         session.run(*outside, "-m", "not slow", *telling)

@@ -22,11 +22,12 @@ ON_THE_WAY: Final = 256
 
 @attrs.define(eq=False)
 class Passage:
-    """One connection through the proxy, whose end towards the client is `near`."""
+    """One connection through the proxy, whose end towards the client is `near`; `ended` says that it was ended here."""
 
     near: trio.SocketStream
     far: trio.SocketStream
     frozen: bool = False
+    ended: trio.Event = attrs.field(factory=trio.Event)
 
     def freeze(self) -> None:
         """Let nothing through any more, not even an end: neither side hears of it."""
@@ -34,11 +35,13 @@ class Passage:
 
     def close(self) -> None:
         """End it in the ordinary way, for both sides."""
+        self.ended.set()
         for end in (self.near, self.far):
             end.socket.shutdown(trio.socket.SHUT_RDWR)
 
     def reset(self) -> None:
         """End it by RST, for both sides."""
+        self.ended.set()
         for end in (self.near, self.far):
             running.reset(end)
 
@@ -96,7 +99,8 @@ class Proxy:
                     due = max(due, trio.current_time() + self.stall)  # noqa: PLW2901 (later)
                 await trio.sleep_until(due)
                 if passage.frozen:
-                    await trio.sleep_forever()
+                    await passage.ended.wait()
+                    return
                 await sink.send_all(data)
             if not passage.frozen:
                 await sink.send_eof()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 GRACE: Final = 5.0
 """Seconds for which a disturbance still explains a cut after it is over: what was on the way, on a machine that is busy."""
 
-TOLD_EVERY: Final = 1.0
-"""Seconds between two records of the server for the same refusal; each tells how many there were."""
+TOLD_WITHIN: Final = 3.0
+"""Seconds within which the server's log has told of a refusal: it does so at most once a second, and we may read it late."""
 
 MOST_TOLD: Final = 20
 """Faults of a kind whose text is kept; the others are only counted."""
@@ -124,7 +124,7 @@ class Book:
             self.fault("cut off unexplained", str(cut))
 
     def add_refusals(self, port: int, count: int) -> None:
-        """The server has just told that it refused so many at this port since it told so last."""
+        """The server has just told that it refused so many at this port."""
         self.refusals += count
         self._refused_at.setdefault(port, []).append(trio.current_time())
 
@@ -132,10 +132,12 @@ class Book:
         """Judge those that never had an answer: they were refused if the server was refusing at that time."""
         for cut in self._unanswered:
             told = self._refused_at.get(cut.port, [])
-            # Told of at once, or along with one that was told of up to a second before; we may have seen its end late.
-            last = bisect_right(told, cut.ended + TOLD_EVERY) - 1
-            if last >= 0 and told[last] >= cut.began - 2 * TOLD_EVERY:
+            next_told = bisect_left(told, cut.began)
+            if next_told < len(told) and told[next_told] <= cut.ended + TOLD_WITHIN:
                 self.refused += 1
             else:
                 self.fault("cut off unexplained", str(cut))
         self._unanswered.clear()
+        if self.refused > self.refusals:
+            text = f"{self.refused} visitors, of which the server's log tells {self.refusals}"
+            self.fault("refused", text)

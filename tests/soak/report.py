@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.soak.book import TOLD_EVERY
 from tests.soak.gauges import TASKS
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     yield f"| served, every byte right | {book.served.total():,} | {_shares(book.served)} |"
     yield f"| left by themselves | {book.left.total():,} | {_shares(book.left)} |"
     yield f"| cut off by a disturbance of ours | {book.cuts.total():,} | {_shares(book.cuts)} |"
-    told = f"the server's log tells of {book.refusals:,}, each time after {TOLD_EVERY:g} s"
-    yield f"| refused by a limit | {book.refused:,} | {told} |"
+    yield f"| refused by the account's limit | {book.refused:,} | the server counts {book.refusals:,} |"
     for kind in KINDS:
         yield f"| {kind} | {book.faults[kind]:,} | |"
     yield ""
