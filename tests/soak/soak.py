@@ -44,12 +44,16 @@ SPARE: Final = "pair-2"
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """How long, in seconds, how many visitors at a time, and what chance is made of; `pause` is as in `Trouble`."""
+    """How long, in seconds, how many visitors at a time, and what chance is made of.
+
+    `pause` is as in `Trouble`, `flags` is what every client is told besides.
+    """
 
     seconds: float
     visitors: int
     seed: int
     pause: float = 12.0
+    flags: tuple[str, ...] = ()
 
     @property
     def guests(self) -> int:
@@ -121,7 +125,14 @@ async def _clients(
     new = partial(Post, folder=folder, book=book)
 
     def lasting(name: str, *words: str, proxy: Proxy | None = None) -> Post:
-        return new(name=name, identity=name, group=name, words=words, lasting=True, proxy=proxy)
+        return new(
+            name=name,
+            identity=name,
+            group=name,
+            words=(*words, *plan.flags),
+            lasting=True,
+            proxy=proxy,
+        )
 
     posts = [
         lasting("steady", ticket, f"{service}:{chosen_port}"),
@@ -133,7 +144,7 @@ async def _clients(
         await stack.enter_async_context(proxied(proxy))
         detour = attrs.evolve(Ticket.decode(ticket), port=proxy.port).encode()
         posts.append(lasting(name, detour, str(service), proxy=proxy))
-    words = (ticket, str(service))
+    words = (ticket, str(service), *plan.flags)
     posts += [new(name="mortal", identity="mortal", group="mortal", words=words, mortal=True)]
     pair = ("pair-1", SPARE)
     posts += [new(name=name, identity="pair", group="pair", words=words) for name in pair]
@@ -198,6 +209,6 @@ async def _visit(
     seconds = trio.current_time() - began
     await gauges.rest_after()
     book.settle()
-    gauges.check_memory()
+    gauges.check_memory(plan.seconds)
     machine = f"{os.cpu_count()} CPUs, {platform.system()}, CPython {platform.python_version()}, trionat {version('trionat')}"
     return Outcome(plan=plan, seconds=seconds, machine=machine, book=book, gauges=gauges)

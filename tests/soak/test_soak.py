@@ -14,18 +14,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [
-    pytest.mark.limit(240),
-    pytest.mark.timeout(300),
+    pytest.mark.limit(90),
+    pytest.mark.timeout(100),
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="it counts what processes hold in /proc"),
 ]
 
 
+TUNNELS = ("--min-idle-tunnels", "16", "--max-tunnels", "16")
+"""As many at rest as ever, so that nobody has to wait a minute until those that are not needed any more go home."""
+
+
 async def test_ten_seconds(tmp_path: Path) -> None:
-    """Memory is left out: it has not come to its plateau yet."""
-    outcome = await soak(Plan(seconds=10, visitors=50, seed=1, pause=2), tmp_path)
+    plan = Plan(seconds=10, visitors=50, seed=1, pause=2, flags=TUNNELS)
+    outcome = await soak(plan, tmp_path)
     text = report(outcome)
     print(text)
-    assert not outcome.book.faults.keys() - {"memory grows"}, text
+    assert not outcome.book.faults, text
     assert outcome.book.served.total() > 50
     assert outcome.book.disturbances.total() > 5
