@@ -28,6 +28,7 @@ TIME_OF_DAY = {
 WHERE_IT_BELONGS = {
     "cli/traffic.py": "the month to show",
     "cli/user.py": "when an account was made, and whether it has expired",
+    "log/record.py": "when something was logged, as the clock on the wall has it",
     "server/accounts.py": "whether an account has expired",
     "server/admin/observer.py": "since when a session has been up, for people",
     "server/state.py": "when the first account was made",
