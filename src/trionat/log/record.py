@@ -21,6 +21,7 @@ TEXT_CHARACTERS: Final = 2000
 _MASK: Final = "********"
 _SECRET_KEYS: Final = ("password", "ticket", "token", "secret")
 _TICKET: Final = re.compile(r"tn1_[\w-]+")
+_BARE: Final = re.compile(r"""[^ ="']+""")
 _COLOURS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 
 
@@ -80,8 +81,7 @@ def mask_secrets(event: Event) -> None:
 def _plain(value: object) -> str:
     """Return a value as it stands in a line of text: bare where that is unmistakable, else quoted."""
     text = _text(value)
-    bare = text.isprintable() and text and not any(mark in text for mark in " =\"'")
-    return text if bare else repr(text)
+    return text if text.isprintable() and _BARE.fullmatch(text) else repr(text)
 
 
 def _text(value: object) -> str:
