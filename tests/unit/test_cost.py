@@ -50,9 +50,9 @@ class Cost:
 
 
 # What it takes now, on all Pythons about the same.
-MESSAGE = Cost(steps=4, transfers=8, waits=4, functions=206)
+MESSAGE = Cost(steps=4, transfers=8, waits=4, functions=209)
 """A message and its answer: each is read and written twice, and every end is waited for once."""
-VISITOR = Cost(steps=14, transfers=15, waits=13, functions=770)
+VISITOR = Cost(steps=12, transfers=15, waits=12, functions=712)
 """A visitor that comes, asks, is answered and leaves, with idle tunnels ready."""
 MEBIBYTE = Cost(steps=6, transfers=86, waits=7, functions=566)
 """One way, from a visitor or to it. Most of the transfers are reads of TLS records, 64 and a few that find nothing."""
