@@ -648,6 +648,22 @@ async def test_probe_that_the_wire_has_no_room_for(tidy: Tidy) -> None:
             half.tunnel.sweep()
 
 
+async def test_busy_tunnel_whose_bytes_nobody_acknowledges(tidy: Tidy) -> None:
+    async with open_half(tidy, Side.SERVER) as half:
+        wire = half.tunnel.wire
+        assert isinstance(wire, MemoryEndpoint)
+        visitor, _ = half.visit()
+        wire.silence = 300.0  # since it last said anything: that it owes an answer may be a matter of milliseconds
+        await sweep(half.tunnel, times=15)
+        wire.silence = 0.0
+        await sweep(half.tunnel, times=1)
+        wire.silence = 1.5
+        await sweep(half.tunnel, times=15)
+        with pytest.raises(PeerTimeoutError, match="acknowledged nothing"):
+            half.tunnel.sweep()
+        visitor.close()
+
+
 async def test_a_silent_tunnel_is_probed_together_with_its_visitor(tidy: Tidy) -> None:
     async with open_half(tidy, Side.SERVER) as half:
         await sweep(half.tunnel, times=3)

@@ -61,6 +61,9 @@ _CLIENT_GIVES_UP_AFTER: Final = (
 _ABORT_ANSWER_WITHIN: Final = (
     10  # the peer reads our ABORT only when it has delivered what came before
 )
+# On a busy tunnel nobody is asked, so it is the kernel that has to tell (TCP_INFO): a slow reader's acknowledges all the same. Less
+# would give up on networks that the control connection, with its own patience of 8 s, has just survived.
+_ACKNOWLEDGED_WITHIN: Final = 15
 
 
 class LocalServiceError(Exception):
@@ -85,6 +88,7 @@ class Tunnel:
     _silent: int = attrs.field(init=False, default=0)
     _unanswered_probe: int | None = attrs.field(init=False, default=None)
     _failed_for: int = attrs.field(init=False, default=0)
+    _stalled_for: int = attrs.field(init=False, default=0)
     pairing: Pairing | None = attrs.field(init=False, default=None)
     _talk: Conversation = attrs.field(init=False)
     _reader: TunnelReader = attrs.field(init=False, factory=TunnelReader)
@@ -393,8 +397,8 @@ class Tunnel:
     def sweep(self, *, doubtful: bool = False) -> None:
         """Look after what no read or write would notice; to be called every `SWEEP_INTERVAL`.
 
-        Notices a plain end that was reset while nobody touched it, probes an idle tunnel, and raises when this tunnel is to
-        be given up. Where another tunnel to the same peer does not answer, all are `doubtful` and are asked sooner: they may have
+        Notices a plain end that was reset while nobody touched it, probes an idle tunnel, asks the kernel about a busy one, and raises
+        when this tunnel is to be given up. Where another tunnel to the same peer does not answer, all are `doubtful` and are asked sooner: they may have
         died together, and a visitor must not try one after another.
 
         Raises:
@@ -408,6 +412,11 @@ class Tunnel:
         self._failed_for = self._failed_for + 1 if failed and not self.idle else 0
         if self._failed_for > _ABORT_ANSWER_WITHIN:
             raise PeerTimeoutError("the other end of the tunnel did not answer an ABORT")
+        # Counted, since the kernel tells when it last heard anything, which may be long before what it has just sent.
+        stalled = not self.idle and self.wire.silent_for() > SWEEP_INTERVAL
+        self._stalled_for = self._stalled_for + 1 if stalled else 0
+        if self._stalled_for > _ACKNOWLEDGED_WITHIN:
+            raise PeerTimeoutError("the other end of the tunnel acknowledged nothing")
         if self._heard:
             self._heard = False
             self._silent = 0

@@ -118,3 +118,42 @@ async def test_outages_of_any_length(lab: Lab, tmp_path: Path) -> None:
                 assert client.port() == port
                 print(f"away for {seconds} s: back {trio.current_time() - mended:.1f} s")
         nursery.cancel_scope.cancel()
+
+
+async def test_busy_tunnel_that_dies_alone(lab: Lab, tmp_path: Path) -> None:
+    """Its visitor is reset, in time; the session goes on, and serves the next one when there is a way again."""
+    async with trio.open_nursery() as nursery:
+        service = await lab.client.serve(echo, nursery)
+        async with (
+            running.server(
+                tmp_path / "s",
+                control=f"{lab.SERVER}:8007",
+                inside=lab.server.inside,
+            ) as server,
+            running.client(
+                tmp_path / "c", server.ticket, service, inside=lab.client.inside
+            ) as client,
+        ):
+            async with await lab.server.connect(lab.SERVER, client.port()) as visitor:
+                assert await ask(visitor, b"before") == b"before"
+                up = await server.wait_record("session up")
+                control_port = up["address"].rpartition(":")[2]
+                rule = ("ip", "rule", "add", "ipproto", "tcp")
+                lab.router.run(*rule, "pref", "50", "sport", control_port, "lookup", "main")
+                lab.router.run(*rule, "pref", "60", "dport", "8007", "blackhole")
+                lost = trio.current_time()
+                await visitor.send_all(b"lost")
+                with trio.fail_after(20 + SLACK):
+                    assert await running.end_of(visitor) == "reset"
+                print(f"given up after {trio.current_time() - lost:.1f} s")
+            lab.router.run("ip", "rule", "del", "pref", "60")
+            mended = trio.current_time()
+            async with await lab.server.connect(lab.SERVER, client.port()) as visitor:
+                with trio.fail_after(BACK_WITHIN + SLACK):
+                    assert await ask(visitor, b"after") == b"after"
+            print(f"served {trio.current_time() - mended:.1f} s after there is a way")
+            assert not [r for r in server.records if r["event"] == "session closed"]
+            # The client had nothing to send and does not know yet: it would wait for the visitor for as long as it may.
+            client.terminate()
+            assert await client.wait() == 0
+        nursery.cancel_scope.cancel()
