@@ -88,6 +88,7 @@ class Sink(Protocol):
 
     def emit(self, records: Sequence[logging.LogRecord]) -> Sequence[Exception]:
         """Render and write records; return an error for each that could not be written. May block."""
+        ...
 
     def close(self) -> None:
         """Give up what was opened here."""
@@ -199,7 +200,7 @@ class Writer:
         ended = False
         while not ended:
             records = [self.records.get()]
-            if records[0] is not None:
+            if records[0] is not None and self.records.qsize() < BATCH_RECORDS:
                 time.sleep(LINGER)
             with suppress(queue.Empty):
                 while len(records) < BATCH_RECORDS:
