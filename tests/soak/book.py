@@ -20,6 +20,9 @@ GRACE: Final = 5.0
 TOLD_WITHIN: Final = 3.0
 """Seconds within which the server's log has told of a refusal: it does so at most once a second, and we may read it late."""
 
+END: Final = "an end"
+"""What a visitor sees where the connection is closed in order."""
+
 MOST_TOLD: Final = 20
 """Faults of a kind whose text is kept; the others are only counted."""
 
@@ -113,8 +116,14 @@ class Book:
         self.calm += self.find_spell(port) is None
 
     def add_cut(self, cut: Cut) -> None:
-        """A conversation ended before its time; whether it was refused is only known when the server's log is read."""
+        """A conversation ended before its time; whether it was refused is only known when the server's log is read.
+
+        Whoever has had an answer has to see a reset: an end would say that this was all.
+        """
         spell = self.find_spell(cut.address, cut.port)
+        if cut.heard and cut.how == END:
+            why = "nothing was done" if spell is None else spell.cause
+            self.fault("wrong end", f"to the visitor: {cut}; {why}")
         if spell is not None:
             spell.most -= 1
             self.cuts[spell.cause] += 1

@@ -21,8 +21,6 @@ SHORT: Final = 240.0
 SHORT_GROWTH: Final = 0.15
 """The same in a run of fewer than `SHORT` seconds: it takes two minutes or so to come to a plateau, and that is measured from the first quarter on."""
 REST_INTERVAL: Final = 1.0
-REST_WITHIN: Final = 120.0
-"""Seconds until all is at rest: idle tunnels go home within a minute after the last visitor, and what is torn down takes its time."""
 STEADY: Final = 3
 """Looks in a row that have to agree."""
 
@@ -35,13 +33,14 @@ class Gauges:
     """Looks at the server and at all clients. Descriptors of clients that replace each other are added up, by group.
 
     `memory` are the samples, in bytes, of processes that are there from beginning to end; `rest` and `back` are counts at rest,
-    before and after, by what was counted, `peak` the most there was between.
+    before and after, by what was counted, `peak` the most there was between. Seconds until all is at rest are `rest_within` at most.
     """
 
     server: int
     posts: list[Post]
     operator: Operator
     book: Book
+    rest_within: float
     memory: dict[str, list[int]] = attrs.field(factory=lambda: {})
     memory_at_rest: dict[str, int] = attrs.field(factory=lambda: {})
     memory_at_end: dict[str, int] = attrs.field(factory=lambda: {})
@@ -53,7 +52,7 @@ class Gauges:
         """Wait until all is at rest, and keep the figures."""
         last: dict[str, int] = {}
         steady = 0
-        with trio.move_on_after(REST_WITHIN):
+        with trio.move_on_after(self.rest_within):
             while steady < STEADY:
                 await trio.sleep(REST_INTERVAL)
                 counts = await self._count()
@@ -64,7 +63,7 @@ class Gauges:
 
     async def rest_after(self) -> None:
         """Wait until all is as it was at rest before; what is not in time is a fault."""
-        with trio.move_on_after(REST_WITHIN):
+        with trio.move_on_after(self.rest_within):
             while True:
                 self.back = await self._count()
                 if self.back == self.rest:

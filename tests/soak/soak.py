@@ -46,7 +46,8 @@ SPARE: Final = "pair-2"
 class Plan:
     """How long, in seconds, how many visitors at a time, and what chance is made of.
 
-    `pause` is as in `Trouble`, `flags` is what every client is told besides.
+    `pause` is as in `Trouble`, `flags` is what every client is told besides. Everything has to be at rest `rest_within` seconds after
+    the last visitor: idle tunnels that are not needed any more go home within a minute, and a busy machine takes its time.
     """
 
     seconds: float
@@ -54,6 +55,7 @@ class Plan:
     seed: int
     pause: float = 12.0
     flags: tuple[str, ...] = ()
+    rest_within: float = 120.0
 
     @property
     def guests(self) -> int:
@@ -177,8 +179,8 @@ async def _visit(
 ) -> Outcome:
     """Let the public in, disturb it, and see that everything is as before when it has left."""
     rng = Random(plan.seed)
-    operator = Operator(server.state)
-    gauges = Gauges(server.process.process.pid, posts, operator, book)
+    operator = Operator(server.state, book)
+    gauges = Gauges(server.process.process.pid, posts, operator, book, plan.rest_within)
     public = Public(posts, book, Random(rng.random()))
     trouble = Trouble(
         operator=operator, book=book, rng=Random(rng.random()), nursery=nursery, pause=plan.pause

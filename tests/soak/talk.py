@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from tests.e2e import running
+from tests.soak.book import END
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,7 +202,7 @@ class Visitor:
         except trio.BrokenResourceError as error:
             raise CutError("a reset") from error
         if not data:
-            raise CutError("an end")
+            raise CutError(END)
         return bytes(data)
 
     async def _say(self, size: int) -> None:

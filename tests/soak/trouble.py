@@ -6,6 +6,7 @@ All of it is written into the book before it is done, so that the book can expla
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from random import Random
     from typing import Any
 
+    from tests.faults.proxy import Passage
     from tests.soak.book import Book
     from tests.soak.post import Post
 
@@ -39,17 +41,27 @@ SLEEP: Final = 12.0
 """Seconds after which the server has given up a client that is stopped: its PeerTimeout of 8 s, and more than is needed."""
 
 
+def _end(passage: Passage, how: str) -> None:
+    with suppress(OSError):  # it is ending already
+        if how == "closed":
+            passage.close()
+        else:
+            passage.reset()
+
+
 @attrs.frozen
 class Operator:
     """Whoever sits at the machine of the server, whose state folder is `state`."""
 
     state: Path
+    book: Book
 
     async def kick(self, uid: int) -> None:
         """Run `trionat kick`."""
         command = ("kick", "--session", str(uid), "--state-dir", self.state)
         result = await services.run_trionat(*command, cwd=self.state)
-        assert result.returncode == 0, result.stderr.decode()
+        if result.returncode != 0:
+            self.book.fault("kick", result.stderr.decode().strip())
 
     async def ask(self, request: Request) -> dict[str, Any]:
         """Ask as a command does, without one: a process takes its time."""
@@ -107,10 +119,7 @@ class Trouble:
         how = self.rng.choice(["closed", "reset"])
         with self.book.spell(f"all connections {how}", post.port):
             for passage in list(post.proxy.passages):
-                if how == "closed":
-                    passage.close()
-                else:
-                    passage.reset()
+                _end(passage, how)
             await post.wait_connected(before)
 
     async def _cut_tunnel(self, post: Post) -> None:
@@ -119,7 +128,7 @@ class Trouble:
         assert post.proxy is not None
         with self.book.spell("one tunnel reset", post.port, most=1):
             if len(post.proxy.passages) > 1:
-                self.rng.choice(post.proxy.passages[1:]).reset()
+                _end(self.rng.choice(post.proxy.passages[1:]), "reset")
             await trio.lowlevel.checkpoint()
 
     async def _silence(self, post: Post) -> None:
@@ -132,8 +141,7 @@ class Trouble:
                 passage.freeze()
             await post.wait_connected(before)
             for passage in silent:
-                if passage in post.proxy.passages:
-                    passage.reset()
+                _end(passage, "reset")
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
@@ -144,7 +152,8 @@ class Trouble:
 
     async def sleep(self, post: Post) -> None:
         """Stop a client until it has lost its session."""
-        assert post.port is not None
+        if not post.up or post.port is None:  # which is in the book already
+            return
         before = post.connections
         with self.book.spell(f"client stopped for {SLEEP:g} s", post.port):
             await self._stop(post, SLEEP)
@@ -159,7 +168,8 @@ class Trouble:
 
     async def kill(self, post: Post) -> None:
         """SIGKILL a client, and start it again: its port has waited for it, and so have visitors."""
-        assert post.port is not None
+        if not post.up or post.port is None:
+            return
         before = post.connections
         with self.book.spell("client killed", post.port):
             post.code = -signal.SIGKILL
@@ -172,7 +182,8 @@ class Trouble:
     async def evict(self, one: Post, other: Post) -> None:
         """Start whichever of two clients of one identity does not run: it takes the other's place, which ends."""
         old, new = (one, other) if one.lives else (other, one)
-        assert old.port is not None
+        if not old.up or old.port is None or new.lives:
+            return
         before = new.connections
         with self.book.spell("client evicted", old.port):
             old.code = 5
@@ -182,8 +193,11 @@ class Trouble:
 
     async def kick(self, posts: list[Post]) -> None:
         """Kick a session out of several clients, one of which waits for a slot: that one gets it, and who was kicked queues up anew."""
-        kicked = self.rng.choice([post for post in posts if post.up])
-        [queued] = [post for post in posts if post.queued]
+        up = [post for post in posts if post.up]
+        waiting = [post for post in posts if post.queued]
+        if not up or not waiting:
+            return
+        kicked, queued = self.rng.choice(up), waiting[0]
         port, before = kicked.port, queued.connections
         assert port is not None
         assert kicked.uid is not None
