@@ -115,13 +115,15 @@ class Host:
 class Visitor:
     """A visitor's end of a conversation. It always listens, so that it hears at once when it is cut off.
 
-    Every method raises CutError and WrongBytesError. `said` and `heard` count bytes.
+    Every method raises CutError and WrongBytesError. `said` and `heard` count bytes. `was_reset` says that sending has failed: the
+    kernel tells of a reset once, and who listens then sees an end.
     """
 
     stream: trio.SocketStream
     position: int
     said: int = 0
     heard: int = 0
+    was_reset: bool = False
 
     async def wish(self, kind: bytes, size: int, *, may_end: bool = False) -> None:
         """Say what this is to be."""
@@ -202,7 +204,7 @@ class Visitor:
         except trio.BrokenResourceError as error:
             raise CutError("a reset") from error
         if not data:
-            raise CutError(END)
+            raise CutError("a reset" if self.was_reset else END)
         return bytes(data)
 
     async def _say(self, size: int) -> None:
@@ -211,7 +213,7 @@ class Visitor:
         try:
             await say(self.stream, position, size)
         except trio.BrokenResourceError:
-            return  # who listens hears of it
+            self.was_reset = True
 
     async def _say_all(self, size: int) -> None:
         await self._say(size)
