@@ -58,6 +58,9 @@ def works(program: str, version: str) -> bool:
 TELLING = ("first_steps", "examples", "trust")
 """The end-to-end tests in which another Python could make a difference: they install, check certificates and run the examples."""
 
+SUITE = ("tests", *(f"--ignore=tests/{folder}" for folder in ("faults", "load", "soak")))
+"""What `minimums` and `coverage` run."""
+
 INTERPRETERS = find_interpreters()
 MISSING = [version for version in SUPPORTED if version not in INTERPRETERS]
 
@@ -102,7 +105,7 @@ def minimums(session: nox.Session) -> None:
     session.install("uv")
     packages = [".", *nox.project.dependency_groups(PYPROJECT, "test")]
     session.run("uv", "pip", "install", "--resolution=lowest-direct", *packages)
-    session.run("pytest", results(session), *session.posargs)
+    session.run("pytest", results(session), *(session.posargs or SUITE))
 
 
 @nox.session(python=INTERPRETERS[0])
@@ -160,7 +163,7 @@ def coverage(session: nox.Session) -> None:
     """Measure which lines and branches the tests reach, also in the processes that they start."""
     install(session, "test")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *(session.posargs or SUITE))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -10,6 +10,7 @@ import logging
 import logging.handlers
 import os
 import queue
+import select
 import sys
 import threading
 import time
@@ -32,12 +33,13 @@ FILE_BYTES: Final = 10 * 1024 * 1024
 FILE_BACKUPS: Final = 5
 BATCH_RECORDS: Final = 256
 LINGER: Final = 0.02
-"""Seconds for which the writing thread gathers records. A thread that wakes for each of them costs the Trio thread several times
-what rendering costs, since it takes the interpreter's lock away at every system call: measured, a third of the new connections a second."""
+"""Seconds for which the writing thread gathers records; what a killed process has not written is so much at most. A thread that wakes
+for each record costs the Trio thread several times what rendering costs, since it takes the interpreter's lock away at every system call:
+measured, a third of the new connections a second."""
 COMPLAINT_INTERVAL: Final = 60.0
 """Seconds between two complaints about a full disk or the like."""
 
-Records: TypeAlias = "queue.Queue[logging.LogRecord | None]"  # None: the end
+Records: TypeAlias = "queue.SimpleQueue[logging.LogRecord | None]"  # None: the end
 
 
 @attrs.define(eq=False)
@@ -57,6 +59,7 @@ class Enqueue(logging.handlers.QueueHandler):
 
     def __init__(self, records: Records, statistics: LogStatistics) -> None:
         super().__init__(records)
+        self._records = records
         self._statistics = statistics
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
@@ -71,9 +74,9 @@ class Enqueue(logging.handlers.QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Leave the record, or count it as dropped; never wait."""
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
+        if self._records.qsize() < QUEUE_RECORDS:
+            self._records.put(record)
+        else:
             self._statistics.dropped += 1  # under the handler's lock
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
@@ -115,11 +118,18 @@ class Terminal:
 
     def emit(self, records: Sequence[logging.LogRecord]) -> Sequence[Exception]:
         """Write the lines at once, whole, in one call: there is no buffer."""
+        lines: list[str] = []
+        errors: list[Exception] = []
+        for record in records:
+            try:
+                lines.append(f"{self._render(record)}\n")
+            except Exception as error:  # noqa: BLE001 (some value's __str__: the log goes on)
+                errors.append(error)
         try:
-            self._write("".join(f"{self._render(record)}\n" for record in records))
-        except Exception as error:  # noqa: BLE001 (a terminal, or some value's __str__: the log goes on)
-            return [error] * len(records)
-        return ()
+            self._write("".join(lines))
+        except Exception as error:  # noqa: BLE001 (whatever a terminal is)
+            errors += [error] * len(lines)
+        return errors
 
     def _write(self, lines: str) -> None:
         if self._fd is None:
@@ -128,7 +138,12 @@ class Terminal:
             return
         data = lines.encode(self._stream.encoding or "utf-8", "backslashreplace")
         while data:
-            data = data[os.write(self._fd, data) :]
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # somebody has made it non-blocking, for all who share it
+                room = select.poll()
+                room.register(self._fd, select.POLLOUT)
+                room.poll()
 
     def close(self) -> None:
         """Give up the descriptor; the stream belongs to the caller."""
@@ -178,7 +193,7 @@ class Writer:
     """The thread that renders and writes. A daemon, since nothing can wake it from a write that blocks."""
 
     def __init__(self, sinks: Sequence[Sink], statistics: LogStatistics) -> None:
-        self.records: Records = queue.Queue(QUEUE_RECORDS)
+        self.records: Records = queue.SimpleQueue()
         self._sinks = sinks
         self._statistics = statistics
         self._told_dropped = 0
@@ -191,10 +206,8 @@ class Writer:
 
     def stop(self, timeout: float) -> None:
         """Write what is queued and end, within `timeout` seconds; sinks of a thread that is stuck are left alone."""
-        deadline = time.monotonic() + timeout
-        with suppress(queue.Full):
-            self.records.put(None, timeout=timeout)
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        self.records.put(None)
+        self._thread.join(timeout)
 
     def _run(self) -> None:
         ended = False

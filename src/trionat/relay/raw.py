@@ -13,7 +13,6 @@ import trio
 
 from trionat.protocol.tunnel import AbortReason
 from trionat.relay.pairing import Pairing, reset_text
-from trionat.relay.tunnel import TURN
 from trionat.transport.endpoint import MORE_LIKELY_BYTES, Endpoint
 from trionat.transport.scratch import HEADROOM_BYTES, scratch
 
@@ -64,14 +63,12 @@ class RawTunnel:
         """Take bytes from one end to the other until there are no more."""
         pairing, brake = self.pairing, self.pairing.brake
         taking = source is pairing.plain
-        reads = 0
         try:
             await self._write(sink, memoryview(early))
             while True:
                 try:
                     count = source.recv_into(room if brake is None else brake.portion(room))
                 except BlockingIOError:
-                    reads = 0
                     await source.wait_readable()
                     continue
                 except OSError:
@@ -89,12 +86,9 @@ class RawTunnel:
                     piece = memoryview(bytes(piece))  # others use the scratch buffer meanwhile
                     await pairing.slow_down(count)
                 await self._write(sink, piece)
-                reads += 1
                 if count < MORE_LIKELY_BYTES:
-                    reads = 0
                     await source.wait_readable()
-                elif reads == TURN:
-                    reads = 0
+                else:  # as in a tunnel with frames: the others' turn
                     await trio.lowlevel.checkpoint()
         except (OSError, trio.ClosedResourceError):
             self._lose(sink)

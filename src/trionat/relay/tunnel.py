@@ -40,9 +40,6 @@ from trionat.transport.scratch import HEADROOM_BYTES, Scratch, scratch
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-# Reads of one stream, each of up to 256 KiB, before the others get their turn.
-TURN: Final = 8
-
 # Frames out of one read before the others get their turn; each costs a few microseconds.
 _EVENTS_TURN: Final = 64
 
@@ -61,9 +58,14 @@ _CLIENT_GIVES_UP_AFTER: Final = (
 _ABORT_ANSWER_WITHIN: Final = (
     10  # the peer reads our ABORT only when it has delivered what came before
 )
-# On a busy tunnel nobody is asked, so it is the kernel that has to tell (TCP_INFO): a slow reader's acknowledges all the same. Less
-# would give up on networks that the control connection, with its own patience of 8 s, has just survived.
-_ACKNOWLEDGED_WITHIN: Final = 15
+ACKNOWLEDGED_WITHIN: Final = 15.0
+"""Seconds in which the peer's kernel has to acknowledge something of what a busy tunnel has sent. Nobody is asked there, so the kernel
+has to tell; a slow reader's acknowledges all the same. With less, tunnels would end in outages that the control connection survives."""
+
+
+def acknowledged_within(peer_timeout: float) -> float:
+    """Return for how long the tunnels of a session whose peer may be silent for so long wait; no shorter than the session."""
+    return max(ACKNOWLEDGED_WITHIN, 2 * peer_timeout)
 
 
 class LocalServiceError(Exception):
@@ -76,7 +78,7 @@ class Tunnel:
 
     `on_open` is a client's way to its local service: it returns a connected endpoint, which the tunnel owns then, or raises
     `LocalServiceError`. `on_pairing` takes the pairing over, to run `carry` on it. `on_idle` is called when a visitor is done
-    with. A server has none of them.
+    with. A server has none of them. `acknowledged_within` is in seconds.
     """
 
     wire: Endpoint
@@ -84,6 +86,7 @@ class Tunnel:
     on_open: Callable[[Open], Awaitable[Endpoint]] | None = None
     on_pairing: Callable[[Open, Pairing], None] | None = None
     on_idle: Callable[[], None] = lambda: None
+    acknowledged_within: float = ACKNOWLEDGED_WITHIN
     _heard: bool = attrs.field(init=False, default=True)
     _silent: int = attrs.field(init=False, default=0)
     _unanswered_probe: int | None = attrs.field(init=False, default=None)
@@ -130,13 +133,11 @@ class Tunnel:
             RemoteProtocolError: the peer broke the protocol.
         """
         wire, reader, room = self.wire, self._reader, self._scratch.incoming
-        reads = 0
-        while True:  # noqa: ASYNC913 - it waits, or takes a checkpoint after so many reads
+        while True:
             brake = None if self.pairing is None else self.pairing.brake
             try:
                 count = wire.recv_into(room if brake is None else brake.portion(room))
             except BlockingIOError:
-                reads = 0
                 await wire.wait_readable()
                 continue
             except OSError as error:
@@ -157,12 +158,9 @@ class Tunnel:
                 if events % _EVENTS_TURN == 0:  # a peer may send nothing but the smallest frames
                     reader.keep()
                     await trio.lowlevel.checkpoint()
-            reads += 1
             if count < MORE_LIKELY_BYTES:
-                reads = 0
                 await wire.wait_readable()
-            elif reads == TURN:
-                reads = 0
+            else:  # a read of up to 256 KiB, then the others' turn
                 await trio.lowlevel.checkpoint()
 
     async def _give(self, piece: memoryview) -> None:
@@ -335,13 +333,11 @@ class Tunnel:
         if len(opening) > header_at:
             await self._write(opening)
             opening = b""
-        reads = 0
         gone: OSError | None = None
-        while True:  # noqa: ASYNC913 - it waits, or takes a checkpoint after so many reads
+        while True:
             try:
                 count = plain.recv_into(room if brake is None else brake.portion(room))
             except BlockingIOError:
-                reads = 0
                 if opening:  # nothing there yet, and the other side can begin without it
                     await self._write(opening)
                     opening = b""
@@ -378,12 +374,9 @@ class Tunnel:
                     raise lost(error) from error
                 if start + sent < end:
                     await self._write(bytes(outgoing[start + sent : end]))
-            reads += 1
             if count < MORE_LIKELY_BYTES:
-                reads = 0
                 await plain.wait_readable()
-            elif reads == TURN:
-                reads = 0
+            else:
                 await trio.lowlevel.checkpoint()
 
     async def _write(self, data: bytes) -> None:
@@ -415,7 +408,7 @@ class Tunnel:
         # Counted, since the kernel tells when it last heard anything, which may be long before what it has just sent.
         stalled = not self.idle and self.wire.silent_for() > SWEEP_INTERVAL
         self._stalled_for = self._stalled_for + 1 if stalled else 0
-        if self._stalled_for > _ACKNOWLEDGED_WITHIN:
+        if self._stalled_for * SWEEP_INTERVAL > self.acknowledged_within:
             raise PeerTimeoutError("the other end of the tunnel acknowledged nothing")
         if self._heard:
             self._heard = False

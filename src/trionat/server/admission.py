@@ -98,7 +98,10 @@ class Applicant(ABC):
 
 @attrs.define(eq=False)
 class Admission:
-    """Who may run a session. `refusals` counts whom the server does not let in, visitors and strangers as well. Its tasks are started by the server's app; all its state changes between two checkpoints."""
+    """Who may run a session. `refusals` counts whom the server does not let in, visitors and strangers as well.
+
+    Its tasks are started by the server's app; all its state changes between two checkpoints.
+    """
 
     config: ServerConfig
     ports: PortPool

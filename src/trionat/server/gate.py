@@ -77,6 +77,7 @@ class Gate:
                     reason=reason,
                     refused=count,
                 ),
+                user="" if port.line is None else port.line.allowance.user,
             )
             return
         self._present[network] = self._present.get(network, 0) + 1

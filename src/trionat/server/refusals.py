@@ -1,7 +1,7 @@
 """Whom the server has refused, and by which bound: each is counted, and the log gets a line now and then.
 
 There is no checkpoint in counting. A crowd costs a line a second for each bound and user, and none of it stays untold: what came after
-such a line is in the next one, a second later at most.
+such a line is in the next one, two seconds later at most.
 """
 
 from __future__ import annotations

@@ -115,9 +115,10 @@ class VisitorLine:
             return
         visitor.endpoint.close()
         visitor.gone()
+        values = self._values(visitor, refusal)  # as they are now, not when it is told
         self.refusals.count(
             bound,
-            lambda count: self._log("visitor refused", visitor, refusal, refused=count),
+            lambda count: log.info("visitor refused", refused=count, **values),
             user=allowance.user,
         )
 
@@ -126,8 +127,10 @@ class VisitorLine:
         visitor.since = trio.current_time()
         if not self.open:
             visitor.endpoint.reset()
+            self.refusals.counts[Bound.LEAVING] += 1
             self.leave(visitor)
-            self._log("visitor closed", visitor, "the tunnel was lost, and there will be no other")
+            reason = "the tunnel was lost, and there will be no other"
+            log.info("visitor closed", **self._values(visitor, reason))
         elif self._idle:
             self._give(visitor)
         else:
@@ -170,9 +173,8 @@ class VisitorLine:
         Cancelling it loses no visitor.
         """
         if self._waiting:
-            await (
-                trio.lowlevel.checkpoint()
-            )  # else one tunnel could serve them all before anybody else runs
+            # Else one tunnel could serve them all before anybody else runs.
+            await trio.lowlevel.checkpoint()
             if (visitor := self.take()) is not None:
                 return visitor
         place = _Place()
@@ -197,7 +199,8 @@ class VisitorLine:
         late = [visitor for visitor in self._waiting if visitor.since < before]
         for visitor in late:  # not only from the head: one that was put back there waits anew
             self._waiting.remove(visitor)
-            self.refusals.counts[Bound.WAIT] += 1
+            if not visitor.endpoint.is_lost():
+                self.refusals.counts[Bound.WAIT] += 1
             self._dismiss(visitor, "no tunnel for it in time")
 
     def kick(self, number: int, reason: str) -> bool:
@@ -213,23 +216,22 @@ class VisitorLine:
     def close(self, reason: str) -> None:
         """Admit nobody any more and dismiss those who wait."""
         self.open = False
+        self.refusals.counts[Bound.LEAVING] += len(self._waiting)
         while self._waiting:
             self._dismiss(self._waiting.popleft(), reason)
 
     def _dismiss(self, visitor: Visitor, reason: str) -> None:
         self.leave(visitor)
         visitor.endpoint.close()
-        self._log("visitor closed", visitor, reason)
+        log.info("visitor closed", **self._values(visitor, reason))
 
-    def _log(self, event: str, visitor: Visitor, reason: str, **values: int) -> None:
-        log.info(
-            event,
-            **values,
-            visitor=visitor.number,
-            address=str(visitor.address),
-            port=visitor.visited.port,
-            reason=reason,
-            seconds=round(trio.current_time() - visitor.arrived, 3),
-            user=self.allowance.user,
-            session=self.session,
-        )
+    def _values(self, visitor: Visitor, reason: str) -> dict[str, object]:
+        return {
+            "visitor": visitor.number,
+            "address": str(visitor.address),
+            "port": visitor.visited.port,
+            "reason": reason,
+            "seconds": round(trio.current_time() - visitor.arrived, 3),
+            "user": self.allowance.user,
+            "session": self.session,
+        }

@@ -96,6 +96,12 @@ class Descriptors:
             )
             self._told, self._refused_until_told = now, self.refused
 
+    def tell_rest(self, address: TCPAddress) -> None:
+        """The shortage is over at this address: log how many were refused since the last line."""
+        if refused := self.refused - self._refused_until_told:
+            log.warning("descriptors were short", address=str(address), refused=refused)
+            self._refused_until_told = self.refused
+
     def close(self) -> None:
         """Give up the spare."""
         self._spare.close()

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
@@ -23,13 +24,8 @@ if TYPE_CHECKING:
 # A Unix socket whose queue is full answers EAGAIN at once instead of waiting (connect(2)); so we wait ourselves.
 _FULL_QUEUE_WAIT: Final = 0.01
 
-# What connect(2) says of a connection that is on its way, and of one that is there; the last two of the first are what Windows says.
-_UNDER_WAY: Final = (
-    errno.EINPROGRESS,
-    errno.EALREADY,
-    errno.EWOULDBLOCK,
-    getattr(errno, "WSAEINVAL", errno.EALREADY),
-)
+# What connect(2) says of a connection that is on its way (EWOULDBLOCK: Windows), and of one that is there.
+_UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
 _CONNECTED: Final = (0, errno.EISCONN)
 
 
@@ -96,8 +92,8 @@ async def _connect_numeric(address: TCPAddress) -> socket.socket:
         set_stream_options(sock)
         name = (address.dialled_host, address.port)
         code = sock.connect_ex(name)
-        if code in _UNDER_WAY:  # asked again, what is on this machine has answered already
-            code = sock.connect_ex(name)
+        if code == errno.EINPROGRESS and sys.platform == "linux":
+            code = sock.connect_ex(name)  # what is on this machine has answered already
         if code in _UNDER_WAY:
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -29,8 +29,9 @@ MORE_LIKELY_BYTES: Final = 16 * 1024
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
-# tcpi_unacked (segments) and tcpi_last_ack_recv (milliseconds ago) of Linux's struct tcp_info (linux/tcp.h).
-_TCP_INFO: Final = struct.Struct("=24xI28xI")
+# tcpi_retransmits, tcpi_probes, tcpi_unacked (segments) and tcpi_last_ack_recv (milliseconds ago) of Linux's struct tcp_info
+# (linux/tcp.h).
+_TCP_INFO: Final = struct.Struct("=2xBB20xI28xI")
 
 
 class Endpoint(Protocol):
@@ -136,8 +137,10 @@ class _OnSocket(Generic[SocketT]):
         if sys.platform != "linux" or self.sock.fileno() < 0 or not _is_tcp(self.sock):
             return 0.0
         info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        unacknowledged, milliseconds = _TCP_INFO.unpack(info)
-        return milliseconds / 1000 if unacknowledged else 0.0
+        repeated, probes, unacknowledged, milliseconds = _TCP_INFO.unpack(info)
+        # A kernel without room for a segment leaves it unacknowledged, but answers: then neither is counted.
+        owes = (unacknowledged and repeated) or probes
+        return milliseconds / 1000 if owes else 0.0
 
     def fileno(self) -> int:
         """See `Endpoint`."""

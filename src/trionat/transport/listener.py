@@ -98,7 +98,9 @@ class Listener:
                 try:
                     connection, address = sock.accept()
                 except BlockingIOError:
-                    self._short_since = None
+                    if self._short_since is not None:
+                        self._short_since = None
+                        descriptors.tell_rest(self.address)
                     break
                 except OSError as error:
                     if error.errno in _SHORTAGE:

@@ -33,6 +33,7 @@ from trionat.protocol.messages import (
     Pong,
     Welcome,
 )
+from trionat.relay.tunnel import acknowledged_within
 from trionat.transport.channel import Channel
 from trionat.transport.control import ControlLink
 from trionat.transport.deadline import deadline
@@ -167,6 +168,7 @@ class NativeSession(Session):
             self.forwarder,
             limit=min(self.config.max_tunnels, welcome.max_tunnels),
             least_idle=self.config.min_idle_tunnels,
+            acknowledged_within=acknowledged_within(welcome.peer_timeout),
         )
         server = self.dialer.server
         self._come_up(

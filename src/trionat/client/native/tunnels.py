@@ -13,7 +13,12 @@ from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel import Open
 from trionat.relay.pairing import Pairing
-from trionat.relay.tunnel import SWEEP_INTERVAL, LocalServiceError, Tunnel
+from trionat.relay.tunnel import (
+    ACKNOWLEDGED_WITHIN,
+    SWEEP_INTERVAL,
+    LocalServiceError,
+    Tunnel,
+)
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
@@ -50,13 +55,15 @@ class TunnelPool:
     `open_wire` returns a connection to the server that is attached to the session. `run` owns all of them: when it is
     cancelled, every tunnel and every local connection is closed. `limit` bounds their number; `least_idle` are kept idle.
 
-    Nothing that happens for each visitor looks at all tunnels, so that a visitor costs the same in any crowd.
+    Nothing that happens for each visitor looks at all tunnels, but for those who wait at all idle ones, so that a visitor costs the same
+    in any crowd. `acknowledged_within` is as in `Tunnel`.
     """
 
     open_wire: Callable[[], Awaitable[Endpoint]]
     forwarder: Forwarder
     limit: int
     least_idle: int
+    acknowledged_within: float = ACKNOWLEDGED_WITHIN
     served: int = attrs.field(init=False, default=0)
     _tunnels: dict[Tunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
     _idle: set[Tunnel] = attrs.field(init=False, factory=lambda: set())
@@ -141,7 +148,9 @@ class TunnelPool:
             self._idle.add(tunnel)
             self._less_busy.set()
 
-        tunnel = Tunnel(wire, Side.CLIENT, connect_locally, take_over, rest)
+        tunnel = Tunnel(
+            wire, Side.CLIENT, connect_locally, take_over, rest, self.acknowledged_within
+        )
         began = trio.current_time()
         scope = self._tunnels[tunnel] = trio.CancelScope()
         self._idle.add(tunnel)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trionat.transport.descriptors import Descriptors
 
 COUNT_INTERVAL: Final = 5.0
+_BANS_TURN: Final = 256
 """Seconds from one count of all bytes to the next. A rate is over the time since the last but one: 5 to 10 s."""
 
 _VERSION: Final = version("trionat")
@@ -71,12 +72,17 @@ class Observer:
             await trio.sleep(COUNT_INTERVAL)
 
     async def look(self) -> Snapshot:
-        """Take a snapshot. Others get their turn after each session, so the last one is seen a moment later than the first."""
+        """Take a snapshot. Others get their turn after each session and some bans, so the last one is seen a moment later than the first."""
         desk, admission = self.desk, self.desk.admission
         sessions: list[SessionView] = []
         for session in list(desk.sessions.values()):
             if session.uid in desk.sessions:
                 sessions.append(self._session(session))
+                await trio.lowlevel.checkpoint()
+        banned: list[BannedView] = []
+        for network, seconds in desk.bans.banned().items():
+            banned.append(BannedView(network=network, remaining=round(seconds, 3)))
+            if len(banned) % _BANS_TURN == 0:
                 await trio.lowlevel.checkpoint()
         ports = admission.ports
         return Snapshot(
@@ -102,10 +108,7 @@ class Observer:
                 if lease.vacant_since is not None and not lease.given_up
             ),
             refused=self._refused(),
-            banned=tuple(
-                BannedView(network=network, remaining=round(seconds, 3))
-                for network, seconds in desk.bans.banned().items()
-            ),
+            banned=tuple(banned),
         )
 
     def _refused(self) -> dict[str, int]:

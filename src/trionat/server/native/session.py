@@ -21,6 +21,7 @@ from trionat.protocol.messages import (
     Join,
     Welcome,
 )
+from trionat.relay.tunnel import acknowledged_within
 from trionat.server.native.tunnels import NativeTunnels
 from trionat.server.session import Session, SessionEnd
 from trionat.transport.control import ControlLink
@@ -70,6 +71,7 @@ class NativeSession(Session):
             line=self.lease.line,
             limit=self.config.max_visitors + SPARE_TUNNELS,
             keep_idle=self.keep_idle,
+            acknowledged_within=acknowledged_within(self.config.peer_timeout),
         )
 
     @property

@@ -12,7 +12,7 @@ from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel import Open
 from trionat.relay.pairing import Pairing
-from trionat.relay.tunnel import Tunnel
+from trionat.relay.tunnel import ACKNOWLEDGED_WITHIN, Tunnel
 from trionat.server.tunnels import Tunnels
 from trionat.transport.isolation import isolated
 
@@ -41,16 +41,17 @@ class _Served:
 class NativeTunnels(Tunnels):
     """Cancelled, `run` gives a visitor of whom nothing was answered back to the line, and resets the others.
 
-    `keep_idle` is how many idle tunnels the client wants at least.
+    `keep_idle` is how many idle tunnels the client wants at least, `acknowledged_within` is as in `Tunnel`.
     """
 
     keep_idle: int
+    acknowledged_within: float = ACKNOWLEDGED_WITHIN
     _tunnels: dict[Tunnel, _Served] = attrs.field(init=False, factory=lambda: {})
     _sweeps: int = attrs.field(init=False, default=0)
 
     async def _serve(self, wire: Endpoint, early: bytes) -> None:
         assert not early, "a greeting lets nothing through behind ATTACH"  # noqa: S101 - its bug, not the peer's
-        tunnel = Tunnel(wire, Side.SERVER)
+        tunnel = Tunnel(wire, Side.SERVER, acknowledged_within=self.acknowledged_within)
         served = self._tunnels[tunnel] = _Served(trio.CancelScope())
         reason = "its session has ended"
         try:
