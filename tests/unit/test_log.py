@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from trionat.log import bind_context, get_logger, log_to, record, writer
+from trionat.log import bind_context, get_logger, log_to, record, unbind_context, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +145,15 @@ async def test_children_of_a_session_carry_it_and_so_do_other_libraries(tmp_path
             nursery.start_soon(visitor, 2)
     seen = {(line["event"], line["session"], line["visitor"]) for line in lines_of(file)}
     assert seen == {("ours", 3, 1), ("ours", 4, 2), ("of others", 3, 1), ("of others", 4, 2)}
+
+
+async def test_keys_can_be_taken_away(tmp_path: Path) -> None:
+    bind_context(session=3, user="ann")
+    unbind_context("session")
+    with log_to(terminal=None, filename=tmp_path / "x.log"):
+        LOG.info("x")
+    [line] = lines_of(tmp_path / "x.log")
+    assert (line.get("session"), line["user"]) == (None, "ann")
 
 
 # --- exceptions ---

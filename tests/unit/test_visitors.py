@@ -186,6 +186,11 @@ async def test_patience(line: VisitorLine, crowd: Crowd, autojump_clock: MockClo
     crowd.go()
 
 
+async def test_who_refuses_nobody_is_not_counted(line: VisitorLine) -> None:
+    line.close("over")
+    assert not line.refusals.counts.keys()
+
+
 async def test_close_dismisses_who_waits_and_admits_nobody(line: VisitorLine, crowd: Crowd) -> None:
     crowd.come()
     assert await numbers(line, 1) == [1]

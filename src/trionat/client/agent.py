@@ -21,7 +21,7 @@ from trionat.config.client import NATIVE
 from trionat.config.schema import AuthConfig
 from trionat.errors import IdentityError, PeerError, RefusedError
 from trionat.events import ClientEvent, Connected, Disconnected, PublicService
-from trionat.log import get_logger
+from trionat.log import get_logger, unbind_context
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.transport.isolation import leaves
 
@@ -104,6 +104,7 @@ class Client:
             new_session = self._legacy_sessions(tell)
         failures = 0
         while not self.stopping.is_set():
+            unbind_context("session")  # what follows is not about the one before
             session = new_session()
             began = trio.current_time()
             problem = await self._run_session(session)

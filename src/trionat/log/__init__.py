@@ -18,7 +18,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
-from trionat.log.logger import Logger, bind_context, get_logger
+from trionat.log.logger import Logger, bind_context, get_logger, unbind_context
 from trionat.log.record import escape
 from trionat.log.writer import Enqueue, LogStatistics, RotatingFile, Sink, Terminal, Writer
 
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["LogStatistics", "Logger", "bind_context", "escape", "get_logger", "log_to"]
+__all__ = [
+    "LogStatistics",
+    "Logger",
+    "bind_context",
+    "escape",
+    "get_logger",
+    "log_to",
+    "unbind_context",
+]
 
 FLUSH_TIMEOUT: Final = 2.0
 """Seconds that leaving `log_to` waits for what is queued: a stuck terminal must not keep the program from ending."""

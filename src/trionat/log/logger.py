@@ -19,6 +19,11 @@ def bind_context(**values: object) -> None:
     _context.set({**context(), **values})
 
 
+def unbind_context(*keys: str) -> None:
+    """Take keys away again, from this task and from those that it will start."""
+    _context.set({key: value for key, value in context().items() if key not in keys})
+
+
 def context() -> Mapping[str, object]:
     """Return the keys that hold for this task."""
     return _context.get() or {}

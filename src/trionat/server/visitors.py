@@ -216,8 +216,8 @@ class VisitorLine:
     def close(self, reason: str) -> None:
         """Admit nobody any more and dismiss those who wait."""
         self.open = False
-        self.refusals.counts[Bound.LEAVING] += len(self._waiting)
         while self._waiting:
+            self.refusals.counts[Bound.LEAVING] += 1
             self._dismiss(self._waiting.popleft(), reason)
 
     def _dismiss(self, visitor: Visitor, reason: str) -> None:
