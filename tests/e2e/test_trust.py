@@ -91,7 +91,8 @@ async def test_unknown_server(echo_server: Service, tmp_path: Path) -> None:
         flags = [*login, "--trust-on-first-use"]
         async with running.client_process(tmp_path / "c", *flags) as client:
             await client.wait_connected()
-            assert shown in client.process.errors.decode()
+            trusting = "trusting this server from now on, unseen (TrustOnFirstUse)"
+            await client.wait_record(trusting, fingerprint=shown)
         remembered = await trio.Path(tmp_path / "c" / "state" / "known_servers").read_text()
         assert remembered == f"{control} {shown}\n"
         async with running.client_process(tmp_path / "c", *login) as client:
