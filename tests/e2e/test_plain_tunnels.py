@@ -101,8 +101,8 @@ async def test_both_must_say_so(
         assert len(tap.plain) == (len(tap.heard) - 1 if plain else 0)
         up = await server.wait_record("session up")
         assert ("not encrypted" in up["dialect"]) is plain
-        warned = "tunnels are encrypted: the server's TunnelEncryption is not none"
-        assert (warned in client.log_text()) is (client_flags == PLAIN and not plain)
+    warned = "tunnels are encrypted: the server's TunnelEncryption is not none"
+    assert (warned in client.log_text()) is (client_flags == PLAIN and not plain)
 
 
 async def test_what_a_wiretap_can_do(echo_server: Service, tmp_path: Path) -> None:
