@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from trionat.config.schema import KEYS
+from trionat.config.sections import KEYS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")

@@ -18,11 +18,11 @@ __version__ = version("trionat")
 
 from trionat.address import TCPAddress as TCPAddress
 from trionat.address import UnixAddress as UnixAddress
-from trionat.client.agent import Client as Client
-from trionat.client.agent import connect as connect
-from trionat.config.schema import AuthConfig as AuthConfig
-from trionat.config.schema import ClientConfig as ClientConfig
-from trionat.config.schema import ServerConfig as ServerConfig
+from trionat.client.app import Client as Client
+from trionat.client.app import connect as connect
+from trionat.config.sections import AuthConfig as AuthConfig
+from trionat.config.sections import ClientConfig as ClientConfig
+from trionat.config.sections import ServerConfig as ServerConfig
 from trionat.config.service import Service as Service
 from trionat.config.service import parse_service as parse_service
 from trionat.errors import ConfigError as ConfigError

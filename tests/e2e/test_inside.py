@@ -19,14 +19,14 @@ import trio
 
 from tests.e2e import running, services
 from tests.e2e.running import ask, end_of
-from trionat.server.admin.door import call
-from trionat.server.admin.exchange import (
+from trionat.server.admin.messages import (
     AskStatus,
     KickVisitor,
     Request,
     decode_answer,
     encode_request,
 )
+from trionat.server.admin.socket import call
 
 if TYPE_CHECKING:
     from tests.e2e.services import Service

@@ -15,14 +15,14 @@ from tests.e2e import services
 from tests.e2e.legacy_peers import HOST, Dialect, LegacyServer, running_server
 from tests.e2e.running import ask, end_of, read_all
 from trionat.address import TCPAddress
-from trionat.config.schema import AuthConfig, ClientConfig
+from trionat.config.sections import AuthConfig, ClientConfig
 from trionat.errors import RefusedError
 from trionat.events import ClientEvent, Connected, Disconnected, Queued
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from trionat.client.agent import Client
+    from trionat.client.app import Client
 
 both = pytest.mark.parametrize("dialect", list(Dialect), ids=lambda dialect: dialect.value)
 BULK = os.urandom(8 * 2**20)

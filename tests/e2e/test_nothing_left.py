@@ -16,7 +16,7 @@ import trionat
 from tests.conftest import open_descriptors
 from tests.e2e import running, services
 from trionat.address import TCPAddress
-from trionat.config.schema import ClientConfig, ServerConfig
+from trionat.config.sections import ClientConfig, ServerConfig
 from trionat.config.service import Service as LocalService
 from trionat.protocol.frames import FrameReader
 from trionat.protocol.messages import (
@@ -35,7 +35,7 @@ from trionat.protocol.messages import (
     encode_message,
 )
 from trionat.protocol.ticket import Ticket
-from trionat.protocol.tunnel import END_FRAME
+from trionat.protocol.tunnel_frames import END_FRAME
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ from trionat.protocol.legacy import decode as decode_legacy
 from trionat.protocol.legacy import encode as encode_legacy
 from trionat.protocol.messages import decode_message, encode_message
 from trionat.protocol.ticket import Ticket
-from trionat.protocol.tunnel import SMALL_FRAME_BYTES, TunnelReader
+from trionat.protocol.tunnel_frames import SMALL_FRAME_BYTES, TunnelReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,7 +9,15 @@ from __future__ import annotations
 import attrs
 
 from trionat.protocol.conversation import Side
-from trionat.protocol.tunnel import Abort, End, Open, Probe, Probed, TunnelFrame, TunnelReader
+from trionat.protocol.tunnel_frames import (
+    Abort,
+    End,
+    Open,
+    Probe,
+    Probed,
+    TunnelFrame,
+    TunnelReader,
+)
 
 
 class BreachError(AssertionError):

@@ -41,7 +41,7 @@ from trionat.protocol.messages import (
     encode_message,
 )
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
-from trionat.protocol.tunnel import (
+from trionat.protocol.tunnel_frames import (
     DATA_ID,
     END_FRAME,
     END_ID,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fuzz.peers import Deed, deeds, do, no_errors, pauses, writings
 from tests.unit.client_side import Host
 from tests.unit.conftest import Tidy
-from tests.unit.house import forwarder
+from tests.unit.memory_server import forwarder
 from tests.unit.test_client_session import session_at
 from trionat.errors import PeerError
 from trionat.protocol.messages import SECRET_BYTES, Demand, Ping, Welcome, encode_message

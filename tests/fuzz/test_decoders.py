@@ -13,7 +13,7 @@ from tests.fuzz.streams import FRAME_IDS, LEGACY, MESSAGES, streams
 from trionat.protocol.frames import FIRST_FRAME_BYTES, encode_frame
 from trionat.protocol.legacy import LegacyMessage
 from trionat.protocol.messages import Hello, Message
-from trionat.protocol.tunnel import DATA_ID, SMALL_FRAME_BYTES, Abort, TunnelFrame
+from trionat.protocol.tunnel_frames import DATA_ID, SMALL_FRAME_BYTES, Abort, TunnelFrame
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 import trionat
-from tests.unit.house import open_house
+from tests.unit.memory_server import open_house
 from trionat.protocol.frames import (
     BIG_ENDIAN,
     CONTROL_FRAME_BYTES,
@@ -20,16 +20,16 @@ from trionat.protocol.frames import (
     HEADER_BYTES,
 )
 from trionat.protocol.messages import Expose, Hello, encode_message
-from trionat.protocol.tunnel import SMALL_FRAME_BYTES, Abort
-from trionat.relay.pairing import REPLAY_BYTES
+from trionat.protocol.tunnel_frames import SMALL_FRAME_BYTES, Abort
+from trionat.relay.stream import REPLAY_BYTES
 from trionat.transport.endpoint import send_all
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
-    from tests.unit.house import House
     from tests.unit.memory import MemoryEndpoint
+    from tests.unit.memory_server import House
 
 PEERS = 40
 OBJECTS = 6 * 1024

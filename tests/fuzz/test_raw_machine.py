@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.fuzz.ends import TICKS, End, check_ends, check_joined, deeds, run_on, use_scratch
 from tests.unit.conftest import Tidy
 from trionat.protocol.conversation import Side
-from trionat.relay.pairing import Pairing
-from trionat.relay.raw import RawTunnel
+from trionat.relay.raw_tunnel import RawTunnel
+from trionat.relay.stream import Pairing
 
 Choices = list[
     tuple[int, int, int]

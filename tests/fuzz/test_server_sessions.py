@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.peers import Deed, deeds, do, no_errors, pauses, writings
 from tests.unit.conftest import Tidy
-from tests.unit.house import Guest, House, forwarder, open_house
 from tests.unit.memory import MemoryEndpoint, receive_exactly
+from tests.unit.memory_server import Guest, House, forwarder, open_house
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.messages import Welcome
 from trionat.transport.endpoint import send_all

@@ -14,12 +14,20 @@ import trio
 import trio.testing
 
 from tests.fuzz.law import events
-from tests.unit.house import HOST, Guest, House, MemoryStore, forwarder, open_house, token_of
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_exactly, receive_some
+from tests.unit.memory_server import (
+    HOST,
+    Guest,
+    House,
+    MemoryStore,
+    forwarder,
+    open_house,
+    token_of,
+)
 from trionat.address import TCPAddress, UnixAddress
-from trionat.client.forward import Forwarder
-from trionat.client.native.tunnels import TunnelPool
-from trionat.config.schema import Service
+from trionat.client.forwarder import Forwarder
+from trionat.client.native.tunnel_pool import TunnelPool
+from trionat.config.sections import Service
 from trionat.config.values import UNENCRYPTED
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
@@ -35,7 +43,7 @@ from trionat.protocol.messages import (
     Welcome,
     encode_message,
 )
-from trionat.protocol.tunnel import (
+from trionat.protocol.tunnel_frames import (
     DATA_ID,
     END_FRAME,
     PROBE_FRAME,
@@ -46,7 +54,7 @@ from trionat.protocol.tunnel import (
     TunnelFrame,
     TunnelReader,
 )
-from trionat.server.native.greeting import PlainTunnelGreeting
+from trionat.server.control.native_login import PlainTunnelGreeting
 from trionat.transport.channel import Channel
 from trionat.transport.endpoint import send_all
 

@@ -22,8 +22,8 @@ from tests.unit.conftest import Tidy
 from tests.unit.memory import MemoryEndpoint
 from trionat.errors import PeerTimeoutError
 from trionat.protocol.conversation import Side
-from trionat.protocol.tunnel import Open
-from trionat.relay.pairing import Pairing
+from trionat.protocol.tunnel_frames import Open
+from trionat.relay.stream import Pairing
 from trionat.relay.tunnel import LocalServiceError, Tunnel
 from trionat.transport.endpoint import TLS_RECORD_BYTES
 

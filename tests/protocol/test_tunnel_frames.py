@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES, encode_frame
 from trionat.protocol.messages import Refused, encode_message
-from trionat.protocol.tunnel import (
+from trionat.protocol.tunnel_frames import (
     DATA_BYTES,
     DATA_ID,
     END_FRAME,

@@ -14,8 +14,7 @@ import attrs
 import trio
 
 from tests.e2e import services
-from trionat.server.admin.door import call
-from trionat.server.admin.exchange import (
+from trionat.server.admin.messages import (
     AskStatus,
     AskTasks,
     Kicked,
@@ -24,6 +23,7 @@ from trionat.server.admin.exchange import (
     decode_answer,
     encode_request,
 )
+from trionat.server.admin.socket import call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -8,8 +8,8 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.client.legacy.server import LegacyServer
-from trionat.client.native.server import Server, ServerDialer
+from trionat.client.legacy.dialer import LegacyServer
+from trionat.client.native.dialer import Server, ServerDialer
 from trionat.errors import ConnectionLostError, PeerError
 from trionat.transport.isolation import leaves
 

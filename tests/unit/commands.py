@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from trionat.cli import app
 from trionat.protocol.ticket import Ticket
-from trionat.server.state import database_file, prepare_state, verify_ticket
+from trionat.server.state_folder import database_file, prepare_state, verify_ticket
 from trionat.store.backend import open_store
 from trionat.store.passwords import verify_password
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from trionat.config.schema import DatabaseConfig
+    from trionat.config.sections import DatabaseConfig
     from trionat.store.base import Store, User
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from trionat.server.admission import Admission
+    from trionat.server.admission.queue import Admission
 
 
 @attrs.define(eq=False)

@@ -11,12 +11,12 @@ import attrs
 import pytest
 import trio
 
-from tests.unit.house import TICKET_KEY
+from tests.unit.memory_server import TICKET_KEY
 from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode
-from trionat.server.accounts import Accounts
-from trionat.server.state import ServerState, make_ticket
-from trionat.server.traffic import Traffic
+from trionat.server.accounts.accounts import Accounts
+from trionat.server.accounts.traffic import Traffic
+from trionat.server.state_folder import ServerState, make_ticket
 from trionat.store.journal import Journal
 from trionat.store.mysql.pool import open_pool
 from trionat.store.mysql.store import MySQLStore
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.mariadb import MariaDB
-    from trionat.config.schema import DatabaseConfig
+    from trionat.config.sections import DatabaseConfig
     from trionat.store.base import User
 
 SALT = b"sixteen bytes ok"

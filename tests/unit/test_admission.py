@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.house import Guest, House, open_house
 from tests.unit.memory import receive_some
+from tests.unit.memory_server import Guest, House, open_house
 from trionat.address import TCPAddress
 from trionat.errors import RefusedError
 from trionat.protocol.frames import encode_frame
@@ -27,7 +27,7 @@ from trionat.protocol.messages import (
     ServiceRequest,
     Welcome,
 )
-from trionat.server.native.applicant import NativeApplicant
+from trionat.server.admission.native_client import NativeApplicant
 from trionat.store.base import Limits
 from trionat.transport.channel import Channel
 

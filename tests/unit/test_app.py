@@ -11,7 +11,7 @@ import trio.testing
 
 from trionat.address import TCPAddress
 from trionat.cli.serve import banner
-from trionat.config.schema import DatabaseConfig, ServerConfig
+from trionat.config.sections import DatabaseConfig, ServerConfig
 from trionat.errors import StoreUnavailableError
 from trionat.events import Ready
 from trionat.server.app import _prepare, serve

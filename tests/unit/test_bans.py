@@ -9,21 +9,21 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.house import HOST, MemoryStore, open_house, token_of
+from tests.unit.memory_server import HOST, MemoryStore, open_house, token_of
 from trionat.errors import RefusedError
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import AuthFail, ConnectionFull, Credentials
 from trionat.protocol.messages import RefusalCode, Refused, Welcome
-from trionat.server import bans as bans_module
-from trionat.server.bans import Bans
-from trionat.server.strangers import Strangers
+from trionat.server.admission import bans as bans_module
+from trionat.server.admission.bans import Bans
+from trionat.server.control.handshakes import Strangers
 from trionat.transport.channel import LegacyChannel
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
-    from tests.unit.house import House
+    from tests.unit.memory_server import House
 
 OTHER = "192.0.2.8"
 

@@ -162,5 +162,5 @@ def test_other_text_is_no_fingerprint(text: str) -> None:
 
 
 def test_cryptography_is_imported_only_to_make_one() -> None:
-    code = "import sys, trionat.server.state; sys.exit('cryptography' in sys.modules)"
+    code = "import sys, trionat.server.state_folder; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,7 +24,7 @@ from trionat.protocol.messages import (
     encode_message,
 )
 from trionat.transport.channel import Channel, LegacyChannel
-from trionat.transport.control import ControlLink
+from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

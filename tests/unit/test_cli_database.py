@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tests.unit.commands import Outcome
 from trionat.cli import app
 from trionat.protocol.ticket import Ticket
-from trionat.server.state import prepare_state
+from trionat.server.state_folder import prepare_state
 from trionat.store.base import Flush
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.mariadb import MariaDB
     from tests.unit.commands import Trionat
-    from trionat.config.schema import DatabaseConfig
+    from trionat.config.sections import DatabaseConfig
 
 
 def on(trionat: Trionat, database: DatabaseConfig, file: Path) -> Trionat:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from trionat.server.state import database_file
+from trionat.server.state_folder import database_file
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ import pytest
 
 from tests.unit.commands import Trionat
 from trionat.cli.table import Table
-from trionat.server.admin.door import open_door
-from trionat.server.admin.exchange import (
+from trionat.server.admin.messages import (
     AskStatus,
     AskTasks,
     Kicked,
@@ -39,7 +38,8 @@ from trionat.server.admin.snapshot import (
     Snapshot,
     VisitorView,
 )
-from trionat.server.admin.tree import Branch
+from trionat.server.admin.socket import open_door
+from trionat.server.admin.task_tree import Branch
 
 if TYPE_CHECKING:
     import socket

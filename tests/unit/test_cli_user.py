@@ -15,7 +15,7 @@ from tests.unit.commands import Outcome, Trionat
 from trionat.address import TCPAddress
 from trionat.cli.user import user_app
 from trionat.protocol.ticket import Ticket
-from trionat.server.state import database_file, prepare_state
+from trionat.server.state_folder import database_file, prepare_state
 from trionat.store.expiry import format_time, parse_expiry
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import trio
 import trio.testing
 
 from tests.unit.client_side import CONTROL, SERVER, TUNNEL, Host, Running
-from tests.unit.house import forwarder, open_house
 from tests.unit.memory import receive_all, receive_some
+from tests.unit.memory_server import forwarder, open_house
 from trionat.address import TCPAddress, UnixAddress
-from trionat.client.forward import Forwarder
+from trionat.client.forwarder import Forwarder
 from trionat.client.native.session import NativeSession
 from trionat.client.session import SessionOverError
-from trionat.config.schema import ClientConfig, Service
+from trionat.config.sections import ClientConfig, Service
 from trionat.errors import (
     ConnectionLostError,
     PeerTimeoutError,
@@ -45,7 +45,7 @@ from trionat.protocol.messages import (
     Welcome,
     encode_message,
 )
-from trionat.protocol.tunnel import DATA_ID, END_FRAME, Open
+from trionat.protocol.tunnel_frames import DATA_ID, END_FRAME, Open
 from trionat.transport.channel import Channel
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio.testing
 
-from tests.unit.house import open_house
+from tests.unit.memory_server import open_house
 from trionat.protocol.messages import RefusalCode, Refused
 from trionat.transport.channel import Channel
 from trionat.transport.descriptors import is_for_control

@@ -20,9 +20,9 @@ from trionat.cli import app
 from trionat.cli.connect import show_json
 from trionat.cli.running import ExitCode
 from trionat.cli.serve import _as_json, banner
-from trionat.config.schema import KEYS
+from trionat.config.sections import KEYS
 from trionat.events import Connected, Disconnected, Draining, PublicService, Queued, Ready
-from trionat.protocol import legacy, messages, tunnel
+from trionat.protocol import legacy, messages, tunnel_frames
 from trionat.protocol.dialect import LEGACY_FIRST_IDS
 from trionat.protocol.messages import CloseCode, RefusalCode
 
@@ -182,8 +182,16 @@ def test_ids_of_frames() -> None:
     kinds: dict[int, str] = {
         kind.id: kind.__name__.upper() for kind in typing.get_args(messages.Message)
     }
-    on_tunnels = (tunnel.Open, tunnel.End, tunnel.Abort, tunnel.Probe, tunnel.Probed)
-    kinds |= {kind.ID: kind.__name__.upper() for kind in on_tunnels} | {tunnel.DATA_ID: "DATA"}
+    on_tunnels = (
+        tunnel_frames.Open,
+        tunnel_frames.End,
+        tunnel_frames.Abort,
+        tunnel_frames.Probe,
+        tunnel_frames.Probed,
+    )
+    kinds |= {kind.ID: kind.__name__.upper() for kind in on_tunnels} | {
+        tunnel_frames.DATA_ID: "DATA"
+    }
     written = {int(row[0]): row[1] for row in rows(PROTOCOL, "## Frames") if row[0].isdigit()}
     assert written == kinds
     assert not LEGACY_FIRST_IDS & set(written)
@@ -195,8 +203,8 @@ def test_codes(title: str, codes: type[RefusalCode | CloseCode]) -> None:
     assert [code for code in codes if f"`{code.value}`" not in table] == []
 
 
-@pytest.mark.parametrize("reason", tunnel.AbortReason)
-def test_reasons(reason: tunnel.AbortReason) -> None:
+@pytest.mark.parametrize("reason", tunnel_frames.AbortReason)
+def test_reasons(reason: tunnel_frames.AbortReason) -> None:
     assert f"{reason.value} {reason.name}" in PROTOCOL
 
 

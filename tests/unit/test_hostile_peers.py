@@ -14,13 +14,13 @@ from trionat.errors import PeerTimeoutError, RefusedError, RemoteProtocolError
 from trionat.protocol.conversation import Side
 from trionat.protocol.frames import Frame
 from trionat.protocol.messages import SECRET_BYTES, Welcome, decode_message
-from trionat.protocol.tunnel import PROBE_FRAME, PROBED_FRAME, Open, TunnelReader
+from trionat.protocol.tunnel_frames import PROBE_FRAME, PROBED_FRAME, Open, TunnelReader
 from trionat.relay.tunnel import LocalServiceError, Tunnel
 from trionat.transport.endpoint import send_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Tidy
-    from trionat.relay.pairing import Pairing
+    from trionat.relay.stream import Pairing
     from trionat.transport.endpoint import Endpoint
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import trio
 import trio.testing
 
-from tests.unit.house import MemoryStore, forwarder, open_house
 from tests.unit.memory import receive_exactly, receive_some
+from tests.unit.memory_server import MemoryStore, forwarder, open_house
 from tests.unit.test_legacy_session import welcome
-from tests.unit.test_observer import come_in, give_tunnels, knock
+from tests.unit.test_metrics import come_in, give_tunnels, knock
 from trionat.protocol.messages import (
     Close,
     CloseCode,
@@ -20,10 +20,10 @@ from trionat.protocol.messages import (
     Welcome,
     encode_message,
 )
-from trionat.protocol.tunnel import Abort, AbortReason, Open, TunnelReader
-from trionat.server.accounts import ANONYMOUS
-from trionat.server.admin.exchange import Kicked, KickSession, KickUser, KickVisitor
+from trionat.protocol.tunnel_frames import Abort, AbortReason, Open, TunnelReader
+from trionat.server.accounts.accounts import ANONYMOUS
 from trionat.server.admin.kick import kick
+from trionat.server.admin.messages import Kicked, KickSession, KickUser, KickVisitor
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

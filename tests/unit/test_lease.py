@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from trionat.protocol.messages import ServiceRequest
-from trionat.server.allowance import Allowance
-from trionat.server.lease import Lease
-from trionat.server.ports import VisitPort
-from trionat.server.visitors import VisitorLine
+from trionat.server.accounts.limits import Allowance
+from trionat.server.admission.lease import Lease
+from trionat.server.visitors.ports import VisitPort
+from trionat.server.visitors.queue import VisitorLine
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.house import HOST, House, MemoryStore, make_user, open_house
 from tests.unit.memory import CAPACITY, MemoryEndpoint, receive_all, receive_exactly, receive_some
+from tests.unit.memory_server import HOST, House, MemoryStore, make_user, open_house
 from trionat.errors import PeerError, StoreUnavailableError
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.frames import encode_frame
@@ -29,8 +29,8 @@ from trionat.protocol.legacy import (
     encode,
 )
 from trionat.protocol.messages import Attach, Close, CloseCode, RefusalCode, Refused
-from trionat.server.accounts import ANONYMOUS, WATCH_INTERVAL
-from trionat.server.legacy.session import LegacySession
+from trionat.server.accounts.accounts import ANONYMOUS, WATCH_INTERVAL
+from trionat.server.sessions.legacy import LegacySession
 from trionat.store.passwords import hash_password
 from trionat.transport.channel import Channel, LegacyChannel
 

@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.house import Guest, House, MemoryStore, forwarder, open_house, token_of
 from tests.unit.memory import receive_all, receive_exactly, receive_some
+from tests.unit.memory_server import Guest, House, MemoryStore, forwarder, open_house, token_of
 from trionat.errors import StoreUnavailableError
 from trionat.protocol.messages import Close, CloseCode, Queued, RefusalCode, Refused, Welcome
-from trionat.server.accounts import WATCH_INTERVAL
+from trionat.server.accounts.accounts import WATCH_INTERVAL
 from trionat.store.base import Limits
 from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
 

@@ -8,7 +8,7 @@ import trio.testing
 
 from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode, ServiceRequest
-from trionat.server.ports import PortPool, VisitPort
+from trionat.server.visitors.ports import PortPool, VisitPort
 
 ALICE, BOB = ("alice", "a"), ("bob", "b")
 

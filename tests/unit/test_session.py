@@ -12,13 +12,21 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.house import Guest, House, MemoryStore, forwarder, make_user, open_house, token_of
 from tests.unit.memory import (
     MemoryEndpoint,
     echo,
     receive_all,
     receive_exactly,
     receive_some,
+)
+from tests.unit.memory_server import (
+    Guest,
+    House,
+    MemoryStore,
+    forwarder,
+    make_user,
+    open_house,
+    token_of,
 )
 from trionat.errors import StoreUnavailableError
 from trionat.protocol.frames import encode_frame
@@ -38,7 +46,7 @@ from trionat.protocol.messages import (
     Refused,
     Welcome,
 )
-from trionat.protocol.tunnel import (
+from trionat.protocol.tunnel_frames import (
     DATA_ID,
     END_FRAME,
     PROBED_FRAME,
@@ -49,8 +57,8 @@ from trionat.protocol.tunnel import (
     TunnelFrame,
     TunnelReader,
 )
-from trionat.server.accounts import WATCH_INTERVAL
-from trionat.server.native.session import SPARE_TUNNELS, NativeSession
+from trionat.server.accounts.accounts import WATCH_INTERVAL
+from trionat.server.sessions.native import SPARE_TUNNELS, NativeSession
 from trionat.transport.channel import Channel
 
 if TYPE_CHECKING:

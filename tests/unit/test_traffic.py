@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trionat.errors import StoreUnavailableError
-from trionat.server.traffic import FLUSH_INTERVAL, Traffic, open_traffic
+from trionat.server.accounts.traffic import FLUSH_INTERVAL, Traffic, open_traffic
 from trionat.store.journal import load_journal
 from trionat.store.sqlite import open_sqlite_store
 

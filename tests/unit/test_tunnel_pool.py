@@ -10,13 +10,13 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.house import forwarder
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
-from trionat.client.native.tunnels import TunnelPool
+from tests.unit.memory_server import forwarder
+from trionat.client.native.tunnel_pool import TunnelPool
 from trionat.errors import ConnectionLostError, PeerError
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import Refused, encode_message
-from trionat.protocol.tunnel import (
+from trionat.protocol.tunnel_frames import (
     DATA_ID,
     END_FRAME,
     PROBE_FRAME,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
-    from tests.unit.house import MemoryForwarder
+    from tests.unit.memory_server import MemoryForwarder
     from trionat.transport.endpoint import Endpoint
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from trionat.cli.running import ExitCode
-from trionat.client.native.server import find_ticket
+from trionat.client.native.dialer import find_ticket
 from trionat.config.load import Configuration, Role, load
-from trionat.config.schema import SECTIONS, Key, keys_of
+from trionat.config.sections import SECTIONS, Key, keys_of
 from trionat.errors import ConfigError, Problem
 from trionat.transport.tls import client_context
 

@@ -15,9 +15,9 @@ import typer
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.password import read_password
 from trionat.cli.running import run_until_signalled, say, tell
-from trionat.client.agent import Client
+from trionat.client.app import Client
 from trionat.config.load import Configuration, load
-from trionat.config.schema import AuthConfig, ClientConfig
+from trionat.config.sections import AuthConfig, ClientConfig
 from trionat.errors import ConfigError
 from trionat.events import ClientEvent, Connected, Disconnected, Draining, Queued
 from trionat.log import get_logger

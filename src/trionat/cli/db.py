@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 import typer
 
+from trionat.cli.local_server import ConfigFile, State, told
 from trionat.cli.running import ExitCode
-from trionat.cli.state import ConfigFile, State, told
-from trionat.config.schema import DatabaseConfig
+from trionat.config.sections import DatabaseConfig
 from trionat.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

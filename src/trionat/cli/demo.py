@@ -17,8 +17,8 @@ import typer
 
 from trionat.address import TCPAddress
 from trionat.cli.running import run_until_signalled, say
-from trionat.client.agent import connect
-from trionat.config.schema import ClientConfig, ServerConfig
+from trionat.client.app import connect
+from trionat.config.sections import ClientConfig, ServerConfig
 from trionat.config.service import Service
 from trionat.errors import StartupError
 from trionat.events import Ready

@@ -8,10 +8,10 @@ from typing import Annotated, Final
 
 import typer
 
-from trionat.cli.state import ConfigFile, State, StateDir, given, told
+from trionat.cli.local_server import ConfigFile, State, StateDir, given, told
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem
-from trionat.server.admin.exchange import Kick, Kicked, KickSession, KickUser, KickVisitor
+from trionat.server.admin.messages import Kick, Kicked, KickSession, KickUser, KickVisitor
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _VISITOR: Final = re.compile(r"v?([0-9]{1,18})", re.ASCII)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import attrs
 import typer
 
-from trionat.cli.state import ConfigFile, State, StateDir, existing_user, given, told
+from trionat.cli.local_server import ConfigFile, State, StateDir, existing_user, given, told
 from trionat.config.values import PORTS, whole
 from trionat.errors import StoreError
 from trionat.networks import parse_network, write_network

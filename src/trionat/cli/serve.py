@@ -15,7 +15,7 @@ import trionat
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.running import run_until_signalled, say, tell
 from trionat.config.load import Configuration, load
-from trionat.config.schema import DatabaseConfig, ServerConfig
+from trionat.config.sections import DatabaseConfig, ServerConfig
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError
 from trionat.events import Ready

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from trionat.cli.state import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.table import Table
 from trionat.errors import StartupError
-from trionat.server.admin.exchange import AskStatus
+from trionat.server.admin.messages import AskStatus
 from trionat.server.admin.snapshot import Snapshot
 
 _WATCH_INTERVAL: Final = 1.0

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import typer
 
-from trionat.cli.state import ConfigFile, State, StateDir, told
+from trionat.cli.local_server import ConfigFile, State, StateDir, told
 from trionat.log import escape
-from trionat.server.admin.exchange import AskTasks
-from trionat.server.admin.tree import Branch
+from trionat.server.admin.messages import AskTasks
+from trionat.server.admin.task_tree import Branch
 
 
 def tasks(state_dir: StateDir = None, config: ConfigFile = None) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import attrs
 import typer
 
-from trionat.cli.state import AsJson, ConfigFile, State, StateDir, given, told
+from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, given, told
 from trionat.errors import StoreError
 from trionat.log import escape
 from trionat.store.amount import format_amount

@@ -14,12 +14,12 @@ import attrs
 import typer
 
 from trionat.cli.limits import show_limits
+from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
 from trionat.cli.password import read_password
-from trionat.cli.state import AsJson, ConfigFile, State, StateDir, existing_user, given, told
-from trionat.config.schema import ServerConfig
+from trionat.config.sections import ServerConfig
 from trionat.errors import StartupError, StoreError
 from trionat.log import escape
-from trionat.server.state import ServerState, make_ticket, prepare_state, ticket_key_file
+from trionat.server.state_folder import ServerState, make_ticket, prepare_state, ticket_key_file
 from trionat.store.base import Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
 from trionat.store.passwords import hash_password

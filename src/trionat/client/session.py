@@ -16,8 +16,8 @@ from trionat.log import bind_context
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trionat.client.forward import Forwarder
-    from trionat.config.schema import ClientConfig
+    from trionat.client.forwarder import Forwarder
+    from trionat.config.sections import ClientConfig
 
 
 class SessionOverError(ConnectionLostError):

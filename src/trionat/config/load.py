@@ -16,7 +16,7 @@ import attrs
 
 from trionat.config import document
 from trionat.config.reader import Reader, unknown
-from trionat.config.schema import (
+from trionat.config.sections import (
     KEYS,
     SECTIONS,
     AuthConfig,

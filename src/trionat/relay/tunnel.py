@@ -19,7 +19,7 @@ import trio
 from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
 from trionat.protocol.conversation import Conversation, Side
 from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES
-from trionat.protocol.tunnel import (
+from trionat.protocol.tunnel_frames import (
     DATA_ID,
     END_FRAME,
     PROBE_FRAME,
@@ -33,7 +33,7 @@ from trionat.protocol.tunnel import (
     TunnelFrame,
     TunnelReader,
 )
-from trionat.relay.pairing import Pairing, reset_text
+from trionat.relay.stream import Pairing, reset_text
 from trionat.transport.endpoint import MORE_LIKELY_BYTES, Endpoint, lost, send_all
 from trionat.transport.scratch import HEADROOM_BYTES, Scratch, scratch
 

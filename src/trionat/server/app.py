@@ -17,16 +17,15 @@ from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.log import get_logger
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
-from trionat.server.accounts import ANONYMOUS, Accounts
-from trionat.server.admin.door import open_door
-from trionat.server.admin.observer import Observer
-from trionat.server.admin.office import Office
-from trionat.server.admission import Admission
-from trionat.server.desk import Desk
-from trionat.server.gate import Gate
-from trionat.server.ports import PortPool, VisitPort
-from trionat.server.reception import Reception
-from trionat.server.state import (
+from trionat.server.accounts.accounts import ANONYMOUS, Accounts
+from trionat.server.accounts.traffic import open_traffic
+from trionat.server.admin.metrics import Observer
+from trionat.server.admin.server import Office
+from trionat.server.admin.socket import open_door
+from trionat.server.admission.queue import Admission
+from trionat.server.control.connections import Reception
+from trionat.server.sessions.registry import Desk
+from trionat.server.state_folder import (
     ServerState,
     database_file,
     ensure_first_user,
@@ -35,7 +34,8 @@ from trionat.server.state import (
     make_ticket,
     prepare_state,
 )
-from trionat.server.traffic import open_traffic
+from trionat.server.visitors.access import Gate
+from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.transport.certificate import fingerprint, first_certificate, format_fingerprint
 from trionat.transport.descriptors import Descriptors
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from trionat.config.schema import DatabaseConfig, ServerConfig
+    from trionat.config.sections import DatabaseConfig, ServerConfig
     from trionat.store.base import Store
 
 log = get_logger(__name__)

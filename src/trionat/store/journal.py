@@ -5,7 +5,7 @@ month out and gets the next number; from then on it stays as it is, number and a
 whose outcome is unknown is sent again under its own number, which the store adds at most once. The file is written before the
 store is asked, so that no other flush can ever get the number of one that may have arrived.
 
-Knows nothing of sessions, nor of when to do what (`server/traffic.py`). The functions on the file block.
+Knows nothing of sessions, nor of when to do what (`server/accounts/traffic.py`). The functions on the file block.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from trionat.cli.config import config_app
-from trionat.config.schema import KEYS
+from trionat.config.sections import KEYS
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from trionat.address import TCPAddress, UnixAddress
 from trionat.config.load import Configuration, Role, load
-from trionat.config.schema import (
+from trionat.config.sections import (
     KEYS,
     AuthConfig,
     ClientConfig,

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trionat.address import TCPAddress, UnixAddress
-from trionat.config.schema import (
+from trionat.config.sections import (
     KEYS,
     AuthConfig,
     ClientConfig,

@@ -26,7 +26,7 @@ from trionat.protocol.messages import RefusalCode
 from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
-    from trionat.client.legacy.server import LegacyServer
+    from trionat.client.legacy.dialer import LegacyServer
     from trionat.transport.channel import LegacyChannel
 
 log = get_logger(__name__)

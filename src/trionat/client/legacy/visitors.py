@@ -10,14 +10,14 @@ import trio
 
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
-from trionat.relay.pairing import Pairing
-from trionat.relay.raw import RawTunnel
+from trionat.relay.raw_tunnel import RawTunnel
+from trionat.relay.stream import Pairing
 from trionat.relay.tunnel import SWEEP_INTERVAL, LocalServiceError
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
-    from trionat.client.forward import Forwarder
-    from trionat.client.legacy.server import LegacyServer
+    from trionat.client.forwarder import Forwarder
+    from trionat.client.legacy.dialer import LegacyServer
     from trionat.protocol.legacy import UserInformation
     from trionat.transport.endpoint import Endpoint
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from trionat.client.native.tunnels import TunnelPool
+from trionat.client.native.tunnel_pool import TunnelPool
 from trionat.client.session import Session, SessionOverError
 from trionat.config.values import UNENCRYPTED
 from trionat.errors import RefusedError, RemoteProtocolError
@@ -35,12 +35,12 @@ from trionat.protocol.messages import (
 )
 from trionat.relay.tunnel import acknowledged_within
 from trionat.transport.channel import Channel
-from trionat.transport.control import ControlLink
+from trionat.transport.control_link import ControlLink
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, send_all
 
 if TYPE_CHECKING:
-    from trionat.client.native.server import ServerDialer
+    from trionat.client.native.dialer import ServerDialer
 
 log = get_logger(__name__)
 

@@ -9,13 +9,13 @@ import trio
 from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode
-from trionat.server.admin.exchange import Kick, Kicked, KickSession, KickUser, KickVisitor
+from trionat.server.admin.messages import Kick, Kicked, KickSession, KickUser, KickVisitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trionat.server.desk import Desk
-    from trionat.server.session import Session
+    from trionat.server.sessions.registry import Desk
+    from trionat.server.sessions.session import Session
 
 log = get_logger(__name__)
 

@@ -1,0 +1,135 @@
+"""What the commands on a server's state have in common: where it is, asking its store or the server, telling what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Generator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import attrs
+import trio
+import typer
+
+from trionat.cli.running import tell
+from trionat.config.load import load
+from trionat.config.sections import DatabaseConfig, ServerConfig
+from trionat.errors import (
+    ConfigError,
+    Problem,
+    RemoteProtocolError,
+    StartupError,
+    StoreError,
+    StoreUnavailableError,
+)
+from trionat.server.admin.messages import Request, decode_answer, encode_request
+from trionat.server.admin.socket import call
+from trionat.server.state_folder import database_file
+from trionat.store.backend import open_store
+from trionat.store.base import Store, User
+from trionat.store.private_file import make_private_folder
+
+T = TypeVar("T")
+
+StateDir = Annotated[
+    Path | None, typer.Option("--state-dir", metavar="DIR", help="The server's state folder.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The server's configuration file."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
+
+
+@attrs.frozen
+class State:
+    """A server's state, found as the server itself finds it: its folder, and the store of its accounts and their traffic."""
+
+    server: ServerConfig
+    database: DatabaseConfig | None
+
+    @classmethod
+    def find(
+        cls, state_dir: Path | None, config: Path | None, public_addr: str | None = None
+    ) -> State:
+        """Find it by flags, environment and file.
+
+        Raises:
+            ConfigError: One of them is wrong.
+        """
+        flags = {
+            "Server.StateDir": None if state_dir is None else str(state_dir),
+            "Server.PublicAddr": public_addr,
+        }
+        configuration = load("server", file=config, flags=flags, environ=os.environ)
+        return cls(configuration.server, configuration.database)
+
+    @property
+    def folder(self) -> Path:
+        """The state folder; it may not exist yet."""
+        return self.server.effective_state_dir
+
+    def ask(self, question: Callable[[Store], Awaitable[T]], *, make: bool = False) -> T:
+        """Open the store for one question; `make` the file of one where there is none, which mostly means a mistyped folder.
+
+        Raises:
+            StoreError: As the question raises it.
+            StoreUnavailableError: The store cannot be asked.
+            StartupError: The folder cannot be made.
+        """
+        file = database_file(self.folder)
+        if self.database is None and make:
+            make_private_folder(self.folder)
+        elif self.database is None and not file.exists():
+            raise StoreUnavailableError(
+                f"{file}: there are no accounts here: is it the right folder? If so, start the server or add a user"
+            )
+
+        async def run() -> T:
+            async with open_store(self.database, file) as store:
+                await store.prepare()
+                return await question(store)
+
+        return trio.run(run)
+
+    def ask_server(self, request: Request) -> dict[str, Any]:
+        """Ask the server that runs on the folder, and return its answer's values.
+
+        Raises:
+            StartupError: There is none, or it does not answer, or does not know the request.
+        """
+        try:
+            return decode_answer(call(self.folder, encode_request(request)))
+        except RemoteProtocolError as exc:
+            raise StartupError(f"{self.folder}: {exc}") from exc
+
+
+async def existing_user(store: Store, name: str) -> User:
+    """Return an account.
+
+    Raises:
+        StoreError: There is none of that name.
+    """
+    user = await store.find_user(name)
+    if user is None:
+        raise StoreError(f"there is no user {name!r}")
+    return user
+
+
+@contextlib.contextmanager
+def given(where: str) -> Generator[None]:
+    """Name the argument, flag or stream that holds the value that is wrong."""
+    try:
+        yield
+    except ValueError as exc:
+        raise ConfigError(Problem(where, str(exc))) from exc
+
+
+@contextlib.contextmanager
+def told() -> Generator[None]:
+    """Turn what can go wrong into lines on standard error, and an exit code."""
+    try:
+        yield
+    except (ConfigError, StartupError, StoreError) as exc:
+        raise typer.Exit(tell([exc])) from exc

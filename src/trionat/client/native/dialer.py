@@ -1,0 +1,213 @@
+"""The server as a client sees it: where it is, how it is known, as whom to log in, and how to connect to it."""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress
+from trionat.client.native.known_servers import KnownServers, check_fingerprint
+from trionat.errors import (
+    ConfigError,
+    ConnectionLostError,
+    IdentityError,
+    Problem,
+    StartupError,
+)
+from trionat.log import get_logger
+from trionat.protocol.ticket import Ticket
+from trionat.transport.certificate import format_fingerprint, parse_fingerprint
+from trionat.transport.deadline import deadline
+from trionat.transport.dial import reach
+from trionat.transport.endpoint import SocketEndpoint
+from trionat.transport.tls import client_context, connect_tls, peer_fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trionat.config.sections import AuthConfig, ClientConfig
+    from trionat.transport.endpoint import TLSEndpoint
+
+log = get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """What a client was told of its server. `pin` is the fingerprint that it must show; without one, see `ServerDialer`."""
+
+    control: TCPAddress
+    tunnel: TCPAddress
+    username: str
+    password: str | None = attrs.field(default=None, repr=False)
+    token: bytes | None = attrs.field(default=None, repr=False)
+    pin: bytes | None = None
+
+
+def find_ticket(config: ClientConfig) -> Ticket | None:
+    """Return the ticket that a configuration holds or names the file of; None where it does neither.
+
+    Reads the ticket file, so it blocks.
+
+    Raises:
+        ConfigError: the file cannot be read, or what is there is no ticket.
+    """
+    text, where = config.ticket, "ticket"
+    if text is None and config.ticket_file is not None:
+        where = str(config.ticket_file)
+        try:
+            text = config.ticket_file.read_text().strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                Problem(where=where, reason=f"cannot read the ticket: {error}")
+            ) from error
+    if text is None:
+        return None
+    try:
+        return Ticket.decode(text)
+    except ValueError as error:
+        raise ConfigError(Problem(where=where, reason=str(error))) from error
+
+
+def find_server(config: ClientConfig, auth: AuthConfig) -> Server:
+    """Return the server that a configuration names. A ticket says everything; what else is configured is for use without.
+
+    Reads the ticket file, so it blocks.
+
+    Raises:
+        ConfigError: no server, or a ticket that is none.
+    """
+    pin = None if config.fingerprint is None else parse_fingerprint(config.fingerprint)
+    ticket = find_ticket(config)
+    if ticket is not None:
+        address = TCPAddress(ticket.host, ticket.port)
+        return Server(
+            control=address,
+            tunnel=address,
+            username=ticket.username,
+            token=ticket.token,
+            pin=pin or ticket.fingerprint,
+        )
+    if config.controller_addr is None:
+        reason = "no server: give the ticket that `trionat serve` printed, or set ControllerAddr (--controller-addr HOST:PORT)"
+        raise ConfigError(
+            Problem(where="configuration", key="Client.ControllerAddr", reason=reason)
+        )
+    return Server(
+        control=config.controller_addr,
+        tunnel=config.tunnel_server_addr or config.controller_addr,
+        username=auth.username or "",
+        password=auth.password,
+        pin=pin,
+    )
+
+
+@attrs.define(eq=False)
+class ServerDialer:
+    """Connects to the server, and lets nobody else pass for it.
+
+    In this order: the pin; what `known_servers` has for the address; with TrustOnFirstUse, whatever it shows, which is then
+    remembered; else a check by certificate authority and name. TLS sessions are resumed, which saves the server a signature
+    for every tunnel.
+    """
+
+    server: Server
+    timeout: float
+    state_dir: Path
+    trust_on_first_use: bool = False
+    ca_file: Path | None = None
+    _pin: bytes | None = attrs.field(init=False)
+    _context: ssl.SSLContext | None = attrs.field(init=False, default=None)
+    _resumable: ssl.SSLSession | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self._pin = self.server.pin
+
+    async def connect(self, address: TCPAddress) -> TLSEndpoint:
+        """Return a connection to the server, at its control or its tunnel address; the caller owns it.
+
+        Raises:
+            ConnectionLostError: it cannot be reached, or its TLS and ours do not agree.
+            PeerTimeoutError: it did not answer within `timeout` seconds.
+            IdentityError: whoever answered is not the server.
+            StartupError: the file of known servers cannot be read or written.
+        """
+        with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
+            return await self._connect(address)
+
+    async def connect_plain(self, address: TCPAddress) -> SocketEndpoint:
+        """Return a connection without TLS, for a tunnel; the caller owns it. Nothing secret may be sent on it.
+
+        Raises:
+            ConnectionLostError: it cannot be reached.
+            PeerTimeoutError: it did not answer within `timeout` seconds.
+        """
+        with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
+            return SocketEndpoint(await reach(address))
+
+    async def _connect(self, address: TCPAddress) -> TLSEndpoint:
+        if self._context is None:
+            if self._pin is None:
+                known = KnownServers.of(self.state_dir)
+                self._pin = await trio.to_thread.run_sync(known.lookup, self.server.control)
+            pinned = self._pin is not None or self.trust_on_first_use
+            try:
+                self._context = await trio.to_thread.run_sync(
+                    partial(client_context, pinned=pinned, ca_file=self.ca_file)
+                )
+            except OSError as error:
+                raise StartupError(
+                    f"{self.ca_file}: cannot use it as certificate authorities: {error}"
+                ) from error
+        sock = await reach(address)
+        try:
+            endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
+        except ssl.SSLCertVerificationError as error:
+            shown = await self._fingerprint_at(address)  # noqa: ASYNC120 - who cancels does not want to know
+            raise IdentityError(
+                f"the server at {address} shows a certificate that does not check out: {error.verify_message}. If"
+                f" `trionat serve` there shows {shown}, use its ticket or --fingerprint {shown}; --trust-on-first-use takes"
+                " it unseen and remembers it"
+            ) from error
+        try:
+            await self._check(endpoint, address)
+        except BaseException:
+            endpoint.close()
+            raise
+        return endpoint
+
+    async def _check(self, endpoint: TLSEndpoint, address: TCPAddress) -> None:
+        if self._pin is not None:
+            check_fingerprint(self._pin, peer_fingerprint(endpoint), address)
+        elif self.trust_on_first_use:
+            self._pin = peer_fingerprint(endpoint)
+            known = KnownServers.of(self.state_dir)
+            await trio.to_thread.run_sync(known.remember, self.server.control, self._pin)
+            log.warning(
+                "trusting this server from now on, unseen (TrustOnFirstUse)",
+                address=str(address),
+                fingerprint=format_fingerprint(self._pin),
+                file=str(known.path),
+            )
+
+    async def _fingerprint_at(self, address: TCPAddress) -> str:
+        """Look at what a server shows, and send nothing."""
+        try:
+            endpoint = await connect_tls(
+                await reach(address), client_context(pinned=True), address.host
+            )
+        except (OSError, ConnectionLostError):
+            return "(it went away)"
+        shown = format_fingerprint(peer_fingerprint(endpoint))
+        endpoint.close()
+        return shown
+
+    def remember_session(self, endpoint: TLSEndpoint) -> None:
+        """Resume this connection's TLS session from now on; to be called when something was received on it.
+
+        In TLS 1.3 the server sends what that takes after the handshake (RFC 8446 4.6.1).
+        """
+        self._resumable = endpoint.sock.session or self._resumable

@@ -1,0 +1,222 @@
+"""The client's pool of tunnels: how many there are, and what runs on each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress
+from trionat.errors import PeerError
+from trionat.log import get_logger
+from trionat.protocol.conversation import Side
+from trionat.protocol.tunnel_frames import Open
+from trionat.relay.stream import Pairing
+from trionat.relay.tunnel import (
+    ACKNOWLEDGED_WITHIN,
+    SWEEP_INTERVAL,
+    LocalServiceError,
+    Tunnel,
+)
+from trionat.transport.isolation import isolated
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trionat.client.forwarder import Forwarder
+    from trionat.transport.endpoint import Endpoint
+
+log = get_logger(__name__)
+
+# Idle tunnels follow demand: a quarter of those in use, within these limits. Each costs a descriptor and two tasks per side.
+_IDLE_SHARE: Final = 4
+_MOST_IDLE: Final = 64
+
+# Handshakes at once. More would only queue at the server, whose every handshake takes about a millisecond.
+_MOST_DIALS: Final = 64
+
+# After a tunnel could not be opened, or ended at once without a visitor, nobody tries for this long, in seconds. The control
+# connection tells soon whether the server is gone.
+_PAUSE: Final = 0.5
+_AT_ONCE: Final = 1.0
+
+# A server gives a tunnel up that is silent for so many sweeps when a visitor comes; the end of the connection may be lost as well.
+_FORGOTTEN_AFTER: Final = 5
+
+# The server tells its demand every second while it lasts; what it has not told for this long, in seconds, is no more.
+_DEMAND_LASTS: Final = 2.5
+
+
+@attrs.define(eq=False)
+class TunnelPool:
+    """Keeps idle tunnels ready, opens more when visitors wait, and serves visitors over them.
+
+    `open_wire` returns a connection to the server that is attached to the session. `run` owns all of them: when it is
+    cancelled, every tunnel and every local connection is closed. `limit` bounds their number; `least_idle` are kept idle.
+
+    Nothing that happens for each visitor looks at all tunnels, but for those who wait at all idle ones, so that a visitor costs the same
+    in any crowd. `acknowledged_within` is as in `Tunnel`.
+    """
+
+    open_wire: Callable[[], Awaitable[Endpoint]]
+    forwarder: Forwarder
+    limit: int
+    least_idle: int
+    acknowledged_within: float = ACKNOWLEDGED_WITHIN
+    served: int = attrs.field(init=False, default=0)
+    _tunnels: dict[Tunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
+    _idle: set[Tunnel] = attrs.field(init=False, factory=lambda: set())
+    _dialing: int = attrs.field(init=False, default=0)
+    _waiting: int = attrs.field(init=False, default=0)
+    _demanded: float = attrs.field(init=False, default=float("-inf"))
+    _paused_until: float = attrs.field(init=False, default=float("-inf"))
+    _changed: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _less_busy: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    @property
+    def busy(self) -> int:
+        """Tunnels with a visitor."""
+        return len(self._tunnels) - len(self._idle)
+
+    def demand(self, visitors: int) -> None:
+        """So many visitors wait at the server for a tunnel."""
+        self._waiting = visitors
+        self._demanded = trio.current_time()
+        self._changed.set()
+
+    async def wait_not_busy(self) -> None:
+        """Wait until no visitor is left."""
+        while self.busy:
+            if self._less_busy.is_set():  # else somebody waits for this one already
+                self._less_busy = trio.Event()
+            await self._less_busy.wait()
+
+    async def run(self) -> None:
+        """Open and serve tunnels until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep, name="sweep")
+            while True:
+                for _ in range(self._missing()):
+                    self._dialing += 1
+                    nursery.start_soon(self._serve, name="tunnel")
+                self._changed = trio.Event()
+                await self._changed.wait()
+
+    def _missing(self) -> int:
+        """Return how many tunnels to open now."""
+        if trio.current_time() < self._paused_until:
+            return 0
+        count, busy = len(self._tunnels), self.busy
+        wanted = max(self.least_idle, min(busy // _IDLE_SHARE, _MOST_IDLE)) + self._waiting
+        missing = wanted - self._usable() - self._dialing
+        return max(0, min(missing, self.limit - count - self._dialing, _MOST_DIALS - self._dialing))
+
+    def _usable(self) -> int:
+        """Return how many tunnels are idle; while visitors wait, not those that the server would use if it still had them."""
+        if not self._waiting:
+            return len(self._idle)
+        return sum(tunnel.silent < _FORGOTTEN_AFTER for tunnel in self._idle)
+
+    async def _serve(self) -> None:
+        """Open one tunnel and serve visitors over it until it ends. Its failure is nobody else's."""
+        with isolated(log, "tunnel lost"):
+            try:
+                wire = await self.open_wire()
+            except PeerError:
+                self._pause()
+                raise
+            finally:
+                self._dialing -= 1
+                self._changed.set()
+            await self._serve_visitors(wire)
+
+    def _pause(self) -> None:
+        self._paused_until = trio.current_time() + _PAUSE
+
+    async def _serve_visitors(self, wire: Endpoint) -> None:
+        opened, pairings = trio.open_memory_channel[tuple[Open, Pairing]](1)
+
+        def take_over(frame: Open, pairing: Pairing) -> None:
+            opened.send_nowait((frame, pairing))
+
+        def connect_locally(frame: Open) -> Awaitable[Endpoint]:
+            self._idle.discard(tunnel)
+            return self._connect_locally(frame)
+
+        def rest() -> None:
+            self._idle.add(tunnel)
+            self._less_busy.set()
+
+        tunnel = Tunnel(
+            wire, Side.CLIENT, connect_locally, take_over, rest, self.acknowledged_within
+        )
+        began = trio.current_time()
+        scope = self._tunnels[tunnel] = trio.CancelScope()
+        self._idle.add(tunnel)
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._carry, tunnel, pairings, name="carry")
+                    await tunnel.receive()
+                    nursery.cancel_scope.cancel("the server closed the tunnel")
+        finally:
+            del self._tunnels[tunnel]
+            self._idle.discard(tunnel)
+            tunnel.abandon()
+            wire.close()
+            if tunnel.unused and trio.current_time() - began < _AT_ONCE:
+                self._pause()
+            self._changed.set()
+            self._less_busy.set()
+
+    async def _connect_locally(self, frame: Open) -> Endpoint:
+        self._waiting = max(0, self._waiting - 1)
+        self._changed.set()  # one idle tunnel less
+        try:
+            return await self.forwarder.open(
+                frame.service,
+                TCPAddress(frame.host, frame.port),
+                TCPAddress(frame.visit_host, frame.visit_port),
+            )
+        except LocalServiceError as error:
+            log.warning(
+                "visitor refused", visitor=frame.visitor, address=_address(frame), reason=str(error)
+            )
+            raise
+
+    async def _carry(
+        self, tunnel: Tunnel, pairings: trio.MemoryReceiveChannel[tuple[Open, Pairing]]
+    ) -> None:
+        async for frame, pairing in pairings:
+            since = trio.current_time()
+            await tunnel.carry(pairing)
+            self.served += 1
+            log.info(
+                "visitor closed",
+                visitor=frame.visitor,
+                address=_address(frame),
+                service=str(self.forwarder.services[frame.service].local),
+                reason=pairing.end,
+                received=pairing.given,
+                sent=pairing.taken,
+                seconds=round(trio.current_time() - since, 3),
+            )
+
+    async def _sweep(self) -> None:
+        """Once a second: see after every tunnel, and after a pause."""
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            for tunnel, scope in list(self._tunnels.items()):
+                try:
+                    tunnel.sweep()
+                except PeerError as error:
+                    log.info("tunnel given up", reason=str(error))
+                    scope.cancel(str(error))
+            if trio.current_time() - self._demanded > _DEMAND_LASTS:
+                self._waiting = 0
+            self._changed.set()
+
+
+def _address(frame: Open) -> str:
+    return str(TCPAddress(frame.host, frame.port))

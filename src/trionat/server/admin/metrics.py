@@ -1,0 +1,193 @@
+"""Looks at a running server: what its sessions are doing, and how fast."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.server.admin.snapshot import (
+    BannedView,
+    QueuedView,
+    ReservedView,
+    ServerView,
+    ServiceView,
+    SessionView,
+    Snapshot,
+    VisitorView,
+)
+from trionat.server.refusals import Bound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trionat.events import Ready
+    from trionat.relay.stream import Pairing
+    from trionat.server.admission.lease import Lease
+    from trionat.server.admission.queue import Applicant
+    from trionat.server.sessions.registry import Desk
+    from trionat.server.sessions.session import Session
+    from trionat.server.visitors.queue import Visitor
+    from trionat.transport.descriptors import Descriptors
+
+COUNT_INTERVAL: Final = 5.0
+_BANS_TURN: Final = 256
+"""Seconds from one count of all bytes to the next. A rate is over the time since the last but one: 5 to 10 s."""
+
+_VERSION: Final = version("trionat")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@attrs.frozen
+class _Count:
+    """How many bytes each session had relayed at a moment, by uid."""
+
+    time: float
+    relayed: dict[int, int]
+
+
+@attrs.define(eq=False)
+class Observer:
+    """Takes snapshots. `count_regularly` has to run for their rates; nothing is measured on the way of the bytes."""
+
+    ready: Ready
+    desk: Desk
+    descriptors: Descriptors
+    now: Callable[[], datetime] = _now
+    _started: float = attrs.field(init=False, factory=trio.current_time)
+    _counts: deque[_Count] = attrs.field(init=False, factory=lambda: deque(maxlen=2))
+
+    async def count_regularly(self) -> None:
+        """Count what every session has relayed, now and then, for ever."""
+        while True:
+            relayed = {uid: each.tunnels.relayed for uid, each in self.desk.sessions.items()}
+            self._counts.append(_Count(trio.current_time(), relayed))
+            await trio.sleep(COUNT_INTERVAL)
+
+    async def look(self) -> Snapshot:
+        """Take a snapshot. Others get their turn after each session and some bans, so the last one is seen a moment later than the first."""
+        desk, admission = self.desk, self.desk.admission
+        sessions: list[SessionView] = []
+        for session in list(desk.sessions.values()):
+            if session.uid in desk.sessions:
+                sessions.append(self._session(session))
+                await trio.lowlevel.checkpoint()
+        banned: list[BannedView] = []
+        for network, seconds in desk.bans.banned().items():
+            banned.append(BannedView(network=network, remaining=round(seconds, 3)))
+            if len(banned) % _BANS_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        ports = admission.ports
+        return Snapshot(
+            server=ServerView(
+                name=self.ready.name,
+                version=_VERSION,
+                since=self._date(self._started),
+                seconds=_ago(self._started),
+                control=str(self.ready.control),
+                tunnel=str(self.ready.tunnel),
+                ports_free=ports.free,
+                ports_held=len(ports.ports) - ports.free,
+                session_limit=desk.config.session_limit,
+                queue_places=desk.config.queue_places,
+                rate=round(sum((session.rate for session in sessions), 0.0), 1),
+                stopping=desk.stopping.is_set(),
+            ),
+            sessions=tuple(sessions),
+            queue=tuple(self._queued(applicant) for applicant in admission.waiting),
+            reserved=tuple(
+                self._reserved(lease, lease.vacant_since)
+                for lease in admission.leases.values()
+                if lease.vacant_since is not None and not lease.given_up
+            ),
+            refused=self._refused(),
+            banned=tuple(banned),
+        )
+
+    def _refused(self) -> dict[str, int]:
+        counts = {
+            bound.value: count for bound, count in self.desk.admission.refusals.counts.items()
+        }
+        if self.descriptors.refused:
+            counts[Bound.DESCRIPTORS.value] = self.descriptors.refused
+        return counts
+
+    def _session(self, session: Session) -> SessionView:
+        lease, tunnels = session.lease, session.tunnels
+        served = [self._visitor(*both) for both in tunnels.pairings.items()]
+        waiting = [self._visitor(visitor, None) for visitor in lease.line.in_line]
+        return SessionView(
+            uid=session.uid,
+            user=session.username,
+            client=session.client_name,
+            dialect=session.dialect,
+            address=str(session.address),
+            since=self._date(session.since),
+            seconds=_ago(session.since),
+            round_trip=None if session.round_trip is None else round(session.round_trip, 6),
+            services=tuple(
+                ServiceView(name=service.name, local=service.local, port=port)
+                for service, port in zip(lease.services, lease.port_numbers, strict=True)
+            ),
+            visitors=tuple(sorted(served + waiting, key=lambda visitor: visitor.number)),
+            tunnels_idle=tunnels.count - len(served),
+            tunnels_busy=len(served),
+            received=tunnels.received,
+            sent=tunnels.sent,
+            rate=self._rate(session),
+        )
+
+    def _rate(self, session: Session) -> float:
+        if not self._counts:
+            return 0.0
+        before = self._counts[0]
+        seconds = _ago(max(before.time, session.since))
+        new = session.tunnels.relayed - before.relayed.get(session.uid, 0)
+        return round(new / seconds, 1) if seconds else 0.0
+
+    def _visitor(self, visitor: Visitor, pairing: Pairing | None) -> VisitorView:
+        return VisitorView(
+            number=visitor.number,
+            address=str(visitor.address),
+            port=visitor.visited.port,
+            since=self._date(visitor.arrived),
+            seconds=_ago(visitor.arrived),
+            received=len(visitor.early) + (pairing.taken if pairing else 0),
+            sent=pairing.given if pairing else 0,
+            waiting=pairing is None,
+        )
+
+    def _queued(self, applicant: Applicant) -> QueuedView:
+        return QueuedView(
+            position=max(applicant.position, 1),
+            user=applicant.key[0],
+            client=applicant.client_name,
+            address=str(applicant.address),
+            since=self._date(applicant.since),
+            seconds=_ago(applicant.since),
+        )
+
+    def _reserved(self, lease: Lease, since: float) -> ReservedView:
+        return ReservedView(
+            user=lease.key[0],
+            ports=lease.port_numbers,
+            since=self._date(since),
+            seconds=_ago(since),
+            remaining=round(max(0.0, self.desk.config.port_reservation - _ago(since)), 3),
+            waiting=lease.line.waiting,
+        )
+
+    def _date(self, moment: float) -> str:
+        date = self.now() - timedelta(seconds=_ago(moment))
+        return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _ago(moment: float) -> float:
+    return round(trio.current_time() - moment, 3)

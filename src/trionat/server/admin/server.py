@@ -1,0 +1,118 @@
+"""Who answers at the door: one request for each connection, a few connections at once."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, assert_never
+
+import attrs
+import trio
+
+from trionat.errors import RemoteProtocolError
+from trionat.log import get_logger
+from trionat.server.admin.kick import kick
+from trionat.server.admin.messages import (
+    REQUEST_BYTES,
+    AskStatus,
+    AskTasks,
+    Kicked,
+    KickSession,
+    KickUser,
+    KickVisitor,
+    Request,
+    decode_request,
+    encode_answer,
+    encode_error,
+)
+from trionat.server.admin.task_tree import grow, main_task
+from trionat.transport.deadline import deadline
+from trionat.transport.isolation import isolated
+
+if TYPE_CHECKING:
+    import socket
+
+    from trionat.server.admin.metrics import Observer
+    from trionat.server.admin.snapshot import Snapshot
+    from trionat.server.admin.task_tree import Branch
+
+log = get_logger(__name__)
+
+_PLACES: Final = 4
+"""Connections at once; more wait in the kernel's queue. Chosen, not measured."""
+
+_PATIENCE: Final = 10.0
+"""Seconds for a connection, from its first byte to its last."""
+
+_SHORTAGE_WAIT: Final = 1.0
+"""Seconds to the next try, where a connection cannot be accepted for lack of descriptors."""
+
+
+@attrs.define(eq=False)
+class Office:
+    """Answers what commands ask for, until it is cancelled. Does not own the door."""
+
+    observer: Observer
+    _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, _PLACES))
+    _scribe: trio.CapacityLimiter = attrs.field(
+        init=False, factory=partial(trio.CapacityLimiter, 1)
+    )  # its own, as threads for names may all be waiting
+
+    async def serve(self, door: socket.socket) -> None:
+        """Serve every connection in a task of its own."""
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(door))
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._places.acquire()
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    self._places.release()
+                    log.warning("cannot take a command now", error=error.strerror or str(error))
+                    await trio.sleep(_SHORTAGE_WAIT)
+                else:
+                    nursery.start_soon(self._attend, stream, name="command")
+
+    async def _attend(self, stream: trio.SocketStream) -> None:
+        try:
+            with isolated(log, "a command was dropped"), deadline(_PATIENCE, "it took too long"):
+                async with stream:
+                    await self._reply(stream)
+        finally:
+            self._places.release()
+
+    async def _reply(self, stream: trio.SocketStream) -> None:
+        try:
+            try:
+                request = decode_request(await _read_line(stream))
+            except RemoteProtocolError as error:
+                await stream.send_all(encode_error(str(error)))
+            else:
+                await stream.send_all(await self._answer(request))
+        except trio.BrokenResourceError:
+            log.debug("a command went away before it had its answer")
+
+    async def _answer(self, request: Request) -> bytes:
+        """Do what is asked for. The answer is written in a thread, since there may be thousands of visitors in it."""
+        answer: Snapshot | Branch | Kicked
+        match request:
+            case AskStatus():
+                answer = await self.observer.look()
+            case AskTasks():
+                answer = await grow(main_task())
+            case KickUser() | KickSession() | KickVisitor():
+                answer = await kick(self.observer.desk, request)
+                if answer.anybody:
+                    log.info("kicked", request=str(request), **attrs.asdict(answer))
+            case _:
+                assert_never(request)
+        return await trio.to_thread.run_sync(encode_answer, answer, limiter=self._scribe)
+
+
+async def _read_line(stream: trio.SocketStream) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = await stream.receive_some(REQUEST_BYTES)
+        line += piece
+        if not piece or len(line) > REQUEST_BYTES:
+            raise RemoteProtocolError(f"a request is one line of at most {REQUEST_BYTES} bytes")
+    return bytes(line)

@@ -1,0 +1,1 @@
+"""From an authenticated client to a lease: bans, the queue, slots and ports."""

@@ -1,0 +1,124 @@
+"""What happens to a new connection on the control or tunnel port: what does it speak, and who greets it?"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.config.values import UNENCRYPTED
+from trionat.errors import RemoteProtocolError
+from trionat.log import get_logger
+from trionat.protocol.dialect import Dialect
+from trionat.protocol.legacy import HEADERS
+from trionat.server.control.handshakes import Strangers
+from trionat.server.control.legacy_login import LegacyGreeting
+from trionat.server.control.native_login import NativeGreeting, PlainTunnelGreeting
+from trionat.server.refusals import Bound
+from trionat.transport.deadline import deadline
+from trionat.transport.endpoint import SocketEndpoint
+from trionat.transport.isolation import isolated
+from trionat.transport.tls import accept_tls, peek_dialect
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Callable
+
+    from trionat.address import TCPAddress
+    from trionat.config.sections import ServerConfig
+    from trionat.server.control.login import Greeting
+    from trionat.server.sessions.registry import Desk
+
+log = get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class Reception:
+    """Serves every connection in a task of its own; those of banned addresses are closed unheard."""
+
+    config: ServerConfig
+    tls: ssl.SSLContext
+    desk: Desk
+    _strangers: Strangers = attrs.field(init=False)
+    _told_of_legacy: bool = attrs.field(init=False, default=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._strangers = Strangers(
+            self.config.max_handshakes,
+            self.config.max_handshakes_per_address,
+            self.desk.admission.refusals,
+        )
+
+    def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
+        """Return what a listener calls for each connection; it is served in `nursery`."""
+
+        def accept(connection: socket.socket, address: TCPAddress) -> None:
+            if self.desk.bans.shuts_out(address.host):
+                self.desk.admission.refusals.counts[Bound.BAN] += 1
+                connection.close()
+                return
+            scope = trio.CancelScope()
+            self._strangers.add(scope, address.host)
+            nursery.start_soon(
+                self.receive, connection, address, scope, name=f"connection from {address}"
+            )
+
+        return accept
+
+    async def receive(
+        self, connection: socket.socket, address: TCPAddress, scope: trio.CancelScope
+    ) -> None:
+        """Serve one connection from its first byte to its end. Whatever the peer does, only this connection suffers.
+
+        `scope` is cancelled to make room for others, as long as it is not known whose connection it is.
+        """
+        with isolated(log, "connection closed", address=str(address)), scope:
+            try:
+                seconds = self.config.handshake_timeout
+                with deadline(
+                    seconds, f"the peer did not finish the TLS handshake within {seconds:g} s"
+                ):
+                    greeting = await self._meet(
+                        connection, address, partial(self._strangers.know, scope)
+                    )
+                await greeting.serve()
+            finally:
+                self._strangers.know(scope)
+
+    async def _meet(
+        self, connection: socket.socket, address: TCPAddress, known: Callable[[], None]
+    ) -> Greeting:
+        """Find out what the peer speaks; closes the connection where it may not."""
+        try:
+            dialect = await peek_dialect(connection)
+            self._check(dialect, address)
+        except BaseException:
+            connection.close()
+            raise
+        if dialect is Dialect.NATIVE:
+            endpoint = await accept_tls(connection, self.tls)
+            return NativeGreeting(self.desk, endpoint, address, known)
+        plain = SocketEndpoint(connection)
+        if dialect is Dialect.PLAIN_TUNNEL:
+            return PlainTunnelGreeting(self.desk, plain, address, known)
+        return LegacyGreeting(self.desk, plain, address, known, dialect=dialect)
+
+    def _check(self, dialect: Dialect, address: TCPAddress) -> None:
+        """Send away whoever is not served here; what lets clients of NAT in is told once."""
+        if dialect in HEADERS and not self.config.legacy_clients:
+            if not self._told_of_legacy:
+                self._told_of_legacy = True
+                log.warning(
+                    "a client of NAT was sent away: LegacyClients: true lets such clients in, but their traffic can be read on the way",
+                    address=str(address),
+                    dialect=dialect.value,
+                )
+            raise RemoteProtocolError(f"the peer spoke {dialect.value}, and LegacyClients is off")
+        served = {Dialect.NATIVE, *HEADERS}
+        if self.config.tunnel_encryption == UNENCRYPTED:
+            served.add(Dialect.PLAIN_TUNNEL)
+        if dialect not in served:
+            raise RemoteProtocolError(f"this port speaks TLS, and the peer spoke {dialect.value}")

@@ -1,0 +1,116 @@
+"""A connection that no session has yet, from its first message on; what is the same in all dialects."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.errors import PeerError, RefusedError
+from trionat.log import bind_context, get_logger
+from trionat.protocol.messages import RefusalCode
+from trionat.server.accounts.accounts import ANONYMOUS
+from trionat.transport.deadline import deadline
+from trionat.transport.endpoint import close_after_last_words
+from trionat.transport.isolation import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
+
+    from trionat.address import TCPAddress
+    from trionat.server.sessions.registry import Desk
+    from trionat.store.base import User
+    from trionat.transport.endpoint import Endpoint
+
+log = get_logger(__name__)
+
+# How long a peer that we are done with may take to read our last words.
+_LAST_WORDS = 1.0
+
+
+@attrs.define(eq=False)
+class Greeting(ABC):
+    """Finds out whose connection it is. Owns the endpoint until a session has taken it over.
+
+    `known` is called as soon as that is clear: strangers may be sent away to make room, known peers not.
+    """
+
+    desk: Desk
+    endpoint: Endpoint
+    address: TCPAddress
+    known: Callable[[], None]
+
+    async def serve(self) -> None:
+        """Serve a control connection until it ends, a tunnel until its session has it.
+
+        Raises:
+            PeerError: as a group or bare; what the peer did.
+        """
+        taken_over = False
+        refusals: list[RefusedError] = []
+        try:
+            taken_over = await self._hear()
+        except* RefusedError as group:
+            refusals = [error for error in leaves(group) if isinstance(error, RefusedError)]
+            raise
+        finally:
+            if not taken_over:
+                with trio.move_on_after(_LAST_WORDS, shield=True):
+                    await self._tell(refusals)
+                with trio.move_on_after(_LAST_WORDS, shield=True):
+                    await close_after_last_words(self.endpoint, grace=_LAST_WORDS)
+
+    @abstractmethod
+    async def _hear(self) -> bool:
+        """Do what the first message asks for; tell whether a session has taken the endpoint over, as a tunnel."""
+
+    @abstractmethod
+    async def _refuse(self, refusal: RefusedError) -> None:
+        """Tell the peer why it is sent away."""
+
+    async def _tell(self, refusals: Iterable[RefusedError]) -> None:
+        try:
+            for refusal in refusals:
+                await self._refuse(refusal)
+        except PeerError:
+            log.debug("the peer did not hear the refusal")
+
+    def _deadline(self, what: str) -> AbstractContextManager[None]:
+        seconds = self.desk.config.handshake_timeout
+        return deadline(seconds, f"the peer did not finish {what} within {seconds:g} s")
+
+    async def _log_in(
+        self, username: str, *, password: str | None, token: bytes | None = None
+    ) -> User | None:
+        """Return the account of a client that is to be let in, or None where all are `anonymity`.
+
+        Raises:
+            RefusedError: the credentials open no account, or are not tried, or the server stops.
+        """
+        bind_context(user=username)
+        user = await self._authenticate(username, password, token)
+        if user is None:
+            bind_context(user=ANONYMOUS)
+        self.known()
+        if self.desk.stopping.is_set():
+            raise RefusedError(RefusalCode.DRAINING, "the server stops")
+        return user
+
+    async def _authenticate(
+        self, username: str, password: str | None, token: bytes | None
+    ) -> User | None:
+        """Ask for the account; see `Bans` for who may not try, and for whom the answer has to wait."""
+        bans, host = self.desk.bans, self.address.host
+        if token is None:
+            bans.check(host)
+        try:
+            return await self.desk.accounts.authenticate(username, password=password, token=token)
+        except RefusedError as refusal:
+            if refusal.code != RefusalCode.AUTH_FAILED:
+                raise
+            failure = refusal
+        await trio.sleep(bans.fail(host))
+        raise failure

@@ -1,0 +1,116 @@
+"""The first messages of a native connection: HELLO and EXPOSE make a control connection, ATTACH a tunnel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from trionat.config.values import UNENCRYPTED
+from trionat.errors import RefusedError, RemoteProtocolError
+from trionat.protocol.messages import (
+    PLAIN_TUNNELS,
+    Attach,
+    Expose,
+    Hello,
+    Join,
+    Message,
+    RefusalCode,
+    Refused,
+)
+from trionat.server.accounts.accounts import ANONYMOUS
+from trionat.server.admission.native_client import NativeApplicant
+from trionat.server.control.login import Greeting
+from trionat.server.sessions.native import NativeSession
+from trionat.store.base import Limits
+from trionat.transport.channel import Channel
+
+if TYPE_CHECKING:
+    from trionat.server.admission.lease import Lease
+
+
+@attrs.define(eq=False)
+class NativeGreeting(Greeting):
+    """See `Greeting`; the endpoint is encrypted already."""
+
+    _channel: Channel = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._channel = Channel(self.endpoint)
+
+    async def _hear(self) -> bool:
+        match first := await self._expect("its first message"):
+            case Attach():
+                self._attach(first)
+                return True
+            case Hello():
+                await self._serve_client(first)
+                return False
+            case _:
+                raise RemoteProtocolError(f"{type(first).__name__.upper()} as the first message")
+
+    async def _expect(self, what: str) -> Message:
+        with self._deadline(what):
+            return await self._channel.receive()
+
+    async def _refuse(self, refusal: RefusedError) -> None:
+        await self._channel.send(Refused(code=refusal.code, text=refusal.text))
+
+    def _attach(self, attach: Attach | Join) -> None:
+        if self._channel.trailing:
+            raise RemoteProtocolError("bytes behind ATTACH, before any OPEN")
+        session = self.desk.sessions.get(attach.uid)
+        if not isinstance(session, NativeSession) or not (
+            session.attach(self.endpoint, attach.secret)
+            if isinstance(attach, Attach)
+            else session.attach_plain(self.endpoint, attach)
+        ):
+            raise RefusedError(
+                RefusalCode.UNKNOWN_SESSION, "no such session, or it has too many tunnels"
+            )
+
+    async def _serve_client(self, hello: Hello) -> None:
+        user = await self._log_in(hello.username, password=hello.password, token=hello.token)
+        username = ANONYMOUS if user is None else user.name
+        self._channel.allow_control_frames()
+        expose = await self._expect("the list of its services")
+        if not isinstance(expose, Expose):
+            raise RemoteProtocolError(f"{type(expose).__name__.upper()} instead of EXPOSE")
+        applicant = NativeApplicant(
+            key=(username, hello.identity),
+            client_name=hello.name,
+            address=self.address,
+            services=expose.services,
+            limits=Limits() if user is None else user.limits,
+            channel=self._channel,
+        )
+
+        def open_session(uid: int, lease: Lease) -> NativeSession:
+            return NativeSession(
+                uid=uid,
+                lease=lease,
+                config=self.desk.config,
+                stopping=self.desk.stopping,
+                public_host=self.desk.public_host,
+                address=self.address,
+                username=username,
+                account_id=0 if user is None else user.account_id,
+                client_name=hello.name,
+                channel=self._channel,
+                keep_idle=expose.idle_tunnels,
+                plain_tunnels=self.desk.config.tunnel_encryption == UNENCRYPTED
+                and PLAIN_TUNNELS in hello.capabilities,
+            )
+
+        await self.desk.run_session(applicant, open_session)
+
+
+class PlainTunnelGreeting(NativeGreeting):
+    """Of a connection without TLS, which can only be a tunnel that proves whose it is without giving the secret away."""
+
+    async def _hear(self) -> bool:
+        first = await self._expect("its first message")
+        if not isinstance(first, Join):
+            raise RemoteProtocolError(f"{type(first).__name__.upper()} on a tunnel without TLS")
+        self._attach(first)
+        return True

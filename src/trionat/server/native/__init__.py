@@ -1,1 +1,0 @@
-"""Clients of the native dialect: encrypted, with tunnels that serve one visitor after another."""

@@ -1,0 +1,1 @@
+"""Control sessions: which are up, and what each of them owns."""

@@ -1,0 +1,162 @@
+"""The control connection of a native session: welcome, demand, liveness both ways, last words."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.errors import RemoteProtocolError
+from trionat.log import get_logger
+from trionat.protocol.messages import (
+    CAPABILITIES,
+    PLAIN_TUNNELS,
+    SECRET_BYTES,
+    Close,
+    Demand,
+    Drain,
+    Join,
+    Welcome,
+)
+from trionat.relay.tunnel import acknowledged_within
+from trionat.server.sessions.native_tunnels import NativeTunnels
+from trionat.server.sessions.session import Session, SessionEnd
+from trionat.transport.control_link import ControlLink
+
+if TYPE_CHECKING:
+    from trionat.transport.channel import Channel
+    from trionat.transport.endpoint import Endpoint
+
+log = get_logger(__name__)
+
+# Demand is told again after this, in seconds, while it lasts: the client may have failed to open some tunnels.
+_DEMAND_AGAIN = 1.0
+
+# What a client that leaves has sent last is still on its tunnels, which it has closed; CLOSE, on another connection, may be
+# faster by this much, in seconds. Whatever else is on a tunnel ends with it and takes no time.
+_LAST_BYTES = 1.0
+
+# How far behind the highest number of its kind a plain tunnel may be: a client has fewer dials under way at once.
+_NUMBERS_BEHIND = 1024
+
+# Tunnels that a session may have beyond its visitors: idle ones.
+SPARE_TUNNELS = 64
+
+
+@attrs.define(eq=False, kw_only=True)
+class NativeSession(Session):
+    """See `Session`. `keep_idle` is how many idle tunnels the client wants at least.
+
+    `plain_tunnels` says that both sides are configured to use tunnels without TLS.
+    """
+
+    channel: Channel
+    keep_idle: int
+    public_host: str
+    plain_tunnels: bool = False
+    link: ControlLink = attrs.field(init=False)
+    _secret: bytes = attrs.field(
+        init=False, repr=False, factory=lambda: secrets.token_bytes(SECRET_BYTES)
+    )
+    _numbers: set[int] = attrs.field(init=False, factory=lambda: set())
+
+    def __attrs_post_init__(self) -> None:
+        self.link = ControlLink(
+            self.channel, "the client", self.config.ping_interval, self.config.peer_timeout
+        )
+        self.tunnels = NativeTunnels(
+            line=self.lease.line,
+            limit=self.config.max_visitors + SPARE_TUNNELS,
+            keep_idle=self.keep_idle,
+            acknowledged_within=acknowledged_within(self.config.peer_timeout),
+        )
+
+    @property
+    def dialect(self) -> str:
+        """See `Session`."""
+        return "native, tunnels not encrypted" if self.plain_tunnels else "native"
+
+    @property
+    def round_trip(self) -> float | None:
+        """See `Session`."""
+        return self.link.round_trip
+
+    def attach(self, wire: Endpoint, secret: bytes) -> bool:
+        """Take over a tunnel's wire if the secret is right and there is room; otherwise the caller keeps it."""
+        return hmac.compare_digest(secret, self._secret) and self.tunnels.attach(wire)
+
+    def attach_plain(self, wire: Endpoint, attach: Join) -> bool:
+        """Take over the wire of a tunnel without TLS, on the same terms; a proof that was used before is none."""
+        return (
+            self.plain_tunnels
+            and attach.is_proven(self._secret)
+            and self._is_fresh(attach.number)
+            and self.tunnels.attach(wire)
+        )
+
+    def _is_fresh(self, number: int) -> bool:
+        """Tell whether a tunnel's number is seen for the first time; what is too old to be remembered is not."""
+        highest = max(self._numbers, default=0)
+        if number in self._numbers or number < highest - _NUMBERS_BEHIND:
+            return False
+        self._numbers.add(number)
+        if len(self._numbers) > 2 * _NUMBERS_BEHIND:
+            oldest = max(highest, number) - _NUMBERS_BEHIND
+            self._numbers = {seen for seen in self._numbers if seen >= oldest}
+        return True
+
+    async def _converse(self, nursery: trio.Nursery) -> SessionEnd:
+        self.link.post(self._welcome())
+        nursery.start_soon(self.link.run, name="control link")
+        nursery.start_soon(self._tell_demand, name="demand")
+        while True:
+            match message := await self.link.receive():
+                case Drain(seconds=seconds):
+                    log.info("the client is leaving", seconds=seconds)
+                    self.lease.give_up()
+                case Close(text=text):
+                    end = SessionEnd(
+                        "left", f"the client has left: {text}", tell=False, goodbye=True
+                    )
+                    self._note(end)
+                    self.lease.give_up()
+                    with trio.move_on_after(_LAST_BYTES):
+                        await self.lease.line.wait_empty()
+                    return end
+                case _:
+                    raise RemoteProtocolError(
+                        f"{type(message).__name__.upper()} from a client in a session"
+                    )
+
+    def _welcome(self) -> Welcome:
+        return Welcome(
+            uid=self.uid,
+            secret=self._secret,
+            ports=self.lease.port_numbers,
+            host=self.public_host,
+            ping_interval=self.config.ping_interval,
+            peer_timeout=self.config.peer_timeout,
+            max_tunnels=self.tunnels.limit,
+            capabilities=(*CAPABILITIES, PLAIN_TUNNELS) if self.plain_tunnels else CAPABILITIES,
+        )
+
+    async def _tell_demand(self) -> None:
+        line = self.lease.line
+        while True:
+            if not line.waiting:
+                line.wanted = trio.Event()
+                await line.wanted.wait()
+            if line.waiting:
+                self.link.post(Demand(line.waiting))
+            line.wanted = trio.Event()
+            with trio.move_on_after(_DEMAND_AGAIN):
+                await line.wanted.wait()
+
+    def _tell_drain(self) -> None:
+        self.link.post(Drain(seconds=self.config.drain_grace))
+
+    async def _tell_end(self, end: SessionEnd) -> None:
+        await self.link.say_last(Close(code=end.code, text=end.text))

@@ -1,0 +1,261 @@
+"""The server's state folder: its key, its certificate, the key of its tickets, and where the accounts are.
+
+Owns the folder's layout and what must be secret in it. Everything that touches the disk is a plain function and blocks: a
+server calls it through `trio.to_thread.run_sync`. Knows nothing of connections.
+
+| file | content |
+| --- | --- |
+| `server.key` | private key, PEM, readable by the owner alone |
+| `server.crt` | its self-signed certificate, PEM; delete both to get a new identity |
+| `ticket.key` | 32 random bytes that every ticket follows from; delete it to make all tickets void |
+| `trionat.db` | the accounts, SQLite |
+| `address` | the public control address that was served last, for `trionat user ticket` |
+| `traffic.json` | traffic that the store does not have yet (`store/journal.py`) |
+| `serve.lock` | locked while a server runs on the folder |
+| `status.sock` | where a server that is up listens for commands (`server/admin/socket.py`) |
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import ssl
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import attrs
+
+from trionat.address import TCPAddress, parse_tcp_address
+from trionat.errors import StartupError, StoreError, StoreUnavailableError
+from trionat.protocol.ticket import Ticket, ticket_token
+from trionat.store.base import User, new_ticket_salt
+from trionat.store.passwords import hash_password, make_password
+from trionat.store.private_file import (
+    create_private,
+    lock_private,
+    make_private_folder,
+    read_private,
+    write_private,
+)
+from trionat.transport.certificate import fingerprint, first_certificate, make_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trionat.store.base import Store
+
+FIRST_USER: Final = "trionat"
+"""The account that a server makes for itself when it has none."""
+
+_TICKET_KEY_BYTES: Final = 32
+
+
+@attrs.frozen(kw_only=True)
+class ServerState:
+    """A state folder that is ready: every file that it needs is there, and the secrets are nobody else's.
+
+    `fingerprint` is the SHA-256 of `certificate_file`, 32 bytes; `ticket_key` is secret.
+    """
+
+    folder: Path
+    fingerprint: bytes
+    ticket_key: bytes = attrs.field(repr=False)
+
+    @property
+    def key_file(self) -> Path:
+        """The private key, for `ssl.SSLContext.load_cert_chain`."""
+        return self.folder / "server.key"
+
+    @property
+    def certificate_file(self) -> Path:
+        """The self-signed certificate, for `ssl.SSLContext.load_cert_chain`."""
+        return self.folder / "server.crt"
+
+    def remember_address(self, address: TCPAddress) -> None:
+        """Note the public control address that is served now. Blocks; raises `StartupError` where it cannot be written."""
+        write_private(_address_file(self.folder), f"{address}\n".encode())
+
+    def last_address(self) -> TCPAddress | None:
+        """Return the address noted last, or None where no server has run yet. Blocks.
+
+        Raises:
+            StartupError: The note cannot be read.
+        """
+        path = _address_file(self.folder)
+        if not path.exists():
+            return None
+        try:
+            return parse_tcp_address(read_private(path).decode().strip())
+        except ValueError as exc:
+            raise StartupError(f"{path}: {exc}; or start the server once more") from exc
+
+
+def lock_state(folder: Path) -> BinaryIO:
+    """Keep other servers off a state folder, which is made (0700) where it is missing. Blocks.
+
+    `trionat user` and the like work on the folder nevertheless; a client's files in it are its own.
+
+    Returns:
+        What holds the lock until the caller closes it; the end of the process closes it as well.
+
+    Raises:
+        StartupError: Another server runs on the folder, or it cannot be used.
+    """
+    make_private_folder(folder)
+    held = lock_private(folder / "serve.lock")
+    if held is None:
+        raise StartupError(
+            f"{folder}: another trionat serve runs on this state folder: stop it, or give this one a folder of its own (--state-dir)"
+        )
+    return held
+
+
+def database_file(folder: Path) -> Path:
+    """Return where the accounts of a state folder are; the store makes the file, nobody else."""
+    return folder / "trionat.db"
+
+
+def ticket_key_file(folder: Path) -> Path:
+    """Return where the key of a state folder's tickets is."""
+    return folder / "ticket.key"
+
+
+def prepare_state(
+    folder: Path, *, names: Sequence[str] = ("localhost",), self_signed: bool = True
+) -> ServerState:
+    """Make a state folder complete, and read it. Blocks: a few milliseconds, at the first start about a hundred.
+
+    Two servers that start for the first time at once end up with the same key, certificate and ticket key: each file has one
+    winner, and the certificate is always made for the key that won.
+
+    Args:
+        folder: The folder; it is made (0700) where it is missing.
+        names: Host names and addresses for a new certificate; one that is there stays.
+        self_signed: Whether its own certificate is shown; with a configured one none is made or looked at, and `fingerprint`
+            is empty.
+
+    Raises:
+        StartupError: A file cannot be made or read, is not what it has to be, or a key is open to others.
+    """
+    make_private_folder(folder)
+    return ServerState(
+        folder=folder,
+        fingerprint=_prepare_certificate(folder / "server.key", folder / "server.crt", names)
+        if self_signed
+        else b"",
+        ticket_key=_prepare_ticket_key(ticket_key_file(folder)),
+    )
+
+
+def _prepare_certificate(key_file: Path, certificate_file: Path, names: Sequence[str]) -> bytes:
+    """Make what is missing of the two, and return the certificate's fingerprint."""
+    if not certificate_file.exists():  # asked first: a key is there before its certificate
+        if not key_file.exists():
+            create_private(key_file, make_certificate(names)[0])
+        key = read_private(key_file, secret=True)
+        try:
+            create_private(certificate_file, make_certificate(names, key_pem=key)[1])
+        except ValueError as exc:
+            raise StartupError(
+                f"{key_file}: {exc}: restore the key, or delete it for a new one"
+            ) from exc
+    elif not key_file.exists():
+        raise StartupError(
+            f"{key_file}: the key of {certificate_file.name} is missing: restore it, or delete {certificate_file} as well"
+        )
+    read_private(key_file, secret=True)
+    try:
+        value = fingerprint(first_certificate(read_private(certificate_file).decode()))
+        # The empty password makes a key that has one an error, where OpenSSL would ask the terminal for it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate_file, key_file, "")
+    except (ValueError, ssl.SSLError) as exc:
+        raise StartupError(
+            f"{certificate_file}: it is damaged or not of {key_file.name}: restore both, or delete both for a new identity"
+        ) from exc
+    return value
+
+
+def _prepare_ticket_key(path: Path) -> bytes:
+    if not path.exists():
+        create_private(path, secrets.token_bytes(_TICKET_KEY_BYTES))
+    key = read_private(path, secret=True)
+    if len(key) != _TICKET_KEY_BYTES:
+        raise StartupError(
+            f"{path}: a ticket key is {_TICKET_KEY_BYTES} bytes, not {len(key)}: delete it for a new one (tickets become void)"
+        )
+    return key
+
+
+def _address_file(folder: Path) -> Path:
+    return folder / "address"
+
+
+def make_ticket(state: ServerState, user: User, host: str, port: int, *, pinned: bool) -> Ticket:
+    """Make a user's ticket; it is the same one every time, until the account's salt or the server's key changes.
+
+    Args:
+        state: Whose server.
+        user: Whose account.
+        host: Where clients reach the control port.
+        port: The port of it.
+        pinned: Whether the ticket holds the fingerprint of the state folder's certificate; otherwise a client checks the
+            server's certificate by authorities.
+
+    Raises:
+        ValueError: A ticket cannot hold the address or the name.
+    """
+    return Ticket(
+        host=host,
+        port=port,
+        fingerprint=state.fingerprint if pinned else None,
+        username=user.name,
+        token=ticket_token(state.ticket_key, user.name, user.ticket_salt),
+    )
+
+
+def verify_ticket(state: ServerState, user: User, token: bytes) -> bool:
+    """Tell, in constant time, whether the token is the account's; whether the account has expired is another question."""
+    own = ticket_token(state.ticket_key, user.name, user.ticket_salt)
+    return hmac.compare_digest(own, token) and user.ticket_salt != b""
+
+
+@attrs.frozen(kw_only=True)
+class FirstUser:
+    """The account that a server made for itself, with the password that is known only now."""
+
+    user: User
+    password: str = attrs.field(repr=False)
+
+
+async def ensure_first_user(store: Store) -> FirstUser | None:
+    """Make an account where there is none, so that a new server can be used at once.
+
+    Returns:
+        The account and its random password, which nobody can look up later; None where there are accounts.
+    """
+    if await store.list_users():
+        return None
+    password = make_password()
+    user = User(
+        name=FIRST_USER,
+        password=await hash_password(password),
+        ticket_salt=new_ticket_salt(),
+        created_at=datetime.now(UTC),
+    )
+    try:
+        await store.add_user(user)
+    except StoreUnavailableError:
+        raise
+    except StoreError:
+        return None  # another server, starting at the same moment, was first
+    return FirstUser(user=user, password=password)
+
+
+async def find_first_user(store: Store) -> User | None:
+    """Return the first user as long as it is the only account: the one whose ticket a starting server shows."""
+    match await store.list_users():
+        case [User(name=name) as user] if name == FIRST_USER:
+            return user
+        case _:
+            return None

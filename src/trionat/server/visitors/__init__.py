@@ -1,0 +1,1 @@
+"""Visit ports and the visitors that come there, until a session's tunnel has them."""

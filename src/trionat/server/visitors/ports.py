@@ -1,0 +1,157 @@
+"""The pool of visit ports: opened once at start, kept open, lent to one lease after another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.config.values import PORTS
+from trionat.errors import RefusedError
+from trionat.protocol.messages import RefusalCode
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+
+    from trionat.protocol.messages import ServiceRequest
+    from trionat.server.visitors.queue import VisitorLine
+
+# User name, and the client's name for itself; or, where it has none, its host and a number.
+LeaseKey = tuple[str, str | tuple[str, int]]
+
+
+@attrs.define(eq=False)
+class VisitPort:
+    """One public port. A visitor goes to the line of the lease that holds it; with none, it is closed at once (`Gate`)."""
+
+    number: int
+    line: VisitorLine | None = None
+    service: int = 0
+    last_holder: LeaseKey | None = None
+
+
+def _by_number(ports: Iterable[VisitPort]) -> dict[int, VisitPort]:
+    return {port.number: port for port in ports}
+
+
+@attrs.define(eq=False)
+class PortPool:
+    """Which ports are free, the one that has been free for the longest time first."""
+
+    ports: dict[int, VisitPort] = attrs.field(converter=_by_number)
+    _free: dict[int, VisitPort] = attrs.field(init=False)
+    _freed: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self._free = dict(self.ports)
+
+    @property
+    def free(self) -> int:
+        """How many ports are free."""
+        return len(self._free)
+
+    def check(
+        self, services: Sequence[ServiceRequest], allowed: Container[int] | None = None
+    ) -> None:
+        """Refuse what waiting would never make possible; `allowed` are the only ports that the user may have, if not None.
+
+        Raises:
+            RefusedError: more services than ports, or a port that this server does not offer or the user may not have.
+        """
+        offered = sorted(
+            self.ports if allowed is None else filter(allowed.__contains__, self.ports)
+        )
+        ports = PORTS.write(offered)
+        if not offered:
+            raise RefusedError(
+                RefusalCode.PORT_NOT_OFFERED,
+                "this server offers none of the visit ports that this account may have",
+            )
+        if len(services) > len(offered):
+            has = "this server has" if allowed is None else "this account may have"
+            raise RefusedError(
+                RefusalCode.TOO_MANY_SERVICES,
+                f"{len(services)} services asked for, and {has} {len(offered)} visit ports ({ports})",
+            )
+        for service in services:
+            if service.visit_port is not None and service.visit_port not in offered:
+                whom = "" if allowed is None else " to this account"
+                raise RefusedError(
+                    RefusalCode.PORT_NOT_OFFERED,
+                    f"visit port {service.visit_port} is not one that this server offers{whom} ({ports})",
+                )
+        wanted = [service.visit_port for service in services if service.visit_port is not None]
+        if len(set(wanted)) < len(wanted):
+            raise RefusedError(
+                RefusalCode.PORT_NOT_OFFERED, "one visit port was asked for by two services"
+            )
+
+    async def take(
+        self,
+        services: Sequence[ServiceRequest],
+        holder: LeaseKey,
+        allowed: Container[int] | None = None,
+    ) -> tuple[VisitPort, ...]:
+        """Return a free port for each service, waiting until there are enough: first come, first served.
+
+        A client gets the ports that it names, else the ones that it had before where they are free, else those that nobody
+        has used for the longest time. Where the user may have the `allowed` ones alone, nobody waits for them, since all
+        others would wait behind. Cancelling it takes nothing.
+
+        Raises:
+            RefusedError: a port that a service names is taken, or too many of the allowed ones are.
+        """
+        async with self._turn:
+            while len(self._free) < len(services):
+                self._freed = trio.Event()
+                await self._freed.wait()
+            return self._choose(services, holder, allowed)
+
+    def _choose(
+        self,
+        services: Sequence[ServiceRequest],
+        holder: LeaseKey,
+        allowed: Container[int] | None,
+    ) -> tuple[VisitPort, ...]:
+        free = {
+            number: port
+            for number, port in self._free.items()
+            if allowed is None or number in allowed
+        }
+        if len(free) < len(services):
+            raise RefusedError(
+                RefusalCode.PORT_TAKEN, "the visit ports that this account may have are in use"
+            )
+        chosen: dict[int, VisitPort] = {}
+        for index, service in enumerate(services):
+            if service.visit_port is not None:
+                port = free.get(service.visit_port)
+                if port is None:
+                    raise RefusedError(
+                        RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
+                    )
+                chosen[index] = port
+        remaining = {number: port for number, port in free.items() if port not in chosen.values()}
+        for index, service in enumerate(services):
+            if index not in chosen and service.preferred_port in remaining:
+                chosen[index] = remaining.pop(service.preferred_port)
+        others = sorted(  # stable, and the free ones stand in the order in which they became free
+            remaining.values(),
+            key=lambda port: (port.last_holder != holder, port.last_holder is not None),
+        )
+        for index in range(len(services)):
+            if index not in chosen:
+                chosen[index] = others.pop(0)
+        for port in chosen.values():
+            del self._free[port.number]
+            port.last_holder = holder
+        return tuple(chosen[index] for index in range(len(services)))
+
+    def give_back(self, ports: Iterable[VisitPort]) -> None:
+        """The ports are free again, at once."""
+        for port in ports:
+            port.line = None
+            self._free[port.number] = port
+        self._freed.set()

@@ -1,0 +1,171 @@
+"""New connections over real sockets: what they speak decides who serves them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import sys
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trio
+
+from tests.unit.memory import receive_all, receive_exactly
+from tests.unit.memory_server import House, open_house
+from tests.unit.test_endpoint import mute
+from trionat.address import TCPAddress
+from trionat.errors import PeerError
+from trionat.protocol.dialect import Dialect
+from trionat.protocol.legacy import Credentials, NewConnection, UserInformation, encode
+from trionat.server.control.connections import Reception
+from trionat.server.sessions.legacy import LegacySession
+from trionat.transport.channel import LegacyChannel
+from trionat.transport.descriptors import Descriptors
+from trionat.transport.endpoint import SocketEndpoint
+from trionat.transport.listener import Listener
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.unit.conftest import Tidy
+
+CREDENTIALS = Credentials(username="u", password="p")
+
+
+@attrs.define(eq=False)
+class Door:
+    """A house with a listener; `connect` returns a client's end."""
+
+    house: House
+    listener: Listener
+
+    async def connect(self, host: str | None = None) -> SocketEndpoint:
+        """Connect, from the address `host` if one is given."""
+        client = trio.socket.socket()
+        if host is not None:
+            await client.bind((host, 0))
+        await client.connect(("127.0.0.1", self.listener.address.port))
+        return SocketEndpoint(socket.socket(fileno=client.detach()))
+
+    async def ask(self, host: str | None = None) -> LegacyChannel:
+        channel = LegacyChannel(await self.connect(host), Dialect.NAT_V1)
+        await channel.send(CREDENTIALS)
+        return channel
+
+
+@asynccontextmanager
+async def open_door(tidy: Tidy, host: str = "127.0.0.1", **settings: object) -> AsyncIterator[Door]:
+    async with open_house(tidy, **settings) as house:  # type: ignore[arg-type]
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # nobody here speaks TLS
+        reception = Reception(house.config, tls, house.desk)
+        listener = Listener.open(TCPAddress(host, 0))
+        descriptors = Descriptors()
+        try:
+            async with trio.open_nursery() as listening:
+                accept = reception.acceptor(house.nursery)
+                listening.start_soon(listener.serve, accept, descriptors)  # noqa: ASYNC113 - the kernel queues who comes before
+                yield Door(house, listener)
+                listening.cancel_scope.cancel()
+        finally:
+            listener.close()
+            descriptors.close()
+
+
+async def test_both_dialects_on_one_port(tidy: Tidy) -> None:
+    async with open_door(tidy, legacy_clients=True) as door:
+        for dialect in (Dialect.NAT_DOC, Dialect.NAT_V1):
+            client = await door.connect()
+            client.send(encode(CREDENTIALS, dialect))
+            channel = LegacyChannel(client, dialect)
+            information = await channel.receive()
+            assert isinstance(information, UserInformation)
+            visitor = door.house.visit(information.port, early=b"question")
+            assert isinstance(await channel.receive(), NewConnection)
+            tunnel = await door.connect()
+            tunnel.send(encode(information, dialect) + b"answer")
+            assert await receive_exactly(tunnel, 8) == b"question"
+            assert await receive_exactly(visitor, 6) == b"answer"
+            for end in (tunnel, visitor, client):
+                end.close()
+
+
+async def test_no_legacy_clients_unless_it_is_said(
+    tidy: Tidy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with open_door(tidy) as door:
+        for dialect in (Dialect.NAT_DOC, Dialect.NAT_V1, Dialect.NAT_V1):
+            for first in (CREDENTIALS, UserInformation(1, 60001)):
+                client = await door.connect()
+                client.send(encode(first, dialect))
+                with suppress(ConnectionError):  # it may have been sent more than was read
+                    assert await receive_all(client) == b""
+                client.close()
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "LegacyClients: true" in warnings[0]
+    assert "nat-doc" in warnings[0]
+    assert sum("LegacyClients is off" in message for message in caplog.messages) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the others' kernels take their own time")
+async def test_clients_whose_machines_are_gone(tidy: Tidy) -> None:
+    """One is noticed within `PeerTimeout`, or at once when another comes from its address; the well are left alone."""
+    async with open_door(
+        tidy, ports=5, legacy_clients=True, peer_timeout=3, ping_interval=1
+    ) as door:
+        well, replaced, alone = [await door.ask(f"127.0.0.{number}") for number in (1, 2, 3)]
+        ports = [await port_of(client) for client in (well, replaced, alone)]
+        for client in (replaced, alone):
+            assert isinstance(client.endpoint, SocketEndpoint)
+            mute(client.endpoint.sock)
+        gone = trio.current_time()
+        lost = next(s for s in door.house.sessions if s.address.host == "127.0.0.3")
+        await trio.sleep(2.6)
+        one, two = [await door.ask(f"127.0.0.{number}") for number in (1, 2)]
+        assert await port_of(one) not in ports
+        assert await port_of(two) == ports[1]
+        while lost in door.house.sessions:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.05)
+        assert 3 < trio.current_time() - gone < 5
+        assert [session.address.host[-1] for session in door.house.sessions] == ["1", "1", "2"]
+        for client in (well, replaced, alone, one, two):
+            client.endpoint.close()
+
+
+async def port_of(client: LegacyChannel) -> int:
+    information = await client.receive()
+    assert isinstance(information, UserInformation)
+    return information.port
+
+
+async def test_one_address_in_two_families(tidy: Tidy) -> None:
+    """A socket for IPv6 that takes IPv4 as well tells its addresses in another form."""
+    try:
+        probe = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        probe.close()
+    except (OSError, ValueError):
+        pytest.skip("no IPv6 here")
+    async with open_door(tidy, "::", legacy_clients=True) as door:
+        try:
+            channel = await door.ask()
+        except OSError:
+            pytest.skip("IPv6 sockets take no IPv4 here")
+        assert isinstance(await channel.receive(), UserInformation)
+        (session,) = door.house.sessions
+        assert isinstance(session, LegacySession)
+        assert session.address.host == "127.0.0.1"
+        channel.endpoint.close()
+
+
+async def test_half_a_frame(tidy: Tidy) -> None:
+    async with open_door(tidy, legacy_clients=True, handshake_timeout=0.5) as door:
+        client = await door.connect()
+        client.send(encode(CREDENTIALS, Dialect.NAT_V1)[:-3])
+        channel = LegacyChannel(client, Dialect.NAT_V1)
+        with trio.fail_after(3), pytest.raises(PeerError):
+            await channel.receive()
+        client.close()

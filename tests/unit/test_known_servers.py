@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trionat.address import TCPAddress
+from trionat.client.native.known_servers import KnownServers, check_fingerprint, load_identity
+from trionat.errors import IdentityError, StartupError
+from trionat.transport.certificate import format_fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+
+HERE, THERE, SIXTH = (
+    TCPAddress("example.com", 8007),
+    TCPAddress("example.com", 8008),
+    TCPAddress("2001:db8::7", 8007),
+)
+ONE, TWO = bytes(range(32)), bytes(range(1, 33))
+
+
+def test_nobody_is_known_at_first_and_looking_makes_nothing(tmp_path: Path) -> None:
+    known = KnownServers.of(tmp_path / "state")
+    assert known.lookup(HERE) is None
+    assert not known.path.parent.exists()
+
+
+def test_who_is_remembered_is_known_by_host_and_port(tmp_path: Path) -> None:
+    KnownServers.of(tmp_path).remember(HERE, ONE)
+    KnownServers.of(tmp_path).remember(SIXTH, TWO)
+    known = KnownServers.of(tmp_path)
+    assert known.lookup(HERE) == ONE
+    assert known.lookup(TCPAddress("Example.COM", 8007)) == ONE
+    assert known.lookup(SIXTH) == TWO
+    assert known.lookup(THERE) is None
+    assert known.path.read_text() == (
+        f"example.com:8007 {format_fingerprint(ONE)}\n[2001:db8::7]:8007 {format_fingerprint(TWO)}\n"
+    )
+
+
+def test_what_is_remembered_anew_replaces_the_old_and_nothing_else(tmp_path: Path) -> None:
+    known = KnownServers.of(tmp_path)
+    known.path.write_text(
+        f"# mine\n\nExample.com:8007 {ONE.hex(':')}\n  # of a friend\nexample.com:8008 {ONE.hex()}"
+    )
+    known.remember(HERE, TWO)
+    assert known.lookup(HERE) == TWO
+    assert known.lookup(THERE) == ONE
+    assert known.path.read_text() == (
+        f"# mine\n\n  # of a friend\nexample.com:8008 {ONE.hex()}\nexample.com:8007 {format_fingerprint(TWO)}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("example.com:8007", "a line is HOST:PORT SHA256:…"),
+        (f"example.com:8007 {ONE.hex()} more", "a line is HOST:PORT SHA256:…"),
+        (f"example.com {ONE.hex()}", "'example.com' has no port"),
+        (f"example.com:8007 {ONE.hex()[1:]}", "a fingerprint is SHA256: and 43"),
+        (f"known.example:1 {TWO.hex()}", "another fingerprint for known.example:1 than above"),
+    ],
+)
+def test_a_damaged_line_is_told_by_its_number_and_left(
+    tmp_path: Path, line: str, reason: str
+) -> None:
+    known = KnownServers.of(tmp_path)
+    content = f"# mine\nknown.example:1 {ONE.hex()}\n{line}\n"
+    known.path.write_text(content)
+    for call in (partial(known.lookup, THERE), partial(known.remember, THERE, ONE)):
+        with pytest.raises(StartupError) as caught:
+            call()
+        assert str(caught.value).startswith(f"{known.path}:3: {reason}")
+        assert "\n" not in str(caught.value)
+    assert known.path.read_text() == content
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    known = KnownServers.of(tmp_path)
+    known.path.write_bytes(b"\xff\n")
+    with pytest.raises(StartupError, match=r"known_servers: it is no text"):
+        known.lookup(HERE)
+
+
+@posix
+def test_both_files_are_for_the_user_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "state"
+    before = os.umask(0)
+    try:
+        KnownServers.of(folder).remember(HERE, ONE)
+        load_identity(folder)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert files == {"known_servers": 0o600, "identity": 0o600}
+
+
+def test_the_identity_is_made_once_and_at_random(tmp_path: Path) -> None:
+    identity = load_identity(tmp_path / "one")
+    assert re.fullmatch("[0-9a-f]{32}", identity)
+    assert load_identity(tmp_path / "one") == identity
+    assert load_identity(tmp_path / "two") != identity
+
+
+def test_clients_that_start_at_once_have_one_identity(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from trionat.client.native.known_servers import load_identity\n"
+        "print(flush=True); sys.stdin.read(1); print(load_identity(pathlib.Path(sys.argv[1])))"
+    )
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "state")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(6)
+    ]
+    for client in clients:
+        assert client.stdout is not None
+        client.stdout.readline()
+    for client in clients:
+        assert client.stdin is not None
+        client.stdin.write(b"g")
+        client.stdin.flush()
+    (identity,) = {client.communicate()[0].decode().strip() for client in clients}
+    assert identity == load_identity(tmp_path / "state")
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"G" * 32, b"\xff" * 32, b"a" * 33])
+def test_a_damaged_identity_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "identity").write_bytes(content)
+    with pytest.raises(StartupError, match=r"identity: an identity is 32 hex digits: delete it"):
+        load_identity(tmp_path)
+
+
+def test_the_right_server_passes() -> None:
+    check_fingerprint(ONE, bytes(bytearray(ONE)), HERE)
+
+
+def test_another_server_is_told_with_both_fingerprints_in_one_line() -> None:
+    with pytest.raises(IdentityError) as caught:
+        check_fingerprint(ONE, TWO, HERE)
+    text = str(caught.value)
+    assert text.startswith("WRONG SERVER at example.com:8007: ")
+    assert f"shows {format_fingerprint(TWO)} " in text
+    assert f"has to show {format_fingerprint(ONE)};" in text
+    assert "\n" not in text
+    for almost in (ONE[:-1] + b"\0", ONE[:-1], b""):
+        with pytest.raises(IdentityError):
+            check_fingerprint(ONE, almost, HERE)
