@@ -365,7 +365,7 @@ class LegacySession:
 
 
 @attrs.define(eq=False, kw_only=True)
-class LegacyServer:
+class LegacyDialer:
     """The original server. Its ports are known when it runs, and it has the same ones when it runs again."""
 
     dialect: Dialect
@@ -514,7 +514,7 @@ class LegacyServer:
 
 
 @asynccontextmanager
-async def running_server(server: LegacyServer) -> AsyncIterator[LegacyServer]:
+async def running_server(server: LegacyDialer) -> AsyncIterator[LegacyDialer]:
     """Run it; when this is left it is killed, if it has not been."""
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)

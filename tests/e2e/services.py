@@ -88,16 +88,16 @@ async def serve(handler: Handler, *, port: int | None = None) -> AsyncIterator[S
 
 
 def echo(
-    *, greeting: bytes = b"", farewell: bytes = b"", port: int | None = None
+    *, login: bytes = b"", farewell: bytes = b"", port: int | None = None
 ) -> AbstractAsyncContextManager[Service]:
-    """Send back what comes; `greeting` goes out before anything came, `farewell` after the other side has ended.
+    """Send back what comes; `login` goes out before anything came, `farewell` after the other side has ended.
 
     Half-close is exact: the end of input ends the output only after everything is sent, and nothing else ends it.
     """
 
     async def handler(stream: trio.SocketStream) -> None:
-        if greeting:
-            await stream.send_all(greeting)
+        if login:
+            await stream.send_all(login)
         async for data in stream:
             await stream.send_all(data)
         if farewell:

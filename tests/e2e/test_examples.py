@@ -113,8 +113,8 @@ async def test_redis(redis_server: Service, tmp_path: Path) -> None:
     environ = {"REDIS": str(redis_server.port), "VISIT_PORT": port, "PUBLIC_HOST": "127.0.0.1"}
     async with running("redis.sh", tmp_path, environ, ANY_ADDRESS) as example:
         assert example.public == f"127.0.0.1:{port}"
-        assert (await example.visit("SET", "greeting", "hello")).stdout == b"OK\n"
-        assert (await example.visit("GET", "greeting")).stdout == b"hello\n"
+        assert (await example.visit("SET", "login", "hello")).stdout == b"OK\n"
+        assert (await example.visit("GET", "login")).stdout == b"hello\n"
         elsewhere = await example.run("client", VISIT_PORT="1", TRIONAT_TICKET=example.ticket)
         assert elsewhere.returncode == 2  # it is that port or none
 

@@ -12,7 +12,7 @@ import trio
 
 import trionat
 from tests.e2e import services
-from tests.e2e.legacy_peers import HOST, Dialect, LegacyServer, running_server
+from tests.e2e.legacy_peers import HOST, Dialect, LegacyDialer, running_server
 from tests.e2e.running import ask, end_of, read_all
 from trionat.address import TCPAddress
 from trionat.config.sections import AuthConfig, ClientConfig
@@ -30,7 +30,7 @@ BULK = os.urandom(8 * 2**20)
 
 @asynccontextmanager
 async def connected(
-    server: LegacyServer, local_port: int, events: list[ClientEvent], password: str = "geheim"
+    server: LegacyDialer, local_port: int, events: list[ClientEvent], password: str = "geheim"
 ) -> AsyncIterator[Client]:
     config = ClientConfig(
         dialect=server.dialect.value,
@@ -53,7 +53,7 @@ async def visit(client: Client) -> trio.SocketStream:
 @both
 async def test_bytes_and_ends(nothing_left: None, dialect: Dialect) -> None:
     """Bulk both ways at once, and a half-close; when the block is left nothing of it is there any more."""
-    server = LegacyServer(dialect=dialect, users={"alice": "geheim"})
+    server = LegacyDialer(dialect=dialect, users={"alice": "geheim"})
     events: list[ClientEvent] = []
     async with running_server(server), services.echo(farewell=b"bye") as echo:
         async with connected(server, echo.port, events) as client, await visit(client) as visitor:
@@ -76,7 +76,7 @@ async def test_bytes_and_ends(nothing_left: None, dialect: Dialect) -> None:
 @both
 async def test_one_refused_visitor_does_not_shift_the_others(dialect: Dialect) -> None:
     """A server gives a tunnel to the visitor that has waited longest, so the refused one must not be left waiting."""
-    server = LegacyServer(dialect=dialect)
+    server = LegacyDialer(dialect=dialect)
     local_port = services.free_low_port()
     async with running_server(server), connected(server, local_port, []) as client:
         async with await visit(client) as refused:
@@ -90,7 +90,7 @@ async def test_one_refused_visitor_does_not_shift_the_others(dialect: Dialect) -
 
 
 async def test_wrong_password() -> None:
-    server = LegacyServer(dialect=Dialect.NAT_V1, users={"alice": "geheim"})
+    server = LegacyDialer(dialect=Dialect.NAT_V1, users={"alice": "geheim"})
     events: list[ClientEvent] = []
     async with running_server(server):
         with pytest.RaisesGroup(RefusedError):
@@ -103,7 +103,7 @@ async def test_wrong_password() -> None:
 
 async def test_queue_and_full_queue() -> None:
     """One inside, one in the queue, one that is sent away; each moves up when the one before it leaves."""
-    server = LegacyServer(dialect=Dialect.NAT_DOC, queue_places=1)
+    server = LegacyDialer(dialect=Dialect.NAT_DOC, queue_places=1)
     told: list[list[ClientEvent]] = [[], [], []]
     leave = [trio.Event() for _ in told]
     order: list[int] = []

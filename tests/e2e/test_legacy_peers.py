@@ -19,7 +19,7 @@ from tests.e2e.legacy_peers import (
     Dialect,
     Id,
     LegacyClient,
-    LegacyServer,
+    LegacyDialer,
     MalformedError,
     running_client,
     running_server,
@@ -134,7 +134,7 @@ async def test_server_on_the_wire(dialect: Dialect, nothing_left: None) -> None:
     """The test plays the client with nothing but the vectors."""
     vectors = of(dialect, "USER_REQUEST_AUTH")
     users = {vector["meaning"]["username"]: vector["meaning"]["password"] for vector in vectors}
-    server = LegacyServer(
+    server = LegacyDialer(
         dialect=dialect, users=users, keep_alive_interval=0.05, visit_ports=(0,), queue_places=1
     )
     async with running_server(server):
@@ -176,7 +176,7 @@ async def test_server_on_the_wire(dialect: Dialect, nothing_left: None) -> None:
 @both_dialects
 async def test_server_refuses_bad_vectors(dialect: Dialect) -> None:
     vectors = [v for v in VECTORS["bad"] if v["dialect"] in ("any", dialect.value)]
-    server = LegacyServer(dialect=dialect)
+    server = LegacyDialer(dialect=dialect)
     async with running_server(server):
         for port in (server.control_port, server.tunnel_port):
             for count, vector in enumerate(vectors, start=1):
@@ -191,7 +191,7 @@ async def test_server_refuses_bad_vectors(dialect: Dialect) -> None:
 
 
 def client_of(
-    server: LegacyServer, *, service: Service | None = None, **others: Any
+    server: LegacyDialer, *, service: Service | None = None, **others: Any
 ) -> LegacyClient:
     return LegacyClient(
         dialect=server.dialect,
@@ -206,10 +206,10 @@ def client_of(
 async def test_visitors(dialect: Dialect, http_server: Service) -> None:
     """A request, half-close both ways, eight megabytes each way, many at once, and a visitor that nobody serves."""
     size = 8 * 1024 * 1024
-    server = LegacyServer(dialect=dialect, users={"me": "secret"}, visitor_wait=0.2)
+    server = LegacyDialer(dialect=dialect, users={"me": "secret"}, visitor_wait=0.2)
     async with (
         running_server(server),
-        services.echo(greeting=b"hello", farewell=b"bye") as echo,
+        services.echo(login=b"hello", farewell=b"bye") as echo,
         running_client(client_of(server, service=echo, username="me", password="secret")) as client,
     ):
         await client.wait_session()
@@ -251,7 +251,7 @@ async def test_visitors(dialect: Dialect, http_server: Service) -> None:
 @both_dialects
 async def test_who_gets_in(dialect: Dialect) -> None:
     """A wrong password; one waits, the next is told that it is full and tries again until a place is free."""
-    server = LegacyServer(dialect=dialect, users={"me": "secret"})
+    server = LegacyDialer(dialect=dialect, users={"me": "secret"})
     async with running_server(server), AsyncExitStack() as clients:
 
         async def start(password: str = "secret") -> LegacyClient:
@@ -278,7 +278,7 @@ async def test_who_gets_in(dialect: Dialect) -> None:
 
 
 async def test_server_that_is_killed_has_its_ports_again() -> None:
-    server = LegacyServer(dialect=Dialect.NAT_V1)
+    server = LegacyDialer(dialect=Dialect.NAT_V1)
     ports = set()
     for _ in range(2):
         async with running_server(server), running_client(client_of(server)) as client:

@@ -18,7 +18,7 @@ from tests.e2e.legacy_peers import (
     Dialect,
     Id,
     LegacyClient,
-    LegacyServer,
+    LegacyDialer,
     in_both_dialects,
     running_client,
     running_server,
@@ -45,7 +45,7 @@ both_dialects = pytest.mark.parametrize("dialect", list(Dialect), ids=lambda dia
 @asynccontextmanager
 async def started(
     folder: Path,
-    server: LegacyServer,
+    server: LegacyDialer,
     local: object,
     *flags: str,
     password: str = PASSWORD,
@@ -64,7 +64,7 @@ async def started(
 
 @asynccontextmanager
 async def connected(
-    folder: Path, server: LegacyServer, local: object, *flags: str, **others: Any
+    folder: Path, server: LegacyDialer, local: object, *flags: str, **others: Any
 ) -> AsyncIterator[running.Client]:
     """Run it; it has its session when this yields."""
     async with started(folder, server, local, *flags, **others) as client:
@@ -88,7 +88,7 @@ async def test_services(
         async with await target.connect() as service:
             await legacy_peers.relay(stream, service)
 
-    server = LegacyServer(dialect=dialect, users={NAME: PASSWORD}, visitor_wait=2)
+    server = LegacyDialer(dialect=dialect, users={NAME: PASSWORD}, visitor_wait=2)
     async with (
         running_server(server),
         connected(tmp_path / "c", server, local_port) as client,
@@ -152,7 +152,7 @@ async def stop_while_served(
 async def test_ends_of_streams(dialect: Dialect, tmp_path: Path) -> None:
     """Half-close and resets, each way; and then the hardest end: either side is killed."""
     strays_end, strays = trio.open_memory_channel[trio.SocketStream](0)
-    server = LegacyServer(dialect=dialect, strays=strays_end)
+    server = LegacyDialer(dialect=dialect, strays=strays_end)
     async with (
         trio.open_nursery() as nursery,
         services.handed_over() as (local, accepted),
@@ -196,7 +196,7 @@ async def test_wrong_password(tmp_path: Path) -> None:
 
 async def wrong_password(dialect: Dialect, tmp_path: Path) -> None:
     """A wrong password ends it, with an exit code of its own."""
-    server = LegacyServer(dialect=dialect, users={NAME: PASSWORD})
+    server = LegacyDialer(dialect=dialect, users={NAME: PASSWORD})
     password = "wrong secret"
     async with (
         running_server(server),
@@ -221,7 +221,7 @@ async def nonsense_from_a_server(dialect: Dialect, tmp_path: Path) -> None:
         dialect.header.pack(12, Id.USER_INFORMATION) + bytes(12),
         legacy_peers.frame(dialect, Id.USER_INFORMATION, b"short"),
     ]
-    server = LegacyServer(dialect=dialect, tunnel_port=services.free_low_port())
+    server = LegacyDialer(dialect=dialect, tunnel_port=services.free_low_port())
     async with services.echo() as local, services.handed_over() as (control_service, controls):
         server.control_port = control_service.port
         async with started(tmp_path / dialect.value, server, local) as client:
@@ -251,7 +251,7 @@ async def test_queue(echo_server: Service, tmp_path: Path) -> None:
 
 async def queue(dialect: Dialect, echo_server: Service, tmp_path: Path) -> None:
     """One session, one place: who waits is told that it does, who finds it full tries again, who hangs up leaves."""
-    server = LegacyServer(dialect=dialect)
+    server = LegacyDialer(dialect=dialect)
     async with running_server(server):
         holder = LegacyClient(
             dialect=dialect,
@@ -282,7 +282,7 @@ async def test_silence(echo_server: Service, tmp_path: Path) -> None:
     """A server that says nothing for 8 s is lost; a client that is stopped by SIGSTOP comes back as if nothing was."""
 
     async def silent_server(dialect: Dialect) -> None:
-        server = LegacyServer(dialect=dialect, keep_alive_interval=1000)
+        server = LegacyDialer(dialect=dialect, keep_alive_interval=1000)
         async with (
             running_server(server),
             connected(tmp_path / f"a {dialect.value}", server, echo_server) as client,
@@ -292,7 +292,7 @@ async def test_silence(echo_server: Service, tmp_path: Path) -> None:
             await client.wait_connected()
 
     async def stopped_client(dialect: Dialect) -> None:
-        server = LegacyServer(dialect=dialect, visit_ports=[services.free_low_port()])
+        server = LegacyDialer(dialect=dialect, visit_ports=[services.free_low_port()])
         async with (
             running_server(server),
             connected(tmp_path / f"b {dialect.value}", server, echo_server) as client,

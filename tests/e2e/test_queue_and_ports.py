@@ -114,7 +114,7 @@ async def test_second_start_of_a_client_evicts_the_first(
                 assert await ask(visitor, b"hello") == b"hello"
             # One for another service is another client, even with the same state folder.
             async with (
-                services.echo(greeting=b"other") as other,
+                services.echo(login=b"other") as other,
                 running.client(tmp_path / "c", server.ticket, other) as third,
             ):
                 assert third.port() != second.port()

@@ -28,7 +28,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def test_echo_ends_only_after_everything(nothing_left: None) -> None:
-    async with services.echo(greeting=b"hello\n", farewell=b"bye\n") as echo:
+    async with services.echo(login=b"hello\n", farewell=b"bye\n") as echo:
         assert 1024 < echo.port < 32_768
         async with await echo.connect() as stream:
             assert await stream.receive_some(6) == b"hello\n"

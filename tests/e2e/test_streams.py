@@ -38,12 +38,12 @@ class Site:
         self.visitors.callback(visitor.socket.close)
         return visitor
 
-    async def join(self, greeting: bytes = b"hi") -> tuple[trio.SocketStream, trio.SocketStream]:
+    async def join(self, login: bytes = b"hi") -> tuple[trio.SocketStream, trio.SocketStream]:
         """Return a visitor's end and the service's end of one conversation, after the visitor's first words."""
         visitor = await self.visit()
-        await visitor.send_all(greeting)
+        await visitor.send_all(login)
         service = await self.accepted.receive()
-        assert await read_exactly(service, len(greeting)) == greeting
+        assert await read_exactly(service, len(login)) == login
         return visitor, service
 
 
@@ -210,9 +210,7 @@ async def test_silent_visitors(pair: Pair) -> None:
 
 
 async def test_service_that_speaks_first(pair: Pair) -> None:
-    async with services.echo(
-        greeting=b"220 ready\r\n", farewell=b"221 bye\r\n", port=pair.local_port
-    ):
+    async with services.echo(login=b"220 ready\r\n", farewell=b"221 bye\r\n", port=pair.local_port):
         for _ in range(3):  # the same tunnel serves them one after another
             async with await pair.visit() as visitor:
                 assert await read_exactly(visitor, 11) == b"220 ready\r\n"

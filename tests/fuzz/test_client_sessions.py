@@ -71,8 +71,8 @@ def test_a_rogue_server_costs_its_own_session_at_most(
                 nursery.start_soon(run)
                 await trio.testing.wait_all_tasks_blocked()
                 if welcome:
-                    greeting = encode_message(WELCOME) + encode_message(Demand(demand))
-                    do("write", host.ends[0], greeting)
+                    login = encode_message(WELCOME) + encode_message(Demand(demand))
+                    do("write", host.ends[0], login)
                     nursery.start_soon(ping, host.ends[0])
                 for number, deed, data, pause in moves:
                     await trio.sleep(pause)

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 import trionat
-from tests.unit.memory_server import open_house
+from tests.unit.memory_server import open_memory_server
 from trionat.protocol.frames import (
     BIG_ENDIAN,
     CONTROL_FRAME_BYTES,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.unit.conftest import Tidy
     from tests.unit.memory import MemoryEndpoint
-    from tests.unit.memory_server import House
+    from tests.unit.memory_server import MemoryServer
 
 PEERS = 40
 OBJECTS = 6 * 1024
@@ -44,35 +44,35 @@ def almost(message_id: int, length: int) -> bytes:
     return BIG_ENDIAN.pack(length, message_id) + bytes(length - 1)
 
 
-async def strangers(house: House) -> None:
+async def strangers(server: MemoryServer) -> None:
     for _ in range(PEERS):
-        await send_all(house.connect(), almost(Hello.id, FIRST_FRAME_BYTES))
+        await send_all(server.connect(), almost(Hello.id, FIRST_FRAME_BYTES))
 
 
-async def known(house: House) -> None:
+async def known(server: MemoryServer) -> None:
     hello = encode_message(Hello(username="", identity="x"))
     for _ in range(PEERS):
-        await send_all(house.connect(), hello + almost(Expose.id, CONTROL_FRAME_BYTES))
+        await send_all(server.connect(), hello + almost(Expose.id, CONTROL_FRAME_BYTES))
 
 
-async def tunnels(house: House) -> None:
-    guest = await house.welcome()
+async def tunnels(server: MemoryServer) -> None:
+    client = await server.welcome()
     for _ in range(PEERS):
-        wire = await guest.attach()
+        wire = await client.attach()
         await trio.testing.wait_all_tasks_blocked()
         await send_all(wire, almost(Abort.ID, SMALL_FRAME_BYTES))
 
 
-async def unanswered(house: House) -> None:
+async def unanswered(server: MemoryServer) -> None:
     """Visitors that send as much as may be kept for another tunnel, and more."""
-    guest = await house.welcome()
+    client = await server.welcome()
     for _ in range(PEERS):
-        wire = await guest.attach(capacity=4 * REPLAY_BYTES)
-        await visit(house, guest.port, wire)
+        wire = await client.attach(capacity=4 * REPLAY_BYTES)
+        await visit(server, client.port, wire)
 
 
-async def visit(house: House, port: int, wire: MemoryEndpoint) -> None:
-    visitor = house.visit(port)
+async def visit(server: MemoryServer, port: int, wire: MemoryEndpoint) -> None:
+    visitor = server.visit(port)
     for _ in range(3):
         await send_all(visitor, bytes(REPLAY_BYTES // 2 - 1))
         await trio.testing.wait_all_tasks_blocked()
@@ -91,13 +91,13 @@ async def visit(house: House, port: int, wire: MemoryEndpoint) -> None:
 async def test_no_more_is_held_than_the_bound(
     tidy: Tidy, autojump_clock: MockClock, peers: object, allowed: int
 ) -> None:
-    async with open_house(tidy, max_visitors=PEERS) as house:
-        (await house.welcome("first")).hang_up()  # what is made once and kept
+    async with open_memory_server(tidy, max_visitors=PEERS) as server:
+        (await server.welcome("first")).hang_up()  # what is made once and kept
         await trio.testing.wait_all_tasks_blocked()
         gc.collect()
         tracemalloc.start()
         try:
-            await peers(house)  # type: ignore[operator]
+            await peers(server)  # type: ignore[operator]
             await trio.testing.wait_all_tasks_blocked()
             gc.collect()
             ours = tracemalloc.take_snapshot().filter_traces([OURS])

@@ -12,7 +12,7 @@ from tests.fuzz.ends import TICKS, End, check_ends, check_joined, deeds, run_on,
 from tests.unit.conftest import Tidy
 from trionat.protocol.conversation import Side
 from trionat.relay.raw_tunnel import RawTunnel
-from trionat.relay.stream import Pairing
+from trionat.relay.stream import VisitorStream
 
 Choices = list[
     tuple[int, int, int]
@@ -39,7 +39,7 @@ def test_ends_hear_each_other(
         plain, one = tidy.pair(capacities[0])
         wire, two = tidy.pair(capacities[1])
         ends = End(one), End(two)
-        tunnel = RawTunnel(wire, Pairing(1, plain), side)
+        tunnel = RawTunnel(wire, VisitorStream(1, plain), side)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tunnel.run)
             for who, choice, ticks in choices:
@@ -53,8 +53,8 @@ def test_ends_hear_each_other(
                 await run_on(ticks)
                 check_joined(*ends)
             await let_them_finish(tidy, ends, tunnel)
-        assert (tunnel.pairing.failure is None) == tunnel.pairing.over
-        event(tunnel.pairing.end)
+        assert (tunnel.stream.failure is None) == tunnel.stream.over
+        event(tunnel.stream.end)
         for end in ends:
             end.endpoint.close()
 
@@ -69,13 +69,13 @@ async def let_them_finish(tidy: Tidy, ends: tuple[End, End], tunnel: RawTunnel) 
     await let_them_hear(ends)
     tunnel.sweep()
     await let_them_hear(ends)
-    if tunnel.pairing.failure is None:
+    if tunnel.stream.failure is None:
         check_ends(*ends)
     for end in ends:
         if not end.gone and not end.ended and end.seen != "reset":
             end.end()
     await let_them_hear(ends)
-    assert tunnel.pairing.over or tunnel.pairing.failure is not None
+    assert tunnel.stream.over or tunnel.stream.failure is not None
 
 
 async def let_them_hear(ends: tuple[End, End]) -> None:
@@ -100,7 +100,7 @@ async def test_a_reset_is_no_end_although_the_other_direction_was_told_of_it(
     wire, two = tidy.pair()
     ends = End(one), End(two)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(RawTunnel(wire, Pairing(1, plain), Side.SERVER).run)
+        nursery.start_soon(RawTunnel(wire, VisitorStream(1, plain), Side.SERVER).run)
         if attempt % 2:
             await trio.testing.wait_all_tasks_blocked()
         ends[who].reset()

@@ -1,4 +1,4 @@
-"""Strangers and clients that do anything at all: the server serves everybody else, logs no error, and nothing is left of them."""
+"""PendingHandshakes and clients that do anything at all: the server serves everybody else, logs no error, and nothing is left of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fuzz.peers import Deed, deeds, do, no_errors, pauses, writings
 from tests.unit.conftest import Tidy
 from tests.unit.memory import MemoryEndpoint, receive_exactly
-from tests.unit.memory_server import Guest, House, forwarder, open_house
+from tests.unit.memory_server import MemoryClient, MemoryServer, forwarder, open_memory_server
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.messages import Welcome
 from trionat.transport.endpoint import send_all
@@ -40,37 +40,37 @@ moves: st.SearchStrategy[list[Move]] = st.lists(
 class Rogue:
     """A peer with any number of connections, of all kinds that there are."""
 
-    house: House
+    server: MemoryServer
     wires: list[MemoryEndpoint] = attrs.field(factory=list)
-    guests: list[Guest] = attrs.field(factory=list)
+    clients: list[MemoryClient] = attrs.field(factory=list)
 
     async def move(self, what: str, number: int, deed: Deed, data: bytes) -> None:
         note(what)
         match what:
             case "connect":
                 dialect = DIALECTS[number % len(DIALECTS)]
-                self.wires.append(self.house.connect(capacity=5000, dialect=dialect))
+                self.wires.append(self.server.connect(capacity=5000, dialect=dialect))
             case "log in":
-                guest = self.house.guest(f"rogue {number % 3}")
-                self.guests.append(guest)
-                self.wires.append(guest.endpoint)
-                await guest.ask(None, *((None,) if number % 2 else ()), idle_tunnels=number)
+                client = self.server.client(f"rogue {number % 3}")
+                self.clients.append(client)
+                self.wires.append(client.endpoint)
+                await client.ask(None, *((None,) if number % 2 else ()), idle_tunnels=number)
             case "attach":
-                for guest in self._with_a_session():
-                    self.wires.append(await guest.attach())
+                for client in self._with_a_session():
+                    self.wires.append(await client.attach())
             case "visit":
-                for guest in self._with_a_session():
-                    self.wires.append(self.house.visit(guest.port, early=data[:100]))
+                for client in self._with_a_session():
+                    self.wires.append(self.server.visit(client.port, early=data[:100]))
             case _ if self.wires:
                 do(deed, self.wires[number % len(self.wires)], data)
 
-    def _with_a_session(self) -> list[Guest]:
+    def _with_a_session(self) -> list[MemoryClient]:
         """The last one to be welcomed, if any was."""
-        for guest in reversed(self.guests):
-            for message in guest.heard:
+        for client in reversed(self.clients):
+            for message in client.heard:
                 if isinstance(message, Welcome):
-                    guest.welcome = message
-                    return [guest]
+                    client.welcome = message
+                    return [client]
         return []
 
 
@@ -80,11 +80,11 @@ def test_a_rogue_harms_nobody_else(moves: list[Move]) -> None:
     tidy = Tidy()
 
     async def main() -> None:
-        async with open_house(tidy, ports=4, max_visitors=5, port_reservation=5) as house:
-            good = await house.welcome("good")
-            good.pool(forwarder(tidy, house.nursery))
-            visitor = house.visit(good.port)
-            rogue = Rogue(house)
+        async with open_memory_server(tidy, ports=4, max_visitors=5, port_reservation=5) as server:
+            good = await server.welcome("good")
+            good.pool(forwarder(tidy, server.nursery))
+            visitor = server.visit(good.port)
+            rogue = Rogue(server)
             for what, number, deed, data, pause in moves:
                 await rogue.move(what, number, deed, data)
                 await trio.sleep(pause)
@@ -92,9 +92,9 @@ def test_a_rogue_harms_nobody_else(moves: list[Move]) -> None:
                 assert await receive_exactly(visitor, 11) == b"still here?"
             await trio.testing.wait_all_tasks_blocked()
             assert good.ended_at is None
-            newcomer = house.visit(good.port, early=b"hello")
+            newcomer = server.visit(good.port, early=b"hello")
             assert await receive_exactly(newcomer, 5) == b"hello"
-            event(f"{min(3, len(house.sessions))} sessions at the end")
+            event(f"{min(3, len(server.sessions))} sessions at the end")
 
     with no_errors():
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

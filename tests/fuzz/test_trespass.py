@@ -17,11 +17,11 @@ from tests.fuzz.law import events
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_exactly, receive_some
 from tests.unit.memory_server import (
     HOST,
-    Guest,
-    House,
+    MemoryClient,
+    MemoryServer,
     MemoryStore,
     forwarder,
-    open_house,
+    open_memory_server,
     token_of,
 )
 from trionat.address import TCPAddress, UnixAddress
@@ -54,7 +54,7 @@ from trionat.protocol.tunnel_frames import (
     TunnelFrame,
     TunnelReader,
 )
-from trionat.server.control.native_login import PlainTunnelGreeting
+from trionat.server.control.native_login import PlainTunnelLogin
 from trionat.transport.channel import Channel
 from trionat.transport.endpoint import send_all
 
@@ -84,10 +84,10 @@ def frame_for(visitor: int, service: int = 0) -> bytes:
 class Scene:
     """A victim with a visitor that is being served, and a rogue that is logged in as well."""
 
-    house: House
-    victim: Guest
+    server: MemoryServer
+    victim: MemoryClient
     victims_visitor: MemoryEndpoint
-    rogue: Guest
+    rogue: MemoryClient
     rogues_visitor: MemoryEndpoint
     number: int
     """That of the victim's visitor. Numbers are no secret: they count."""
@@ -114,7 +114,7 @@ class Scene:
 
     async def attach(self, uid: int, secret: bytes, *more: bytes) -> None:
         """Bring a tunnel for whoever has this uid; the server has to refuse it."""
-        wire = self.house.connect()
+        wire = self.server.connect()
         self.wires.append(wire)
         wire.send(encode_message(Attach(uid, secret)) + b"".join(more))
         answer = await Channel(wire).receive()
@@ -130,7 +130,7 @@ class Scene:
         assert [
             message for message in self.victim.pending() if not isinstance(message, Demand)
         ] == []
-        newcomer = self.house.visit(self.victim.port, early=b"hello")
+        newcomer = self.server.visit(self.victim.port, early=b"hello")
         assert await receive_exactly(newcomer, 5) == b"hello"
 
     async def check_cost(self, cost: Cost) -> None:
@@ -176,7 +176,7 @@ async def tunnel_with_a_guess(scene: Scene) -> Cost:
 
 @trespass
 async def tunnel_with_words_that_cannot_wait(scene: Scene) -> Cost:
-    wire = scene.house.connect()
+    wire = scene.server.connect()
     scene.wires.append(wire)
     wire.send(encode_message(Attach(scene.rogue.welcome.uid, scene.rogue.welcome.secret)) + DATA)
     return "the connection"
@@ -278,7 +278,7 @@ async def another_hello_in_a_session(scene: Scene) -> Cost:
 
 @trespass
 async def the_identity_of_another_user(scene: Scene) -> Cost:
-    twin = scene.house.guest("victim", username="rogue", token=token_of("rogue"))
+    twin = scene.server.client("victim", username="rogue", token=token_of("rogue"))
     await twin.ask()
     assert (await twin.hear(Welcome)).ports[0] not in {scene.victim.port, scene.rogue.port}
     return "nothing"
@@ -286,7 +286,7 @@ async def the_identity_of_another_user(scene: Scene) -> Cost:
 
 @trespass
 async def the_name_of_another_user_with_the_own_ticket(scene: Scene) -> Cost:
-    liar = scene.house.guest("victim", username="victim", token=token_of("rogue"))
+    liar = scene.server.client("victim", username="victim", token=token_of("rogue"))
     await liar.ask()
     assert (await liar.hear(Refused)).code == "auth-failed"
     await liar.hear_end()
@@ -295,7 +295,7 @@ async def the_name_of_another_user_with_the_own_ticket(scene: Scene) -> Cost:
 
 @trespass
 async def the_port_of_another_user(scene: Scene) -> Cost:
-    thief = scene.house.guest("thief", username="rogue", token=token_of("rogue"))
+    thief = scene.server.client("thief", username="rogue", token=token_of("rogue"))
     await thief.ask(scene.victim.port)
     assert (await thief.hear(Refused)).code == "port-taken"
     return "nothing"
@@ -303,34 +303,34 @@ async def the_port_of_another_user(scene: Scene) -> Cost:
 
 @pytest.mark.parametrize("name", TRESPASSES)
 async def test_trespass(tidy: Tidy, autojump_clock: MockClock, name: str) -> None:
-    async with open_house(tidy, ports=4, store=MemoryStore("victim", "rogue")) as house:
-        victim = await welcome(house, "victim")
-        victim.pool(forwarder(tidy, house.nursery))
-        number = 1 + next(house._numbers)
-        visitor = house.visit(victim.port, early=b"first")
+    async with open_memory_server(tidy, ports=4, store=MemoryStore("victim", "rogue")) as server:
+        victim = await welcome(server, "victim")
+        victim.pool(forwarder(tidy, server.nursery))
+        number = 1 + next(server._numbers)
+        visitor = server.visit(victim.port, early=b"first")
         assert await receive_exactly(visitor, 5) == b"first"
-        rogue = await welcome(house, "rogue")
-        rogues_visitor = house.visit(rogue.port, early=b"x")
-        scene = Scene(house, victim, visitor, rogue, rogues_visitor, number)
+        rogue = await welcome(server, "rogue")
+        rogues_visitor = server.visit(rogue.port, early=b"x")
+        scene = Scene(server, victim, visitor, rogue, rogues_visitor, number)
         with trio.fail_after(60):
             cost = await TRESPASSES[name](scene)
             await scene.check_cost(cost)
             await scene.check()
 
 
-async def welcome(house: House, name: str) -> Guest:
-    guest = house.guest(name, username=name, token=token_of(name))
-    await guest.ask()
-    guest.welcome = await guest.hear(Welcome)
-    return guest
+async def welcome(server: MemoryServer, name: str) -> MemoryClient:
+    client = server.client(name, username=name, token=token_of(name))
+    await client.ask()
+    client.welcome = await client.hear(Welcome)
+    return client
 
 
-def connect_without_tls(house: House) -> MemoryEndpoint:
+def connect_without_tls(server: MemoryServer) -> MemoryEndpoint:
     """Return the far end of a new connection that begins with JOIN."""
-    far, near = house.tidy.pair()
-    house.outside.append(far)
-    greeting = PlainTunnelGreeting(house.desk, near, TCPAddress(HOST, 1), lambda: None)
-    house.nursery.start_soon(house._serve, greeting)
+    far, near = server.tidy.pair()
+    server.outside.append(far)
+    login = PlainTunnelLogin(server.desk, near, TCPAddress(HOST, 1), lambda: None)
+    server.nursery.start_soon(server._serve, login)
     return far
 
 
@@ -338,15 +338,15 @@ async def test_proofs_of_a_tunnel_without_tls_open_nothing_else(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     """They can be seen on the wire. So each is good once, for its own session, and for its own number."""
-    async with open_house(tidy, tunnel_encryption=UNENCRYPTED) as house:
+    async with open_memory_server(tidy, tunnel_encryption=UNENCRYPTED) as server:
         plain = (*CAPABILITIES, PLAIN_TUNNELS)
-        victim, rogue = house.guest("victim", capabilities=plain), house.guest("rogue")
-        for guest in (victim, rogue):
-            await guest.ask()
-            guest.welcome = await guest.hear(Welcome)
+        victim, rogue = server.client("victim", capabilities=plain), server.client("rogue")
+        for client in (victim, rogue):
+            await client.ask()
+            client.welcome = await client.hear(Welcome)
         uid, secret = victim.welcome.uid, victim.welcome.secret
         seen = Join.prove(uid, 1, secret)
-        tunnel = connect_without_tls(house)
+        tunnel = connect_without_tls(server)
         tunnel.send(encode_message(seen))
         await trio.testing.wait_all_tasks_blocked()
         assert not tunnel.peer.closed
@@ -357,10 +357,10 @@ async def test_proofs_of_a_tunnel_without_tls_open_nothing_else(
             Join.prove(uid, 2, rogue.welcome.secret),
             Join.prove(rogue.welcome.uid, 1, rogue.welcome.secret),  # it has tunnels with TLS
         ):
-            wire = connect_without_tls(house)
+            wire = connect_without_tls(server)
             wire.send(encode_message(forged))
             assert isinstance(await Channel(wire).receive(), Refused)
-        house.visit(victim.port, early=b"for the victim")
+        server.visit(victim.port, early=b"for the victim")
         assert isinstance((await receive_frames(tunnel))[0], Open)
 
 
@@ -368,19 +368,19 @@ async def test_an_evicted_session_takes_its_tunnels_with_it(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     """Its secret opens nothing any more, and a tunnel that it had is not given the successor's visitors."""
-    async with open_house(tidy) as house:
-        before = await house.welcome("the same")
+    async with open_memory_server(tidy) as server:
+        before = await server.welcome("the same")
         tunnel = await before.attach()
         await trio.testing.wait_all_tasks_blocked()
-        after = await house.welcome("the same")
+        after = await server.welcome("the same")
         assert after.port == before.port
         assert await receive_all(tunnel) == b""
-        visitor = house.visit(after.port, early=b"for the successor")
+        visitor = server.visit(after.port, early=b"for the successor")
         await trio.testing.wait_all_tasks_blocked()
         assert await after.hear(Demand) == Demand(1)
         late = await before.attach()
         assert isinstance(await Channel(late).receive(), Refused)
-        after.pool(forwarder(tidy, house.nursery))
+        after.pool(forwarder(tidy, server.nursery))
         assert await receive_exactly(visitor, 17) == b"for the successor"
 
 

@@ -23,7 +23,7 @@ from tests.unit.memory import MemoryEndpoint
 from trionat.errors import PeerTimeoutError
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import Open
-from trionat.relay.stream import Pairing
+from trionat.relay.stream import VisitorStream
 from trionat.relay.tunnel import LocalServiceError, Tunnel
 from trionat.transport.endpoint import TLS_RECORD_BYTES
 
@@ -82,7 +82,7 @@ class Visit:
 
     number: int
     visitor: End
-    pairing: Pairing
+    stream: VisitorStream
     service: End | None = None
     refused: bool = False
 
@@ -110,8 +110,8 @@ class Machine:
     answer: Literal["accepts", "refuses"] = "accepts"
 
     _visitors: Pipe[Visit] = attrs.field(factory=lambda: Pipe(*trio.open_memory_channel[Visit](1)))
-    _pairings: Pipe[Pairing] = attrs.field(
-        factory=lambda: Pipe(*trio.open_memory_channel[Pairing](1))
+    _pairings: Pipe[VisitorStream] = attrs.field(
+        factory=lambda: Pipe(*trio.open_memory_channel[VisitorStream](1))
     )
 
     def __attrs_post_init__(self) -> None:
@@ -140,26 +140,26 @@ class Machine:
         visit.service = End(far)
         return near
 
-    def _take_over(self, frame: Open, pairing: Pairing) -> None:
-        self._pairings.end.send_nowait(pairing)
+    def _take_over(self, frame: Open, stream: VisitorStream) -> None:
+        self._pairings.end.send_nowait(stream)
 
     async def _carry_at_server(self) -> None:
         async for visit in self._visitors.head:
             frame = Open(
                 visitor=visit.number, service=0, host="v", port=1, visit_host="s", visit_port=2
             )
-            await self.tunnels[Side.SERVER].open(visit.pairing, frame)
+            await self.tunnels[Side.SERVER].open(visit.stream, frame)
 
     async def _carry_at_client(self) -> None:
-        async for pairing in self._pairings.head:
-            await self.tunnels[Side.CLIENT].carry(pairing)
+        async for stream in self._pairings.head:
+            await self.tunnels[Side.CLIENT].carry(stream)
 
     # -- what can happen
 
     def open(self) -> None:
         near, far = self.tidy.pair(self.capacities[1])
         number = len(self.visits) + 1
-        visit = Visit(number, End(far), Pairing(number, near))
+        visit = Visit(number, End(far), VisitorStream(number, near))
         self.visits.append(visit)
         self._visitors.end.send_nowait(visit)
 
@@ -246,7 +246,7 @@ class Machine:
             endpoint.capacity = endpoint.largest_read = 100_000
         await self._let_all_hear()
         for visit in self.visits[-1:]:
-            if visit.service is not None and visit.pairing.failure is None:
+            if visit.service is not None and visit.stream.failure is None:
                 check_ends(visit.visitor, visit.service)
         for _, end in self._ends():
             if not end.ended and end.seen != "reset":
@@ -254,10 +254,10 @@ class Machine:
         await self._let_all_hear()
         for side, tunnel in self.tunnels.items():
             assert tunnel.idle, side
-            assert tunnel.pairing is None
+            assert tunnel.stream is None
             assert self.witnesses[side].quiet
         for visit in self.visits:
-            assert visit.pairing.over
+            assert visit.stream.over
             assert visit.refused == (visit.service is None)
         event(f"{min(5, len(self.visits))} visitors")
         target(float(len(self.visits)))

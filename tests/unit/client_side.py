@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.client.legacy.dialer import LegacyServer
+from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.native.dialer import Server, ServerDialer
 from trionat.errors import ConnectionLostError, PeerError
 from trionat.transport.isolation import leaves
@@ -84,7 +84,7 @@ class Host:
 
 
 @attrs.frozen(kw_only=True)
-class MemoryLegacyServer(LegacyServer):
+class MemoryLegacyServer(LegacyDialer):
     """Gets its connections from a host."""
 
     host: Host

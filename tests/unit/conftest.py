@@ -42,12 +42,12 @@ class Tidy:
             if pool.free < len(pool.ports):
                 left.append(f"{len(pool.ports) - pool.free} ports are lent")
             left += [
-                f"a line on port {p.number}" for p in pool.ports.values() if p.line is not None
+                f"a line on port {p.number}" for p in pool.ports.values() if p.visitors is not None
             ]
             if taken := admission.slots.borrowed_tokens:
                 left.append(f"{taken} slots are taken")
             left += [f"lease {key}" for key in admission.leases]
-            left += [f"allowance of {user}" for user in admission.allowances.by_user]
+            left += [f"user_limits of {user}" for user in admission.live_limits.by_user]
             if admission.queued:
                 left.append(f"{admission.queued} applicants in the queue")
         if left:

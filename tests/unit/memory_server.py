@@ -1,4 +1,4 @@
-"""A server without sockets and its guests: clients, visitors and tunnels over endpoints in memory."""
+"""A server without sockets and its clients: clients, visitors and tunnels over endpoints in memory."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from trionat.relay.tunnel import LocalServiceError
 from trionat.server.accounts.accounts import Accounts
 from trionat.server.accounts.traffic import Traffic
 from trionat.server.admission.queue import Admission
-from trionat.server.control.legacy_login import LegacyGreeting
-from trionat.server.control.native_login import NativeGreeting
+from trionat.server.control.legacy_login import LegacyLogin
+from trionat.server.control.native_login import NativeLogin
 from trionat.server.sessions.registry import Desk
-from trionat.server.state_folder import ServerState
+from trionat.server.state_folder import StateFolder
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.visitors.queue import Visitor
 from trionat.store.base import Limits, User
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
     from tests.unit.conftest import Tidy
-    from trionat.server.control.login import Greeting
+    from trionat.server.control.login import Login
     from trionat.server.sessions.session import Session
     from trionat.transport.endpoint import Endpoint
 
 MessageT = TypeVar("MessageT", bound=Message)
 
-log = get_logger("trionat.tests.house")
+log = get_logger("trionat.tests.server")
 
 HOST = "192.0.2.7"
 TICKET_KEY = bytes(32)
@@ -99,7 +99,7 @@ def make_user(name: str, expires_at: datetime | None = None) -> User:
 
 
 @attrs.define(eq=False)
-class House:
+class MemoryServer:
     """A server: its real greetings, desk, admission, ports, lines and sessions."""
 
     config: ServerConfig
@@ -108,7 +108,7 @@ class House:
     desk: Desk
     stopping: trio.Event
     nursery: trio.Nursery
-    guests: list[Guest] = attrs.field(factory=list)
+    clients: list[MemoryClient] = attrs.field(factory=list)
     outside: list[MemoryEndpoint] = attrs.field(factory=list)
     _numbers: count[int] = attrs.field(factory=lambda: count(1))
 
@@ -119,37 +119,39 @@ class House:
         far, near = self.tidy.pair(capacity)
         self.outside.append(far)
         address = TCPAddress(host, next(self._numbers))
-        greeting = (
-            NativeGreeting(self.desk, near, address, lambda: None)
+        login = (
+            NativeLogin(self.desk, near, address, lambda: None)
             if dialect is Dialect.NATIVE
-            else LegacyGreeting(self.desk, near, address, lambda: None, dialect=dialect)
+            else LegacyLogin(self.desk, near, address, lambda: None, dialect=dialect)
         )
-        self.nursery.start_soon(self._serve, greeting)
+        self.nursery.start_soon(self._serve, login)
         return far
 
-    async def _serve(self, greeting: Greeting) -> None:
+    async def _serve(self, login: Login) -> None:
         with isolated(log, "connection closed"):
-            await greeting.serve()
+            await login.serve()
 
-    def guest(self, identity: str = "guest", *, capacity: int = CAPACITY, **hello: object) -> Guest:
+    def client(
+        self, identity: str = "client", *, capacity: int = CAPACITY, **hello: object
+    ) -> MemoryClient:
         """Return a client that is connected and has said nothing yet."""
-        guest = Guest(self, Channel(self.connect(capacity)), identity, hello)
-        self.guests.append(guest)
-        self.nursery.start_soon(guest.listen)
-        return guest
+        client = MemoryClient(self, Channel(self.connect(capacity)), identity, hello)
+        self.clients.append(client)
+        self.nursery.start_soon(client.listen)
+        return client
 
     async def welcome(
         self,
-        identity: str = "guest",
+        identity: str = "client",
         *services: int | None,
         idle_tunnels: int = 0,
         capacity: int = CAPACITY,
-    ) -> Guest:
+    ) -> MemoryClient:
         """Return a client whose session is up."""
-        guest = self.guest(identity, capacity=capacity)
-        await guest.ask(*services, idle_tunnels=idle_tunnels)
-        guest.welcome = await guest.hear(Welcome)
-        return guest
+        client = self.client(identity, capacity=capacity)
+        await client.ask(*services, idle_tunnels=idle_tunnels)
+        client.welcome = await client.hear(Welcome)
+        return client
 
     def visit(self, port: int, capacity: int = CAPACITY, early: bytes = b"") -> MemoryEndpoint:
         """Return the far end of a visitor's connection to a visit port."""
@@ -158,10 +160,10 @@ class House:
         if early:
             assert far.send(early) == len(early)
         visited = self.admission.ports.ports[port]
-        if visited.line is None:
+        if visited.visitors is None:
             near.close()
         else:
-            visited.line.admit(
+            visited.visitors.admit(
                 Visitor(
                     number=next(self._numbers),
                     endpoint=near,
@@ -177,7 +179,7 @@ class House:
         return list(self.desk.sessions.values())
 
     def counted(self) -> dict[str, int]:
-        """Return the bytes that are counted so far, by user; the house has no store to bring them to."""
+        """Return the bytes that are counted so far, by user; the server has no store to bring them to."""
         self.desk.traffic._count()
         return self.desk.traffic.journal.unsettled()
 
@@ -189,14 +191,14 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(
+async def open_memory_server(
     tidy: Tidy, ports: int = 2, store: MemoryStore | None = None, **settings: object
-) -> AsyncIterator[House]:
+) -> AsyncIterator[MemoryServer]:
     """Run a server with the visit ports 60001, 60002, ... until the end of the block; then everybody goes home."""
     numbers = tuple(range(60001, 60001 + ports))
     config = ServerConfig(visit_port=numbers, start_auth=store is not None, **settings)  # type: ignore[arg-type]
     admission = tidy.watch(Admission(config, PortPool([VisitPort(number) for number in numbers])))
-    state = ServerState(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
+    state = StateFolder(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
     stopping = trio.Event()
     traffic = Traffic(state.folder, store or MemoryStore(), Journal(), lambda: datetime.now(UTC))  # type: ignore[arg-type]
     accounts = Accounts(state, store, traffic)  # type: ignore[arg-type]
@@ -208,8 +210,8 @@ async def open_house(
                 nursery.start_soon(admission.dispatch, nursery)
             nursery.start_soon(admission.expire_visitors)
             nursery.start_soon(accounts.watch, desk.sessions)
-            house = House(config, tidy, admission, desk, stopping, nursery, outside=outside)
-            yield house
+            server = MemoryServer(config, tidy, admission, desk, stopping, nursery, outside=outside)
+            yield server
             nursery.cancel_scope.cancel()
     finally:
         for endpoint in outside:
@@ -218,15 +220,15 @@ async def open_house(
 
 
 @attrs.define(eq=False)
-class Guest:
+class MemoryClient:
     """A client as far as its control connection goes. It answers pings unless it is `deaf`; `inbox` has all the rest.
 
     `heard` are all messages, pings too. When the server hangs up the inbox ends.
     """
 
-    house: House
+    server: MemoryServer
     channel: Channel
-    identity: str = "guest"
+    identity: str = "client"
     hello: dict[str, object] = attrs.field(factory=dict)
     deaf: bool = False
     heard: list[Message] = attrs.field(factory=list)
@@ -270,7 +272,11 @@ class Guest:
         self, *services: int | None, idle_tunnels: int = 0, preferred: int | None = None
     ) -> None:
         """Say HELLO and EXPOSE; each of `services` is the port that it must have, or None."""
-        hello = {"username": "anybody", "identity": self.identity, "name": "Guest"} | self.hello
+        hello = {
+            "username": "anybody",
+            "identity": self.identity,
+            "name": "MemoryClient",
+        } | self.hello
         requests = tuple(
             ServiceRequest(visit_port=port, preferred_port=preferred)
             for port in services or (None,)
@@ -319,14 +325,14 @@ class Guest:
 
     async def attach(self, capacity: int = CAPACITY) -> MemoryEndpoint:
         """Return the wire of a new tunnel of this session."""
-        wire = self.house.connect(capacity)
+        wire = self.server.connect(capacity)
         await Channel(wire).send(Attach(self.welcome.uid, self.welcome.secret))
         return wire
 
     def pool(self, forwarder: Forwarder, least_idle: int = 1, limit: int = 100) -> TunnelPool:
-        """Return a real client's pool of tunnels for this session; it runs until the house ends."""
+        """Return a real client's pool of tunnels for this session; it runs until the server ends."""
         pool = TunnelPool(self.attach, forwarder, limit, least_idle)
-        self.house.nursery.start_soon(pool.run)
+        self.server.nursery.start_soon(pool.run)
         return pool
 
 

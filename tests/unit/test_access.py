@@ -14,12 +14,12 @@ import trio
 from trionat.address import TCPAddress
 from trionat.config.sections import ServerConfig
 from trionat.networks import parse_network
-from trionat.server.accounts.limits import Allowance
+from trionat.server.accounts.limits import UserLimits
 from trionat.server.refusals import Bound
-from trionat.server.visitors import access as gate_module
+from trionat.server.visitors import access
 from trionat.server.visitors.access import Gate
 from trionat.server.visitors.ports import VisitPort
-from trionat.server.visitors.queue import Visitor, VisitorLine
+from trionat.server.visitors.queue import Visitor, VisitorQueue
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Entrance:
 
     gate: Gate
     port: VisitPort
-    line: VisitorLine
+    line: VisitorQueue
     listening: socket.socket
     outside: list[socket.socket] = attrs.field(factory=list)
 
@@ -45,9 +45,9 @@ class Entrance:
         far = socket.create_connection(self.listening.getsockname())
         self.outside.append(far)
         near, _ = self.listening.accept()
-        before = set(self.line.in_line)
+        before = set(self.line.waiting_visitors)
         self.gate.admit(self.port, TCPAddress("0.0.0.0", 1), near, TCPAddress(host, 5))
-        [*new] = set(self.line.in_line) - before
+        [*new] = set(self.line.waiting_visitors) - before
         if not new:
             far.settimeout(1)
             assert far.recv(1) == b""  # closed at once
@@ -60,7 +60,7 @@ class Entrance:
 
 
 def entrance(**settings: object) -> Entrance:
-    line = VisitorLine(100, 100, Allowance("alice", Limits()))
+    line = VisitorQueue(100, 100, UserLimits("alice", Limits()))
     gate = Gate(ServerConfig(**settings))  # type: ignore[arg-type]
     return Entrance(gate, VisitPort(60001, line), line, socket.create_server(("127.0.0.1", 0)))
 
@@ -73,7 +73,7 @@ def entrances(nothing_left: None) -> Iterator[list[Entrance]]:
     for each in made:
         for sock in (each.listening, *each.outside):
             sock.close()
-        assert not each.line.in_line
+        assert not each.line.waiting_visitors
 
 
 @pytest.mark.parametrize("listed", ["server", "user"])
@@ -86,7 +86,7 @@ async def test_lists(listed: str, entrances: list[Entrance]) -> None:
         )
     else:
         here = entrance()
-        here.line.allowance.change(Limits(allow_visitors=allow, deny_visitors=deny))
+        here.line.user_limits.change(Limits(allow_visitors=allow, deny_visitors=deny))
     entrances.append(here)
     assert here.come(TWO) is None
     assert here.come("203.0.113.9") is None
@@ -101,7 +101,7 @@ async def test_lists(listed: str, entrances: list[Entrance]) -> None:
 async def test_a_port_that_nobody_holds(entrances: list[Entrance]) -> None:
     here = entrance()
     entrances.append(here)
-    here.port.line = None
+    here.port.visitors = None
     assert here.come(ONE) is None
 
 
@@ -120,7 +120,7 @@ async def test_so_many_of_one_address_at_once(entrances: list[Entrance]) -> None
     assert here.come("2001:db8::2") is not None
     assert here.come("2001:db8::3") is None  # of the same /64
     here.line.open = False
-    here.go(here.line.in_line[0])
+    here.go(here.line.waiting_visitors[0])
     for _ in range(3):  # whom the line refuses is not counted either
         assert here.come(ONE) is None
     here.line.close("the end of the test")
@@ -148,7 +148,7 @@ async def test_so_many_of_one_address_a_second(
 async def test_what_is_remembered_of_rates_is_bounded(
     entrances: list[Entrance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_module, "_MOST_NETWORKS", 3)
+    monkeypatch.setattr(access, "_MOST_NETWORKS", 3)
     here = entrance(visitor_rate=9)
     entrances.append(here)
     for number in (1, 2, 3, 1, 4):
@@ -199,5 +199,5 @@ async def test_one_that_is_gone_already(entrances: list[Entrance]) -> None:
         near, _ = here.listening.accept()
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     here.gate.admit(here.port, TCPAddress("0.0.0.0", 1), near, TCPAddress(ONE, 5))
-    assert len(here.line.in_line) == 1
+    assert len(here.line.waiting_visitors) == 1
     here.line.close("the end of the test")

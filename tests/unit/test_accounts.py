@@ -16,7 +16,7 @@ from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode
 from trionat.server.accounts.accounts import Accounts
 from trionat.server.accounts.traffic import Traffic
-from trionat.server.state_folder import ServerState, make_ticket
+from trionat.server.state_folder import StateFolder, make_ticket
 from trionat.store.journal import Journal
 from trionat.store.mysql.pool import open_pool
 from trionat.store.mysql.store import MySQLStore
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trionat.store.base import User
 
 SALT = b"sixteen bytes ok"
-STATE = ServerState(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
+STATE = StateFolder(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.memory_server import House, open_house
+from tests.unit.memory_server import MemoryServer, open_memory_server
 from tests.unit.test_metrics import observe
 from trionat.errors import RemoteProtocolError, StartupError
 from trionat.protocol.messages import Close, CloseCode
-from trionat.server.admin import server as offices
-from trionat.server.admin import socket as doors
+from trionat.server.admin import server as server_module
+from trionat.server.admin import socket as socket_module
 from trionat.server.admin.messages import (
     REQUEST_BYTES,
     AskStatus,
@@ -37,9 +37,9 @@ from trionat.server.admin.messages import (
     decode_request,
     encode_request,
 )
-from trionat.server.admin.server import Office
+from trionat.server.admin.server import AdminServer
 from trionat.server.admin.snapshot import Snapshot
-from trionat.server.admin.socket import SOCKET_NAME, call, open_door
+from trionat.server.admin.socket import SOCKET_NAME, call, open_admin_socket
 from trionat.server.admin.task_tree import Branch, grow
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ pytestmark = posix
 
 
 @asynccontextmanager
-async def open_office(tidy: Tidy, folder: Path, **settings: object) -> AsyncIterator[House]:
-    async with open_house(tidy, **settings) as house:  # type: ignore[arg-type]
-        with open_door(folder) as door:
+async def open_office(tidy: Tidy, folder: Path, **settings: object) -> AsyncIterator[MemoryServer]:
+    async with open_memory_server(tidy, **settings) as server:  # type: ignore[arg-type]
+        with open_admin_socket(folder) as door:
             assert door is not None
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(Office(observe(house)).serve, door)  # noqa: ASYNC113 - the kernel queues who comes before
-                yield house
+                nursery.start_soon(AdminServer(observe(server)).serve, door)  # noqa: ASYNC113 - the kernel queues who comes before
+                yield server
                 nursery.cancel_scope.cancel()
 
 
@@ -80,7 +80,7 @@ async def stream_to(folder: Path) -> trio.SocketStream:
 def test_only_the_owner_may_knock(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        with open_door(tmp_path):
+        with open_admin_socket(tmp_path):
             mode = (tmp_path / SOCKET_NAME).stat().st_mode
     finally:
         os.umask(before)
@@ -94,7 +94,7 @@ def test_what_a_killed_server_left_is_replaced(tmp_path: Path) -> None:
         left.bind(str(tmp_path / SOCKET_NAME))
     with pytest.raises(StartupError, match="no server is up on this state folder"):
         call(tmp_path, b"x\n")
-    with open_door(tmp_path) as door, socket.socket(socket.AF_UNIX) as caller:
+    with open_admin_socket(tmp_path) as door, socket.socket(socket.AF_UNIX) as caller:
         assert door is not None
         caller.connect(str(tmp_path / SOCKET_NAME))
 
@@ -119,8 +119,8 @@ async def test_a_long_path(tidy: Tidy, deep: Path) -> None:
 def test_a_long_path_where_there_is_no_way_round(
     deep: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(doors, "_DESCRIPTORS", str(deep / "none"))
-    with open_door(deep) as door:
+    monkeypatch.setattr(socket_module, "_DESCRIPTORS", str(deep / "none"))
+    with open_admin_socket(deep) as door:
         assert door is None  # the server goes without
     [record] = caplog.records
     assert record.levelno == logging.WARNING
@@ -130,7 +130,7 @@ def test_a_long_path_where_there_is_no_way_round(
 
 def test_something_else_has_the_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / SOCKET_NAME).mkdir()
-    with open_door(tmp_path) as door:
+    with open_admin_socket(tmp_path) as door:
         assert door is None
     assert "will not reach this server" in caplog.text
     assert (tmp_path / SOCKET_NAME).is_dir()
@@ -138,7 +138,7 @@ def test_something_else_has_the_name(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 def test_where_there_are_no_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "AF_UNIX")
-    with open_door(tmp_path) as door:
+    with open_admin_socket(tmp_path) as door:
         assert door is None
     with pytest.raises(StartupError, match="does not have on Windows"):
         call(tmp_path, b"x\n")
@@ -150,8 +150,11 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 
 def test_a_server_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "_PATIENCE", 0.05)
-    with open_door(tmp_path), pytest.raises(StartupError, match=r"does not answer within 0\.05 s"):
+    monkeypatch.setattr(socket_module, "_PATIENCE", 0.05)
+    with (
+        open_admin_socket(tmp_path),
+        pytest.raises(StartupError, match=r"does not answer within 0\.05 s"),
+    ):
         call(tmp_path, b"x\n")
 
 
@@ -159,12 +162,12 @@ def test_a_server_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 async def test_status_and_tasks(tidy: Tidy, tmp_path: Path) -> None:
-    async with open_office(tidy, tmp_path) as house:
-        guest = await house.welcome()
+    async with open_office(tidy, tmp_path) as server:
+        client = await server.welcome()
         snapshot = Snapshot.of(await ask(tmp_path, AskStatus()))
-        assert [session.uid for session in snapshot.sessions] == [guest.welcome.uid]
+        assert [session.uid for session in snapshot.sessions] == [client.welcome.uid]
         tree = Branch.of(await ask(tmp_path, AskTasks()))
-        assert f"session {guest.welcome.uid} of anonymity" in names(tree)
+        assert f"session {client.welcome.uid} of anonymity" in names(tree)
         assert "command" in names(tree)
 
 
@@ -174,13 +177,13 @@ def names(branch: Branch) -> list[str]:
 
 async def test_kick(tidy: Tidy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="trionat")
-    async with open_office(tidy, tmp_path) as house:
-        guest = await house.welcome()
-        answer = Kicked.of(await ask(tmp_path, KickSession(guest.welcome.uid)))
-        assert answer == Kicked(sessions=(guest.welcome.uid,))
-        assert house.admission.ports.free == 2
-        assert (await guest.hear(Close)).code == CloseCode.KICKED
-        assert not Kicked.of(await ask(tmp_path, KickSession(guest.welcome.uid))).anybody
+    async with open_office(tidy, tmp_path) as server:
+        client = await server.welcome()
+        answer = Kicked.of(await ask(tmp_path, KickSession(client.welcome.uid)))
+        assert answer == Kicked(sessions=(client.welcome.uid,))
+        assert server.admission.ports.free == 2
+        assert (await client.hear(Close)).code == CloseCode.KICKED
+        assert not Kicked.of(await ask(tmp_path, KickSession(client.welcome.uid))).anybody
     assert caplog.text.count("kicked request=") == caplog.text.count("KickSession") == 1
 
 
@@ -235,15 +238,15 @@ async def test_who_stalls_costs_nobody_but_himself(
 ) -> None:
     """One less than there are places: the others do not notice. All places: they wait until the first is sent away."""
     caplog.set_level(logging.INFO, logger="trionat")
-    monkeypatch.setattr(offices, "_PATIENCE", 0.3)
+    monkeypatch.setattr(server_module, "_PATIENCE", 0.3)
     async with open_office(tidy, tmp_path):
-        stalled = [await stream_to(tmp_path) for _ in range(offices._PLACES - 1)]
+        stalled = [await stream_to(tmp_path) for _ in range(server_module._PLACES - 1)]
         await trio.testing.wait_all_tasks_blocked()
         start = trio.current_time()
         for _ in range(3):
             await ask(tmp_path, AskStatus())
         assert trio.current_time() - start < 0.3
-        stalled += [await stream_to(tmp_path) for _ in range(2 * offices._PLACES)]
+        stalled += [await stream_to(tmp_path) for _ in range(2 * server_module._PLACES)]
         await ask(tmp_path, AskStatus())
         assert trio.current_time() - start > 0.3
         for stream in stalled:
@@ -294,7 +297,7 @@ async def test_without_descriptors_it_waits(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(offices, "_SHORTAGE_WAIT", 0.1)
+    monkeypatch.setattr(server_module, "_SHORTAGE_WAIT", 0.1)
     async with open_office(tidy, tmp_path):
         with socket.socket(socket.AF_UNIX) as sock:
             with no_descriptors():
@@ -309,7 +312,7 @@ async def test_without_descriptors_it_waits(
 async def test_a_server_that_stops_in_the_middle_of_an_answer(
     tidy: Tidy, tmp_path: Path, nursery: trio.Nursery
 ) -> None:
-    with open_door(tmp_path) as door:
+    with open_admin_socket(tmp_path) as door:
         assert door is not None
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(door))
 

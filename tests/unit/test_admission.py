@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from tests.unit.memory import receive_some
-from tests.unit.memory_server import Guest, House, open_house
+from tests.unit.memory_server import MemoryClient, MemoryServer, open_memory_server
 from trionat.address import TCPAddress
 from trionat.errors import RefusedError
 from trionat.protocol.frames import encode_frame
@@ -27,7 +27,7 @@ from trionat.protocol.messages import (
     ServiceRequest,
     Welcome,
 )
-from trionat.server.admission.native_client import NativeApplicant
+from trionat.server.admission.native_client import NativeQueuedClient
 from trionat.store.base import Limits
 from trionat.transport.channel import Channel
 
@@ -38,78 +38,78 @@ if TYPE_CHECKING:
 
 
 async def test_welcome(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        one = await house.welcome("one")
-        two = await house.welcome("two")
+    async with open_memory_server(tidy) as server:
+        one = await server.welcome("one")
+        two = await server.welcome("two")
         assert (one.welcome.uid, two.welcome.uid) == (1, 2)
         assert (one.port, two.port) == (60001, 60002)
         assert one.welcome.host == "public.example"
         assert (one.welcome.ping_interval, one.welcome.peer_timeout) == (2.5, 8)
         assert one.welcome.secret != two.welcome.secret
-        assert trio.current_time() - house.sessions[0].since < 0.01
+        assert trio.current_time() - server.sessions[0].since < 0.01
         await trio.sleep(100)  # pings both ways keep it up
-        assert len(house.sessions) == 2
+        assert len(server.sessions) == 2
     assert tidy.endpoints
 
 
 async def test_full(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1, max_conn_num=2) as house:
-        await house.welcome("inside")
-        waiting = [await queue(house, f"waiting {number}", number) for number in (1, 2)]
-        late = house.guest("late")
+    async with open_memory_server(tidy, ports=1, max_conn_num=2) as server:
+        await server.welcome("inside")
+        waiting = [await queue(server, f"waiting {number}", number) for number in (1, 2)]
+        late = server.client("late")
         await late.ask()
         refused = await late.hear(Refused)
         assert refused.code == RefusalCode.FULL
         assert "1 sessions" in refused.text
         assert "2 clients" in refused.text
         await late.hear_end()
-        assert house.admission.queued == 2
-        assert all(not guest.pending() for guest in waiting)
+        assert server.admission.queued == 2
+        assert all(not client.pending() for client in waiting)
 
 
-async def queue(house: House, identity: str, position: int) -> Guest:
+async def queue(server: MemoryServer, identity: str, position: int) -> MemoryClient:
     """Return a client that waits, and pings."""
-    guest = house.guest(identity)
-    await guest.ask()
-    assert (await guest.hear(Queued)).position == position
-    house.nursery.start_soon(guest.ping)
-    return guest
+    client = server.client(identity)
+    await client.ask()
+    assert (await client.hear(Queued)).position == position
+    server.nursery.start_soon(client.ping)
+    return client
 
 
 async def test_positions_move_up_and_the_first_is_let_in_first(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=1) as house:
-        inside = await house.welcome("inside")
-        waiting = [await queue(house, str(number), number) for number in range(1, 5)]
-        for guest in waiting:
+    async with open_memory_server(tidy, ports=1) as server:
+        inside = await server.welcome("inside")
+        waiting = [await queue(server, str(number), number) for number in range(1, 5)]
+        for client in waiting:
             await inside.say(Close(code="stopped", text="bye"))
-            guest.welcome = await hear_after_queued(guest)
-            assert guest.port == 60001
-            inside = guest
+            client.welcome = await hear_after_queued(client)
+            assert client.port == 60001
+            inside = client
             await trio.sleep(0.1)
-            rest = waiting[waiting.index(guest) + 1 :]
+            rest = waiting[waiting.index(client) + 1 :]
             assert [last_position(other) for other in rest] == list(range(1, len(rest) + 1))
 
 
-async def hear_after_queued(guest: Guest) -> Welcome:
+async def hear_after_queued(client: MemoryClient) -> Welcome:
     while True:
-        message = await guest._inbox.receive()
+        message = await client._inbox.receive()
         if not isinstance(message, Queued):
             assert isinstance(message, Welcome)
             return message
 
 
-def last_position(guest: Guest) -> int:
-    return [message for message in guest.heard if isinstance(message, Queued)][-1].position
+def last_position(client: MemoryClient) -> int:
+    return [message for message in client.heard if isinstance(message, Queued)][-1].position
 
 
 async def test_position_is_told_again_as_a_sign_of_life(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=1) as house:
-        await house.welcome("inside")
-        waiting = await queue(house, "waiting", 1)
+    async with open_memory_server(tidy, ports=1) as server:
+        await server.welcome("inside")
+        waiting = await queue(server, "waiting", 1)
         await trio.sleep(25.1)
         assert waiting.pending() == [Queued(position=1)] * 10
 
@@ -117,54 +117,54 @@ async def test_position_is_told_again_as_a_sign_of_life(
 async def test_a_queued_client_that_speaks_but_does_not_read(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=1) as house:
-        await house.welcome("inside")
-        deaf = house.guest("deaf", capacity=40)
+    async with open_memory_server(tidy, ports=1) as server:
+        await server.welcome("inside")
+        deaf = server.client("deaf", capacity=40)
         await deaf.ask()
         await deaf.hear(Queued)
         deaf.vanish()
-        house.nursery.start_soon(deaf.ping)
+        server.nursery.start_soon(deaf.ping)
         await trio.sleep(30)
-        assert house.admission.queued == 0
+        assert server.admission.queued == 0
 
 
 async def test_a_hang_up_frees_its_place_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1, max_conn_num=3) as house:
-        await house.welcome("inside")
-        one, two, three = [await queue(house, str(number), number) for number in (1, 2, 3)]
+    async with open_memory_server(tidy, ports=1, max_conn_num=3) as server:
+        await server.welcome("inside")
+        one, two, three = [await queue(server, str(number), number) for number in (1, 2, 3)]
         two.hang_up()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.queued == 2
+        assert server.admission.queued == 2
         assert three.pending() == [Queued(position=2)]
         assert one.pending() == []
-        four = await queue(house, "4", 3)
+        four = await queue(server, "4", 3)
         await one.say(Close(code="stopped", text="bye"))
         await one.hear_end()
         await trio.testing.wait_all_tasks_blocked()
-        assert [last_position(guest) for guest in (three, four)] == [1, 2]
+        assert [last_position(client) for client in (three, four)] == [1, 2]
 
 
 async def test_silence_in_the_queue(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1) as house:
-        await house.welcome("inside")
-        mute = house.guest("mute")
+    async with open_memory_server(tidy, ports=1) as server:
+        await server.welcome("inside")
+        mute = server.client("mute")
         await mute.ask()
         await mute.hear(Queued)
         started = trio.current_time()
         await trio.sleep(20)
         assert mute.ended_at is not None
         assert 9.9 < mute.ended_at - started < 10.2
-        assert house.admission.queued == 0
+        assert server.admission.queued == 0
 
 
 async def test_what_a_queued_client_must_not_say(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1) as house:
-        await house.welcome("inside")
+    async with open_memory_server(tidy, ports=1) as server:
+        await server.welcome("inside")
         for message in (Drain(seconds=1), Queued(position=1), Expose(services=(ServiceRequest(),))):
-            guest = await queue(house, "rude", 1)
-            await guest.say(message)
-            await guest.hear_end()
-            assert house.admission.queued == 0
+            client = await queue(server, "rude", 1)
+            await client.say(message)
+            await client.hear_end()
+            assert server.admission.queued == 0
 
 
 @pytest.mark.parametrize("dispatchers", [1, 4])
@@ -172,15 +172,15 @@ async def test_ports_first_come_first_served(
     tidy: Tidy, autojump_clock: MockClock, dispatchers: int
 ) -> None:
     """One that wants three ports is not overtaken for ever by those that want one."""
-    async with open_house(tidy, ports=3, task_queue_num=dispatchers) as house:
-        holders = [await house.welcome(f"holder {number}") for number in range(2)]
-        wide = house.guest("wide")
+    async with open_memory_server(tidy, ports=3, task_queue_num=dispatchers) as server:
+        holders = [await server.welcome(f"holder {number}") for number in range(2)]
+        wide = server.client("wide")
         await wide.ask(None, None, None)
-        house.nursery.start_soon(wide.ping)
+        server.nursery.start_soon(wide.ping)
         await trio.sleep(1)
-        small = house.guest("small")
+        small = server.client("small")
         await small.ask()
-        house.nursery.start_soon(small.ping)
+        server.nursery.start_soon(small.ping)
         await trio.sleep(10)
         assert not any(isinstance(message, Welcome) for message in small.heard)  # 60003 is free
         for holder in holders:
@@ -192,27 +192,27 @@ async def test_ports_first_come_first_served(
 
 
 async def test_hang_up_while_waiting_for_ports(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=2) as house:
-        await house.welcome("holder")
-        wide = house.guest("wide")
+    async with open_memory_server(tidy, ports=2) as server:
+        await server.welcome("holder")
+        wide = server.client("wide")
         await wide.ask(None, None)
         await wide.hear(Queued)
         wide.hang_up()
         await trio.testing.wait_all_tasks_blocked()
-        assert (await house.welcome("next")).port == 60002
+        assert (await server.welcome("next")).port == 60002
 
 
 async def test_wanted_port(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=3) as house:
-        guest = house.guest("one")
-        await guest.ask(60003, None)
-        assert (await guest.hear(Welcome)).ports == (60003, 60001)
-        other = house.guest("two")
+    async with open_memory_server(tidy, ports=3) as server:
+        client = server.client("one")
+        await client.ask(60003, None)
+        assert (await client.hear(Welcome)).ports == (60003, 60001)
+        other = server.client("two")
         await other.ask(60003)
         refused = await other.hear(Refused)
         assert (refused.code, "60003" in refused.text) == (RefusalCode.PORT_TAKEN, True)
         await other.hear_end()
-        assert (await house.welcome("three")).port == 60002
+        assert (await server.welcome("three")).port == 60002
 
 
 @pytest.mark.parametrize(
@@ -232,54 +232,54 @@ async def test_what_waiting_would_not_help(
     code: RefusalCode,
     words: str,
 ) -> None:
-    async with open_house(tidy, ports=3, max_services=2) as house:
-        guest = house.guest()
-        await guest.ask(*services)
-        refused = await guest.hear(Refused)
+    async with open_memory_server(tidy, ports=3, max_services=2) as server:
+        client = server.client()
+        await client.ask(*services)
+        refused = await client.hear(Refused)
         assert refused.code == code
         assert words in refused.text
-        await guest.hear_end()
+        await client.hear_end()
 
 
 async def test_preferred_port_is_had_again_where_it_is_free(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=3) as house:
+    async with open_memory_server(tidy, ports=3) as server:
         for port in (60002, 60003, 60002):
-            guest = house.guest("one")
-            await guest.ask(preferred=port)
-            guest.welcome = await guest.hear(Welcome)
-            assert guest.port == port
-            await guest.say(Close(code="stopped", text="bye"))
-            await guest.hear_end()
-        await house.welcome("two")
-        assert (await house.welcome("one")).port != 60001  # nobody else's
+            client = server.client("one")
+            await client.ask(preferred=port)
+            client.welcome = await client.hear(Welcome)
+            assert client.port == port
+            await client.say(Close(code="stopped", text="bye"))
+            await client.hear_end()
+        await server.welcome("two")
+        assert (await server.welcome("one")).port != 60001  # nobody else's
 
 
 # -- newcomers with the identity of somebody who is here already ------------------------------------------------------
 
 
 async def test_eviction_keeps_the_port(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=3) as house:
-        await house.welcome("other")
-        old = await house.welcome("same")
+    async with open_memory_server(tidy, ports=3) as server:
+        await server.welcome("other")
+        old = await server.welcome("same")
         started = trio.current_time()
-        new = await house.welcome("same")
+        new = await server.welcome("same")
         assert trio.current_time() - started < 0.1
         assert new.port == old.port == 60002
         assert new.welcome.uid == 3
         assert (await old.hear(Close)).code == CloseCode.EVICTED
         await old.hear_end()
-        assert [session.uid for session in house.sessions] == [1, 3]
-        assert len(house.admission.leases) == 2
+        assert [session.uid for session in server.sessions] == [1, 3]
+        assert len(server.admission.leases) == 2
 
 
 async def test_eviction_of_one_that_is_silently_dead(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1) as house:
-        old = await house.welcome("same")
+    async with open_memory_server(tidy, ports=1) as server:
+        old = await server.welcome("same")
         old.vanish()
         started = trio.current_time()
-        new = await house.welcome("same")
+        new = await server.welcome("same")
         assert trio.current_time() - started < 2
         assert new.port == old.port
 
@@ -287,33 +287,33 @@ async def test_eviction_of_one_that_is_silently_dead(tidy: Tidy, autojump_clock:
 async def test_eviction_without_reservation_keeps_the_port(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=2, port_reservation=0) as house:
+    async with open_memory_server(tidy, ports=2, port_reservation=0) as server:
         for _ in range(20):
-            assert (await house.welcome("same")).port == 60001
+            assert (await server.welcome("same")).port == 60001
 
 
 async def test_eviction_by_one_that_wants_other_ports(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=2) as house:
-        old = await house.welcome("same")
-        new = house.guest("same")
+    async with open_memory_server(tidy, ports=2) as server:
+        old = await server.welcome("same")
+        new = server.client("same")
         await new.ask(60002)
         assert (await new.hear(Welcome)).ports == (60002,)
         assert (await old.hear(Close)).code == CloseCode.EVICTED
         await trio.sleep(1)
-        assert house.admission.ports.free == 1
-        wide = house.guest("same")
+        assert server.admission.ports.free == 1
+        wide = server.client("same")
         await wide.ask(None, None)
         assert sorted((await wide.hear(Welcome)).ports) == [60001, 60002]
 
 
 async def test_eviction_in_the_queue(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1) as house:
-        inside = await house.welcome("inside")
-        old = await queue(house, "same", 1)
-        other = await queue(house, "other", 2)
-        new = await queue(house, "same", 2)
+    async with open_memory_server(tidy, ports=1) as server:
+        inside = await server.welcome("inside")
+        old = await queue(server, "same", 1)
+        other = await queue(server, "other", 2)
+        new = await queue(server, "same", 2)
         assert (await old.hear(Refused)).code == CloseCode.EVICTED
         await old.hear_end()
         assert last_position(other) == 1
@@ -326,10 +326,10 @@ async def test_eviction_in_the_queue(tidy: Tidy, autojump_clock: MockClock) -> N
 async def test_eviction_in_a_full_queue_takes_the_place(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=1, max_conn_num=1) as house:
-        await house.welcome("inside")
-        old = await queue(house, "same", 1)
-        new = await queue(house, "same", 1)
+    async with open_memory_server(tidy, ports=1, max_conn_num=1) as server:
+        await server.welcome("inside")
+        old = await queue(server, "same", 1)
+        new = await queue(server, "same", 1)
         assert (await old.hear(Refused)).code == CloseCode.EVICTED
         await trio.sleep(30)
         assert set(new.pending()) == {Queued(position=1)}
@@ -338,38 +338,38 @@ async def test_eviction_in_a_full_queue_takes_the_place(
 async def test_a_crowd_with_one_identity_ends_with_one_session(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=2) as house:
-        guests = [house.guest("same") for _ in range(30)]
+    async with open_memory_server(tidy, ports=2) as server:
+        clients = [server.client("same") for _ in range(30)]
         async with trio.open_nursery() as nursery:
-            for guest in guests:
-                nursery.start_soon(guest.ask)
+            for client in clients:
+                nursery.start_soon(client.ask)
         await trio.sleep(5)
-        assert len(house.sessions) == 1
-        assert house.admission.ports.free == 1
-        assert sum(guest.ended_at is None for guest in guests) == 1
+        assert len(server.sessions) == 1
+        assert server.admission.ports.free == 1
+        assert sum(client.ended_at is None for client in clients) == 1
 
 
 async def test_a_crowd_that_wants_other_ports_than_the_session_has(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=3) as house:
-        await house.welcome("same")
-        guests = [house.guest("same") for _ in range(10)]
+    async with open_memory_server(tidy, ports=3) as server:
+        await server.welcome("same")
+        clients = [server.client("same") for _ in range(10)]
         async with trio.open_nursery() as nursery:
-            for number, guest in enumerate(guests):
-                nursery.start_soon(guest.ask, 60002 + number % 2)
+            for number, client in enumerate(clients):
+                nursery.start_soon(client.ask, 60002 + number % 2)
         await trio.sleep(5)
-        assert len(house.sessions) == 1
-        assert len(house.admission.leases) == 1
-        assert house.admission.ports.free == 2
-        assert sum(guest.ended_at is None for guest in guests) == 1
+        assert len(server.sessions) == 1
+        assert len(server.admission.leases) == 1
+        assert server.admission.ports.free == 2
+        assert sum(client.ended_at is None for client in clients) == 1
 
 
 async def test_users_with_the_same_identity_are_different(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy) as house:
-        pool = house.admission.ports
+    async with open_memory_server(tidy) as server:
+        pool = server.admission.ports
         one = await pool.take((ServiceRequest(),), ("alice", "same"))
         two = await pool.take((ServiceRequest(),), ("bob", "same"))
         assert {port.last_holder for port in (*one, *two)} == {("alice", "same"), ("bob", "same")}
@@ -382,22 +382,22 @@ async def test_users_with_the_same_identity_are_different(
 async def test_lost_session_is_taken_over_within_the_reservation(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=1, port_reservation=30) as house:
-        old = await house.welcome("same")
+    async with open_memory_server(tidy, ports=1, port_reservation=30) as server:
+        old = await server.welcome("same")
         old.endpoint.reset()
         await trio.sleep(20)
-        assert house.sessions == []
-        assert house.admission.ports.free == 0
-        stranger = await queue(house, "stranger", 1)
-        new = await house.welcome("same")  # past the queue
+        assert server.sessions == []
+        assert server.admission.ports.free == 0
+        stranger = await queue(server, "stranger", 1)
+        new = await server.welcome("same")  # past the queue
         assert new.port == old.port
         assert stranger.pending() == [] or set(stranger.pending()) <= {Queued(position=1)}
 
 
 async def test_reservation_expires(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1, port_reservation=30) as house:
-        old = await house.welcome("old")
-        stranger = await queue(house, "stranger", 1)
+    async with open_memory_server(tidy, ports=1, port_reservation=30) as server:
+        old = await server.welcome("old")
+        stranger = await queue(server, "stranger", 1)
         old.hang_up()
         lost = trio.current_time()
         await hear_after_queued(stranger)
@@ -405,34 +405,34 @@ async def test_reservation_expires(tidy: Tidy, autojump_clock: MockClock) -> Non
 
 
 async def test_reservation_of_nothing(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1, port_reservation=0) as house:
-        old = await house.welcome("old")
+    async with open_memory_server(tidy, ports=1, port_reservation=0) as server:
+        old = await server.welcome("old")
         old.hang_up()
         started = trio.current_time()
-        await house.welcome("stranger")
+        await server.welcome("stranger")
         assert trio.current_time() - started < 0.1
 
 
 @pytest.mark.parametrize("goodbye", ["close", "drain and loss"])
 async def test_goodbye_frees_at_once(tidy: Tidy, autojump_clock: MockClock, goodbye: str) -> None:
-    async with open_house(tidy, ports=1, port_reservation=30) as house:
-        old = await house.welcome("old")
+    async with open_memory_server(tidy, ports=1, port_reservation=30) as server:
+        old = await server.welcome("old")
         if goodbye == "close":
             await old.say(Close(code="stopped", text="bye"))
         else:
             await old.say(Drain(seconds=5))
             old.hang_up()
         started = trio.current_time()
-        await house.welcome("stranger")
+        await server.welcome("stranger")
         assert trio.current_time() - started < 0.1
 
 
 async def test_slot_is_taken_as_long_as_the_lease(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=3, max_tcp_conn_num=1, port_reservation=30) as house:
-        old = await house.welcome("old")
+    async with open_memory_server(tidy, ports=3, max_tcp_conn_num=1, port_reservation=30) as server:
+        old = await server.welcome("old")
         old.hang_up()
         started = trio.current_time()
-        stranger = await queue(house, "stranger", 1)
+        stranger = await queue(server, "stranger", 1)
         await hear_after_queued(stranger)
         assert trio.current_time() - started > 29
 
@@ -440,48 +440,48 @@ async def test_slot_is_taken_as_long_as_the_lease(tidy: Tidy, autojump_clock: Mo
 async def test_hang_up_in_the_moment_of_being_let_in(tidy: Tidy, autojump_clock: MockClock) -> None:
     """Ports become free and the one who waits for them hangs up, so many scheduling steps apart."""
     for steps in range(12):
-        async with open_house(tidy, ports=1, port_reservation=0) as house:
-            inside = await house.welcome("inside")
-            waiting = await queue(house, "waiting", 1)
+        async with open_memory_server(tidy, ports=1, port_reservation=0) as server:
+            inside = await server.welcome("inside")
+            waiting = await queue(server, "waiting", 1)
             inside.hang_up()
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
             waiting.hang_up()
             await trio.sleep(3)
-            assert house.sessions == []
-            assert house.admission.ports.free == 1
-            await house.welcome("next")
+            assert server.sessions == []
+            assert server.admission.ports.free == 1
+            await server.welcome("next")
 
 
 async def test_newcomer_in_the_moment_in_which_its_rival_is_let_in(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     for steps in range(16):
-        async with open_house(tidy, ports=1, port_reservation=0) as house:
-            inside = await house.welcome("inside")
-            await queue(house, "same", 1)
+        async with open_memory_server(tidy, ports=1, port_reservation=0) as server:
+            inside = await server.welcome("inside")
+            await queue(server, "same", 1)
             inside.hang_up()
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
-            new = house.guest("same")
+            new = server.client("same")
             await new.ask()
-            house.nursery.start_soon(new.ping)
+            server.nursery.start_soon(new.ping)
             await hear_after_queued(new)
             await trio.sleep(3)
-            assert len(house.sessions) == 1
-            (lease,) = house.admission.leases.values()
-            assert lease.line.open
+            assert len(server.sessions) == 1
+            (lease,) = server.admission.leases.values()
+            assert lease.visitors.open
 
 
 async def test_left_while_the_ports_were_on_their_way(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     """The applicant leaves between the moment in which its ports became free and the one in which it gets them."""
-    async with open_house(tidy, ports=1) as house:
-        admission = house.admission
+    async with open_memory_server(tidy, ports=1) as server:
+        admission = server.admission
         taken = await admission.ports.take((ServiceRequest(),), ("a", "a"))
         far, near = tidy.pair()
-        applicant = NativeApplicant(
+        applicant = NativeQueuedClient(
             key=("u", "i"),
             client_name="",
             address=TCPAddress("192.0.2.7", 1),
@@ -495,7 +495,7 @@ async def test_left_while_the_ports_were_on_their_way(
                 with pytest.raises(RefusedError):
                     await admission.admit(applicant)
 
-            house.nursery.start_soon(admit)
+            server.nursery.start_soon(admit)
             await trio.sleep(1)
             admission.ports.give_back(taken)
             admission._refuse(applicant, RefusedError("x", "gone in this very moment"))
@@ -512,31 +512,31 @@ async def test_left_while_the_ports_were_on_their_way(
 
 
 async def test_handshake_deadline(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, handshake_timeout=10) as house:
-        mute, half = house.guest("mute"), house.guest("half")
+    async with open_memory_server(tidy, handshake_timeout=10) as server:
+        mute, half = server.client("mute"), server.client("half")
         await half.say(Hello(username="u", identity="i"))
         started = trio.current_time()
-        for guest in (mute, half):
-            await guest.hear_end()
+        for client in (mute, half):
+            await client.hear_end()
             assert 9.9 < trio.current_time() - started < 10.2
 
 
 async def test_hello_larger_than_4_kib(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = house.guest()
-        guest.endpoint.send(encode_frame(Hello.id, b'{"a":"' + b"x" * 5000 + b'"}')[:3000])
-        await guest.hear_end()
-        assert guest.heard == []
+    async with open_memory_server(tidy) as server:
+        client = server.client()
+        client.endpoint.send(encode_frame(Hello.id, b'{"a":"' + b"x" * 5000 + b'"}')[:3000])
+        await client.hear_end()
+        assert client.heard == []
 
 
 async def test_expose_may_be_larger(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=20, max_services=20) as house:
-        guest = house.guest()
-        await guest.say(
+    async with open_memory_server(tidy, ports=20, max_services=20) as server:
+        client = server.client()
+        await client.say(
             Hello(username="u", identity="i"),
             Expose(services=(ServiceRequest(name="n" * 255, local="l" * 255),) * 20),
         )
-        assert len((await guest.hear(Welcome)).ports) == 20
+        assert len((await client.hear(Welcome)).ports) == 20
 
 
 @pytest.mark.parametrize(
@@ -554,46 +554,46 @@ async def test_expose_may_be_larger(tidy: Tidy, autojump_clock: MockClock) -> No
 async def test_first_message_of_another_kind(
     tidy: Tidy, autojump_clock: MockClock, message: Ping
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = house.guest()
-        await guest.say(message)
-        await guest.hear_end()
-        assert guest.heard == []
+    async with open_memory_server(tidy) as server:
+        client = server.client()
+        await client.say(message)
+        await client.hear_end()
+        assert client.heard == []
 
 
 async def test_second_message_that_is_not_expose(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = house.guest()
-        await guest.say(Hello(username="u", identity="i"), Ping(1))
-        await guest.hear_end()
-        assert house.admission.ports.free == 2
+    async with open_memory_server(tidy) as server:
+        client = server.client()
+        await client.say(Hello(username="u", identity="i"), Ping(1))
+        await client.hear_end()
+        assert server.admission.ports.free == 2
 
 
 async def test_random_bytes(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
+    async with open_memory_server(tidy) as server:
         for data in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 20, b"\xff" * 20):
-            guest = house.guest()
-            guest.endpoint.send(data)
-            await guest.hear_end()
+            client = server.client()
+            client.endpoint.send(data)
+            await client.hear_end()
 
 
 async def test_attach_to_nobody(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = house.guest()
-        await guest.say(Attach(1, bytes(32)))
-        assert (await guest.hear(Refused)).code == RefusalCode.UNKNOWN_SESSION
-        await guest.hear_end()
+    async with open_memory_server(tidy) as server:
+        client = server.client()
+        await client.say(Attach(1, bytes(32)))
+        assert (await client.hear(Refused)).code == RefusalCode.UNKNOWN_SESSION
+        await client.hear_end()
 
 
 async def test_the_server_stops_while_clients_wait(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1) as house:
-        inside = await house.welcome("inside")
-        waiting = await queue(house, "waiting", 1)
-        await house.drain()
+    async with open_memory_server(tidy, ports=1) as server:
+        inside = await server.welcome("inside")
+        waiting = await queue(server, "waiting", 1)
+        await server.drain()
         assert (await waiting.hear(Refused)).code == RefusalCode.DRAINING
         assert isinstance(await inside.hear(Drain), Drain)
         assert (await inside.hear(Close)).code == CloseCode.STOPPED
-        late = house.guest("late")
+        late = server.client("late")
         await late.ask()
         assert (await late.hear(Refused)).code == RefusalCode.DRAINING
 
@@ -601,15 +601,15 @@ async def test_the_server_stops_while_clients_wait(tidy: Tidy, autojump_clock: M
 async def test_the_server_is_cancelled_with_everybody_in_it(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=2, max_tcp_conn_num=2) as house:
-        one = await house.welcome("one")
-        (await house.welcome("lost")).hang_up()
+    async with open_memory_server(tidy, ports=2, max_tcp_conn_num=2) as server:
+        one = await server.welcome("one")
+        (await server.welcome("lost")).hang_up()
         await trio.sleep(1)
-        await queue(house, "waiting", 1)
-        half = house.guest("half")
+        await queue(server, "waiting", 1)
+        half = server.client("half")
         await half.say(Hello(username="u", identity="i"))
         wire = await one.attach()
         for _ in range(3):
-            house.visit(one.port, early=b"x")
+            server.visit(one.port, early=b"x")
         await trio.sleep(0.1)
         assert await receive_some(wire)

@@ -9,21 +9,21 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.memory_server import HOST, MemoryStore, open_house, token_of
+from tests.unit.memory_server import HOST, MemoryStore, open_memory_server, token_of
 from trionat.errors import RefusedError
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import AuthFail, ConnectionFull, Credentials
 from trionat.protocol.messages import RefusalCode, Refused, Welcome
 from trionat.server.admission import bans as bans_module
 from trionat.server.admission.bans import Bans
-from trionat.server.control.handshakes import Strangers
+from trionat.server.control.handshakes import PendingHandshakes
 from trionat.transport.channel import LegacyChannel
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
-    from tests.unit.memory_server import House
+    from tests.unit.memory_server import MemoryServer
 
 OTHER = "192.0.2.8"
 
@@ -118,7 +118,7 @@ async def test_what_is_remembered_is_bounded(
 
 
 async def test_strangers_of_one_address_make_room_for_each_other_first() -> None:
-    strangers = Strangers(limit=5, network_limit=2)
+    strangers = PendingHandshakes(limit=5, network_limit=2)
     scopes = {name: trio.CancelScope() for name in ("a1", "a2", "b1", "a3", "c1", "c2", "d1")}
     gone: list[list[str]] = []
     for name, scope in scopes.items():
@@ -135,57 +135,61 @@ async def test_strangers_of_one_address_make_room_for_each_other_first() -> None
 # -- with a server round it --------------------------------------------------------------------------------------------
 
 
-async def refusal(house: House, **hello: str | bytes) -> tuple[str, float]:
+async def refusal(server: MemoryServer, **hello: str | bytes) -> tuple[str, float]:
     """Return the code with which a login is refused, and after how long."""
-    guest = house.guest("other")
-    guest.hello = {"username": "ann", **hello}
+    client = server.client("other")
+    client.hello = {"username": "ann", **hello}
     began = trio.current_time()
-    await guest.ask()
-    refused = await guest.hear(Refused)
+    await client.ask()
+    refused = await client.hear(Refused)
     took = trio.current_time() - began
-    await guest.hear_end()
+    await client.hear_end()
     return refused.code, took
 
 
 async def test_logins_that_fail(tidy: Tidy, autojump_clock: MockClock) -> None:
     """Wrong tickets here, since passwords are looked at in threads, which the clock does not wait for."""
-    async with open_house(tidy, store=MemoryStore("ann"), ban_after=3, ban_time=60) as house:
+    async with open_memory_server(
+        tidy, store=MemoryStore("ann"), ban_after=3, ban_time=60
+    ) as server:
         for expected in (0.25, 0.5, 1):
-            code, took = await refusal(house, token=bytes(32))
+            code, took = await refusal(server, token=bytes(32))
             assert code == RefusalCode.AUTH_FAILED
             assert took == pytest.approx(expected, abs=0.1)
-        assert house.desk.bans.shuts_out(HOST)
+        assert server.desk.bans.shuts_out(HOST)
         # One that was accepted before the ban: its password is not looked at any more, a good ticket is.
-        code, took = await refusal(house, password="no matter which")
+        code, took = await refusal(server, password="no matter which")
         assert code == RefusalCode.BANNED
         assert took < 0.1
-        guest = house.guest("mine", username="ann", token=token_of("ann"))
-        await guest.ask()
-        guest.welcome = await guest.hear(Welcome)
-        assert not house.desk.bans.shuts_out(HOST)
-        wire = await guest.attach()
+        client = server.client("mine", username="ann", token=token_of("ann"))
+        await client.ask()
+        client.welcome = await client.hear(Welcome)
+        assert not server.desk.bans.shuts_out(HOST)
+        wire = await client.attach()
         await trio.sleep(1)
         assert not wire.is_lost()
-        assert house.sessions[0].tunnels.count == 1
+        assert server.sessions[0].tunnels.count == 1
 
 
 async def test_a_refused_login_that_waits_is_cancelled_like_any(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, store=MemoryStore("ann")) as house:
-        guest = house.guest("other", username="ann", token=bytes(32))
-        await guest.ask()
+    async with open_memory_server(tidy, store=MemoryStore("ann")) as server:
+        client = server.client("other", username="ann", token=bytes(32))
+        await client.ask()
         await trio.testing.wait_all_tasks_blocked()
-        assert not guest.pending()
+        assert not client.pending()
 
 
 async def test_a_legacy_client_of_a_banned_address_comes_again(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     """AUTH_FAIL would end it; that the server is full it takes as a reason to wait."""
-    async with open_house(tidy, store=MemoryStore(), ban_after=1, legacy_clients=True) as house:
-        house.desk.bans.fail(HOST)
-        far = house.connect(dialect=Dialect.NAT_DOC)
+    async with open_memory_server(
+        tidy, store=MemoryStore(), ban_after=1, legacy_clients=True
+    ) as server:
+        server.desk.bans.fail(HOST)
+        far = server.connect(dialect=Dialect.NAT_DOC)
         channel = LegacyChannel(far, Dialect.NAT_DOC)
         await channel.send(Credentials(username="ann", password="x", expiry=0))
         answer = await channel.receive()

@@ -38,7 +38,7 @@ from trionat.server.admin.snapshot import (
     Snapshot,
     VisitorView,
 )
-from trionat.server.admin.socket import open_door
+from trionat.server.admin.socket import open_admin_socket
 from trionat.server.admin.task_tree import Branch
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def answering(folder: Path, *answers: bytes) -> Iterator[list[Request]]:
                 asked.append(decode_request(connection.recv(10_000)))
                 connection.sendall(answer)
 
-    with open_door(folder) as door:
+    with open_admin_socket(folder) as door:
         assert door is not None
         thread = threading.Thread(target=serve, args=[door])
         thread.start()

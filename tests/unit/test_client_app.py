@@ -13,7 +13,7 @@ import trio.testing
 
 from tests.unit.client_side import CONTROL, TUNNEL, MemoryDialer
 from tests.unit.memory import MemoryEndpoint, receive_some
-from tests.unit.memory_server import House, MemoryStore, forwarder, open_house
+from tests.unit.memory_server import MemoryServer, MemoryStore, forwarder, open_memory_server
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.app import Client, connect
 from trionat.client.session import SessionOverError
@@ -36,9 +36,9 @@ SERVICE = Service(local=UnixAddress("/in/memory"))
 
 @attrs.define(eq=False)
 class World:
-    """A house, a client on its way to it, and what lies between."""
+    """A server, a client on its way to it, and what lies between."""
 
-    house: House
+    server: MemoryServer
     client: Client
     events: list[ClientEvent]
     nursery: trio.Nursery
@@ -56,10 +56,10 @@ class World:
         if self.error is not None:
             raise self.error
         if self.silent:
-            near, far = self.house.tidy.pair()
-            self.house.outside.append(far)
+            near, far = self.server.tidy.pair()
+            self.server.outside.append(far)
             return near
-        return self.house.connect()
+        return self.server.connect()
 
     async def run(self) -> None:
         try:
@@ -76,7 +76,7 @@ class World:
 
     @property
     def session(self) -> NativeSession:
-        (session,) = self.house.sessions
+        (session,) = self.server.sessions
         assert isinstance(session, NativeSession)
         return session
 
@@ -100,8 +100,8 @@ async def open_world(
     once: bool = False,
     **settings: object,
 ) -> AsyncIterator[World]:
-    async with open_house(tidy, store=store, **settings) as house:  # type: ignore[arg-type]
-        made = forwarder(tidy, house.nursery)
+    async with open_memory_server(tidy, store=store, **settings) as server:  # type: ignore[arg-type]
+        made = forwarder(tidy, server.nursery)
         worlds: list[World] = []
         monkeypatch.setattr("trionat.client.app.Forwarder", lambda *_: made)
         monkeypatch.setattr(
@@ -122,7 +122,7 @@ async def open_world(
         events: list[ClientEvent] = []
         async with trio.open_nursery() as nursery:
             client = Client(config, AuthConfig(username="alice", password="x"), events.append)
-            worlds.append(World(house, client, events, nursery))
+            worlds.append(World(server, client, events, nursery))
             yield worlds[0]
             nursery.cancel_scope.cancel()
 
@@ -150,7 +150,7 @@ async def test_comes_up_and_serves(here: Here, autojump_clock: MockClock) -> Non
         (event,) = world.events
         assert isinstance(event, Connected)
         assert event.services == world.client.services
-        visitor = world.house.visit(world.client.services[0].public.port, early=b"x")
+        visitor = world.server.visit(world.client.services[0].public.port, early=b"x")
         assert await receive_some(visitor) == b"x"
         visitor.close()
 
@@ -179,7 +179,7 @@ async def test_its_port_again_although_the_reservation_is_over(
     here: Here, autojump_clock: MockClock
 ) -> None:
     async with open_world(*here, port_reservation=1) as world:
-        first = await world.house.welcome("first")
+        first = await world.server.welcome("first")
         await world.start()
         await until_up(world)
         assert world.client.services[0].public.port == 60002
@@ -189,8 +189,8 @@ async def test_its_port_again_although_the_reservation_is_over(
         world.error = ConnectionLostError("down")
         world.cut()
         await trio.sleep(30)
-        assert world.house.admission.ports.free == 2
-        other = await world.house.welcome("other", 60002)  # so the server will not remember
+        assert world.server.admission.ports.free == 2
+        other = await world.server.welcome("other", 60002)  # so the server will not remember
         await other.say(Close(code="stopped", text=""))
         await other.hear_end()
         world.error = None
@@ -278,10 +278,10 @@ async def test_a_session_that_has_worked_starts_the_delays_anew(
 
 async def test_a_full_server_is_tried_again(here: Here, autojump_clock: MockClock) -> None:
     async with open_world(*here, max_tcp_conn_num=1, max_conn_num=1) as world:
-        inside = await world.house.welcome("inside")
-        waiting = world.house.guest("waiting")
+        inside = await world.server.welcome("inside")
+        waiting = world.server.client("waiting")
         await waiting.ask()
-        world.house.nursery.start_soon(waiting.ping)
+        world.server.nursery.start_soon(waiting.ping)
         await trio.sleep(1)
         await world.start()
         await trio.sleep(20)
@@ -305,7 +305,7 @@ async def test_the_queue_keeps_its_own_time(
     async with open_world(
         *here, max_tcp_conn_num=1, ping_interval=interval, peer_timeout=patience
     ) as world:
-        inside = await world.house.welcome("inside")
+        inside = await world.server.welcome("inside")
         await world.start()
         await trio.sleep(100)
         assert world.events == [Queued(1)]
@@ -399,7 +399,7 @@ async def test_a_wrong_server_is_final_at_first_but_not_later(
 async def test_planned_stop(here: Here, autojump_clock: MockClock, when: str) -> None:
     async with open_world(*here, max_tcp_conn_num=1) as world:
         if when == "in the queue":
-            await world.house.welcome("inside")
+            await world.server.welcome("inside")
         if when == "between two tries":
             world.error = ConnectionLostError("down")
         await world.start()
@@ -410,8 +410,8 @@ async def test_planned_stop(here: Here, autojump_clock: MockClock, when: str) ->
         assert trio.current_time() - stopped < 1.5
         assert world.problem is None
         await trio.sleep(2)
-        assert world.house.admission.queued == 0
-        assert len(world.house.sessions) == (when == "in the queue")
+        assert world.server.admission.queued == 0
+        assert len(world.server.sessions) == (when == "in the queue")
 
 
 async def test_connect_begins_when_services_are_reachable_and_ends_with_a_goodbye(
@@ -420,9 +420,9 @@ async def test_connect_begins_when_services_are_reachable_and_ends_with_a_goodby
     async with open_world(*here) as world:
         async with connect(world.client.config, world.client.auth) as client:
             assert client.services[0].public.port == 60001
-            assert world.house.admission.ports.free == 1
+            assert world.server.admission.ports.free == 1
         await trio.testing.wait_all_tasks_blocked()
-        assert world.house.admission.ports.free == 2
+        assert world.server.admission.ports.free == 2
 
 
 async def test_connect_that_is_cancelled(here: Here, autojump_clock: MockClock) -> None:
@@ -432,4 +432,4 @@ async def test_connect_that_is_cancelled(here: Here, autojump_clock: MockClock) 
                 await trio.sleep_forever()
         assert scope.cancelled_caught
         await trio.sleep(60)
-        assert world.house.admission.ports.free == 2
+        assert world.server.admission.ports.free == 2

@@ -12,7 +12,7 @@ import trio.testing
 
 from tests.unit.client_side import CONTROL, SERVER, TUNNEL, Host, Running
 from tests.unit.memory import receive_all, receive_some
-from tests.unit.memory_server import forwarder, open_house
+from tests.unit.memory_server import forwarder, open_memory_server
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.session import NativeSession
@@ -366,26 +366,26 @@ async def test_stop_lets_visitors_finish(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     """Both real sides: the client drains, the server lets nobody new in, and ports are free at once afterwards."""
-    async with open_house(tidy, port_reservation=30) as house:
+    async with open_memory_server(tidy, port_reservation=30) as server:
         host = Host(tidy, tmp_path)
-        host.dialer.dial = lambda _: house.connect()
-        session = session_at(host, forwarder(tidy, house.nursery), drain_grace=10)
+        host.dialer.dial = lambda _: server.connect()
+        session = session_at(host, forwarder(tidy, server.nursery), drain_grace=10)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
             await trio.sleep(0.1)
             (port,) = session.ports or ()
-            visitor = house.visit(port, early=b"x")
+            visitor = server.visit(port, early=b"x")
             assert await receive_some(visitor) == b"x"
             session.stopping.set()
             await trio.sleep(1)
-            assert await receive_all(house.visit(port)) == b""
+            assert await receive_all(server.visit(port)) == b""
             visitor.send(b"still served")
             assert await receive_some(visitor) == b"still served"
             stopped = trio.current_time()
             visitor.close()
         assert trio.current_time() - stopped < 1.5
-        assert house.sessions == []
-        assert house.admission.ports.free == 2
+        assert server.sessions == []
+        assert server.admission.ports.free == 2
 
 
 async def test_what_a_stopping_server_sent_last_arrives(
@@ -422,15 +422,15 @@ async def test_what_a_stopping_server_sent_last_arrives(
 async def test_stop_does_not_wait_for_ever(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with open_house(tidy) as house:
+    async with open_memory_server(tidy) as server:
         host = Host(tidy, tmp_path)
-        host.dialer.dial = lambda _: house.connect()
-        session = session_at(host, forwarder(tidy, house.nursery), drain_grace=10)
+        host.dialer.dial = lambda _: server.connect()
+        session = session_at(host, forwarder(tidy, server.nursery), drain_grace=10)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
             await trio.sleep(0.1)
             (port,) = session.ports or ()
-            visitor = house.visit(port, early=b"x")
+            visitor = server.visit(port, early=b"x")
             assert await receive_some(visitor) == b"x"
             started = trio.current_time()
             session.stopping.set()

@@ -14,13 +14,13 @@ import pytest
 import trio
 
 from tests.unit.memory import receive_all, receive_exactly
-from tests.unit.memory_server import House, open_house
+from tests.unit.memory_server import MemoryServer, open_memory_server
 from tests.unit.test_endpoint import mute
 from trionat.address import TCPAddress
 from trionat.errors import PeerError
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import Credentials, NewConnection, UserInformation, encode
-from trionat.server.control.connections import Reception
+from trionat.server.control.connections import ConnectionHandler
 from trionat.server.sessions.legacy import LegacySession
 from trionat.transport.channel import LegacyChannel
 from trionat.transport.descriptors import Descriptors
@@ -37,9 +37,9 @@ CREDENTIALS = Credentials(username="u", password="p")
 
 @attrs.define(eq=False)
 class Door:
-    """A house with a listener; `connect` returns a client's end."""
+    """A server with a listener; `connect` returns a client's end."""
 
-    house: House
+    server: MemoryServer
     listener: Listener
 
     async def connect(self, host: str | None = None) -> SocketEndpoint:
@@ -57,17 +57,19 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(tidy: Tidy, host: str = "127.0.0.1", **settings: object) -> AsyncIterator[Door]:
-    async with open_house(tidy, **settings) as house:  # type: ignore[arg-type]
+async def open_admin_socket(
+    tidy: Tidy, host: str = "127.0.0.1", **settings: object
+) -> AsyncIterator[Door]:
+    async with open_memory_server(tidy, **settings) as server:  # type: ignore[arg-type]
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # nobody here speaks TLS
-        reception = Reception(house.config, tls, house.desk)
+        reception = ConnectionHandler(server.config, tls, server.desk)
         listener = Listener.open(TCPAddress(host, 0))
         descriptors = Descriptors()
         try:
             async with trio.open_nursery() as listening:
-                accept = reception.acceptor(house.nursery)
+                accept = reception.acceptor(server.nursery)
                 listening.start_soon(listener.serve, accept, descriptors)  # noqa: ASYNC113 - the kernel queues who comes before
-                yield Door(house, listener)
+                yield Door(server, listener)
                 listening.cancel_scope.cancel()
         finally:
             listener.close()
@@ -75,14 +77,14 @@ async def open_door(tidy: Tidy, host: str = "127.0.0.1", **settings: object) -> 
 
 
 async def test_both_dialects_on_one_port(tidy: Tidy) -> None:
-    async with open_door(tidy, legacy_clients=True) as door:
+    async with open_admin_socket(tidy, legacy_clients=True) as door:
         for dialect in (Dialect.NAT_DOC, Dialect.NAT_V1):
             client = await door.connect()
             client.send(encode(CREDENTIALS, dialect))
             channel = LegacyChannel(client, dialect)
             information = await channel.receive()
             assert isinstance(information, UserInformation)
-            visitor = door.house.visit(information.port, early=b"question")
+            visitor = door.server.visit(information.port, early=b"question")
             assert isinstance(await channel.receive(), NewConnection)
             tunnel = await door.connect()
             tunnel.send(encode(information, dialect) + b"answer")
@@ -96,7 +98,7 @@ async def test_no_legacy_clients_unless_it_is_said(
     tidy: Tidy, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with open_door(tidy) as door:
+    async with open_admin_socket(tidy) as door:
         for dialect in (Dialect.NAT_DOC, Dialect.NAT_V1, Dialect.NAT_V1):
             for first in (CREDENTIALS, UserInformation(1, 60001)):
                 client = await door.connect()
@@ -114,7 +116,7 @@ async def test_no_legacy_clients_unless_it_is_said(
 @pytest.mark.skipif(sys.platform != "linux", reason="the others' kernels take their own time")
 async def test_clients_whose_machines_are_gone(tidy: Tidy) -> None:
     """One is noticed within `PeerTimeout`, or at once when another comes from its address; the well are left alone."""
-    async with open_door(
+    async with open_admin_socket(
         tidy, ports=5, legacy_clients=True, peer_timeout=3, ping_interval=1
     ) as door:
         well, replaced, alone = [await door.ask(f"127.0.0.{number}") for number in (1, 2, 3)]
@@ -123,15 +125,15 @@ async def test_clients_whose_machines_are_gone(tidy: Tidy) -> None:
             assert isinstance(client.endpoint, SocketEndpoint)
             mute(client.endpoint.sock)
         gone = trio.current_time()
-        lost = next(s for s in door.house.sessions if s.address.host == "127.0.0.3")
+        lost = next(s for s in door.server.sessions if s.address.host == "127.0.0.3")
         await trio.sleep(2.6)
         one, two = [await door.ask(f"127.0.0.{number}") for number in (1, 2)]
         assert await port_of(one) not in ports
         assert await port_of(two) == ports[1]
-        while lost in door.house.sessions:  # noqa: ASYNC110 - nobody tells
+        while lost in door.server.sessions:  # noqa: ASYNC110 - nobody tells
             await trio.sleep(0.05)
         assert 3 < trio.current_time() - gone < 5
-        assert [session.address.host[-1] for session in door.house.sessions] == ["1", "1", "2"]
+        assert [session.address.host[-1] for session in door.server.sessions] == ["1", "1", "2"]
         for client in (well, replaced, alone, one, two):
             client.endpoint.close()
 
@@ -149,20 +151,20 @@ async def test_one_address_in_two_families(tidy: Tidy) -> None:
         probe.close()
     except (OSError, ValueError):
         pytest.skip("no IPv6 here")
-    async with open_door(tidy, "::", legacy_clients=True) as door:
+    async with open_admin_socket(tidy, "::", legacy_clients=True) as door:
         try:
             channel = await door.ask()
         except OSError:
             pytest.skip("IPv6 sockets take no IPv4 here")
         assert isinstance(await channel.receive(), UserInformation)
-        (session,) = door.house.sessions
+        (session,) = door.server.sessions
         assert isinstance(session, LegacySession)
         assert session.address.host == "127.0.0.1"
         channel.endpoint.close()
 
 
 async def test_half_a_frame(tidy: Tidy) -> None:
-    async with open_door(tidy, legacy_clients=True, handshake_timeout=0.5) as door:
+    async with open_admin_socket(tidy, legacy_clients=True, handshake_timeout=0.5) as door:
         client = await door.connect()
         client.send(encode(CREDENTIALS, Dialect.NAT_V1)[:-3])
         channel = LegacyChannel(client, Dialect.NAT_V1)

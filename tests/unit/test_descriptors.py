@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio.testing
 
-from tests.unit.memory_server import open_house
+from tests.unit.memory_server import open_memory_server
 from trionat.protocol.messages import RefusalCode, Refused
 from trionat.transport.channel import Channel
 from trionat.transport.descriptors import is_for_control
@@ -43,18 +43,18 @@ def test_the_last_sixteenth(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_tunnels_leave_room_for_control_connections(
     tidy: Tidy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
         limit(monkeypatch, 160)
         for number, attached in ((149, True), (150, False)):
-            wire = await guest.attach()
+            wire = await client.attach()
             wire.peer.number = number
             channel = Channel(wire)
             if attached:
                 await trio.testing.wait_all_tasks_blocked()
-                assert house.sessions[0].tunnels.count == 1
+                assert server.sessions[0].tunnels.count == 1
             else:
                 refused = await channel.receive()
                 assert isinstance(refused, Refused)
                 assert refused.code == RefusalCode.UNKNOWN_SESSION
-                assert house.sessions[0].tunnels.count == 1
+                assert server.sessions[0].tunnels.count == 1

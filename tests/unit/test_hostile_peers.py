@@ -20,7 +20,7 @@ from trionat.transport.endpoint import send_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Tidy
-    from trionat.relay.stream import Pairing
+    from trionat.relay.stream import VisitorStream
     from trionat.transport.endpoint import Endpoint
 
 
@@ -28,8 +28,8 @@ async def refuse(_: Open) -> Endpoint:
     raise LocalServiceError("down")
 
 
-def no_pairing(frame: Open, pairing: Pairing) -> None:
-    raise AssertionError(f"{frame} was paired with {pairing}")
+def no_pairing(frame: Open, stream: VisitorStream) -> None:
+    raise AssertionError(f"{frame} was paired with {stream}")
 
 
 async def test_a_flood_of_the_smallest_frames_leaves_others_their_turn(tidy: Tidy) -> None:

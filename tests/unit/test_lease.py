@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from trionat.protocol.messages import ServiceRequest
-from trionat.server.accounts.limits import Allowance
+from trionat.server.accounts.limits import UserLimits
 from trionat.server.admission.lease import Lease
 from trionat.server.visitors.ports import VisitPort
-from trionat.server.visitors.queue import VisitorLine
+from trionat.server.visitors.queue import VisitorQueue
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def ignore(_: str) -> None:
 
 @pytest.fixture
 async def lease() -> Lease:
-    line = VisitorLine(1, 1, Allowance("user", Limits()))
+    line = VisitorQueue(1, 1, UserLimits("user", Limits()))
     return Lease(("user", "identity"), (VisitPort(1), VisitPort(2)), line)
 
 
@@ -100,7 +100,7 @@ async def test_given_up(
     now = trio.current_time()
     await trio.testing.wait_all_tasks_blocked()
     assert end.at == now
-    assert not lease.line.open
+    assert not lease.visitors.open
 
 
 async def test_evicted_as_often_as_it_takes(lease: Lease, nursery: trio.Nursery) -> None:
@@ -136,4 +136,7 @@ async def test_what_it_serves(lease: Lease) -> None:
 
 
 async def test_ports_know_their_service_and_line(lease: Lease) -> None:
-    assert [(port.service, port.line) for port in lease.ports] == [(0, lease.line), (1, lease.line)]
+    assert [(port.service, port.visitors) for port in lease.ports] == [
+        (0, lease.visitors),
+        (1, lease.visitors),
+    ]

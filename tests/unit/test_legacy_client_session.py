@@ -17,7 +17,7 @@ from tests.unit.memory_server import forwarder
 from trionat.address import TCPAddress, UnixAddress
 from trionat.cli.connect import show_text
 from trionat.client.app import Client
-from trionat.client.legacy.dialer import LegacyServer
+from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.legacy.session import LegacySession
 from trionat.config.sections import AuthConfig, ClientConfig, Service
 from trionat.errors import (
@@ -205,7 +205,7 @@ async def test_the_host_that_the_user_wants_to_be_shown(
     [(AuthConfig(username="u", password="p"), "u", "p"), (AuthConfig(), "", "")],
 )
 def test_credentials(auth: AuthConfig, username: str, password: str) -> None:
-    server = LegacyServer.of(ClientConfig(**LEGACY), auth)  # type: ignore[arg-type]
+    server = LegacyDialer.of(ClientConfig(**LEGACY), auth)  # type: ignore[arg-type]
     assert server.credentials == Credentials(
         username=username, password=password, uid=0, expiry=NO_EXPIRY
     )
@@ -225,7 +225,7 @@ def test_credentials(auth: AuthConfig, username: str, password: str) -> None:
 def test_what_does_not_go_together(settings: dict[str, object], reason: str) -> None:
     config = ClientConfig(**{**LEGACY, **settings})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=reason):
-        LegacyServer.of(config, AuthConfig())
+        LegacyDialer.of(config, AuthConfig())
 
 
 async def test_waits_for_a_slot_for_hours_and_says_so_once(
@@ -580,13 +580,13 @@ async def open_world(
     tidy: Tidy, monkeypatch: pytest.MonkeyPatch, **settings: object
 ) -> AsyncIterator[World]:
     host = Host(tidy, Path())
-    original = LegacyServer.of
+    original = LegacyDialer.of
 
-    def of(config: ClientConfig, auth: AuthConfig) -> LegacyServer:
+    def of(config: ClientConfig, auth: AuthConfig) -> LegacyDialer:
         server = original(config, auth)
         return MemoryLegacyServer(**attrs.asdict(server, recurse=False), host=host)
 
-    monkeypatch.setattr(LegacyServer, "of", of)
+    monkeypatch.setattr(LegacyDialer, "of", of)
     config = ClientConfig(
         **LEGACY,  # type: ignore[arg-type]
         services=(Service(local=UnixAddress("/in/memory")),),

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from tests.unit.memory import CAPACITY, MemoryEndpoint, receive_all, receive_exactly, receive_some
-from tests.unit.memory_server import HOST, House, MemoryStore, make_user, open_house
+from tests.unit.memory_server import HOST, MemoryServer, MemoryStore, make_user, open_memory_server
 from trionat.errors import PeerError, StoreUnavailableError
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.frames import encode_frame
@@ -55,7 +55,7 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 class OldGuest:
     """A client of the Go program as far as its control connection goes. `inbox` has all that it hears but KEEP_ALIVE."""
 
-    house: House
+    server: MemoryServer
     dialect: Dialect
     host: str
     channel: LegacyChannel
@@ -116,7 +116,7 @@ class OldGuest:
         self, *, host: str | None = None, uid: int | None = None, early: bytes = b""
     ) -> MemoryEndpoint:
         """Return the far end of a new tunnel, announced with `early` right behind."""
-        wire = self.house.connect(dialect=self.dialect, host=host or self.host)
+        wire = self.server.connect(dialect=self.dialect, host=host or self.host)
         information = attrs.evolve(self.information, uid=uid or self.information.uid)
         wire.send(encode(information, self.dialect) + early)
         await trio.testing.wait_all_tasks_blocked()
@@ -124,21 +124,21 @@ class OldGuest:
 
 
 def arrive(
-    house: House,
+    server: MemoryServer,
     dialect: Dialect = Dialect.NAT_V1,
     *,
     host: str = HOST,
     capacity: int = CAPACITY,
 ) -> OldGuest:
     """Return a client that is connected and has said nothing yet."""
-    wire = house.connect(capacity, dialect=dialect, host=host)
-    guest = OldGuest(house, dialect, host, LegacyChannel(wire, dialect))
-    house.nursery.start_soon(guest.listen)
-    return guest
+    wire = server.connect(capacity, dialect=dialect, host=host)
+    client = OldGuest(server, dialect, host, LegacyChannel(wire, dialect))
+    server.nursery.start_soon(client.listen)
+    return client
 
 
 async def ask(
-    house: House,
+    server: MemoryServer,
     dialect: Dialect = Dialect.NAT_V1,
     *,
     username: str = "anybody",
@@ -147,25 +147,29 @@ async def ask(
     capacity: int = CAPACITY,
 ) -> OldGuest:
     """Return a client that has sent its credentials."""
-    guest = arrive(house, dialect, host=host, capacity=capacity)
-    await guest.say(Credentials(username=username, password=password))
-    return guest
+    client = arrive(server, dialect, host=host, capacity=capacity)
+    await client.say(Credentials(username=username, password=password))
+    return client
 
 
 async def welcome(
-    house: House, dialect: Dialect = Dialect.NAT_V1, *, host: str = HOST, capacity: int = CAPACITY
+    server: MemoryServer,
+    dialect: Dialect = Dialect.NAT_V1,
+    *,
+    host: str = HOST,
+    capacity: int = CAPACITY,
 ) -> OldGuest:
     """Return a client whose session is up, at a server without logins."""
-    guest = await ask(house, dialect, host=host, capacity=capacity)
-    guest.information = await guest.hear(UserInformation)
-    return guest
+    client = await ask(server, dialect, host=host, capacity=capacity)
+    client.information = await client.hear(UserInformation)
+    return client
 
 
-async def queue(house: House, position: int, dialect: Dialect = Dialect.NAT_V1) -> OldGuest:
-    guest = await ask(house, dialect)
+async def queue(server: MemoryServer, position: int, dialect: Dialect = Dialect.NAT_V1) -> OldGuest:
+    client = await ask(server, dialect)
     await trio.testing.wait_all_tasks_blocked()
-    assert house.admission.queued == position
-    return guest
+    assert server.admission.queued == position
+    return client
 
 
 # -- the control connection -------------------------------------------------------------------------------------------
@@ -175,57 +179,57 @@ async def test_number_port_and_a_word_a_second(
     tidy: Tidy, autojump_clock: MockClock, dialect: Dialect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with open_house(tidy) as house:
-        guest = await welcome(house, dialect)
-        other = await welcome(house, dialect)
-        assert guest.information == UserInformation(1, 60001)
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server, dialect)
+        other = await welcome(server, dialect)
+        assert client.information == UserInformation(1, 60001)
         assert other.information == UserInformation(2, 60002)
-        assert guest.heard == [guest.information]
+        assert client.heard == [client.information]
         await trio.sleep(100.5)
-        assert guest.heard == [guest.information] + [KeepAlive()] * 100
-        assert {session.username for session in house.sessions} == {ANONYMOUS}
+        assert client.heard == [client.information] + [KeepAlive()] * 100
+        assert {session.username for session in server.sessions} == {ANONYMOUS}
     assert f"dialect={dialect.value}" in next(text for text in caplog.messages if "up" in text)
 
 
 async def test_known_frames_are_ignored_in_a_session(
     tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house, dialect)
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server, dialect)
         for _ in range(20):
-            await guest.say(KeepAlive(), Credentials(username="again", password="again"))
+            await client.say(KeepAlive(), Credentials(username="again", password="again"))
         await trio.sleep(2)
-        assert len(house.sessions) == 1
-        assert guest.ended_at is None
+        assert len(server.sessions) == 1
+        assert client.ended_at is None
 
 
 @pytest.mark.parametrize("garbage", [b"\xff" * 20, encode_frame(12345, b""), b"GET / HTTP/1.1\r\n"])
 async def test_garbage_ends_a_session(
     tidy: Tidy, autojump_clock: MockClock, garbage: bytes
 ) -> None:
-    async with open_house(tidy) as house:
-        guest, other = await welcome(house), await welcome(house)
-        guest.endpoint.send(garbage)
-        await guest.hear_end()
-        assert [session.uid for session in house.sessions] == [other.information.uid]
+    async with open_memory_server(tidy) as server:
+        client, other = await welcome(server), await welcome(server)
+        client.endpoint.send(garbage)
+        await client.hear_end()
+        assert [session.uid for session in server.sessions] == [other.information.uid]
 
 
 async def test_a_client_that_does_not_read(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, peer_timeout=8) as house:
-        guest = await welcome(house, capacity=100)
-        guest._scope.cancel()  # reads no more
+    async with open_memory_server(tidy, peer_timeout=8) as server:
+        client = await welcome(server, capacity=100)
+        client._scope.cancel()  # reads no more
         await trio.sleep(8)
-        assert len(house.sessions) == 1
+        assert len(server.sessions) == 1
         await trio.sleep(100 / 12 + 2)  # it takes 12 bytes a second until it is full
-        assert house.sessions == []
+        assert server.sessions == []
 
 
 async def test_the_kernel_is_asked_to_notice_a_dead_client(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, peer_timeout=7.5) as house:
-        await welcome(house)
-        (session,) = house.sessions
+    async with open_memory_server(tidy, peer_timeout=7.5) as server:
+        await welcome(server)
+        (session,) = server.sessions
         assert isinstance(session, LegacySession)
         assert isinstance(session.channel.endpoint, MemoryEndpoint)
         assert session.channel.endpoint.silence_limit == 7.5
@@ -242,7 +246,7 @@ async def test_login(tidy: Tidy, autojump_clock: MockClock, dialect: Dialect) ->
     store = MemoryStore("locked")
     store.users["alice"] = await account("alice")
     store.users["carol"] = await account("carol", expires_at=datetime.now(UTC) - timedelta(1))
-    async with open_house(tidy, store=store) as house:
+    async with open_memory_server(tidy, store=store) as server:
         for name, password in (
             ("alice", "wrong"),
             ("alice", ""),
@@ -251,14 +255,14 @@ async def test_login(tidy: Tidy, autojump_clock: MockClock, dialect: Dialect) ->
             ("locked", "secret"),
             ("carol", "secret"),
         ):
-            guest = await ask(house, dialect, username=name, password=password)
-            await guest.hear(AuthFail)
-            await guest.hear_end()
-        assert house.sessions == []
-        guest = await ask(house, dialect, username="alice")
-        await guest.hear(AuthSuccess)
-        assert (await guest.hear(UserInformation)).port == 60001
-        assert [session.username for session in house.sessions] == ["alice"]
+            client = await ask(server, dialect, username=name, password=password)
+            await client.hear(AuthFail)
+            await client.hear_end()
+        assert server.sessions == []
+        client = await ask(server, dialect, username="alice")
+        await client.hear(AuthSuccess)
+        assert (await client.hear(UserInformation)).port == 60001
+        assert [session.username for session in server.sessions] == ["alice"]
 
 
 async def test_a_store_that_is_down_is_told_as_a_full_queue(
@@ -270,10 +274,10 @@ async def test_a_store_that_is_down_is_told_as_a_full_queue(
             raise StoreUnavailableError("it is down")
 
     caplog.set_level(logging.INFO)
-    async with open_house(tidy, store=Down()) as house:
-        guest = await ask(house)
-        await guest.hear(ConnectionFull)
-        await guest.hear_end()
+    async with open_memory_server(tidy, store=Down()) as server:
+        client = await ask(server)
+        await client.hear(ConnectionFull)
+        await client.hear_end()
     assert any("cannot check accounts" in message for message in caplog.messages)
 
 
@@ -283,24 +287,24 @@ async def test_an_account_that_ends_ends_its_session(
 ) -> None:
     store = MemoryStore()
     store.users["alice"] = await account("alice")
-    async with open_house(tidy, store=store) as house:
-        guest = await ask(house, username="alice")
-        await guest.hear(AuthSuccess)
-        guest.information = await guest.hear(UserInformation)
-        visitor = house.visit(guest.port)
+    async with open_memory_server(tidy, store=store) as server:
+        client = await ask(server, username="alice")
+        await client.hear(AuthSuccess)
+        client.information = await client.hear(UserInformation)
+        visitor = server.visit(client.port)
         await trio.sleep(WATCH_INTERVAL + 0.1)
-        assert len(house.sessions) == 1
+        assert len(server.sessions) == 1
         if what == "removed":
             del store.users["alice"]
         else:
             store.users["alice"] = attrs.evolve(store.users["alice"], expires_at=datetime.now(UTC))
-        await guest.hear(NewConnection)
+        await client.hear(NewConnection)
         started = trio.current_time()
-        await guest.hear_end()
+        await client.hear_end()
         assert trio.current_time() - started <= WATCH_INTERVAL + 0.1
         assert await receive_all(visitor) == b""
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.ports.free == 2  # nobody comes back for it
+        assert server.admission.ports.free == 2  # nobody comes back for it
 
 
 @pytest.mark.parametrize(
@@ -317,14 +321,14 @@ async def test_an_account_that_ends_ends_its_session(
 async def test_first_messages_that_are_none(
     tidy: Tidy, autojump_clock: MockClock, first: bytes
 ) -> None:
-    async with open_house(tidy, handshake_timeout=10) as house:
-        guest = arrive(house)
-        guest.endpoint.send(first)
+    async with open_memory_server(tidy, handshake_timeout=10) as server:
+        client = arrive(server)
+        client.endpoint.send(first)
         started = trio.current_time()
-        await guest.hear_end()
-        assert guest.heard == []
+        await client.hear_end()
+        assert client.heard == []
         assert trio.current_time() - started < 10.1
-        assert house.admission.ports.free == 2
+        assert server.admission.ports.free == 2
 
 
 # -- the queue --------------------------------------------------------------------------------------------------------
@@ -333,80 +337,80 @@ async def test_first_messages_that_are_none(
 async def test_queue_in_silence_and_first_come_first_served(
     tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
 ) -> None:
-    async with open_house(tidy, ports=1, port_reservation=0) as house:
-        inside = await welcome(house, dialect)
-        waiting = [await queue(house, number, dialect) for number in range(1, 4)]
+    async with open_memory_server(tidy, ports=1, port_reservation=0) as server:
+        inside = await welcome(server, dialect)
+        waiting = [await queue(server, number, dialect) for number in range(1, 4)]
         await trio.sleep(1000)
-        assert not any(guest.heard for guest in waiting)
-        for guest in waiting:
+        assert not any(client.heard for client in waiting)
+        for client in waiting:
             inside.hang_up()
-            guest.information = await guest.hear(UserInformation)
-            inside = guest
-        assert [guest.information.uid for guest in waiting] == [2, 3, 4]
+            client.information = await client.hear(UserInformation)
+            inside = client
+        assert [client.information.uid for client in waiting] == [2, 3, 4]
 
 
 async def test_full(tidy: Tidy, autojump_clock: MockClock, dialect: Dialect) -> None:
-    async with open_house(tidy, ports=1, max_conn_num=1) as house:
-        await welcome(house, dialect)
-        waiting = await queue(house, 1, dialect)
-        late = await ask(house, dialect)
+    async with open_memory_server(tidy, ports=1, max_conn_num=1) as server:
+        await welcome(server, dialect)
+        waiting = await queue(server, 1, dialect)
+        late = await ask(server, dialect)
         await late.hear(ConnectionFull)
         await late.hear_end()
-        assert house.admission.queued == 1
+        assert server.admission.queued == 1
         assert waiting.heard == []
 
 
 async def test_who_hangs_up_leaves_the_queue_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1) as house:
-        await welcome(house)
-        one, two = await queue(house, 1), await queue(house, 2)
+    async with open_memory_server(tidy, ports=1) as server:
+        await welcome(server)
+        one, two = await queue(server, 1), await queue(server, 2)
         one.hang_up()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.queued == 1
+        assert server.admission.queued == 1
         two.endpoint.reset()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.queued == 0
+        assert server.admission.queued == 0
 
 
 @pytest.mark.parametrize("said", [[KeepAlive()] * 20, [Credentials(username="x", password="y")]])
 async def test_only_so_much_may_be_said_in_the_queue(
     tidy: Tidy, autojump_clock: MockClock, said: list[LegacyMessage]
 ) -> None:
-    async with open_house(tidy, ports=1) as house:
-        await welcome(house)
-        guest = await queue(house, 1)
+    async with open_memory_server(tidy, ports=1) as server:
+        await welcome(server)
+        client = await queue(server, 1)
         with suppress(PeerError):
-            await guest.say(*said)
+            await client.say(*said)
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.queued == (0 if len(said) > 1 else 1)
+        assert server.admission.queued == (0 if len(said) > 1 else 1)
 
 
 async def test_garbage_in_the_queue(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1) as house:
-        await welcome(house)
-        guest = await queue(house, 1)
-        guest.endpoint.send(b"\xff" * 8)
-        await guest.hear_end()
-        assert house.admission.queued == 0
+    async with open_memory_server(tidy, ports=1) as server:
+        await welcome(server)
+        client = await queue(server, 1)
+        client.endpoint.send(b"\xff" * 8)
+        await client.hear_end()
+        assert server.admission.queued == 0
 
 
 async def test_old_and_new_clients_share_queue_and_ports(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=2, port_reservation=0) as house:
-        native = await house.welcome("native")
-        old = await welcome(house)
+    async with open_memory_server(tidy, ports=2, port_reservation=0) as server:
+        native = await server.welcome("native")
+        old = await welcome(server)
         assert (native.port, old.port) == (60001, 60002)
-        waiting = await queue(house, 1)
+        waiting = await queue(server, 1)
         await native.say(Close(code="stopped", text="bye"))
         assert (await waiting.hear(UserInformation)).port == 60001
         native.hang_up()
-        pool = (again := house.guest("native"))
+        pool = (again := server.client("native"))
         await pool.ask()
         old.hang_up()
-        house.nursery.start_soon(again.ping)
+        server.nursery.start_soon(again.ping)
         await trio.sleep(1)
-        assert [session.dialect for session in house.sessions] == ["nat-v1", "native"]
+        assert [session.dialect for session in server.sessions] == ["nat-v1", "native"]
 
 
 # -- visitors ---------------------------------------------------------------------------------------------------------
@@ -415,12 +419,12 @@ async def test_old_and_new_clients_share_queue_and_ports(
 async def test_one_word_one_tunnel_and_raw_bytes_for_each_visitor(
     tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house, dialect)
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server, dialect)
         for number in range(1, 4):
-            visitor = house.visit(guest.port, early=b"question")
-            assert await guest.hear(NewConnection) == NewConnection()
-            wire = await guest.tunnel()
+            visitor = server.visit(client.port, early=b"question")
+            assert await client.hear(NewConnection) == NewConnection()
+            wire = await client.tunnel()
             assert await receive_exactly(wire, 8) == b"question"
             wire.send(b"an answer")
             assert await receive_exactly(visitor, 9) == b"an answer"
@@ -430,66 +434,66 @@ async def test_one_word_one_tunnel_and_raw_bytes_for_each_visitor(
             wire.close()
             assert await receive_all(visitor) == b", and more"
             await trio.testing.wait_all_tasks_blocked()
-            (session,) = house.sessions
+            (session,) = server.sessions
             assert (session.tunnels.count, session.tunnels.served) == (0, number)
             assert session.tunnels.relayed == number * len(b"questionan answer, and more")
-            assert session.lease.line.present == 0
+            assert session.lease.visitors.present == 0
         await trio.sleep(5)
-        assert guest.pending() == []
+        assert client.pending() == []
 
 
 async def test_bytes_behind_the_first_frame_are_the_visitors(
     tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house, dialect)
-        visitor = house.visit(guest.port)
-        wire = await guest.tunnel(early=b"220 ready")
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server, dialect)
+        visitor = server.visit(client.port)
+        wire = await client.tunnel(early=b"220 ready")
         wire.send(b"\r\n")
         assert await receive_exactly(visitor, 9) == b"220 ready"
         assert await receive_exactly(visitor, 2) == b"\r\n"
-        assert house.sessions[0].tunnels.relayed == 11
+        assert server.sessions[0].tunnels.relayed == 11
 
 
 async def test_who_has_waited_longest_gets_the_tunnel(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house)
-        gone, *visitors = [house.visit(guest.port, early=b"%d" % number) for number in range(4)]
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server)
+        gone, *visitors = [server.visit(client.port, early=b"%d" % number) for number in range(4)]
         gone.reset()
         for number in range(1, 4):
-            assert await receive_some(await guest.tunnel()) == b"%d" % number
-        assert await receive_all(await guest.tunnel()) == b""  # nobody waits any more
-        assert guest.pending() == [NewConnection()] * 4
-        assert house.sessions[0].tunnels.count == 3
+            assert await receive_some(await client.tunnel()) == b"%d" % number
+        assert await receive_all(await client.tunnel()) == b""  # nobody waits any more
+        assert client.pending() == [NewConnection()] * 4
+        assert server.sessions[0].tunnels.count == 3
         for visitor in visitors:
             visitor.close()
 
 
 async def test_an_unneeded_tunnel_is_closed_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house)
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server)
         started = trio.current_time()
-        assert await receive_all(await guest.tunnel()) == b""
+        assert await receive_all(await client.tunnel()) == b""
         assert trio.current_time() - started < 0.1
-        assert house.sessions[0].tunnels.count == 0
+        assert server.sessions[0].tunnels.count == 0
 
 
 async def test_visitors_wait_for_eight_seconds(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house)
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server)
         started = trio.current_time()
-        assert await receive_all(house.visit(guest.port)) == b""
+        assert await receive_all(server.visit(client.port)) == b""
         assert 8 <= trio.current_time() - started <= 8.6
 
 
 @pytest.mark.parametrize("who", ["visitor", "client"])
 async def test_a_reset_is_passed_on(tidy: Tidy, autojump_clock: MockClock, who: str) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house)
-        visitor = house.visit(guest.port, early=b"x")
-        wire = await guest.tunnel()
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server)
+        visitor = server.visit(client.port, early=b"x")
+        wire = await client.tunnel()
         assert await receive_some(wire) == b"x"
         one, two = (visitor, wire) if who == "visitor" else (wire, visitor)
         one.reset()
@@ -498,29 +502,29 @@ async def test_a_reset_is_passed_on(tidy: Tidy, autojump_clock: MockClock, who: 
 
 
 async def test_a_reset_that_nobody_touches_is_swept(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house)
-        visitor = house.visit(guest.port)
-        wire = await guest.tunnel()
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server)
+        visitor = server.visit(client.port)
+        wire = await client.tunnel()
         wire.send_eof()
         assert await receive_all(visitor) == b""
         wire.reset()
         await trio.sleep(1.5)
-        assert house.sessions[0].tunnels.count == 0
-        assert house.sessions[0].lease.line.present == 0
+        assert server.sessions[0].tunnels.count == 0
+        assert server.sessions[0].lease.visitors.present == 0
 
 
 async def test_too_many_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, max_visitors=3) as house:
-        guest = await welcome(house)
-        visitors = [house.visit(guest.port) for _ in range(3)]
-        wires = [await guest.tunnel() for _ in range(3)]
-        assert await receive_all(await guest.tunnel()) == b""
-        assert await receive_all(house.visit(guest.port)) == b""
+    async with open_memory_server(tidy, max_visitors=3) as server:
+        client = await welcome(server)
+        visitors = [server.visit(client.port) for _ in range(3)]
+        wires = [await client.tunnel() for _ in range(3)]
+        assert await receive_all(await client.tunnel()) == b""
+        assert await receive_all(server.visit(client.port)) == b""
         for end in (*visitors, *wires):
             with pytest.raises(BlockingIOError):
                 end.recv_into(memoryview(bytearray(20_000)))
-        assert house.sessions[0].tunnels.count == 3
+        assert server.sessions[0].tunnels.count == 3
 
 
 @pytest.mark.parametrize("what", ["unknown", "another address", "native", "gone", "negative"])
@@ -532,26 +536,26 @@ async def test_whose_tunnel_it_is_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with open_house(tidy, ports=3) as house:
-        guest = await welcome(house, dialect)
-        visitor = house.visit(guest.port, early=b"not for everybody")
-        uid, host = guest.information.uid, guest.host
+    async with open_memory_server(tidy, ports=3) as server:
+        client = await welcome(server, dialect)
+        visitor = server.visit(client.port, early=b"not for everybody")
+        uid, host = client.information.uid, client.host
         if what == "another address":
             host = "192.0.2.8"
         elif what == "native":
-            uid = (await house.welcome("native")).welcome.uid
+            uid = (await server.welcome("native")).welcome.uid
         elif what == "gone":
-            other = await welcome(house, dialect)
+            other = await welcome(server, dialect)
             uid = other.information.uid
             other.hang_up()
             await trio.testing.wait_all_tasks_blocked()
         else:
             uid = -1 if what == "negative" else 99
-        wire = await guest.tunnel(host=host, uid=uid, early=b"mine")
+        wire = await client.tunnel(host=host, uid=uid, early=b"mine")
         assert await receive_all(wire) == b""
         await trio.sleep(2)
         assert any(f"session {uid}" in message for message in caplog.messages)
-        rightful = await guest.tunnel()
+        rightful = await client.tunnel()
         assert await receive_some(rightful) == b"not for everybody"
         visitor.close()
 
@@ -559,10 +563,10 @@ async def test_whose_tunnel_it_is_not(
 async def test_a_native_tunnel_cannot_be_of_a_legacy_session(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await welcome(house)
-        wire = Channel(house.connect())
-        await wire.send(Attach(guest.information.uid, bytes(32)))
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server)
+        wire = Channel(server.connect())
+        await wire.send(Attach(client.information.uid, bytes(32)))
         refused = await wire.receive()
         assert isinstance(refused, Refused)
         assert refused.code == RefusalCode.UNKNOWN_SESSION
@@ -573,15 +577,15 @@ async def test_visitors_come_while_the_client_is_slow(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     """A word for each of them, none lost and none twice, whatever room there is on the way."""
-    async with open_house(tidy) as house:
-        guest = await welcome(house, capacity=50)
+    async with open_memory_server(tidy) as server:
+        client = await welcome(server, capacity=50)
         visitors = []
         for _ in range(100):
-            visitors.append(house.visit(guest.port))
+            visitors.append(server.visit(client.port))
             if len(visitors) % 7 == 0:
                 await trio.sleep(0.01)
         await trio.sleep(3)
-        assert guest.pending() == [NewConnection()] * 100
+        assert client.pending() == [NewConnection()] * 100
         for visitor in visitors:
             visitor.close()
 
@@ -592,20 +596,20 @@ async def test_visitors_come_while_the_client_is_slow(
 async def test_a_lost_client_finds_its_port_and_its_visitors(
     tidy: Tidy, autojump_clock: MockClock, dialect: Dialect
 ) -> None:
-    async with open_house(tidy, ports=3, port_reservation=30) as house:
-        await house.welcome("native")
-        old = await welcome(house, dialect)
-        served = house.visit(old.port, early=b"served")
+    async with open_memory_server(tidy, ports=3, port_reservation=30) as server:
+        await server.welcome("native")
+        old = await welcome(server, dialect)
+        served = server.visit(old.port, early=b"served")
         wire = await old.tunnel()
         assert await receive_some(wire) == b"served"
-        waiting = house.visit(old.port, early=b"waiting")
+        waiting = server.visit(old.port, early=b"waiting")
         old.hang_up()
         with pytest.raises(ConnectionError):  # of what it was sent nobody knows how far it went
             await receive_some(served)
         await trio.sleep(1)
-        late = house.visit(old.port, early=b"late")
+        late = server.visit(old.port, early=b"late")
         await trio.sleep(1)
-        new = await welcome(house, dialect)
+        new = await welcome(server, dialect)
         assert new.port == old.port == 60002
         assert new.information.uid != old.information.uid
         for text in (b"waiting", b"late"):
@@ -618,62 +622,62 @@ async def test_a_lost_client_finds_its_port_and_its_visitors(
 
 
 async def test_a_port_is_kept_for_so_long(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1, port_reservation=30) as house:
-        (await welcome(house)).hang_up()
+    async with open_memory_server(tidy, ports=1, port_reservation=30) as server:
+        (await welcome(server)).hang_up()
         await trio.sleep(29)
-        assert house.admission.ports.free == 0
+        assert server.admission.ports.free == 0
         await trio.sleep(2)
-        assert house.admission.ports.free == 1
+        assert server.admission.ports.free == 1
 
 
 async def test_back_before_it_was_missed(tidy: Tidy, autojump_clock: MockClock) -> None:
     """A client that hangs up and comes again, so many scheduling steps apart."""
     for steps in range(20):
-        async with open_house(tidy, ports=2) as house:
-            old = await welcome(house)
+        async with open_memory_server(tidy, ports=2) as server:
+            old = await welcome(server)
             old.hang_up()
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
-            new = await welcome(house)
+            new = await welcome(server)
             assert new.port == old.port
             await trio.testing.wait_all_tasks_blocked()
-            assert len(house.sessions) == len(house.admission.leases) == 1
+            assert len(server.sessions) == len(server.admission.leases) == 1
 
 
 async def test_clients_at_one_address_are_two(tidy: Tidy, autojump_clock: MockClock) -> None:
     """Also when they come back, be it that they change ports then: nobody can tell them apart."""
-    async with open_house(tidy, ports=4) as house:
-        pair = [await welcome(house) for _ in range(2)]
-        assert [guest.port for guest in pair] == [60001, 60002]
+    async with open_memory_server(tidy, ports=4) as server:
+        pair = [await welcome(server) for _ in range(2)]
+        assert [client.port for client in pair] == [60001, 60002]
         await trio.sleep(60)
-        assert len(house.sessions) == 2
-        for guest in pair:
-            guest.hang_up()
+        assert len(server.sessions) == 2
+        for client in pair:
+            client.hang_up()
         await trio.sleep(1)
-        again = [await welcome(house) for _ in range(2)]
-        assert sorted(guest.port for guest in again) == [60001, 60002]
+        again = [await welcome(server) for _ in range(2)]
+        assert sorted(client.port for client in again) == [60001, 60002]
         again[1].hang_up()
         await trio.sleep(1)
-        assert (await welcome(house)).port == again[1].port
-        assert (await welcome(house)).port == 60003
+        assert (await welcome(server)).port == again[1].port
+        assert (await welcome(server)).port == 60003
 
 
 async def test_many_come_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=4) as house:
-        old = [await welcome(house) for _ in range(2)]
-        for guest in old:
-            guest.hang_up()
+    async with open_memory_server(tidy, ports=4) as server:
+        old = [await welcome(server) for _ in range(2)]
+        for client in old:
+            client.hang_up()
         await trio.sleep(1)
-        guests = [await ask(house) for _ in range(6)]
+        clients = [await ask(server) for _ in range(6)]
         await trio.sleep(1)
-        informed = [message for guest in guests for message in guest.pending()]
+        informed = [message for client in clients for message in client.pending()]
         assert (
             len({message.uid for message in informed if isinstance(message, UserInformation)}) == 4
         )
         assert (
             len({message.port for message in informed if isinstance(message, UserInformation)}) == 4
         )
-        assert house.admission.queued == 2
+        assert server.admission.queued == 2
 
 
 async def test_another_address_or_another_user_is_another_client(
@@ -682,13 +686,13 @@ async def test_another_address_or_another_user_is_another_client(
     store = MemoryStore()
     for name in ("alice", "bob"):
         store.users[name] = await account(name)
-    async with open_house(tidy, ports=4, store=store) as house:
+    async with open_memory_server(tidy, ports=4, store=store) as server:
         ports = []
         for name, host in (("alice", HOST), ("bob", HOST), ("alice", "192.0.2.8"), ("alice", HOST)):
-            guest = await ask(house, username=name, host=host)
-            await guest.hear(AuthSuccess)
-            ports.append((await guest.hear(UserInformation)).port)
-            guest.hang_up()
+            client = await ask(server, username=name, host=host)
+            await client.hear(AuthSuccess)
+            ports.append((await client.hear(UserInformation)).port)
+            client.hang_up()
             await trio.testing.wait_all_tasks_blocked()
         assert ports == [60001, 60002, 60003, 60001]
 
@@ -696,34 +700,34 @@ async def test_another_address_or_another_user_is_another_client(
 async def test_a_native_client_cannot_claim_a_legacy_ones_lease(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, ports=4) as house:
-        old = await welcome(house)
+    async with open_memory_server(tidy, ports=4) as server:
+        old = await welcome(server)
         for name in (f"{HOST} #1", str((HOST, 1)), ""):
-            assert (await house.welcome(name)).port != old.port
-        assert house.sessions[0].dialect == "nat-v1"
+            assert (await server.welcome(name)).port != old.port
+        assert server.sessions[0].dialect == "nat-v1"
         old.hang_up()
         await trio.sleep(1)
-        assert (await welcome(house)).port == old.port
+        assert (await welcome(server)).port == old.port
 
 
 @pytest.mark.parametrize("silence", [1.9, 2.1])
 async def test_a_client_whose_machine_is_gone_makes_room(
     tidy: Tidy, autojump_clock: MockClock, silence: float
 ) -> None:
-    async with open_house(tidy, ports=3) as house:
-        other, old = await welcome(house), await welcome(house)
-        session = house.desk.sessions[old.information.uid]
+    async with open_memory_server(tidy, ports=3) as server:
+        other, old = await welcome(server), await welcome(server)
+        session = server.desk.sessions[old.information.uid]
         assert isinstance(session, LegacySession)
         assert isinstance(session.channel.endpoint, MemoryEndpoint)
         session.channel.endpoint.silence = silence
-        new = await welcome(house)
+        new = await welcome(server)
         if silence < 2:
             assert new.port == 60003
-            assert len(house.sessions) == 3
+            assert len(server.sessions) == 3
         else:
             assert new.port == old.port
             await old.hear_end()
-            assert [session.uid for session in house.sessions] == [
+            assert [session.uid for session in server.sessions] == [
                 other.information.uid,
                 new.information.uid,
             ]
@@ -731,33 +735,33 @@ async def test_a_client_whose_machine_is_gone_makes_room(
 
 async def test_a_vacant_lease_goes_first(tidy: Tidy, autojump_clock: MockClock) -> None:
     """Nobody is evicted as long as something is free."""
-    async with open_house(tidy, ports=3) as house:
-        silent, lost = await welcome(house), await welcome(house)
-        session = house.desk.sessions[silent.information.uid]
+    async with open_memory_server(tidy, ports=3) as server:
+        silent, lost = await welcome(server), await welcome(server)
+        session = server.desk.sessions[silent.information.uid]
         assert isinstance(session, LegacySession)
         assert isinstance(session.channel.endpoint, MemoryEndpoint)
         session.channel.endpoint.silence = 100
         lost.hang_up()
         await trio.sleep(1)
-        assert (await welcome(house)).port == lost.port
-        assert len(house.sessions) == 2
+        assert (await welcome(server)).port == lost.port
+        assert len(server.sessions) == 2
 
 
 # -- the planned stop, and cancellation -------------------------------------------------------------------------------
 
 
 async def test_drain_lets_visitors_finish(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, drain_grace=30) as house:
-        busy, idle = await welcome(house), await welcome(house)
-        visitor = house.visit(busy.port, early=b"x")
+    async with open_memory_server(tidy, drain_grace=30) as server:
+        busy, idle = await welcome(server), await welcome(server)
+        visitor = server.visit(busy.port, early=b"x")
         wire = await busy.tunnel()
         assert await receive_some(wire) == b"x"
         started = trio.current_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(house.drain)
+            nursery.start_soon(server.drain)
             await idle.hear_end()
             assert trio.current_time() - started < 0.1
-            late = await ask(house)
+            late = await ask(server)
             await late.hear(ConnectionFull)
             await trio.sleep(10)
             visitor.send(b"still served")
@@ -769,13 +773,13 @@ async def test_drain_lets_visitors_finish(tidy: Tidy, autojump_clock: MockClock)
 
 
 async def test_drain_ends_with_its_grace(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, drain_grace=30) as house:
-        guest = await welcome(house)
-        visitor = house.visit(guest.port, early=b"x")
-        wire = await guest.tunnel()
+    async with open_memory_server(tidy, drain_grace=30) as server:
+        client = await welcome(server)
+        visitor = server.visit(client.port, early=b"x")
+        wire = await client.tunnel()
         assert await receive_some(wire) == b"x"
         started = trio.current_time()
-        await house.drain()
+        await server.drain()
         assert 29.9 < trio.current_time() - started < 32
         for end in (visitor, wire):
             with pytest.raises(ConnectionError):
@@ -783,19 +787,19 @@ async def test_drain_ends_with_its_grace(tidy: Tidy, autojump_clock: MockClock) 
 
 
 async def test_who_waits_when_the_server_stops(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=1) as house:
-        await welcome(house)
-        waiting = await queue(house, 1)
-        await house.drain()
+    async with open_memory_server(tidy, ports=1) as server:
+        await welcome(server)
+        waiting = await queue(server, 1)
+        await server.drain()
         await waiting.hear(ConnectionFull)
         await waiting.hear_end()
 
 
-async def everything(house: House, guest: OldGuest) -> list[MemoryEndpoint]:
+async def everything(server: MemoryServer, client: OldGuest) -> list[MemoryEndpoint]:
     """Visitors in every state."""
-    ends = [house.visit(guest.port, early=b"hello") for _ in range(4)]
-    ends += [await guest.tunnel(early=b"x") for _ in range(2)]
-    half = await guest.tunnel()
+    ends = [server.visit(client.port, early=b"hello") for _ in range(4)]
+    ends += [await client.tunnel(early=b"x") for _ in range(2)]
+    half = await client.tunnel()
     half.send_eof()
     return [*ends, half]
 
@@ -809,11 +813,11 @@ async def test_cancelled_at_any_point(tidy: Tidy, autojump_clock: MockClock, tic
                 await trio.lowlevel.checkpoint()
             scope.cancel()
 
-        async with open_house(tidy, ports=1) as house:
-            house.nursery.start_soon(cancel)
-            guest = await welcome(house)
-            await ask(house)
-            await everything(house, guest)
+        async with open_memory_server(tidy, ports=1) as server:
+            server.nursery.start_soon(cancel)
+            client = await welcome(server)
+            await ask(server)
+            await everything(server, client)
             await trio.sleep(1000)
     assert scope.cancelled_caught
 
@@ -822,14 +826,14 @@ async def test_cancelled_at_any_point(tidy: Tidy, autojump_clock: MockClock, tic
 async def test_session_ended_at_any_point(
     tidy: Tidy, autojump_clock: MockClock, ticks: int
 ) -> None:
-    async with open_house(tidy, ports=1, port_reservation=0) as house:
-        guest = await welcome(house)
-        ends = await everything(house, guest)
+    async with open_memory_server(tidy, ports=1, port_reservation=0) as server:
+        client = await welcome(server)
+        ends = await everything(server, client)
         for _ in range(ticks):
             await trio.lowlevel.checkpoint()
-        house.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
+        server.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
         await trio.sleep(3)
-        assert house.sessions == []
-        assert house.admission.ports.free == 1
+        assert server.sessions == []
+        assert server.admission.ports.free == 1
         for end in ends:
             assert end.peer.closed

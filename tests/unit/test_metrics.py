@@ -10,13 +10,19 @@ import attrs
 import trio
 import trio.testing
 
-from tests.unit.memory_server import Guest, House, MemoryStore, open_house, token_of
+from tests.unit.memory_server import (
+    MemoryClient,
+    MemoryServer,
+    MemoryStore,
+    open_memory_server,
+    token_of,
+)
 from trionat.address import TCPAddress
 from trionat.events import Ready
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import Queued, Welcome
 from trionat.protocol.tunnel_frames import DATA_ID, Abort, AbortReason
-from trionat.server.admin.metrics import Observer
+from trionat.server.admin.metrics import Metrics
 from trionat.server.admin.snapshot import (
     QueuedView,
     ReservedView,
@@ -47,39 +53,41 @@ READY = Ready(
 )
 
 
-def observe(house: House) -> Observer:
-    """Return an observer who counts; the clock of the test began at noon."""
+def observe(server: MemoryServer) -> Metrics:
+    """Return an metrics who counts; the clock of the test began at noon."""
     descriptors = Descriptors()
     descriptors.close()  # nobody listens here
     now = lambda: NOON + timedelta(seconds=trio.current_time())  # noqa: E731 - a clock
-    observer = Observer(READY, house.desk, descriptors, now)
-    house.nursery.start_soon(observer.count_regularly)
-    return observer
+    metrics = Metrics(READY, server.desk, descriptors, now)
+    server.nursery.start_soon(metrics.count_rates)
+    return metrics
 
 
-def knock(house: House, user: str, identity: str = "guest") -> Guest:
-    return house.guest(identity, username=user, token=token_of(user))
+def knock(server: MemoryServer, user: str, identity: str = "client") -> MemoryClient:
+    return server.client(identity, username=user, token=token_of(user))
 
 
-async def come_in(house: House, user: str, *services: int | None, identity: str = "x") -> Guest:
-    guest = knock(house, user, identity)
-    await guest.ask(*services)
-    guest.welcome = await guest.hear(Welcome)
-    return guest
+async def come_in(
+    server: MemoryServer, user: str, *services: int | None, identity: str = "x"
+) -> MemoryClient:
+    client = knock(server, user, identity)
+    await client.ask(*services)
+    client.welcome = await client.hear(Welcome)
+    return client
 
 
-async def give_tunnels(guest: Guest, count: int) -> list[MemoryEndpoint]:
+async def give_tunnels(client: MemoryClient, count: int) -> list[MemoryEndpoint]:
     """Return the wires of tunnels on which nobody speaks by himself."""
-    wires = [await guest.attach() for _ in range(count)]
+    wires = [await client.attach() for _ in range(count)]
     await trio.testing.wait_all_tasks_blocked()
     return wires
 
 
 async def test_a_server_with_nobody(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ports=3, max_tcp_conn_num=2) as house:
-        observer = observe(house)
+    async with open_memory_server(tidy, ports=3, max_tcp_conn_num=2) as server:
+        metrics = observe(server)
         await trio.sleep(90)
-        snapshot = await observer.look()
+        snapshot = await metrics.look()
         assert attrs.asdict(snapshot.server) | {"version": ""} == {
             "name": "Name",
             "version": "",
@@ -95,30 +103,30 @@ async def test_a_server_with_nobody(tidy: Tidy, autojump_clock: MockClock) -> No
             "stopping": False,
         }
         assert (snapshot.sessions, snapshot.queue, snapshot.reserved) == ((), (), ())
-        house.stopping.set()
-        assert (await observer.look()).server.stopping
+        server.stopping.set()
+        assert (await metrics.look()).server.stopping
 
 
 async def test_sessions_visitors_queue(tidy: Tidy, autojump_clock: MockClock) -> None:
     store = MemoryStore("alice", "bob", "carol")
-    async with open_house(
+    async with open_memory_server(
         tidy, ports=4, store=store, max_tcp_conn_num=2, visitor_wait=100, ping_interval=1
-    ) as house:
-        observer = observe(house)
-        alice = await come_in(house, "alice", 60003, 60001)  # connection 1
-        await come_in(house, "bob")  # connection 2
+    ) as server:
+        metrics = observe(server)
+        alice = await come_in(server, "alice", 60003, 60001)  # connection 1
+        await come_in(server, "bob")  # connection 2
         await trio.sleep(1)
-        carol = knock(house, "carol")  # connection 3
+        carol = knock(server, "carol")  # connection 3
         await carol.ask()
         assert (await carol.hear(Queued)).position == 1
-        house.nursery.start_soon(carol.ping)
+        server.nursery.start_soon(carol.ping)
 
         wires = await give_tunnels(alice, 3)  # connections 4 to 6
         await trio.sleep_until(2)
-        visitors = [house.visit(60001, early=b"12345"), house.visit(60003)]  # 7 and 8
+        visitors = [server.visit(60001, early=b"12345"), server.visit(60003)]  # 7 and 8
         await trio.sleep_until(3)
-        house.visit(60003)  # 9
-        house.visit(60003)  # 10, for which there is no tunnel
+        server.visit(60003)  # 9
+        server.visit(60003)  # 10, for which there is no tunnel
         await trio.testing.wait_all_tasks_blocked()
         for wire in wires:
             wire.send(encode_frame(DATA_ID, b"123"))
@@ -126,11 +134,11 @@ async def test_sessions_visitors_queue(tidy: Tidy, autojump_clock: MockClock) ->
         visitors[0].send(b"6" * 70)
         await trio.sleep_until(12.5)
 
-        [one, two] = (await observer.look()).sessions
+        [one, two] = (await metrics.look()).sessions
         assert one == SessionView(
             uid=1,
             user="alice",
-            client="Guest",
+            client="MemoryClient",
             dialect="native",
             address="192.0.2.7:1",
             since="2026-11-23T12:00:00.000Z",
@@ -191,12 +199,12 @@ async def test_sessions_visitors_queue(tidy: Tidy, autojump_clock: MockClock) ->
         assert (two.uid, two.user, two.address, two.visitors) == (2, "bob", "192.0.2.7:2", ())
         assert (two.rate, two.received, two.sent, two.tunnels_idle) == (0.0, 0, 0, 0)
 
-        snapshot = await observer.look()
+        snapshot = await metrics.look()
         assert snapshot.queue == (
             QueuedView(
                 position=1,
                 user="carol",
-                client="Guest",
+                client="MemoryClient",
                 address="192.0.2.7:3",
                 since="2026-11-23T12:00:01.000Z",
                 seconds=11.5,
@@ -208,20 +216,20 @@ async def test_sessions_visitors_queue(tidy: Tidy, autojump_clock: MockClock) ->
 
 
 async def test_what_has_left_counts_for_its_session(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        observer = observe(house)
-        guest = await house.welcome()
-        [wire] = await give_tunnels(guest, 1)
-        visitor = house.visit(guest.port, early=b"123")
+    async with open_memory_server(tidy) as server:
+        metrics = observe(server)
+        client = await server.welcome()
+        [wire] = await give_tunnels(client, 1)
+        visitor = server.visit(client.port, early=b"123")
         await trio.testing.wait_all_tasks_blocked()
         wire.send(encode_frame(DATA_ID, b"12345"))
         await trio.testing.wait_all_tasks_blocked()
-        [served] = house.sessions[0].tunnels.pairings
+        [served] = server.sessions[0].tunnels.streams
         visitor.reset()
         await trio.sleep(1.5)
         wire.send(Abort(served.number, AbortReason.RESET, "").encode())
         await trio.testing.wait_all_tasks_blocked()
-        [session] = (await observer.look()).sessions
+        [session] = (await metrics.look()).sessions
         assert session.visitors == ()
         assert (session.received, session.sent) == (3, 5)
 
@@ -230,34 +238,36 @@ async def test_a_session_is_as_fast_as_it_was_since_it_began(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     """Not slower because there was a time before it."""
-    async with open_house(tidy) as house:
-        observer = observe(house)
+    async with open_memory_server(tidy) as server:
+        metrics = observe(server)
         await trio.sleep(4)
-        guest = await house.welcome()
-        await give_tunnels(guest, 1)
-        house.visit(guest.port, early=b"1234")
+        client = await server.welcome()
+        await give_tunnels(client, 1)
+        server.visit(client.port, early=b"1234")
         await trio.testing.wait_all_tasks_blocked()
-        assert (await observer.look()).sessions[0].rate == 0.0  # not infinitely fast
+        assert (await metrics.look()).sessions[0].rate == 0.0  # not infinitely fast
         await trio.sleep_until(6)
-        assert (await observer.look()).sessions[0].rate == 2.0
+        assert (await metrics.look()).sessions[0].rate == 2.0
         await trio.sleep_until(11)
-        assert (await observer.look()).sessions[0].rate == 0.0
+        assert (await metrics.look()).sessions[0].rate == 0.0
 
 
 async def test_ports_reserved_for_a_client_that_was_lost(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     store = MemoryStore("alice", "bob")
-    async with open_house(tidy, store=store, port_reservation=30, visitor_wait=100) as house:
-        observer = observe(house)
-        lost = await come_in(house, "alice", identity="same")
-        left = await come_in(house, "bob")
+    async with open_memory_server(
+        tidy, store=store, port_reservation=30, visitor_wait=100
+    ) as server:
+        metrics = observe(server)
+        lost = await come_in(server, "alice", identity="same")
+        left = await come_in(server, "bob")
         await trio.sleep(2)
         lost.hang_up()
         left.hang_up()
         await trio.sleep_until(9.25)
-        house.visit(lost.port)
-        snapshot = await observer.look()
+        server.visit(lost.port)
+        snapshot = await metrics.look()
         assert snapshot.sessions == ()
         assert snapshot.reserved[0] == ReservedView(
             user="alice",
@@ -268,48 +278,48 @@ async def test_ports_reserved_for_a_client_that_was_lost(
             waiting=1,
         )
         assert len(snapshot.reserved) == 2
-        again = await come_in(house, "alice", identity="same")
+        again = await come_in(server, "alice", identity="same")
         assert again.port == lost.port
-        [back] = (await observer.look()).sessions
+        [back] = (await metrics.look()).sessions
         assert back.visitors[0].waiting
-        assert [each.user for each in (await observer.look()).reserved] == ["bob"]
+        assert [each.user for each in (await metrics.look()).reserved] == ["bob"]
         await trio.sleep_until(33)
-        assert (await observer.look()).reserved == ()
+        assert (await metrics.look()).reserved == ()
 
 
 async def test_those_who_wait_for_a_port_stand_before_the_queue(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     """Slots are free, and ports are not: dispatchers have taken them out of the queue, which they are still in for all others."""
-    async with open_house(tidy, ports=2, max_tcp_conn_num=2, task_queue_num=1) as house:
-        observer = observe(house)
-        await house.welcome("first", None, None)
+    async with open_memory_server(tidy, ports=2, max_tcp_conn_num=2, task_queue_num=1) as server:
+        metrics = observe(server)
+        await server.welcome("first", None, None)
         waiting: dict[str, Any] = {}
         for name in ("second", "third"):
-            waiting[name] = house.guest(name, name=name)
+            waiting[name] = server.client(name, name=name)
             await waiting[name].ask()
             await waiting[name].hear(Queued)
             await trio.sleep(1)
-        queue = (await observer.look()).queue
+        queue = (await metrics.look()).queue
         assert [(each.client, each.seconds) for each in queue] == [("second", 2.1), ("third", 1.05)]
 
 
 async def test_what_was_refused(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, max_visitors=2, visitor_wait=1, ban_after=1) as house:
-        observer = observe(house)
-        await come_in(house, "anonymity")
+    async with open_memory_server(tidy, max_visitors=2, visitor_wait=1, ban_after=1) as server:
+        metrics = observe(server)
+        await come_in(server, "anonymity")
         for _ in range(5):
-            house.visit(60001)
+            server.visit(60001)
         await trio.sleep(2)
-        observer.descriptors.refused = 7
-        house.desk.bans.fail("192.0.2.1")
-        house.desk.bans.fail("2001:db8::1")
+        metrics.descriptors.refused = 7
+        server.desk.bans.fail("192.0.2.1")
+        server.desk.bans.fail("2001:db8::1")
         await trio.sleep(2)
-        snapshot = await observer.look()
+        snapshot = await metrics.look()
         assert snapshot.refused == {"MaxVisitors": 3, "VisitorWait": 2, "descriptors": 7}
         assert [(each.network, each.remaining) for each in snapshot.banned] == [
-            ("192.0.2.1", house.config.ban_time - 2),
-            ("2001:db8::/64", house.config.ban_time - 2),
+            ("192.0.2.1", server.config.ban_time - 2),
+            ("2001:db8::/64", server.config.ban_time - 2),
         ]
-        await trio.sleep(house.config.ban_time)
-        assert (await observer.look()).banned == ()
+        await trio.sleep(server.config.ban_time)
+        assert (await metrics.look()).banned == ()

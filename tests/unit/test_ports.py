@@ -111,5 +111,5 @@ async def test_holder_is_remembered_and_line_forgotten() -> None:
     (port,) = await ports.take(wish(None), ALICE)
     assert port.last_holder == ALICE
     ports.give_back([port])
-    assert port.line is None
+    assert port.visitors is None
     assert ports.free == 1

@@ -18,7 +18,7 @@ from tests.unit.test_endpoint import tcp_pair
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import AbortReason
 from trionat.relay.raw_tunnel import RawTunnel
-from trionat.relay.stream import Pairing
+from trionat.relay.stream import VisitorStream
 from trionat.relay.tunnel import SWEEP_INTERVAL
 from trionat.transport.endpoint import SocketEndpoint, send_all
 from trionat.transport.scratch import SCRATCH_BYTES
@@ -40,8 +40,8 @@ class Joint:
     ended: trio.Event = attrs.field(factory=trio.Event)
 
     @property
-    def pairing(self) -> Pairing:
-        return self.tunnel.pairing
+    def stream(self) -> VisitorStream:
+        return self.tunnel.stream
 
     async def run(self) -> None:
         try:
@@ -74,7 +74,7 @@ async def open_joint(
 ) -> AsyncIterator[Joint]:
     visitor, plain = pair_of(kind, tidy, capacity)
     peer, wire = pair_of(kind, tidy, capacity)
-    joint = Joint(RawTunnel(wire, Pairing(1, plain), side, early), visitor, peer)
+    joint = Joint(RawTunnel(wire, VisitorStream(1, plain), side, early), visitor, peer)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(joint.run)
@@ -103,15 +103,15 @@ async def test_bytes_both_ways_and_both_ends(kind: str, tidy: Tidy) -> None:
         assert await receive_exactly(joint.peer, 8) == b"question"
         joint.peer.send(b"an answer")
         assert await receive_exactly(joint.visitor, 9) == b"an answer"
-        assert (joint.pairing.taken, joint.pairing.given) == (8, 9)
+        assert (joint.stream.taken, joint.stream.given) == (8, 9)
         joint.visitor.send_eof()
         assert await receive_all(joint.peer) == b""
         assert not joint.ended.is_set()
         joint.peer.send_eof()
         assert await receive_all(joint.visitor) == b""
         await joint.ended.wait()
-        assert joint.pairing.over
-        assert joint.pairing.end == "ended by both sides"
+        assert joint.stream.over
+        assert joint.stream.end == "ended by both sides"
 
 
 @pytest.mark.parametrize("first", ["visitor", "peer"])
@@ -129,7 +129,7 @@ async def test_the_end_of_one_direction_leaves_the_other(kind: str, tidy: Tidy, 
         two.send_eof()
         assert await receive_all(one) == b""
         await joint.ended.wait()
-        assert joint.pairing.over
+        assert joint.stream.over
 
 
 @pytest.mark.parametrize("first", ["visitor", "peer"])
@@ -146,7 +146,7 @@ async def test_half_open_for_as_long_as_it_takes(
         assert await receive_exactly(one, 7) == b"at last"
         two.send_eof()
         await joint.ended.wait()
-        assert joint.pairing.over
+        assert joint.stream.over
 
 
 async def test_early_bytes_come_first(kind: str, tidy: Tidy) -> None:
@@ -154,7 +154,7 @@ async def test_early_bytes_come_first(kind: str, tidy: Tidy) -> None:
         joint.peer.send(b"two")
         await trio.sleep(0.01)
         assert await receive_exactly(joint.visitor, 8) == b"one, two"
-        assert (joint.pairing.taken, joint.pairing.given) == (0, 8)
+        assert (joint.stream.taken, joint.stream.given) == (0, 8)
 
 
 # -- resets -----------------------------------------------------------------------------------------------------------
@@ -179,8 +179,8 @@ async def test_a_reset_becomes_a_reset(
         one.reset()
         await expect_reset(two)
         await joint.ended.wait()
-        assert not joint.pairing.over
-        assert joint.pairing.end == words
+        assert not joint.stream.over
+        assert joint.stream.end == words
 
 
 @pytest.mark.parametrize("who", ["visitor", "peer"])
@@ -201,7 +201,7 @@ async def test_a_reset_after_ones_own_end_is_swept(kind: str, tidy: Tidy, who: s
                 two.send(b"x")
                 await trio.sleep(0.01)
         joint.tunnel.sweep()  # one that has ended is left alone
-        assert "reset" in joint.pairing.end or "lost" in joint.pairing.end
+        assert "reset" in joint.stream.end or "lost" in joint.stream.end
 
 
 @pytest.mark.parametrize("who", ["visitor", "peer"])
@@ -214,7 +214,7 @@ async def test_a_reset_while_the_other_end_does_not_read(kind: str, tidy: Tidy, 
         await trio.sleep(0.05)
         joint.tunnel.sweep()
         await joint.ended.wait()
-        assert joint.pairing.failure is not None
+        assert joint.stream.failure is not None
         with pytest.raises(ConnectionError):  # behind whatever had arrived
             while await receive_some(two):
                 pass
@@ -226,10 +226,10 @@ async def test_reset_by_its_own_side(kind: str, tidy: Tidy, stuck: bool) -> None
     async with open_joint(kind, tidy) as joint:
         if stuck:
             await fill(joint.peer)
-        joint.pairing.fail(AbortReason.OTHER, "sent away")
-        joint.pairing.plain.reset()
+        joint.stream.fail(AbortReason.OTHER, "sent away")
+        joint.stream.plain.reset()
         await joint.ended.wait()
-        assert joint.pairing.end == "sent away"
+        assert joint.stream.end == "sent away"
         for end in (joint.visitor, joint.peer):
             with pytest.raises(ConnectionError):
                 while await receive_some(end):
@@ -262,7 +262,7 @@ async def test_a_closed_end_that_gets_more_is_a_reset(kind: str, tidy: Tidy, who
                 await trio.sleep(0.01)
                 joint.tunnel.sweep()
         await joint.ended.wait()
-        assert not joint.pairing.over
+        assert not joint.stream.over
 
 
 @pytest.mark.parametrize("ticks", range(0, 24, 2))
@@ -276,7 +276,7 @@ async def test_cancelled_at_any_point(
         for _ in range(ticks):
             await trio.lowlevel.checkpoint()
     assert joint.ended.is_set()
-    assert not joint.pairing.over
+    assert not joint.stream.over
 
 
 async def test_cancelled_resets_both(kind: str, tidy: Tidy) -> None:
@@ -313,8 +313,8 @@ async def test_bulk_both_ways(kind: str, tidy: Tidy) -> None:
                 nursery.start_soon(send, end)
                 nursery.start_soon(receive, end)
         await joint.ended.wait()
-        assert joint.pairing.over
-        assert (joint.pairing.taken, joint.pairing.given) == (size, size)
+        assert joint.stream.over
+        assert (joint.stream.taken, joint.stream.given) == (size, size)
 
 
 async def test_what_waits_for_room_is_not_written_over(tidy: Tidy) -> None:
@@ -340,7 +340,7 @@ async def test_a_slow_reader_stops_the_sender(tidy: Tidy) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_all, joint.visitor, bytes(100_000))
             await trio.testing.wait_all_tasks_blocked()
-            assert joint.pairing.taken <= 2000
+            assert joint.stream.taken <= 2000
             joint.peer.send(b"the other direction goes on")
             assert await receive_some(joint.visitor)
             nursery.cancel_scope.cancel()
@@ -354,10 +354,10 @@ async def test_counts_are_right_while_it_waits(tidy: Tidy) -> None:
         await trio.testing.wait_all_tasks_blocked()
         joint.peer.send(b"y" * 100)
         await trio.testing.wait_all_tasks_blocked()
-        assert joint.pairing.given == 100  # the other 100 are read, and not delivered
+        assert joint.stream.given == 100  # the other 100 are read, and not delivered
         await receive_some(joint.visitor)
         await trio.testing.wait_all_tasks_blocked()
-        assert joint.pairing.given == 200
+        assert joint.stream.given == 200
 
 
 async def test_others_get_their_turn(tidy: Tidy) -> None:
@@ -372,13 +372,13 @@ async def test_others_get_their_turn(tidy: Tidy) -> None:
         seen = 0
         while True:
             await trio.lowlevel.checkpoint()
-            most, seen = max(most, pairing.taken - seen), pairing.taken
+            most, seen = max(most, stream.taken - seen), stream.taken
 
-    pairing = Pairing(1, plain)
+    stream = VisitorStream(1, plain)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        nursery.start_soon(RawTunnel(wire, pairing, Side.SERVER).run)
-        while pairing.taken < 80 * SCRATCH_BYTES:  # noqa: ASYNC110 - who counts the turns of others takes turns
+        nursery.start_soon(RawTunnel(wire, stream, Side.SERVER).run)
+        while stream.taken < 80 * SCRATCH_BYTES:  # noqa: ASYNC110 - who counts the turns of others takes turns
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert most <= 2 * SCRATCH_BYTES
@@ -417,12 +417,12 @@ async def test_a_service_on_a_unix_socket(tidy: Tidy) -> None:
     one, two = socket.socketpair()
     peer, wire = tidy.pair()
     service = SocketEndpoint(two)
-    pairing = Pairing(1, SocketEndpoint(one))
+    stream = VisitorStream(1, SocketEndpoint(one))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(RawTunnel(wire, pairing, Side.CLIENT).run)
+        nursery.start_soon(RawTunnel(wire, stream, Side.CLIENT).run)
         peer.send(b"x")
         assert await receive_exactly(service, 1) == b"x"
         peer.reset()
         assert await receive_all(service) == b""  # a Unix socket knows no reset
     service.close()
-    assert pairing.end == "the tunnel was lost"
+    assert stream.end == "the tunnel was lost"

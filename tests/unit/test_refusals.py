@@ -1,4 +1,4 @@
-"""Refusals are all counted, and all told, but not at once."""
+"""RefusalCounters are all counted, and all told, but not at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from trionat.server.refusals import INTERVAL, Bound, Refusals
+from trionat.server.refusals import INTERVAL, Bound, RefusalCounters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def teller(told: list[tuple[str, int]], name: str) -> Callable[[int], None]:
 async def test_none_of_a_crowd_stays_untold(
     told: list[tuple[str, int]], nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    refusals = Refusals()
+    refusals = RefusalCounters()
     nursery.start_soon(refusals.tell_regularly)
     for number in range(CROWD):
         refusals.count(Bound.VISITORS, teller(told, f"visitor {number}"))
@@ -43,7 +43,7 @@ async def test_none_of_a_crowd_stays_untold(
 async def test_a_stream_of_them_is_told_once_a_second(
     told: list[tuple[str, int]], nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    refusals = Refusals()
+    refusals = RefusalCounters()
     nursery.start_soon(refusals.tell_regularly)
     for _ in range(1000):
         refusals.count(Bound.RATE, teller(told, "x"))
@@ -56,7 +56,7 @@ async def test_a_stream_of_them_is_told_once_a_second(
 async def test_bounds_and_users_are_told_apart(
     told: list[tuple[str, int]], autojump_clock: MockClock
 ) -> None:
-    refusals = Refusals()
+    refusals = RefusalCounters()
     for bound, user in (
         (Bound.VISITORS, "a"),
         (Bound.VISITORS, "b"),
@@ -70,7 +70,7 @@ async def test_bounds_and_users_are_told_apart(
 async def test_the_rest_is_told_at_the_end(
     told: list[tuple[str, int]], autojump_clock: MockClock
 ) -> None:
-    refusals = Refusals()
+    refusals = RefusalCounters()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(refusals.tell_regularly)
         await trio.testing.wait_all_tasks_blocked()
@@ -83,7 +83,7 @@ async def test_the_rest_is_told_at_the_end(
 async def test_what_is_told_is_forgotten(
     told: list[tuple[str, int]], nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    refusals = Refusals()
+    refusals = RefusalCounters()
     nursery.start_soon(refusals.tell_regularly)
     for number in range(100):
         refusals.count(Bound.VISITORS, teller(told, "x"), user=f"user {number}")

@@ -20,12 +20,12 @@ from tests.unit.memory import (
     receive_some,
 )
 from tests.unit.memory_server import (
-    Guest,
-    House,
+    MemoryClient,
+    MemoryServer,
     MemoryStore,
     forwarder,
     make_user,
-    open_house,
+    open_memory_server,
     token_of,
 )
 from trionat.errors import StoreUnavailableError
@@ -73,50 +73,50 @@ if TYPE_CHECKING:
 
 
 async def test_silent_client_is_given_up(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, port_reservation=5) as house:
-        guest = await house.welcome()
+    async with open_memory_server(tidy, port_reservation=5) as server:
+        client = await server.welcome()
         started = trio.current_time()
-        guest.deaf = True  # reads, says nothing
-        assert (await guest.hear(Close)).code == CloseCode.TIMEOUT
+        client.deaf = True  # reads, says nothing
+        assert (await client.hear(Close)).code == CloseCode.TIMEOUT
         assert 7.9 < trio.current_time() - started < 8.1
-        await guest.hear_end()
+        await client.hear_end()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.sessions == []
-        assert house.admission.ports.free == 1
+        assert server.sessions == []
+        assert server.admission.ports.free == 1
         await trio.sleep(6)
-        assert house.admission.ports.free == 2
+        assert server.admission.ports.free == 2
 
 
 async def test_any_message_is_a_sign_of_life(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        guest.deaf = True
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        client.deaf = True
         for _ in range(10):
             await trio.sleep(7)
-            await guest.say(Pong(99))
-        assert len(house.sessions) == 1
+            await client.say(Pong(99))
+        assert len(server.sessions) == 1
 
 
 async def test_half_a_message_is_no_sign_of_life(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        guest.deaf = True
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        client.deaf = True
         for byte in b"\0\0\0\x08\0\0":
-            guest.endpoint.send(bytes([byte]))
+            client.endpoint.send(bytes([byte]))
             await trio.sleep(1.2)
-        assert len(house.sessions) == 1
+        assert len(server.sessions) == 1
         await trio.sleep(1)
-        assert house.sessions == []
+        assert server.sessions == []
 
 
 async def test_pings_are_answered_and_sent(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, ping_interval=2.5) as house:
-        guest = await house.welcome()
-        await guest.say(Ping(7))
+    async with open_memory_server(tidy, ping_interval=2.5) as server:
+        client = await server.welcome()
+        await client.say(Ping(7))
         await trio.sleep(10.1)
-        assert Pong(7) in guest.heard
-        assert [m for m in guest.heard if isinstance(m, Ping)] == [Ping(n) for n in (1, 2, 3, 4)]
-        session = house.sessions[0]
+        assert Pong(7) in client.heard
+        assert [m for m in client.heard if isinstance(m, Ping)] == [Ping(n) for n in (1, 2, 3, 4)]
+        session = server.sessions[0]
         assert isinstance(session, NativeSession)
         round_trip = session.link.round_trip
         assert round_trip is not None
@@ -125,19 +125,19 @@ async def test_pings_are_answered_and_sent(tidy: Tidy, autojump_clock: MockClock
 
 async def test_client_that_does_not_read(tidy: Tidy, autojump_clock: MockClock) -> None:
     """Neither memory nor time without a bound for one that only talks."""
-    async with open_house(tidy) as house:
-        guest = await house.welcome(capacity=100)
-        guest.vanish()
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome(capacity=100)
+        client.vanish()
         for number in range(1000):
-            if guest.endpoint.peer.closed:
+            if client.endpoint.peer.closed:
                 break
             try:
-                await Channel(guest.endpoint).send(Ping(number))
+                await Channel(client.endpoint).send(Ping(number))
             except Exception:  # noqa: BLE001 - the end that is waited for
                 break
             await trio.sleep(0.1)
-        assert house.sessions == []
-        assert guest.endpoint.most_held <= 100
+        assert server.sessions == []
+        assert client.endpoint.most_held <= 100
         assert number < 200
 
 
@@ -167,21 +167,21 @@ async def test_client_that_does_not_read(tidy: Tidy, autojump_clock: MockClock) 
 async def test_messages_that_are_not_a_clients(
     tidy: Tidy, autojump_clock: MockClock, message: Message
 ) -> None:
-    async with open_house(tidy) as house:
-        guest, other = await house.welcome("rude"), await house.welcome("other")
-        await guest.say(message)
-        closed = await guest.hear(Close)
+    async with open_memory_server(tidy) as server:
+        client, other = await server.welcome("rude"), await server.welcome("other")
+        await client.say(message)
+        closed = await client.hear(Close)
         assert closed.code == CloseCode.PROTOCOL
         assert type(message).__name__.upper() in closed.text
-        await guest.hear_end()
-        assert [session.uid for session in house.sessions] == [other.welcome.uid]
+        await client.hear_end()
+        assert [session.uid for session in server.sessions] == [other.welcome.uid]
 
 
 async def test_garbage_in_a_session(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        guest.endpoint.send(encode_frame(12345, b""))
-        assert (await guest.hear(Close)).code == CloseCode.PROTOCOL
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        client.endpoint.send(encode_frame(12345, b""))
+        assert (await client.hear(Close)).code == CloseCode.PROTOCOL
 
 
 # -- tunnels and who may bring them -----------------------------------------------------------------------------------
@@ -208,17 +208,17 @@ class Wire:
         self.wire.send(END_FRAME)
 
 
-async def raw_tunnel(guest: Guest) -> Wire:
-    wire = Wire(await guest.attach())
+async def raw_tunnel(client: MemoryClient) -> Wire:
+    wire = Wire(await client.attach())
     await trio.testing.wait_all_tasks_blocked()
     return wire
 
 
 async def test_open_says_who_comes_and_what_for(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome("two services", 60002, 60001)
-        wire = await raw_tunnel(guest)
-        visitor = house.visit(60001, early=b"hi")
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome("two services", 60002, 60001)
+        wire = await raw_tunnel(client)
+        visitor = server.visit(60001, early=b"hi")
         opened = await wire.next()
         assert isinstance(opened, Open)
         assert opened.service == 1
@@ -232,75 +232,75 @@ async def test_open_says_who_comes_and_what_for(tidy: Tidy, autojump_clock: Mock
 
 @pytest.mark.parametrize("what", ["wrong", "stale", "another session's"])
 async def test_secrets(tidy: Tidy, autojump_clock: MockClock, what: str) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome("guest")
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome("client")
         secret = bytes(32)
         if what == "stale":
-            stale = guest.welcome
-            guest = await house.welcome("guest")
+            stale = client.welcome
+            client = await server.welcome("client")
             attach = Attach(stale.uid, stale.secret)
             secret = stale.secret
         elif what == "another session's":
-            secret = (await house.welcome("other")).welcome.secret
-        for uid in {guest.welcome.uid, 1}:
+            secret = (await server.welcome("other")).welcome.secret
+        for uid in {client.welcome.uid, 1}:
             attach = Attach(uid, secret)
-            wire = Channel(house.connect())
+            wire = Channel(server.connect())
             await wire.send(attach)
             refused = await wire.receive()
             assert isinstance(refused, Refused)
             assert refused.code == RefusalCode.UNKNOWN_SESSION
             assert await receive_all(wire.endpoint) == b""
             wire.endpoint.close()
-        house.visit(guest.port)
-        assert await guest.hear(Demand) == Demand(1)  # nobody got hold of the session
+        server.visit(client.port)
+        assert await client.hear(Demand) == Demand(1)  # nobody got hold of the session
 
 
 async def test_too_many_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, max_visitors=3) as house:
-        guest = await house.welcome()
-        limit = guest.welcome.max_tunnels
+    async with open_memory_server(tidy, max_visitors=3) as server:
+        client = await server.welcome()
+        limit = client.welcome.max_tunnels
         assert limit == 3 + SPARE_TUNNELS
-        wires = [await guest.attach() for _ in range(limit)]
+        wires = [await client.attach() for _ in range(limit)]
         await trio.testing.wait_all_tasks_blocked()
-        late = await guest.attach()
+        late = await client.attach()
         refused = await Channel(late).receive()
         assert isinstance(refused, Refused)
         assert refused.code == RefusalCode.UNKNOWN_SESSION
         wires[0].close()
         late.close()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.sessions[0].tunnels.count == limit - 1
-        again = await guest.attach()
+        assert server.sessions[0].tunnels.count == limit - 1
+        again = await client.attach()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.sessions[0].tunnels.count == limit
+        assert server.sessions[0].tunnels.count == limit
         again.close()
 
 
 async def test_a_tunnel_that_breaks_the_law_costs_itself_only(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        bad, good = await raw_tunnel(guest), await raw_tunnel(guest)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        bad, good = await raw_tunnel(client), await raw_tunnel(client)
         bad.wire.send(b"\xff" * 20)
         assert await receive_all(bad.wire) == b""
-        visitor = house.visit(guest.port, early=b"x")
+        visitor = server.visit(client.port, early=b"x")
         assert isinstance(await good.next(), Open)
-        assert len(house.sessions) == 1
+        assert len(server.sessions) == 1
         visitor.close()
 
 
 async def test_idle_tunnels_that_nobody_needs_go_home(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome("guest", idle_tunnels=2)
-        wires = [await guest.attach() for _ in range(5)]
-        house.nursery.start_soon(guest.ping)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome("client", idle_tunnels=2)
+        wires = [await client.attach() for _ in range(5)]
+        server.nursery.start_soon(client.ping)
         for wire in wires:
-            house.nursery.start_soon(echo_probes, wire)
+            server.nursery.start_soon(echo_probes, wire)
         await trio.sleep(100)
-        assert house.sessions[0].tunnels.count == 2
+        assert server.sessions[0].tunnels.count == 2
 
 
 async def echo_probes(wire: MemoryEndpoint) -> None:
@@ -316,44 +316,44 @@ async def echo_probes(wire: MemoryEndpoint) -> None:
 
 
 async def test_nobody_home(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        assert await receive_all(house.visit(60001)) == b""
+    async with open_memory_server(tidy) as server:
+        assert await receive_all(server.visit(60001)) == b""
 
 
 async def test_demand_is_told_at_once_and_again(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        house.visit(guest.port)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        server.visit(client.port)
         started = trio.current_time()
-        assert await guest.hear(Demand) == Demand(1)
+        assert await client.hear(Demand) == Demand(1)
         assert trio.current_time() - started < 0.01
-        house.visit(guest.port)
-        house.visit(guest.port)
-        assert await guest.hear(Demand) == Demand(3)
+        server.visit(client.port)
+        server.visit(client.port)
+        assert await client.hear(Demand) == Demand(3)
         await trio.sleep(5.05)
-        assert guest.pending() == [Demand(3)] * 5
+        assert client.pending() == [Demand(3)] * 5
         await trio.sleep(3.5)  # their patience ends after 8 s
-        guest.pending()
+        client.pending()
         await trio.sleep(5)
-        assert guest.pending() == []
+        assert client.pending() == []
 
 
 async def test_visitors_wait_for_eight_seconds(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        visitor = house.visit(guest.port)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        visitor = server.visit(client.port)
         started = trio.current_time()
         assert await receive_all(visitor) == b""
         assert 8 <= trio.current_time() - started <= 8.6
-        assert house.sessions[0].lease.line.present == 0
+        assert server.sessions[0].lease.visitors.present == 0
 
 
 async def test_first_come_first_served(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        visitors = [house.visit(guest.port, early=b"%d" % number) for number in range(3)]
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        visitors = [server.visit(client.port, early=b"%d" % number) for number in range(3)]
         for number, visitor in enumerate(visitors):
-            wire = await raw_tunnel(guest)
+            wire = await raw_tunnel(client)
             assert isinstance(await wire.next(), Open)
             assert await wire.next() == b"%d" % number
             visitor.close()
@@ -364,25 +364,25 @@ async def test_first_come_first_served(tidy: Tidy, autojump_clock: MockClock) ->
 
 
 async def test_too_many_wait(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, max_waiting_visitors=2) as house:
-        guest = await house.welcome()
-        waiting = [house.visit(guest.port) for _ in range(2)]
-        late = house.visit(guest.port)
+    async with open_memory_server(tidy, max_waiting_visitors=2) as server:
+        client = await server.welcome()
+        waiting = [server.visit(client.port) for _ in range(2)]
+        late = server.visit(client.port)
         assert late.recv_into(memoryview(bytearray(20_000))) == 0
-        await raw_tunnel(guest)
+        await raw_tunnel(client)
         for visitor in waiting:
             with pytest.raises(BlockingIOError):
                 visitor.recv_into(memoryview(bytearray(20_000)))
-        house.visit(guest.port).send(b"there is room for this one")
+        server.visit(client.port).send(b"there is room for this one")
 
 
 async def test_too_many_are_there(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, max_visitors=3, max_waiting_visitors=3) as house:
-        guest = await house.welcome()
-        wires = [await raw_tunnel(guest) for _ in range(5)]
-        visitors = [house.visit(guest.port) for _ in range(4)]
+    async with open_memory_server(tidy, max_visitors=3, max_waiting_visitors=3) as server:
+        client = await server.welcome()
+        wires = [await raw_tunnel(client) for _ in range(5)]
+        visitors = [server.visit(client.port) for _ in range(4)]
         assert visitors[3].recv_into(memoryview(bytearray(20_000))) == 0
-        assert house.sessions[0].lease.line.present == 3
+        assert server.sessions[0].lease.visitors.present == 3
         visitors[0].reset()
         for wire in wires[4], wires[3], wires[2]:
             opened = await wire.next()
@@ -390,7 +390,7 @@ async def test_too_many_are_there(tidy: Tidy, autojump_clock: MockClock) -> None
         assert isinstance(await wires[4].next(), Abort)
         wires[4].end()
         await trio.testing.wait_all_tasks_blocked()
-        again = house.visit(guest.port)
+        again = server.visit(client.port)
         assert isinstance(await wires[4].next(), Open)
         again.close()
 
@@ -398,12 +398,12 @@ async def test_too_many_are_there(tidy: Tidy, autojump_clock: MockClock) -> None
 async def test_a_visitor_that_hangs_up_while_it_waits(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        gone, half, stays = (house.visit(guest.port, early=text) for text in (b"1", b"2", b"3"))
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        gone, half, stays = (server.visit(client.port, early=text) for text in (b"1", b"2", b"3"))
         gone.reset()
         half.send_eof()
-        wire = await raw_tunnel(guest)
+        wire = await raw_tunnel(client)
         assert isinstance(await wire.next(), Open)
         assert await wire.next() == b"2"  # it has only ended its own direction
         assert await wire.next() == End()
@@ -419,43 +419,43 @@ async def test_a_visitor_that_hangs_up_while_it_waits(
 
 
 async def test_hundred_visitors_over_few_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        pool = guest.pool(forwarder(tidy, house.nursery))
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        pool = client.pool(forwarder(tidy, server.nursery))
         await trio.sleep(0.1)
         for number in range(100):
-            visitor = house.visit(guest.port, early=b"x" * number)
+            visitor = server.visit(client.port, early=b"x" * number)
             visitor.send_eof()
             assert await receive_all(visitor) == b"x" * number
             await trio.testing.wait_all_tasks_blocked()
-        session = house.sessions[0]
+        session = server.sessions[0]
         assert session.tunnels.count <= 3
         assert session.tunnels.served == pool.served == 100
         assert session.tunnels.relayed == 2 * sum(range(100))
-        assert session.lease.line.present == 0
+        assert session.lease.visitors.present == 0
 
 
 async def test_burst_of_visitors(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        guest.pool(forwarder(tidy, house.nursery), limit=200)
-        visitors = [house.visit(guest.port, early=b"%d" % number) for number in range(150)]
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        client.pool(forwarder(tidy, server.nursery), limit=200)
+        visitors = [server.visit(client.port, early=b"%d" % number) for number in range(150)]
         for number, visitor in enumerate(visitors):
             assert await receive_some(visitor) == b"%d" % number
         for visitor in visitors:
             visitor.close()
         await trio.sleep(1)
-        assert house.sessions[0].tunnels.served == 150
+        assert server.sessions[0].tunnels.served == 150
 
 
 async def test_refused_local_service(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        guest.pool(forwarder(tidy, house.nursery, echo, "cannot be reached"))
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        client.pool(forwarder(tidy, server.nursery, echo, "cannot be reached"))
         started = trio.current_time()
-        assert await receive_all(house.visit(guest.port)) == b""
+        assert await receive_all(server.visit(client.port)) == b""
         assert trio.current_time() - started < 0.1
-        visitor = house.visit(guest.port, early=b"works again")
+        visitor = server.visit(client.port, early=b"works again")
         assert await receive_some(visitor) == b"works again"
 
 
@@ -467,21 +467,21 @@ async def test_tunnel_lost_before_any_answer(
     tidy: Tidy, autojump_clock: MockClock, how: str
 ) -> None:
     """The visitor goes to another tunnel, with its bytes exactly once, and what it says meanwhile behind them."""
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        first = await raw_tunnel(guest)
-        visitor = house.visit(guest.port, early=b"one, ")
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        first = await raw_tunnel(client)
+        visitor = server.visit(client.port, early=b"one, ")
         assert isinstance(await first.next(), Open)
         assert await first.next() == b"one, "
         visitor.send(b"two, ")
         assert await first.next() == b"two, "
         first.wire.close() if how == "close" else first.wire.reset()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.sessions[0].tunnels.relayed == len(b"one, two, ")
+        assert server.sessions[0].tunnels.relayed == len(b"one, two, ")
         visitor.send(b"three")
         visitor.send_eof()
-        assert await guest.hear(Demand) == Demand(1)
-        second = await raw_tunnel(guest)
+        assert await client.hear(Demand) == Demand(1)
+        second = await raw_tunnel(client)
         assert isinstance(await second.next(), Open)
         received = b""
         while isinstance(event := await second.next(), bytes):
@@ -492,22 +492,22 @@ async def test_tunnel_lost_before_any_answer(
         second.end()
         assert await receive_all(visitor) == b"answer"
         await trio.testing.wait_all_tasks_blocked()
-        assert house.sessions[0].tunnels.served == 1
-        assert house.sessions[0].tunnels.relayed == len(b"one, two, three") + len(b"answer")
+        assert server.sessions[0].tunnels.served == 1
+        assert server.sessions[0].tunnels.relayed == len(b"one, two, three") + len(b"answer")
 
 
 async def test_tunnel_lost_after_an_answer(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        first, second = await raw_tunnel(guest), await raw_tunnel(guest)
-        visitor = house.visit(guest.port, early=b"question")
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        first, second = await raw_tunnel(client), await raw_tunnel(client)
+        visitor = server.visit(client.port, early=b"question")
         assert isinstance(await second.next(), Open)
         second.data(b"half an ans")
         assert await receive_some(visitor) == b"half an ans"
         second.wire.reset()
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
-        other = house.visit(guest.port)
+        other = server.visit(client.port)
         assert isinstance(await first.next(), Open)
         other.close()
 
@@ -515,17 +515,17 @@ async def test_tunnel_lost_after_an_answer(tidy: Tidy, autojump_clock: MockClock
 async def test_a_visitor_that_kills_tunnels_gets_only_so_many(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        visitor = house.visit(guest.port, early=b"poison")
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        visitor = server.visit(client.port, early=b"poison")
         for _ in range(3):
-            wire = await raw_tunnel(guest)
+            wire = await raw_tunnel(client)
             assert isinstance(await wire.next(), Open)
             wire.wire.close()
             await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
-        assert house.sessions[0].lease.line.present == 0
+        assert server.sessions[0].lease.visitors.present == 0
 
 
 @pytest.mark.parametrize("dead", [1, 6])
@@ -536,13 +536,13 @@ async def test_dead_idle_tunnels_do_not_cost_a_visitor(
 
     However many there are: when the first is probed, so are all.
     """
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        good = await guest.attach()
-        gone = [await raw_tunnel(guest) for _ in range(dead)]
-        house.nursery.start_soon(serve_echo, good)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        good = await client.attach()
+        gone = [await raw_tunnel(client) for _ in range(dead)]
+        server.nursery.start_soon(serve_echo, good)
         await trio.sleep(5)
-        visitor = house.visit(guest.port, early=b"hello")
+        visitor = server.visit(client.port, early=b"hello")
         started = trio.current_time()
         assert await receive_some(visitor) == b"hello"
         assert 3 < trio.current_time() - started < 7
@@ -565,15 +565,15 @@ async def serve_echo(wire: MemoryEndpoint) -> None:
 
 
 async def test_unanswered_probe_of_an_idle_tunnel(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        dead = await raw_tunnel(guest)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        dead = await raw_tunnel(client)
         started = trio.current_time()
         assert await dead.next() == Probe()
         assert 14 < trio.current_time() - started < 17
         assert await receive_all(dead.wire) == b""
         assert trio.current_time() - started < 23
-        assert house.sessions[0].tunnels.count == 0
+        assert server.sessions[0].tunnels.count == 0
 
 
 # -- loss and return of the session -----------------------------------------------------------------------------------
@@ -582,22 +582,22 @@ async def test_unanswered_probe_of_an_idle_tunnel(tidy: Tidy, autojump_clock: Mo
 async def test_visitors_wait_for_the_client_to_come_back(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, port_reservation=30) as house:
-        old = await house.welcome("same")
+    async with open_memory_server(tidy, port_reservation=30) as server:
+        old = await server.welcome("same")
         wire = await raw_tunnel(old)
-        unanswered = house.visit(old.port, early=b"unanswered")
+        unanswered = server.visit(old.port, early=b"unanswered")
         assert isinstance(await wire.next(), Open)
-        waiting = house.visit(old.port, early=b"waiting")
+        waiting = server.visit(old.port, early=b"waiting")
         await trio.testing.wait_all_tasks_blocked()
-        assert house.counted() == {"anonymity": len(b"unanswered")}
+        assert server.counted() == {"anonymity": len(b"unanswered")}
         old.hang_up()
         await receive_all(wire.wire)
         await trio.sleep(1)
-        late = house.visit(old.port, early=b"late")
+        late = server.visit(old.port, early=b"late")
         await trio.sleep(1)
-        new = await house.welcome("same")
+        new = await server.welcome("same")
         assert await new.hear(Demand) == Demand(3)
-        new.pool(forwarder(tidy, house.nursery))
+        new.pool(forwarder(tidy, server.nursery))
         for visitor, text in (
             (unanswered, b"unanswered"),
             (waiting, b"waiting"),
@@ -605,41 +605,41 @@ async def test_visitors_wait_for_the_client_to_come_back(
         ):
             assert await receive_exactly(visitor, len(text)) == text
         # Each byte once each way, whichever session took it.
-        assert house.counted() == {"anonymity": 2 * len(b"unanswered" + b"waiting" + b"late")}
+        assert server.counted() == {"anonymity": 2 * len(b"unanswered" + b"waiting" + b"late")}
 
 
 async def test_visitors_that_were_answered_are_reset_with_their_session(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        guest.pool(forwarder(tidy, house.nursery))
-        visitor = house.visit(guest.port, early=b"x")
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        client.pool(forwarder(tidy, server.nursery))
+        visitor = server.visit(client.port, early=b"x")
         assert await receive_some(visitor) == b"x"
-        house.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
+        server.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
-        assert (await guest.hear(Close)).code == CloseCode.ACCOUNT_REMOVED
+        assert (await client.hear(Close)).code == CloseCode.ACCOUNT_REMOVED
 
 
 async def test_reservation_that_expires_dismisses_who_waits(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_house(tidy, port_reservation=3) as house:
-        guest = await house.welcome()
-        guest.hang_up()
+    async with open_memory_server(tidy, port_reservation=3) as server:
+        client = await server.welcome()
+        client.hang_up()
         await trio.sleep(1)
-        visitor = house.visit(guest.port)
+        visitor = server.visit(client.port)
         assert await receive_all(visitor) == b""
-        assert await receive_all(house.visit(guest.port)) == b""  # at once: nobody's port
+        assert await receive_all(server.visit(client.port)) == b""  # at once: nobody's port
 
 
 async def test_goodbye_dismisses_who_waits(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        visitor = house.visit(guest.port)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        visitor = server.visit(client.port)
         started = trio.current_time()
-        await guest.say(Close(code="stopped", text="bye"))
+        await client.say(Close(code="stopped", text="bye"))
         assert await receive_all(visitor) == b""
         assert trio.current_time() - started < 0.1
 
@@ -648,123 +648,123 @@ async def test_goodbye_dismisses_who_waits(tidy: Tidy, autojump_clock: MockClock
 
 
 async def test_drain_lets_visitors_finish(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, drain_grace=30) as house:
-        guest, idle = await house.welcome("busy"), await house.welcome("idle")
-        guest.pool(forwarder(tidy, house.nursery))
-        visitor = house.visit(guest.port, early=b"x")
+    async with open_memory_server(tidy, drain_grace=30) as server:
+        client, idle = await server.welcome("busy"), await server.welcome("idle")
+        client.pool(forwarder(tidy, server.nursery))
+        visitor = server.visit(client.port, early=b"x")
         assert await receive_some(visitor) == b"x"
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(house.drain)
+            nursery.start_soon(server.drain)
             started = trio.current_time()
-            for other in (guest, idle):
+            for other in (client, idle):
                 assert await other.hear(Drain) == Drain(seconds=30)
             assert (await idle.hear(Close)).code == CloseCode.STOPPED
             await trio.sleep(10)
             visitor.send(b"still served")
             assert await receive_some(visitor) == b"still served"
             visitor.close()
-        assert (await guest.hear(Close)).code == CloseCode.STOPPED
+        assert (await client.hear(Close)).code == CloseCode.STOPPED
         assert trio.current_time() - started < 12
 
 
 async def test_drain_ends_with_its_grace(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, drain_grace=30) as house:
-        guest = await house.welcome()
-        guest.pool(forwarder(tidy, house.nursery))
-        visitor = house.visit(guest.port, early=b"x")
+    async with open_memory_server(tidy, drain_grace=30) as server:
+        client = await server.welcome()
+        client.pool(forwarder(tidy, server.nursery))
+        visitor = server.visit(client.port, early=b"x")
         assert await receive_some(visitor) == b"x"
         started = trio.current_time()
-        await house.drain()
+        await server.drain()
         assert 29.9 < trio.current_time() - started < 32
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.ports.free == 2
+        assert server.admission.ports.free == 2
 
 
 async def test_client_drains(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        guest.pool(forwarder(tidy, house.nursery))
-        visitor = house.visit(guest.port, early=b"x")
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        client.pool(forwarder(tidy, server.nursery))
+        visitor = server.visit(client.port, early=b"x")
         assert await receive_some(visitor) == b"x"
-        await guest.say(Drain(seconds=10))
+        await client.say(Drain(seconds=10))
         await trio.testing.wait_all_tasks_blocked()
-        assert await receive_all(house.visit(guest.port)) == b""
+        assert await receive_all(server.visit(client.port)) == b""
         visitor.send(b"still served")
         assert await receive_some(visitor) == b"still served"
         visitor.close()
-        await guest.say(Close(code="stopped", text="bye"))
-        await guest.hear_end()
+        await client.say(Close(code="stopped", text="bye"))
+        await client.hear_end()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.ports.free == 2
+        assert server.admission.ports.free == 2
 
 
 async def test_what_a_leaving_client_sent_last_arrives(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     """CLOSE comes on another connection than the last bytes, and may be faster."""
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        wire = await raw_tunnel(guest)
-        visitor = house.visit(guest.port, capacity=500)
-        waiting = house.visit(guest.port)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        wire = await raw_tunnel(client)
+        visitor = server.visit(client.port, capacity=500)
+        waiting = server.visit(client.port)
         visitor.send_eof()
         assert isinstance(await wire.next(), Open)
         assert await wire.next() == End()
         wire.data(bytes(50_000))
         wire.end()
         wire.wire.send_eof()
-        await guest.say(Close(code="stopped", text="bye"))
+        await client.say(Close(code="stopped", text="bye"))
         assert await receive_all(visitor) == bytes(50_000)
         assert await receive_all(waiting) == b""
         started = trio.current_time()
-        await guest.hear_end()
+        await client.hear_end()
         await trio.testing.wait_all_tasks_blocked()
         assert trio.current_time() - started < 0.1
-        assert house.admission.ports.free == 2
+        assert server.admission.ports.free == 2
 
 
 async def test_a_leaving_client_is_not_waited_for(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy) as house:
-        guest = await house.welcome()
-        await raw_tunnel(guest)
-        visitor = house.visit(guest.port)
-        await guest.say(Close(code="stopped", text="bye"))
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        await raw_tunnel(client)
+        visitor = server.visit(client.port)
+        await client.say(Close(code="stopped", text="bye"))
         started = trio.current_time()
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
         assert trio.current_time() - started < 1.1
-        await guest.hear_end()
+        await client.hear_end()
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.ports.free == 2
+        assert server.admission.ports.free == 2
 
 
 # -- accounts ---------------------------------------------------------------------------------------------------------
 
 
-async def log_in(house: House, name: str) -> Guest:
-    guest = house.guest(name, username=name, token=token_of(name))
-    await guest.ask()
-    guest.welcome = await guest.hear(Welcome)
-    return guest
+async def log_in(server: MemoryServer, name: str) -> MemoryClient:
+    client = server.client(name, username=name, token=token_of(name))
+    await client.ask()
+    client.welcome = await client.hear(Welcome)
+    return client
 
 
 async def test_login(tidy: Tidy, autojump_clock: MockClock) -> None:
     store = MemoryStore("alice", "bob")
     store.users["carol"] = make_user("carol", datetime.now(UTC) - timedelta(seconds=1))
-    async with open_house(tidy, store=store) as house:
-        await log_in(house, "alice")
+    async with open_memory_server(tidy, store=store) as server:
+        await log_in(server, "alice")
         for name, token, code in (
             ("bob", token_of("alice"), RefusalCode.AUTH_FAILED),
             ("nobody", token_of("nobody"), RefusalCode.AUTH_FAILED),
             ("carol", token_of("carol"), RefusalCode.ACCOUNT_EXPIRED),
         ):
-            guest = house.guest(name, username=name, token=token)
-            await guest.ask()
-            assert (await guest.hear(Refused)).code == code
-            await guest.hear_end()
-        assert [session.username for session in house.sessions] == ["alice"]
+            client = server.client(name, username=name, token=token)
+            await client.ask()
+            assert (await client.hear(Refused)).code == code
+            await client.hear_end()
+        assert [session.username for session in server.sessions] == ["alice"]
 
 
 @pytest.mark.parametrize("what", ["removed", "made anew", "expired"])
@@ -772,11 +772,11 @@ async def test_account_that_ends_ends_its_sessions(
     tidy: Tidy, autojump_clock: MockClock, what: str
 ) -> None:
     store = MemoryStore("alice", "bob")
-    async with open_house(tidy, store=store) as house:
-        alice, bob = await log_in(house, "alice"), await log_in(house, "bob")
-        visitor = house.visit(alice.port)
+    async with open_memory_server(tidy, store=store) as server:
+        alice, bob = await log_in(server, "alice"), await log_in(server, "bob")
+        visitor = server.visit(alice.port)
         await trio.sleep(3)
-        assert len(house.sessions) == 2
+        assert len(server.sessions) == 2
         if what == "removed":
             del store.users["alice"]
             code = CloseCode.ACCOUNT_REMOVED
@@ -795,8 +795,8 @@ async def test_account_that_ends_ends_its_sessions(
         await alice.hear_end()
         assert await receive_all(visitor) == b""
         await trio.testing.wait_all_tasks_blocked()
-        assert house.admission.ports.free == 1
-        assert [session.username for session in house.sessions] == ["bob"]
+        assert server.admission.ports.free == 1
+        assert [session.username for session in server.sessions] == ["bob"]
         assert bob.pending() == []
 
 
@@ -814,27 +814,27 @@ async def test_a_store_that_is_down_ends_no_session(
 
     caplog.set_level(logging.INFO, "trionat")
     store = Failing("alice")
-    async with open_house(tidy, store=store) as house:
-        alice = await log_in(house, "alice")
+    async with open_memory_server(tidy, store=store) as server:
+        alice = await log_in(server, "alice")
         for _ in range(2):
             store.down = True
             await trio.sleep(5 * WATCH_INTERVAL)
             store.down = False
             await trio.sleep(2 * WATCH_INTERVAL)
         assert alice.pending() == []
-        assert len(house.sessions) == 1
+        assert len(server.sessions) == 1
         assert caplog.text.count("sessions go on") == caplog.text.count("asked again") == 2
         del store.users["alice"]
         assert (await alice.hear(Close)).code == CloseCode.ACCOUNT_REMOVED
 
 
 async def test_same_identity_of_two_users(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_house(tidy, store=MemoryStore("alice", "bob")) as house:
+    async with open_memory_server(tidy, store=MemoryStore("alice", "bob")) as server:
         for name in ("alice", "bob"):
-            guest = house.guest("same", username=name, token=token_of(name))
-            await guest.ask()
-            await guest.hear(Welcome)
-        assert len(house.sessions) == 2
+            client = server.client("same", username=name, token=token_of(name))
+            await client.ask()
+            await client.hear(Welcome)
+        assert len(server.sessions) == 2
 
 
 # -- cancellation -----------------------------------------------------------------------------------------------------
@@ -849,14 +849,14 @@ async def test_cancelled_at_any_point(tidy: Tidy, autojump_clock: MockClock, tic
                 await trio.lowlevel.checkpoint()
             scope.cancel()
 
-        async with open_house(tidy, ports=1) as house:
-            house.nursery.start_soon(cancel)
-            guest = await house.welcome("one")
-            guest.pool(forwarder(tidy, house.nursery))
-            other = house.guest("two")
+        async with open_memory_server(tidy, ports=1) as server:
+            server.nursery.start_soon(cancel)
+            client = await server.welcome("one")
+            client.pool(forwarder(tidy, server.nursery))
+            other = server.client("two")
             await other.ask()
             for _ in range(20):
-                visitor = house.visit(guest.port, early=b"hello")
+                visitor = server.visit(client.port, early=b"hello")
                 with suppress(OSError):  # reset, when the end comes now
                     visitor.send_eof()
                     await receive_all(visitor)
@@ -867,26 +867,26 @@ async def test_cancelled_at_any_point(tidy: Tidy, autojump_clock: MockClock, tic
 async def test_session_ended_at_any_point(
     tidy: Tidy, autojump_clock: MockClock, ticks: int
 ) -> None:
-    async with open_house(tidy, ports=1, port_reservation=0) as house:
-        guest = await house.welcome("one")
-        guest.pool(forwarder(tidy, house.nursery))
-        visitors = [house.visit(guest.port, early=b"hello") for _ in range(3)]
+    async with open_memory_server(tidy, ports=1, port_reservation=0) as server:
+        client = await server.welcome("one")
+        client.pool(forwarder(tidy, server.nursery))
+        visitors = [server.visit(client.port, early=b"hello") for _ in range(3)]
         for _ in range(ticks):
             await trio.lowlevel.checkpoint()
-        house.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
+        server.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
         await trio.sleep(3)
-        assert house.sessions == []
-        assert house.admission.ports.free == 1
+        assert server.sessions == []
+        assert server.admission.ports.free == 1
         for visitor in visitors:
             assert visitor.peer.closed
 
 
 async def test_numbers_of_plain_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
     """Each is good once, in any order within a window; a session that is to use TLS takes none."""
-    async with open_house(tidy) as house:
-        guest = await house.welcome("guest")
-        uid, secret = guest.welcome.uid, guest.welcome.secret
-        session = house.desk.sessions[uid]
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome("client")
+        uid, secret = client.welcome.uid, client.welcome.secret
+        session = server.desk.sessions[uid]
         assert isinstance(session, NativeSession)
 
         def joins(number: int) -> bool:

@@ -20,7 +20,7 @@ from trionat.protocol.ticket import Ticket
 from trionat.server.state_folder import (
     FIRST_USER,
     FirstUser,
-    ServerState,
+    StateFolder,
     ensure_first_user,
     find_first_user,
     lock_state,
@@ -61,7 +61,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def loads(state: ServerState) -> None:
+def loads(state: StateFolder) -> None:
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(state.certificate_file, state.key_file)
 
 

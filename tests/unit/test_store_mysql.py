@@ -904,12 +904,12 @@ async def test_where_tls_is_wanted_no_password_leaves_without_it(
 ) -> None:
     (tmp_path / "ca.pem").write_bytes(make_authority()[1])
     said = bytearray()
-    greeting = b"\x0a10.11.19-MariaDB\0" + bytes(4) + b"saltsalt\0" + b"\xff\xf7\x08\x02\0\xff\x81\x15" + bytes(10) + b"saltsaltsalt\0mysql_native_password\0"  # fmt: skip
+    login = b"\x0a10.11.19-MariaDB\0" + bytes(4) + b"saltsalt\0" + b"\xff\xf7\x08\x02\0\xff\x81\x15" + bytes(10) + b"saltsaltsalt\0mysql_native_password\0"  # fmt: skip
     # Capabilities without CLIENT_SSL (0x0800): a man in the middle who takes it out.
 
     async def speak(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):
-            await stream.send_all(len(greeting).to_bytes(3, "little") + b"\0" + greeting)
+            await stream.send_all(len(login).to_bytes(3, "little") + b"\0" + login)
             async for data in stream:
                 said.extend(data)
 

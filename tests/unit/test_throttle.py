@@ -1,4 +1,4 @@
-"""The brake on a user's streams: the rate, the turns that they take, and what it must not hold up."""
+"""The throttle on a user's streams: the rate, the turns that they take, and what it must not hold up."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.unit.memory import receive_some
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import AbortReason
 from trionat.relay.raw_tunnel import RawTunnel
-from trionat.relay.stream import Pairing
-from trionat.relay.throttle import Brake
+from trionat.relay.stream import VisitorStream
+from trionat.relay.throttle import Throttle
 from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
 
 if TYPE_CHECKING:
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from tests.unit.memory import MemoryEndpoint
 
 
-async def pairing(tidy: Tidy, brake: Brake) -> Pairing:
+async def open_stream(tidy: Tidy, throttle: Throttle) -> VisitorStream:
     far, near = tidy.pair()
     far.close()
     near.close()
-    return Pairing(1, near, brake=brake)
+    return VisitorStream(1, near, throttle=throttle)
 
 
 async def test_without_a_rate_nothing_is_held_up(tidy: Tidy, autojump_clock: MockClock) -> None:
-    brake = Brake(None)
+    throttle = Throttle(None)
     room = memoryview(bytearray(256 * 1024))
-    stream = await pairing(tidy, brake)
+    stream = await open_stream(tidy, throttle)
     started = trio.current_time()
     for _ in range(1000):
-        assert len(brake.portion(room)) == len(room)
+        assert len(throttle.portion(room)) == len(room)
         await stream.slow_down(10**12)
     assert trio.current_time() == started
-    brake.rate = 1000  # and what was relayed so far is no debt
+    throttle.rate = 1000  # and what was relayed so far is no debt
     await stream.slow_down(1000)
     assert trio.current_time() - started <= 1
 
 
 @pytest.mark.parametrize("rate", [1000, 100_000, 10**7, 10**9])
 async def test_the_rate_is_kept(tidy: Tidy, autojump_clock: MockClock, rate: int) -> None:
-    brake = Brake(rate)
+    throttle = Throttle(rate)
     room = memoryview(bytearray(256 * 1024))
-    piece = len(brake.portion(room))
+    piece = len(throttle.portion(room))
     assert piece >= TLS_RECORD_BYTES
-    stream = await pairing(tidy, brake)
+    stream = await open_stream(tidy, throttle)
     started = trio.current_time()
     for _ in range(200):
         await stream.slow_down(piece)
@@ -61,11 +61,11 @@ async def test_the_rate_is_kept(tidy: Tidy, autojump_clock: MockClock, rate: int
 
 async def test_streams_take_turns(tidy: Tidy, autojump_clock: MockClock) -> None:
     """Whoever has waited goes first, and the sum is the rate; also for one that comes later."""
-    brake = Brake(100_000)
+    throttle = Throttle(100_000)
     relayed = [0, 0, 0, 0]
 
     async def relay(index: int) -> None:
-        stream = await pairing(tidy, brake)
+        stream = await open_stream(tidy, throttle)
         while True:
             relayed[index] += 10_000
             await stream.slow_down(10_000)
@@ -88,8 +88,8 @@ async def test_streams_take_turns(tidy: Tidy, autojump_clock: MockClock) -> None
 async def test_a_new_rate_counts_for_those_who_wait(
     tidy: Tidy, autojump_clock: MockClock, rate: int | None, within: float
 ) -> None:
-    brake = Brake(10)
-    stream = await pairing(tidy, brake)
+    throttle = Throttle(10)
+    stream = await open_stream(tidy, throttle)
     done: list[float] = []
 
     async def relay() -> None:
@@ -102,20 +102,20 @@ async def test_a_new_rate_counts_for_those_who_wait(
         await trio.sleep(5.25)
         started = trio.current_time()
         assert not done
-        brake.rate = rate
+        throttle.rate = rate
     assert within - 1 <= done[0] - started <= within
 
 
 async def test_many_short_streams_get_no_more_than_the_rate(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    brake = Brake(100_000)
+    throttle = Throttle(100_000)
     relayed = 0
 
     async def come_and_go() -> None:
         nonlocal relayed
         while True:
-            stream = await pairing(tidy, brake)
+            stream = await open_stream(tidy, throttle)
             await stream.slow_down(10_000)
             relayed += 10_000
 
@@ -128,7 +128,7 @@ async def test_many_short_streams_get_no_more_than_the_rate(
 
 
 async def test_one_that_has_failed_goes_on_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
-    stream = await pairing(tidy, Brake(1))
+    stream = await open_stream(tidy, Throttle(1))
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
         await stream.slow_down(1_000_000)
@@ -143,8 +143,8 @@ async def test_one_that_has_failed_goes_on_at_once(tidy: Tidy, autojump_clock: M
 async def test_an_idle_user_has_a_quarter_of_a_second_in_store(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    brake = Brake(1000)
-    stream = await pairing(tidy, brake)
+    throttle = Throttle(1000)
+    stream = await open_stream(tidy, throttle)
     await trio.sleep(1000)
     started = trio.current_time()
     for count in (250, 1000):
@@ -156,7 +156,7 @@ async def test_an_idle_user_has_a_quarter_of_a_second_in_store(
 
 async def test_raw_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
     """Two of one user, both directions together; a reset passes while it is held up."""
-    brake = Brake(200_000)
+    throttle = Throttle(200_000)
     texts = [random.Random(number).randbytes(4_000_000) for number in range(4)]
     received: list[bytearray] = []
     tunnels: list[RawTunnel] = []
@@ -170,7 +170,9 @@ async def test_raw_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
         async with trio.open_nursery() as talking:
             for number in range(2):
                 (visitor, plain), (peer, wire) = tidy.pair(), tidy.pair()
-                tunnels.append(RawTunnel(wire, Pairing(1, plain, brake=brake), Side.SERVER))
+                tunnels.append(
+                    RawTunnel(wire, VisitorStream(1, plain, throttle=throttle), Side.SERVER)
+                )
                 nursery.start_soon(tunnels[number].run)
                 for end, text in ((visitor, texts[2 * number]), (peer, texts[2 * number + 1])):
                     ends.append(end)
@@ -186,8 +188,8 @@ async def test_raw_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:
             to_visitor, to_peer = received[2 * number : 2 * number + 2]
             assert texts[2 * number].startswith(to_peer)
             assert texts[2 * number + 1].startswith(to_visitor)
-            assert tunnel.pairing.taken - TLS_RECORD_BYTES == len(to_peer)  # and one that waits
-            assert tunnel.pairing.given == len(to_visitor)
+            assert tunnel.stream.taken - TLS_RECORD_BYTES == len(to_peer)  # and one that waits
+            assert tunnel.stream.given == len(to_visitor)
         started = trio.current_time()
         for visitor, tunnel in zip(ends[::2], tunnels, strict=True):
             visitor.reset()

@@ -80,7 +80,7 @@ class Line:
 
 
 @attrs.define(eq=False)
-class Office:
+class AdminServer:
     """A server's traffic, its folder and its store; `now` is the wall clock. `sessions` are counters of live sessions."""
 
     folder: Path
@@ -118,14 +118,14 @@ async def calm() -> None:
 
 
 @pytest.fixture
-async def office(tmp_path: Path, mock_clock: MockClock) -> AsyncIterator[Office]:
+async def office(tmp_path: Path, mock_clock: MockClock) -> AsyncIterator[AdminServer]:
     async with open_sqlite_store(tmp_path / "users.db") as store:
         (folder := tmp_path / "state").mkdir()
-        yield Office(folder, Line(store), mock_clock)
+        yield AdminServer(folder, Line(store), mock_clock)
 
 
 async def test_a_live_counter_is_in_the_store_every_ten_seconds(
-    office: Office, mock_clock: MockClock
+    office: AdminServer, mock_clock: MockClock
 ) -> None:
     async with office.open() as traffic:
         with traffic.metered("alice", lambda: office.sessions["alice"]):
@@ -144,7 +144,7 @@ async def test_a_live_counter_is_in_the_store_every_ten_seconds(
 
 
 async def test_sessions_that_end_together_are_one_flush(
-    office: Office, mock_clock: MockClock
+    office: AdminServer, mock_clock: MockClock
 ) -> None:
     async with office.open() as traffic:
         with ExitStack() as sessions:
@@ -160,7 +160,7 @@ async def test_sessions_that_end_together_are_one_flush(
 
 
 async def test_a_session_that_ends_by_an_error_is_counted(
-    office: Office, mock_clock: MockClock
+    office: AdminServer, mock_clock: MockClock
 ) -> None:
     async with office.open() as traffic:
         with pytest.raises(RuntimeError), traffic.metered("alice", lambda: 9):
@@ -169,7 +169,7 @@ async def test_a_session_that_ends_by_an_error_is_counted(
 
 
 async def test_a_store_that_is_down_costs_time_alone(
-    office: Office, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+    office: AdminServer, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "trionat")
     async with office.open() as traffic:
@@ -199,7 +199,7 @@ async def test_a_store_that_is_down_costs_time_alone(
 
 
 async def test_a_flush_whose_answer_was_lost_is_added_once(
-    office: Office, mock_clock: MockClock
+    office: AdminServer, mock_clock: MockClock
 ) -> None:
     async with office.open() as traffic:
         office.line.outcome = "answer lost"
@@ -216,7 +216,7 @@ async def test_a_flush_whose_answer_was_lost_is_added_once(
 
 
 async def test_a_store_that_does_not_answer_is_given_up_in_time(
-    office: Office, mock_clock: MockClock
+    office: AdminServer, mock_clock: MockClock
 ) -> None:
     async with office.open() as traffic:
         office.line.outcome = "hangs"
@@ -233,7 +233,9 @@ async def test_a_store_that_does_not_answer_is_given_up_in_time(
             assert await office.total() == 3
 
 
-async def test_a_new_month_is_a_flush_of_its_own(office: Office, mock_clock: MockClock) -> None:
+async def test_a_new_month_is_a_flush_of_its_own(
+    office: AdminServer, mock_clock: MockClock
+) -> None:
     async with office.open() as traffic:
         office.line.outcome = "down"
         with traffic.metered("alice", lambda: office.sessions["alice"]):
@@ -254,7 +256,7 @@ async def test_a_new_month_is_a_flush_of_its_own(office: Office, mock_clock: Moc
 
 
 async def test_what_a_stop_leaves_is_sent_first_by_the_next_start(
-    office: Office, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+    office: AdminServer, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with office.open() as traffic:
         office.line.outcome = "answer lost"
@@ -275,7 +277,7 @@ async def test_what_a_stop_leaves_is_sent_first_by_the_next_start(
 
 @pytest.mark.parametrize("outcome", ["added", "hangs"])
 async def test_a_server_that_is_cancelled_makes_a_last_flush(
-    office: Office, mock_clock: MockClock, outcome: Outcome
+    office: AdminServer, mock_clock: MockClock, outcome: Outcome
 ) -> None:
     ended_at: list[float] = []
 
@@ -302,18 +304,18 @@ async def test_a_server_that_is_cancelled_makes_a_last_flush(
 
 
 async def test_a_copy_of_the_state_folder_counts_under_another_name(
-    office: Office, mock_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    office: AdminServer, mock_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As an administrator makes who wants a second server with the same certificate, or who restores a backup."""
 
-    async def relay(place: Office, count: int) -> None:
+    async def relay(place: AdminServer, count: int) -> None:
         async with place.open() as traffic:
             with traffic.metered("alice", lambda: count):
                 await place.next_look()
 
     await relay(office, 1)
     shutil.copytree(office.folder, tmp_path / "copy")
-    copy = Office(tmp_path / "copy", Line(office.line.store), office.clock)
+    copy = AdminServer(tmp_path / "copy", Line(office.line.store), office.clock)
     await relay(office, 10)
     assert "another server" not in caplog.text
     await relay(copy, 100)
@@ -325,7 +327,7 @@ async def test_a_copy_of_the_state_folder_counts_under_another_name(
 
 
 async def test_only_what_is_written_down_is_sent(
-    office: Office, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+    office: AdminServer, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "trionat")
     async with office.open() as traffic:
@@ -343,7 +345,7 @@ async def test_only_what_is_written_down_is_sent(
 
 
 async def test_usage_is_of_this_month_up_to_this_moment(
-    office: Office, mock_clock: MockClock
+    office: AdminServer, mock_clock: MockClock
 ) -> None:
     async with office.open() as traffic:
         with (
@@ -368,7 +370,9 @@ async def test_usage_is_of_this_month_up_to_this_moment(
         assert await traffic.used_this_month(["alice"]) == {"alice": 22 - 21}
 
 
-async def test_usage_sees_a_flush_on_its_way_once(office: Office, mock_clock: MockClock) -> None:
+async def test_usage_sees_a_flush_on_its_way_once(
+    office: AdminServer, mock_clock: MockClock
+) -> None:
     """The store has it, and the server does not know yet."""
     used: dict[str, int] = {}
 
@@ -388,7 +392,7 @@ async def test_usage_sees_a_flush_on_its_way_once(office: Office, mock_clock: Mo
 
 
 async def test_many_that_ask_at_once_are_one_question(
-    office: Office, mock_clock: MockClock
+    office: AdminServer, mock_clock: MockClock
 ) -> None:
     """As they do when a server has come back, and all of its clients with it."""
     answers: list[object] = []
@@ -430,7 +434,7 @@ async def test_many_that_ask_at_once_are_one_question(
 
 
 async def test_who_stops_asking_leaves_the_question_to_the_next(
-    office: Office, mock_clock: MockClock
+    office: AdminServer, mock_clock: MockClock
 ) -> None:
     async with office.open() as traffic, trio.open_nursery() as nursery:
         answers: list[dict[str, int]] = []

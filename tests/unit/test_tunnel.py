@@ -40,7 +40,7 @@ from trionat.protocol.tunnel_frames import (
     TunnelFrame,
     TunnelReader,
 )
-from trionat.relay.stream import REPLAY_BYTES, Failure, Pairing
+from trionat.relay.stream import REPLAY_BYTES, Failure, VisitorStream
 from trionat.relay.tunnel import LocalServiceError, Tunnel
 from trionat.transport.endpoint import send_all
 from trionat.transport.scratch import SCRATCH_BYTES
@@ -67,7 +67,7 @@ class Road:
     local_capacity: int = CAPACITY
     largest: int = 1 << 30
     refusal: str | None = None
-    pairings: list[Pairing] = attrs.field(factory=list)
+    streams: list[VisitorStream] = attrs.field(factory=list)
     visitors: int = 0
     server: Tunnel = attrs.field(init=False)
     client: Tunnel = attrs.field(init=False)
@@ -93,8 +93,8 @@ class Road:
         self._locals_in.send_nowait(far)
         return near
 
-    def _take_over(self, frame: Open, pairing: Pairing) -> None:
-        self.nursery.start_soon(self.client.carry, pairing)
+    def _take_over(self, frame: Open, stream: VisitorStream) -> None:
+        self.nursery.start_soon(self.client.carry, stream)
 
     def visit(self, early: bytes = b"") -> MemoryEndpoint:
         """Let the next visitor in, with its first bytes there already; return the far end of its connection."""
@@ -102,9 +102,9 @@ class Road:
         if early:
             assert far.send(early) == len(early)
         self.visitors += 1
-        pairing = Pairing(self.visitors, near)
-        self.pairings.append(pairing)
-        self.nursery.start_soon(self.server.open, pairing, frame_for(self.visitors))
+        stream = VisitorStream(self.visitors, near)
+        self.streams.append(stream)
+        self.nursery.start_soon(self.server.open, stream, frame_for(self.visitors))
         return far
 
     async def local(self) -> MemoryEndpoint:
@@ -116,7 +116,7 @@ class Road:
         await trio.testing.wait_all_tasks_blocked()
         assert self.server.idle
         assert self.client.idle
-        assert self.server.pairing is self.client.pairing is None
+        assert self.server.stream is self.client.stream is None
 
 
 @asynccontextmanager
@@ -173,26 +173,26 @@ async def test_visitor_ends_first(road: Road) -> None:
     assert await receive_all(visitor) == b"long after the question has ended"
     await road.settle()
     visitor.close()
-    (pairing,) = road.pairings
-    assert (pairing.taken, pairing.given) == (8, 41)
-    assert pairing.end == "ended by both sides"
-    assert pairing.over
-    assert pairing.failure is None
+    (stream,) = road.streams
+    assert (stream.taken, stream.given) == (8, 41)
+    assert stream.end == "ended by both sides"
+    assert stream.over
+    assert stream.failure is None
 
 
 async def test_local_service_ends_first(road: Road) -> None:
     visitor = road.visit()
     local = await road.local()
-    local.send(b"greeting")
+    local.send(b"login")
     local.send_eof()
-    assert await receive_all(visitor) == b"greeting"
+    assert await receive_all(visitor) == b"login"
     visitor.send(b"still here")
     assert await receive_some(local) == b"still here"
     visitor.close()
     assert await receive_all(local) == b""
     local.close()
     await road.settle()
-    assert road.pairings[0].failure is None
+    assert road.streams[0].failure is None
 
 
 async def test_visitor_resets(road: Road) -> None:
@@ -204,9 +204,7 @@ async def test_visitor_resets(road: Road) -> None:
         await receive_some(local)
     local.close()
     await road.settle()
-    assert road.pairings[0].failure == Failure(
-        AbortReason.RESET, "the visitor reset its connection"
-    )
+    assert road.streams[0].failure == Failure(AbortReason.RESET, "the visitor reset its connection")
 
 
 async def test_local_service_resets(road: Road) -> None:
@@ -218,7 +216,7 @@ async def test_local_service_resets(road: Road) -> None:
         await receive_some(visitor)
     visitor.close()
     await road.settle()
-    assert road.pairings[0].failure == Failure(
+    assert road.streams[0].failure == Failure(
         AbortReason.RESET, "the local service reset its connection"
     )
 
@@ -272,7 +270,7 @@ async def test_refused_local_service_closes_the_visitor_at_once(road: Road) -> N
     assert await receive_all(visitor) == b""
     await road.settle()
     visitor.close()
-    assert road.pairings[0].failure == Failure(AbortReason.REFUSED, road.refusal)
+    assert road.streams[0].failure == Failure(AbortReason.REFUSED, road.refusal)
     road.refusal = None
     await check_works(road)
 
@@ -363,7 +361,7 @@ def test_tiny_buffers(
                     nursery.start_soon(serve, visitor, up, down, turns[0])
                     nursery.start_soon(serve, await road.local(), down, up, turns[1])
                 await road.settle()
-                assert (road.pairings[-1].taken, road.pairings[-1].given) == (len(up), len(down))
+                assert (road.streams[-1].taken, road.streams[-1].given) == (len(up), len(down))
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     tidy.check()
@@ -429,10 +427,10 @@ async def test_slow_reader_keeps_memory_bounded(
         with trio.move_on_after(60):
             await send_all(visitor, bytes(1_000_000))
             pytest.fail("all of it was taken, although nobody reads")
-        pairing = road.pairings[0]
+        stream = road.streams[0]
         # on the way: visitor's buffer, one read in the server, the wire, one read in the client, local's buffer
-        assert pairing.taken <= 4 * 1000 + SCRATCH_BYTES
-        assert pairing.taken < 5000
+        assert stream.taken <= 4 * 1000 + SCRATCH_BYTES
+        assert stream.taken < 5000
         for endpoint in tidy.endpoints:
             assert endpoint.most_held <= 1000
         visitor.reset()
@@ -446,7 +444,7 @@ async def test_opening_leaves_with_the_first_bytes_in_one_piece(tidy: Tidy) -> N
     far.send(b"first")
     tunnel = Tunnel(server, Side.SERVER)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tunnel.open, Pairing(1, near), frame_for(1))
+        nursery.start_soon(tunnel.open, VisitorStream(1, near), frame_for(1))
         await trio.testing.wait_all_tasks_blocked()
         whole = frame_for(1).encode() + encode_frame(DATA_ID, b"first")
         assert await receive_some(client) == whole
@@ -470,8 +468,8 @@ async def test_many_early_bytes_come_first(tidy: Tidy) -> None:
         far, near = tidy.pair()
         far.send(b" and the rest")
         far.send_eof()
-        pairing = Pairing(1, near)
-        road.nursery.start_soon(road.server.open, pairing, frame_for(1), early)
+        stream = VisitorStream(1, near)
+        road.nursery.start_soon(road.server.open, stream, frame_for(1), early)
         local = await road.local()
         assert await receive_all(local) == early + b" and the rest"
         local.close()
@@ -483,13 +481,13 @@ async def test_many_early_bytes_come_first(tidy: Tidy) -> None:
 async def test_what_is_not_answered_is_kept(road: Road) -> None:
     visitor = road.visit(b"GET / ")
     local = await road.local()
-    (pairing,) = road.pairings
+    (stream,) = road.streams
     visitor.send(b"HTTP/1.1")
     await trio.testing.wait_all_tasks_blocked()
-    assert bytes(pairing.unanswered or b"") == b"GET / HTTP/1.1"
+    assert bytes(stream.unanswered or b"") == b"GET / HTTP/1.1"
     local.send(b"2")
     await trio.testing.wait_all_tasks_blocked()
-    assert road.pairings[0].unanswered is None
+    assert road.streams[0].unanswered is None
     visitor.reset()
     local.reset()
     await road.settle()
@@ -500,7 +498,7 @@ async def test_an_end_is_an_answer(road: Road) -> None:
     local = await road.local()
     local.send_eof()
     await trio.testing.wait_all_tasks_blocked()
-    assert road.pairings[0].unanswered is None
+    assert road.streams[0].unanswered is None
     visitor.reset()
     local.reset()
     await road.settle()
@@ -513,7 +511,7 @@ async def test_only_so_much_is_kept(road: Road, more: int, kept: bool) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_all, visitor, bytes(REPLAY_BYTES + more))
         await receive_exactly(local, REPLAY_BYTES + more)
-    assert (road.pairings[0].unanswered is not None) == kept
+    assert (road.streams[0].unanswered is not None) == kept
     visitor.reset()
     local.reset()
     await road.settle()
@@ -585,15 +583,15 @@ class Half:
         except Exception as error:  # noqa: BLE001 - looked at by the test
             self.end = error
 
-    def visit(self) -> tuple[MemoryEndpoint, Pairing]:
+    def visit(self) -> tuple[MemoryEndpoint, VisitorStream]:
         far, near = self.tidy.pair()
-        pairing = Pairing(1, near)
-        self.nursery.start_soon(self._open, pairing)
-        return far, pairing
+        stream = VisitorStream(1, near)
+        self.nursery.start_soon(self._open, stream)
+        return far, stream
 
-    async def _open(self, pairing: Pairing) -> None:
+    async def _open(self, stream: VisitorStream) -> None:
         with suppress(ConnectionLostError):  # some tests take the wire away
-            await self.tunnel.open(pairing, frame_for(1))
+            await self.tunnel.open(stream, frame_for(1))
 
 
 @asynccontextmanager
@@ -605,8 +603,8 @@ async def open_half(
 ) -> AsyncIterator[Half]:
     wire, far = tidy.pair(capacity)
 
-    def take_over(_: Open, pairing: Pairing) -> None:
-        half.nursery.start_soon(tunnel.carry, pairing)
+    def take_over(_: Open, stream: VisitorStream) -> None:
+        half.nursery.start_soon(tunnel.carry, stream)
 
     tunnel = Tunnel(wire, side, connect, None if side is Side.SERVER else take_over)
     try:
@@ -713,16 +711,16 @@ async def test_abort_without_an_answer(tidy: Tidy) -> None:
 
 async def test_reset_is_noticed_while_the_wire_is_full(tidy: Tidy) -> None:
     async with open_half(tidy, Side.SERVER, capacity=50) as half:
-        visitor, pairing = half.visit()
+        visitor, stream = half.visit()
         assert visitor.send(bytes(10_000)) == 10_000
         await trio.testing.wait_all_tasks_blocked()
         visitor.reset()
         await trio.testing.wait_all_tasks_blocked()
         assert (
-            pairing.end == "ended by both sides"
+            stream.end == "ended by both sides"
         )  # nobody reads it, so nobody knows: the wire is full
         half.tunnel.sweep()
-        assert pairing.failure == Failure(AbortReason.RESET, "the visitor reset its connection")
+        assert stream.failure == Failure(AbortReason.RESET, "the visitor reset its connection")
         while not isinstance(event := await half.raw.next(), Abort):
             assert isinstance(event, bytes | Open)
         half.raw.wire.send(END_FRAME)
@@ -733,7 +731,7 @@ async def test_reset_is_noticed_while_the_wire_is_full(tidy: Tidy) -> None:
 async def test_closed_under_a_write_that_waits(tidy: Tidy) -> None:
     """The plain end goes away while `carry` waits for the wire: it must not be waited for afterwards."""
     async with open_half(tidy, Side.SERVER, capacity=50) as half:
-        visitor, pairing = half.visit()
+        visitor, stream = half.visit()
         visitor.send(bytes(100))
         await trio.testing.wait_all_tasks_blocked()
         half.raw.wire.send(Abort(1, AbortReason.TIMEOUT, "too slow").encode())
@@ -744,7 +742,7 @@ async def test_closed_under_a_write_that_waits(tidy: Tidy) -> None:
         assert b"".join(event for event in events if isinstance(event, bytes)) == bytes(100)
         await trio.testing.wait_all_tasks_blocked()
         assert half.tunnel.idle
-        assert pairing.end == "too slow"
+        assert stream.end == "too slow"
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
         visitor.close()
@@ -753,7 +751,7 @@ async def test_closed_under_a_write_that_waits(tidy: Tidy) -> None:
 async def test_abort_behind_an_end_that_the_other_end_crosses(tidy: Tidy) -> None:
     """Over by both ENDs while the ABORT still leaves: it is late then, and the next visitor comes after it."""
     async with open_half(tidy, Side.SERVER, capacity=45) as half:
-        visitor, pairing = half.visit()
+        visitor, stream = half.visit()
         assert await half.raw.next() == frame_for(1)
         visitor.send_eof()
         await trio.testing.wait_all_tasks_blocked()
@@ -762,7 +760,7 @@ async def test_abort_behind_an_end_that_the_other_end_crosses(tidy: Tidy) -> Non
         await trio.testing.wait_all_tasks_blocked()
         half.raw.wire.send(END_FRAME)
         await trio.testing.wait_all_tasks_blocked()
-        assert pairing.over
+        assert stream.over
         assert half.tunnel.idle
         await sweep(half.tunnel, times=15)
         with pytest.raises(PeerTimeoutError, match="did not take an ABORT"):
@@ -884,25 +882,25 @@ async def test_end_of_an_idle_wire_is_an_end(tidy: Tidy, side: Side) -> None:
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_loss_of_a_busy_wire(tidy: Tidy, how: str) -> None:
     async with open_half(tidy, Side.SERVER) as half:
-        visitor, pairing = half.visit()
+        visitor, stream = half.visit()
         assert await half.raw.next() == frame_for(1)
         half.raw.wire.close() if how == "close" else half.raw.wire.reset()
         await trio.testing.wait_all_tasks_blocked()
         assert isinstance(half.end, ConnectionLostError)
-        assert not pairing.plain.is_lost()  # it may go to another tunnel
+        assert not stream.plain.is_lost()  # it may go to another tunnel
         visitor.close()
 
 
 async def test_bytes_for_one_that_has_gone_are_dropped(tidy: Tidy) -> None:
     async with open_half(tidy, Side.SERVER) as half:
-        visitor, pairing = half.visit()
+        visitor, stream = half.visit()
         assert await half.raw.next() == frame_for(1)
         visitor.reset()
         assert isinstance(await half.raw.next(), Abort)
         half.raw.wire.send(DATA * 100 + END_FRAME)
         await trio.testing.wait_all_tasks_blocked()
         assert half.tunnel.idle
-        assert pairing.given == 0
+        assert stream.given == 0
 
 
 async def test_end_arrives_when_both_ended(tidy: Tidy) -> None:

@@ -10,9 +10,9 @@ import trio.testing
 
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
 from trionat.address import TCPAddress
-from trionat.server.accounts.limits import Allowance
+from trionat.server.accounts.limits import UserLimits
 from trionat.server.refusals import Bound
-from trionat.server.visitors.queue import Visitor, VisitorLine
+from trionat.server.visitors.queue import Visitor, VisitorQueue
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ ADDRESS = TCPAddress("192.0.2.1", 1)
 class Crowd:
     """Visitors with their far ends."""
 
-    def __init__(self, tidy: Tidy, line: VisitorLine) -> None:
+    def __init__(self, tidy: Tidy, line: VisitorQueue) -> None:
         self.tidy = tidy
         self.line = line
         self.far: dict[int, MemoryEndpoint] = {}
@@ -48,21 +48,21 @@ class Crowd:
 
 
 @pytest.fixture
-def line() -> VisitorLine:
-    return VisitorLine(3, 5, Allowance("alice", Limits()))
+def line() -> VisitorQueue:
+    return VisitorQueue(3, 5, UserLimits("alice", Limits()))
 
 
 @pytest.fixture
-async def crowd(tidy: Tidy, line: VisitorLine) -> Crowd:
+async def crowd(tidy: Tidy, line: VisitorQueue) -> Crowd:
     return Crowd(tidy, line)
 
 
-async def numbers(line: VisitorLine, count: int) -> list[int]:
+async def numbers(line: VisitorQueue, count: int) -> list[int]:
     found = [await line.next() for _ in range(count)]
     return [visitor.number for visitor in found if visitor is not None]
 
 
-async def test_who_has_waited_longest_goes_first(line: VisitorLine, crowd: Crowd) -> None:
+async def test_who_has_waited_longest_goes_first(line: VisitorQueue, crowd: Crowd) -> None:
     for _ in range(3):
         crowd.come()
     assert (line.waiting, line.present) == (3, 3)
@@ -71,7 +71,7 @@ async def test_who_has_waited_longest_goes_first(line: VisitorLine, crowd: Crowd
     crowd.go()
 
 
-async def test_the_tunnel_used_last_is_used_next(line: VisitorLine, crowd: Crowd) -> None:
+async def test_the_tunnel_used_last_is_used_next(line: VisitorQueue, crowd: Crowd) -> None:
     served: list[tuple[int, int]] = []
 
     async def tunnel(name: int) -> None:
@@ -90,7 +90,7 @@ async def test_the_tunnel_used_last_is_used_next(line: VisitorLine, crowd: Crowd
     crowd.go()
 
 
-async def test_one_that_is_put_back_is_first_again(line: VisitorLine, crowd: Crowd) -> None:
+async def test_one_that_is_put_back_is_first_again(line: VisitorQueue, crowd: Crowd) -> None:
     for _ in range(3):
         crowd.come()
     first = await line.next()
@@ -101,7 +101,9 @@ async def test_one_that_is_put_back_is_first_again(line: VisitorLine, crowd: Cro
     crowd.go()
 
 
-async def test_one_that_is_put_back_goes_to_an_idle_tunnel(line: VisitorLine, crowd: Crowd) -> None:
+async def test_one_that_is_put_back_goes_to_an_idle_tunnel(
+    line: VisitorQueue, crowd: Crowd
+) -> None:
     visitor = crowd.come()
     assert await line.next() is visitor
     async with trio.open_nursery() as nursery:
@@ -116,7 +118,7 @@ async def test_one_that_is_put_back_goes_to_an_idle_tunnel(line: VisitorLine, cr
     crowd.go()
 
 
-async def test_one_that_is_put_back_too_late_is_reset(line: VisitorLine, crowd: Crowd) -> None:
+async def test_one_that_is_put_back_too_late_is_reset(line: VisitorQueue, crowd: Crowd) -> None:
     visitor = crowd.come()
     assert await line.next() is visitor
     line.close("over")
@@ -128,7 +130,7 @@ async def test_one_that_is_put_back_too_late_is_reset(line: VisitorLine, crowd: 
 
 
 @pytest.mark.parametrize("steps", range(4))
-async def test_cancelled_places_lose_nobody(line: VisitorLine, crowd: Crowd, steps: int) -> None:
+async def test_cancelled_places_lose_nobody(line: VisitorQueue, crowd: Crowd, steps: int) -> None:
     """Whoever was given out is held by the caller or back in the line."""
     held: list[Visitor] = []
 
@@ -153,7 +155,7 @@ async def test_cancelled_places_lose_nobody(line: VisitorLine, crowd: Crowd, ste
     crowd.go()
 
 
-async def test_limits(line: VisitorLine, crowd: Crowd) -> None:
+async def test_limits(line: VisitorQueue, crowd: Crowd) -> None:
     for _ in range(4):
         crowd.come()
     assert line.present == line.waiting == 3
@@ -171,7 +173,7 @@ async def test_limits(line: VisitorLine, crowd: Crowd) -> None:
     crowd.go()
 
 
-async def test_patience(line: VisitorLine, crowd: Crowd, autojump_clock: MockClock) -> None:
+async def test_patience(line: VisitorQueue, crowd: Crowd, autojump_clock: MockClock) -> None:
     for _ in range(3):
         crowd.come()
         await trio.sleep(1)
@@ -186,12 +188,14 @@ async def test_patience(line: VisitorLine, crowd: Crowd, autojump_clock: MockClo
     crowd.go()
 
 
-async def test_who_refuses_nobody_is_not_counted(line: VisitorLine) -> None:
+async def test_who_refuses_nobody_is_not_counted(line: VisitorQueue) -> None:
     line.close("over")
     assert not line.refusals.counts.keys()
 
 
-async def test_close_dismisses_who_waits_and_admits_nobody(line: VisitorLine, crowd: Crowd) -> None:
+async def test_close_dismisses_who_waits_and_admits_nobody(
+    line: VisitorQueue, crowd: Crowd
+) -> None:
     crowd.come()
     assert await numbers(line, 1) == [1]
     crowd.come()
@@ -206,7 +210,7 @@ async def test_close_dismisses_who_waits_and_admits_nobody(line: VisitorLine, cr
 
 
 async def test_who_was_reset_while_it_waited_is_passed_over(
-    line: VisitorLine, crowd: Crowd
+    line: VisitorQueue, crowd: Crowd
 ) -> None:
     for _ in range(3):
         crowd.come()
@@ -216,7 +220,7 @@ async def test_who_was_reset_while_it_waited_is_passed_over(
     crowd.go()
 
 
-async def test_tunnels_that_were_idle_longest_go_home(line: VisitorLine) -> None:
+async def test_tunnels_that_were_idle_longest_go_home(line: VisitorQueue) -> None:
     home: list[int] = []
 
     async def tunnel(name: int) -> None:
@@ -238,7 +242,7 @@ async def test_tunnels_that_were_idle_longest_go_home(line: VisitorLine) -> None
     assert sorted(home) == [0, 1, 2, 3]
 
 
-async def test_wait_empty(line: VisitorLine, crowd: Crowd) -> None:
+async def test_wait_empty(line: VisitorQueue, crowd: Crowd) -> None:
     await line.wait_empty()
     one, two = crowd.come(), crowd.come()
     done = trio.Event()

@@ -19,7 +19,7 @@ from trionat.cli.password import read_password
 from trionat.config.sections import ServerConfig
 from trionat.errors import StartupError, StoreError
 from trionat.log import escape
-from trionat.server.state_folder import ServerState, make_ticket, prepare_state, ticket_key_file
+from trionat.server.state_folder import StateFolder, make_ticket, prepare_state, ticket_key_file
 from trionat.store.base import Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
 from trionat.store.passwords import hash_password
@@ -208,7 +208,7 @@ def _check_ticket_key(state: State) -> None:
         )
 
 
-def _public_address(server: ServerConfig, files: ServerState) -> tuple[str, int]:
+def _public_address(server: ServerConfig, files: StateFolder) -> tuple[str, int]:
     """Return host and port of the ticket; what was said (flag, configuration) before what was served last."""
     last = files.last_address()
     host = server.public_host or (last and last.host)

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from trionat.client.forwarder import Forwarder
-from trionat.client.legacy.dialer import LegacyServer
+from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.legacy.session import LegacySession
 from trionat.client.native.dialer import ServerDialer, find_server
 from trionat.client.native.known_servers import load_identity
@@ -156,7 +156,7 @@ class Client:
 
     def _legacy_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
         """Return what makes each session at an original server, which remembers nothing of the one before."""
-        server = LegacyServer.of(self.config, self.auth)
+        server = LegacyDialer.of(self.config, self.auth)
         forwarder = Forwarder(self.config.effective_services(), self.config.local_timeout)
         log.warning(
             "whoever is on the way to this server can read the password and all that visitors send: its dialect knows no"

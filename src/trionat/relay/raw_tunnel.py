@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from trionat.protocol.tunnel_frames import AbortReason
-from trionat.relay.stream import Pairing, reset_text
+from trionat.relay.stream import VisitorStream, reset_text
 from trionat.transport.endpoint import MORE_LIKELY_BYTES, Endpoint
 from trionat.transport.scratch import HEADROOM_BYTES, scratch
 
@@ -29,19 +29,19 @@ class RawTunnel:
     """
 
     wire: Endpoint
-    pairing: Pairing
+    stream: VisitorStream
     side: Side
     early: bytes = attrs.field(default=b"", repr=False)
     _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
 
     async def run(self) -> None:
-        """Relay until both directions have ended, or an end is lost; the pairing tells which, and counts.
+        """Relay until both directions have ended, or an end is lost; the stream tells which, and counts.
 
         The end of one direction ends that direction only, for as long as it takes: a half-open connection may be silent. If
         an end is lost, or this is cancelled, both are reset: what they got may not be all.
         """
         buffers = scratch()
-        plain, wire, pairing = self.pairing.plain, self.wire, self.pairing
+        plain, wire, stream = self.stream.plain, self.wire, self.stream
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -51,23 +51,23 @@ class RawTunnel:
                     nursery.start_soon(
                         self._pump, wire, plain, buffers.incoming, self.early, name="give"
                     )
-                pairing.over = pairing.failure is None
+                stream.over = stream.failure is None
         finally:
             for end in (plain, wire):
-                if pairing.over:
+                if stream.over:
                     end.close()
                 else:
                     end.reset()
 
     async def _pump(self, source: Endpoint, sink: Endpoint, room: memoryview, early: bytes) -> None:
         """Take bytes from one end to the other until there are no more."""
-        pairing, brake = self.pairing, self.pairing.brake
-        taking = source is pairing.plain
+        stream, throttle = self.stream, self.stream.throttle
+        taking = source is stream.plain
         try:
             await self._write(sink, memoryview(early))
             while True:
                 try:
-                    count = source.recv_into(room if brake is None else brake.portion(room))
+                    count = source.recv_into(room if throttle is None else throttle.portion(room))
                 except BlockingIOError:
                     await source.wait_readable()
                     continue
@@ -76,15 +76,15 @@ class RawTunnel:
                     return
                 if not count:
                     # Not after a failure: it was a reset, of which the other direction was told, and the kernel tells once.
-                    if pairing.failure is None:
+                    if stream.failure is None:
                         sink.send_eof()
                     return
                 if taking:
-                    pairing.taken += count
+                    stream.taken += count
                 piece = room[:count]
-                if brake is not None and brake.rate is not None:
+                if throttle is not None and throttle.rate is not None:
                     piece = memoryview(bytes(piece))  # others use the scratch buffer meanwhile
-                    await pairing.slow_down(count)
+                    await stream.slow_down(count)
                 await self._write(sink, piece)
                 if count < MORE_LIKELY_BYTES:
                     await source.wait_readable()
@@ -101,8 +101,8 @@ class RawTunnel:
                 sent = sink.send(rest)
             except BlockingIOError:
                 sent = 0
-            if sink is self.pairing.plain:
-                self.pairing.given += sent
+            if sink is self.stream.plain:
+                self.stream.given += sent
             if sent == len(rest):
                 return
             rest = memoryview(bytes(rest[sent:])) if rest is piece else rest[sent:]
@@ -111,13 +111,13 @@ class RawTunnel:
     def _lose(self, end: Endpoint) -> None:
         """An end is gone: note which, and stop."""
         if end is self.wire:
-            self.pairing.fail(AbortReason.OTHER, "the tunnel was lost")
+            self.stream.fail(AbortReason.OTHER, "the tunnel was lost")
         else:
-            self.pairing.fail(AbortReason.RESET, reset_text(self.side))
+            self.stream.fail(AbortReason.RESET, reset_text(self.side))
         self._scope.cancel("an end was lost")
 
     def sweep(self) -> None:
         """Notice that an end was reset while nobody read or wrote it; to be called every `SWEEP_INTERVAL` while it runs."""
-        for end in (self.pairing.plain, self.wire):
-            if not self.pairing.over and self.pairing.failure is None and end.is_lost():
+        for end in (self.stream.plain, self.wire):
+            if not self.stream.over and self.stream.failure is None and end.is_lost():
                 self._lose(end)

@@ -11,7 +11,7 @@ from trionat.protocol.conversation import Side
 
 if TYPE_CHECKING:
     from trionat.protocol.tunnel_frames import AbortReason
-    from trionat.relay.throttle import Brake
+    from trionat.relay.throttle import Throttle
     from trionat.transport.endpoint import Endpoint
 
 # What a server keeps of a visitor's bytes until something comes back, to give it to another tunnel if this one proves dead. A
@@ -25,18 +25,18 @@ _LOOK_AGAIN: Final = 0.5
 
 @attrs.frozen
 class Failure:
-    """Why a pairing ended other than by END in both directions: `reason` for machines, `text` for people."""
+    """Why a stream ended other than by END in both directions: `reason` for machines, `text` for people."""
 
     reason: AbortReason
     text: str
 
 
 @attrs.define(eq=False)
-class Pairing:
+class VisitorStream:
     """The plain end of a conversation (the visitor at the server, the local service at the client) and how it went.
 
     `taken` and `given` are bytes read from and written to the plain end, right at every moment. `unanswered` holds what was
-    taken until the other side has answered anything, or None: once it has, when there was too much, and at a client. `brake`
+    taken until the other side has answered anything, or None: once it has, when there was too much, and at a client. `throttle`
     slows the stream down; a server sets it.
     """
 
@@ -47,7 +47,7 @@ class Pairing:
     failure: Failure | None = None
     unanswered: bytearray | None = attrs.field(default=None, repr=False)
     over: bool = False
-    brake: Brake | None = None
+    throttle: Throttle | None = None
     news: trio.Event = attrs.field(factory=trio.Event)
 
     def fail(self, reason: AbortReason, text: str) -> None:
@@ -65,9 +65,9 @@ class Pairing:
 
     async def slow_down(self, count: int) -> None:
         """Wait until so many bytes, which were read, may be relayed; a stream that has failed need not wait."""
-        if self.brake is not None:
-            before = self.brake.charge(count)
-            while self.failure is None and (delay := self.brake.delay(before)):
+        if self.throttle is not None:
+            before = self.throttle.charge(count)
+            while self.failure is None and (delay := self.throttle.delay(before)):
                 with trio.move_on_after(min(delay, _LOOK_AGAIN)):
                     await self.news.wait()
 

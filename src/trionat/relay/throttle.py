@@ -1,4 +1,4 @@
-"""The brake on a user's streams: bytes per second, over all of its sessions and both directions.
+"""The throttle on a user's streams: bytes per second, over all of its sessions and both directions.
 
 There is one book for all of them. Every piece that a stream has read is put on it, and is relayed when the rate has made up for
 all that stand before it. So each stream has at most one piece that waits in each direction, they take turns, and one that has
@@ -23,7 +23,7 @@ _GRAIN: Final = 0.01
 
 
 @attrs.define(eq=False)
-class Brake:
+class Throttle:
     """One user's. `rate` is in bytes per second, and may be changed at any time; without one nothing is held up."""
 
     rate: int | None = None

@@ -1,7 +1,7 @@
 """A framed, recyclable tunnel: two tasks that live as long as it does and serve one visitor after another.
 
 `receive` reads frames from the wire for the tunnel's whole life and gives visitors' bytes to the plain end. `carry` takes the
-plain end's bytes to the wire, for one pairing. Either side has one task for each, so a visitor costs no task, no nursery, no
+plain end's bytes to the wire, for one stream. Either side has one task for each, so a visitor costs no task, no nursery, no
 TCP connection and no TLS handshake.
 
 Who may write to the wire: `carry` while there is a visitor, `receive` and `probe` while there is none. `Conversation` knows
@@ -33,7 +33,7 @@ from trionat.protocol.tunnel_frames import (
     TunnelFrame,
     TunnelReader,
 )
-from trionat.relay.stream import Pairing, reset_text
+from trionat.relay.stream import VisitorStream, reset_text
 from trionat.transport.endpoint import MORE_LIKELY_BYTES, Endpoint, lost, send_all
 from trionat.transport.scratch import HEADROOM_BYTES, Scratch, scratch
 
@@ -77,14 +77,14 @@ class Tunnel:
     """One end of a tunnel. Does not own the wire; whoever runs the two tasks closes it, and then calls `abandon`.
 
     `on_open` is a client's way to its local service: it returns a connected endpoint, which the tunnel owns then, or raises
-    `LocalServiceError`. `on_pairing` takes the pairing over, to run `carry` on it. `on_idle` is called when a visitor is done
+    `LocalServiceError`. `on_stream` takes the stream over, to run `carry` on it. `on_idle` is called when a visitor is done
     with. A server has none of them. `acknowledged_within` is in seconds.
     """
 
     wire: Endpoint
     side: Side
     on_open: Callable[[Open], Awaitable[Endpoint]] | None = None
-    on_pairing: Callable[[Open, Pairing], None] | None = None
+    on_stream: Callable[[Open, VisitorStream], None] | None = None
     on_idle: Callable[[], None] = lambda: None
     acknowledged_within: float = ACKNOWLEDGED_WITHIN
     _heard: bool = attrs.field(init=False, default=True)
@@ -92,24 +92,24 @@ class Tunnel:
     _unanswered_probe: int | None = attrs.field(init=False, default=None)
     _failed_for: int = attrs.field(init=False, default=0)
     _stalled_for: int = attrs.field(init=False, default=0)
-    pairing: Pairing | None = attrs.field(init=False, default=None)
-    _talk: Conversation = attrs.field(init=False)
+    stream: VisitorStream | None = attrs.field(init=False, default=None)
+    _conversation: Conversation = attrs.field(init=False)
     _reader: TunnelReader = attrs.field(init=False, factory=TunnelReader)
     _last_word: trio.Lock = attrs.field(init=False, factory=trio.Lock)
     _scratch: Scratch = attrs.field(init=False, factory=scratch)
 
     def __attrs_post_init__(self) -> None:
-        self._talk = Conversation(self.side)
+        self._conversation = Conversation(self.side)
 
     @property
     def idle(self) -> bool:
         """Whether no visitor is on this tunnel."""
-        return self._talk.idle
+        return self._conversation.idle
 
     @property
     def unused(self) -> bool:
         """Whether it has never had a visitor."""
-        return self._talk.unused
+        return self._conversation.unused
 
     @property
     def is_asked(self) -> bool:
@@ -134,9 +134,9 @@ class Tunnel:
         """
         wire, reader, room = self.wire, self._reader, self._scratch.incoming
         while True:
-            brake = None if self.pairing is None else self.pairing.brake
+            throttle = None if self.stream is None else self.stream.throttle
             try:
-                count = wire.recv_into(room if brake is None else brake.portion(room))
+                count = wire.recv_into(room if throttle is None else throttle.portion(room))
             except BlockingIOError:
                 await wire.wait_readable()
                 continue
@@ -165,60 +165,60 @@ class Tunnel:
 
     async def _give(self, piece: memoryview) -> None:
         """Write to the plain end; where that is gone, drop, since the peer may not know yet."""
-        self._talk.receive_data()
-        pairing = self.pairing
-        if pairing is None or pairing.failure is not None:
+        self._conversation.receive_data()
+        stream = self.stream
+        if stream is None or stream.failure is not None:
             return
-        pairing.unanswered = None
-        if pairing.brake is not None and pairing.brake.rate is not None:
+        stream.unanswered = None
+        if stream.throttle is not None and stream.throttle.rate is not None:
             piece = memoryview(bytes(piece))
             self._reader.keep()  # from here on others use the scratch buffer
             # Deaf meanwhile, which `sweep` may not take for the peer's silence. It does not: the answer to a probe comes before
-            # the first byte for a visitor, and where an ABORT is waited for, the brake lets go.
-            await pairing.slow_down(len(piece))
+            # the first byte for a visitor, and where an ABORT is waited for, the throttle lets go.
+            await stream.slow_down(len(piece))
         try:
             try:
-                sent = pairing.plain.send(piece)
+                sent = stream.plain.send(piece)
             except BlockingIOError:
                 sent = 0
-            pairing.given += sent
+            stream.given += sent
             if sent < len(piece):
                 rest = memoryview(bytes(piece[sent:]))
                 self._reader.keep()  # from here on others use the scratch buffer
                 while rest:
-                    await pairing.plain.wait_writable()
+                    await stream.plain.wait_writable()
                     try:
-                        sent = pairing.plain.send(rest)
+                        sent = stream.plain.send(rest)
                     except BlockingIOError:
                         continue
-                    pairing.given += sent
+                    stream.given += sent
                     rest = rest[sent:]
         except (OSError, trio.ClosedResourceError):
-            self._lose_plain(pairing)
+            self._lose_plain(stream)
 
-    def _lose_plain(self, pairing: Pairing) -> None:
+    def _lose_plain(self, stream: VisitorStream) -> None:
         """The plain end is gone: note it and wake `carry`, which tells the peer."""
-        pairing.fail(AbortReason.RESET, reset_text(self.side))
-        pairing.plain.close()
+        stream.fail(AbortReason.RESET, reset_text(self.side))
+        stream.plain.close()
 
     async def _take(self, frame: TunnelFrame) -> None:
         match frame:
             case Open():
                 await self._open_plain(frame)
             case End():
-                self._talk.receive_end()
-                if (pairing := self.pairing) is not None:
-                    pairing.unanswered = None
-                    if pairing.failure is None:
+                self._conversation.receive_end()
+                if (stream := self.stream) is not None:
+                    stream.unanswered = None
+                    if stream.failure is None:
                         try:
-                            pairing.plain.send_eof()
+                            stream.plain.send_eof()
                         except OSError:
-                            self._lose_plain(pairing)
+                            self._lose_plain(stream)
                 self._settle()
             case Abort():
-                if self._talk.receive_abort(frame.visitor):
-                    if (pairing := self.pairing) is not None:
-                        self._abort_plain(pairing, frame)
+                if self._conversation.receive_abort(frame.visitor):
+                    if (stream := self.stream) is not None:
+                        self._abort_plain(stream, frame)
                     self._settle()
             case Probe():
                 if self.side is not Side.CLIENT or not self.idle:
@@ -232,46 +232,46 @@ class Tunnel:
             case _:
                 assert_never(frame)
 
-    def _abort_plain(self, pairing: Pairing, abort: Abort) -> None:
-        pairing.unanswered = None
-        pairing.fail(
+    def _abort_plain(self, stream: VisitorStream, abort: Abort) -> None:
+        stream.unanswered = None
+        stream.fail(
             abort.reason, abort.text or f"aborted by the other side ({abort.reason.name.lower()})"
         )
         if abort.reason is AbortReason.REFUSED:
-            pairing.plain.close()
+            stream.plain.close()
         else:
-            pairing.plain.reset()
+            stream.plain.reset()
 
     async def _open_plain(self, frame: Open) -> None:
         """Client: connect to the local service, which other visitors' tunnels do not wait for."""
-        self._talk.receive_open(frame.visitor)
+        self._conversation.receive_open(frame.visitor)
         assert self.on_open is not None, "only a client's conversation lets OPEN through"  # noqa: S101 - for type checkers
-        assert self.on_pairing is not None, "on_open and on_pairing come together"  # noqa: S101 - for type checkers
+        assert self.on_stream is not None, "on_open and on_stream come together"  # noqa: S101 - for type checkers
         self._reader.keep()
         try:
             plain = await self.on_open(frame)
         except LocalServiceError as error:
             async with self._last_word:
                 await self._write(Abort(frame.visitor, AbortReason.REFUSED, str(error)).encode())
-            self._talk.sent_abort()
+            self._conversation.sent_abort()
         else:
-            self.pairing = Pairing(frame.visitor, plain)
-            self.on_pairing(frame, self.pairing)
+            self.stream = VisitorStream(frame.visitor, plain)
+            self.on_stream(frame, self.stream)
 
     def _settle(self) -> None:
         """After a last word of either side: is the tunnel idle again?"""
-        if self._talk.over:
-            self._talk.finish()
-            if (pairing := self.pairing) is not None:
-                self.pairing = None
-                pairing.over = True
-                pairing.plain.close()  # both directions have ended, so nobody uses it any more
-                pairing.news.set()
+        if self._conversation.over:
+            self._conversation.finish()
+            if (stream := self.stream) is not None:
+                self.stream = None
+                stream.over = True
+                stream.plain.close()  # both directions have ended, so nobody uses it any more
+                stream.news.set()
             self.on_idle()
 
     # -- plain to wire ------------------------------------------------------------------------------------------------
 
-    async def open(self, pairing: Pairing, frame: Open, early: bytes = b"") -> None:
+    async def open(self, stream: VisitorStream, frame: Open, early: bytes = b"") -> None:
         """Server: give the idle tunnel its next visitor, and `carry` for it.
 
         `early` are bytes that were read from the visitor before. OPEN leaves together with the visitor's first bytes if they
@@ -286,12 +286,12 @@ class Tunnel:
         if self._silent >= _PROBE_WITH_OPEN_AFTER and self._unanswered_probe is None:
             opening = PROBE_FRAME + opening
             self._unanswered_probe = 0
-        pairing.unanswered = bytearray(early)
-        self._talk.open(frame.visitor)
-        self.pairing = pairing
-        await self.carry(pairing, opening)
+        stream.unanswered = bytearray(early)
+        self._conversation.open(frame.visitor)
+        self.stream = stream
+        await self.carry(stream, opening)
 
-    async def carry(self, pairing: Pairing, opening: bytes = b"") -> None:
+    async def carry(self, stream: VisitorStream, opening: bytes = b"") -> None:
         """Take the plain end's bytes to the wire, and return when both directions have ended and the plain end is closed.
 
         `opening` goes out before them. Where this raises or is cancelled, the plain end is left as it is: it may go to
@@ -301,31 +301,31 @@ class Tunnel:
             ConnectionLostError: the wire is lost.
         """
         try:
-            await self._carry_bytes(pairing, opening)
+            await self._carry_bytes(stream, opening)
         except (OSError, trio.ClosedResourceError):
-            self._lose_plain(pairing)
-        if pairing.failure is None:
+            self._lose_plain(stream)
+        if stream.failure is None:
             await self._write(END_FRAME)
-            self._talk.sent_end()
+            self._conversation.sent_end()
             self._settle()
-        while not pairing.over:
-            if pairing.failure is not None and self._talk.may_abort:
-                abort = Abort(pairing.visitor, pairing.failure.reason, pairing.failure.text)
+        while not stream.over:
+            if stream.failure is not None and self._conversation.may_abort:
+                abort = Abort(stream.visitor, stream.failure.reason, stream.failure.text)
                 async with self._last_word:
                     await self._write(abort.encode())
-                if not pairing.over:  # else it is late: the peer's END came while it left
-                    self._talk.sent_abort()
+                if not stream.over:  # else it is late: the peer's END came while it left
+                    self._conversation.sent_abort()
                     self._settle()
                 continue
-            pairing.news = trio.Event()
-            await pairing.news.wait()
+            stream.news = trio.Event()
+            await stream.news.wait()
 
-    async def _carry_bytes(self, pairing: Pairing, opening: bytes) -> None:
+    async def _carry_bytes(self, stream: VisitorStream, opening: bytes) -> None:
         """Read and send until the plain end says that there is no more; its errors come out as they are."""
-        plain, wire, brake, outgoing = (
-            pairing.plain,
+        plain, wire, throttle, outgoing = (
+            stream.plain,
             self.wire,
-            pairing.brake,
+            stream.throttle,
             self._scratch.outgoing,
         )
         room = outgoing[HEADROOM_BYTES:]
@@ -336,7 +336,7 @@ class Tunnel:
         gone: OSError | None = None
         while True:
             try:
-                count = plain.recv_into(room if brake is None else brake.portion(room))
+                count = plain.recv_into(room if throttle is None else throttle.portion(room))
             except BlockingIOError:
                 if opening:  # nothing there yet, and the other side can begin without it
                     await self._write(opening)
@@ -358,12 +358,12 @@ class Tunnel:
             opening = b""
             BIG_ENDIAN.pack_into(outgoing, header_at, count, DATA_ID)
             end = HEADROOM_BYTES + count
-            pairing.taken += count
-            if pairing.unanswered is not None:
-                pairing.keep_unanswered(room[:count])
-            if brake is not None and brake.rate is not None:
+            stream.taken += count
+            if stream.unanswered is not None:
+                stream.keep_unanswered(room[:count])
+            if throttle is not None and throttle.rate is not None:
                 frames = bytes(outgoing[start:end])  # others use the scratch buffer meanwhile
-                await pairing.slow_down(count)
+                await stream.slow_down(count)
                 await self._write(frames)
             else:
                 try:
@@ -398,10 +398,10 @@ class Tunnel:
             PeerTimeoutError: the peer owes an answer for too long.
             ConnectionLostError: the wire is lost.
         """
-        pairing = self.pairing
-        if pairing is not None and pairing.failure is None and pairing.plain.is_lost():
-            self._lose_plain(pairing)
-        failed = self._talk.aborted or (pairing is not None and pairing.failure is not None)
+        stream = self.stream
+        if stream is not None and stream.failure is None and stream.plain.is_lost():
+            self._lose_plain(stream)
+        failed = self._conversation.aborted or (stream is not None and stream.failure is not None)
         self._failed_for = self._failed_for + 1 if failed and not self.idle else 0
         if self._failed_for > _ABORT_ANSWER_WITHIN:
             raise PeerTimeoutError("the other end of the tunnel did not answer an ABORT")
@@ -442,6 +442,6 @@ class Tunnel:
 
     def abandon(self) -> None:
         """The tunnel is gone: reset the plain end that is still on it, since what it got may not be all."""
-        if (pairing := self.pairing) is not None:
-            self.pairing = None
-            pairing.plain.reset()
+        if (stream := self.stream) is not None:
+            self.stream = None
+            stream.plain.reset()

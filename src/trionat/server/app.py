@@ -19,14 +19,14 @@ from trionat.log import get_logger
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.server.accounts.accounts import ANONYMOUS, Accounts
 from trionat.server.accounts.traffic import open_traffic
-from trionat.server.admin.metrics import Observer
-from trionat.server.admin.server import Office
-from trionat.server.admin.socket import open_door
+from trionat.server.admin.metrics import Metrics
+from trionat.server.admin.server import AdminServer
+from trionat.server.admin.socket import open_admin_socket
 from trionat.server.admission.queue import Admission
-from trionat.server.control.connections import Reception
+from trionat.server.control.connections import ConnectionHandler
 from trionat.server.sessions.registry import Desk
 from trionat.server.state_folder import (
-    ServerState,
+    StateFolder,
     database_file,
     ensure_first_user,
     find_first_user,
@@ -127,9 +127,9 @@ async def serve(
         admission = Admission(config, PortPool(ports))
         gate = Gate(config, admission.refusals)
         desk = Desk(config, accounts, admission, traffic, stopping, public.host)
-        reception = Reception(config, tls, desk)
-        observer = Observer(ready, desk, descriptors)
-        door = resources.enter_context(open_door(folder))
+        reception = ConnectionHandler(config, tls, desk)
+        metrics = Metrics(ready, desk, descriptors)
+        door = resources.enter_context(open_admin_socket(folder))
         async with trio.open_nursery() as serving:
             for number in range(config.task_queue_num):
                 serving.start_soon(admission.dispatch, serving, name=f"dispatcher {number}")
@@ -139,9 +139,9 @@ async def serve(
                 serving.start_soon(partial(_prepare, store, wait=True), name="prepare the store")
             serving.start_soon(accounts.watch, desk.sessions, name="watch accounts")
             serving.start_soon(traffic.flush_regularly, name="flush traffic")
-            serving.start_soon(observer.count_regularly, name="count rates")
+            serving.start_soon(metrics.count_rates, name="count rates")
             if door is not None:
-                serving.start_soon(Office(observer).serve, door, name="office")
+                serving.start_soon(AdminServer(metrics).serve, door, name="office")
             for listener in (control, tunnel):
                 accept = reception.acceptor(serving)
                 name = f"listener {listener.address}"
@@ -198,7 +198,7 @@ def _open_listeners(
     )
 
 
-def _certificate(config: ServerConfig, state: ServerState) -> tuple[ssl.SSLContext, bytes]:
+def _certificate(config: ServerConfig, state: StateFolder) -> tuple[ssl.SSLContext, bytes]:
     """Return the TLS context and the fingerprint of what it shows. Blocks."""
     certificate = config.certificate or state.certificate_file
     key = config.certificate_key or state.key_file
@@ -213,7 +213,7 @@ def _certificate(config: ServerConfig, state: ServerState) -> tuple[ssl.SSLConte
 
 
 async def _ticket(
-    config: ServerConfig, state: ServerState, store: Store | None, public: TCPAddress, shown: bytes
+    config: ServerConfig, state: StateFolder, store: Store | None, public: TCPAddress, shown: bytes
 ) -> str | None:
     """Return the ticket that can be shown to whoever starts the server: everybody's, or of the only account in this store."""
     pinned = config.certificate is None

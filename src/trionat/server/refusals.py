@@ -50,7 +50,7 @@ class _Untold:
 
 
 @attrs.define(eq=False)
-class Refusals:
+class RefusalCounters:
     """`counts` has all since the start of the server."""
 
     counts: Counter[Bound] = attrs.field(init=False, factory=lambda: Counter())

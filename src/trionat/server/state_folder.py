@@ -52,7 +52,7 @@ _TICKET_KEY_BYTES: Final = 32
 
 
 @attrs.frozen(kw_only=True)
-class ServerState:
+class StateFolder:
     """A state folder that is ready: every file that it needs is there, and the secrets are nobody else's.
 
     `fingerprint` is the SHA-256 of `certificate_file`, 32 bytes; `ticket_key` is secret.
@@ -123,7 +123,7 @@ def ticket_key_file(folder: Path) -> Path:
 
 def prepare_state(
     folder: Path, *, names: Sequence[str] = ("localhost",), self_signed: bool = True
-) -> ServerState:
+) -> StateFolder:
     """Make a state folder complete, and read it. Blocks: a few milliseconds, at the first start about a hundred.
 
     Two servers that start for the first time at once end up with the same key, certificate and ticket key: each file has one
@@ -139,7 +139,7 @@ def prepare_state(
         StartupError: A file cannot be made or read, is not what it has to be, or a key is open to others.
     """
     make_private_folder(folder)
-    return ServerState(
+    return StateFolder(
         folder=folder,
         fingerprint=_prepare_certificate(folder / "server.key", folder / "server.crt", names)
         if self_signed
@@ -191,7 +191,7 @@ def _address_file(folder: Path) -> Path:
     return folder / "address"
 
 
-def make_ticket(state: ServerState, user: User, host: str, port: int, *, pinned: bool) -> Ticket:
+def make_ticket(state: StateFolder, user: User, host: str, port: int, *, pinned: bool) -> Ticket:
     """Make a user's ticket; it is the same one every time, until the account's salt or the server's key changes.
 
     Args:
@@ -214,7 +214,7 @@ def make_ticket(state: ServerState, user: User, host: str, port: int, *, pinned:
     )
 
 
-def verify_ticket(state: ServerState, user: User, token: bytes) -> bool:
+def verify_ticket(state: StateFolder, user: User, token: bytes) -> bool:
     """Tell, in constant time, whether the token is the account's; whether the account has expired is another question."""
     own = ticket_token(state.ticket_key, user.name, user.ticket_salt)
     return hmac.compare_digest(own, token) and user.ticket_salt != b""

@@ -27,7 +27,7 @@ _DIALECTS: Final[Mapping[str, Dialect]] = {
 
 
 @attrs.frozen(kw_only=True)
-class LegacyServer:
+class LegacyDialer:
     """Its two addresses, its dialect, and our credentials. `timeout` is how long connecting may take, in seconds.
 
     Nothing of it can be checked: whoever answers at the address is taken for the server.
@@ -40,7 +40,7 @@ class LegacyServer:
     timeout: float
 
     @classmethod
-    def of(cls, config: ClientConfig, auth: AuthConfig) -> LegacyServer:
+    def of(cls, config: ClientConfig, auth: AuthConfig) -> LegacyDialer:
         """Return the server that a configuration names. Without a user, the credentials are empty: a server may want none.
 
         Raises:

@@ -26,7 +26,7 @@ from trionat.protocol.messages import RefusalCode
 from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
-    from trionat.client.legacy.dialer import LegacyServer
+    from trionat.client.legacy.dialer import LegacyDialer
     from trionat.transport.channel import LegacyChannel
 
 log = get_logger(__name__)
@@ -42,7 +42,7 @@ _SILENCE: Final = 8.0
 class LegacySession(Session):
     """A session without encryption, with one service, and with a new connection for each visitor."""
 
-    server: LegacyServer
+    server: LegacyDialer
 
     async def run(self) -> None:
         """See `Session`."""

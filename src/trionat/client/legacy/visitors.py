@@ -11,13 +11,13 @@ import trio
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.relay.raw_tunnel import RawTunnel
-from trionat.relay.stream import Pairing
+from trionat.relay.stream import VisitorStream
 from trionat.relay.tunnel import SWEEP_INTERVAL, LocalServiceError
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
     from trionat.client.forwarder import Forwarder
-    from trionat.client.legacy.dialer import LegacyServer
+    from trionat.client.legacy.dialer import LegacyDialer
     from trionat.protocol.legacy import UserInformation
     from trionat.transport.endpoint import Endpoint
 
@@ -28,7 +28,7 @@ log = get_logger(__name__)
 class Visitors:
     """Serves them, at most `limit` at once; numbers in the log count from 1 in each session."""
 
-    server: LegacyServer
+    server: LegacyDialer
     session: UserInformation
     forwarder: Forwarder
     limit: int
@@ -85,7 +85,7 @@ class Visitors:
         except BaseException:
             local.close()
             raise
-        await self._relay(Pairing(number, local), wire)
+        await self._relay(VisitorStream(number, local), wire)
 
     async def _send_away(self) -> None:
         """Open a tunnel that ends at once, so that the server closes the visitor now and not when its patience is over.
@@ -95,9 +95,9 @@ class Visitors:
         """
         (await self.server.open_tunnel(self.session)).close()
 
-    async def _relay(self, pairing: Pairing, wire: Endpoint) -> None:
+    async def _relay(self, stream: VisitorStream, wire: Endpoint) -> None:
         since = trio.current_time()
-        tunnel = RawTunnel(wire, pairing, Side.CLIENT)
+        tunnel = RawTunnel(wire, stream, Side.CLIENT)
         self._tunnels.add(tunnel)
         try:
             await tunnel.run()
@@ -105,10 +105,10 @@ class Visitors:
             self._tunnels.remove(tunnel)
         log.info(
             "visitor closed",
-            visitor=pairing.visitor,
+            visitor=stream.visitor,
             service=str(self.forwarder.services[0].local),
-            reason=pairing.end,
-            received=pairing.given,
-            sent=pairing.taken,
+            reason=stream.end,
+            received=stream.given,
+            sent=stream.taken,
             seconds=round(trio.current_time() - since, 3),
         )

@@ -12,7 +12,7 @@ from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import Open
-from trionat.relay.stream import Pairing
+from trionat.relay.stream import VisitorStream
 from trionat.relay.tunnel import (
     ACKNOWLEDGED_WITHIN,
     SWEEP_INTERVAL,
@@ -135,10 +135,10 @@ class TunnelPool:
         self._paused_until = trio.current_time() + _PAUSE
 
     async def _serve_visitors(self, wire: Endpoint) -> None:
-        opened, pairings = trio.open_memory_channel[tuple[Open, Pairing]](1)
+        opened, streams = trio.open_memory_channel[tuple[Open, VisitorStream]](1)
 
-        def take_over(frame: Open, pairing: Pairing) -> None:
-            opened.send_nowait((frame, pairing))
+        def take_over(frame: Open, stream: VisitorStream) -> None:
+            opened.send_nowait((frame, stream))
 
         def connect_locally(frame: Open) -> Awaitable[Endpoint]:
             self._idle.discard(tunnel)
@@ -157,7 +157,7 @@ class TunnelPool:
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._carry, tunnel, pairings, name="carry")
+                    nursery.start_soon(self._carry, tunnel, streams, name="carry")
                     await tunnel.receive()
                     nursery.cancel_scope.cancel("the server closed the tunnel")
         finally:
@@ -186,20 +186,20 @@ class TunnelPool:
             raise
 
     async def _carry(
-        self, tunnel: Tunnel, pairings: trio.MemoryReceiveChannel[tuple[Open, Pairing]]
+        self, tunnel: Tunnel, streams: trio.MemoryReceiveChannel[tuple[Open, VisitorStream]]
     ) -> None:
-        async for frame, pairing in pairings:
+        async for frame, stream in streams:
             since = trio.current_time()
-            await tunnel.carry(pairing)
+            await tunnel.carry(stream)
             self.served += 1
             log.info(
                 "visitor closed",
                 visitor=frame.visitor,
                 address=_address(frame),
                 service=str(self.forwarder.services[frame.service].local),
-                reason=pairing.end,
-                received=pairing.given,
-                sent=pairing.taken,
+                reason=stream.end,
+                received=stream.given,
+                sent=stream.taken,
                 seconds=round(trio.current_time() - since, 3),
             )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.sessions.session import Session
-    from trionat.server.state_folder import ServerState
+    from trionat.server.state_folder import StateFolder
     from trionat.store.base import Store, User
 
 log = get_logger(__name__)
@@ -43,7 +43,7 @@ class Accounts:
     `upgrade_passwords` has a password that the store holds in plain text replaced by its hash when somebody logs in with it.
     """
 
-    state: ServerState
+    state: StateFolder
     store: Store | None
     traffic: Traffic
     upgrade_passwords: bool = False
@@ -172,7 +172,7 @@ class Accounts:
                 elif name in exhausted:
                     session.end(CloseCode.QUOTA_EXCEEDED, exhausted[name])
                 elif not self._is_damaged(user):
-                    session.lease.line.allowance.change(user.limits)
+                    session.lease.visitors.user_limits.change(user.limits)
 
     def _cannot_ask(self, error: StoreError) -> RefusedError:
         self._note_store(error)

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trionat.networks import Admittance, Networks, parse_network
-from trionat.relay.throttle import Brake
+from trionat.relay.throttle import Throttle
 
 if TYPE_CHECKING:
     from trionat.store.base import Limits
 
 
 @attrs.define(eq=False)
-class Allowance:
+class UserLimits:
     """One user's. `admittance` says who may visit. `visitors` counts those that are there, waiting or served, on all of its leases."""
 
     user: str
     limits: Limits
     visitors: int = attrs.field(init=False, default=0)
     leases: int = attrs.field(init=False, default=0)
-    brake: Brake = attrs.field(init=False, factory=Brake)
+    throttle: Throttle = attrs.field(init=False, factory=Throttle)
     admittance: Admittance = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -34,7 +34,7 @@ class Allowance:
             self._apply()
 
     def _apply(self) -> None:
-        self.brake.rate = self.limits.bandwidth
+        self.throttle.rate = self.limits.bandwidth
         self.admittance = Admittance(
             Networks(map(parse_network, self.limits.allow_visitors or ())),
             Networks(map(parse_network, self.limits.deny_visitors or ())),
@@ -42,23 +42,23 @@ class Allowance:
 
 
 @attrs.define(eq=False)
-class Allowances:
+class LiveLimits:
     """Those of users who hold a lease, and of nobody else."""
 
-    by_user: dict[str, Allowance] = attrs.field(init=False, factory=lambda: {})
+    by_user: dict[str, UserLimits] = attrs.field(init=False, factory=lambda: {})
 
-    def take(self, user: str, limits: Limits) -> Allowance:
-        """Return the user's allowance, under these limits, for one more lease; `give_back` has to follow."""
-        allowance = self.by_user.get(user)
-        if allowance is None:
-            allowance = self.by_user[user] = Allowance(user, limits)
+    def take(self, user: str, limits: Limits) -> UserLimits:
+        """Return the user's user_limits, under these limits, for one more lease; `give_back` has to follow."""
+        user_limits = self.by_user.get(user)
+        if user_limits is None:
+            user_limits = self.by_user[user] = UserLimits(user, limits)
         else:
-            allowance.change(limits)
-        allowance.leases += 1
-        return allowance
+            user_limits.change(limits)
+        user_limits.leases += 1
+        return user_limits
 
-    def give_back(self, allowance: Allowance) -> None:
-        """One lease less; with the last one the allowance is forgotten."""
-        allowance.leases -= 1
-        if not allowance.leases:
-            del self.by_user[allowance.user]
+    def give_back(self, user_limits: UserLimits) -> None:
+        """One lease less; with the last one the user_limits is forgotten."""
+        user_limits.leases -= 1
+        if not user_limits.leases:
+            del self.by_user[user_limits.user]

@@ -50,7 +50,7 @@ async def _end(desk: Desk, sessions: Iterable[Session]) -> tuple[int, ...]:
     ended = tuple(session.uid for session in sessions)
     for uid in ended:
         session = desk.sessions[uid]
-        session.lease.line.close(_REASON)  # nobody who waits shall wait for the client's answer
+        session.lease.visitors.close(_REASON)  # nobody who waits shall wait for the client's answer
         session.end(CloseCode.KICKED, _REASON)
     await desk.wait_gone(ended)
     await trio.lowlevel.checkpoint()  # their leases' keepers give the ports back
@@ -58,7 +58,7 @@ async def _end(desk: Desk, sessions: Iterable[Session]) -> tuple[int, ...]:
 
 
 def _reset(desk: Desk, number: int) -> bool:
-    lines = [lease.line for lease in desk.admission.leases.values()]
-    return any(line.kick(number, _REASON) for line in lines) or any(
+    queues = [lease.visitors for lease in desk.admission.leases.values()]
+    return any(queue.kick(number, _REASON) for queue in queues) or any(
         session.tunnels.kick(number, _REASON) for session in desk.sessions.values()
     )

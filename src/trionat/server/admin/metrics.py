@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.events import Ready
-    from trionat.relay.stream import Pairing
+    from trionat.relay.stream import VisitorStream
     from trionat.server.admission.lease import Lease
-    from trionat.server.admission.queue import Applicant
+    from trionat.server.admission.queue import QueuedClient
     from trionat.server.sessions.registry import Desk
     from trionat.server.sessions.session import Session
     from trionat.server.visitors.queue import Visitor
@@ -54,8 +54,8 @@ class _Count:
 
 
 @attrs.define(eq=False)
-class Observer:
-    """Takes snapshots. `count_regularly` has to run for their rates; nothing is measured on the way of the bytes."""
+class Metrics:
+    """Takes snapshots. `count_rates` has to run for their rates; nothing is measured on the way of the bytes."""
 
     ready: Ready
     desk: Desk
@@ -64,7 +64,7 @@ class Observer:
     _started: float = attrs.field(init=False, factory=trio.current_time)
     _counts: deque[_Count] = attrs.field(init=False, factory=lambda: deque(maxlen=2))
 
-    async def count_regularly(self) -> None:
+    async def count_rates(self) -> None:
         """Count what every session has relayed, now and then, for ever."""
         while True:
             relayed = {uid: each.tunnels.relayed for uid, each in self.desk.sessions.items()}
@@ -101,7 +101,7 @@ class Observer:
                 stopping=desk.stopping.is_set(),
             ),
             sessions=tuple(sessions),
-            queue=tuple(self._queued(applicant) for applicant in admission.waiting),
+            queue=tuple(self._queued(client) for client in admission.waiting),
             reserved=tuple(
                 self._reserved(lease, lease.vacant_since)
                 for lease in admission.leases.values()
@@ -121,8 +121,8 @@ class Observer:
 
     def _session(self, session: Session) -> SessionView:
         lease, tunnels = session.lease, session.tunnels
-        served = [self._visitor(*both) for both in tunnels.pairings.items()]
-        waiting = [self._visitor(visitor, None) for visitor in lease.line.in_line]
+        served = [self._visitor(*both) for both in tunnels.streams.items()]
+        waiting = [self._visitor(visitor, None) for visitor in lease.visitors.waiting_visitors]
         return SessionView(
             uid=session.uid,
             user=session.username,
@@ -152,26 +152,26 @@ class Observer:
         new = session.tunnels.relayed - before.relayed.get(session.uid, 0)
         return round(new / seconds, 1) if seconds else 0.0
 
-    def _visitor(self, visitor: Visitor, pairing: Pairing | None) -> VisitorView:
+    def _visitor(self, visitor: Visitor, stream: VisitorStream | None) -> VisitorView:
         return VisitorView(
             number=visitor.number,
             address=str(visitor.address),
             port=visitor.visited.port,
             since=self._date(visitor.arrived),
             seconds=_ago(visitor.arrived),
-            received=len(visitor.early) + (pairing.taken if pairing else 0),
-            sent=pairing.given if pairing else 0,
-            waiting=pairing is None,
+            received=len(visitor.early) + (stream.taken if stream else 0),
+            sent=stream.given if stream else 0,
+            waiting=stream is None,
         )
 
-    def _queued(self, applicant: Applicant) -> QueuedView:
+    def _queued(self, client: QueuedClient) -> QueuedView:
         return QueuedView(
-            position=max(applicant.position, 1),
-            user=applicant.key[0],
-            client=applicant.client_name,
-            address=str(applicant.address),
-            since=self._date(applicant.since),
-            seconds=_ago(applicant.since),
+            position=max(client.position, 1),
+            user=client.key[0],
+            client=client.client_name,
+            address=str(client.address),
+            since=self._date(client.since),
+            seconds=_ago(client.since),
         )
 
     def _reserved(self, lease: Lease, since: float) -> ReservedView:
@@ -181,7 +181,7 @@ class Observer:
             since=self._date(since),
             seconds=_ago(since),
             remaining=round(max(0.0, self.desk.config.port_reservation - _ago(since)), 3),
-            waiting=lease.line.waiting,
+            waiting=lease.visitors.waiting,
         )
 
     def _date(self, moment: float) -> str:

@@ -31,7 +31,7 @@ from trionat.transport.isolation import isolated
 if TYPE_CHECKING:
     import socket
 
-    from trionat.server.admin.metrics import Observer
+    from trionat.server.admin.metrics import Metrics
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.admin.task_tree import Branch
 
@@ -48,10 +48,10 @@ _SHORTAGE_WAIT: Final = 1.0
 
 
 @attrs.define(eq=False)
-class Office:
+class AdminServer:
     """Answers what commands ask for, until it is cancelled. Does not own the door."""
 
-    observer: Observer
+    metrics: Metrics
     _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, _PLACES))
     _scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
@@ -96,11 +96,11 @@ class Office:
         answer: Snapshot | Branch | Kicked
         match request:
             case AskStatus():
-                answer = await self.observer.look()
+                answer = await self.metrics.look()
             case AskTasks():
                 answer = await grow(main_task())
             case KickUser() | KickSession() | KickVisitor():
-                answer = await kick(self.observer.desk, request)
+                answer = await kick(self.metrics.desk, request)
                 if answer.anybody:
                     log.info("kicked", request=str(request), **attrs.asdict(answer))
             case _:

@@ -35,7 +35,7 @@ _PATIENCE: Final = 15.0
 
 
 @contextmanager
-def open_door(folder: Path) -> Generator[socket.socket | None]:
+def open_admin_socket(folder: Path) -> Generator[socket.socket | None]:
     """Listen on the socket in a folder that the caller has locked, and remove it at the end. Blocks for a moment.
 
     A socket that a server left behind which was killed is replaced. Where there can be none, gives None: the server does

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.visitors.ports import LeaseKey, VisitPort
-    from trionat.server.visitors.queue import VisitorLine
+    from trionat.server.visitors.queue import VisitorQueue
 
 
 @attrs.define(eq=False)
@@ -28,7 +28,7 @@ class Lease:
 
     key: LeaseKey
     ports: tuple[VisitPort, ...]
-    line: VisitorLine
+    visitors: VisitorQueue
     released: bool = False
     given_up: bool = False
     services: tuple[ServiceRequest, ...] = ()
@@ -39,7 +39,7 @@ class Lease:
     def __attrs_post_init__(self) -> None:
         for service, port in enumerate(self.ports):
             port.service = service
-            port.line = self.line
+            port.visitors = self.visitors
 
     @property
     def occupied(self) -> bool:
@@ -67,14 +67,14 @@ class Lease:
 
     def occupy(self, uid: int, evict: Callable[[str], None]) -> None:
         """The session `uid` uses the lease from now on; `evict` ends it, for the reason given."""
-        self.line.session = uid
+        self.visitors.session = uid
         self.vacant_since = None
         self._evict = evict
         self._change()
 
     def vacate(self) -> None:
         """Its session has ended; visitors that come now wait for the next."""
-        self.line.session = None
+        self.visitors.session = None
         self.vacant_since = trio.current_time()
         self._evict = None
         self._change()
@@ -82,7 +82,7 @@ class Lease:
     def give_up(self) -> None:
         """No client will come back for it: visitors that come now are closed, and it ends with its session."""
         self.given_up = True
-        self.line.close("the client has left")
+        self.visitors.close("the client has left")
         self._change()
 
     async def wait_vacant(self, reason: str) -> None:

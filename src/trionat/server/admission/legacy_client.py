@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from trionat.errors import RemoteProtocolError
-from trionat.server.admission.queue import Applicant
+from trionat.server.admission.queue import QueuedClient
 
 if TYPE_CHECKING:
     from trionat.transport.channel import LegacyChannel
@@ -17,8 +17,8 @@ _PATIENCE: Final = 16
 
 
 @attrs.define(eq=False, kw_only=True)
-class LegacyApplicant(Applicant):
-    """See `Applicant`."""
+class LegacyQueuedClient(QueuedClient):
+    """See `QueuedClient`."""
 
     channel: LegacyChannel
 
@@ -26,7 +26,7 @@ class LegacyApplicant(Applicant):
         """Say nothing: it takes silence for the queue."""
 
     async def listen(self) -> None:
-        """See `Applicant`; it leaves by hanging up.
+        """See `QueuedClient`; it leaves by hanging up.
 
         One whose machine is gone stays until the kernel's own check notices, about a minute later (`set_stream_options`).
         """

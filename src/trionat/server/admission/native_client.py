@@ -8,7 +8,7 @@ import attrs
 
 from trionat.errors import ConnectionLostError, RemoteProtocolError
 from trionat.protocol.messages import QUEUE_TIMEOUT, Close, Ping, Pong, Queued
-from trionat.server.admission.queue import Applicant
+from trionat.server.admission.queue import QueuedClient
 from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @attrs.define(eq=False, kw_only=True)
-class NativeApplicant(Applicant):
-    """See `Applicant`."""
+class NativeQueuedClient(QueuedClient):
+    """See `QueuedClient`."""
 
     channel: Channel
 
@@ -27,7 +27,7 @@ class NativeApplicant(Applicant):
             await self.channel.send(Queued(position=max(self.position, 1)))
 
     async def listen(self) -> None:
-        """See `Applicant`; it leaves by CLOSE, by hanging up, or by falling silent."""
+        """See `QueuedClient`; it leaves by CLOSE, by hanging up, or by falling silent."""
         while True:
             with deadline(QUEUE_TIMEOUT, f"the queued client was silent for {QUEUE_TIMEOUT:g} s"):
                 message = await self.channel.receive()

@@ -18,10 +18,10 @@ from trionat.config.values import PORTS
 from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.protocol.messages import QUEUE_INTERVAL, CloseCode, RefusalCode
-from trionat.server.accounts.limits import Allowances
+from trionat.server.accounts.limits import LiveLimits
 from trionat.server.admission.lease import Lease
-from trionat.server.refusals import Bound, Refusals
-from trionat.server.visitors.queue import VisitorLine
+from trionat.server.refusals import Bound, RefusalCounters
+from trionat.server.visitors.queue import VisitorQueue
 
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
@@ -37,7 +37,7 @@ _QUEUED_AFTER = 0.05
 
 
 @attrs.define(eq=False, kw_only=True)
-class Applicant(ABC):
+class QueuedClient(ABC):
     """An authenticated client that wants a lease since a moment; `key` says whose that would be, `limits` are its user's.
 
     `position` counts from 1. `waiting_scope` is round whatever somebody waits for on its behalf; leaving cancels it.
@@ -73,7 +73,7 @@ class Applicant(ABC):
         """
 
     def tell(self) -> None:
-        """Wake the applicant's own task: something about it has changed."""
+        """Wake the client's own task: something about it has changed."""
         self._news.set()
         self._news = trio.Event()
 
@@ -106,16 +106,16 @@ class Admission:
     config: ServerConfig
     ports: PortPool
     leases: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
-    allowances: Allowances = attrs.field(init=False, factory=Allowances)
-    refusals: Refusals = attrs.field(init=False, factory=Refusals)
+    live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
+    refusals: RefusalCounters = attrs.field(init=False, factory=RefusalCounters)
     slots: trio.CapacityLimiter = attrs.field(init=False)
-    _queue_end: trio.MemorySendChannel[Applicant] = attrs.field(init=False)
-    _queue_head: trio.MemoryReceiveChannel[Applicant] = attrs.field(init=False)
-    _queued: dict[LeaseKey, Applicant] = attrs.field(init=False, factory=lambda: {})
+    _queue_end: trio.MemorySendChannel[QueuedClient] = attrs.field(init=False)
+    _queue_head: trio.MemoryReceiveChannel[QueuedClient] = attrs.field(init=False)
+    _queued: dict[LeaseKey, QueuedClient] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self.slots = trio.CapacityLimiter(self.config.session_limit)
-        self._queue_end, self._queue_head = trio.open_memory_channel[Applicant](
+        self._queue_end, self._queue_head = trio.open_memory_channel[QueuedClient](
             self.config.queue_places
         )
 
@@ -125,10 +125,10 @@ class Admission:
         return self._queue_head.statistics().current_buffer_used
 
     @property
-    def waiting(self) -> list[Applicant]:
+    def waiting(self) -> list[QueuedClient]:
         """Those who have no lease yet, in their order: at the head those who have a slot and wait for ports, then the queue."""
         waiting = [each for each in self._queued.values() if not each.answered]
-        return sorted(waiting, key=lambda applicant: applicant.position)
+        return sorted(waiting, key=lambda client: client.position)
 
     def is_awaited(self, key: LeaseKey) -> bool:
         """Tell whether a client waits for the lease of this key."""
@@ -136,7 +136,7 @@ class Admission:
 
     # -- the client's side, in its connection's own task -------------------------------------------------------------
 
-    async def admit(self, applicant: Applicant) -> Lease:
+    async def admit(self, client: QueuedClient) -> Lease:
         """Return a lease that no session uses: the client's own that is still there, or a new one by way of the queue.
 
         While it waits it is told its position again and again, and listened to.
@@ -145,49 +145,49 @@ class Admission:
             RefusedError: the queue is full, the ports cannot be had, or the user has too many sessions.
             PeerError: the client has left, or broke the protocol.
         """
-        self.ports.check(applicant.services, applicant.limits.visit_ports)
-        if len(applicant.services) > self.config.max_services:
+        self.ports.check(client.services, client.limits.visit_ports)
+        if len(client.services) > self.config.max_services:
             raise RefusedError(
                 RefusalCode.TOO_MANY_SERVICES,
-                f"{len(applicant.services)} services asked for, {self.config.max_services} allowed (MaxServices)",
+                f"{len(client.services)} services asked for, {self.config.max_services} allowed (MaxServices)",
             )
-        self._make_room(applicant)
-        if (rival := self._queued.get(applicant.key)) is not None:
+        self._make_room(client)
+        if (rival := self._queued.get(client.key)) is not None:
             self._refuse(
                 rival,
                 RefusedError(CloseCode.EVICTED, "another connection of this client took its place"),
             )
             self._leave(rival)  # at once: the newcomer may need just that place
-        self._queued[applicant.key] = applicant
+        self._queued[client.key] = client
         try:
             lease: Lease | None = None
-            with trio.CancelScope() as applicant.waiting_scope:
-                lease = await self._reclaim(applicant)
-            if applicant.refusal is not None:  # a rival has come meanwhile
-                raise applicant.refusal
+            with trio.CancelScope() as client.waiting_scope:
+                lease = await self._reclaim(client)
+            if client.refusal is not None:  # a rival has come meanwhile
+                raise client.refusal
             if lease is None:
-                lease = await self._stand_in_line(applicant)
-            lease.services = applicant.services
+                lease = await self._wait_in_queue(client)
+            lease.services = client.services
             return lease
         except BaseException:
-            if applicant.lease is not None:
-                applicant.lease.give_up()
+            if client.lease is not None:
+                client.lease.give_up()
             raise
         finally:
-            self._leave(applicant)
+            self._leave(client)
 
-    def _make_room(self, applicant: Applicant) -> None:
+    def _make_room(self, client: QueuedClient) -> None:
         """See to it that the user has not too many sessions; leases that only stand reserved for it are given up first.
 
         Raises:
             RefusedError: they are up, or wait in the queue.
         """
-        if (most := applicant.limits.sessions) is None:
+        if (most := client.limits.sessions) is None:
             return
         others = {
             key: self.leases.get(key)
             for key in (*self.leases, *self._queued)
-            if key[0] == applicant.key[0] and key != applicant.key
+            if key[0] == client.key[0] and key != client.key
         }
         vacant = [
             lease
@@ -204,12 +204,12 @@ class Admission:
         for lease in reserved[: max(0, present + len(reserved) + 1 - most)]:
             lease.give_up()
 
-    async def _reclaim(self, applicant: Applicant) -> Lease | None:
+    async def _reclaim(self, client: QueuedClient) -> Lease | None:
         """Evict the client's session that is still up, if any, and return its lease; None where there is none for it."""
-        newcomer = f"a new connection of the same client ({applicant.client_name})"
-        while (lease := self.leases.get(applicant.key)) is not None:
-            allowed = applicant.limits.visit_ports
-            if lease.given_up or not lease.serves(applicant.services, allowed):
+        newcomer = f"a new connection of the same client ({client.client_name})"
+        while (lease := self.leases.get(client.key)) is not None:
+            allowed = client.limits.visit_ports
+            if lease.given_up or not lease.serves(client.services, allowed):
                 lease.give_up()
                 await lease.wait_vacant(newcomer)
                 await trio.lowlevel.checkpoint()  # its keeper gives the ports back
@@ -219,9 +219,9 @@ class Admission:
                 return lease
         return None
 
-    async def _stand_in_line(self, applicant: Applicant) -> Lease:
+    async def _wait_in_queue(self, client: QueuedClient) -> Lease:
         try:
-            self._queue_end.send_nowait(applicant)
+            self._queue_end.send_nowait(client)
         except trio.WouldBlock:
             self.refusals.counts[Bound.QUEUE] += 1
             raise RefusedError(
@@ -230,30 +230,30 @@ class Admission:
             ) from None
         self._renumber()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(applicant.listen, name="listen to the queued client")
+            nursery.start_soon(client.listen, name="listen to the queued client")
             with trio.move_on_after(_QUEUED_AFTER):
-                await applicant.wait_answer()
+                await client.wait_answer()
             told = 0
-            while not applicant.answered:
-                if applicant.position != told:
-                    told = applicant.position
+            while not client.answered:
+                if client.position != told:
+                    told = client.position
                     log.info("client queued", position=told)
-                await applicant.say_position()
+                await client.say_position()
                 with trio.move_on_after(QUEUE_INTERVAL):
-                    await applicant.wait_news()
-            nursery.cancel_scope.cancel("the applicant has its answer")
-        if applicant.refusal is not None:
-            raise applicant.refusal
-        assert applicant.lease is not None  # noqa: S101 - the loops above end with one of the two
-        return applicant.lease
+                    await client.wait_news()
+            nursery.cancel_scope.cancel("the client has its answer")
+        if client.refusal is not None:
+            raise client.refusal
+        assert client.lease is not None  # noqa: S101 - the loops above end with one of the two
+        return client.lease
 
-    def _leave(self, applicant: Applicant) -> None:
+    def _leave(self, client: QueuedClient) -> None:
         """Out of the queue, wherever in it."""
-        applicant.left = True
-        if self._queued.get(applicant.key) is applicant:
-            del self._queued[applicant.key]
-        if applicant.waiting_scope is not None:
-            applicant.waiting_scope.cancel("the applicant has left")
+        client.left = True
+        if self._queued.get(client.key) is client:
+            del self._queued[client.key]
+        if client.waiting_scope is not None:
+            client.waiting_scope.cancel("the client has left")
         self._renumber()
 
     def _renumber(self) -> None:
@@ -261,18 +261,18 @@ class Admission:
 
         There is no checkpoint in it, so nobody sees the queue apart.
         """
-        waiting: list[Applicant] = []
+        waiting: list[QueuedClient] = []
         with suppress(trio.WouldBlock):
             while True:
                 waiting.append(self._queue_head.receive_nowait())
         position = 0
-        for applicant in waiting:
-            if not applicant.left:
+        for client in waiting:
+            if not client.left:
                 position += 1
-                self._queue_end.send_nowait(applicant)
-                if applicant.position != position:
-                    applicant.position = position
-                    applicant.tell()
+                self._queue_end.send_nowait(client)
+                if client.position != position:
+                    client.position = position
+                    client.tell()
 
     # -- the server's side -------------------------------------------------------------------------------------------
 
@@ -282,9 +282,9 @@ class Admission:
             slot = object()
             await self.slots.acquire_on_behalf_of(slot)
             try:
-                applicant = await self._queue_head.receive()
+                client = await self._queue_head.receive()
                 self._renumber()
-                lease = await self._lend_ports(applicant)
+                lease = await self._lend_ports(client)
             except BaseException:
                 self.slots.release_on_behalf_of(slot)
                 raise
@@ -295,34 +295,34 @@ class Admission:
             keepers.start_soon(
                 self._keep, lease, slot, name=f"lease {PORTS.write(lease.port_numbers)}"
             )
-            applicant.lease = lease
-            applicant.tell()
+            client.lease = lease
+            client.tell()
 
-    async def _lend_ports(self, applicant: Applicant) -> Lease | None:
-        if applicant.has_left():
+    async def _lend_ports(self, client: QueuedClient) -> Lease | None:
+        if client.has_left():
             return None
         ports: tuple[VisitPort, ...] = ()
         try:
-            with trio.CancelScope() as applicant.waiting_scope:
+            with trio.CancelScope() as client.waiting_scope:
                 ports = await self.ports.take(
-                    applicant.services, applicant.key, applicant.limits.visit_ports
+                    client.services, client.key, client.limits.visit_ports
                 )
         except RefusedError as refusal:
-            self._refuse(applicant, refusal)
-        if applicant.has_left():  # perhaps in the very moment in which the ports became free
+            self._refuse(client, refusal)
+        if client.has_left():  # perhaps in the very moment in which the ports became free
             self.ports.give_back(ports)
             return None
-        allowance = self.allowances.take(applicant.key[0], applicant.limits)
-        line = VisitorLine(
-            self.config.max_waiting_visitors, self.config.max_visitors, allowance, self.refusals
+        user_limits = self.live_limits.take(client.key[0], client.limits)
+        queue = VisitorQueue(
+            self.config.max_waiting_visitors, self.config.max_visitors, user_limits, self.refusals
         )
-        return Lease(applicant.key, ports, line)
+        return Lease(client.key, ports, queue)
 
-    def _refuse(self, applicant: Applicant, refusal: RefusedError) -> None:
-        applicant.refusal = refusal
-        applicant.lease = None  # one that was granted in this very moment is its rival's
-        applicant.left = True
-        applicant.tell()
+    def _refuse(self, client: QueuedClient, refusal: RefusedError) -> None:
+        client.refusal = refusal
+        client.lease = None  # one that was granted in this very moment is its rival's
+        client.left = True
+        client.tell()
 
     async def _keep(self, lease: Lease, slot: object) -> None:
         """Hold slot and ports as long as the lease lasts."""
@@ -330,8 +330,8 @@ class Admission:
             await lease.wait_end(self.config.port_reservation)
         finally:
             lease.released = True
-            lease.line.close("the port was given back")
-            self.allowances.give_back(lease.line.allowance)
+            lease.visitors.close("the port was given back")
+            self.live_limits.give_back(lease.visitors.user_limits)
             self.ports.give_back(lease.ports)
             self.slots.release_on_behalf_of(slot)
             del self.leases[lease.key]
@@ -342,13 +342,13 @@ class Admission:
         while True:
             await trio.sleep(min(0.5, self.config.visitor_wait / 4))
             for lease in self.leases.values():
-                lease.line.expire(trio.current_time() - self.config.visitor_wait)
+                lease.visitors.expire(trio.current_time() - self.config.visitor_wait)
 
     def send_away(self, user: str, refusal: RefusedError) -> tuple[int, tuple[int, ...]]:
         """Refuse a user's clients that wait, and keep no ports for it; return how many waited, and which ports those were."""
         waiting = [each for key, each in self._queued.items() if key[0] == user]
-        for applicant in waiting:
-            self._refuse(applicant, refusal)
+        for client in waiting:
+            self._refuse(client, refusal)
         reserved: list[int] = []
         for key, lease in self.leases.items():
             if key[0] == user and not lease.occupied:
@@ -360,8 +360,8 @@ class Admission:
     def drain(self) -> None:
         """The server stops: nobody waits any more, and a lease ends with its session."""
         refusal = RefusedError(RefusalCode.DRAINING, "the server stops")
-        for applicant in list(self._queued.values()):
-            self._refuse(applicant, refusal)
+        for client in list(self._queued.values()):
+            self._refuse(client, refusal)
         for lease in self.leases.values():
             if not lease.occupied:
                 lease.give_up()

@@ -13,9 +13,9 @@ from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import HEADERS
-from trionat.server.control.handshakes import Strangers
-from trionat.server.control.legacy_login import LegacyGreeting
-from trionat.server.control.native_login import NativeGreeting, PlainTunnelGreeting
+from trionat.server.control.handshakes import PendingHandshakes
+from trionat.server.control.legacy_login import LegacyLogin
+from trionat.server.control.native_login import NativeLogin, PlainTunnelLogin
 from trionat.server.refusals import Bound
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
     from trionat.address import TCPAddress
     from trionat.config.sections import ServerConfig
-    from trionat.server.control.login import Greeting
+    from trionat.server.control.login import Login
     from trionat.server.sessions.registry import Desk
 
 log = get_logger(__name__)
 
 
 @attrs.define(eq=False)
-class Reception:
+class ConnectionHandler:
     """Serves every connection in a task of its own; those of banned addresses are closed unheard."""
 
     config: ServerConfig
     tls: ssl.SSLContext
     desk: Desk
-    _strangers: Strangers = attrs.field(init=False)
+    _handshakes: PendingHandshakes = attrs.field(init=False)
     _told_of_legacy: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
-        self._strangers = Strangers(
+        self._handshakes = PendingHandshakes(
             self.config.max_handshakes,
             self.config.max_handshakes_per_address,
             self.desk.admission.refusals,
@@ -61,7 +61,7 @@ class Reception:
                 connection.close()
                 return
             scope = trio.CancelScope()
-            self._strangers.add(scope, address.host)
+            self._handshakes.add(scope, address.host)
             nursery.start_soon(
                 self.receive, connection, address, scope, name=f"connection from {address}"
             )
@@ -81,16 +81,16 @@ class Reception:
                 with deadline(
                     seconds, f"the peer did not finish the TLS handshake within {seconds:g} s"
                 ):
-                    greeting = await self._meet(
-                        connection, address, partial(self._strangers.know, scope)
+                    login = await self._meet(
+                        connection, address, partial(self._handshakes.know, scope)
                     )
-                await greeting.serve()
+                await login.serve()
             finally:
-                self._strangers.know(scope)
+                self._handshakes.know(scope)
 
     async def _meet(
         self, connection: socket.socket, address: TCPAddress, known: Callable[[], None]
-    ) -> Greeting:
+    ) -> Login:
         """Find out what the peer speaks; closes the connection where it may not."""
         try:
             dialect = await peek_dialect(connection)
@@ -100,11 +100,11 @@ class Reception:
             raise
         if dialect is Dialect.NATIVE:
             endpoint = await accept_tls(connection, self.tls)
-            return NativeGreeting(self.desk, endpoint, address, known)
+            return NativeLogin(self.desk, endpoint, address, known)
         plain = SocketEndpoint(connection)
         if dialect is Dialect.PLAIN_TUNNEL:
-            return PlainTunnelGreeting(self.desk, plain, address, known)
-        return LegacyGreeting(self.desk, plain, address, known, dialect=dialect)
+            return PlainTunnelLogin(self.desk, plain, address, known)
+        return LegacyLogin(self.desk, plain, address, known, dialect=dialect)
 
     def _check(self, dialect: Dialect, address: TCPAddress) -> None:
         """Send away whoever is not served here; what lets clients of NAT in is told once."""

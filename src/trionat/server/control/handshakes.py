@@ -8,7 +8,7 @@ import attrs
 
 from trionat.log import get_logger
 from trionat.networks import network_of
-from trionat.server.refusals import Bound, Refusals
+from trionat.server.refusals import Bound, RefusalCounters
 
 if TYPE_CHECKING:
     import trio
@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 
 @attrs.define(eq=False)
-class Strangers:
+class PendingHandshakes:
     """At most `limit`, and of each network (`network_of`) at most `network_limit`; the oldest has to make room.
 
     So a crowd of silent peers cannot keep those out who have something to say, and one address not even those who take long.
@@ -25,7 +25,7 @@ class Strangers:
 
     limit: int
     network_limit: int
-    refusals: Refusals = attrs.field(factory=Refusals)
+    refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
     _networks: dict[trio.CancelScope, str] = attrs.field(init=False, factory=lambda: {})
     _scopes: dict[str, dict[trio.CancelScope, None]] = attrs.field(init=False, factory=lambda: {})
 

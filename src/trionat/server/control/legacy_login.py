@@ -22,8 +22,8 @@ from trionat.protocol.legacy import (
 )
 from trionat.protocol.messages import RefusalCode, ServiceRequest
 from trionat.server.accounts.accounts import ANONYMOUS
-from trionat.server.admission.legacy_client import LegacyApplicant
-from trionat.server.control.login import Greeting
+from trionat.server.admission.legacy_client import LegacyQueuedClient
+from trionat.server.control.login import Login
 from trionat.server.sessions.legacy import LegacySession
 from trionat.store.base import Limits
 from trionat.transport.channel import LegacyChannel
@@ -42,8 +42,8 @@ _CLIENT_NAME: Final = "NAT"
 
 
 @attrs.define(eq=False)
-class LegacyGreeting(Greeting):
-    """See `Greeting`."""
+class LegacyLogin(Login):
+    """See `Login`."""
 
     dialect: Dialect = attrs.field(kw_only=True)
     _channel: LegacyChannel = attrs.field(init=False)
@@ -91,7 +91,7 @@ class LegacyGreeting(Greeting):
             with deadline(config.peer_timeout, "the client does not read"):
                 await self._channel.send(AuthSuccess())
         # No checkpoint from here on until `admit` has noted that the key is taken.
-        applicant = LegacyApplicant(
+        client = LegacyQueuedClient(
             key=self._choose_key(username),
             client_name=_CLIENT_NAME,
             address=self.address,
@@ -114,7 +114,7 @@ class LegacyGreeting(Greeting):
                 dialect=self.dialect,
             )
 
-        await self.desk.run_session(applicant, open_session)
+        await self.desk.run_session(client, open_session)
 
     def _choose_key(self, username: str) -> LeaseKey:
         """Choose which lease of the user at this address it is to have: one that nobody uses, else a new one.
@@ -130,7 +130,7 @@ class LegacyGreeting(Greeting):
                 continue
             if not lease.occupied:
                 return key
-            session = self.desk.sessions.get(lease.line.session or 0)
+            session = self.desk.sessions.get(lease.visitors.session or 0)
             if deserted is None and isinstance(session, LegacySession) and session.is_deserted:
                 deserted = key
         if deserted is not None:

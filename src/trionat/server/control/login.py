@@ -32,7 +32,7 @@ _LAST_WORDS = 1.0
 
 
 @attrs.define(eq=False)
-class Greeting(ABC):
+class Login(ABC):
     """Finds out whose connection it is. Owns the endpoint until a session has taken it over.
 
     `known` is called as soon as that is clear: strangers may be sent away to make room, known peers not.

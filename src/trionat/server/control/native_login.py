@@ -19,8 +19,8 @@ from trionat.protocol.messages import (
     Refused,
 )
 from trionat.server.accounts.accounts import ANONYMOUS
-from trionat.server.admission.native_client import NativeApplicant
-from trionat.server.control.login import Greeting
+from trionat.server.admission.native_client import NativeQueuedClient
+from trionat.server.control.login import Login
 from trionat.server.sessions.native import NativeSession
 from trionat.store.base import Limits
 from trionat.transport.channel import Channel
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @attrs.define(eq=False)
-class NativeGreeting(Greeting):
-    """See `Greeting`; the endpoint is encrypted already."""
+class NativeLogin(Login):
+    """See `Login`; the endpoint is encrypted already."""
 
     _channel: Channel = attrs.field(init=False)
 
@@ -76,7 +76,7 @@ class NativeGreeting(Greeting):
         expose = await self._expect("the list of its services")
         if not isinstance(expose, Expose):
             raise RemoteProtocolError(f"{type(expose).__name__.upper()} instead of EXPOSE")
-        applicant = NativeApplicant(
+        client = NativeQueuedClient(
             key=(username, hello.identity),
             client_name=hello.name,
             address=self.address,
@@ -102,10 +102,10 @@ class NativeGreeting(Greeting):
                 and PLAIN_TUNNELS in hello.capabilities,
             )
 
-        await self.desk.run_session(applicant, open_session)
+        await self.desk.run_session(client, open_session)
 
 
-class PlainTunnelGreeting(NativeGreeting):
+class PlainTunnelLogin(NativeLogin):
     """Of a connection without TLS, which can only be a tunnel that proves whose it is without giving the secret away."""
 
     async def _hear(self) -> bool:

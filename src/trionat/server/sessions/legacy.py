@@ -36,7 +36,7 @@ class LegacySession(Session):
     _dialect: Dialect = attrs.field(alias="dialect")
 
     def __attrs_post_init__(self) -> None:
-        self.tunnels = LegacyTunnels(self.lease.line, self.config.max_visitors)
+        self.tunnels = LegacyTunnels(self.lease.visitors, self.config.max_visitors)
 
     @property
     def dialect(self) -> str:
@@ -57,17 +57,21 @@ class LegacySession(Session):
             return SessionEnd("lost", str(error), tell=False, goodbye=False)
 
     async def _write(self) -> None:
-        line = self.lease.line
-        announced = line.arrivals - line.waiting  # those who waited for the client are news as well
+        queue = self.lease.visitors
+        announced = (
+            queue.arrivals - queue.waiting
+        )  # those who waited for the client are news as well
         await self._send(UserInformation(self.uid, self.lease.port_numbers[0]))
         due = trio.current_time() + KEEP_ALIVE_INTERVAL
         while True:
-            line.wanted = trio.Event()  # before looking: who comes while we send must not be missed
-            while announced < line.arrivals:
+            queue.wanted = (
+                trio.Event()
+            )  # before looking: who comes while we send must not be missed
+            while announced < queue.arrivals:
                 announced += 1
                 await self._send(NewConnection())
             with trio.move_on_at(due):
-                await line.wanted.wait()
+                await queue.wanted.wait()
             if trio.current_time() >= due:
                 due = trio.current_time() + KEEP_ALIVE_INTERVAL
                 await self._send(KeepAlive())

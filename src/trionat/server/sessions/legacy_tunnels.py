@@ -9,7 +9,7 @@ import attrs
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.relay.raw_tunnel import RawTunnel
-from trionat.relay.stream import Pairing
+from trionat.relay.stream import VisitorStream
 from trionat.server.sessions.tunnels import Tunnels
 from trionat.transport.isolation import isolated
 
@@ -29,19 +29,19 @@ class LegacyTunnels(Tunnels):
     _running: set[RawTunnel] = attrs.field(init=False, factory=lambda: set())
 
     async def _serve(self, wire: Endpoint, early: bytes) -> None:
-        visitor = self.line.take()
+        visitor = self.visitors.take()
         if visitor is None:
             log.info("tunnel closed", reason="no visitor waits for it")
             return
-        pairing = Pairing(visitor.number, visitor.endpoint)
-        tunnel = RawTunnel(wire, pairing, Side.SERVER, early)
-        self._begin(visitor, pairing)
+        stream = VisitorStream(visitor.number, visitor.endpoint)
+        tunnel = RawTunnel(wire, stream, Side.SERVER, early)
+        self._begin(visitor, stream)
         self._running.add(tunnel)
         end = "its session has ended"
         try:
             with isolated(log, "tunnel lost"):
                 await tunnel.run()
-                end = pairing.end
+                end = stream.end
         finally:
             self._running.remove(tunnel)
             self._finish(visitor, end)

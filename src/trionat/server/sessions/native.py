@@ -68,7 +68,7 @@ class NativeSession(Session):
             self.channel, "the client", self.config.ping_interval, self.config.peer_timeout
         )
         self.tunnels = NativeTunnels(
-            line=self.lease.line,
+            visitors=self.lease.visitors,
             limit=self.config.max_visitors + SPARE_TUNNELS,
             keep_idle=self.keep_idle,
             acknowledged_within=acknowledged_within(self.config.peer_timeout),
@@ -124,7 +124,7 @@ class NativeSession(Session):
                     self._note(end)
                     self.lease.give_up()
                     with trio.move_on_after(_LAST_BYTES):
-                        await self.lease.line.wait_empty()
+                        await self.lease.visitors.wait_empty()
                     return end
                 case _:
                     raise RemoteProtocolError(
@@ -144,16 +144,16 @@ class NativeSession(Session):
         )
 
     async def _tell_demand(self) -> None:
-        line = self.lease.line
+        queue = self.lease.visitors
         while True:
-            if not line.waiting:
-                line.wanted = trio.Event()
-                await line.wanted.wait()
-            if line.waiting:
-                self.link.post(Demand(line.waiting))
-            line.wanted = trio.Event()
+            if not queue.waiting:
+                queue.wanted = trio.Event()
+                await queue.wanted.wait()
+            if queue.waiting:
+                self.link.post(Demand(queue.waiting))
+            queue.wanted = trio.Event()
             with trio.move_on_after(_DEMAND_AGAIN):
-                await line.wanted.wait()
+                await queue.wanted.wait()
 
     def _tell_drain(self) -> None:
         self.link.post(Drain(seconds=self.config.drain_grace))

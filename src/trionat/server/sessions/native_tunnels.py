@@ -11,7 +11,7 @@ from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import Open
-from trionat.relay.stream import Pairing
+from trionat.relay.stream import VisitorStream
 from trionat.relay.tunnel import ACKNOWLEDGED_WITHIN, Tunnel
 from trionat.server.sessions.tunnels import Tunnels
 from trionat.transport.isolation import isolated
@@ -34,7 +34,7 @@ class _Served:
     """What runs on one tunnel."""
 
     scope: trio.CancelScope
-    current: tuple[Visitor, Pairing] | None = None
+    current: tuple[Visitor, VisitorStream] | None = None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -50,7 +50,7 @@ class NativeTunnels(Tunnels):
     _sweeps: int = attrs.field(init=False, default=0)
 
     async def _serve(self, wire: Endpoint, early: bytes) -> None:
-        assert not early, "a greeting lets nothing through behind ATTACH"  # noqa: S101 - its bug, not the peer's
+        assert not early, "a login lets nothing through behind ATTACH"  # noqa: S101 - its bug, not the peer's
         tunnel = Tunnel(wire, Side.SERVER, acknowledged_within=self.acknowledged_within)
         served = self._tunnels[tunnel] = _Served(trio.CancelScope())
         reason = "its session has ended"
@@ -69,13 +69,13 @@ class NativeTunnels(Tunnels):
                 self._rescue(*served.current, reason)
 
     async def _carry(self, tunnel: Tunnel, served: _Served, scope: trio.CancelScope) -> None:
-        while (visitor := await self.line.next()) is not None:
-            pairing = Pairing(visitor.number, visitor.endpoint)
-            served.current = (visitor, pairing)
-            self._begin(visitor, pairing)
+        while (visitor := await self.visitors.next()) is not None:
+            stream = VisitorStream(visitor.number, visitor.endpoint)
+            served.current = (visitor, stream)
+            self._begin(visitor, stream)
             visitor.tries += 1
             await tunnel.open(
-                pairing,
+                stream,
                 Open(
                     visitor=visitor.number,
                     service=visitor.service,
@@ -87,16 +87,16 @@ class NativeTunnels(Tunnels):
                 visitor.early,
             )
             served.current = None
-            self._finish(visitor, pairing.end)
+            self._finish(visitor, stream.end)
         scope.cancel("not needed any more")
 
-    def _rescue(self, visitor: Visitor, pairing: Pairing, reason: str) -> None:
+    def _rescue(self, visitor: Visitor, stream: VisitorStream, reason: str) -> None:
         """The tunnel is gone: the visitor goes to another one if nothing of it was answered, else it is reset."""
-        if pairing.over:  # the last words were said, only the bookkeeping was cut short
+        if stream.over:  # the last words were said, only the bookkeeping was cut short
             visitor.endpoint.close()
-            self._finish(visitor, pairing.end)
-        elif pairing.failure is None and pairing.unanswered is not None and visitor.tries < _TRIES:
-            visitor.early = bytes(pairing.unanswered)
+            self._finish(visitor, stream.end)
+        elif stream.failure is None and stream.unanswered is not None and visitor.tries < _TRIES:
+            visitor.early = bytes(stream.unanswered)
             self._put_back(visitor)
         else:
             visitor.endpoint.reset()
@@ -113,6 +113,6 @@ class NativeTunnels(Tunnels):
                 served.scope.cancel(str(error))
         self._sweeps += 1
         if self._sweeps % _RETIRE_AFTER == 0:
-            busy = len(self._tunnels) - self.line.idle
-            self.line.retire(max(0, self.line.least_idle - max(self.keep_idle, busy // 4)))
-            self.line.least_idle = self.line.idle
+            busy = len(self._tunnels) - self.visitors.idle
+            self.visitors.retire(max(0, self.visitors.least_idle - max(self.keep_idle, busy // 4)))
+            self.visitors.least_idle = self.visitors.idle

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from trionat.server.accounts.accounts import Accounts
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.admission.lease import Lease
-    from trionat.server.admission.queue import Admission, Applicant
+    from trionat.server.admission.queue import Admission, QueuedClient
     from trionat.server.sessions.session import Session
 
 
 @attrs.define(eq=False)
 class Desk:
-    """What every greeting works with. `sessions` has those that are up, by uid; `public_host` is what clients show as ours.
+    """What every login works with. `sessions` has those that are up, by uid; `public_host` is what clients show as ours.
 
     `bans` knows where logins keep failing.
     """
@@ -46,7 +46,7 @@ class Desk:
         self.bans = Bans(self.config.ban_after, self.config.ban_time)
 
     async def run_session(
-        self, applicant: Applicant, open_session: Callable[[int, Lease], Session]
+        self, client: QueuedClient, open_session: Callable[[int, Lease], Session]
     ) -> None:
         """Let an authenticated client in when it is its turn, and run its session, made from a uid and a lease, to the end.
 
@@ -54,7 +54,7 @@ class Desk:
             RefusedError: it cannot be let in.
             PeerError: it has left the queue, or broke the protocol there.
         """
-        lease = await self.admission.admit(applicant)
+        lease = await self.admission.admit(client)
         # No checkpoint from here to `occupy`: the lease must not look vacant to anybody else.
         session = open_session(next(self._uids), lease)
         lease.occupy(session.uid, partial(session.end, CloseCode.EVICTED))

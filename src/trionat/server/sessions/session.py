@@ -122,7 +122,7 @@ class Session(ABC):
         await self.stopping.wait()
         self._tell_drain()
         with trio.move_on_after(self.config.drain_grace):
-            await self.lease.line.wait_empty()
+            await self.lease.visitors.wait_empty()
         self.end(CloseCode.STOPPED, "the server stops")
 
     # -- what the dialects do differently ----------------------------------------------------------------------------

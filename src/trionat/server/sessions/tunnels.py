@@ -17,8 +17,8 @@ from trionat.transport.descriptors import is_for_control
 from trionat.transport.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from trionat.relay.stream import Pairing
-    from trionat.server.visitors.queue import Visitor, VisitorLine
+    from trionat.relay.stream import VisitorStream
+    from trionat.server.visitors.queue import Visitor, VisitorQueue
 
 log = get_logger(__name__)
 
@@ -28,14 +28,14 @@ class Tunnels(ABC):
     """Serves the visitors of `line` over the tunnels that the client opens, at most `limit` at once.
 
     `run` owns all of them: when it is cancelled every tunnel is closed, and no visitor is served any more. `count` is how many
-    tunnels there are, `served` how many visitors have been, `pairings` has those who are served now.
+    tunnels there are, `served` how many visitors have been, `streams` has those who are served now.
     """
 
-    line: VisitorLine
+    visitors: VisitorQueue
     limit: int
     count: int = attrs.field(init=False, default=0)
     served: int = attrs.field(init=False, default=0)
-    pairings: dict[Visitor, Pairing] = attrs.field(init=False, factory=lambda: {})
+    streams: dict[Visitor, VisitorStream] = attrs.field(init=False, factory=lambda: {})
     _received: int = attrs.field(init=False, default=0)
     _sent: int = attrs.field(init=False, default=0)
     _arrivals_end: trio.MemorySendChannel[tuple[Endpoint, bytes]] = attrs.field(init=False)
@@ -50,12 +50,12 @@ class Tunnels(ABC):
     @property
     def received(self) -> int:
         """Bytes taken from visitors so far, live ones included; never less than before."""
-        return self._received + sum(pairing.taken for pairing in self.pairings.values())
+        return self._received + sum(stream.taken for stream in self.streams.values())
 
     @property
     def sent(self) -> int:
         """Bytes given to visitors so far, live ones included; never less than before."""
-        return self._sent + sum(pairing.given for pairing in self.pairings.values())
+        return self._sent + sum(stream.given for stream in self.streams.values())
 
     @property
     def relayed(self) -> int:
@@ -78,9 +78,9 @@ class Tunnels(ABC):
 
     def kick(self, number: int, reason: str) -> bool:
         """Reset the visitor of that number, and tell the client why; tell whether it is served here."""
-        for visitor, pairing in self.pairings.items():
+        for visitor, stream in self.streams.items():
             if visitor.number == number:
-                pairing.fail(AbortReason.OTHER, reason)
+                stream.fail(AbortReason.OTHER, reason)
                 visitor.endpoint.reset()  # wakes whoever reads or writes it, and so the tunnel
                 return True
         return False
@@ -124,30 +124,30 @@ class Tunnels(ABC):
 
     # -- the book ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, visitor: Visitor, pairing: Pairing) -> None:
-        """The visitor is served from now on: its bytes count, and its user's brake holds it."""
-        pairing.brake = self.line.allowance.brake
-        self.pairings[visitor] = pairing
+    def _begin(self, visitor: Visitor, stream: VisitorStream) -> None:
+        """The visitor is served from now on: its bytes count, and its user's throttle holds it."""
+        stream.throttle = self.visitors.user_limits.throttle
+        self.streams[visitor] = stream
 
     def _finish(self, visitor: Visitor, end: str) -> None:
         """The visitor was served; its endpoint is closed already."""
-        pairing = self.pairings.pop(visitor)
-        self._received += pairing.taken
-        self._sent += pairing.given
+        stream = self.streams.pop(visitor)
+        self._received += stream.taken
+        self._sent += stream.given
         self.served += 1
-        self.line.leave(visitor)
+        self.visitors.leave(visitor)
         log.info(
             "visitor closed",
             visitor=visitor.number,
             address=str(visitor.address),
             port=visitor.visited.port,
             reason=end,
-            received=len(visitor.early) + pairing.taken,
-            sent=pairing.given,
+            received=len(visitor.early) + stream.taken,
+            sent=stream.given,
             seconds=round(trio.current_time() - visitor.arrived, 3),
         )
 
     def _put_back(self, visitor: Visitor) -> None:
         """The visitor goes to another tunnel, perhaps of another session; what was taken of it is counted here."""
-        self._received += self.pairings.pop(visitor).taken
-        self.line.put_back(visitor)
+        self._received += self.streams.pop(visitor).taken
+        self.visitors.put_back(visitor)

@@ -12,7 +12,7 @@ import trio
 from trionat.address import TCPAddress
 from trionat.log import get_logger
 from trionat.networks import Admittance, Networks, network_of, plain_host
-from trionat.server.refusals import Bound, Refusals
+from trionat.server.refusals import Bound, RefusalCounters
 from trionat.server.visitors.queue import Visitor
 from trionat.transport.endpoint import SocketEndpoint
 
@@ -44,7 +44,7 @@ class Gate:
     """
 
     config: ServerConfig
-    refusals: Refusals = attrs.field(factory=Refusals)
+    refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
     _admittance: Admittance = attrs.field(init=False)
     _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
     _present: dict[str, int] = attrs.field(init=False, factory=lambda: {})
@@ -65,7 +65,7 @@ class Gate:
         """Take over a connection from `address` that was accepted on a port, which listens there."""
         network = network_of(address.host)
         refusal = self._refusal(port, address.host, network)
-        if refusal is not None or port.line is None:
+        if refusal is not None or port.visitors is None:
             connection.close()
             bound, reason = refusal or (Bound.NO_CLIENT, "no client holds this port")
             self.refusals.count(
@@ -77,11 +77,11 @@ class Gate:
                     reason=reason,
                     refused=count,
                 ),
-                user="" if port.line is None else port.line.allowance.user,
+                user="" if port.visitors is None else port.visitors.user_limits.user,
             )
             return
         self._present[network] = self._present.get(network, 0) + 1
-        port.line.admit(
+        port.visitors.admit(
             Visitor(
                 number=next(self._numbers),
                 endpoint=SocketEndpoint(connection),
@@ -96,7 +96,7 @@ class Gate:
         most = self.config.max_visitors_per_address
         if not self._admittance.includes(host):
             return Bound.LISTS, "its address may not visit (AllowVisitors, DenyVisitors)"
-        if port.line is not None and not port.line.allowance.admittance.includes(host):
+        if port.visitors is not None and not port.visitors.user_limits.admittance.includes(host):
             return (
                 Bound.ACCOUNT_LISTS,
                 "its address may not visit this user (limits of the account)",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from trionat.protocol.messages import ServiceRequest
-    from trionat.server.visitors.queue import VisitorLine
+    from trionat.server.visitors.queue import VisitorQueue
 
 # User name, and the client's name for itself; or, where it has none, its host and a number.
 LeaseKey = tuple[str, str | tuple[str, int]]
@@ -26,7 +26,7 @@ class VisitPort:
     """One public port. A visitor goes to the line of the lease that holds it; with none, it is closed at once (`Gate`)."""
 
     number: int
-    line: VisitorLine | None = None
+    visitors: VisitorQueue | None = None
     service: int = 0
     last_holder: LeaseKey | None = None
 
@@ -152,6 +152,6 @@ class PortPool:
     def give_back(self, ports: Iterable[VisitPort]) -> None:
         """The ports are free again, at once."""
         for port in ports:
-            port.line = None
+            port.visitors = None
             self._free[port.number] = port
         self._freed.set()

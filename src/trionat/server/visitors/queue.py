@@ -1,4 +1,4 @@
-"""Visitors and the line in which they wait for a tunnel. No checkpoint anywhere but in `VisitorLine.next`, hence no lock."""
+"""Visitors and the line in which they wait for a tunnel. No checkpoint anywhere but in `VisitorQueue.next`, hence no lock."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import attrs
 import trio
 
 from trionat.log import get_logger
-from trionat.server.refusals import Bound, Refusals
+from trionat.server.refusals import Bound, RefusalCounters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.address import TCPAddress
-    from trionat.server.accounts.limits import Allowance
+    from trionat.server.accounts.limits import UserLimits
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
@@ -51,18 +51,18 @@ class _Place:
 
 
 @attrs.define(eq=False)
-class VisitorLine:
+class VisitorQueue:
     """Joins visitors to idle tunnels: who has waited longest goes first, to the tunnel that was used last.
 
     Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back. At most `most_waiting` wait
-    and at most `most_present` are there, waiting or served; `allowance` has what its user may have on all lines together.
+    and at most `most_present` are there, waiting or served; `user_limits` has what its user may have on all lines together.
     `arrivals` is how many have begun to wait so far, `refusals` counts those who may not. `session` (the uid, or None while there is none) is for the log.
     """
 
     most_waiting: int
     most_present: int
-    allowance: Allowance
-    refusals: Refusals = attrs.field(factory=Refusals)
+    user_limits: UserLimits
+    refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
     session: int | None = attrs.field(init=False, default=None)
     open: bool = attrs.field(init=False, default=True)
     present: int = attrs.field(init=False, default=0)
@@ -79,7 +79,7 @@ class VisitorLine:
         return len(self._waiting)
 
     @property
-    def in_line(self) -> tuple[Visitor, ...]:
+    def waiting_visitors(self) -> tuple[Visitor, ...]:
         """Those who wait, in their order."""
         return tuple(self._waiting)
 
@@ -90,10 +90,10 @@ class VisitorLine:
 
     def admit(self, visitor: Visitor) -> None:
         """Take a visitor over: to an idle tunnel, into the line, or out of the door at once."""
-        most, allowance = self.allowance.limits.visitors, self.allowance
+        most, user_limits = self.user_limits.limits.visitors, self.user_limits
         if not self.open:
             bound, refusal = Bound.LEAVING, "the client is leaving"
-        elif most is not None and allowance.visitors >= most:
+        elif most is not None and user_limits.visitors >= most:
             bound = Bound.ACCOUNT_VISITORS
             refusal = f"this user has all the visitors that it may have at once ({most})"
         elif self.present >= self.most_present:
@@ -104,7 +104,7 @@ class VisitorLine:
             refusal = f"{self.most_waiting} visitors wait already (MaxWaitingVisitors)"
         else:
             self.present += 1
-            allowance.visitors += 1
+            user_limits.visitors += 1
             if self._idle:
                 self._give(visitor)
             else:
@@ -119,7 +119,7 @@ class VisitorLine:
         self.refusals.count(
             bound,
             lambda count: log.info("visitor refused", refused=count, **values),
-            user=allowance.user,
+            user=user_limits.user,
         )
 
     def put_back(self, visitor: Visitor) -> None:
@@ -147,7 +147,7 @@ class VisitorLine:
         """A visitor that `next` or `take` gave out is done with."""
         visitor.gone()
         self.present -= 1
-        self.allowance.visitors -= 1
+        self.user_limits.visitors -= 1
         if not self.present:
             self._empty.set()
 
@@ -232,6 +232,6 @@ class VisitorLine:
             "port": visitor.visited.port,
             "reason": reason,
             "seconds": round(trio.current_time() - visitor.arrived, 3),
-            "user": self.allowance.user,
+            "user": self.user_limits.user,
             "session": self.session,
         }
