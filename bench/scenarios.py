@@ -212,7 +212,7 @@ TALK_BESIDE: Final = Measure(key="talk_beside", title="beside the bulk, p99", un
 TALK_RATIO: Final = Measure(key="talk_ratio", title="beside / alone", digits=1)
 
 
-async def _conversation(ends: Ends, effort: Effort) -> dict[Measure, float]:
+async def _talk(ends: Ends, effort: Effort) -> dict[Measure, float]:
     async def ask() -> float:
         return _p99(
             await trio.to_thread.run_sync(
@@ -285,6 +285,6 @@ SCENARIOS: Final = (
         text="One visitor asks every 2 ms, first alone, then beside another one who sends as fast as it goes (to the other"
         " service of the same chain).",
         measures=(TALK_ALONE, TALK_BESIDE, TALK_RATIO),
-        run=_conversation,
+        run=_talk,
     ),
 )

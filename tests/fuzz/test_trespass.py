@@ -329,7 +329,7 @@ def connect_without_tls(server: MemoryServer) -> MemoryEndpoint:
     """Return the far end of a new connection that begins with JOIN."""
     far, near = server.tidy.pair()
     server.outside.append(far)
-    login = PlainTunnelLogin(server.desk, near, TCPAddress(HOST, 1), lambda: None)
+    login = PlainTunnelLogin(server.context, near, TCPAddress(HOST, 1), lambda: None)
     server.nursery.start_soon(server._serve, login)
     return far
 

@@ -38,18 +38,19 @@ class Tidy:
         """Fail for what is left: an open endpoint, a lent port, a taken slot, a lease."""
         left = [f"open: {endpoint}" for endpoint in self.endpoints if not endpoint.closed]
         for admission in self.admissions:
-            pool = admission.ports
+            leases = admission.leases
+            pool = leases.ports
             if pool.free < len(pool.ports):
                 left.append(f"{len(pool.ports) - pool.free} ports are lent")
             left += [
-                f"a line on port {p.number}" for p in pool.ports.values() if p.visitors is not None
+                f"a visitor queue on port {port.number}"
+                for port in pool.ports.values()
+                if port.visitors is not None
             ]
-            if taken := admission.slots.borrowed_tokens:
-                left.append(f"{taken} slots are taken")
-            left += [f"lease {key}" for key in admission.leases]
-            left += [f"user_limits of {user}" for user in admission.live_limits.by_user]
-            if admission.queued:
-                left.append(f"{admission.queued} applicants in the queue")
+            left += [f"lease {key}" for key in leases.by_key]
+            left += [f"limits of {user}" for user in leases.live_limits.by_user]
+            if admission.queue:
+                left.append(f"{len(admission.queue)} clients in the queue")
         if left:
             pytest.fail("left behind: " + "; ".join(left))
 

@@ -34,13 +34,16 @@ from trionat.protocol.ticket import ticket_token
 from trionat.relay.tunnel import LocalServiceError
 from trionat.server.accounts.accounts import Accounts
 from trionat.server.accounts.traffic import Traffic
+from trionat.server.admission.bans import Bans
+from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission
+from trionat.server.control.context import ServerContext
 from trionat.server.control.legacy_login import LegacyLogin
 from trionat.server.control.native_login import NativeLogin
-from trionat.server.sessions.registry import Desk
+from trionat.server.sessions.registry import Sessions
 from trionat.server.state_folder import StateFolder
 from trionat.server.visitors.ports import PortPool, VisitPort
-from trionat.server.visitors.queue import Visitor
+from trionat.server.visitors.visitor import Visitor
 from trionat.store.base import Limits, User
 from trionat.store.journal import Journal
 from trionat.transport.channel import Channel
@@ -105,7 +108,7 @@ class MemoryServer:
     config: ServerConfig
     tidy: Tidy
     admission: Admission
-    desk: Desk
+    context: ServerContext
     stopping: trio.Event
     nursery: trio.Nursery
     clients: list[MemoryClient] = attrs.field(factory=list)
@@ -120,9 +123,9 @@ class MemoryServer:
         self.outside.append(far)
         address = TCPAddress(host, next(self._numbers))
         login = (
-            NativeLogin(self.desk, near, address, lambda: None)
+            NativeLogin(self.context, near, address, lambda: None)
             if dialect is Dialect.NATIVE
-            else LegacyLogin(self.desk, near, address, lambda: None, dialect=dialect)
+            else LegacyLogin(self.context, near, address, lambda: None, dialect=dialect)
         )
         self.nursery.start_soon(self._serve, login)
         return far
@@ -159,11 +162,11 @@ class MemoryServer:
         self.outside.append(far)
         if early:
             assert far.send(early) == len(early)
-        visited = self.admission.ports.ports[port]
+        visited = self.admission.leases.ports.ports[port]
         if visited.visitors is None:
             near.close()
         else:
-            visited.visitors.admit(
+            visited.visitors.put(
                 Visitor(
                     number=next(self._numbers),
                     endpoint=near,
@@ -176,18 +179,18 @@ class MemoryServer:
 
     @property
     def sessions(self) -> list[Session]:
-        return list(self.desk.sessions.values())
+        return list(self.context.sessions.by_uid.values())
 
     def counted(self) -> dict[str, int]:
         """Return the bytes that are counted so far, by user; the server has no store to bring them to."""
-        self.desk.traffic._count()
-        return self.desk.traffic.journal.unsettled()
+        self.context.traffic._count()
+        return self.context.traffic.journal.unsettled()
 
     async def drain(self) -> None:
         """The planned stop, in the order of `serve`."""
         self.stopping.set()
         self.admission.drain()
-        await self.desk.wait_no_sessions()
+        await self.context.sessions.wait_none()
 
 
 @asynccontextmanager
@@ -197,26 +200,39 @@ async def open_memory_server(
     """Run a server with the visit ports 60001, 60002, ... until the end of the block; then everybody goes home."""
     numbers = tuple(range(60001, 60001 + ports))
     config = ServerConfig(visit_port=numbers, start_auth=store is not None, **settings)  # type: ignore[arg-type]
-    admission = tidy.watch(Admission(config, PortPool([VisitPort(number) for number in numbers])))
+    leases = Leases(config, PortPool([VisitPort(number) for number in numbers]))
+    admission = tidy.watch(Admission(config, leases))
     state = StateFolder(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
     stopping = trio.Event()
     traffic = Traffic(state.folder, store or MemoryStore(), Journal(), lambda: datetime.now(UTC))  # type: ignore[arg-type]
     accounts = Accounts(state, store, traffic)  # type: ignore[arg-type]
-    desk = Desk(config, accounts, admission, traffic, stopping, "public.example")
+    context = ServerContext(
+        config=config,
+        accounts=accounts,
+        traffic=traffic,
+        refusals=leases.refusals,
+        bans=Bans(config.ban_after, config.ban_time),
+        leases=leases,
+        admission=admission,
+        sessions=Sessions(traffic),
+        stopping=stopping,
+        public_host="public.example",
+    )
     outside: list[MemoryEndpoint] = []
     try:
         async with trio.open_nursery() as nursery:
-            for _ in range(config.task_queue_num):
-                nursery.start_soon(admission.dispatch, nursery)
-            nursery.start_soon(admission.expire_visitors)
-            nursery.start_soon(accounts.watch, desk.sessions)
-            server = MemoryServer(config, tidy, admission, desk, stopping, nursery, outside=outside)
+            nursery.start_soon(admission.run)
+            nursery.start_soon(leases.expire_visitors)
+            nursery.start_soon(accounts.watch, context.sessions.by_uid)
+            server = MemoryServer(
+                config, tidy, admission, context, stopping, nursery, outside=outside
+            )
             yield server
             nursery.cancel_scope.cancel()
     finally:
         for endpoint in outside:
             endpoint.close()
-    assert not desk.sessions
+    assert not context.sessions.by_uid
 
 
 @attrs.define(eq=False)

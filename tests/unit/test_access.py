@@ -17,9 +17,9 @@ from trionat.networks import parse_network
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.refusals import Bound
 from trionat.server.visitors import access
-from trionat.server.visitors.access import Gate
+from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import VisitPort
-from trionat.server.visitors.queue import Visitor, VisitorQueue
+from trionat.server.visitors.queue import VisitorQueue
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from trionat.server.visitors.visitor import Visitor
+
 ONE, TWO = "192.0.2.1", "192.0.2.2"
 
 
 @attrs.define(eq=False)
 class Entrance:
-    """A gate with one port behind it, whose lease nobody serves."""
+    """The acceptor of one port, whose lease nobody serves."""
 
-    gate: Gate
+    acceptor: VisitorAcceptor
     port: VisitPort
     line: VisitorQueue
     listening: socket.socket
@@ -46,7 +48,7 @@ class Entrance:
         self.outside.append(far)
         near, _ = self.listening.accept()
         before = set(self.line.waiting_visitors)
-        self.gate.admit(self.port, TCPAddress("0.0.0.0", 1), near, TCPAddress(host, 5))
+        self.acceptor.accept(self.port, TCPAddress("0.0.0.0", 1), near, TCPAddress(host, 5))
         [*new] = set(self.line.waiting_visitors) - before
         if not new:
             far.settimeout(1)
@@ -61,8 +63,8 @@ class Entrance:
 
 def entrance(**settings: object) -> Entrance:
     line = VisitorQueue(100, 100, UserLimits("alice", Limits()))
-    gate = Gate(ServerConfig(**settings))  # type: ignore[arg-type]
-    return Entrance(gate, VisitPort(60001, line), line, socket.create_server(("127.0.0.1", 0)))
+    acceptor = VisitorAcceptor(ServerConfig(**settings))  # type: ignore[arg-type]
+    return Entrance(acceptor, VisitPort(60001, line), line, socket.create_server(("127.0.0.1", 0)))
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ async def test_so_many_of_one_address_at_once(entrances: list[Entrance]) -> None
     for _ in range(3):  # whom the line refuses is not counted either
         assert here.come(ONE) is None
     here.line.close("the end of the test")
-    assert here.gate._present == {}
+    assert here.acceptor._policy._present == {}
 
 
 async def test_so_many_of_one_address_a_second(
@@ -153,7 +155,7 @@ async def test_what_is_remembered_of_rates_is_bounded(
     entrances.append(here)
     for number in (1, 2, 3, 1, 4):
         assert here.come(f"192.0.2.{number}") is not None
-    assert list(here.gate._buckets) == ["192.0.2.3", "192.0.2.1", "192.0.2.4"]
+    assert list(here.acceptor._policy._buckets) == ["192.0.2.3", "192.0.2.1", "192.0.2.4"]
     here.line.close("the end of the test")
 
 
@@ -168,13 +170,13 @@ async def test_a_flood_does_not_flood_the_log(
             here.come(host)
     assert caplog.text.count("visitor refused") == 2
     with trio.move_on_after(1.5):
-        await here.gate.refusals.tell_regularly()
+        await here.acceptor.refusals.tell_regularly()
     assert caplog.text.count("visitor refused") == 4
     assert (
         "refused=19" in caplog.text
     )  # of those from ONE, and all but the first from TWO may come in
     assert "refused=18" in caplog.text
-    assert here.gate.refusals.counts == {Bound.LISTS: 20, Bound.VISITORS_OF_ADDRESS: 19}
+    assert here.acceptor.refusals.counts == {Bound.LISTS: 20, Bound.VISITORS_OF_ADDRESS: 19}
     here.line.close("the end of the test")
 
 
@@ -198,6 +200,6 @@ async def test_one_that_is_gone_already(entrances: list[Entrance]) -> None:
     with closing(socket.create_connection(here.listening.getsockname())) as far:
         near, _ = here.listening.accept()
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    here.gate.admit(here.port, TCPAddress("0.0.0.0", 1), near, TCPAddress(ONE, 5))
+    here.acceptor.accept(here.port, TCPAddress("0.0.0.0", 1), near, TCPAddress(ONE, 5))
     assert len(here.line.waiting_visitors) == 1
     here.line.close("the end of the test")

@@ -181,7 +181,7 @@ async def test_kick(tidy: Tidy, tmp_path: Path, caplog: pytest.LogCaptureFixture
         client = await server.welcome()
         answer = Kicked.of(await ask(tmp_path, KickSession(client.welcome.uid)))
         assert answer == Kicked(sessions=(client.welcome.uid,))
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
         assert (await client.hear(Close)).code == CloseCode.KICKED
         assert not Kicked.of(await ask(tmp_path, KickSession(client.welcome.uid))).anybody
     assert caplog.text.count("kicked request=") == caplog.text.count("KickSession") == 1

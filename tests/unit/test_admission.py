@@ -10,7 +10,6 @@ import trio.testing
 
 from tests.unit.memory import receive_some
 from tests.unit.memory_server import MemoryClient, MemoryServer, open_memory_server
-from trionat.address import TCPAddress
 from trionat.errors import RefusedError
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
@@ -27,9 +26,7 @@ from trionat.protocol.messages import (
     ServiceRequest,
     Welcome,
 )
-from trionat.server.admission.native_client import NativeQueuedClient
-from trionat.store.base import Limits
-from trionat.transport.channel import Channel
+from trionat.server.admission.queue import OVERTAKEN_FOR
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -63,7 +60,7 @@ async def test_full(tidy: Tidy, autojump_clock: MockClock) -> None:
         assert "1 sessions" in refused.text
         assert "2 clients" in refused.text
         await late.hear_end()
-        assert server.admission.queued == 2
+        assert len(server.admission.queue) == 2
         assert all(not client.pending() for client in waiting)
 
 
@@ -125,7 +122,7 @@ async def test_a_queued_client_that_speaks_but_does_not_read(
         deaf.vanish()
         server.nursery.start_soon(deaf.ping)
         await trio.sleep(30)
-        assert server.admission.queued == 0
+        assert len(server.admission.queue) == 0
 
 
 async def test_a_hang_up_frees_its_place_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -134,7 +131,7 @@ async def test_a_hang_up_frees_its_place_at_once(tidy: Tidy, autojump_clock: Moc
         one, two, three = [await queue(server, str(number), number) for number in (1, 2, 3)]
         two.hang_up()
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.queued == 2
+        assert len(server.admission.queue) == 2
         assert three.pending() == [Queued(position=2)]
         assert one.pending() == []
         four = await queue(server, "4", 3)
@@ -154,7 +151,7 @@ async def test_silence_in_the_queue(tidy: Tidy, autojump_clock: MockClock) -> No
         await trio.sleep(20)
         assert mute.ended_at is not None
         assert 9.9 < mute.ended_at - started < 10.2
-        assert server.admission.queued == 0
+        assert len(server.admission.queue) == 0
 
 
 async def test_what_a_queued_client_must_not_say(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -164,31 +161,7 @@ async def test_what_a_queued_client_must_not_say(tidy: Tidy, autojump_clock: Moc
             client = await queue(server, "rude", 1)
             await client.say(message)
             await client.hear_end()
-            assert server.admission.queued == 0
-
-
-@pytest.mark.parametrize("dispatchers", [1, 4])
-async def test_ports_first_come_first_served(
-    tidy: Tidy, autojump_clock: MockClock, dispatchers: int
-) -> None:
-    """One that wants three ports is not overtaken for ever by those that want one."""
-    async with open_memory_server(tidy, ports=3, task_queue_num=dispatchers) as server:
-        holders = [await server.welcome(f"holder {number}") for number in range(2)]
-        wide = server.client("wide")
-        await wide.ask(None, None, None)
-        server.nursery.start_soon(wide.ping)
-        await trio.sleep(1)
-        small = server.client("small")
-        await small.ask()
-        server.nursery.start_soon(small.ping)
-        await trio.sleep(10)
-        assert not any(isinstance(message, Welcome) for message in small.heard)  # 60003 is free
-        for holder in holders:
-            await holder.say(Close(code="stopped", text="bye"))
-        wide.welcome = await hear_after_queued(wide)
-        assert sorted(wide.welcome.ports) == [60001, 60002, 60003]
-        await wide.say(Close(code="stopped", text="bye"))
-        small.welcome = await hear_after_queued(small)
+            assert len(server.admission.queue) == 0
 
 
 async def test_hang_up_while_waiting_for_ports(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -271,7 +244,7 @@ async def test_eviction_keeps_the_port(tidy: Tidy, autojump_clock: MockClock) ->
         assert (await old.hear(Close)).code == CloseCode.EVICTED
         await old.hear_end()
         assert [session.uid for session in server.sessions] == [1, 3]
-        assert len(server.admission.leases) == 2
+        assert len(server.admission.leases.by_key) == 2
 
 
 async def test_eviction_of_one_that_is_silently_dead(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -302,7 +275,7 @@ async def test_eviction_by_one_that_wants_other_ports(
         assert (await new.hear(Welcome)).ports == (60002,)
         assert (await old.hear(Close)).code == CloseCode.EVICTED
         await trio.sleep(1)
-        assert server.admission.ports.free == 1
+        assert server.admission.leases.ports.free == 1
         wide = server.client("same")
         await wide.ask(None, None)
         assert sorted((await wide.hear(Welcome)).ports) == [60001, 60002]
@@ -345,7 +318,7 @@ async def test_a_crowd_with_one_identity_ends_with_one_session(
                 nursery.start_soon(client.ask)
         await trio.sleep(5)
         assert len(server.sessions) == 1
-        assert server.admission.ports.free == 1
+        assert server.admission.leases.ports.free == 1
         assert sum(client.ended_at is None for client in clients) == 1
 
 
@@ -360,8 +333,8 @@ async def test_a_crowd_that_wants_other_ports_than_the_session_has(
                 nursery.start_soon(client.ask, 60002 + number % 2)
         await trio.sleep(5)
         assert len(server.sessions) == 1
-        assert len(server.admission.leases) == 1
-        assert server.admission.ports.free == 2
+        assert len(server.admission.leases.by_key) == 1
+        assert server.admission.leases.ports.free == 2
         assert sum(client.ended_at is None for client in clients) == 1
 
 
@@ -369,9 +342,11 @@ async def test_users_with_the_same_identity_are_different(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     async with open_memory_server(tidy) as server:
-        pool = server.admission.ports
-        one = await pool.take((ServiceRequest(),), ("alice", "same"))
-        two = await pool.take((ServiceRequest(),), ("bob", "same"))
+        pool = server.admission.leases.ports
+        one = pool.take((ServiceRequest(),), ("alice", "same"))
+        two = pool.take((ServiceRequest(),), ("bob", "same"))
+        assert one is not None
+        assert two is not None
         assert {port.last_holder for port in (*one, *two)} == {("alice", "same"), ("bob", "same")}
         pool.give_back((*one, *two))
 
@@ -387,7 +362,7 @@ async def test_lost_session_is_taken_over_within_the_reservation(
         old.endpoint.reset()
         await trio.sleep(20)
         assert server.sessions == []
-        assert server.admission.ports.free == 0
+        assert server.admission.leases.ports.free == 0
         stranger = await queue(server, "stranger", 1)
         new = await server.welcome("same")  # past the queue
         assert new.port == old.port
@@ -449,7 +424,7 @@ async def test_hang_up_in_the_moment_of_being_let_in(tidy: Tidy, autojump_clock:
             waiting.hang_up()
             await trio.sleep(3)
             assert server.sessions == []
-            assert server.admission.ports.free == 1
+            assert server.admission.leases.ports.free == 1
             await server.welcome("next")
 
 
@@ -469,43 +444,85 @@ async def test_newcomer_in_the_moment_in_which_its_rival_is_let_in(
             await hear_after_queued(new)
             await trio.sleep(3)
             assert len(server.sessions) == 1
-            (lease,) = server.admission.leases.values()
+            (lease,) = server.admission.leases.by_key.values()
             assert lease.visitors.open
 
 
-async def test_left_while_the_ports_were_on_their_way(
+async def test_refused_in_the_moment_in_which_its_port_becomes_free(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    """The applicant leaves between the moment in which its ports became free and the one in which it gets them."""
     async with open_memory_server(tidy, ports=1) as server:
-        admission = server.admission
-        taken = await admission.ports.take((ServiceRequest(),), ("a", "a"))
-        far, near = tidy.pair()
-        applicant = NativeQueuedClient(
-            key=("u", "i"),
-            client_name="",
-            address=TCPAddress("192.0.2.7", 1),
-            services=(ServiceRequest(),),
-            limits=Limits(),
-            channel=Channel(near),
-        )
-        with trio.CancelScope() as scope:
-
-            async def admit() -> None:
-                with pytest.raises(RefusedError):
-                    await admission.admit(applicant)
-
-            server.nursery.start_soon(admit)
-            await trio.sleep(1)
-            admission.ports.give_back(taken)
-            admission._refuse(applicant, RefusedError("x", "gone in this very moment"))
-            admission._leave(applicant)
-        assert not scope.cancelled_caught
+        holder = await server.welcome("holder")
+        waiting = server.client("waiting")
+        await waiting.ask()
+        await waiting.hear(Queued)
+        assert server.admission.send_away("anybody", RefusedError("kicked", "go")) == (0, ())
+        await holder.say(Close(code="left", text="bye"))
+        await holder.hear_end()
+        (lease,) = server.admission.leases.by_key.values()  # it has its lease now
+        user = lease.key[0]
+        assert server.admission.send_away(user, RefusedError("kicked", "go"))[0] <= 1
         await trio.sleep(1)
-        assert admission.ports.free == 1
-        assert not admission.leases
-        far.close()
-        near.close()
+        assert server.admission.leases.ports.free + len(server.sessions) == 1
+
+
+async def hear_position(client: MemoryClient) -> int:
+    return (await client.hear(Queued)).position
+
+
+async def test_a_modest_client_overtakes_one_that_wants_more_than_is_free(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """Four ports, one is held, and the client at the head of the queue wants four: those behind it do not wait for it."""
+    async with open_memory_server(tidy, ports=4) as server:
+        await server.welcome("holder")
+        wide = server.client("wide")
+        await wide.ask(None, None, None, None)
+        server.nursery.start_soon(wide.ping)
+        assert await hear_position(wide) == 1
+        started = trio.current_time()
+        await server.welcome("modest")
+        assert trio.current_time() - started < 1
+        assert [client.position for client in server.admission.queue] == [1]
+
+
+async def test_ports_are_kept_for_one_that_was_overtaken_for_long(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """After a minute nobody overtakes it, for a minute; then it is overtaken again, since its ports may be in use for days."""
+    async with open_memory_server(tidy, ports=4) as server:
+        await server.welcome("holder")
+        wide = server.client("wide")
+        await wide.ask(None, None, None, None)
+        server.nursery.start_soon(wide.ping)
+        await hear_position(wide)
+        await trio.sleep(OVERTAKEN_FOR + 1)
+        modest = server.client("modest")
+        started = trio.current_time()
+        await modest.ask()
+        server.nursery.start_soon(modest.ping)
+        assert await hear_position(modest) == 2
+        modest.welcome = await hear_after_queued(modest)
+        assert OVERTAKEN_FOR - 2 <= trio.current_time() - started <= OVERTAKEN_FOR
+
+
+async def test_one_that_was_overtaken_gets_its_ports_when_they_are_free(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(tidy, ports=3) as server:
+        holders = [await server.welcome(f"holder {number}") for number in range(3)]
+        wide = server.client("wide")
+        await wide.ask(None, None)
+        server.nursery.start_soon(wide.ping)
+        await hear_position(wide)
+        await trio.sleep(OVERTAKEN_FOR + 1)
+        for holder in holders[:2]:
+            await holder.say(Close(code="left", text="bye"))
+            modest = server.client(f"modest after {holder.identity}")
+            await modest.ask()
+            server.nursery.start_soon(modest.ping)
+        wide.welcome = await hear_after_queued(wide)
+        assert len(wide.welcome.ports) == 2
 
 
 # -- first words ------------------------------------------------------------------------------------------------------
@@ -566,7 +583,7 @@ async def test_second_message_that_is_not_expose(tidy: Tidy, autojump_clock: Moc
         client = server.client()
         await client.say(Hello(username="u", identity="i"), Ping(1))
         await client.hear_end()
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 async def test_random_bytes(tidy: Tidy, autojump_clock: MockClock) -> None:

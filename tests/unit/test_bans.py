@@ -156,7 +156,7 @@ async def test_logins_that_fail(tidy: Tidy, autojump_clock: MockClock) -> None:
             code, took = await refusal(server, token=bytes(32))
             assert code == RefusalCode.AUTH_FAILED
             assert took == pytest.approx(expected, abs=0.1)
-        assert server.desk.bans.shuts_out(HOST)
+        assert server.context.bans.shuts_out(HOST)
         # One that was accepted before the ban: its password is not looked at any more, a good ticket is.
         code, took = await refusal(server, password="no matter which")
         assert code == RefusalCode.BANNED
@@ -164,7 +164,7 @@ async def test_logins_that_fail(tidy: Tidy, autojump_clock: MockClock) -> None:
         client = server.client("mine", username="ann", token=token_of("ann"))
         await client.ask()
         client.welcome = await client.hear(Welcome)
-        assert not server.desk.bans.shuts_out(HOST)
+        assert not server.context.bans.shuts_out(HOST)
         wire = await client.attach()
         await trio.sleep(1)
         assert not wire.is_lost()
@@ -188,7 +188,7 @@ async def test_a_legacy_client_of_a_banned_address_comes_again(
     async with open_memory_server(
         tidy, store=MemoryStore(), ban_after=1, legacy_clients=True
     ) as server:
-        server.desk.bans.fail(HOST)
+        server.context.bans.fail(HOST)
         far = server.connect(dialect=Dialect.NAT_DOC)
         channel = LegacyChannel(far, Dialect.NAT_DOC)
         await channel.send(Credentials(username="ann", password="x", expiry=0))

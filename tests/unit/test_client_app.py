@@ -189,7 +189,7 @@ async def test_its_port_again_although_the_reservation_is_over(
         world.error = ConnectionLostError("down")
         world.cut()
         await trio.sleep(30)
-        assert world.server.admission.ports.free == 2
+        assert world.server.admission.leases.ports.free == 2
         other = await world.server.welcome("other", 60002)  # so the server will not remember
         await other.say(Close(code="stopped", text=""))
         await other.hear_end()
@@ -410,7 +410,7 @@ async def test_planned_stop(here: Here, autojump_clock: MockClock, when: str) ->
         assert trio.current_time() - stopped < 1.5
         assert world.problem is None
         await trio.sleep(2)
-        assert world.server.admission.queued == 0
+        assert len(world.server.admission.queue) == 0
         assert len(world.server.sessions) == (when == "in the queue")
 
 
@@ -420,9 +420,9 @@ async def test_connect_begins_when_services_are_reachable_and_ends_with_a_goodby
     async with open_world(*here) as world:
         async with connect(world.client.config, world.client.auth) as client:
             assert client.services[0].public.port == 60001
-            assert world.server.admission.ports.free == 1
+            assert world.server.admission.leases.ports.free == 1
         await trio.testing.wait_all_tasks_blocked()
-        assert world.server.admission.ports.free == 2
+        assert world.server.admission.leases.ports.free == 2
 
 
 async def test_connect_that_is_cancelled(here: Here, autojump_clock: MockClock) -> None:
@@ -432,4 +432,4 @@ async def test_connect_that_is_cancelled(here: Here, autojump_clock: MockClock) 
                 await trio.sleep_forever()
         assert scope.cancelled_caught
         await trio.sleep(60)
-        assert world.server.admission.ports.free == 2
+        assert world.server.admission.leases.ports.free == 2

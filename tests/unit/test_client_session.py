@@ -385,7 +385,7 @@ async def test_stop_lets_visitors_finish(
             visitor.close()
         assert trio.current_time() - stopped < 1.5
         assert server.sessions == []
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 async def test_what_a_stopping_server_sent_last_arrives(

@@ -36,7 +36,7 @@ CREDENTIALS = Credentials(username="u", password="p")
 
 
 @attrs.define(eq=False)
-class Door:
+class ControlPort:
     """A server with a listener; `connect` returns a client's end."""
 
     server: MemoryServer
@@ -57,19 +57,19 @@ class Door:
 
 
 @asynccontextmanager
-async def open_admin_socket(
+async def open_control_port(
     tidy: Tidy, host: str = "127.0.0.1", **settings: object
-) -> AsyncIterator[Door]:
+) -> AsyncIterator[ControlPort]:
     async with open_memory_server(tidy, **settings) as server:  # type: ignore[arg-type]
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # nobody here speaks TLS
-        reception = ConnectionHandler(server.config, tls, server.desk)
+        connections = ConnectionHandler(server.context, tls)
         listener = Listener.open(TCPAddress(host, 0))
         descriptors = Descriptors()
         try:
             async with trio.open_nursery() as listening:
-                accept = reception.acceptor(server.nursery)
+                accept = connections.acceptor(server.nursery)
                 listening.start_soon(listener.serve, accept, descriptors)  # noqa: ASYNC113 - the kernel queues who comes before
-                yield Door(server, listener)
+                yield ControlPort(server, listener)
                 listening.cancel_scope.cancel()
         finally:
             listener.close()
@@ -77,16 +77,16 @@ async def open_admin_socket(
 
 
 async def test_both_dialects_on_one_port(tidy: Tidy) -> None:
-    async with open_admin_socket(tidy, legacy_clients=True) as door:
+    async with open_control_port(tidy, legacy_clients=True) as port:
         for dialect in (Dialect.NAT_DOC, Dialect.NAT_V1):
-            client = await door.connect()
+            client = await port.connect()
             client.send(encode(CREDENTIALS, dialect))
             channel = LegacyChannel(client, dialect)
             information = await channel.receive()
             assert isinstance(information, UserInformation)
-            visitor = door.server.visit(information.port, early=b"question")
+            visitor = port.server.visit(information.port, early=b"question")
             assert isinstance(await channel.receive(), NewConnection)
-            tunnel = await door.connect()
+            tunnel = await port.connect()
             tunnel.send(encode(information, dialect) + b"answer")
             assert await receive_exactly(tunnel, 8) == b"question"
             assert await receive_exactly(visitor, 6) == b"answer"
@@ -98,10 +98,10 @@ async def test_no_legacy_clients_unless_it_is_said(
     tidy: Tidy, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with open_admin_socket(tidy) as door:
+    async with open_control_port(tidy) as port:
         for dialect in (Dialect.NAT_DOC, Dialect.NAT_V1, Dialect.NAT_V1):
             for first in (CREDENTIALS, UserInformation(1, 60001)):
-                client = await door.connect()
+                client = await port.connect()
                 client.send(encode(first, dialect))
                 with suppress(ConnectionError):  # it may have been sent more than was read
                     assert await receive_all(client) == b""
@@ -116,24 +116,24 @@ async def test_no_legacy_clients_unless_it_is_said(
 @pytest.mark.skipif(sys.platform != "linux", reason="the others' kernels take their own time")
 async def test_clients_whose_machines_are_gone(tidy: Tidy) -> None:
     """One is noticed within `PeerTimeout`, or at once when another comes from its address; the well are left alone."""
-    async with open_admin_socket(
+    async with open_control_port(
         tidy, ports=5, legacy_clients=True, peer_timeout=3, ping_interval=1
-    ) as door:
-        well, replaced, alone = [await door.ask(f"127.0.0.{number}") for number in (1, 2, 3)]
+    ) as port:
+        well, replaced, alone = [await port.ask(f"127.0.0.{number}") for number in (1, 2, 3)]
         ports = [await port_of(client) for client in (well, replaced, alone)]
         for client in (replaced, alone):
             assert isinstance(client.endpoint, SocketEndpoint)
             mute(client.endpoint.sock)
         gone = trio.current_time()
-        lost = next(s for s in door.server.sessions if s.address.host == "127.0.0.3")
+        lost = next(s for s in port.server.sessions if s.address.host == "127.0.0.3")
         await trio.sleep(2.6)
-        one, two = [await door.ask(f"127.0.0.{number}") for number in (1, 2)]
+        one, two = [await port.ask(f"127.0.0.{number}") for number in (1, 2)]
         assert await port_of(one) not in ports
         assert await port_of(two) == ports[1]
-        while lost in door.server.sessions:  # noqa: ASYNC110 - nobody tells
+        while lost in port.server.sessions:  # noqa: ASYNC110 - nobody tells
             await trio.sleep(0.05)
         assert 3 < trio.current_time() - gone < 5
-        assert [session.address.host[-1] for session in door.server.sessions] == ["1", "1", "2"]
+        assert [session.address.host[-1] for session in port.server.sessions] == ["1", "1", "2"]
         for client in (well, replaced, alone, one, two):
             client.endpoint.close()
 
@@ -151,21 +151,21 @@ async def test_one_address_in_two_families(tidy: Tidy) -> None:
         probe.close()
     except (OSError, ValueError):
         pytest.skip("no IPv6 here")
-    async with open_admin_socket(tidy, "::", legacy_clients=True) as door:
+    async with open_control_port(tidy, "::", legacy_clients=True) as port:
         try:
-            channel = await door.ask()
+            channel = await port.ask()
         except OSError:
             pytest.skip("IPv6 sockets take no IPv4 here")
         assert isinstance(await channel.receive(), UserInformation)
-        (session,) = door.server.sessions
+        (session,) = port.server.sessions
         assert isinstance(session, LegacySession)
         assert session.address.host == "127.0.0.1"
         channel.endpoint.close()
 
 
 async def test_half_a_frame(tidy: Tidy) -> None:
-    async with open_admin_socket(tidy, legacy_clients=True, handshake_timeout=0.5) as door:
-        client = await door.connect()
+    async with open_control_port(tidy, legacy_clients=True, handshake_timeout=0.5) as port:
+        client = await port.connect()
         client.send(encode(CREDENTIALS, Dialect.NAT_V1)[:-3])
         channel = LegacyChannel(client, Dialect.NAT_V1)
         with trio.fail_after(3), pytest.raises(PeerError):

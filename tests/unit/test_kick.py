@@ -50,10 +50,10 @@ async def test_a_session(tidy: Tidy, autojump_clock: MockClock) -> None:
         waiting = server.visit(client.port)
         bystander = server.visit(other.port)
         start = trio.current_time()
-        kicked = await kick(server.desk, KickSession(client.welcome.uid))
+        kicked = await kick(server.context, KickSession(client.welcome.uid))
         assert kicked == Kicked(sessions=(client.welcome.uid,))
         assert trio.current_time() == start
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
         assert was_reset(served)
         assert was_ended(waiting)
         assert not was_reset(bystander)
@@ -74,11 +74,11 @@ async def test_a_client_that_does_not_listen(tidy: Tidy, autojump_clock: MockClo
         await trio.sleep(2.5)
         start = trio.current_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(kick, server.desk, KickUser(ANONYMOUS))
+            nursery.start_soon(kick, server.context, KickUser(ANONYMOUS))
             await trio.testing.wait_all_tasks_blocked()
-            assert server.admission.ports.free == 1
+            assert server.admission.leases.ports.free == 1
         assert trio.current_time() - start == 1  # for the last word
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 async def test_all_of_a_user(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -93,7 +93,7 @@ async def test_all_of_a_user(tidy: Tidy, autojump_clock: MockClock) -> None:
         for client in (queued, queued_bob):
             await client.ask()
             await client.hear(Queued)
-        kicked = await kick(server.desk, KickUser("alice"))
+        kicked = await kick(server.context, KickUser("alice"))
         assert kicked == Kicked(
             sessions=(up[0].welcome.uid, up[1].welcome.uid), queued=1, reserved=(lost.port,)
         )
@@ -104,7 +104,7 @@ async def test_all_of_a_user(tidy: Tidy, autojump_clock: MockClock) -> None:
         await queued_bob.hear(Welcome)
         assert {session.username for session in server.sessions} == {"bob"}
         assert bob.ended_at is None
-        assert await kick(server.desk, KickUser("alice")) == Kicked()
+        assert await kick(server.context, KickUser("alice")) == Kicked()
 
 
 async def test_a_client_on_its_way_to_its_lease(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -115,20 +115,20 @@ async def test_a_client_on_its_way_to_its_lease(tidy: Tidy, autojump_clock: Mock
         alice = knock(server, "alice")
         await alice.ask()
         await alice.hear(Queued)
-        assert (await kick(server.desk, KickUser("alice"))).queued == 1
+        assert (await kick(server.context, KickUser("alice"))).queued == 1
         assert (await alice.hear(Refused)).code == CloseCode.KICKED
 
         for steps in range(12):
             alice = knock(server, "alice", str(steps))
             await alice.ask()
             await alice.hear(Queued)
-            await kick(server.desk, KickUser("bob"))
+            await kick(server.context, KickUser("bob"))
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
-            assert await kick(server.desk, KickUser("alice")) != Kicked()
+            assert await kick(server.context, KickUser("alice")) != Kicked()
             await trio.testing.wait_all_tasks_blocked()
             assert server.sessions == []
-            assert server.admission.ports.free == 2
+            assert server.admission.leases.ports.free == 2
             bob = await come_in(server, "bob", None, None)
         assert bob.ended_at is None
 
@@ -144,14 +144,14 @@ async def test_a_visitor_that_is_served(tidy: Tidy, autojump_clock: MockClock) -
         opened = reader.next()
         assert isinstance(opened, Open)
         assert bytes(reader.next() or b"") == b"hello"  # type: ignore[arg-type]
-        kicked = await kick(server.desk, KickVisitor(opened.visitor))
+        kicked = await kick(server.context, KickVisitor(opened.visitor))
         assert kicked == Kicked(visitors=(opened.visitor,))
         assert was_reset(visitor)
         reader.feed(memoryview(await receive_some(wire)))
         assert reader.next() == Abort(
             opened.visitor, AbortReason.OTHER, "sent away by the server's operator"
         )
-        assert await kick(server.desk, KickVisitor(opened.visitor + 1)) == Kicked()
+        assert await kick(server.context, KickVisitor(opened.visitor + 1)) == Kicked()
 
 
 async def test_the_tunnel_of_a_kicked_visitor_serves_the_next_one(
@@ -166,7 +166,7 @@ async def test_the_tunnel_of_a_kicked_visitor_serves_the_next_one(
             visitor.send(b"echo")
             assert await receive_exactly(visitor, 4) == b"echo"
             [[served]] = [session.tunnels.streams for session in server.sessions]
-            await kick(server.desk, KickVisitor(served.number))
+            await kick(server.context, KickVisitor(served.number))
             assert was_reset(visitor)
             await trio.testing.wait_all_tasks_blocked()
         assert server.sessions[0].tunnels.served == 5
@@ -180,7 +180,7 @@ async def test_a_visitor_that_waits(tidy: Tidy, autojump_clock: MockClock) -> No
         visitors = [server.visit(client.port) for _ in range(3)]
         line = server.sessions[0].lease.visitors
         numbers = [visitor.number for visitor in line.waiting_visitors]
-        assert await kick(server.desk, KickVisitor(numbers[1])) == Kicked(visitors=(numbers[1],))
+        assert await kick(server.context, KickVisitor(numbers[1])) == Kicked(visitors=(numbers[1],))
         assert [was_reset(visitor) for visitor in visitors] == [False, True, False]
         assert [visitor.number for visitor in line.waiting_visitors] == [numbers[0], numbers[2]]
         assert line.present == 2
@@ -189,7 +189,7 @@ async def test_a_visitor_that_waits(tidy: Tidy, autojump_clock: MockClock) -> No
         assert (
             server.sessions == []
         )  # they wait for the client to come back, and can be kicked there
-        assert await kick(server.desk, KickVisitor(numbers[0])) == Kicked(visitors=(numbers[0],))
+        assert await kick(server.context, KickVisitor(numbers[0])) == Kicked(visitors=(numbers[0],))
         assert was_reset(visitors[0])
 
 
@@ -201,14 +201,14 @@ async def test_a_legacy_session_and_its_visitors(tidy: Tidy, autojump_clock: Moc
         tunnels = [await client.tunnel() for _ in range(2)]
         [session] = server.sessions
         [number, _] = [visitor.number for visitor in session.tunnels.streams]
-        assert await kick(server.desk, KickVisitor(number)) == Kicked(visitors=(number,))
+        assert await kick(server.context, KickVisitor(number)) == Kicked(visitors=(number,))
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(map(was_reset, visitors)) == [False, False, True]
         assert sorted(map(was_reset, tunnels)) == [False, True]
         start = trio.current_time()
-        assert (await kick(server.desk, KickSession(session.uid))).sessions == (session.uid,)
+        assert (await kick(server.context, KickSession(session.uid))).sessions == (session.uid,)
         assert trio.current_time() == start
-        assert server.admission.ports.free == 1
+        assert server.admission.leases.ports.free == 1
         await trio.testing.wait_all_tasks_blocked()
         assert client.ended_at == start
 
@@ -217,6 +217,6 @@ async def test_nobody(tidy: Tidy, autojump_clock: MockClock) -> None:
     async with open_memory_server(tidy) as server:
         await server.welcome()
         for request in (KickSession(99), KickUser("nobody"), KickVisitor(99)):
-            kicked = await kick(server.desk, request)
+            kicked = await kick(server.context, request)
             assert not kicked.anybody
         assert len(server.sessions) == 1

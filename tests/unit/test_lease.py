@@ -8,15 +8,21 @@ import pytest
 import trio
 import trio.testing
 
+from trionat.address import TCPAddress
+from trionat.config.server import ServerConfig
 from trionat.protocol.messages import ServiceRequest
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.admission.lease import Lease
-from trionat.server.visitors.ports import VisitPort
+from trionat.server.admission.leases import Leases
+from trionat.server.admission.legacy_client import LegacyQueuedClient
+from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.visitors.queue import VisitorQueue
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
+
+    from trionat.server.admission.queued_client import QueuedClient
 
 
 def ignore(_: str) -> None:
@@ -29,78 +35,81 @@ async def lease() -> Lease:
     return Lease(("user", "identity"), (VisitPort(1), VisitPort(2)), line)
 
 
-class End:
-    """When `wait_end` has returned."""
-
-    at: float | None = None
-
-    def __init__(self, lease: Lease, reservation: float) -> None:
-        self.lease = lease
-        self.reservation = reservation
-
-    async def wait(self) -> None:
-        await self.lease.wait_end(self.reservation)
-        self.at = trio.current_time()
+def leases(reservation: float = 5) -> Leases:
+    return Leases(
+        ServerConfig(port_reservation=reservation), PortPool([VisitPort(1), VisitPort(2)])
+    )
 
 
-async def test_first_session_is_waited_for(
-    lease: Lease, autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
-    end = End(lease, 5)
-    nursery.start_soon(end.wait)
+def client() -> QueuedClient:
+    return LegacyQueuedClient(
+        key=("user", "identity"),
+        client_name="",
+        address=TCPAddress("192.0.2.7", 1),
+        services=(ServiceRequest(), ServiceRequest()),
+        limits=Limits(),
+        channel=None,  # type: ignore[arg-type] # nobody listens to it here
+    )
+
+
+def grant(leases: Leases) -> Lease:
+    lease = leases.grant(client())
+    assert lease is not None
+    return lease
+
+
+async def test_no_more_than_there_are_ports_and_slots(autojump_clock: MockClock) -> None:
+    table = leases()
+    assert table.free_slots == 4
+    grant(table)
+    assert table.free_slots == 3
+    assert table.grant(client()) is None
+
+
+async def test_first_session_is_waited_for(autojump_clock: MockClock) -> None:
+    table = leases()
+    lease = grant(table)
     await trio.sleep(1000)
-    assert end.at is None
-    lease.occupy(7, ignore)
-    await trio.sleep(1000)
-    lease.vacate()
-    left = trio.current_time()
-    await trio.sleep(100)
-    assert end.at == left + 5
+    table.expire(lease)
+    assert not lease.released
 
 
-async def test_whoever_comes_back_in_time_starts_anew(
-    lease: Lease, autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
-    end = End(lease, 5)
-    nursery.start_soon(end.wait)
-    lease.occupy(7, ignore)
+async def test_released_when_nobody_came_back_in_time(autojump_clock: MockClock) -> None:
+    table = leases()
+    lease = grant(table)
     for _ in range(10):
-        await trio.sleep(1)
+        lease.occupy(7, ignore)
+        await trio.sleep(100)
+        table.expire(lease)
         lease.vacate()
         await trio.sleep(4.9)
-        lease.occupy(7, ignore)
-    assert end.at is None
-    lease.vacate()
-    await trio.sleep(5.1)
-    assert end.at is not None
-
-
-@pytest.mark.parametrize("when", ["before", "during", "after"])
-async def test_given_up(
-    lease: Lease, autojump_clock: MockClock, nursery: trio.Nursery, when: str
-) -> None:
-    end = End(lease, 5)
-    nursery.start_soon(end.wait)
-    await trio.testing.wait_all_tasks_blocked()
-    if when == "during":
-        lease.occupy(7, ignore)
-        await trio.sleep(1)
-        lease.give_up()
-        await trio.sleep(100)
-        assert end.at is None  # with its session
-        lease.vacate()
-    elif when == "after":
-        lease.occupy(7, ignore)
-        await trio.sleep(1)
-        lease.vacate()
-        await trio.sleep(1)
-        lease.give_up()
-    else:
-        lease.give_up()
-    now = trio.current_time()
-    await trio.testing.wait_all_tasks_blocked()
-    assert end.at == now
+        table.expire(lease)
+    assert table.by_key
+    await trio.sleep(0.1)
+    table.expire(lease)
+    assert not table.by_key
+    assert table.ports.free == 2
     assert not lease.visitors.open
+
+
+async def test_given_up_without_a_session(autojump_clock: MockClock) -> None:
+    table = leases()
+    lease = grant(table)
+    lease.give_up()
+    assert lease.released
+    lease.give_up()  # once more does no harm
+    assert table.ports.free == 2
+
+
+async def test_given_up_under_its_session(autojump_clock: MockClock) -> None:
+    table = leases()
+    lease = grant(table)
+    lease.occupy(7, ignore)
+    lease.give_up()
+    assert table.by_key
+    assert not lease.visitors.open
+    lease.vacate()
+    assert not table.by_key
 
 
 async def test_evicted_as_often_as_it_takes(lease: Lease, nursery: trio.Nursery) -> None:

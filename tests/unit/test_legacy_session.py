@@ -168,7 +168,7 @@ async def welcome(
 async def queue(server: MemoryServer, position: int, dialect: Dialect = Dialect.NAT_V1) -> OldGuest:
     client = await ask(server, dialect)
     await trio.testing.wait_all_tasks_blocked()
-    assert server.admission.queued == position
+    assert len(server.admission.queue) == position
     return client
 
 
@@ -304,7 +304,7 @@ async def test_an_account_that_ends_ends_its_session(
         assert trio.current_time() - started <= WATCH_INTERVAL + 0.1
         assert await receive_all(visitor) == b""
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.ports.free == 2  # nobody comes back for it
+        assert server.admission.leases.ports.free == 2  # nobody comes back for it
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ async def test_first_messages_that_are_none(
         await client.hear_end()
         assert client.heard == []
         assert trio.current_time() - started < 10.1
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 # -- the queue --------------------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ async def test_full(tidy: Tidy, autojump_clock: MockClock, dialect: Dialect) -> 
         late = await ask(server, dialect)
         await late.hear(ConnectionFull)
         await late.hear_end()
-        assert server.admission.queued == 1
+        assert len(server.admission.queue) == 1
         assert waiting.heard == []
 
 
@@ -366,10 +366,10 @@ async def test_who_hangs_up_leaves_the_queue_at_once(tidy: Tidy, autojump_clock:
         one, two = await queue(server, 1), await queue(server, 2)
         one.hang_up()
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.queued == 1
+        assert len(server.admission.queue) == 1
         two.endpoint.reset()
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.queued == 0
+        assert len(server.admission.queue) == 0
 
 
 @pytest.mark.parametrize("said", [[KeepAlive()] * 20, [Credentials(username="x", password="y")]])
@@ -382,7 +382,7 @@ async def test_only_so_much_may_be_said_in_the_queue(
         with suppress(PeerError):
             await client.say(*said)
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.queued == (0 if len(said) > 1 else 1)
+        assert len(server.admission.queue) == (0 if len(said) > 1 else 1)
 
 
 async def test_garbage_in_the_queue(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -391,7 +391,7 @@ async def test_garbage_in_the_queue(tidy: Tidy, autojump_clock: MockClock) -> No
         client = await queue(server, 1)
         client.endpoint.send(b"\xff" * 8)
         await client.hear_end()
-        assert server.admission.queued == 0
+        assert len(server.admission.queue) == 0
 
 
 async def test_old_and_new_clients_share_queue_and_ports(
@@ -625,9 +625,9 @@ async def test_a_port_is_kept_for_so_long(tidy: Tidy, autojump_clock: MockClock)
     async with open_memory_server(tidy, ports=1, port_reservation=30) as server:
         (await welcome(server)).hang_up()
         await trio.sleep(29)
-        assert server.admission.ports.free == 0
+        assert server.admission.leases.ports.free == 0
         await trio.sleep(2)
-        assert server.admission.ports.free == 1
+        assert server.admission.leases.ports.free == 1
 
 
 async def test_back_before_it_was_missed(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -641,7 +641,7 @@ async def test_back_before_it_was_missed(tidy: Tidy, autojump_clock: MockClock) 
             new = await welcome(server)
             assert new.port == old.port
             await trio.testing.wait_all_tasks_blocked()
-            assert len(server.sessions) == len(server.admission.leases) == 1
+            assert len(server.sessions) == len(server.admission.leases.by_key) == 1
 
 
 async def test_clients_at_one_address_are_two(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -677,7 +677,7 @@ async def test_many_come_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
         assert (
             len({message.port for message in informed if isinstance(message, UserInformation)}) == 4
         )
-        assert server.admission.queued == 2
+        assert len(server.admission.queue) == 2
 
 
 async def test_another_address_or_another_user_is_another_client(
@@ -716,7 +716,7 @@ async def test_a_client_whose_machine_is_gone_makes_room(
 ) -> None:
     async with open_memory_server(tidy, ports=3) as server:
         other, old = await welcome(server), await welcome(server)
-        session = server.desk.sessions[old.information.uid]
+        session = server.context.sessions.by_uid[old.information.uid]
         assert isinstance(session, LegacySession)
         assert isinstance(session.channel.endpoint, MemoryEndpoint)
         session.channel.endpoint.silence = silence
@@ -737,7 +737,7 @@ async def test_a_vacant_lease_goes_first(tidy: Tidy, autojump_clock: MockClock) 
     """Nobody is evicted as long as something is free."""
     async with open_memory_server(tidy, ports=3) as server:
         silent, lost = await welcome(server), await welcome(server)
-        session = server.desk.sessions[silent.information.uid]
+        session = server.context.sessions.by_uid[silent.information.uid]
         assert isinstance(session, LegacySession)
         assert isinstance(session.channel.endpoint, MemoryEndpoint)
         session.channel.endpoint.silence = 100
@@ -834,6 +834,6 @@ async def test_session_ended_at_any_point(
         server.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
         await trio.sleep(3)
         assert server.sessions == []
-        assert server.admission.ports.free == 1
+        assert server.admission.leases.ports.free == 1
         for end in ends:
             assert end.peer.closed

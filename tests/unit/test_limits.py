@@ -154,9 +154,9 @@ async def test_a_reserved_lease_makes_room(
         other.hang_up()
         one.hang_up()
         await trio.sleep(1)
-        assert len(server.admission.leases) == 3
+        assert len(server.admission.leases.by_key) == 3
         three = await log_in(server, "alice", "three")
-        assert set(server.admission.leases) == {
+        assert set(server.admission.leases.by_key) == {
             ("alice", "two"),
             ("alice", "three"),
             ("bob", "one"),
@@ -167,7 +167,7 @@ async def test_a_reserved_lease_makes_room(
         await trio.sleep(1)
         store.limit("alice", sessions=1)
         await log_in(server, "alice", "three")
-        assert set(server.admission.leases) == {("alice", "three"), ("bob", "one")}
+        assert set(server.admission.leases.by_key) == {("alice", "three"), ("bob", "one")}
 
 
 async def test_no_more_leases_are_given_up_than_it_takes(
@@ -180,7 +180,7 @@ async def test_no_more_leases_are_given_up_than_it_takes(
             client.hang_up()
         await trio.sleep(1)
         await log_in(server, "alice", "new")
-        assert set(server.admission.leases) == {
+        assert set(server.admission.leases.by_key) == {
             ("alice", identity) for identity in ("0", "2", "3", "new")
         }
 

@@ -58,7 +58,7 @@ def observe(server: MemoryServer) -> Metrics:
     descriptors = Descriptors()
     descriptors.close()  # nobody listens here
     now = lambda: NOON + timedelta(seconds=trio.current_time())  # noqa: E731 - a clock
-    metrics = Metrics(READY, server.desk, descriptors, now)
+    metrics = Metrics(READY, server.context, descriptors, now)
     server.nursery.start_soon(metrics.count_rates)
     return metrics
 
@@ -87,7 +87,7 @@ async def test_a_server_with_nobody(tidy: Tidy, autojump_clock: MockClock) -> No
     async with open_memory_server(tidy, ports=3, max_tcp_conn_num=2) as server:
         metrics = observe(server)
         await trio.sleep(90)
-        snapshot = await metrics.look()
+        snapshot = await metrics.snapshot()
         assert attrs.asdict(snapshot.server) | {"version": ""} == {
             "name": "Name",
             "version": "",
@@ -104,7 +104,7 @@ async def test_a_server_with_nobody(tidy: Tidy, autojump_clock: MockClock) -> No
         }
         assert (snapshot.sessions, snapshot.queue, snapshot.reserved) == ((), (), ())
         server.stopping.set()
-        assert (await metrics.look()).server.stopping
+        assert (await metrics.snapshot()).server.stopping
 
 
 async def test_sessions_visitors_queue(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -134,7 +134,7 @@ async def test_sessions_visitors_queue(tidy: Tidy, autojump_clock: MockClock) ->
         visitors[0].send(b"6" * 70)
         await trio.sleep_until(12.5)
 
-        [one, two] = (await metrics.look()).sessions
+        [one, two] = (await metrics.snapshot()).sessions
         assert one == SessionView(
             uid=1,
             user="alice",
@@ -199,7 +199,7 @@ async def test_sessions_visitors_queue(tidy: Tidy, autojump_clock: MockClock) ->
         assert (two.uid, two.user, two.address, two.visitors) == (2, "bob", "192.0.2.7:2", ())
         assert (two.rate, two.received, two.sent, two.tunnels_idle) == (0.0, 0, 0, 0)
 
-        snapshot = await metrics.look()
+        snapshot = await metrics.snapshot()
         assert snapshot.queue == (
             QueuedView(
                 position=1,
@@ -229,7 +229,7 @@ async def test_what_has_left_counts_for_its_session(tidy: Tidy, autojump_clock: 
         await trio.sleep(1.5)
         wire.send(Abort(served.number, AbortReason.RESET, "").encode())
         await trio.testing.wait_all_tasks_blocked()
-        [session] = (await metrics.look()).sessions
+        [session] = (await metrics.snapshot()).sessions
         assert session.visitors == ()
         assert (session.received, session.sent) == (3, 5)
 
@@ -245,11 +245,11 @@ async def test_a_session_is_as_fast_as_it_was_since_it_began(
         await give_tunnels(client, 1)
         server.visit(client.port, early=b"1234")
         await trio.testing.wait_all_tasks_blocked()
-        assert (await metrics.look()).sessions[0].rate == 0.0  # not infinitely fast
+        assert (await metrics.snapshot()).sessions[0].rate == 0.0  # not infinitely fast
         await trio.sleep_until(6)
-        assert (await metrics.look()).sessions[0].rate == 2.0
+        assert (await metrics.snapshot()).sessions[0].rate == 2.0
         await trio.sleep_until(11)
-        assert (await metrics.look()).sessions[0].rate == 0.0
+        assert (await metrics.snapshot()).sessions[0].rate == 0.0
 
 
 async def test_ports_reserved_for_a_client_that_was_lost(
@@ -267,7 +267,7 @@ async def test_ports_reserved_for_a_client_that_was_lost(
         left.hang_up()
         await trio.sleep_until(9.25)
         server.visit(lost.port)
-        snapshot = await metrics.look()
+        snapshot = await metrics.snapshot()
         assert snapshot.sessions == ()
         assert snapshot.reserved[0] == ReservedView(
             user="alice",
@@ -280,11 +280,11 @@ async def test_ports_reserved_for_a_client_that_was_lost(
         assert len(snapshot.reserved) == 2
         again = await come_in(server, "alice", identity="same")
         assert again.port == lost.port
-        [back] = (await metrics.look()).sessions
+        [back] = (await metrics.snapshot()).sessions
         assert back.visitors[0].waiting
-        assert [each.user for each in (await metrics.look()).reserved] == ["bob"]
+        assert [each.user for each in (await metrics.snapshot()).reserved] == ["bob"]
         await trio.sleep_until(33)
-        assert (await metrics.look()).reserved == ()
+        assert (await metrics.snapshot()).reserved == ()
 
 
 async def test_those_who_wait_for_a_port_stand_before_the_queue(
@@ -300,7 +300,7 @@ async def test_those_who_wait_for_a_port_stand_before_the_queue(
             await waiting[name].ask()
             await waiting[name].hear(Queued)
             await trio.sleep(1)
-        queue = (await metrics.look()).queue
+        queue = (await metrics.snapshot()).queue
         assert [(each.client, each.seconds) for each in queue] == [("second", 2.1), ("third", 1.05)]
 
 
@@ -312,14 +312,14 @@ async def test_what_was_refused(tidy: Tidy, autojump_clock: MockClock) -> None:
             server.visit(60001)
         await trio.sleep(2)
         metrics.descriptors.refused = 7
-        server.desk.bans.fail("192.0.2.1")
-        server.desk.bans.fail("2001:db8::1")
+        server.context.bans.fail("192.0.2.1")
+        server.context.bans.fail("2001:db8::1")
         await trio.sleep(2)
-        snapshot = await metrics.look()
+        snapshot = await metrics.snapshot()
         assert snapshot.refused == {"MaxVisitors": 3, "VisitorWait": 2, "descriptors": 7}
         assert [(each.network, each.remaining) for each in snapshot.banned] == [
             ("192.0.2.1", server.config.ban_time - 2),
             ("2001:db8::/64", server.config.ban_time - 2),
         ]
         await trio.sleep(server.config.ban_time)
-        assert (await metrics.look()).banned == ()
+        assert (await metrics.snapshot()).banned == ()

@@ -82,9 +82,9 @@ async def test_silent_client_is_given_up(tidy: Tidy, autojump_clock: MockClock) 
         await client.hear_end()
         await trio.testing.wait_all_tasks_blocked()
         assert server.sessions == []
-        assert server.admission.ports.free == 1
+        assert server.admission.leases.ports.free == 1
         await trio.sleep(6)
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 async def test_any_message_is_a_sign_of_life(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -679,7 +679,7 @@ async def test_drain_ends_with_its_grace(tidy: Tidy, autojump_clock: MockClock) 
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 async def test_client_drains(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -697,7 +697,7 @@ async def test_client_drains(tidy: Tidy, autojump_clock: MockClock) -> None:
         await client.say(Close(code="stopped", text="bye"))
         await client.hear_end()
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 async def test_what_a_leaving_client_sent_last_arrives(
@@ -722,7 +722,7 @@ async def test_what_a_leaving_client_sent_last_arrives(
         await client.hear_end()
         await trio.testing.wait_all_tasks_blocked()
         assert trio.current_time() - started < 0.1
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 async def test_a_leaving_client_is_not_waited_for(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -737,7 +737,7 @@ async def test_a_leaving_client_is_not_waited_for(tidy: Tidy, autojump_clock: Mo
         assert trio.current_time() - started < 1.1
         await client.hear_end()
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.ports.free == 2
+        assert server.admission.leases.ports.free == 2
 
 
 # -- accounts ---------------------------------------------------------------------------------------------------------
@@ -795,7 +795,7 @@ async def test_account_that_ends_ends_its_sessions(
         await alice.hear_end()
         assert await receive_all(visitor) == b""
         await trio.testing.wait_all_tasks_blocked()
-        assert server.admission.ports.free == 1
+        assert server.admission.leases.ports.free == 1
         assert [session.username for session in server.sessions] == ["bob"]
         assert bob.pending() == []
 
@@ -876,7 +876,7 @@ async def test_session_ended_at_any_point(
         server.sessions[0].end(CloseCode.ACCOUNT_REMOVED, "gone")
         await trio.sleep(3)
         assert server.sessions == []
-        assert server.admission.ports.free == 1
+        assert server.admission.leases.ports.free == 1
         for visitor in visitors:
             assert visitor.peer.closed
 
@@ -886,7 +886,7 @@ async def test_numbers_of_plain_tunnels(tidy: Tidy, autojump_clock: MockClock) -
     async with open_memory_server(tidy) as server:
         client = await server.welcome("client")
         uid, secret = client.welcome.uid, client.welcome.secret
-        session = server.desk.sessions[uid]
+        session = server.context.sessions.by_uid[uid]
         assert isinstance(session, NativeSession)
 
         def joins(number: int) -> bool:

@@ -12,7 +12,8 @@ from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
 from trionat.address import TCPAddress
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.refusals import Bound
-from trionat.server.visitors.queue import Visitor, VisitorQueue
+from trionat.server.visitors.queue import VisitorQueue
+from trionat.server.visitors.visitor import Visitor
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Crowd:
 
     def come(self) -> Visitor:
         visitor = self.visitor()
-        self.line.admit(visitor)
+        self.line.put(visitor)
         return visitor
 
     def go(self) -> None:

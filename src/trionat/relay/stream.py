@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from trionat.protocol.conversation import Side
+from trionat.signals import Signal
 
 if TYPE_CHECKING:
     from trionat.protocol.tunnel_frames import AbortReason
@@ -48,13 +49,13 @@ class VisitorStream:
     unanswered: bytearray | None = attrs.field(default=None, repr=False)
     over: bool = False
     throttle: Throttle | None = None
-    news: trio.Event = attrs.field(factory=trio.Event)
+    changed: Signal = attrs.field(factory=Signal)
 
     def fail(self, reason: AbortReason, text: str) -> None:
         """Note why it ends; the first reason counts."""
         if self.failure is None:
             self.failure = Failure(reason, text)
-        self.news.set()
+        self.changed.notify()
 
     def keep_unanswered(self, piece: memoryview) -> None:
         """Keep what was taken, as long as it is little."""
@@ -69,7 +70,7 @@ class VisitorStream:
             before = self.throttle.charge(count)
             while self.failure is None and (delay := self.throttle.delay(before)):
                 with trio.move_on_after(min(delay, _LOOK_AGAIN)):
-                    await self.news.wait()
+                    await self.changed.wait()
 
     @property
     def end(self) -> str:

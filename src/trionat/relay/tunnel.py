@@ -266,7 +266,7 @@ class Tunnel:
                 self.stream = None
                 stream.over = True
                 stream.plain.close()  # both directions have ended, so nobody uses it any more
-                stream.news.set()
+                stream.changed.notify()
             self.on_idle()
 
     # -- plain to wire ------------------------------------------------------------------------------------------------
@@ -317,8 +317,7 @@ class Tunnel:
                     self._conversation.sent_abort()
                     self._settle()
                 continue
-            stream.news = trio.Event()
-            await stream.news.wait()
+            await stream.changed.wait()
 
     async def _carry_bytes(self, stream: VisitorStream, opening: bytes) -> None:
         """Read and send until the plain end says that there is no more; its errors come out as they are."""

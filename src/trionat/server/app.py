@@ -22,9 +22,13 @@ from trionat.server.accounts.traffic import open_traffic
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admin.server import AdminServer
 from trionat.server.admin.socket import open_admin_socket
+from trionat.server.admission.bans import Bans
+from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission
 from trionat.server.control.connections import ConnectionHandler
-from trionat.server.sessions.registry import Desk
+from trionat.server.control.context import ServerContext
+from trionat.server.refusals import RefusalCounters
+from trionat.server.sessions.registry import Sessions
 from trionat.server.state_folder import (
     StateFolder,
     database_file,
@@ -34,7 +38,7 @@ from trionat.server.state_folder import (
     make_ticket,
     prepare_state,
 )
-from trionat.server.visitors.access import Gate
+from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.transport.certificate import fingerprint, first_certificate, format_fingerprint
@@ -123,34 +127,46 @@ async def serve(
         )
         if config.legacy_clients:
             log.warning("clients of NAT are let in: their traffic can be read on the way")
+        refusals = RefusalCounters()
         ports = [VisitPort(listener.address.port) for listener in visits]
-        admission = Admission(config, PortPool(ports))
-        gate = Gate(config, admission.refusals)
-        desk = Desk(config, accounts, admission, traffic, stopping, public.host)
-        reception = ConnectionHandler(config, tls, desk)
-        metrics = Metrics(ready, desk, descriptors)
-        door = resources.enter_context(open_admin_socket(folder))
+        leases = Leases(config, PortPool(ports), refusals)
+        sessions = Sessions(traffic)
+        context = ServerContext(
+            config=config,
+            accounts=accounts,
+            traffic=traffic,
+            refusals=refusals,
+            bans=Bans(config.ban_after, config.ban_time),
+            leases=leases,
+            admission=Admission(config, leases),
+            sessions=sessions,
+            stopping=stopping,
+            public_host=public.host,
+        )
+        connections = ConnectionHandler(context, tls)
+        acceptor = VisitorAcceptor(config, refusals)
+        metrics = Metrics(ready, context, descriptors)
+        admin_socket = resources.enter_context(open_admin_socket(folder))
         async with trio.open_nursery() as serving:
-            for number in range(config.task_queue_num):
-                serving.start_soon(admission.dispatch, serving, name=f"dispatcher {number}")
-            serving.start_soon(admission.expire_visitors, name="expire visitors")
-            serving.start_soon(admission.refusals.tell_regularly, name="tell refusals")
+            serving.start_soon(context.admission.run, name="admission")
+            serving.start_soon(leases.expire_visitors, name="expire visitors")
+            serving.start_soon(refusals.tell_regularly, name="tell refusals")
             if not config.start_auth:
                 serving.start_soon(partial(_prepare, store, wait=True), name="prepare the store")
-            serving.start_soon(accounts.watch, desk.sessions, name="watch accounts")
+            serving.start_soon(accounts.watch, sessions.by_uid, name="watch accounts")
             serving.start_soon(traffic.flush_regularly, name="flush traffic")
             serving.start_soon(metrics.count_rates, name="count rates")
-            if door is not None:
-                serving.start_soon(AdminServer(metrics).serve, door, name="office")
+            if admin_socket is not None:
+                serving.start_soon(AdminServer(metrics).serve, admin_socket, name="admin server")
             for listener in (control, tunnel):
-                accept = reception.acceptor(serving)
+                accept = connections.acceptor(serving)
                 name = f"listener {listener.address}"
                 serving.start_soon(listener.serve, accept, descriptors, name=name)
             async with trio.open_nursery() as visiting:  # stops first
                 for port, listener in zip(ports, visits, strict=True):
-                    admit = partial(gate.admit, port, listener.address)
+                    accept = partial(acceptor.accept, port, listener.address)
                     serve_port = partial(
-                        listener.serve, admit, descriptors, most=descriptors.for_visitors
+                        listener.serve, accept, descriptors, most=descriptors.for_visitors
                     )
                     visiting.start_soon(serve_port, name=f"visit port {port.number}")
                 task_status.started(ready)
@@ -158,9 +174,9 @@ async def serve(
                 visiting.cancel_scope.cancel("the server stops")
             for listener in visits:
                 listener.close()
-            log.info("stopping", sessions=len(desk.sessions), grace=config.drain_grace)
-            admission.drain()
-            await desk.wait_no_sessions()  # each ends by itself within the grace
+            log.info("stopping", sessions=len(sessions.by_uid), grace=config.drain_grace)
+            context.admission.drain()
+            await sessions.wait_none()  # each ends by itself within the grace
             serving.cancel_scope.cancel("the server stops")
 
 

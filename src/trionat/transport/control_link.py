@@ -10,6 +10,7 @@ import trio
 from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.messages import Message, Ping, Pong
+from trionat.signals import Signal
 from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class ControlLink:
     _ping: Ping = attrs.field(init=False, factory=lambda: Ping(0))
     _ping_sent: float = attrs.field(init=False, default=0.0)
     _outbox: dict[type[Message], Message] = attrs.field(init=False, factory=lambda: {})
-    _posted: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _posted: Signal = attrs.field(init=False, factory=Signal)
 
     async def run(self) -> None:
         """Write what is posted, and ping, until cancelled.
@@ -61,7 +62,6 @@ class ControlLink:
                 message = self._outbox.pop(next(iter(self._outbox)))
                 with deadline(self.peer_timeout, complaint):
                     await self.channel.send(message)
-            self._posted = trio.Event()
             await self._posted.wait()
 
     def post(self, message: Message) -> None:
@@ -71,7 +71,7 @@ class ControlLink:
         of the others there is only one.
         """
         self._outbox[type(message)] = message
-        self._posted.set()
+        self._posted.notify()
 
     async def receive(self) -> Message:
         """Return the next message that is neither PING nor PONG.

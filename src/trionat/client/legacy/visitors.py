@@ -13,6 +13,7 @@ from trionat.protocol.conversation import Side
 from trionat.relay.raw_tunnel import RawTunnel
 from trionat.relay.stream import VisitorStream
 from trionat.relay.tunnel import SWEEP_INTERVAL, LocalServiceError
+from trionat.signals import Signal
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Visitors:
     _present: int = attrs.field(init=False, default=0)
     _tunnels: set[RawTunnel] = attrs.field(init=False, factory=lambda: set())
     _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
-    _one_less: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _one_less: Signal = attrs.field(init=False, factory=Signal)
 
     def admit(self, nursery: trio.Nursery) -> None:
         """Serve one more, in a task of `nursery`; one too many is left to wait at the server, which closes it soon."""
@@ -53,7 +54,6 @@ class Visitors:
     async def wait_none(self) -> None:
         """Wait until no visitor is left."""
         while self._present:
-            self._one_less = trio.Event()
             await self._one_less.wait()
 
     async def sweep(self) -> None:
@@ -70,7 +70,7 @@ class Visitors:
                 await self._join(number)
         finally:
             self._present -= 1
-            self._one_less.set()
+            self._one_less.notify()
 
     async def _join(self, number: int) -> None:
         """Connect to the local service, then to the server, and relay: no tunnel waits for a service."""

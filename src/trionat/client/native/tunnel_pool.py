@@ -19,6 +19,7 @@ from trionat.relay.tunnel import (
     LocalServiceError,
     Tunnel,
 )
+from trionat.signals import Signal
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class TunnelPool:
     _waiting: int = attrs.field(init=False, default=0)
     _demanded: float = attrs.field(init=False, default=float("-inf"))
     _paused_until: float = attrs.field(init=False, default=float("-inf"))
-    _changed: trio.Event = attrs.field(init=False, factory=trio.Event)
-    _less_busy: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _changed: Signal = attrs.field(init=False, factory=Signal)
+    _less_busy: Signal = attrs.field(init=False, factory=Signal)
 
     @property
     def busy(self) -> int:
@@ -83,13 +84,11 @@ class TunnelPool:
         """So many visitors wait at the server for a tunnel."""
         self._waiting = visitors
         self._demanded = trio.current_time()
-        self._changed.set()
+        self._changed.notify()
 
     async def wait_not_busy(self) -> None:
         """Wait until no visitor is left."""
         while self.busy:
-            if self._less_busy.is_set():  # else somebody waits for this one already
-                self._less_busy = trio.Event()
             await self._less_busy.wait()
 
     async def run(self) -> None:
@@ -100,7 +99,6 @@ class TunnelPool:
                 for _ in range(self._missing()):
                     self._dialing += 1
                     nursery.start_soon(self._serve, name="tunnel")
-                self._changed = trio.Event()
                 await self._changed.wait()
 
     def _missing(self) -> int:
@@ -128,7 +126,7 @@ class TunnelPool:
                 raise
             finally:
                 self._dialing -= 1
-                self._changed.set()
+                self._changed.notify()
             await self._serve_visitors(wire)
 
     def _pause(self) -> None:
@@ -146,7 +144,7 @@ class TunnelPool:
 
         def rest() -> None:
             self._idle.add(tunnel)
-            self._less_busy.set()
+            self._less_busy.notify()
 
         tunnel = Tunnel(
             wire, Side.CLIENT, connect_locally, take_over, rest, self.acknowledged_within
@@ -167,12 +165,12 @@ class TunnelPool:
             wire.close()
             if tunnel.unused and trio.current_time() - began < _AT_ONCE:
                 self._pause()
-            self._changed.set()
-            self._less_busy.set()
+            self._changed.notify()
+            self._less_busy.notify()
 
     async def _connect_locally(self, frame: Open) -> Endpoint:
         self._waiting = max(0, self._waiting - 1)
-        self._changed.set()  # one idle tunnel less
+        self._changed.notify()  # one idle tunnel less
         try:
             return await self.forwarder.open(
                 frame.service,
@@ -215,7 +213,7 @@ class TunnelPool:
                     scope.cancel(str(error))
             if trio.current_time() - self._demanded > _DEMAND_LASTS:
                 self._waiting = 0
-            self._changed.set()
+            self._changed.notify()
 
 
 def _address(frame: Open) -> str:

@@ -14,7 +14,7 @@ from trionat.server.admin.messages import Kick, Kicked, KickSession, KickUser, K
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trionat.server.sessions.registry import Desk
+    from trionat.server.control.context import ServerContext
     from trionat.server.sessions.session import Session
 
 log = get_logger(__name__)
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 _REASON: Final = "sent away by the server's operator"
 
 
-async def kick(desk: Desk, request: Kick) -> Kicked:
+async def kick(context: ServerContext, request: Kick) -> Kicked:
     """Send away whoever is meant, and return when they are gone: ports free, visitors closed.
 
     A native client is told, and does not come back by itself; one that does not listen takes a second longer. Cancelled,
@@ -30,35 +30,34 @@ async def kick(desk: Desk, request: Kick) -> Kicked:
     """
     match request:
         case KickUser(name):
-            queued, reserved = desk.admission.send_away(
+            queued, reserved = context.admission.send_away(
                 name, RefusedError(CloseCode.KICKED, _REASON)
             )
-            theirs = [each for each in desk.sessions.values() if each.username == name]
-            kicked = Kicked(sessions=await _end(desk, theirs), queued=queued, reserved=reserved)
+            theirs = [each for each in context.sessions.by_uid.values() if each.username == name]
+            kicked = Kicked(sessions=await _end(context, theirs), queued=queued, reserved=reserved)
         case KickSession(uid):
-            session = desk.sessions.get(uid)
-            kicked = Kicked(sessions=await _end(desk, [session] if session is not None else []))
+            session = context.sessions.by_uid.get(uid)
+            kicked = Kicked(sessions=await _end(context, [session] if session is not None else []))
         case KickVisitor(number):
-            kicked = Kicked(visitors=(number,) if _reset(desk, number) else ())
+            kicked = Kicked(visitors=(number,) if _reset(context, number) else ())
             await trio.lowlevel.checkpoint()
         case _:
             assert_never(request)
     return kicked
 
 
-async def _end(desk: Desk, sessions: Iterable[Session]) -> tuple[int, ...]:
+async def _end(context: ServerContext, sessions: Iterable[Session]) -> tuple[int, ...]:
     ended = tuple(session.uid for session in sessions)
     for uid in ended:
-        session = desk.sessions[uid]
+        session = context.sessions.by_uid[uid]
         session.lease.visitors.close(_REASON)  # nobody who waits shall wait for the client's answer
         session.end(CloseCode.KICKED, _REASON)
-    await desk.wait_gone(ended)
-    await trio.lowlevel.checkpoint()  # their leases' keepers give the ports back
+    await context.sessions.wait_gone(ended)
     return ended
 
 
-def _reset(desk: Desk, number: int) -> bool:
-    queues = [lease.visitors for lease in desk.admission.leases.values()]
+def _reset(context: ServerContext, number: int) -> bool:
+    queues = [lease.visitors for lease in context.leases]
     return any(queue.kick(number, _REASON) for queue in queues) or any(
-        session.tunnels.kick(number, _REASON) for session in desk.sessions.values()
+        session.tunnels.kick(number, _REASON) for session in context.sessions.by_uid.values()
     )

@@ -28,15 +28,17 @@ if TYPE_CHECKING:
     from trionat.events import Ready
     from trionat.relay.stream import VisitorStream
     from trionat.server.admission.lease import Lease
-    from trionat.server.admission.queue import QueuedClient
-    from trionat.server.sessions.registry import Desk
+    from trionat.server.admission.queued_client import QueuedClient
+    from trionat.server.control.context import ServerContext
     from trionat.server.sessions.session import Session
-    from trionat.server.visitors.queue import Visitor
+    from trionat.server.visitors.visitor import Visitor
     from trionat.transport.descriptors import Descriptors
 
 COUNT_INTERVAL: Final = 5.0
-_BANS_TURN: Final = 256
 """Seconds from one count of all bytes to the next. A rate is over the time since the last but one: 5 to 10 s."""
+
+_BANS_TURN: Final = 256
+"""Bans to look at before others get their turn."""
 
 _VERSION: Final = version("trionat")
 
@@ -58,7 +60,7 @@ class Metrics:
     """Takes snapshots. `count_rates` has to run for their rates; nothing is measured on the way of the bytes."""
 
     ready: Ready
-    desk: Desk
+    context: ServerContext
     descriptors: Descriptors
     now: Callable[[], datetime] = _now
     _started: float = attrs.field(init=False, factory=trio.current_time)
@@ -67,24 +69,25 @@ class Metrics:
     async def count_rates(self) -> None:
         """Count what every session has relayed, now and then, for ever."""
         while True:
-            relayed = {uid: each.tunnels.relayed for uid, each in self.desk.sessions.items()}
+            relayed = {
+                uid: each.tunnels.relayed for uid, each in self.context.sessions.by_uid.items()
+            }
             self._counts.append(_Count(trio.current_time(), relayed))
             await trio.sleep(COUNT_INTERVAL)
 
-    async def look(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         """Take a snapshot. Others get their turn after each session and some bans, so the last one is seen a moment later than the first."""
-        desk, admission = self.desk, self.desk.admission
+        context, ports = self.context, self.context.leases.ports
         sessions: list[SessionView] = []
-        for session in list(desk.sessions.values()):
-            if session.uid in desk.sessions:
+        for session in list(context.sessions.by_uid.values()):
+            if session.uid in context.sessions.by_uid:
                 sessions.append(self._session(session))
                 await trio.lowlevel.checkpoint()
         banned: list[BannedView] = []
-        for network, seconds in desk.bans.banned().items():
+        for network, seconds in context.bans.banned().items():
             banned.append(BannedView(network=network, remaining=round(seconds, 3)))
             if len(banned) % _BANS_TURN == 0:
                 await trio.lowlevel.checkpoint()
-        ports = admission.ports
         return Snapshot(
             server=ServerView(
                 name=self.ready.name,
@@ -95,16 +98,16 @@ class Metrics:
                 tunnel=str(self.ready.tunnel),
                 ports_free=ports.free,
                 ports_held=len(ports.ports) - ports.free,
-                session_limit=desk.config.session_limit,
-                queue_places=desk.config.queue_places,
+                session_limit=context.config.session_limit,
+                queue_places=context.config.queue_places,
                 rate=round(sum((session.rate for session in sessions), 0.0), 1),
-                stopping=desk.stopping.is_set(),
+                stopping=context.stopping.is_set(),
             ),
             sessions=tuple(sessions),
-            queue=tuple(self._queued(client) for client in admission.waiting),
+            queue=tuple(self._queued(client) for client in context.admission.queue),
             reserved=tuple(
                 self._reserved(lease, lease.vacant_since)
-                for lease in admission.leases.values()
+                for lease in context.leases
                 if lease.vacant_since is not None and not lease.given_up
             ),
             refused=self._refused(),
@@ -112,9 +115,7 @@ class Metrics:
         )
 
     def _refused(self) -> dict[str, int]:
-        counts = {
-            bound.value: count for bound, count in self.desk.admission.refusals.counts.items()
-        }
+        counts = {bound.value: count for bound, count in self.context.refusals.counts.items()}
         if self.descriptors.refused:
             counts[Bound.DESCRIPTORS.value] = self.descriptors.refused
         return counts
@@ -180,7 +181,7 @@ class Metrics:
             ports=lease.port_numbers,
             since=self._date(since),
             seconds=_ago(since),
-            remaining=round(max(0.0, self.desk.config.port_reservation - _ago(since)), 3),
+            remaining=round(max(0.0, self.context.config.port_reservation - _ago(since)), 3),
             waiting=lease.visitors.waiting,
         )
 

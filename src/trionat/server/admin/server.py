@@ -96,11 +96,11 @@ class AdminServer:
         answer: Snapshot | Branch | Kicked
         match request:
             case AskStatus():
-                answer = await self.metrics.look()
+                answer = await self.metrics.snapshot()
             case AskTasks():
                 answer = await grow(main_task())
             case KickUser() | KickSession() | KickVisitor():
-                answer = await kick(self.metrics.desk, request)
+                answer = await kick(self.metrics.context, request)
                 if answer.anybody:
                     log.info("kicked", request=str(request), **attrs.asdict(answer))
             case _:

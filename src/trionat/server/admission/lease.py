@@ -1,7 +1,7 @@
-"""What a client holds at the server: a slot, its visit ports, and the visitors that wait.
+"""What a client holds at the server: a session slot, its visit ports, and the visitors that wait.
 
 A lease outlives the control sessions that use it, one after another. When a session is lost the lease is kept for a while, so
-that the client which comes back finds its ports and its visitors; when the client says goodbye, it is given back at once.
+that the client which comes back finds its ports and its visitors; when the client says goodbye, it ends at once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 import trio
+
+from trionat.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -21,20 +23,22 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Lease:
-    """See the module. `given_up` says that nobody will come back for it, `released` that it is gone for good.
+    """See the module. Made and released by `Leases`, which `on_idle` tells that no session uses it (any more).
 
-    `services` are those of the session that uses it, or did so last; `vacant_since` is when that one ended.
+    `given_up` says that nobody will come back for it, `released` that it is gone for good. `services` are those of the session
+    that uses it, or did so last; `vacant_since` is when that one ended.
     """
 
     key: LeaseKey
     ports: tuple[VisitPort, ...]
     visitors: VisitorQueue
-    released: bool = False
-    given_up: bool = False
-    services: tuple[ServiceRequest, ...] = ()
-    vacant_since: float | None = None
-    _evict: Callable[[str], None] | None = None
-    _changed: trio.Event = attrs.field(factory=trio.Event)
+    on_idle: Callable[[Lease], None] = lambda _: None
+    released: bool = attrs.field(init=False, default=False)
+    given_up: bool = attrs.field(init=False, default=False)
+    services: tuple[ServiceRequest, ...] = attrs.field(init=False, default=())
+    vacant_since: float | None = attrs.field(init=False, default=None)
+    _evict: Callable[[str], None] | None = attrs.field(init=False, default=None)
+    _vacated: Signal = attrs.field(init=False, factory=Signal)
 
     def __attrs_post_init__(self) -> None:
         for service, port in enumerate(self.ports):
@@ -61,52 +65,29 @@ class Lease:
             for service, port in zip(services, self.ports, strict=True)
         )
 
-    def _change(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
     def occupy(self, uid: int, evict: Callable[[str], None]) -> None:
         """The session `uid` uses the lease from now on; `evict` ends it, for the reason given."""
         self.visitors.session = uid
         self.vacant_since = None
         self._evict = evict
-        self._change()
 
     def vacate(self) -> None:
         """Its session has ended; visitors that come now wait for the next."""
         self.visitors.session = None
         self.vacant_since = trio.current_time()
         self._evict = None
-        self._change()
+        self._vacated.notify()
+        self.on_idle(self)
 
     def give_up(self) -> None:
         """No client will come back for it: visitors that come now are closed, and it ends with its session."""
         self.given_up = True
         self.visitors.close("the client has left")
-        self._change()
+        if not self.occupied:
+            self.on_idle(self)
 
     async def wait_vacant(self, reason: str) -> None:
         """Evict whichever session uses the lease, as often as it takes."""
         while self._evict is not None:
             self._evict(reason)
-            await self._changed.wait()
-
-    async def wait_end(self, reservation: float) -> None:
-        """Return when the lease has stood without a session for `reservation` seconds, or was given up.
-
-        The first session is waited for without a limit: whoever the lease was made for occupies it or gives it up.
-        """
-        await self._wait_claimed()
-        while self.occupied:
-            await self._wait_deserted()
-            with trio.move_on_after(reservation):
-                await self._wait_claimed()
-
-    async def _wait_claimed(self) -> None:
-        """Wait until there is a session, or until it is certain that there will be none."""
-        while not self.occupied and not self.given_up:
-            await self._changed.wait()
-
-    async def _wait_deserted(self) -> None:
-        while self.occupied:
-            await self._changed.wait()
+            await self._vacated.wait()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from trionat.errors import RemoteProtocolError
-from trionat.server.admission.queue import QueuedClient
+from trionat.server.admission.queued_client import QueuedClient
 
 if TYPE_CHECKING:
     from trionat.transport.channel import LegacyChannel
@@ -22,7 +22,7 @@ class LegacyQueuedClient(QueuedClient):
 
     channel: LegacyChannel
 
-    async def say_position(self) -> None:
+    async def send_position(self) -> None:
         """Say nothing: it takes silence for the queue."""
 
     async def listen(self) -> None:

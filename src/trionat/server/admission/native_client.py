@@ -8,7 +8,7 @@ import attrs
 
 from trionat.errors import ConnectionLostError, RemoteProtocolError
 from trionat.protocol.messages import QUEUE_TIMEOUT, Close, Ping, Pong, Queued
-from trionat.server.admission.queue import QueuedClient
+from trionat.server.admission.queued_client import QueuedClient
 from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class NativeQueuedClient(QueuedClient):
 
     channel: Channel
 
-    async def say_position(self) -> None:
+    async def send_position(self) -> None:
         """Send QUEUED."""
         with deadline(QUEUE_TIMEOUT, "the queued client does not read"):
             await self.channel.send(Queued(position=max(self.position, 1)))

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.address import TCPAddress
-    from trionat.config.sections import ServerConfig
+    from trionat.server.control.context import ServerContext
     from trionat.server.control.login import Login
-    from trionat.server.sessions.registry import Desk
 
 log = get_logger(__name__)
 
@@ -39,25 +38,24 @@ log = get_logger(__name__)
 class ConnectionHandler:
     """Serves every connection in a task of its own; those of banned addresses are closed unheard."""
 
-    config: ServerConfig
+    context: ServerContext
     tls: ssl.SSLContext
-    desk: Desk
     _handshakes: PendingHandshakes = attrs.field(init=False)
     _told_of_legacy: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self._handshakes = PendingHandshakes(
-            self.config.max_handshakes,
-            self.config.max_handshakes_per_address,
-            self.desk.admission.refusals,
+            self.context.config.max_handshakes,
+            self.context.config.max_handshakes_per_address,
+            self.context.refusals,
         )
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is served in `nursery`."""
 
         def accept(connection: socket.socket, address: TCPAddress) -> None:
-            if self.desk.bans.shuts_out(address.host):
-                self.desk.admission.refusals.counts[Bound.BAN] += 1
+            if self.context.bans.shuts_out(address.host):
+                self.context.refusals.counts[Bound.BAN] += 1
                 connection.close()
                 return
             scope = trio.CancelScope()
@@ -77,7 +75,7 @@ class ConnectionHandler:
         """
         with isolated(log, "connection closed", address=str(address)), scope:
             try:
-                seconds = self.config.handshake_timeout
+                seconds = self.context.config.handshake_timeout
                 with deadline(
                     seconds, f"the peer did not finish the TLS handshake within {seconds:g} s"
                 ):
@@ -100,15 +98,15 @@ class ConnectionHandler:
             raise
         if dialect is Dialect.NATIVE:
             endpoint = await accept_tls(connection, self.tls)
-            return NativeLogin(self.desk, endpoint, address, known)
+            return NativeLogin(self.context, endpoint, address, known)
         plain = SocketEndpoint(connection)
         if dialect is Dialect.PLAIN_TUNNEL:
-            return PlainTunnelLogin(self.desk, plain, address, known)
-        return LegacyLogin(self.desk, plain, address, known, dialect=dialect)
+            return PlainTunnelLogin(self.context, plain, address, known)
+        return LegacyLogin(self.context, plain, address, known, dialect=dialect)
 
     def _check(self, dialect: Dialect, address: TCPAddress) -> None:
         """Send away whoever is not served here; what lets clients of NAT in is told once."""
-        if dialect in HEADERS and not self.config.legacy_clients:
+        if dialect in HEADERS and not self.context.config.legacy_clients:
             if not self._told_of_legacy:
                 self._told_of_legacy = True
                 log.warning(
@@ -118,7 +116,7 @@ class ConnectionHandler:
                 )
             raise RemoteProtocolError(f"the peer spoke {dialect.value}, and LegacyClients is off")
         served = {Dialect.NATIVE, *HEADERS}
-        if self.config.tunnel_encryption == UNENCRYPTED:
+        if self.context.config.tunnel_encryption == UNENCRYPTED:
             served.add(Dialect.PLAIN_TUNNEL)
         if dialect not in served:
             raise RemoteProtocolError(f"this port speaks TLS, and the peer spoke {dialect.value}")

@@ -72,7 +72,7 @@ class LegacyLogin(Login):
 
         A uid is no secret. That nobody else takes a session's visitors is the address's doing.
         """
-        session = self.desk.sessions.get(uid)
+        session = self.context.sessions.by_uid.get(uid)
         if not isinstance(session, LegacySession) or session.address.host != self.address.host:
             raise RemoteProtocolError(
                 f"a tunnel for session {uid}, which is of no legacy client at this address"
@@ -83,7 +83,7 @@ class LegacyLogin(Login):
             )
 
     async def _serve_client(self, credentials: Credentials) -> None:
-        config = self.desk.config
+        config = self.context.config
         self.endpoint.limit_silence(config.peer_timeout)
         user = await self._log_in(credentials.username, password=credentials.password)
         username = ANONYMOUS if user is None else user.name
@@ -105,7 +105,7 @@ class LegacyLogin(Login):
                 uid=uid,
                 lease=lease,
                 config=config,
-                stopping=self.desk.stopping,
+                stopping=self.context.stopping,
                 address=self.address,
                 username=username,
                 account_id=0 if user is None else user.account_id,
@@ -114,28 +114,28 @@ class LegacyLogin(Login):
                 dialect=self.dialect,
             )
 
-        await self.desk.run_session(client, open_session)
+        await self._run_session(client, open_session)
 
     def _choose_key(self, username: str) -> LeaseKey:
         """Choose which lease of the user at this address it is to have: one that nobody uses, else a new one.
 
         One whose client has gone silent or is just being missed counts as unused, and is evicted.
         """
-        admission, host = self.desk.admission, self.address.host
+        leases, admission, host = self.context.leases, self.context.admission, self.address.host
         deserted: LeaseKey | None = None
-        for key, lease in admission.leases.items():
+        for key, lease in leases.by_key.items():
             user, name = key
             of_this_address = user == username and not isinstance(name, str) and name[0] == host
             if not of_this_address or admission.is_awaited(key):
                 continue
             if not lease.occupied:
                 return key
-            session = self.desk.sessions.get(lease.visitors.session or 0)
+            session = self.context.sessions.by_uid.get(lease.visitors.session or 0)
             if deserted is None and isinstance(session, LegacySession) and session.is_deserted:
                 deserted = key
         if deserted is not None:
             return deserted
         keys = ((username, (host, number)) for number in count(1))
         return next(
-            key for key in keys if key not in admission.leases and not admission.is_awaited(key)
+            key for key in keys if key not in leases.by_key and not admission.is_awaited(key)
         )

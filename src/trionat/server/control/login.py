@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from trionat.address import TCPAddress
-    from trionat.server.sessions.registry import Desk
+    from trionat.server.admission.lease import Lease
+    from trionat.server.admission.queued_client import QueuedClient
+    from trionat.server.control.context import ServerContext
+    from trionat.server.sessions.session import Session
     from trionat.store.base import User
     from trionat.transport.endpoint import Endpoint
 
@@ -38,7 +41,7 @@ class Login(ABC):
     `known` is called as soon as that is clear: strangers may be sent away to make room, known peers not.
     """
 
-    desk: Desk
+    context: ServerContext
     endpoint: Endpoint
     address: TCPAddress
     known: Callable[[], None]
@@ -79,7 +82,7 @@ class Login(ABC):
             log.debug("the peer did not hear the refusal")
 
     def _deadline(self, what: str) -> AbstractContextManager[None]:
-        seconds = self.desk.config.handshake_timeout
+        seconds = self.context.config.handshake_timeout
         return deadline(seconds, f"the peer did not finish {what} within {seconds:g} s")
 
     async def _log_in(
@@ -95,7 +98,7 @@ class Login(ABC):
         if user is None:
             bind_context(user=ANONYMOUS)
         self.known()
-        if self.desk.stopping.is_set():
+        if self.context.stopping.is_set():
             raise RefusedError(RefusalCode.DRAINING, "the server stops")
         return user
 
@@ -103,14 +106,30 @@ class Login(ABC):
         self, username: str, password: str | None, token: bytes | None
     ) -> User | None:
         """Ask for the account; see `Bans` for who may not try, and for whom the answer has to wait."""
-        bans, host = self.desk.bans, self.address.host
+        bans, host = self.context.bans, self.address.host
         if token is None:
             bans.check(host)
         try:
-            return await self.desk.accounts.authenticate(username, password=password, token=token)
+            return await self.context.accounts.authenticate(
+                username, password=password, token=token
+            )
         except RefusedError as refusal:
             if refusal.code != RefusalCode.AUTH_FAILED:
                 raise
             failure = refusal
         await trio.sleep(bans.fail(host))
         raise failure
+
+    async def _run_session(
+        self, client: QueuedClient, open_session: Callable[[int, Lease], Session]
+    ) -> None:
+        """Let an authenticated client in when it is its turn, and run its session, made from a uid and a lease, to the end.
+
+        Raises:
+            RefusedError: it cannot be let in.
+            PeerError: it has left the queue, or broke the protocol there.
+        """
+        lease = await self.context.admission.admit(client)
+        # No checkpoint in between: the lease must not look vacant to anybody else.
+        with self.context.bans.guest(self.address.host):
+            await self.context.sessions.run(lease, open_session)

@@ -59,7 +59,7 @@ class NativeLogin(Login):
     def _attach(self, attach: Attach | Join) -> None:
         if self._channel.trailing:
             raise RemoteProtocolError("bytes behind ATTACH, before any OPEN")
-        session = self.desk.sessions.get(attach.uid)
+        session = self.context.sessions.by_uid.get(attach.uid)
         if not isinstance(session, NativeSession) or not (
             session.attach(self.endpoint, attach.secret)
             if isinstance(attach, Attach)
@@ -89,20 +89,20 @@ class NativeLogin(Login):
             return NativeSession(
                 uid=uid,
                 lease=lease,
-                config=self.desk.config,
-                stopping=self.desk.stopping,
-                public_host=self.desk.public_host,
+                config=self.context.config,
+                stopping=self.context.stopping,
+                public_host=self.context.public_host,
                 address=self.address,
                 username=username,
                 account_id=0 if user is None else user.account_id,
                 client_name=hello.name,
                 channel=self._channel,
                 keep_idle=expose.idle_tunnels,
-                plain_tunnels=self.desk.config.tunnel_encryption == UNENCRYPTED
+                plain_tunnels=self.context.config.tunnel_encryption == UNENCRYPTED
                 and PLAIN_TUNNELS in hello.capabilities,
             )
 
-        await self.desk.run_session(client, open_session)
+        await self._run_session(client, open_session)
 
 
 class PlainTunnelLogin(NativeLogin):

@@ -58,20 +58,16 @@ class LegacySession(Session):
 
     async def _write(self) -> None:
         queue = self.lease.visitors
-        announced = (
-            queue.arrivals - queue.waiting
-        )  # those who waited for the client are news as well
+        # Visitors who waited for the client are news to it as well.
+        announced = queue.arrivals - queue.waiting
         await self._send(UserInformation(self.uid, self.lease.port_numbers[0]))
         due = trio.current_time() + KEEP_ALIVE_INTERVAL
         while True:
-            queue.wanted = (
-                trio.Event()
-            )  # before looking: who comes while we send must not be missed
             while announced < queue.arrivals:
                 announced += 1
                 await self._send(NewConnection())
             with trio.move_on_at(due):
-                await queue.wanted.wait()
+                await queue.arrived.wait()
             if trio.current_time() >= due:
                 due = trio.current_time() + KEEP_ALIVE_INTERVAL
                 await self._send(KeepAlive())

@@ -146,14 +146,11 @@ class NativeSession(Session):
     async def _tell_demand(self) -> None:
         queue = self.lease.visitors
         while True:
-            if not queue.waiting:
-                queue.wanted = trio.Event()
-                await queue.wanted.wait()
-            if queue.waiting:
-                self.link.post(Demand(queue.waiting))
-            queue.wanted = trio.Event()
+            while not queue.waiting:
+                await queue.arrived.wait()
+            self.link.post(Demand(queue.waiting))
             with trio.move_on_after(_DEMAND_AGAIN):
-                await queue.wanted.wait()
+                await queue.arrived.wait()
 
     def _tell_drain(self) -> None:
         self.link.post(Drain(seconds=self.config.drain_grace))

@@ -17,7 +17,7 @@ from trionat.server.sessions.tunnels import Tunnels
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
-    from trionat.server.visitors.queue import Visitor
+    from trionat.server.visitors.visitor import Visitor
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)

@@ -18,7 +18,8 @@ from trionat.transport.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from trionat.relay.stream import VisitorStream
-    from trionat.server.visitors.queue import Visitor, VisitorQueue
+    from trionat.server.visitors.queue import VisitorQueue
+    from trionat.server.visitors.visitor import Visitor
 
 log = get_logger(__name__)
 

@@ -1,28 +1,21 @@
-"""What stands before all visit ports: which visitors are let in, before one byte of theirs is read."""
+"""Who may visit: lists of addresses, visitors of one address at once, and their rate."""
 
 from __future__ import annotations
 
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-from trionat.address import TCPAddress
-from trionat.log import get_logger
-from trionat.networks import Admittance, Networks, network_of, plain_host
-from trionat.server.refusals import Bound, RefusalCounters
-from trionat.server.visitors.queue import Visitor
-from trionat.transport.endpoint import SocketEndpoint
+from trionat.networks import Admittance, Networks, network_of
+from trionat.server.refusals import Bound
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
 
-    from trionat.config.sections import ServerConfig
-    from trionat.server.visitors.ports import VisitPort
-
-log = get_logger(__name__)
+    from trionat.config.server import ServerConfig
+    from trionat.server.accounts.limits import UserLimits
 
 # Networks whose rate is remembered, those that visited last; some 3 MiB. One that is forgotten begins anew.
 _MOST_NETWORKS: Final = 16_384
@@ -37,16 +30,11 @@ class _Bucket:
 
 
 @attrs.define(eq=False)
-class Gate:
-    """Lets visitors in to the line of the lease that holds their port, or closes them at once and tells why, now and then.
-
-    Counts those that are there, and how fast they come, for each IPv4 address and each IPv6 /64 (`network_of`).
-    """
+class AccessPolicy:
+    """Counts visitors that are there, and how fast they come, for each IPv4 address and each IPv6 /64 (`network_of`)."""
 
     config: ServerConfig
-    refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
     _admittance: Admittance = attrs.field(init=False)
-    _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
     _present: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _buckets: dict[str, _Bucket] = attrs.field(init=False, factory=lambda: {})
 
@@ -55,48 +43,16 @@ class Gate:
             Networks(self.config.allow_visitors), Networks(self.config.deny_visitors)
         )
 
-    def admit(
-        self,
-        port: VisitPort,
-        listening: TCPAddress,
-        connection: socket.socket,
-        address: TCPAddress,
-    ) -> None:
-        """Take over a connection from `address` that was accepted on a port, which listens there."""
-        network = network_of(address.host)
-        refusal = self._refusal(port, address.host, network)
-        if refusal is not None or port.visitors is None:
-            connection.close()
-            bound, reason = refusal or (Bound.NO_CLIENT, "no client holds this port")
-            self.refusals.count(
-                bound,
-                lambda count: log.info(
-                    "visitor refused",
-                    address=str(address),
-                    port=port.number,
-                    reason=reason,
-                    refused=count,
-                ),
-                user="" if port.visitors is None else port.visitors.user_limits.user,
-            )
-            return
-        self._present[network] = self._present.get(network, 0) + 1
-        port.visitors.admit(
-            Visitor(
-                number=next(self._numbers),
-                endpoint=SocketEndpoint(connection),
-                address=address,
-                service=port.service,
-                visited=_dialled(connection, listening),
-                gone=partial(self._leave, network),
-            )
-        )
+    def refusal(self, host: str, user_limits: UserLimits | None = None) -> tuple[Bound, str] | None:
+        """Return why a visitor from this address may not come in, or None where it may; that takes one of its rate.
 
-    def _refusal(self, port: VisitPort, host: str, network: str) -> tuple[Bound, str] | None:
+        `user_limits` are those of the user whose port it visits, if a lease holds that.
+        """
+        network = network_of(host)
         most = self.config.max_visitors_per_address
         if not self._admittance.includes(host):
             return Bound.LISTS, "its address may not visit (AllowVisitors, DenyVisitors)"
-        if port.visitors is not None and not port.visitors.user_limits.admittance.includes(host):
+        if user_limits is not None and not user_limits.admittance.includes(host):
             return (
                 Bound.ACCOUNT_LISTS,
                 "its address may not visit this user (limits of the account)",
@@ -127,16 +83,13 @@ class Gate:
         bucket.tokens -= 1
         return True
 
+    def enter(self, host: str) -> Callable[[], None]:
+        """Count a visitor from this address as present; returns what is to be called, once, when it has left."""
+        network = network_of(host)
+        self._present[network] = self._present.get(network, 0) + 1
+        return partial(self._leave, network)
+
     def _leave(self, network: str) -> None:
         self._present[network] -= 1
         if not self._present[network]:
             del self._present[network]
-
-
-def _dialled(connection: socket.socket, listening: TCPAddress) -> TCPAddress:
-    """Return which of our addresses a visitor has dialled; a port often listens on all of them."""
-    try:
-        host, port = connection.getsockname()[:2]
-    except OSError:  # gone already, on some systems
-        return listening
-    return TCPAddress(plain_host(host), port)

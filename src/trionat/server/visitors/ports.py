@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
 from trionat.config.values import PORTS
 from trionat.errors import RefusedError
@@ -23,7 +22,7 @@ LeaseKey = tuple[str, str | tuple[str, int]]
 
 @attrs.define(eq=False)
 class VisitPort:
-    """One public port. A visitor goes to the line of the lease that holds it; with none, it is closed at once (`Gate`)."""
+    """One public port. A visitor goes to the queue of the lease that holds it; with none, it is closed at once."""
 
     number: int
     visitors: VisitorQueue | None = None
@@ -41,8 +40,6 @@ class PortPool:
 
     ports: dict[int, VisitPort] = attrs.field(converter=_by_number)
     _free: dict[int, VisitPort] = attrs.field(init=False)
-    _freed: trio.Event = attrs.field(init=False, factory=trio.Event)
-    _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
 
     def __attrs_post_init__(self) -> None:
         self._free = dict(self.ports)
@@ -88,33 +85,22 @@ class PortPool:
                 RefusalCode.PORT_NOT_OFFERED, "one visit port was asked for by two services"
             )
 
-    async def take(
+    def take(
         self,
         services: Sequence[ServiceRequest],
         holder: LeaseKey,
         allowed: Container[int] | None = None,
-    ) -> tuple[VisitPort, ...]:
-        """Return a free port for each service, waiting until there are enough: first come, first served.
+    ) -> tuple[VisitPort, ...] | None:
+        """Return a free port for each service, or None while there are too few: then trying again later helps.
 
         A client gets the ports that it names, else the ones that it had before where they are free, else those that nobody
-        has used for the longest time. Where the user may have the `allowed` ones alone, nobody waits for them, since all
-        others would wait behind. Cancelling it takes nothing.
+        has used for the longest time. Where the user may have the `allowed` ones alone, nobody waits for them.
 
         Raises:
             RefusedError: a port that a service names is taken, or too many of the allowed ones are.
         """
-        async with self._turn:
-            while len(self._free) < len(services):
-                self._freed = trio.Event()
-                await self._freed.wait()
-            return self._choose(services, holder, allowed)
-
-    def _choose(
-        self,
-        services: Sequence[ServiceRequest],
-        holder: LeaseKey,
-        allowed: Container[int] | None,
-    ) -> tuple[VisitPort, ...]:
+        if len(self._free) < len(services):
+            return None
         free = {
             number: port
             for number, port in self._free.items()
@@ -154,4 +140,3 @@ class PortPool:
         for port in ports:
             port.visitors = None
             self._free[port.number] = port
-        self._freed.set()

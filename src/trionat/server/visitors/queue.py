@@ -1,4 +1,7 @@
-"""Visitors and the line in which they wait for a tunnel. No checkpoint anywhere but in `VisitorQueue.next`, hence no lock."""
+"""The queue in which visitors wait for a tunnel, and tunnels for visitors.
+
+No checkpoint anywhere but in `VisitorQueue.next` and the waits, hence no lock.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +13,18 @@ import trio
 
 from trionat.log import get_logger
 from trionat.server.refusals import Bound, RefusalCounters
+from trionat.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trionat.address import TCPAddress
     from trionat.server.accounts.limits import UserLimits
-    from trionat.transport.endpoint import Endpoint
+    from trionat.server.visitors.visitor import Visitor
 
 log = get_logger(__name__)
 
 
 @attrs.define(eq=False)
-class Visitor:
-    """An outside connection to a visit port. Whoever holds it closes its endpoint.
-
-    `number` is unique on this server and stands on both sides' log lines. `early` are bytes of the visitor that were read and
-    given to a tunnel which turned out to be dead; they are counted, and the next tunnel gets them first. `since` is when it
-    began to wait, `tries` how many tunnels it was given. `gone` is called once, when it has left.
-    """
-
-    number: int
-    endpoint: Endpoint
-    address: TCPAddress
-    service: int
-    visited: TCPAddress
-    arrived: float = attrs.field(factory=trio.current_time)
-    since: float = attrs.field(factory=trio.current_time)
-    early: bytes = attrs.field(default=b"", repr=False)
-    tries: int = 0
-    gone: Callable[[], None] = lambda: None
-
-
-@attrs.define(eq=False)
-class _Place:
-    """An idle tunnel's place: woken with a visitor, or without one when the tunnel is not needed any more."""
+class _IdleTunnel:
+    """A tunnel that waits: woken with a visitor, or without one when it is not needed any more."""
 
     woken: trio.Event = attrs.field(factory=trio.Event)
     visitor: Visitor | None = None
@@ -55,8 +35,9 @@ class VisitorQueue:
     """Joins visitors to idle tunnels: who has waited longest goes first, to the tunnel that was used last.
 
     Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back. At most `most_waiting` wait
-    and at most `most_present` are there, waiting or served; `user_limits` has what its user may have on all lines together.
-    `arrivals` is how many have begun to wait so far, `refusals` counts those who may not. `session` (the uid, or None while there is none) is for the log.
+    and at most `most_present` are there, waiting or served; `user_limits` has what its user may have on all leases together.
+    `arrivals` is how many have begun to wait so far, and `arrived` is notified when another one does; `refusals` counts those who
+    may not. `session` (the uid, or None while there is none) is for the log.
     """
 
     most_waiting: int
@@ -68,10 +49,10 @@ class VisitorQueue:
     present: int = attrs.field(init=False, default=0)
     least_idle: int = attrs.field(init=False, default=0)
     arrivals: int = attrs.field(init=False, default=0)
-    wanted: trio.Event = attrs.field(init=False, factory=trio.Event)
-    _empty: trio.Event = attrs.field(init=False, factory=trio.Event)
+    arrived: Signal = attrs.field(init=False, factory=Signal)
+    _left: Signal = attrs.field(init=False, factory=Signal)
     _waiting: deque[Visitor] = attrs.field(init=False, factory=lambda: deque())
-    _idle: dict[_Place, None] = attrs.field(init=False, factory=lambda: {})
+    _idle: dict[_IdleTunnel, None] = attrs.field(init=False, factory=lambda: {})
 
     @property
     def waiting(self) -> int:
@@ -88,8 +69,8 @@ class VisitorQueue:
         """How many tunnels wait."""
         return len(self._idle)
 
-    def admit(self, visitor: Visitor) -> None:
-        """Take a visitor over: to an idle tunnel, into the line, or out of the door at once."""
+    def put(self, visitor: Visitor) -> None:
+        """Take a new visitor over: give it to an idle tunnel, let it wait, or close it at once where a limit is reached."""
         most, user_limits = self.user_limits.limits.visitors, self.user_limits
         if not self.open:
             bound, refusal = Bound.LEAVING, "the client is leaving"
@@ -111,7 +92,7 @@ class VisitorQueue:
                 self.least_idle = 0
                 self.arrivals += 1
                 self._waiting.append(visitor)
-                self.wanted.set()
+                self.arrived.notify()
             return
         visitor.endpoint.close()
         visitor.gone()
@@ -123,7 +104,7 @@ class VisitorQueue:
         )
 
     def put_back(self, visitor: Visitor) -> None:
-        """Take a visitor back to the head of the line: its tunnel was dead."""
+        """Take a visitor back, ahead of all others: its tunnel was dead."""
         visitor.since = trio.current_time()
         if not self.open:
             visitor.endpoint.reset()
@@ -135,13 +116,13 @@ class VisitorQueue:
             self._give(visitor)
         else:
             self._waiting.appendleft(visitor)
-            self.wanted.set()
+            self.arrived.notify()
 
     def _give(self, visitor: Visitor) -> None:
-        place, _ = self._idle.popitem()
+        tunnel, _ = self._idle.popitem()
         self.least_idle = min(self.least_idle, len(self._idle))
-        place.visitor = visitor
-        place.woken.set()
+        tunnel.visitor = visitor
+        tunnel.woken.set()
 
     def leave(self, visitor: Visitor) -> None:
         """A visitor that `next` or `take` gave out is done with."""
@@ -149,14 +130,12 @@ class VisitorQueue:
         self.present -= 1
         self.user_limits.visitors -= 1
         if not self.present:
-            self._empty.set()
+            self._left.notify()
 
     async def wait_empty(self) -> None:
         """Wait until no visitor is there, neither waiting nor served."""
         while self.present:
-            if self._empty.is_set():
-                self._empty = trio.Event()
-            await self._empty.wait()
+            await self._left.wait()
 
     def take(self) -> Visitor | None:
         """Return the visitor that has waited longest, or None where nobody waits."""
@@ -177,22 +156,22 @@ class VisitorQueue:
             await trio.lowlevel.checkpoint()
             if (visitor := self.take()) is not None:
                 return visitor
-        place = _Place()
-        self._idle[place] = None
+        tunnel = _IdleTunnel()
+        self._idle[tunnel] = None
         try:
-            await place.woken.wait()
+            await tunnel.woken.wait()
         except BaseException:
-            self._idle.pop(place, None)
-            if place.visitor is not None:
-                self.put_back(place.visitor)
+            self._idle.pop(tunnel, None)
+            if tunnel.visitor is not None:
+                self.put_back(tunnel.visitor)
             raise
-        return place.visitor
+        return tunnel.visitor
 
     def retire(self, count: int) -> None:
         """Send home the `count` tunnels that have been idle longest."""
-        for place in list(self._idle)[:count]:
-            del self._idle[place]
-            place.woken.set()
+        for tunnel in list(self._idle)[:count]:
+            del self._idle[tunnel]
+            tunnel.woken.set()
 
     def expire(self, before: float) -> None:
         """Dismiss visitors that have waited since before that moment."""
@@ -214,7 +193,7 @@ class VisitorQueue:
         return False
 
     def close(self, reason: str) -> None:
-        """Admit nobody any more and dismiss those who wait."""
+        """Take nobody any more, and dismiss those who wait."""
         self.open = False
         while self._waiting:
             self.refusals.counts[Bound.LEAVING] += 1

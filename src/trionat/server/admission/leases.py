@@ -1,0 +1,122 @@
+"""Which leases exist, who gets one back, and when they end. All of it is plain state that changes between two checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.log import get_logger
+from trionat.server.accounts.limits import LiveLimits
+from trionat.server.admission.lease import Lease
+from trionat.server.refusals import RefusalCounters
+from trionat.server.visitors.queue import VisitorQueue
+from trionat.signals import Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trionat.config.server import ServerConfig
+    from trionat.server.admission.queued_client import QueuedClient
+    from trionat.server.visitors.ports import LeaseKey, PortPool
+
+log = get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class Leases:
+    """Every lease takes one session slot of `ServerConfig.session_limit`, and its ports of the pool, until it is released.
+
+    `by_key` has those that exist; `live_limits` what their users may have; `changed` is notified when slots and ports are free
+    again, or will be in a while, and when a client leaves the queue.
+    """
+
+    config: ServerConfig
+    ports: PortPool
+    refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
+    by_key: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
+    live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
+    changed: Signal = attrs.field(init=False, factory=Signal)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self.by_key.values()))
+
+    @property
+    def free_slots(self) -> int:
+        """How many more sessions there may be."""
+        return self.config.session_limit - len(self.by_key)
+
+    def grant(self, client: QueuedClient) -> Lease | None:
+        """Return a new lease for a client that has none, or None where too few ports are free. There has to be a free slot.
+
+        Raises:
+            RefusedError: a port that it names is taken, or too many of those that its user may have are.
+        """
+        ports = self.ports.take(client.services, client.key, client.limits.visit_ports)
+        if ports is None:
+            return None
+        user_limits = self.live_limits.take(client.key[0], client.limits)
+        visitors = VisitorQueue(
+            self.config.max_waiting_visitors, self.config.max_visitors, user_limits, self.refusals
+        )
+        lease = Lease(client.key, ports, visitors, self._idle)
+        self.by_key[lease.key] = lease
+        return lease
+
+    async def reclaim(self, client: QueuedClient) -> Lease | None:
+        """Return the lease that the client has from before, without a session: one that is up is evicted. None: there is none.
+
+        A lease whose ports do not fit the client's services any more is given up.
+        """
+        reason = f"a new connection of the same client ({client.client_name})"
+        while (lease := self.by_key.get(client.key)) is not None:
+            if lease.given_up or not lease.serves(client.services, client.limits.visit_ports):
+                lease.give_up()
+                await lease.wait_vacant(reason)
+                continue
+            await lease.wait_vacant(reason)
+            if not lease.released and not lease.given_up:
+                return lease
+        return None
+
+    def of_user(self, user: str) -> list[Lease]:
+        """Return the user's leases."""
+        return [lease for lease in self if lease.key[0] == user]
+
+    def expires_at(self, lease: Lease) -> float:
+        """Return when a lease that no session uses is released; infinity while one does."""
+        if lease.vacant_since is None or lease.occupied:
+            return float("inf")
+        return lease.vacant_since + self.config.port_reservation
+
+    def expire(self, lease: Lease) -> None:
+        """Release a lease if it has stood without a session for `PortReservation`."""
+        if self.expires_at(lease) <= trio.current_time():
+            self.release(lease)
+
+    async def expire_visitors(self) -> None:
+        """Dismiss visitors that have waited for longer than `VisitorWait`, for ever."""
+        while True:
+            await trio.sleep(min(0.5, self.config.visitor_wait / 4))
+            for lease in self:
+                lease.visitors.expire(trio.current_time() - self.config.visitor_wait)
+
+    def _idle(self, lease: Lease) -> None:
+        """No session uses the lease: it ends now if nobody will come back for it, else by `expire`."""
+        if lease.given_up:
+            self.release(lease)
+        else:
+            self.changed.notify()
+
+    def release(self, lease: Lease) -> None:
+        """Give back slot and ports, and dismiss the visitors that wait. Idempotent."""
+        if lease.released:
+            return
+        lease.released = True
+        lease.visitors.close("the port was given back")
+        self.live_limits.give_back(lease.visitors.user_limits)
+        self.ports.give_back(lease.ports)
+        del self.by_key[lease.key]
+        log.info("ports are free again", ports=lease.port_numbers, user=lease.key[0])
+        self.changed.notify()

@@ -1,0 +1,77 @@
+"""An authenticated client that has no session yet; what is the same in all dialects."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.signals import Signal
+
+if TYPE_CHECKING:
+    from trionat.address import TCPAddress
+    from trionat.errors import RefusedError
+    from trionat.protocol.messages import ServiceRequest
+    from trionat.server.admission.lease import Lease
+    from trionat.server.visitors.ports import LeaseKey
+    from trionat.store.base import Limits
+
+
+@attrs.define(eq=False, kw_only=True)
+class QueuedClient(ABC):
+    """Wants a lease; `key` says whose that is, `limits` are its user's. It gets `lease` or `refusal`, or leaves.
+
+    `position` counts from 1; 0 means that it does not stand in the queue. `reclaiming` is round the wait for a lease of its own
+    that another connection of it still uses.
+    """
+
+    key: LeaseKey
+    client_name: str
+    address: TCPAddress
+    services: tuple[ServiceRequest, ...]
+    limits: Limits
+    since: float = attrs.field(init=False, factory=trio.current_time)
+    lease: Lease | None = attrs.field(init=False, default=None)
+    refusal: RefusedError | None = attrs.field(init=False, default=None)
+    position: int = attrs.field(init=False, default=0)
+    reclaiming: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
+    changed: Signal = attrs.field(init=False, factory=Signal)
+
+    @abstractmethod
+    async def send_position(self) -> None:
+        """Tell the client where it stands; called again and again, also when nothing has changed.
+
+        Raises:
+            PeerError: the client is gone, or does not read.
+        """
+
+    @abstractmethod
+    async def listen(self) -> None:
+        """Listen to the waiting client for ever.
+
+        Raises:
+            PeerError: it has left, or sent what it must not.
+        """
+
+    @property
+    def answered(self) -> bool:
+        """Whether it has a lease, or a refusal."""
+        return self.lease is not None or self.refusal is not None
+
+    def has_news(self, told: int) -> bool:
+        """Whether it is answered, or stands elsewhere than the position that it was `told`."""
+        return self.answered or self.position != told
+
+    def grant(self, lease: Lease) -> None:
+        """Give it a lease."""
+        self.lease = lease
+        self.changed.notify()
+
+    def refuse(self, refusal: RefusedError) -> None:
+        """Send it away. A lease that it was granted in this very moment stays, for the connection that takes its place."""
+        self.refusal = refusal
+        self.lease = None
+        self.reclaiming.cancel("the client was refused")
+        self.changed.notify()

@@ -1,0 +1,83 @@
+"""Takes connections on visit ports: asks whether the visitor may come in, and gives it to the lease that holds the port."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+
+import attrs
+
+from trionat.address import TCPAddress
+from trionat.log import get_logger
+from trionat.networks import plain_host
+from trionat.server.refusals import Bound, RefusalCounters
+from trionat.server.visitors.access import AccessPolicy
+from trionat.server.visitors.visitor import Visitor
+from trionat.transport.endpoint import SocketEndpoint
+
+if TYPE_CHECKING:
+    import socket
+
+    from trionat.config.server import ServerConfig
+    from trionat.server.visitors.ports import VisitPort
+
+log = get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class VisitorAcceptor:
+    """What the listeners of all visit ports call. A visitor that may not come in is closed before one byte of it is read."""
+
+    config: ServerConfig
+    refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
+    _policy: AccessPolicy = attrs.field(init=False)
+    _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
+
+    def __attrs_post_init__(self) -> None:
+        self._policy = AccessPolicy(self.config)
+
+    def accept(
+        self,
+        port: VisitPort,
+        listening: TCPAddress,
+        connection: socket.socket,
+        address: TCPAddress,
+    ) -> None:
+        """Take over a connection from `address` that was accepted on a port, which listens there."""
+        queue = port.visitors
+        user_limits = None if queue is None else queue.user_limits
+        refusal = self._policy.refusal(address.host, user_limits)
+        if refusal is not None or queue is None:
+            connection.close()
+            bound, reason = refusal or (Bound.NO_CLIENT, "no client holds this port")
+            self.refusals.count(
+                bound,
+                lambda count: log.info(
+                    "visitor refused",
+                    address=str(address),
+                    port=port.number,
+                    reason=reason,
+                    refused=count,
+                ),
+                user="" if user_limits is None else user_limits.user,
+            )
+            return
+        queue.put(
+            Visitor(
+                number=next(self._numbers),
+                endpoint=SocketEndpoint(connection),
+                address=address,
+                service=port.service,
+                visited=_dialled(connection, listening),
+                gone=self._policy.enter(address.host),
+            )
+        )
+
+
+def _dialled(connection: socket.socket, listening: TCPAddress) -> TCPAddress:
+    """Return which of our addresses a visitor has dialled; a port often listens on all of them."""
+    try:
+        host, port = connection.getsockname()[:2]
+    except OSError:  # gone already, on some systems
+        return listening
+    return TCPAddress(plain_host(host), port)

@@ -1,0 +1,29 @@
+"""How a task learns that something which another task changes has changed."""
+
+from __future__ import annotations
+
+import attrs
+from trio.lowlevel import ParkingLot
+
+
+@attrs.define(eq=False)
+class Signal:
+    """Wakes whoever waits for it; nothing is remembered, so each waiter looks at the state itself.
+
+    Used in a loop, with no checkpoint between the look and the wait, so that no change can be missed::
+
+        while not self.ready:
+            await self._changed.wait()
+
+    A `trio.Event` would stay set, and would have to be replaced before each wait.
+    """
+
+    _lot: ParkingLot = attrs.field(init=False, factory=ParkingLot)
+
+    def notify(self) -> None:
+        """Wake all who wait now; those who come later wait for the next call."""
+        self._lot.unpark_all()
+
+    async def wait(self) -> None:
+        """Wait for the next `notify`. Always a checkpoint; cancelling it leaves nothing behind."""
+        await self._lot.park()
