@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import ssl
 import subprocess
 import sys
@@ -15,16 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from trionat.transport.certificate import (
     fingerprint,
     first_certificate,
-    format_fingerprint,
     make_certificate,
-    parse_fingerprint,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-VALUE = bytes(range(32))
-BASE64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
@@ -125,40 +119,6 @@ def test_fingerprint_is_that_of_the_first_certificate() -> None:
     assert fingerprint(der) == hashlib.sha256(der).digest()
     with pytest.raises(ValueError, match="no certificate"):
         first_certificate("-----BEGIN PRIVATE KEY-----")
-
-
-def test_fingerprint_is_shown_as_ssh_shows_it() -> None:
-    assert format_fingerprint(VALUE) == f"SHA256:{BASE64}"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"SHA256:{BASE64}",
-        f" SHA256:{BASE64}=\n",
-        f"sha256:{BASE64}",
-        VALUE.hex(),
-        VALUE.hex().upper(),
-        VALUE.hex(":"),
-        f"SHA256:{VALUE.hex(':')}",
-    ],
-)
-def test_fingerprint_is_read_in_every_common_form(text: str) -> None:
-    assert parse_fingerprint(text) == VALUE
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "SHA256:", f"MD5:{BASE64}", BASE64[:-1], f"{BASE64}A", VALUE.hex()[:-2], f"{VALUE.hex()}00", "é" * 43],
-)  # fmt: skip
-def test_other_text_is_no_fingerprint(text: str) -> None:
-    with pytest.raises(
-        ValueError,
-        match=re.escape(
-            f"a fingerprint is SHA256: and 43 characters of base64, or 64 hex digits, got {text!r}"
-        ),
-    ):
-        parse_fingerprint(text)
 
 
 def test_cryptography_is_imported_only_to_make_one() -> None:

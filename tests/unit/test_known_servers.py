@@ -13,7 +13,7 @@ import pytest
 from trionat.address import TCPAddress
 from trionat.client.native.known_servers import KnownServers, check_fingerprint, load_identity
 from trionat.errors import IdentityError, StartupError
-from trionat.transport.certificate import format_fingerprint
+from trionat.fingerprint import format_fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,10 @@ def test_what_is_remembered_anew_replaces_the_old_and_nothing_else(tmp_path: Pat
         ("example.com:8007", "a line is HOST:PORT SHA256:…"),
         (f"example.com:8007 {ONE.hex()} more", "a line is HOST:PORT SHA256:…"),
         (f"example.com {ONE.hex()}", "'example.com' has no port"),
-        (f"example.com:8007 {ONE.hex()[1:]}", "a fingerprint is SHA256: and 43"),
+        (
+            f"example.com:8007 {ONE.hex()[1:]}",
+            f"'{ONE.hex()[1:]}' is no fingerprint: write SHA256: and 32 bytes",
+        ),
         (f"known.example:1 {TWO.hex()}", "another fingerprint for known.example:1 than above"),
     ],
 )

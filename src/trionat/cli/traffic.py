@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
@@ -17,8 +16,7 @@ from trionat.log import escape
 from trionat.store.amount import format_amount
 from trionat.store.base import Store
 from trionat.store.journal import FILE_NAME, load_journal
-
-_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
+from trionat.store.month import month_of, parse_month
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +45,7 @@ def traffic(
     """Show the bytes relayed for each user, both directions added: in all, and in a month. The most come first."""
     with told():
         with given("--month"):
-            month = _checked(month) if month else f"{datetime.now(UTC):%Y-%m}"
+            month = parse_month(month) if month else month_of(datetime.now(UTC))
         state = State.find(state_dir, config)
         waiting = load_journal(state.folder).unsettled()
         found = state.ask(lambda store: _usage(store, waiting, user, month))
@@ -60,12 +58,6 @@ def traffic(
         typer.echo(
             f"{format_amount(rest)} more wait in {state.folder / FILE_NAME} until a server adds them."
         )
-
-
-def _checked(month: str) -> str:
-    if not _MONTH.fullmatch(month):
-        raise ValueError(f"{month!r} is no month: write it as 2026-11")
-    return month
 
 
 async def _usage(

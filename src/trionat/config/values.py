@@ -6,8 +6,6 @@ and `00000000` mean what they look like, and not the numbers that YAML 1.1 would
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -23,6 +21,7 @@ from trionat.address import (
     parse_public_address,
     parse_tcp_address,
 )
+from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.networks import parse_network, write_network
 
 if TYPE_CHECKING:
@@ -156,17 +155,7 @@ def _read_local(text: str) -> Address:
 
 
 def _read_fingerprint(text: str) -> str:
-    digits = text[7:] if text[:7].upper() == "SHA256:" else text
-    try:
-        if re.fullmatch(r"[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}", digits):
-            digest = bytes.fromhex(digits.replace(":", ""))
-        else:
-            digest = base64.b64decode(digits.rstrip("=") + "=", validate=True)
-    except (binascii.Error, ValueError):
-        digest = b""
-    if len(digest) != 32:
-        raise ValueError(f"{text!r} is no fingerprint: write SHA256: and 32 bytes in base64 or hex")
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+    return format_fingerprint(parse_fingerprint(text))
 
 
 TEXT = Kind("text", _read_text)

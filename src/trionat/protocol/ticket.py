@@ -30,7 +30,8 @@ from typing import Final, Self
 
 import attrs
 
-FINGERPRINT_BYTES: Final = 32
+from trionat.fingerprint import FINGERPRINT_BYTES
+
 TOKEN_BYTES: Final = 16
 """128 bits of the HMAC are kept, so that the ticket stays short: RFC 2104 section 5 allows no less than half of the hash."""
 MAX_USERNAME_BYTES: Final = 1020

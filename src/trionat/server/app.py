@@ -15,6 +15,7 @@ import trio
 from trionat.address import TCPAddress
 from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
+from trionat.fingerprint import format_fingerprint
 from trionat.log import get_logger
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.server.accounts.accounts import ANONYMOUS, Accounts
@@ -41,7 +42,7 @@ from trionat.server.state_folder import (
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
-from trionat.transport.certificate import fingerprint, first_certificate, format_fingerprint
+from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors
 from trionat.transport.listener import Listener
 from trionat.transport.tls import server_context

@@ -20,6 +20,7 @@ import attrs
 
 from trionat.errors import StartupError
 from trionat.store.base import Flush
+from trionat.store.month import parse_month
 from trionat.store.private_file import read_private, write_private
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ FILE_NAME: Final = "traffic.json"
 
 _VERSION: Final = 1
 _SERVER: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 def _new_name() -> str:
@@ -148,8 +148,8 @@ def _decode(content: Any) -> Journal:
 
 
 def _month(value: Any) -> str:
-    _check(isinstance(value, str) and _MONTH.fullmatch(value), "month")
-    return str(value)
+    _check(isinstance(value, str), "month")
+    return parse_month(value)
 
 
 def _amounts(value: Any) -> dict[str, int]:

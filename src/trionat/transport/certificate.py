@@ -1,4 +1,4 @@
-"""The server's certificate: making the self-signed one, and fingerprints as people and tickets carry them.
+"""The server's certificate: making the self-signed one, and the fingerprint of any.
 
 Knows nothing of files, sockets or of who is trusted.
 """
@@ -7,15 +7,12 @@ Knows nothing of files, sockets or of who is trusted.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import ipaddress
 import re
 import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
-
-from trionat.protocol.ticket import FINGERPRINT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +25,6 @@ _NO_EXPIRY: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _BLOCK: Final = re.compile(
     "-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", flags=re.DOTALL
 )
-_LABEL: Final = "SHA256:"
-_HEX: Final = re.compile("[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}")
 
 
 def make_certificate(
@@ -130,31 +125,3 @@ def first_certificate(pem: str) -> bytes:
 def fingerprint(der: bytes) -> bytes:
     """Return the SHA-256 of a certificate in DER, 32 bytes; `ssl` gives it as `getpeercert(binary_form=True)`."""
     return hashlib.sha256(der).digest()
-
-
-def format_fingerprint(value: bytes) -> str:
-    """Return `SHA256:` and unpadded base64, as ssh shows the fingerprints of its hosts."""
-    return _LABEL + base64.b64encode(value).rstrip(b"=").decode()
-
-
-def parse_fingerprint(text: str) -> bytes:
-    """Read a fingerprint: base64 as `format_fingerprint` writes it, or 64 hex digits with or without colons.
-
-    `SHA256:` may stand before either.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    digits = re.sub(f"^{_LABEL}", "", text.strip(), flags=re.IGNORECASE)
-    try:
-        if _HEX.fullmatch(digits):
-            value = bytes.fromhex(digits.replace(":", ""))
-        else:
-            value = base64.b64decode(digits.removesuffix("=") + "=", validate=True)
-    except ValueError:
-        value = b""
-    if len(value) != FINGERPRINT_BYTES:
-        raise ValueError(
-            f"a fingerprint is {_LABEL} and 43 characters of base64, or 64 hex digits, got {text!r}"
-        )
-    return value

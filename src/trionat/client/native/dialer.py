@@ -18,9 +18,9 @@ from trionat.errors import (
     Problem,
     StartupError,
 )
+from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.log import get_logger
 from trionat.protocol.ticket import Ticket
-from trionat.transport.certificate import format_fingerprint, parse_fingerprint
 from trionat.transport.deadline import deadline
 from trionat.transport.dial import reach
 from trionat.transport.endpoint import SocketEndpoint

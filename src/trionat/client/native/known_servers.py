@@ -17,13 +17,13 @@ import attrs
 
 from trionat.address import parse_tcp_address
 from trionat.errors import IdentityError, StartupError
+from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.store.private_file import (
     create_private,
     make_private_folder,
     read_private,
     write_private,
 )
-from trionat.transport.certificate import format_fingerprint, parse_fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path

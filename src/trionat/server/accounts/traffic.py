@@ -19,6 +19,7 @@ import trio
 from trionat.errors import StartupError, StoreUnavailableError
 from trionat.log import get_logger
 from trionat.store.journal import load_journal, save_journal
+from trionat.store.month import month_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Generator
@@ -195,7 +196,7 @@ class Traffic:
 
     @property
     def _month(self) -> str:
-        return f"{self.now():%Y-%m}"
+        return month_of(self.now())
 
     def _count(self) -> None:
         """Take what the meters have into the journal."""
