@@ -140,6 +140,53 @@ async def test_one_that_has_failed_goes_on_at_once(tidy: Tidy, autojump_clock: M
     assert trio.current_time() - started == 1
 
 
+@pytest.mark.parametrize("cut", ["failed", "cancelled"])
+async def test_what_is_not_relayed_is_not_owed(
+    tidy: Tidy, autojump_clock: MockClock, cut: str
+) -> None:
+    """300 visitors that send 16 KiB and reset: the next one waits for the piece that was relayed, not for theirs."""
+    throttle = Throttle(100_000)
+    async with trio.open_nursery() as nursery:
+        streams = [await open_stream(tidy, throttle) for _ in range(300)]
+        for stream in streams:
+            nursery.start_soon(stream.slow_down, 16_384)
+        await trio.sleep(0.01)
+        if cut == "failed":
+            for stream in streams:
+                stream.fail(AbortReason.RESET, "gone")
+        else:
+            nursery.cancel_scope.cancel()
+    started = trio.current_time()
+    await (await open_stream(tidy, throttle)).slow_down(5)
+    assert trio.current_time() - started < 0.5
+
+
+async def test_a_limit_that_is_lifted_and_set_again_revives_no_debt(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    throttle = Throttle(1000)
+    stream = await open_stream(tidy, throttle)
+    await stream.slow_down(1_000_000)
+    throttle.rate = None
+    throttle.rate = 1000
+    started = trio.current_time()
+    await stream.slow_down(5)
+    assert trio.current_time() == started
+
+
+async def test_a_lower_rate_makes_up_for_one_record_at_most(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    throttle = Throttle(10**9)
+    stream = await open_stream(tidy, throttle)
+    for _ in range(1000):
+        await stream.slow_down(256 * 1024)
+    throttle.rate = 10_000
+    started = trio.current_time()
+    await stream.slow_down(5)
+    assert trio.current_time() - started <= TLS_RECORD_BYTES / 10_000
+
+
 async def test_an_idle_user_has_a_quarter_of_a_second_in_store(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:

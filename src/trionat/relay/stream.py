@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 REPLAY_BYTES: Final = 64 * 1024
 
 
-# How often a stream that is held up looks, in seconds, whether the rate has changed.
-_LOOK_AGAIN: Final = 0.5
-
-
 @attrs.frozen
 class Failure:
     """Why a stream ended other than by END in both directions: `reason` for machines, `text` for people."""
@@ -50,11 +46,14 @@ class VisitorStream:
     over: bool = False
     throttle: Throttle | None = None
     changed: Signal = attrs.field(factory=Signal)
+    _held_up: set[trio.CancelScope] = attrs.field(init=False, factory=lambda: set())
 
     def fail(self, reason: AbortReason, text: str) -> None:
         """Note why it ends; the first reason counts."""
         if self.failure is None:
             self.failure = Failure(reason, text)
+            for scope in self._held_up:
+                scope.cancel(text)
         self.changed.notify()
 
     def keep_unanswered(self, piece: memoryview) -> None:
@@ -66,11 +65,14 @@ class VisitorStream:
 
     async def slow_down(self, count: int) -> None:
         """Wait until so many bytes, which were read, may be relayed; a stream that has failed need not wait."""
-        if self.throttle is not None:
-            before = self.throttle.charge(count)
-            while self.failure is None and (delay := self.throttle.delay(before)):
-                with trio.move_on_after(min(delay, _LOOK_AGAIN)):
-                    await self.changed.wait()
+        if self.throttle is None or self.failure is not None or self.throttle.take_nowait(count):
+            return
+        with trio.CancelScope() as scope:
+            self._held_up.add(scope)
+            try:
+                await self.throttle.take(count)
+            finally:
+                self._held_up.remove(scope)
 
     @property
     def end(self) -> str:
