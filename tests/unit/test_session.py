@@ -571,7 +571,8 @@ async def test_unanswered_probe_of_an_idle_tunnel(tidy: Tidy, autojump_clock: Mo
         started = trio.current_time()
         assert await dead.next() == Probe()
         assert 14 < trio.current_time() - started < 17
-        assert await receive_all(dead.wire) == b""
+        with pytest.raises(ConnectionResetError):  # the other end may be busy writing elsewhere
+            await receive_all(dead.wire)
         assert trio.current_time() - started < 23
         assert server.sessions[0].tunnels.count == 0
 

@@ -58,6 +58,8 @@ _CLIENT_GIVES_UP_AFTER: Final = (
 _ABORT_ANSWER_WITHIN: Final = (
     10  # the peer reads our ABORT only when it has delivered what came before
 )
+_LOST_WIRE_STUCK_FOR: Final = 5
+"""Sweeps for which what came over a wire that is lost by now may wait for its reader. What is still read may be all of it, with its END."""
 ACKNOWLEDGED_WITHIN: Final = 15.0
 """Seconds in which the peer's kernel has to acknowledge something of what a busy tunnel has sent. Nobody is asked there, so the kernel
 has to tell; a slow reader's acknowledges all the same. With less, tunnels would end in outages that the control connection survives."""
@@ -92,6 +94,9 @@ class Tunnel:
     _unanswered_probe: int | None = attrs.field(init=False, default=None)
     _failed_for: int = attrs.field(init=False, default=0)
     _stalled_for: int = attrs.field(init=False, default=0)
+    _wire_lost: bool = attrs.field(init=False, default=False)
+    _stuck_for: int = attrs.field(init=False, default=0)
+    _given_before: int = attrs.field(init=False, default=0)
     stream: VisitorStream | None = attrs.field(init=False, default=None)
     _conversation: Conversation = attrs.field(init=False)
     _reader: TunnelReader = attrs.field(init=False, factory=TunnelReader)
@@ -400,6 +405,7 @@ class Tunnel:
         stream = self.stream
         if stream is not None and stream.failure is None and stream.plain.is_lost():
             self._lose_plain(stream)
+        self._check_wire(stream)
         failed = self._conversation.aborted or (stream is not None and stream.failure is not None)
         self._failed_for = self._failed_for + 1 if failed and not self.idle else 0
         if self._failed_for > _ABORT_ANSWER_WITHIN:
@@ -427,6 +433,21 @@ class Tunnel:
             self._probe()
         elif self.idle and self._silent > _CLIENT_GIVES_UP_AFTER:
             raise PeerTimeoutError("the server has forgotten this tunnel")
+
+    def _check_wire(self, stream: VisitorStream | None) -> None:
+        """Notice that the wire was lost while nobody reads it, since `receive` waits for a plain end that does not read.
+
+        Raises:
+            ConnectionLostError: so it is, and the plain end takes nothing any more.
+        """
+        self._wire_lost = self._wire_lost or self.wire.is_lost()
+        if not self._wire_lost:
+            return
+        given = 0 if stream is None else stream.given
+        self._stuck_for = self._stuck_for + 1 if given == self._given_before else 0
+        self._given_before = given
+        if self._stuck_for > _LOST_WIRE_STUCK_FOR:
+            raise ConnectionLostError("the tunnel was lost")
 
     def _probe(self) -> None:
         if self._last_word.locked():  # it has tried to leave all the while

@@ -211,6 +211,8 @@ class TunnelPool:
                 except PeerError as error:
                     log.info("tunnel given up", reason=str(error))
                     scope.cancel(str(error))
+                    # The other end may wait for a plain end that does not read, and would not see a mere end.
+                    tunnel.wire.reset()
             if trio.current_time() - self._demanded > _DEMAND_LASTS:
                 self._waiting = 0
             self._changed.notify()

@@ -111,6 +111,8 @@ class NativeTunnels(Tunnels):
             except PeerError as error:
                 log.info("tunnel given up", reason=str(error))
                 served.scope.cancel(str(error))
+                # The other end may wait for a plain end that does not read, and would not see a mere end.
+                tunnel.wire.reset()
         self._sweeps += 1
         if self._sweeps % _RETIRE_AFTER == 0:
             busy = len(self._tunnels) - self.visitors.idle
