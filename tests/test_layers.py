@@ -18,6 +18,17 @@ LAYERS = [
 ]
 """From the top down. A room imports from itself and from lower layers; beside each other, only where `BESIDE` says so."""
 BESIDE = {("__main__", "cli"), ("cli", "__init__"), ("relay", "transport")}
+SERVER_ROOMS = [
+    {"app"},
+    {"admin"},
+    {"control"},
+    {"sessions"},
+    {"admission"},
+    {"visitors"},
+    {"accounts"},
+    {"state_folder", "refusals"},
+]
+"""The rooms of the server, from the top down; a room imports from itself and from those below."""
 SANS_IO = {"trio", "socket", "ssl", "time", "asyncio", "anyio", "selectors", "threading"}
 """What protocol/ must not know; not for annotations either, since who names a socket's type is about to use one."""
 
@@ -38,6 +49,21 @@ def rank(room: str) -> int:
 
 def may_import(importer: str, imported: str) -> bool:
     return importer == imported or rank(importer) < rank(imported) or (importer, imported) in BESIDE
+
+
+def server_rank(room: str) -> int:
+    for number, rooms in enumerate(SERVER_ROOMS):
+        if room in rooms:
+            return number
+    raise AssertionError(f"trionat.server.{room} has no place yet: give it one in SERVER_ROOMS")
+
+
+def may_import_in_server(path: Path, imported: str) -> bool:
+    """Tell whether a module of the server may import `server.ROOM...`."""
+    if len(path.parts) < 2 or path.parts[1] == "__init__.py":
+        return False
+    room, below = path.parts[1].removesuffix(".py"), imported.split(".")[1]
+    return room == below or server_rank(room) < server_rank(below)
 
 
 def parsed() -> list[tuple[Path, ast.Module]]:
@@ -77,6 +103,8 @@ def violations(path: Path, tree: ast.Module) -> list[str]:
         target = rest.partition(".")[0]
         if top == "trionat" and target and not may_import(room, target_room(target)):
             found.append(f"{path}: {room} must not import {name}")
+        if room == "server" and target == "server" and not may_import_in_server(path, rest):
+            found.append(f"{path}: imports in server/ run downward only, and {name} is not below")
         if room == "protocol" and top in SANS_IO:
             found.append(f"{path}: protocol must not know {top}")
         if top in FOREIGN and path.as_posix() not in FOREIGN[top]:
@@ -131,6 +159,9 @@ def test_every_module_has_a_layer() -> None:
         ("protocol/frames.py", "import time"),
         ("store/sqlite.py", "import asyncmy.errors"),
         ("server/app.py", "print('up')"),
+        ("server/accounts/accounts.py", "from trionat.server.sessions.session import Session"),
+        ("server/visitors/queue.py", "from trionat.server.admission import lease"),
+        ("server/refusals.py", "from trionat.server.accounts.limits import UserLimits"),
         ("server/utils.py", ""),
         ("utils/text.py", ""),
     ],
@@ -145,7 +176,7 @@ def test_the_rules_bite(path: str, source: str) -> None:
         ("cli/serve.py", "from trionat.server.app import serve\nprint('up')"),
         (
             "server/app.py",
-            "from trionat.server.sessions.session import Session\nfrom . import ports\nimport trio",
+            "from trionat.server.sessions.session import Session\nfrom .visitors import ports\nimport trio",
         ),
         ("server/app.py", "from ..relay import tunnel\nfrom trionat.errors import PeerError"),
         ("protocol/frames.py", "import struct\nfrom ..errors import RemoteProtocolError"),

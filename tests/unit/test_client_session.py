@@ -74,7 +74,7 @@ WELCOME = Welcome(
 
 
 @attrs.define(eq=False)
-class Desk(Running):
+class ServerSide(Running):
     """A client's session, and the server's end of its control connection in the test's hands."""
 
     host: Host
@@ -125,25 +125,25 @@ def session_at(
 
 
 @asynccontextmanager
-async def open_desk(
+async def open_server_side(
     tidy: Tidy, folder: Path, *, forwarder: Forwarder | None = None, **settings: object
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[ServerSide]:
     host = Host(tidy, folder)
     events: list[ClientEvent] = []
     session = session_at(host, forwarder or Forwarder(SERVICES, 5), tell=events.append, **settings)
-    desk = Desk(session, host, events)
+    server = ServerSide(session, host, events)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(desk.run)
-            yield desk
+            nursery.start_soon(server.run)
+            yield server
             nursery.cancel_scope.cancel()
     finally:
         host.go()
 
 
 async def test_first_words(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_desk(tidy, tmp_path, min_idle_tunnels=3) as desk:
-        hello, expose = await desk.answer()
+    async with open_server_side(tidy, tmp_path, min_idle_tunnels=3) as server:
+        hello, expose = await server.answer()
         assert (hello.username, hello.password, hello.token) == ("alice", "secret", None)
         assert (hello.identity, hello.name) == ("me", "Laptop")
         assert hello.software.startswith("trionat ")
@@ -157,9 +157,9 @@ async def test_first_words(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 
 
 async def test_welcome(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_desk(tidy, tmp_path, min_idle_tunnels=3) as desk:
-        await desk.welcome()
-        assert desk.events == [
+    async with open_server_side(tidy, tmp_path, min_idle_tunnels=3) as server:
+        await server.welcome()
+        assert server.events == [
             Connected(
                 uid=7,
                 services=(
@@ -180,13 +180,13 @@ async def test_welcome(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) ->
                 encrypted=True,
             )
         ]
-        assert desk.session.ports == (60001, 60022)
+        assert server.session.ports == (60001, 60022)
         for _ in range(3):
-            wire = Channel(await desk.host.answer(TUNNEL))
+            wire = Channel(await server.host.answer(TUNNEL))
             assert await wire.receive() == Attach(7, SECRET)
-        await desk.say(Demand(2))
+        await server.say(Demand(2))
         await trio.testing.wait_all_tasks_blocked()
-        assert desk.host.waiting() == 2
+        assert server.host.waiting() == 2
 
 
 @pytest.mark.parametrize(
@@ -206,11 +206,11 @@ async def test_public_host(
     host: str,
     expected: str,
 ) -> None:
-    async with open_desk(tidy, tmp_path, public_server_addr=shown) as desk:
-        await desk.answer()
-        await desk.say(attrs.evolve(WELCOME, host=host))
+    async with open_server_side(tidy, tmp_path, public_server_addr=shown) as server:
+        await server.answer()
+        await server.say(attrs.evolve(WELCOME, host=host))
         await trio.testing.wait_all_tasks_blocked()
-        (event,) = desk.events
+        (event,) = server.events
         assert isinstance(event, Connected)
         assert {service.public.host for service in event.services} == {expected}
 
@@ -218,25 +218,25 @@ async def test_public_host(
 async def test_queued_is_told_once_for_each_position_and_pings_go_out(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
-        await desk.answer()
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.answer()
         started = trio.current_time()
         for position in (3, 3, 2, 2, 1):
-            await desk.say(Queued(position=position))
-            assert await desk.hear(Ping) == Ping(0)
+            await server.say(Queued(position=position))
+            assert await server.hear(Ping) == Ping(0)
         assert trio.current_time() - started == pytest.approx(12.5)
-        assert desk.events == [QueuedEvent(3), QueuedEvent(2), QueuedEvent(1)]
-        await desk.say(WELCOME)
+        assert server.events == [QueuedEvent(3), QueuedEvent(2), QueuedEvent(1)]
+        await server.say(WELCOME)
         await trio.testing.wait_all_tasks_blocked()
-        assert isinstance(desk.events[-1], Connected)
+        assert isinstance(server.events[-1], Connected)
 
 
 async def test_refused(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
-        await desk.answer()
-        await desk.say(Refused(code="full", text="come back later"))
-        desk.channel.endpoint.close()
-        problem = await desk.problem()
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.answer()
+        await server.say(Refused(code="full", text="come back later"))
+        server.channel.endpoint.close()
+        problem = await server.problem()
         assert isinstance(problem, RefusedError)
         assert (problem.code, problem.text) == ("full", "come back later")
 
@@ -257,12 +257,12 @@ async def test_refused(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) ->
 async def test_what_no_server_says_before_welcome(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, message: Message
 ) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
-        await desk.answer()
-        await desk.say(message)
-        assert isinstance(await desk.problem(), RemoteProtocolError)
-        assert desk.session.up_since is None
-        assert desk.events == []
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.answer()
+        await server.say(message)
+        assert isinstance(await server.problem(), RemoteProtocolError)
+        assert server.session.up_since is None
+        assert server.events == []
 
 
 @pytest.mark.parametrize(
@@ -273,10 +273,10 @@ async def test_what_no_server_says_before_welcome(
 async def test_what_no_server_says_in_a_session(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, message: Message
 ) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
-        await desk.welcome()
-        await desk.say(message)
-        problem = await desk.problem()
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.welcome()
+        await server.say(message)
+        problem = await server.problem()
         assert isinstance(problem, RemoteProtocolError)
         assert type(message).__name__.upper() in str(problem)
 
@@ -284,11 +284,11 @@ async def test_what_no_server_says_in_a_session(
 async def test_silence_before_welcome(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
+    async with open_server_side(tidy, tmp_path) as server:
         started = trio.current_time()
-        await desk.answer()
-        assert isinstance(await desk.problem(), PeerTimeoutError)
-        assert desk.ended_at - started == pytest.approx(
+        await server.answer()
+        assert isinstance(await server.problem(), PeerTimeoutError)
+        assert server.ended_at - started == pytest.approx(
             10
         )  # nobody waits for words that it may still say
 
@@ -296,54 +296,54 @@ async def test_silence_before_welcome(
 async def test_silence_in_the_session(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
-        await desk.welcome()
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.welcome()
         started = trio.current_time()
-        assert isinstance(await desk.problem(), PeerTimeoutError)
-        assert desk.ended_at - started == pytest.approx(8)
+        assert isinstance(await server.problem(), PeerTimeoutError)
+        assert server.ended_at - started == pytest.approx(8)
 
 
 async def test_pings_keep_it_up(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
-        await desk.welcome()
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.welcome()
         for number in range(20):
             await trio.sleep(7)
-            await desk.say(Ping(number))
-        assert not desk.over.is_set()
+            await server.say(Ping(number))
+        assert not server.over.is_set()
 
 
 async def test_the_servers_last_words(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
-        await desk.welcome()
-        await desk.say(Drain(seconds=30))
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.welcome()
+        await server.say(Drain(seconds=30))
         await trio.testing.wait_all_tasks_blocked()
-        assert desk.events[-1] == Draining(30)
-        assert not desk.over.is_set()
-        await desk.say(Close(code=CloseCode.STOPPED, text="the server stops"))
-        desk.channel.endpoint.send_eof()
-        await desk.over.wait()
+        assert server.events[-1] == Draining(30)
+        assert not server.over.is_set()
+        await server.say(Close(code=CloseCode.STOPPED, text="the server stops"))
+        server.channel.endpoint.send_eof()
+        await server.over.wait()
         assert any(
             isinstance(problem, SessionOverError) and problem.code == CloseCode.STOPPED
-            for problem in desk.problems
+            for problem in server.problems
         )
 
 
 async def test_loss(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
-        await desk.welcome()
-        desk.channel.endpoint.reset()
-        assert isinstance(await desk.problem(), ConnectionLostError)
-        assert desk.session.up_since is not None
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.welcome()
+        server.channel.endpoint.reset()
+        assert isinstance(await server.problem(), ConnectionLostError)
+        assert server.session.up_since is not None
 
 
 async def test_cancelled_leaves_at_once(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     started = 0.0
-    async with open_desk(tidy, tmp_path, min_idle_tunnels=5) as desk:
-        await desk.welcome()
+    async with open_server_side(tidy, tmp_path, min_idle_tunnels=5) as server:
+        await server.welcome()
         started = trio.current_time()
     assert trio.current_time() == started
 
@@ -352,14 +352,14 @@ async def test_cancelled_leaves_at_once(
 
 
 async def test_stop(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_desk(tidy, tmp_path, drain_grace=10) as desk:
-        await desk.welcome()
-        desk.session.stopping.set()
-        assert await desk.hear(Drain) == Drain(seconds=10)
-        assert await desk.hear(Close) == Close(code="stopped", text="the client stops")
-        desk.channel.endpoint.close()
-        await desk.over.wait()
-        assert desk.problems == []
+    async with open_server_side(tidy, tmp_path, drain_grace=10) as server:
+        await server.welcome()
+        server.session.stopping.set()
+        assert await server.hear(Drain) == Drain(seconds=10)
+        assert await server.hear(Close) == Close(code="stopped", text="the client stops")
+        server.channel.endpoint.close()
+        await server.over.wait()
+        assert server.problems == []
 
 
 async def test_stop_lets_visitors_finish(
@@ -400,10 +400,10 @@ async def test_what_a_stopping_server_sent_last_arrives(
 
     async with trio.open_nursery() as nursery:
         made = attrs.evolve(forwarder(tidy, nursery, service), capacity=500)
-        async with open_desk(tidy, tmp_path, forwarder=made, min_idle_tunnels=1) as desk:
-            await desk.answer()
-            await desk.say(attrs.evolve(WELCOME, ports=(60001,)))
-            wire = await desk.host.answer(TUNNEL)
+        async with open_server_side(tidy, tmp_path, forwarder=made, min_idle_tunnels=1) as server:
+            await server.answer()
+            await server.say(attrs.evolve(WELCOME, ports=(60001,)))
+            wire = await server.host.answer(TUNNEL)
             assert await Channel(wire).receive() == Attach(7, SECRET)
             opening = Open(
                 visitor=1, service=0, host="v", port=1, visit_host="s", visit_port=2
@@ -412,10 +412,10 @@ async def test_what_a_stopping_server_sent_last_arrives(
             assert await receive_some(wire) == END_FRAME
             wire.send(encode_frame(DATA_ID, bytes(50_000)) + END_FRAME)
             wire.send_eof()
-            await desk.say(Close(code=CloseCode.STOPPED, text="the server stops"))
-            desk.channel.endpoint.send_eof()
-            await desk.over.wait()
-            assert [type(problem) for problem in desk.problems] == [SessionOverError]
+            await server.say(Close(code=CloseCode.STOPPED, text="the server stops"))
+            server.channel.endpoint.send_eof()
+            await server.over.wait()
+            assert [type(problem) for problem in server.problems] == [SessionOverError]
             assert received == [bytes(50_000)]
 
 
@@ -442,18 +442,18 @@ async def test_stop_does_not_wait_for_ever(
 async def test_the_wire_is_closed_where_attach_cannot_be_sent(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with open_desk(tidy, tmp_path) as desk:
+    async with open_server_side(tidy, tmp_path) as server:
 
         def dial_a_dead_one(_: TCPAddress) -> MemoryEndpoint:
             near, far = tidy.pair()
             far.reset()
             return near
 
-        await desk.answer()
-        desk.host.dialer.dial = dial_a_dead_one
-        await desk.say(WELCOME)
+        await server.answer()
+        server.host.dialer.dial = dial_a_dead_one
+        await server.say(WELCOME)
         await trio.sleep(3)
-        assert not desk.over.is_set()
+        assert not server.over.is_set()
         assert all(end.closed for end in tidy.endpoints[2:])
 
 
@@ -461,3 +461,45 @@ def test_the_attach_frame_fits_any_buffer() -> None:
     assert len(encode_message(Attach(1, SECRET))) == 48
     assert SERVER.password is not None
     assert "secret" not in repr(SERVER)
+
+
+async def test_a_server_that_wants_pings_without_a_pause(
+    tidy: Tidy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It gets ten a second, which is the most that a server's configuration can ask for."""
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.answer()
+        await server.say(attrs.evolve(WELCOME, ping_interval=0, peer_timeout=0))
+        pings = 0
+        with trio.move_on_after(3):
+            while True:
+                if isinstance(message := await server.channel.receive(), Ping):
+                    pings += 1
+                    await server.say(Pong(message.number))
+        assert 25 <= pings <= 31
+
+
+async def test_a_drain_that_is_told_again_and_again(
+    tidy: Tidy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.welcome()
+        for _ in range(1000):
+            await server.say(Drain(seconds=5))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [event for event in server.events if isinstance(event, Draining)] == [Draining(5.0)]
+
+
+async def test_positions_that_come_too_fast_are_not_told_each(
+    tidy: Tidy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.answer()
+        for position in range(1000, 0, -1):
+            await server.say(Queued(position=position))
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.events == [QueuedEvent(1000)]
+        await trio.sleep(1)
+        await server.say(Queued(position=1))
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.events == [QueuedEvent(1000), QueuedEvent(1)]

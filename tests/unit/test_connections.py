@@ -7,6 +7,7 @@ import socket
 import ssl
 import sys
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,9 +21,11 @@ from trionat.address import TCPAddress
 from trionat.errors import PeerError
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import Credentials, NewConnection, UserInformation, encode
+from trionat.protocol.messages import Expose, Hello, ServiceRequest, Welcome
 from trionat.server.control.connections import ConnectionHandler
+from trionat.server.control.native_login import NativeLogin
 from trionat.server.sessions.legacy import LegacySession
-from trionat.transport.channel import LegacyChannel
+from trionat.transport.channel import Channel, LegacyChannel
 from trionat.transport.descriptors import Descriptors
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.listener import Listener
@@ -171,3 +174,27 @@ async def test_half_a_frame(tidy: Tidy) -> None:
         with trio.fail_after(3), pytest.raises(PeerError):
             await channel.receive()
         client.close()
+
+
+async def test_a_login_without_services_is_a_handshake(tidy: Tidy) -> None:
+    """Who has logged in and says nothing more may still be ended to make room for others (`MaxHandshakes`)."""
+    async with open_memory_server(tidy) as server:
+        known: list[int] = []
+        channels: list[Channel] = []
+        for number in range(8):
+            far, near = tidy.pair()
+            server.outside.append(far)
+            login = NativeLogin(
+                server.context,
+                near,
+                TCPAddress("192.0.2.7", 1),
+                partial(known.append, number),
+            )
+            server.nursery.start_soon(server._serve, login)
+            channels.append(Channel(far))
+            await channels[-1].send(Hello(username="anybody", identity=str(number)))
+        await trio.sleep(0.1)
+        assert known == []
+        await channels[-1].send(Expose(services=(ServiceRequest(),)))
+        assert isinstance(await channels[-1].receive(), Welcome)
+        assert known == [7]

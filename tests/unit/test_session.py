@@ -574,6 +574,7 @@ async def test_unanswered_probe_of_an_idle_tunnel(tidy: Tidy, autojump_clock: Mo
         with pytest.raises(ConnectionResetError):  # the other end may be busy writing elsewhere
             await receive_all(dead.wire)
         assert trio.current_time() - started < 23
+        await trio.testing.wait_all_tasks_blocked()
         assert server.sessions[0].tunnels.count == 0
 
 
@@ -681,6 +682,20 @@ async def test_drain_ends_with_its_grace(tidy: Tidy, autojump_clock: MockClock) 
             await receive_some(visitor)
         await trio.testing.wait_all_tasks_blocked()
         assert server.admission.leases.ports.free == 2
+
+
+async def test_a_drain_that_is_told_again_and_again_is_one_line(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        for _ in range(1000):
+            await client.say(Drain(seconds=10))
+        await trio.testing.wait_all_tasks_blocked()
+        await client.say(Close(code="stopped", text="bye"))
+        await client.hear_end()
+    assert sum("the client is leaving" in message for message in caplog.messages) == 1
 
 
 async def test_client_drains(tidy: Tidy, autojump_clock: MockClock) -> None:

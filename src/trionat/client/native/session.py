@@ -50,6 +50,12 @@ _LAST_WORDS: Final = 1.0
 # by this much, in seconds. Less than the second for which the server reads on, so that no PING of ours fails meanwhile.
 _LAST_BYTES: Final = 0.5
 
+# What a server may ask for at most, in seconds; its own configuration allows no less.
+_SHORTEST_PING_INTERVAL: Final = 0.1
+
+# Positions in the queue that come faster than this, in seconds, are not told each.
+_TELL_INTERVAL: Final = 1.0
+
 _SOFTWARE: Final = f"trionat {version('trionat')}"
 
 
@@ -128,6 +134,7 @@ class NativeSession(Session):
 
     async def _wait_welcome(self, channel: Channel) -> Welcome:
         told: int | None = None
+        told_at = float("-inf")
         while True:
             with deadline(QUEUE_TIMEOUT, f"nothing heard from the server for {QUEUE_TIMEOUT:g} s"):
                 message = await channel.receive()
@@ -135,9 +142,10 @@ class NativeSession(Session):
                 case Welcome():
                     return message
                 case messages.Queued(position=position):
-                    if position != told:  # it comes again and again, as a sign of life
+                    # It comes again and again, as a sign of life.
+                    if position != told and trio.current_time() - told_at >= _TELL_INTERVAL:
                         self.tell(Queued(position))
-                        told = position
+                        told, told_at = position, trio.current_time()
                 case messages.Refused(code=code, text=text):
                     raise RefusedError(code, text)
                 case Ping() | Pong():
@@ -148,7 +156,9 @@ class NativeSession(Session):
                     )
 
     async def _serve(self, channel: Channel, welcome: Welcome) -> None:
-        link = ControlLink(channel, "the server", welcome.ping_interval, welcome.peer_timeout)
+        ping_interval = max(welcome.ping_interval, _SHORTEST_PING_INTERVAL)
+        peer_timeout = max(welcome.peer_timeout, 2 * ping_interval)
+        link = ControlLink(channel, "the server", ping_interval, peer_timeout)
         plain = self._wants_plain and PLAIN_TUNNELS in welcome.capabilities
         if self._wants_plain and not plain:
             log.warning("tunnels are encrypted: the server's TunnelEncryption is not none")
@@ -168,7 +178,7 @@ class NativeSession(Session):
             self.forwarder,
             limit=min(self.config.max_tunnels, welcome.max_tunnels),
             least_idle=self.config.min_idle_tunnels,
-            acknowledged_within=acknowledged_within(welcome.peer_timeout),
+            acknowledged_within=acknowledged_within(peer_timeout),
         )
         server = self.dialer.server
         self._come_up(
@@ -192,12 +202,15 @@ class NativeSession(Session):
         await link.say_last(Close(code=CloseCode.STOPPED, text="the client stops"))
 
     async def _read(self, link: ControlLink, pool: TunnelPool) -> None:
+        draining = False
         while True:
             match message := await link.receive():
                 case messages.Demand(number):
                     pool.demand(number)
                 case Drain(seconds=seconds):
-                    self.tell(Draining(seconds))
+                    if not draining:
+                        self.tell(Draining(seconds))
+                    draining = True
                 case Close(code=code, text=text):
                     with trio.move_on_after(_LAST_BYTES):
                         await pool.wait_not_busy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 import trio
@@ -16,10 +16,10 @@ from trionat.store.amount import format_amount
 from trionat.store.passwords import hash_password, is_hashed, verify_password
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from trionat.server.accounts.limits import UserLimits
     from trionat.server.accounts.traffic import Traffic
-    from trionat.server.sessions.session import Session
     from trionat.server.state_folder import StateFolder
     from trionat.store.base import Store, User
 
@@ -34,6 +34,22 @@ WATCH_INTERVAL: Final = 2.0
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+class LiveSession(Protocol):
+    """What is asked of a session whose account is watched."""
+
+    username: str
+    account_id: int
+
+    @property
+    def user_limits(self) -> UserLimits:
+        """What all sessions of its user share."""
+        ...
+
+    def end(self, code: CloseCode, text: str) -> None:
+        """End it, and tell its client why."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -142,7 +158,7 @@ class Accounts:
             if done:
                 log.info("a password in plain text was replaced by its hash", user=user.name)
 
-    async def watch(self, sessions: dict[int, Session]) -> None:
+    async def watch(self, sessions: Mapping[int, LiveSession]) -> None:
         """Give live sessions their accounts' new limits, and end those whose account may not go on, for ever.
 
         A store that is down ends none, and a session whose account is damaged goes on as it is.
@@ -172,7 +188,7 @@ class Accounts:
                 elif name in exhausted:
                     session.end(CloseCode.QUOTA_EXCEEDED, exhausted[name])
                 elif not self._is_damaged(user):
-                    session.lease.visitors.user_limits.change(user.limits)
+                    session.user_limits.change(user.limits)
 
     def _cannot_ask(self, error: StoreError) -> RefusedError:
         self._note_store(error)

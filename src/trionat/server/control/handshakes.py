@@ -41,7 +41,7 @@ class PendingHandshakes:
         self._scopes.setdefault(network, {})[scope] = None
 
     def know(self, scope: trio.CancelScope) -> None:
-        """Whoever is served in this scope is no stranger any more, or gone."""
+        """It is known who is served in this scope, or it is gone."""
         network = self._networks.pop(scope, None)
         if network is not None:
             del self._scopes[network][scope]
@@ -51,7 +51,7 @@ class PendingHandshakes:
     def _send_away(self, scope: trio.CancelScope, bound: Bound, limit: int) -> None:
         network = self._networks[scope]
         self.know(scope)
-        scope.cancel("too many strangers")
+        scope.cancel("too many handshakes")
         self.refusals.count(
             bound,
             lambda count: log.warning(

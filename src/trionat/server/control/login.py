@@ -38,7 +38,8 @@ _LAST_WORDS = 1.0
 class Login(ABC):
     """Finds out whose connection it is. Owns the endpoint until a session has taken it over.
 
-    `known` is called as soon as that is clear: strangers may be sent away to make room, known peers not.
+    `known` is called as soon as that is clear and all is said that a client has to say: until then it counts as a handshake,
+    which may be ended to make room for others.
     """
 
     context: ServerContext
@@ -97,7 +98,6 @@ class Login(ABC):
         user = await self._authenticate(username, password, token)
         if user is None:
             bind_context(user=ANONYMOUS)
-        self.known()
         if self.context.stopping.is_set():
             raise RefusedError(RefusalCode.DRAINING, "the server stops")
         return user
@@ -129,6 +129,7 @@ class Login(ABC):
             RefusedError: it cannot be let in.
             PeerError: it has left the queue, or broke the protocol there.
         """
+        self.known()
         lease = await self.context.admission.admit(client)
         # No checkpoint in between: the lease must not look vacant to anybody else.
         with self.context.bans.guest(self.address.host):

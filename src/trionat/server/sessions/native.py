@@ -115,8 +115,9 @@ class NativeSession(Session):
         while True:
             match message := await self.link.receive():
                 case Drain(seconds=seconds):
-                    log.info("the client is leaving", seconds=seconds)
-                    self.lease.give_up()
+                    if not self.lease.given_up:  # else it is known
+                        log.info("the client is leaving", seconds=seconds)
+                        self.lease.give_up()
                 case Close(text=text):
                     end = SessionEnd(
                         "left", f"the client has left: {text}", tell=False, goodbye=True

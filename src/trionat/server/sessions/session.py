@@ -16,6 +16,7 @@ from trionat.transport.isolation import leaves
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
     from trionat.config.sections import ServerConfig
+    from trionat.server.accounts.limits import UserLimits
     from trionat.server.admission.lease import Lease
     from trionat.server.sessions.tunnels import Tunnels
 
@@ -66,6 +67,11 @@ class Session(ABC):
     def round_trip(self) -> float | None:
         """How long a word to the client and back takes, in seconds; None: not known, or not asked in this dialect."""
         return None
+
+    @property
+    def user_limits(self) -> UserLimits:
+        """What all sessions of its user share."""
+        return self.lease.visitors.user_limits
 
     def end(self, code: CloseCode, text: str) -> None:
         """End the session from outside, and tell the client why."""
