@@ -164,7 +164,7 @@ async def test_status_and_kick(tmp_path: Path) -> None:
 async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Path) -> None:
     """Every name that architecture.md has in its first picture is in the tree, where the picture has it."""
     async with (
-        running.server(tmp_path / "s", "--task-queue-num", "2", visit="0") as server,
+        running.server(tmp_path / "s", visit="0") as server,
         running.client(tmp_path / "c", server.ticket, echo_server) as client,
         running.client_process(tmp_path / "q", server.ticket, str(echo_server)) as queued,
         await client.visit() as visitor,
@@ -184,13 +184,12 @@ async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Pa
     session = "session N of trionat"
     expected = {
         "nursery serving": {
-            *("dispatcher N", "lease N", "expire visitors", "watch accounts", "flush traffic"),
-            "tell refusals",
-            *("count rates", "listener N", "office", "connection from N", session),
+            *("admission", "expire visitors", "watch accounts", "flush traffic", "tell refusals"),
+            *("count rates", "listener N", "admin server", "connection from N", session),
             "nursery visiting",
         },
         "nursery visiting": {"visit port N"},
-        "office": {"command"},
+        "admin server": {"command"},
         "connection from N": {"listen to the queued client"},
         session: {"control link", "demand", "drain", "tunnels"},
         "control link": {"control writer"},

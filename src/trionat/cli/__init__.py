@@ -13,6 +13,7 @@ from trionat.cli.db import db_app
 from trionat.cli.demo import demo
 from trionat.cli.kick import kick
 from trionat.cli.limits import limit
+from trionat.cli.output import say
 from trionat.cli.serve import serve
 from trionat.cli.status import status
 from trionat.cli.tasks import tasks
@@ -42,7 +43,7 @@ app.add_typer(config_app, name="config")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"trionat {trionat.__version__}")
+        say(f"trionat {trionat.__version__}")
         raise typer.Exit
 
 

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.client.native.dialer import find_ticket
 from trionat.config.load import Configuration, Role, load
 from trionat.config.sections import SECTIONS, Key, keys_of
 from trionat.errors import ConfigError, Problem
+from trionat.log import escape
 from trionat.transport.tls import client_context
 
 _MASK = "********"
@@ -38,11 +40,11 @@ def check(file: Annotated[Path, typer.Argument(help="The file, of either role.")
     configuration = _load_or_exit("server", file, {})
     if problems := list(_problems(configuration)):
         _exit_with(problems)
-    typer.echo(f"{file}: ok")
+    say(escape(f"{file}: ok"))
     for section, owner in SECTIONS.items():
         names = [key.name for key in keys_of(owner) if configuration.origins[key.path] != "default"]
         if names:
-            typer.echo(f"  {section}: {', '.join(names)}")
+            say(f"  {section}: {', '.join(names)}")
 
 
 @config_app.command()
@@ -59,7 +61,7 @@ def show(
         rows += _rows(_load_or_exit(each, config, os.environ), _SECTIONS_OF[each])
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for path, value, origin in rows:
-        typer.echo(f"{path:{widths[0]}}  {value:{widths[1]}}  {origin}")
+        say(escape(f"{path:{widths[0]}}  {value:{widths[1]}}  {origin}"))
 
 
 def _rows(
@@ -115,5 +117,5 @@ def _load_or_exit(role: Role, file: Path | None, environ: Mapping[str, str]) -> 
 
 def _exit_with(problems: Iterable[Problem]) -> NoReturn:
     for problem in problems:
-        typer.echo(problem, err=True)
+        say(escape(str(problem)), err=True)
     raise typer.Exit(ExitCode.CONFIGURATION)

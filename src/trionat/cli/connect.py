@@ -13,8 +13,9 @@ import trio
 import typer
 
 from trionat.cli.flags import Flags, with_flags
+from trionat.cli.output import say
 from trionat.cli.password import read_password
-from trionat.cli.running import run_until_signalled, say, tell
+from trionat.cli.running import run_until_signalled, tell
 from trionat.client.app import Client
 from trionat.config.load import Configuration, load
 from trionat.config.sections import AuthConfig, ClientConfig

@@ -10,6 +10,7 @@ import trio
 import typer
 
 from trionat.cli.local_server import ConfigFile, State, told
+from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.config.sections import DatabaseConfig
 from trionat.errors import ConfigError, Problem
@@ -35,8 +36,8 @@ def init(config: ConfigFile = None) -> None:
 
         made = _ask(database, schema.init)
     for table in made:
-        typer.echo(f"made table {table}")
-    typer.echo(f"Database {database.db_name} at {database.address} has all tables.")
+        say(f"made table {table}")
+    say(f"Database {database.db_name} at {database.address} has all tables.")
 
 
 @db_app.command()
@@ -51,10 +52,10 @@ def check(config: ConfigFile = None) -> None:
 
         findings = _ask(database, find)
     for finding in findings:
-        typer.echo(finding)
+        say(str(finding))
     if findings:
         raise typer.Exit(ExitCode.FINDINGS)
-    typer.echo(f"Database {database.db_name} at {database.address}: all is well.")
+    say(f"Database {database.db_name} at {database.address}: all is well.")
 
 
 def _database(config: Path | None) -> DatabaseConfig:

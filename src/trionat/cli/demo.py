@@ -16,7 +16,8 @@ import trio
 import typer
 
 from trionat.address import TCPAddress
-from trionat.cli.running import run_until_signalled, say
+from trionat.cli.output import say
+from trionat.cli.running import run_until_signalled
 from trionat.client.app import connect
 from trionat.config.sections import ClientConfig, ServerConfig
 from trionat.config.service import Service

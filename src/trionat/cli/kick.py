@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from trionat.cli.local_server import ConfigFile, State, StateDir, given, told
+from trionat.cli.output import say
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem
 from trionat.server.admin.messages import Kick, Kicked, KickSession, KickUser, KickVisitor
@@ -46,7 +47,7 @@ def kick(
         if not kicked.anybody:
             raise ConfigError(Problem("USER|UID|VISITOR", f"there is no {_meant(request)}"))
     for line in _lines(kicked):
-        typer.echo(line)
+        say(line)
 
 
 def _request(who: str, *, user: bool, session: bool, visitor: bool) -> Kick:

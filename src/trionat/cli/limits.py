@@ -9,6 +9,7 @@ import attrs
 import typer
 
 from trionat.cli.local_server import ConfigFile, State, StateDir, existing_user, given, told
+from trionat.cli.output import say
 from trionat.config.values import PORTS, whole
 from trionat.errors import StoreError
 from trionat.networks import parse_network, write_network
@@ -141,10 +142,10 @@ def limit(
             return limits
 
         limits = State.find(state_dir, config).ask(change)
-    typer.echo(f"{name}:")
+    say(f"{name}:")
     there = show_limits(limits)
     for each in _LIMITS.values():
-        typer.echo(f"  {each.title:14}  {there.get(each.title, _NONE)}")
+        say(f"  {each.title:14}  {there.get(each.title, _NONE)}")
 
 
 def _read(limit: _Limit, text: str) -> Any:

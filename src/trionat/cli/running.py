@@ -14,6 +14,7 @@ from typing import Final
 import trio
 import typer
 
+from trionat.cli.output import printing_aside, say
 from trionat.client.session import SessionOverError
 from trionat.errors import (
     ConfigError,
@@ -62,7 +63,7 @@ def run_until_signalled(
     code = ExitCode.BUG
     _allow_all_descriptors()
     try:
-        with _logging(terminal=terminal, log_file=log_file):
+        with _logging(terminal=terminal, log_file=log_file), printing_aside():
             code = trio.run(_run, run)
     except* TrionatError as group:
         code = tell(leaves(group))
@@ -126,22 +127,12 @@ async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
     return code
 
 
-def say(text: str) -> None:
-    """Print on standard output, now. Where nobody reads it any more, the program goes on, and says so once in its log."""
-    try:
-        typer.echo(text)
-    except OSError as error:
-        log.warning("nobody reads standard output", error=error.strerror or str(error))
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - for its descriptor; else the same error comes again at exit
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
 def tell(errors: Iterable[BaseException]) -> ExitCode:
     """Print each error on standard error, one line each, and return the exit code of the first."""
     codes: list[ExitCode] = []
     for error in errors:
         for line in str(error).splitlines():
-            typer.echo(f"trionat: {escape(line)}", err=True)
+            say(f"trionat: {escape(line)}", err=True)
         codes.append(_code_of(error))
     return codes[0]
 

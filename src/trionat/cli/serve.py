@@ -13,7 +13,8 @@ import typer
 
 import trionat
 from trionat.cli.flags import Flags, with_flags
-from trionat.cli.running import run_until_signalled, say, tell
+from trionat.cli.output import say
+from trionat.cli.running import run_until_signalled, tell
 from trionat.config.load import Configuration, load
 from trionat.config.sections import DatabaseConfig, ServerConfig
 from trionat.config.values import PORTS

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.output import say
 from trionat.cli.table import Table
 from trionat.errors import StartupError
 from trionat.server.admin.messages import AskStatus
@@ -50,20 +51,20 @@ def status(
 def _show(state: State, *, visitors: bool, as_json: bool, again: bool) -> None:
     values = state.ask_server(AskStatus())
     if as_json:
-        typer.echo(json.dumps(values))
+        say(json.dumps(values))
         return
     terminal = sys.stdout.isatty()
     columns, height = shutil.get_terminal_size()
     lines = Table(columns if terminal else None).draw(_read(state, values), visitors=visitors)
     if not again:
-        typer.echo("\n".join(lines))
+        say("\n".join(lines))
     elif not terminal:
-        typer.echo("\n".join(["", *lines]))
+        say("\n".join(["", *lines]))
     else:
         if len(lines) >= height:
             lines = [*lines[: height - 2], f"… {len(lines) - height + 2} more lines"]
         text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)
-        typer.echo(f"{_HOME}{text}{_CLEAR_BELOW}", nl=False)
+        say(f"{_HOME}{text}{_CLEAR_BELOW}", end="")
 
 
 def _read(state: State, values: dict[str, Any]) -> Snapshot:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import typer
-
 from trionat.cli.local_server import ConfigFile, State, StateDir, told
+from trionat.cli.output import say
 from trionat.log import escape
 from trionat.server.admin.messages import AskTasks
 from trionat.server.admin.task_tree import Branch
@@ -17,7 +16,7 @@ def tasks(state_dir: StateDir = None, config: ConfigFile = None) -> None:
     with told():
         values = State.find(state_dir, config).ask_server(AskTasks())
     for line in _lines(Branch.of(values)):
-        typer.echo(line)
+        say(line)
 
 
 def _lines(branch: Branch) -> Iterator[str]:

@@ -11,6 +11,7 @@ import attrs
 import typer
 
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, given, told
+from trionat.cli.output import say
 from trionat.errors import StoreError
 from trionat.log import escape
 from trionat.store.amount import format_amount
@@ -51,11 +52,11 @@ def traffic(
         found = state.ask(lambda store: _usage(store, waiting, user, month))
     if as_json:
         for usage in found:
-            typer.echo(json.dumps(_as_json(usage, month)))
+            say(json.dumps(_as_json(usage, month)))
         return
     _show(found, month)
     if rest := sum(usage.waiting for usage in found):
-        typer.echo(
+        say(
             f"{format_amount(rest)} more wait in {state.folder / FILE_NAME} until a server adds them."
         )
 
@@ -95,7 +96,7 @@ def _as_json(usage: _Usage, month: str) -> dict[str, object]:
 
 def _show(found: list[_Usage], month: str) -> None:
     if not found:
-        typer.echo("There is no traffic yet.", err=True)
+        say("There is no traffic yet.", err=True)
         return
     rows = [("user", "in all", month)]
     for usage in found:
@@ -105,4 +106,4 @@ def _show(found: list[_Usage], month: str) -> None:
         )
     name, total = (max(len(row[column]) for row in rows) for column in (0, 1))
     for row in rows:
-        typer.echo(f"{row[0]:{name}}  {row[1]:>{total}}  {row[2]}")
+        say(f"{row[0]:{name}}  {row[1]:>{total}}  {row[2]}")

@@ -15,6 +15,7 @@ import typer
 
 from trionat.cli.limits import show_limits
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
+from trionat.cli.output import say
 from trionat.cli.password import read_password
 from trionat.config.sections import ServerConfig
 from trionat.errors import StartupError, StoreError
@@ -73,7 +74,7 @@ def add(
 
         state.ask(add_user)
     until = "" if expires_at is None else f" until {format_time(expires_at)}"
-    typer.echo(
+    say(
         f"{name} can log in now{until}: trionat connect … -u {shlex.quote(name)}; "
         f"or without a password by a ticket: trionat user ticket {shlex.quote(name)}"
     )
@@ -91,21 +92,21 @@ def list_users(
     now = datetime.now(UTC)
     if as_json:
         for user in users:
-            typer.echo(json.dumps(_as_json(user, now)))
+            say(json.dumps(_as_json(user, now)))
         return
     if not users:
-        typer.echo("There are no accounts: trionat user add NAME makes one.", err=True)
+        say("There are no accounts: trionat user add NAME makes one.", err=True)
         return
     width = max(len(escape(user.name)) for user in users)
     for user in users:
         added = "" if user.created_at is None else f"  added {format_time(user.created_at)}"
         state = "expired" if user.is_expired(now) else "expires"
-        typer.echo(f"{escape(user.name):{width}}{added}  {state} {format_time(user.expires_at)}")
+        say(f"{escape(user.name):{width}}{added}  {state} {format_time(user.expires_at)}")
         if limits := show_limits(user.limits):
             told_limits = ", ".join(f"{title} {text}" for title, text in limits.items())
-            typer.echo(f"{'':{width}}  limits: {told_limits}")
+            say(f"{'':{width}}  limits: {told_limits}")
         if user.damage:
-            typer.echo(f"{'':{width}}  cannot log in: {user.damage}")
+            say(f"{'':{width}}  cannot log in: {user.damage}")
 
 
 @user_app.command()
@@ -113,7 +114,7 @@ def remove(name: Name, state_dir: StateDir = None, config: ConfigFile = None) ->
     """Remove an account; its password and its tickets are void."""
     with told():
         State.find(state_dir, config).ask(lambda store: store.remove_user(name))
-    typer.echo(f"{name} is removed: the password and all tickets are void.")
+    say(f"{name} is removed: the password and all tickets are void.")
 
 
 @user_app.command()
@@ -128,9 +129,7 @@ def passwd(name: Name, state_dir: StateDir = None, config: ConfigFile = None) ->
             await store.set_password(name, await hash_password(password), new_ticket_salt())
 
         state.ask(set_password)
-    typer.echo(
-        f"{name} has a new password: the old one and all tickets handed out before are void."
-    )
+    say(f"{name} has a new password: the old one and all tickets handed out before are void.")
 
 
 @user_app.command()
@@ -147,13 +146,13 @@ def expire(
             expires_at = parse_expiry(when, now)
         State.find(state_dir, config).ask(lambda store: store.set_expiry(name, expires_at))
     if expires_at is None:
-        typer.echo(f"{name} can log in for ever.")
+        say(f"{name} can log in for ever.")
     elif expires_at <= now:
-        typer.echo(
+        say(
             f"{name} expired on {format_time(expires_at)}: neither password nor tickets are accepted."
         )
     else:
-        typer.echo(f"{name} can log in until {format_time(expires_at)}.")
+        say(f"{name} can log in until {format_time(expires_at)}.")
 
 
 @user_app.command()
@@ -188,15 +187,13 @@ def ticket(
             text = make_ticket(files, user, host, port, pinned=pinned).encode()
         if first or renew:
             state.ask(lambda store: store.set_ticket_salt(name, user.ticket_salt))
-    typer.echo(text)
+    say(text)
     if renew:
-        typer.echo(f"Tickets of {name} handed out before are void.", err=True)
+        say(f"Tickets of {name} handed out before are void.", err=True)
     if user.is_expired(datetime.now(UTC)):
-        typer.echo(
-            f"It is of no use now: {name} expired on {format_time(user.expires_at)}.", err=True
-        )
+        say(f"It is of no use now: {name} expired on {format_time(user.expires_at)}.", err=True)
     else:
-        typer.echo(f"Whoever has it can log in as {name}: trionat connect TICKET SERVICE", err=True)
+        say(f"Whoever has it can log in as {name}: trionat connect TICKET SERVICE", err=True)
 
 
 def _check_ticket_key(state: State) -> None:

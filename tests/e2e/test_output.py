@@ -1,0 +1,130 @@
+"""What is printed holds nothing up and ends nothing: unread pipes, closed pipes, full disks, poor encodings."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TRIONAT = [sys.executable, "-m", "trionat"]
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="pipes and /dev/full as Linux has them"
+)
+
+
+def full_pipe() -> tuple[int, int]:
+    """Return both ends of a pipe that takes no byte more."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b" " * 4096)
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    return reader, writer
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_nobody_reads_standard_output(tmp_path: Path, arguments: list[str]) -> None:
+    """The client goes on: it tries again and again, and hears the signal."""
+    log = tmp_path / "client.log"
+    reader, writer = full_pipe()
+    command = [
+        *TRIONAT,
+        "connect",
+        "-c",
+        "127.0.0.1:9",
+        "-u",
+        "alice",
+        "--state-dir",
+        str(tmp_path),
+    ]
+    command += ["--log-name", str(log), "8080", *arguments]
+    process = subprocess.Popen(
+        command,
+        stdout=writer,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TRIONAT_AUTH_PASSWORD": "x", "TRIONAT_CLIENT_FINGERPRINT": "00" * 32},
+    )
+    try:
+        os.close(writer)
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(8) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+
+
+def test_the_reader_has_enough(tmp_path: Path) -> None:
+    """`trionat config show | head -1`: no traceback, and the code is 0."""
+    for _ in range(3):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [*TRIONAT, "config", "show"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            check=False,
+            timeout=30,
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["config show", "config check server.yml", "demo --check"])
+def test_a_full_disk(tmp_path: Path, command: str) -> None:
+    (tmp_path / "server.yml").write_text("Server:\n  Name: x\n")
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [*TRIONAT, *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            check=False,
+            timeout=30,
+        )
+    assert b"Traceback" not in done.stderr
+    if not command.startswith("demo"):
+        assert done.returncode == 3
+        assert done.stderr == b"trionat: standard output: No space left on device\n"
+
+
+def test_an_encoding_that_lacks_a_character(tmp_path: Path) -> None:
+    (tmp_path / "server.yml").write_text("Server:\n  Name: Z\u00fcrich \u2192\n", encoding="utf-8")
+    done = subprocess.run(
+        [*TRIONAT, "config", "show"],
+        capture_output=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=30,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"Z\xfcrich \u2192" in done.stdout
+
+
+def test_what_a_file_has_does_not_drive_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "server.yml").write_text('Server:\n  "Na\\e[31mme": x\n', encoding="utf-8")
+    done = subprocess.run(
+        [*TRIONAT, "config", "check", "server.yml"],
+        capture_output=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert b"\x1b" not in done.stderr + done.stdout
