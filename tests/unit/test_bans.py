@@ -117,19 +117,65 @@ async def test_what_is_remembered_is_bounded(
     assert not bans._sessions
 
 
-async def test_strangers_of_one_address_make_room_for_each_other_first() -> None:
-    strangers = PendingHandshakes(limit=5, network_limit=2)
+async def test_handshakes_of_one_address_make_room_for_each_other_first() -> None:
+    handshakes = PendingHandshakes(limit=5, network_limit=2)
     scopes = {name: trio.CancelScope() for name in ("a1", "a2", "b1", "a3", "c1", "c2", "d1")}
     gone: list[list[str]] = []
     for name, scope in scopes.items():
-        strangers.add(scope, name[0])
+        handshakes.add(scope, name[0])
         gone.append([other for other in scopes if scopes[other].cancel_called])
     assert gone == [[], [], [], ["a1"], ["a1"], ["a1"], ["a1", "a2"]]
     for scope in scopes.values():
-        strangers.know(scope)
-        strangers.know(scope)
-    assert not strangers._networks
-    assert not strangers._scopes
+        handshakes.know(scope)
+        handshakes.know(scope)
+    assert not handshakes._networks
+    assert not handshakes._scopes
+
+
+@pytest.mark.parametrize(("after", "expected"), [(3, 3), (1, 1), (20, 20)])
+async def test_guesses_in_one_moment_get_no_further(
+    autojump_clock: MockClock, after: int, expected: int
+) -> None:
+    """What is checked before a wait is counted before it: 60 passwords at once, which take a while each, and all wrong."""
+    bans = Bans(after=after, time=60)
+    tried = 0
+    refused = 0
+
+    async def guess() -> None:
+        nonlocal tried, refused
+        try:
+            async with bans.trying(HOST):
+                tried += 1
+                await trio.sleep(0.025)
+                bans.fail(HOST)
+        except RefusedError:
+            refused += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(60):
+            nursery.start_soon(guess)
+    assert (tried, refused) == (expected, 60 - expected)
+    assert not bans._tries
+
+
+async def test_a_flood_of_guesses_has_few_of_the_threads(autojump_clock: MockClock) -> None:
+    """Whoever logs in from elsewhere waits for a few of them, not for all; also where nobody is banned."""
+    bans = Bans(after=0, time=60)
+    threads = trio.CapacityLimiter(2)
+
+    async def log_in(host: str) -> None:
+        async with bans.trying(host), threads:
+            await trio.sleep(0.025)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(500):
+            nursery.start_soon(log_in, HOST)
+        await trio.sleep(0.01)
+        began = trio.current_time()
+        await log_in("198.51.100.77")
+        assert trio.current_time() - began < 0.2
+        nursery.cancel_scope.cancel()
+    assert not bans._tries
 
 
 # -- with a server round it --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ account could try all others between his own logins.
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
@@ -19,9 +19,10 @@ from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.networks import network_of
 from trionat.protocol.messages import RefusalCode
+from trionat.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator, Generator
 
 log = get_logger(__name__)
 
@@ -35,6 +36,9 @@ _LONGEST_DELAY: Final = 2.0
 # Seconds after which a failure counts half. Chosen: somebody who mistypes is soon forgiven, and whoever tries for ever gets in a
 # try a minute and a half with the default BanAfter.
 _HALF_LIFE: Final = 600.0
+
+# Passwords from one network that are tried at once: each takes some 25 ms of one of two threads, which all networks share.
+_MOST_TRIES: Final = 8
 
 # Networks that are remembered, those that failed last and those that were guests last; some 2 MiB each.
 _MOST_NETWORKS: Final = 16_384
@@ -51,6 +55,19 @@ class _Record:
     at: float = 0.0
     banned_until: float = float("-inf")
 
+    def now(self) -> float:
+        """What the failures count by now."""
+        return self.score * math.exp2((self.at - trio.current_time()) / _HALF_LIFE)
+
+
+@attrs.define(eq=False)
+class _Tries:
+    """Passwords from one network: `present` are those that wait or are being tried, `under_way` the latter."""
+
+    present: int = 0
+    under_way: int = 0
+    settled: Signal = attrs.field(factory=Signal)
+
 
 @attrs.define(eq=False)
 class Bans:
@@ -58,11 +75,12 @@ class Bans:
 
     A failure counts half after ten minutes, a quarter after twenty. When they add up to `after`, rounded, the address is banned
     for `time` seconds; what its failures still count when that is over brings the next ban nearer. `after` 0 bans nobody. There
-    is no checkpoint in any of it.
+    is no checkpoint in any of it but `trying`.
     """
 
     after: int
     time: float
+    _tries: dict[str, _Tries] = attrs.field(init=False, factory=lambda: {})
     _records: dict[str, _Record] = attrs.field(init=False, factory=lambda: {})
     _sessions: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _guests_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
@@ -94,12 +112,49 @@ class Bans:
                 f"too many failed logins from this address: no password is tried for another {seconds:.0f} s",
             )
 
+    @asynccontextmanager
+    async def trying(self, host: str) -> AsyncGenerator[None]:
+        """Wait until another password from there may be tried, and count it as being tried while the block runs.
+
+        No more are tried at once than could fail before the ban, so many guesses in one moment get no further than one after
+        another; and none of them makes logins from elsewhere wait for long. The block calls `fail` where it fails.
+
+        Raises:
+            RefusedError: the address is banned, perhaps since the wait began.
+        """
+        network = network_of(host)
+        tries = self._tries.setdefault(network, _Tries())
+        tries.present += 1
+        try:
+            self.check(host)
+            while tries.under_way >= self._most_tries(network):
+                await tries.settled.wait()
+                self.check(host)
+            tries.under_way += 1
+            try:
+                yield
+            finally:
+                tries.under_way -= 1
+                tries.settled.notify()
+        finally:
+            tries.present -= 1
+            if not tries.present:
+                del self._tries[network]
+
+    def _most_tries(self, network: str) -> int:
+        """Return how many passwords from there may be tried at once."""
+        if not self.after:
+            return _MOST_TRIES
+        record = self._records.get(network)
+        left = self.after if record is None else self.after - round(record.now())
+        return max(1, min(left, _MOST_TRIES))
+
     def fail(self, host: str) -> float:
         """Note a failed login; return how many seconds its answer has to wait."""
         network, now = network_of(host), trio.current_time()
         record = self._records.pop(network, None) or _Record()
         _put_last(self._records, network, record)
-        record.score = 1 + record.score * 0.5 ** ((now - record.at) / _HALF_LIFE)
+        record.score = 1 + record.now()
         record.at = now
         if 0 < self.after <= round(record.score) and record.banned_until <= now:
             record.banned_until = now + self.time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import attrs
@@ -107,17 +108,16 @@ class Login(ABC):
     ) -> User | None:
         """Ask for the account; see `Bans` for who may not try, and for whom the answer has to wait."""
         bans, host = self.context.bans, self.address.host
-        if token is None:
-            bans.check(host)
-        try:
-            return await self.context.accounts.authenticate(
-                username, password=password, token=token
-            )
-        except RefusedError as refusal:
-            if refusal.code != RefusalCode.AUTH_FAILED:
-                raise
-            failure = refusal
-        await trio.sleep(bans.fail(host))
+        async with nullcontext() if token is not None else bans.trying(host):
+            try:
+                return await self.context.accounts.authenticate(
+                    username, password=password, token=token
+                )
+            except RefusedError as refusal:
+                if refusal.code != RefusalCode.AUTH_FAILED:
+                    raise
+                failure, delay = refusal, bans.fail(host)
+        await trio.sleep(delay)
         raise failure
 
     async def _run_session(
