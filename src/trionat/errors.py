@@ -7,7 +7,13 @@ keeps its traceback. Messages are one line: what was wrong, where, and what to d
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import attrs
+
+_TICKET: Final = re.compile(r"(tn[0-9]+_)[\w-]+")
+"""A ticket is a credential: a message that quotes what it is about must not show one that was put in the wrong place."""
 
 
 class TrionatError(Exception):
@@ -30,7 +36,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.where if self.line is None else f"{self.where}:{self.line}"
-        return f"{place}: {self.key}: {self.reason}" if self.key else f"{place}: {self.reason}"
+        reason = _TICKET.sub(r"\1********", self.reason)
+        return f"{place}: {self.key}: {reason}" if self.key else f"{place}: {reason}"
 
 
 class ConfigError(TrionatError):

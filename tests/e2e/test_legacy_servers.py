@@ -133,7 +133,7 @@ async def stop_while_served(
         service = await accepted.receive()
         assert await read_exactly(service, 3) == b"get"
         client.terminate()
-        await client.wait_record("stopping when the last visitor has gone; once more to stop now")
+        await client.wait_record("stopping: visitors may finish; a second signal stops at once")
         async with await client.visit() as late:
             assert await end_of(late) == "end"
         with pytest.raises(trio.WouldBlock):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -128,3 +129,60 @@ def test_what_a_file_has_does_not_drive_the_terminal(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert b"\x1b" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_hangup(tmp_path: Path, terminal: bool) -> None:
+    """A terminal that is closed is the planned stop; a service goes on."""
+    command = [
+        *TRIONAT,
+        "connect",
+        "-c",
+        "127.0.0.1:9",
+        "-u",
+        "alice",
+        "--state-dir",
+        str(tmp_path),
+    ]
+    command += ["--log-name", str(tmp_path / "x.log"), "8080"]
+    environ = {
+        **os.environ,
+        "TRIONAT_AUTH_PASSWORD": "x",
+        "TRIONAT_CLIENT_FINGERPRINT": "00" * 32,
+    }
+    if terminal:
+        child, master = pty.fork()
+        if not child:
+            os.execve(command[0], command, environ)
+        time.sleep(3)
+        os.close(master)  # the kernel sends SIGHUP to the foreground group
+        deadline = time.monotonic() + 8
+        code = None
+        while code is None and time.monotonic() < deadline:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if pid else None
+            time.sleep(0.05)
+        if code is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert code == 0
+        return
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environ,
+        start_new_session=True,
+    )
+    try:
+        time.sleep(3)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(8) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "SIGHUP" in (tmp_path / "x.log").read_text()

@@ -36,6 +36,14 @@ def written_by(write: Callable[[], object], *, level: int | str = "INFO") -> str
     return terminal.getvalue()
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for the writing thread, for 5 s at most."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("ascii").splitlines()]
 
@@ -231,7 +239,7 @@ def test_secrets_do_not_reach_the_handlers_of_a_library_user(
 ) -> None:
     with caplog.at_level("INFO"):
         LOG.info("take", ticket=TICKET, text=TICKET, nested=[TICKET])
-    assert caplog.messages == ["take ticket=******** text=tn1_******** nested=\"['tn1_********']\""]
+    assert caplog.messages == ["take ticket=******** text=tn1_******** nested=tn1_********"]
 
 
 def test_peers_cannot_forge_lines_or_drive_the_terminal() -> None:
@@ -383,6 +391,65 @@ def test_the_file_rotates_and_keeps_five(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
     assert lines_of(tmp_path / "x.log")[-1]["number"] == 199
     assert statistics.written == 200
+
+
+@pytest.mark.parametrize("how", ["renamed", "deleted"])
+def test_a_file_that_logrotate_has_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The log goes on in a new file of the same name."""
+    monkeypatch.setattr(writer, "_LOOK_INTERVAL", 0.0)
+    file = tmp_path / "x.log"
+    with log_to(terminal=None, filename=file) as statistics:
+        LOG.info("before")
+        wait_until(lambda: statistics.written == 1)
+        if how == "renamed":
+            file.rename(tmp_path / "x.log-20261128")
+        else:
+            file.unlink()
+        LOG.info("after")
+    assert [line["event"] for line in lines_of(file)] == ["after"]
+
+
+def test_a_thread_whose_sleep_fails_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libfaketime makes `time.sleep` raise where the time of day is set back meanwhile."""
+
+    def fail(_: float) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("time.sleep", fail)
+    with log_to(terminal=None, filename=tmp_path / "x.log") as statistics:
+        for _ in range(3):
+            LOG.info("x")
+            wait_until(lambda: statistics.written > 0)
+    assert len(lines_of(tmp_path / "x.log")) == 3
+
+
+def test_a_bug_in_the_thread_does_not_silence_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        place = "nowhere"
+
+        def emit(self, records: object) -> list[Exception]:
+            raise ZeroDivisionError
+
+        def close(self) -> None: ...
+
+    log = writer.Writer([writer.RotatingFile(tmp_path / "x.log"), Broken()], writer.LogStatistics())
+    log.start()
+    for _ in range(3):
+        log.records.put(writer._own_record("x"))
+    log.stop(5)
+    assert not log._thread.is_alive()
+    assert sum(line["event"] == "x" for line in lines_of(tmp_path / "x.log")) == 3
+
+
+def test_what_python_would_show_otherwise() -> None:
+    text = written_by(lambda: LOG.info("up", ports=(60000,), more=[1, 2], session=None))
+    assert text.split(" ", 1)[1].split() == ["info", "up", "ports=60000", "more=1,2"]
 
 
 def test_descriptors_and_thread_are_gone_afterwards(tmp_path: Path, nothing_left: None) -> None:

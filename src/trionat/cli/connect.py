@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, assert_never
@@ -19,13 +20,13 @@ from trionat.cli.running import run_until_signalled, tell
 from trionat.client.app import Client
 from trionat.config.load import Configuration, load
 from trionat.config.sections import AuthConfig, ClientConfig
-from trionat.errors import ConfigError
+from trionat.errors import ConfigError, Problem
 from trionat.events import ClientEvent, Connected, Disconnected, Draining, Queued
 from trionat.log import get_logger
 
 log = get_logger(__name__)
 
-_TICKET_PREFIX = "tn"
+_TICKET = re.compile(r"\s*tn[0-9]+_")
 
 
 @with_flags(AuthConfig, ClientConfig)
@@ -47,9 +48,9 @@ def connect(
     ] = False,
 ) -> None:
     """Run the private side: make services here reachable at a trionat server, and keep them so."""
-    ticket, services = _split(arguments or [])
-    given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
     try:
+        ticket, services = _split(arguments or [])
+        given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
         configuration = _with_password(load("client", file=config, flags=given, environ=os.environ))
     except ConfigError as error:
         raise typer.Exit(tell([error])) from None
@@ -73,10 +74,16 @@ def _with_password(configuration: Configuration) -> Configuration:
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """A ticket stands first and looks like nothing else: `tn1_...`, or a later version's `tn2_...`."""
-    if arguments and arguments[0].startswith(_TICKET_PREFIX) and "_" in arguments[0][:5]:
-        return arguments[0], arguments[1:]
-    return None, arguments
+    """A ticket looks like nothing else, wherever it stands: `tn1_...`, or a later version's `tn2_...`.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    tickets = [argument for argument in arguments if _TICKET.match(argument)]
+    if len(tickets) > 1:
+        raise ConfigError(Problem("argument TICKET", f"there are {len(tickets)} tickets: give one"))
+    services = [argument for argument in arguments if not _TICKET.match(argument)]
+    return (tickets[0] if tickets else None), services
 
 
 async def _connect(configuration: Configuration, as_json: bool, stopping: trio.Event) -> None:

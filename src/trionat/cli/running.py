@@ -33,6 +33,9 @@ from trionat.transport.isolation import leaves
 
 log = get_logger(__name__)
 
+_HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)  # Windows has none
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if _HANGUP else []))
+
 _LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -57,7 +60,8 @@ def run_until_signalled(
 ) -> None:
     """Run the program's main job and exit with its code.
 
-    `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it.
+    `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it. SIGHUP
+    counts as one where there is a terminal, which has closed then; else it is only told.
     `log_file` is where JSON lines go besides the terminal.
     """
     code = ExitCode.BUG
@@ -102,23 +106,37 @@ def _log_level() -> str:
     return level
 
 
+def _has_terminal() -> bool:
+    """Tell whether this process has a controlling terminal: a service has none (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
 async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
     stopping = trio.Event()
     code = ExitCode.DONE
+    has_terminal = _has_terminal()  # when SIGHUP tells that it has closed, nobody can tell any more
     async with trio.open_nursery() as nursery:
 
         async def watch_signals(
             *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         ) -> None:
             nonlocal code
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            with trio.open_signal_receiver(*_SIGNALS) as signals:
                 task_status.started()
-                async for _ in signals:
-                    if stopping.is_set():
+                async for number in signals:
+                    if number == _HANGUP and not has_terminal:
+                        log.info(
+                            "SIGHUP: the configuration is read at a start only; the log follows its file's name"
+                        )
+                    elif stopping.is_set():
                         code = ExitCode.INTERRUPTED
                         nursery.cancel_scope.cancel("second signal: stop now")
                     else:
-                        log.info("stopping when the last visitor has gone; once more to stop now")
+                        log.info("stopping: visitors may finish; a second signal stops at once")
                         stopping.set()
 
         await nursery.start(watch_signals, name="signals")

@@ -20,7 +20,7 @@ TEXT_CHARACTERS: Final = 2000
 
 _MASK: Final = "********"
 _SECRET_KEYS: Final = ("password", "ticket", "token", "secret")
-_TICKET: Final = re.compile(r"tn1_[\w-]+")
+_TICKET: Final = re.compile(r"tn[0-9]+_[\w-]+")
 _BARE: Final = re.compile(r"""[^ ="']+""")
 _COLOURS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 
@@ -32,7 +32,11 @@ class Event(dict[str, Any]):
     """
 
     def __str__(self) -> str:
-        keys = " ".join(f"{key}={_plain(value)}" for key, value in self.items() if key != "event")
+        keys = " ".join(
+            f"{key}={_plain(value)}"
+            for key, value in self.items()
+            if key != "event" and value is not None
+        )
         return _TICKET.sub(f"tn1_{_MASK}", f"{escape(str(self.get('event')))} {keys}".rstrip())
 
 
@@ -80,7 +84,7 @@ def mask_secrets(event: Event) -> None:
 
 def _plain(value: object) -> str:
     """Return a value as it stands in a line of text: bare where that is unmistakable, else quoted."""
-    text = _text(value)
+    text = ",".join(map(_text, value)) if isinstance(value, tuple | list) else _text(value)
     return text if text.isprintable() and _BARE.fullmatch(text) else repr(text)
 
 

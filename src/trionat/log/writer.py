@@ -11,11 +11,11 @@ import logging.handlers
 import os
 import queue
 import select
-import sys
 import threading
 import time
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO, TypeAlias
 
 import attrs
@@ -25,7 +25,6 @@ from trionat.log.record import Event, mask_secrets, render_json, render_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 QUEUE_RECORDS: Final = 8192
 """Records that may wait for the writing thread; at about 1 KiB each that is 8 MiB. Chosen, not measured."""
@@ -36,6 +35,8 @@ LINGER: Final = 0.02
 """Seconds for which the writing thread gathers records; what a killed process has not written is so much at most. A thread that wakes
 for each record costs the Trio thread several times what rendering costs, since it takes the interpreter's lock away at every system call:
 measured, a third of the new connections a second."""
+_LOOK_INTERVAL: Final = 1.0
+"""Seconds between two looks at the log file's name."""
 COMPLAINT_INTERVAL: Final = 60.0
 """Seconds between two complaints about a full disk or the like."""
 
@@ -178,15 +179,46 @@ class RotatingFile:
 class _RotatingHandler(logging.handlers.RotatingFileHandler):
     """Used by one thread, so without the lock of `handle`."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the JSON line."""
-        return render_json(record)
+    _looked_at = float("-inf")
+    _size = 0
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Let the error out to the writer, which counts and tells it; `logging` would print a traceback."""
-        error = sys.exc_info()[1]
-        if error is not None:
-            raise error
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the JSON line, into a new file where it has no room in this one.
+
+        The disk is asked for the file's name and size once a second, and not for each record.
+        """
+        line = render_json(record) + "\n"
+        stream = self._current()
+        if self._size and self._size + len(line) >= self.maxBytes > 0:
+            self.doRollover()
+            stream = self._current()
+        stream.write(line)
+        stream.flush()
+        self._size += len(line)
+
+    def _current(self) -> TextIO:
+        """Return the open file of our name, which is another one by now where logrotate has renamed it or somebody has deleted it."""
+        stream: TextIO | None = self.stream
+        now = time.monotonic()
+        if (
+            stream is not None
+            and now - self._looked_at >= _LOOK_INTERVAL
+            and not self._is_ours(stream)
+        ):
+            stream.close()
+            stream = self.stream = None
+        if stream is None:
+            stream = self.stream = self._open()
+            self._size = stream.tell()
+        if now - self._looked_at >= _LOOK_INTERVAL:
+            self._looked_at = now
+        return stream
+
+    def _is_ours(self, stream: TextIO) -> bool:
+        try:
+            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(stream.fileno()))
+        except FileNotFoundError:
+            return False
 
 
 class Writer:
@@ -210,23 +242,34 @@ class Writer:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        ended = False
-        while not ended:
-            records = [self.records.get()]
-            if records[0] is not None and self.records.qsize() < BATCH_RECORDS:
-                time.sleep(LINGER)
-            with suppress(queue.Empty):
-                while len(records) < BATCH_RECORDS:
-                    records.append(self.records.get_nowait())
-            ended = None in records  # nobody logs behind the end
-            self._write([record for record in records if record is not None])
-            if self.records.qsize() < QUEUE_RECORDS // 2:  # a busy log is never empty
-                self._tell_dropped()
+        while not self._write_batch():
+            pass
         self._tell_dropped()
         for sink in self._sinks:
             # What is left in a file's buffer may not fit on the disk.
             with suppress(OSError, ValueError):
                 sink.close()
+
+    def _write_batch(self) -> bool:
+        """Write what has come together; return whether that was the end."""
+        records = [self.records.get()]
+        if records[0] is not None and self.records.qsize() < BATCH_RECORDS:
+            with suppress(
+                OSError
+            ):  # EINVAL: under libfaketime, when the time of day is set back meanwhile
+                time.sleep(LINGER)
+        with suppress(queue.Empty):
+            while len(records) < BATCH_RECORDS:
+                records.append(self.records.get_nowait())
+        try:
+            self._write([record for record in records if record is not None])
+            if self.records.qsize() < QUEUE_RECORDS // 2:  # a busy log is never empty
+                self._tell_dropped()
+        except Exception as error:  # noqa: BLE001 (a bug in here is told, and does not silence the program)
+            self._statistics.failed += len(records)
+            with suppress(Exception):
+                self._complain("the log", error)
+        return None in records  # nobody logs behind the end
 
     def _write(self, records: Sequence[logging.LogRecord]) -> None:
         failed = 0
