@@ -30,6 +30,7 @@ from trionat.errors import (
 from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.transport.isolation import leaves
+from trionat.transport.names import NameResolver
 
 log = get_logger(__name__)
 
@@ -118,6 +119,7 @@ def _has_terminal() -> bool:
 async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
     stopping = trio.Event()
     code = ExitCode.DONE
+    trio.socket.set_custom_hostname_resolver(NameResolver())
     has_terminal = _has_terminal()  # when SIGHUP tells that it has closed, nobody can tell any more
     async with trio.open_nursery() as nursery:
 

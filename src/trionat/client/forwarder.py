@@ -10,7 +10,7 @@ import trio
 from trionat.config.values import NO_PROXY
 from trionat.protocol.proxy import proxy_header
 from trionat.relay.tunnel import LocalServiceError
-from trionat.transport.dial import dial
+from trionat.transport.dial import dial_service
 from trionat.transport.endpoint import SocketEndpoint, send_all
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Forwarder:
         local, version = service.local, service.proxy_protocol
         with trio.move_on_after(self.timeout):
             try:
-                endpoint = SocketEndpoint(await dial(local))
+                endpoint = SocketEndpoint(await dial_service(local))
                 if version not in (None, NO_PROXY) and visitor is not None and visited is not None:
                     await _introduce(endpoint, proxy_header(version, visitor, visited))
             except OSError as error:

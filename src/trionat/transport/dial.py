@@ -41,6 +41,10 @@ async def dial(address: Address) -> socket.socket:
         return await _connect_unix(address)
     if _is_numeric(address.host):
         return await _connect_numeric(address)
+    if (
+        address.host.lower().rstrip(".") == "localhost"
+    ):  # this machine, whatever a name server says (RFC 6761 6.3)
+        return await _connect_loopback(address.port)
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
     except UnicodeError as error:  # from the codec for international names
@@ -52,6 +56,28 @@ async def dial(address: Address) -> socket.socket:
     sock.setblocking(False)
     set_stream_options(sock)
     return sock
+
+
+async def dial_service(address: Address) -> socket.socket:
+    """Dial a local service. One that does not listen on 127.0.0.1 may do so on ::1: some servers listen on what `localhost` is.
+
+    Raises:
+        OSError: as `dial`.
+    """
+    if isinstance(address, TCPAddress) and address.host == "127.0.0.1":
+        return await _connect_loopback(address.port)
+    return await dial(address)
+
+
+async def _connect_loopback(port: int) -> socket.socket:
+    try:
+        return await _connect_numeric(TCPAddress("127.0.0.1", port))
+    except ConnectionRefusedError as error:
+        refused = error
+    try:
+        return await _connect_numeric(TCPAddress("::1", port))
+    except OSError:  # or there is no IPv6 here
+        raise refused from None
 
 
 async def reach(address: TCPAddress) -> socket.socket:
