@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +13,7 @@ import trio.testing
 from trionat.address import TCPAddress
 from trionat.cli.serve import banner
 from trionat.config.sections import DatabaseConfig, ServerConfig
-from trionat.errors import StoreUnavailableError
+from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.server.app import _prepare, serve
 
@@ -124,3 +125,28 @@ async def test_legacy_clients_are_told_of_at_the_start(
     ]
     assert f"\n  NAT clients     {words}\n" in banner(ready)
     assert words not in banner(attrs.evolve(ready, legacy_clients=False))
+
+
+async def test_a_visit_port_that_is_taken_does_not_prevent_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = ServerConfig(
+            controller_addr=TCPAddress("127.0.0.1", 0),
+            tunnel_addr=TCPAddress("127.0.0.1", 0),
+            visit_port=(port, 0),
+            state_dir=tmp_path,
+        )
+        async with trio.open_nursery() as nursery:
+            ready = await nursery.start(serve, config)
+            assert len(ready.visit_ports) == 1
+            assert port not in ready.visit_ports
+            nursery.cancel_scope.cancel()
+        assert f"visit ports are left out (VisitPortPolicy) ports={port}" in caplog.text
+        for other in (
+            attrs.evolve(config, visit_port_policy="require"),
+            attrs.evolve(config, visit_port=(port,)),
+        ):
+            with pytest.raises(StartupError, match=f"cannot listen on 127.0.0.1:{port}"):
+                await serve(other)

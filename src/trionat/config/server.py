@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
 import platformdirs
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
     from trionat.config.key import Fault
     from trionat.networks import Network
+
+
+TOLERATE: Final = "tolerate"
+REQUIRE: Final = "require"
+"""What `VisitPortPolicy` may be."""
 
 
 @attrs.frozen(kw_only=True)
@@ -84,15 +89,26 @@ class ServerConfig:
             unset="the host of ControllerAddr",
         ),
     )
+    visit_port_policy: str = attrs.field(
+        default=TOLERATE,
+        metadata=key(
+            "VisitPortPolicy",
+            one_of(TOLERATE, REQUIRE),
+            "what a visit port that cannot be had at the start means: tolerate: the others are served; require: no start",
+        ),
+    )
     task_queue_num: int = attrs.field(
-        default=4, metadata=key("TaskQueueNum", whole(1, 1024), "dispatcher tasks", letter="q")
+        default=4,
+        metadata=key(
+            "TaskQueueNum", whole(1, 1024), "queue places, times TaskQueueBuff", letter="q"
+        ),
     )
     task_queue_buff: int = attrs.field(
         default=32,
         metadata=key(
             "TaskQueueBuff",
             whole(1, 65536),
-            "queue places for each dispatcher",
+            "queue places, times TaskQueueNum",
             letter="b",
             flag="--task-queue-buffer-size",
         ),

@@ -5,6 +5,7 @@ Read `serve` from outside to inside: that is the order of start, and backwards t
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from contextlib import AsyncExitStack
 from functools import partial
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trionat.address import TCPAddress
+from trionat.config.server import REQUIRE
+from trionat.config.values import PORTS
 from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.fingerprint import format_fingerprint
@@ -208,11 +211,25 @@ def _open_listeners(
         return listener
 
     control, tunnel = listen(config.controller_addr), listen(config.tunnel_addr)
-    return (
-        control,
-        tunnel,
-        [listen(TCPAddress(config.effective_visit_host, port)) for port in config.visit_port],
-    )
+    visits: list[Listener] = []
+    failures: list[tuple[int, StartupError]] = []
+    for port in config.visit_port:
+        try:
+            visits.append(listen(TCPAddress(config.effective_visit_host, port)))
+        except StartupError as error:
+            if config.visit_port_policy == REQUIRE:
+                raise
+            failures.append((port, error))
+    if failures:
+        missing, reason = [port for port, _ in failures], failures[0][1]
+        if not visits:
+            raise reason
+        log.warning(
+            "visit ports are left out (VisitPortPolicy)",
+            ports=PORTS.write(missing),
+            reason=str(reason),
+        )
+    return control, tunnel, visits
 
 
 def _certificate(config: ServerConfig, state: StateFolder) -> tuple[ssl.SSLContext, bytes]:
@@ -261,18 +278,27 @@ def _is_any(host: str) -> bool:
 
 
 def _own_address() -> str:
-    """Return the address from which this machine would reach the world.
+    """Return the address from which this machine would reach the world, IPv4 first; told loudly where the world cannot reach it.
 
-    Connecting a datagram socket sends nothing: it only asks the kernel for the route. 192.0.2.1 is for documentation
-    (RFC 5737), so nobody has it.
+    Connecting a datagram socket sends nothing: it only asks the kernel for the route. 192.0.2.1 and 2001:db8::1 are for
+    documentation (RFC 5737, RFC 3849), so nobody has them.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
-            probe.connect(("192.0.2.1", 9))
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((somewhere, 9))
+                host: str = probe.getsockname()[0].partition("%")[0]
         except OSError:
-            return "127.0.0.1"
-        host: str = probe.getsockname()[0]
-        return host
+            continue
+        break
+    else:
+        host = "127.0.0.1"
+    if not ipaddress.ip_address(host).is_global:
+        log.warning(
+            "visitors and clients outside cannot reach the address that was found here: set PublicAddr (--public-addr)",
+            address=host,
+        )
+    return host
 
 
 def _names(public: TCPAddress) -> Sequence[str]:

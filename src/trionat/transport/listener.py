@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -33,6 +34,24 @@ _OWN_PORT: Final[int] = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEAD
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SHORTAGE_WAIT: Final = 0.1  # seconds between two tries, as trio.serve_listeners does
 _PATIENCE: Final = 4.0  # seconds for which the kernel's queue waits for room: half of what a visitor waits for its tunnel
+
+
+_EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def _taken(port: int) -> str:
+    """Say what to do about a port that is taken; who has it need not listen there."""
+    advice = "; something else on this machine has that port: stop it, or choose another port"
+    try:
+        low, high = map(int, _EPHEMERAL.read_text().split())
+    except (OSError, ValueError):
+        return advice
+    if low <= port <= high:
+        advice += (
+            f" (perhaps an outgoing connection, which the kernel gives ports from {low} to {high}:"
+            " net.ipv4.ip_local_reserved_ports keeps it off yours)"
+        )
+    return advice
 
 
 @attrs.define(eq=False)
@@ -70,7 +89,7 @@ class Listener:
         except OSError as error:
             sock.close()
             hint = {
-                errno.EADDRINUSE: "; another program has that port: stop it, or choose another port",
+                errno.EADDRINUSE: _taken(address.port),
                 errno.EACCES: "; ports below 1024 need privileges: choose a higher one",
                 errno.EADDRNOTAVAIL: "; this machine has no such address",
             }.get(error.errno or 0, "")
