@@ -15,7 +15,7 @@ from tests.unit.client_side import CONTROL, TUNNEL, Host, MemoryLegacyServer, Ru
 from tests.unit.memory import echo, receive_all, receive_exactly, receive_some
 from tests.unit.memory_server import forwarder
 from trionat.address import TCPAddress, UnixAddress
-from trionat.cli.connect import show_text
+from trionat.cli.connect import TextEvents
 from trionat.client.app import Client
 from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.legacy.session import LegacySession
@@ -180,7 +180,7 @@ async def test_what_the_user_is_told(
         await desk.say(INFORMATION)
         await trio.testing.wait_all_tasks_blocked()
         for event in desk.events:
-            show_text(event)
+            TextEvents()(event)
     told = capsys.readouterr().out.splitlines()
     assert told == [
         "no answer from the server yet: its sessions may all be taken; waiting for one",

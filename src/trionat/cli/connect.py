@@ -87,30 +87,49 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 async def _connect(configuration: Configuration, as_json: bool, stopping: trio.Event) -> None:
-    show = show_json if as_json else show_text
+    show = show_json if as_json else TextEvents()
     await Client(configuration.client, configuration.auth, show, stopping).run()
 
 
-def show_text(event: ClientEvent) -> None:
-    """Tell a person: the public address first of all."""
-    match event:
-        case Connected():
-            for service in event.services:
-                say(f"{service.public} -> {service.local}")
-            login = f"logged in as {event.username}" if event.username else "no login"
-            say(f"  server   {event.server}, {login}, uid {event.uid}")
-            say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
-        case Queued(None):
-            say("no answer from the server yet: its sessions may all be taken; waiting for one")
-        case Queued(position):
-            say(f"all sessions are taken: number {position} in the queue")
-        case Disconnected(reason=reason, retry_in=retry_in):
-            if retry_in is not None:  # else the reason comes with the exit
-                log.warning("disconnected", reason=reason, retry_in=retry_in)
-        case Draining(seconds):
-            log.warning("the server stops", seconds=seconds)
-        case _:
-            assert_never(event)
+@attrs.define(eq=False)
+class TextEvents:
+    """Tells a person: the public address first of all. A reason that comes again and again is told less and less often, counted."""
+
+    _was_up: bool = attrs.field(init=False, default=False)
+    _reason: str = attrs.field(init=False, default="")
+    _tries: int = attrs.field(init=False, default=0)
+
+    def __call__(self, event: ClientEvent) -> None:
+        """Print an event, or log it."""
+        match event:
+            case Connected():
+                for service in event.services:
+                    say(f"{service.public} -> {service.local}")
+                login = f"logged in as {event.username}" if event.username else "no login"
+                say(f"  server   {event.server}, {login}, uid {event.uid}")
+                say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
+                self._was_up, self._reason = True, ""
+            case Queued(None):
+                say("no answer from the server yet: its sessions may all be taken; waiting for one")
+            case Queued(position):
+                say(f"all sessions are taken: number {position} in the queue")
+            case Disconnected(reason=reason, retry_in=retry_in):
+                if retry_in is not None:  # else the reason comes with the exit
+                    self._tell_failure(reason, retry_in)
+            case Draining(seconds):
+                log.warning("the server stops", seconds=seconds)
+            case _:
+                assert_never(event)
+
+    def _tell_failure(self, reason: str, retry_in: float) -> None:
+        self._tries = self._tries + 1 if reason == self._reason else 1
+        self._reason = reason
+        if self._tries & (self._tries - 1):  # the first, second, fourth, eighth ... time
+            return
+        what = "disconnected" if self._was_up else "cannot connect"
+        self._was_up = False
+        tries = self._tries if self._tries > 1 else None
+        log.warning(what, reason=reason, tries=tries, retry_in=retry_in)
 
 
 def show_json(event: ClientEvent) -> None:

@@ -27,6 +27,10 @@ _PEEK_INTERVAL: Final = 0.05
 _LONGEST_PEEK_INTERVAL: Final = 1.0
 
 
+# What OpenSSL calls an answer that is no TLS record.
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+
+
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """Return the context of a server that shows this certificate.
 
@@ -115,6 +119,10 @@ async def _shake_hands(
         raise
     except OSError as error:
         endpoint.close()
+        if not server_side and getattr(error, "reason", None) in _NO_TLS:
+            raise ConnectionLostError(
+                "something answers there that does not speak TLS, so it is no trionat: is the port right? It is the control port"
+            ) from error
         raise lost(error) from error
     except BaseException:
         endpoint.close()
