@@ -15,6 +15,7 @@ LAYERS = [
     {"relay", "transport", "store"},
     {"protocol", "config", "events"},
     {"address", "networks", "errors", "signals", "log", "fingerprint"},
+    {"text"},
 ]
 """From the top down. A room imports from itself and from lower layers; beside each other, only where `BESIDE` says so."""
 BESIDE = {("__main__", "cli"), ("cli", "__init__"), ("relay", "transport")}

@@ -7,13 +7,9 @@ keeps its traceback. Messages are one line: what was wrong, where, and what to d
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 import attrs
 
-_TICKET: Final = re.compile(r"(tn[0-9]+_)[\w-]+")
-"""A ticket is a credential: a message that quotes what it is about must not show one that was put in the wrong place."""
+from trionat.text import mask_tickets
 
 
 class TrionatError(Exception):
@@ -26,7 +22,7 @@ class Problem:
 
     `where` is a file, an environment variable or a flag; `line` counts from 1 and is None outside files; `key` is the path of
     the key, such as `Server.VisitPort[2]`, or empty where the whole source is meant; `reason` says what is wrong and what
-    would be right.
+    would be right. `str()` shows no ticket, whichever part has one.
     """
 
     where: str
@@ -36,8 +32,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.where if self.line is None else f"{self.where}:{self.line}"
-        reason = _TICKET.sub(r"\1********", self.reason)
-        return f"{place}: {self.key}: {reason}" if self.key else f"{place}: {reason}"
+        text = f"{place}: {self.key}: {self.reason}" if self.key else f"{place}: {self.reason}"
+        return mask_tickets(text)
 
 
 class ConfigError(TrionatError):

@@ -1,92 +1,55 @@
-"""The arguments of `trionat connect`: what is a ticket is understood wherever it stands, and never shown."""
+"""What `trionat connect` makes of its arguments."""
 
 from __future__ import annotations
 
-import socket
-import threading
+from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
-from trionat.address import TCPAddress
-from trionat.cli.connect import TextEvents, _split
-from trionat.errors import ConfigError, ConnectionLostError, Problem
-from trionat.events import Connected, Disconnected
-from trionat.transport.tls import client_context, connect_tls
+from trionat.cli import app
+from trionat.errors import ConfigError, Problem
 
-TICKET = "tn1_AR9H-XVDa5JzSecretSecret"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TICKET = "tn1_c2VjcmV0"
+OTHER = "tn2_c2VjcmV0"
+
+
+def connect(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["connect", *arguments], env=env, catch_exceptions=False)
+    assert "c2VjcmV0" not in result.output
+    return result.exit_code, result.stderr
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "services"),
-    [
-        ([TICKET, "8080"], ["8080"]),
-        (["8080", TICKET], ["8080"]),
-        ([TICKET], []),
-        (["a", TICKET, "b"], ["a", "b"]),
-    ],
+    "arguments", [(TICKET, "8080"), ("8080", TICKET), ("8080", f" {TICKET}\n", "8081")]
 )
-def test_a_ticket_anywhere(arguments: list[str], services: list[str]) -> None:
-    assert _split(arguments) == (TICKET, services)
+def test_a_ticket_is_one_wherever_it_stands(arguments: tuple[str, ...]) -> None:
+    told = "trionat: ticket: the ticket is damaged: copy it again, whole\n"
+    assert connect(*arguments) == (2, told)
 
 
-@pytest.mark.parametrize("service", ["8080", "tn:8080", "tunnel_1:80", "/run/tn1_x.sock"])
-def test_what_is_no_ticket(service: str) -> None:
-    assert _split([service]) == (None, [service])
+def test_two_tickets_are_a_mistake_and_neither_is_shown() -> None:
+    told = "trionat: argument TICKET: there are 2 tickets: give one, and start one client for each server\n"
+    assert connect(TICKET, "8080", OTHER) == (2, told)
 
 
-def test_two_tickets_are_not_shown() -> None:
-    with pytest.raises(ConfigError, match="2 tickets") as caught:
-        _split([TICKET, "tn2_other", "8080"])
-    assert "Secret" not in str(caught.value)
+@pytest.mark.parametrize("service", [f"{TICKET}:22", f"127.0.0.1:{TICKET}", f"/x:{TICKET}:y"])
+def test_what_looks_like_a_ticket_in_a_wrong_place_is_not_shown(service: str) -> None:
+    code, told = connect("--once", "--controller-addr", "127.0.0.1:1", "8080", "--local-server-addr", f"({service}", env={"TRIONAT_CLIENT_PROXY_PROTOCOL": TICKET})  # fmt: skip
+    assert code == 2
+    assert "tn1_********" in told
 
 
-def test_no_message_shows_a_ticket() -> None:
-    told = str(ConfigError(Problem("argument SERVICE", f"{TICKET!r} is no address")))
-    assert told == "argument SERVICE: 'tn1_********' is no address"
-
-
-def test_a_failure_that_comes_again_and_again_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """A first connection that never was is not "disconnected"; a loss is; a hundred tries are seven lines."""
-    show = TextEvents()
-    for _ in range(100):
-        show(Disconnected(reason="cannot reach it", retry_in=5.0))
-    assert caplog.messages == [
-        "cannot connect reason='cannot reach it' retry_in=5.0",
-        *(
-            f"cannot connect reason='cannot reach it' tries={tries} retry_in=5.0"
-            for tries in (2, 4, 8, 16, 32, 64)
-        ),
-    ]
-    caplog.clear()
-    show(
-        Connected(
-            uid=1,
-            services=(),
-            server=TCPAddress("127.0.0.1", 1),
-            tunnel=TCPAddress("127.0.0.1", 1),
-            username="alice",
-            encrypted=True,
-        )
-    )
-    show(Disconnected(reason="cannot reach it", retry_in=0.0))
-    show(Disconnected(reason="something else", retry_in=0.5))
-    assert [message.split(" reason")[0] for message in caplog.messages] == [
-        "disconnected",
-        "cannot connect",
-    ]
-
-
-async def test_a_port_where_something_else_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=answer_once, args=(listening,), daemon=True).start()
-        sock = socket.create_connection(listening.getsockname())
-        with pytest.raises(ConnectionLostError, match="does not speak TLS, so it is no trionat"):
-            await connect_tls(sock, client_context(pinned=True), "127.0.0.1")
-
-
-def answer_once(listening: socket.socket) -> None:
-    """As sshd does: speak first."""
-    connection, _ = listening.accept()
-    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
-    connection.recv(4096)
-    connection.close()
+def test_a_problem_shows_no_ticket_in_any_part() -> None:
+    problem = Problem(f"flag {TICKET}", f"{OTHER!r} is wrong", f"Client.{TICKET}", 7)
+    shown = "flag tn1_********:7: Client.tn1_********: 'tn2_********' is wrong"
+    assert str(problem) == shown
+    assert str(ConfigError(problem)) == shown

@@ -26,7 +26,8 @@ from trionat.log import get_logger
 
 log = get_logger(__name__)
 
-_TICKET = re.compile(r"\s*tn[0-9]+_")
+_TICKET = re.compile(r"\s*tn[0-9]+_[^:/]*")
+"""`tn1_...`, or a later version's `tn2_...`; with a colon or a slash it is the address of a service."""
 
 
 @with_flags(AuthConfig, ClientConfig)
@@ -74,15 +75,16 @@ def _with_password(configuration: Configuration) -> Configuration:
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """A ticket looks like nothing else, wherever it stands: `tn1_...`, or a later version's `tn2_...`.
+    """Tell the ticket from the services, wherever it stands: it looks like nothing else.
 
     Raises:
-        ConfigError: There are several.
+        ConfigError: There are several tickets; the message shows none.
     """
-    tickets = [argument for argument in arguments if _TICKET.match(argument)]
+    tickets = [argument for argument in arguments if _TICKET.fullmatch(argument)]
     if len(tickets) > 1:
-        raise ConfigError(Problem("argument TICKET", f"there are {len(tickets)} tickets: give one"))
-    services = [argument for argument in arguments if not _TICKET.match(argument)]
+        reason = f"there are {len(tickets)} tickets: give one, and start one client for each server"
+        raise ConfigError(Problem("argument TICKET", reason))
+    services = [argument for argument in arguments if argument not in tickets]
     return (tickets[0] if tickets else None), services
 
 

@@ -12,6 +12,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from trionat.text import mask_tickets
+
 if TYPE_CHECKING:
     import logging
 
@@ -20,7 +22,6 @@ TEXT_CHARACTERS: Final = 2000
 
 _MASK: Final = "********"
 _SECRET_KEYS: Final = ("password", "ticket", "token", "secret")
-_TICKET: Final = re.compile(r"tn[0-9]+_[\w-]+")
 _BARE: Final = re.compile(r"""[^ ="']+""")
 _COLOURS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 
@@ -37,7 +38,7 @@ class Event(dict[str, Any]):
             for key, value in self.items()
             if key != "event" and value is not None
         )
-        return _TICKET.sub(f"tn1_{_MASK}", f"{escape(str(self.get('event')))} {keys}".rstrip())
+        return mask_tickets(f"{escape(str(self.get('event')))} {keys}".rstrip())
 
 
 def render_json(record: logging.LogRecord) -> str:
@@ -54,7 +55,7 @@ def render_json(record: logging.LogRecord) -> str:
     line = {**frame, **event, **frame}
     if record.exc_info:
         line["exception"] = _traceback(record)
-    return _TICKET.sub(f"tn1_{_MASK}", json.dumps(line, default=_text, skipkeys=True))
+    return mask_tickets(json.dumps(line, default=_text, skipkeys=True))
 
 
 def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
@@ -68,7 +69,7 @@ def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
     line = f"{clock} {level:7} {origin}{record.msg}"
     if record.exc_info:
         line += "".join(f"\n  | {escape(part)}" for part in _traceback(record).splitlines())
-    return _TICKET.sub(f"tn1_{_MASK}", line)
+    return mask_tickets(line)
 
 
 def mask_secrets(event: Event) -> None:
@@ -77,8 +78,7 @@ def mask_secrets(event: Event) -> None:
         if key.lower().endswith(_SECRET_KEYS):
             event[key] = _MASK
         elif isinstance(value, str):
-            if "tn1_" in value:
-                value = _TICKET.sub(f"tn1_{_MASK}", value)  # noqa: PLW2901 (the same value, made fit)
+            value = mask_tickets(value)  # noqa: PLW2901 (the same value, made fit)
             event[key] = value if len(value) <= TEXT_CHARACTERS else value[:TEXT_CHARACTERS] + "..."
 
 

@@ -1,0 +1,61 @@
+"""What `trionat connect` tells a person of connections that fail."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from trionat.address import TCPAddress
+from trionat.cli.connect import TextEvents
+from trionat.errors import ConnectionLostError
+from trionat.events import Connected, Disconnected
+from trionat.transport.tls import client_context, connect_tls
+
+
+def test_a_failure_that_comes_again_and_again_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """A first connection that never was is not "disconnected"; a loss is; a hundred tries are seven lines."""
+    show = TextEvents()
+    for _ in range(100):
+        show(Disconnected(reason="cannot reach it", retry_in=5.0))
+    assert caplog.messages == [
+        "cannot connect reason='cannot reach it' retry_in=5.0",
+        *(
+            f"cannot connect reason='cannot reach it' tries={tries} retry_in=5.0"
+            for tries in (2, 4, 8, 16, 32, 64)
+        ),
+    ]
+    caplog.clear()
+    show(
+        Connected(
+            uid=1,
+            services=(),
+            server=TCPAddress("127.0.0.1", 1),
+            tunnel=TCPAddress("127.0.0.1", 1),
+            username="alice",
+            encrypted=True,
+        )
+    )
+    show(Disconnected(reason="cannot reach it", retry_in=0.0))
+    show(Disconnected(reason="something else", retry_in=0.5))
+    assert [message.split(" reason")[0] for message in caplog.messages] == [
+        "disconnected",
+        "cannot connect",
+    ]
+
+
+async def test_a_port_where_something_else_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer_once, args=(listening,), daemon=True).start()
+        sock = socket.create_connection(listening.getsockname())
+        with pytest.raises(ConnectionLostError, match="does not speak TLS, so it is no trionat"):
+            await connect_tls(sock, client_context(pinned=True), "127.0.0.1")
+
+
+def answer_once(listening: socket.socket) -> None:
+    """As sshd does: speak first."""
+    connection, _ = listening.accept()
+    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+    connection.recv(4096)
+    connection.close()
