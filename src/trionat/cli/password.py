@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 
 import typer
 
 from trionat.errors import ConfigError, Problem
 from trionat.store.passwords import MAX_PASSWORD_BYTES, check_password
+from trionat.text import decode_text, invisible_in, strip_line_end
 
 
 def read_password(*, confirm: bool, otherwise: str = "") -> str:
@@ -16,7 +18,8 @@ def read_password(*, confirm: bool, otherwise: str = "") -> str:
     `otherwise` names other ways to give it, for the message when none came.
 
     Raises:
-        ConfigError: it is empty or too long.
+        ConfigError: it is empty, too long, or no text; with `confirm`, where it is a new one, it also must be one that can be
+            typed again.
     """
     if sys.stdin.isatty():
         where = "password"
@@ -25,10 +28,27 @@ def read_password(*, confirm: bool, otherwise: str = "") -> str:
         )
     else:
         where = "standard input"
-        password = sys.stdin.readline(MAX_PASSWORD_BYTES + 2).removesuffix("\n").removesuffix("\r")
+        password = _read_line(where)
     try:
         check_password(password)
+        if confirm and (stowaway := invisible_in(password)):
+            raise ValueError(f"the password has {stowaway}: nobody could type it again")
     except ValueError as error:
         hint = f"; there are also {otherwise}" if otherwise and not password else ""
         raise ConfigError(Problem(where=where, reason=f"{error}{hint}")) from None
     return password
+
+
+def _read_line(where: str) -> str:
+    """Read one line; PowerShell may send it as UTF-16 with a byte order mark, where a line feed has a second byte."""
+    data = sys.stdin.buffer.readline(2 * MAX_PASSWORD_BYTES + 4)
+    if data.startswith(codecs.BOM_UTF16_LE) and data.endswith(b"\n"):
+        data += b"\0"
+    try:
+        try:
+            text = decode_text(data)
+        except UnicodeDecodeError:  # of a locale that is not UTF-8
+            text = data.decode(sys.stdin.encoding)
+    except UnicodeDecodeError:
+        raise ConfigError(Problem(where=where, reason="the password is no text in UTF-8")) from None
+    return strip_line_end(text)

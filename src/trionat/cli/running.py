@@ -29,7 +29,7 @@ from trionat.errors import (
 )
 from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
-from trionat.text import mask_tickets
+from trionat.text import mask_tickets, strip_around
 from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
 
@@ -101,7 +101,7 @@ def _logging(
 
 
 def _log_level() -> str:
-    level = os.environ.get("TRIONAT_LOG_LEVEL", "").upper() or "INFO"
+    level = strip_around(os.environ.get("TRIONAT_LOG_LEVEL", "")).upper() or "INFO"
     if level not in _LOG_LEVELS:
         reason = f"{level!r} is no level: write one of {', '.join(_LOG_LEVELS)}"
         raise ConfigError(Problem(where="environment TRIONAT_LOG_LEVEL", reason=reason))

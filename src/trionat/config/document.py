@@ -10,6 +10,7 @@ import attrs
 import yaml
 
 from trionat.errors import Problem
+from trionat.text import decode_text
 
 # Chosen, not measured: hundreds of times what a large configuration needs, and read in well under a second. They also
 # bound what an alias bomb or an alias of itself can unfold to.
@@ -109,7 +110,7 @@ def read_document(data: bytes, where: str, problems: list[Problem]) -> Value:
     """Read one YAML document.
 
     Args:
-        data: UTF-8, at most `MAX_BYTES`.
+        data: UTF-8, or UTF-16 that begins with a byte order mark; at most `MAX_BYTES`.
         where: What problems call the document.
         problems: Gets what is wrong, with lines.
 
@@ -121,7 +122,7 @@ def read_document(data: bytes, where: str, problems: list[Problem]) -> Value:
         problems.append(Problem(where, f"the file is longer than {MAX_BYTES} bytes"))
         return nothing
     try:
-        text = data.decode("utf-8-sig")
+        text = decode_text(data)
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         problems.append(Problem(where, "this is not UTF-8 text: save the file as UTF-8", line=line))

@@ -27,6 +27,7 @@ from trionat.config.sections import (
     keys_of,
 )
 from trionat.errors import ConfigError, Problem
+from trionat.text import strip_around, strip_line_end
 
 Role: TypeAlias = Literal["server", "client"]
 Flag: TypeAlias = str | Sequence[str] | bool | None
@@ -144,9 +145,10 @@ class _Sources:
         for key in KEYS.values():
             known += key.environment
             for name in key.environment:
-                if environ.get(name):
+                tidy = strip_line_end if key.secret else strip_around
+                if text := tidy(environ.get(name, "")):
                     reader = Reader(f"environment {name}", self.problems)
-                    self._take(key, document.Scalar(environ[name]), reader, 1)
+                    self._take(key, document.Scalar(text), reader, 1)
         sections = tuple(f"TRIONAT_{section.upper()}_" for section in SECTIONS)
         for name in sorted(environ.keys() - known):
             if name.startswith(sections) and not _SERVICE_LINK.fullmatch(name):

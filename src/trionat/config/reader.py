@@ -10,6 +10,7 @@ import attrs
 from trionat.config.document import Mapping, Scalar, Sequence, Value
 from trionat.config.key import Key, keys_of
 from trionat.errors import Problem
+from trionat.text import invisible_in, strip_around
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -76,7 +77,8 @@ class Reader:
         try:
             return key.kind.read(value.text)
         except ValueError as exc:
-            self.fail(str(exc), path, value.line)
+            stowaway = invisible_in(strip_around(value.text))
+            self.fail(f"{exc}; it has {stowaway}" if stowaway else str(exc), path, value.line)
             return None
 
 

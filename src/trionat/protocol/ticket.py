@@ -31,6 +31,7 @@ from typing import Final, Self
 import attrs
 
 from trionat.fingerprint import FINGERPRINT_BYTES
+from trionat.text import invisible_in, join_words
 
 TOKEN_BYTES: Final = 16
 """128 bits of the HMAC are kept, so that the ticket stays short: RFC 2104 section 5 allows no less than half of the hash."""
@@ -113,7 +114,9 @@ class Ticket:
         Raises:
             ValueError: It is no ticket, is damaged, or was made by a newer trionat. One line, without the ticket's text.
         """
-        text = "".join(text[: 2 * _MAX_TEXT].split())
+        text = join_words(text[: 2 * _MAX_TEXT])
+        if stowaway := invisible_in(text):
+            raise ValueError(f"the ticket has {stowaway}: copy it again")
         if _NEWER.match(text):
             raise ValueError("the ticket was made by a newer trionat: update this one")
         if not text.startswith(_PREFIX):

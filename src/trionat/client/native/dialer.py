@@ -21,6 +21,7 @@ from trionat.errors import (
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.log import get_logger
 from trionat.protocol.ticket import Ticket
+from trionat.text import decode_text
 from trionat.transport.deadline import deadline
 from trionat.transport.dial import reach
 from trionat.transport.endpoint import SocketEndpoint
@@ -59,8 +60,11 @@ def find_ticket(config: ClientConfig) -> Ticket | None:
     if text is None and config.ticket_file is not None:
         where = str(config.ticket_file)
         try:
-            text = config.ticket_file.read_text().strip()
-        except (OSError, ValueError) as error:
+            text = decode_text(config.ticket_file.read_bytes())
+        except UnicodeDecodeError:
+            reason = "this is no ticket: it is not text in UTF-8 or UTF-16"
+            raise ConfigError(Problem(where=where, reason=reason)) from None
+        except OSError as error:
             raise ConfigError(
                 Problem(where=where, reason=f"cannot read the ticket: {error}")
             ) from error

@@ -24,6 +24,7 @@ from trionat.store.private_file import (
     read_private,
     write_private,
 )
+from trionat.text import decode_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +72,7 @@ class KnownServers:
         if not self.path.exists():
             return []
         try:
-            return read_private(self.path).decode().splitlines()
+            return decode_text(read_private(self.path)).splitlines()
         except UnicodeDecodeError:
             raise StartupError(f"{self.path}: it is no text: restore it, or delete it") from None
 
