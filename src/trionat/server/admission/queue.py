@@ -139,8 +139,7 @@ class Admission:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.listen, name="listen to the queued client")
             with trio.move_on_after(QUEUED_AFTER):
-                while not client.answered:
-                    await client.changed.wait()
+                await client.wait_answer()
             told = 0
             while not client.answered:
                 if client.position != told:
@@ -148,8 +147,7 @@ class Admission:
                     log.info("client queued", position=told)
                 await client.send_position()
                 with trio.move_on_after(QUEUE_INTERVAL):
-                    while not client.has_news(told):
-                        await client.changed.wait()
+                    await client.wait_news(told)
             nursery.cancel_scope.cancel("the client has its answer")
         return client.lease
 

@@ -60,9 +60,15 @@ class QueuedClient(ABC):
         """Whether it has a lease, or a refusal."""
         return self.lease is not None or self.refusal is not None
 
-    def has_news(self, told: int) -> bool:
-        """Whether it is answered, or stands elsewhere than the position that it was `told`."""
-        return self.answered or self.position != told
+    async def wait_answer(self) -> None:
+        """Wait for a lease or a refusal."""
+        while not self.answered:
+            await self.changed.wait()
+
+    async def wait_news(self, told: int) -> None:
+        """Wait until it is answered, or stands elsewhere than the position that it was `told`."""
+        while not self.answered and self.position == told:
+            await self.changed.wait()
 
     def grant(self, lease: Lease) -> None:
         """Give it a lease."""
