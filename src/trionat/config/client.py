@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
@@ -259,7 +260,7 @@ class ClientConfig:
     def faults(self) -> Iterator[Fault]:
         """What does not go together."""
         wished = [service.visit_port for service in self.services if service.visit_port is not None]
-        if twice := sorted({port for port in wished if wished.count(port) > 1}):
+        if twice := sorted(port for port, times in Counter(wished).items() if times > 1):
             yield (
                 ("services",),
                 f"visit port wished for more than once: {', '.join(map(str, twice))}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
@@ -354,7 +355,7 @@ class ServerConfig:
                 ("visit_port",),
                 "there is no visit port: name at least one, or 0 for any free one",
             )
-        if twice := sorted({port for port in ports if port and ports.count(port) > 1}):
+        if twice := sorted(port for port, times in Counter(ports).items() if port and times > 1):
             yield ("visit_port",), f"named more than once: {', '.join(map(str, twice))}"
         if ports and self.max_tcp_conn_num is not None and self.max_tcp_conn_num > len(ports):
             yield (

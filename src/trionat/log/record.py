@@ -16,6 +16,7 @@ from trionat.text import mask_tickets
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Iterable
 
 TEXT_CHARACTERS: Final = 2000
 """Longer texts are cut: what a peer sends must not fill the memory by way of the queue. Chosen, not measured."""
@@ -84,7 +85,10 @@ def mask_secrets(event: Event) -> None:
 
 def _plain(value: object) -> str:
     """Return a value as it stands in a line of text: bare where that is unmistakable, else quoted."""
-    text = ",".join(map(_text, value)) if isinstance(value, tuple | list) else _text(value)
+    if isinstance(value, tuple | list):
+        text = ",".join(map(_text, cast("Iterable[object]", value)))
+    else:
+        text = _text(value)
     return text if text.isprintable() and _BARE.fullmatch(text) else repr(text)
 
 
