@@ -152,7 +152,7 @@ def _round_trip(seconds: float) -> str:
 
 
 def _age(seconds: float) -> str:
-    """The largest unit of which there are two, or seconds: `90s`, `2m`, `47h`, `3d`."""
+    """A time in one unit, of which there are at least two: `90s`, `2m`, `47h`, `3d`."""
     for unit, length in _AGES:
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit}"

@@ -263,7 +263,7 @@ class ClientConfig:
         if twice := sorted(port for port, times in Counter(wished).items() if times > 1):
             yield (
                 ("services",),
-                f"visit port wished for more than once: {', '.join(map(str, twice))}",
+                f"two services ask for visit port {', '.join(map(str, twice))}",
             )
         if self.min_idle_tunnels > self.max_tunnels:
             yield (

@@ -322,7 +322,7 @@ Client:
         ),
         (
             "Client:\n  Services:\n  - 1:60000\n  - 2:60000\n",
-            "f.yml:2: Client.Services: visit port wished for more than once: 60000",
+            "f.yml:2: Client.Services: two services ask for visit port 60000",
         ),
         ("Client:\n  PublicServerAddr: a:1\n", "f.yml:2: Client.PublicServerAddr: 'a:1' is more than a host: leave out the port"),
         ("Client:\n  MaxTunnels: 3\n", "f.yml:2: Client.MaxTunnels: MinIdleTunnels 4 is above MaxTunnels 3"),
