@@ -16,12 +16,14 @@ from tests.unit.memory_server import (
     MemoryServer,
     MemoryStore,
     forwarder,
+    make_user,
     open_memory_server,
     token_of,
 )
 from trionat.errors import StoreUnavailableError
 from trionat.protocol.messages import Close, CloseCode, Queued, RefusalCode, Refused, Welcome
 from trionat.server.accounts.accounts import WATCH_INTERVAL
+from trionat.server.accounts.credential import Credential
 from trionat.store.base import Limits
 from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
 
@@ -459,3 +461,40 @@ async def test_a_braked_tunnel_is_neither_dead_nor_deaf(
         await trio.sleep(60)
         assert "tunnel lost" not in caplog.text
         assert "tunnel given up" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "ends"),
+    [("ticket_salt", True), ("password", False), (None, False)],
+)
+async def test_a_ticket_that_is_void_ends_its_sessions(
+    tidy: Tidy, autojump_clock: MockClock, store: MemoryStore, changed: str | None, ends: bool
+) -> None:
+    """`trionat user ticket --renew` makes all that came by a ticket log in anew; a new password alone concerns others."""
+    async with open_memory_server(tidy, 2, store) as server:
+        alice, bob = [await log_in(server, name, name) for name in ("alice", "bob")]
+        if changed is not None:
+            new = bytes(16) + b"x" if changed == "ticket_salt" else "another hash"
+            store.users["alice"] = attrs.evolve(store.users["alice"], **{changed: new})  # type: ignore[arg-type]
+        await trio.sleep(WATCH_INTERVAL + 1)
+        assert [session.username for session in server.sessions] == (
+            ["bob"] if ends else ["alice", "bob"]
+        )
+        if ends:
+            closed = await alice.hear(Close)
+            assert (closed.code, closed.text) == (
+                "account-removed",
+                "the ticket of alice is void by now",
+            )
+        assert not bob.pending()
+
+
+def test_a_credential_knows_what_it_came_by() -> None:
+    user = make_user("alice")
+    ticket, password = [Credential.of(user, by_ticket=by_ticket) for by_ticket in (True, False)]
+    assert ticket.opens(user)
+    assert password.opens(user)
+    assert not ticket.opens(attrs.evolve(user, ticket_salt=b"new" + bytes(13)))
+    assert ticket.opens(attrs.evolve(user, password="new"))
+    assert not password.opens(attrs.evolve(user, password="new"))
+    assert user.password not in repr(password)

@@ -18,6 +18,7 @@ from trionat.store.passwords import hash_password, is_hashed, verify_password
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import UserLimits
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.state_folder import StateFolder
@@ -41,6 +42,7 @@ class LiveSession(Protocol):
 
     username: str
     account_id: int
+    credential: Credential | None
 
     @property
     def user_limits(self) -> UserLimits:
@@ -102,7 +104,7 @@ class Accounts:
                 f"the account {user.name} is out of order: ask whoever runs the server",
             )
         if self.upgrade_passwords and token is None and not is_hashed(user.password):
-            await self._upgrade(self.store, user)
+            user = await self._upgrade(self.store, user)
         try:
             exhausted = await self._exhausted([user])
         except StoreError as error:
@@ -146,17 +148,18 @@ class Accounts:
             log.warning("an account cannot be used", user=username, error=str(error))
             return False
 
-    async def _upgrade(self, store: Store, user: User) -> None:
-        """Replace a plain text by its hash; whoever logs in is let in all the same if that fails."""
+    async def _upgrade(self, store: Store, user: User) -> User:
+        """Replace a plain text by its hash; whoever logs in is let in all the same if that fails. Return the account as it is then."""
         try:
             done = await store.upgrade_password(
                 user.name, user.password, await hash_password(user.password)
             )
-        except StoreError as error:
-            log.warning("a password stays in plain text", user=user.name, error=str(error))
-        else:
             if done:
                 log.info("a password in plain text was replaced by its hash", user=user.name)
+            return await store.find_user(user.name) or user
+        except StoreError as error:
+            log.warning("a password stays in plain text", user=user.name, error=str(error))
+            return user
 
     async def watch(self, sessions: Mapping[int, LiveSession]) -> None:
         """Give live sessions their accounts' new limits, and end those whose account may not go on, for ever.
@@ -183,6 +186,10 @@ class Accounts:
                 user = users.get(name)
                 if user is None or user.account_id != session.account_id:
                     session.end(CloseCode.ACCOUNT_REMOVED, f"the account {name} was removed")
+                elif session.credential is not None and not session.credential.opens(user):
+                    # To clients, an account that they cannot log in to is one that is not there: they end.
+                    what = session.credential.name
+                    session.end(CloseCode.ACCOUNT_REMOVED, f"the {what} of {name} is void by now")
                 elif user.is_expired(_now()):
                     session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")
                 elif name in exhausted:

@@ -22,6 +22,7 @@ from trionat.protocol.legacy import (
 )
 from trionat.protocol.messages import RefusalCode, ServiceRequest
 from trionat.server.accounts.accounts import ANONYMOUS
+from trionat.server.accounts.credential import Credential
 from trionat.server.admission.legacy_client import LegacyQueuedClient
 from trionat.server.control.login import Login
 from trionat.server.sessions.legacy import LegacySession
@@ -109,6 +110,7 @@ class LegacyLogin(Login):
                 address=self.address,
                 username=username,
                 account_id=0 if user is None else user.account_id,
+                credential=None if user is None else Credential.of(user, by_ticket=False),
                 client_name=_CLIENT_NAME,
                 channel=self._channel,
                 dialect=self.dialect,

@@ -19,6 +19,7 @@ from trionat.protocol.messages import (
     Refused,
 )
 from trionat.server.accounts.accounts import ANONYMOUS
+from trionat.server.accounts.credential import Credential
 from trionat.server.admission.native_client import NativeQueuedClient
 from trionat.server.control.login import Login
 from trionat.server.sessions.native import NativeSession
@@ -95,6 +96,9 @@ class NativeLogin(Login):
                 address=self.address,
                 username=username,
                 account_id=0 if user is None else user.account_id,
+                credential=None
+                if user is None
+                else Credential.of(user, by_ticket=hello.token is not None),
                 client_name=hello.name,
                 channel=self._channel,
                 keep_idle=expose.idle_tunnels,

@@ -16,6 +16,7 @@ from trionat.transport.isolation import leaves
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
     from trionat.config.sections import ServerConfig
+    from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import UserLimits
     from trionat.server.admission.lease import Lease
     from trionat.server.sessions.tunnels import Tunnels
@@ -53,6 +54,7 @@ class Session(ABC):
     client_name: str
     stopping: trio.Event
     account_id: int = 0
+    credential: Credential | None = None
     since: float = attrs.field(init=False, factory=trio.current_time)
     tunnels: Tunnels = attrs.field(init=False)
     _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
