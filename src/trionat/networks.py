@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""IPv4 in IPv6 notation (RFC 4291 2.5.5.2)."""
+
 
 def parse_network(text: str) -> Network:
     """Read a network such as `192.0.2.0/24` or `2001:db8::/32`; an address alone stands for itself.
+
+    `::ffff:127.0.0.0/104` is 127.0.0.0/8.
 
     Raises:
         ValueError: It is neither, or has bits set behind its prefix; the message says what would be right.
@@ -30,6 +35,9 @@ def parse_network(text: str) -> Network:
         ) from None
     if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
         raise ValueError(f"{text!r} is no network: did you mean {network}?")
+    if network.version == 6 and network.subnet_of(_MAPPED):
+        rest = network.max_prefixlen - network.prefixlen
+        return ipaddress.IPv4Network((int(network.network_address) & 0xFFFFFFFF, 32 - rest))
     return network
 
 

@@ -57,7 +57,7 @@ class Host:
         self._calls_end, self._calls = trio.open_memory_channel[
             tuple[TCPAddress, "MemoryEndpoint"]
         ](1000)
-        self.dialer = MemoryDialer(SERVER, 10.0, folder, dial=self.dial)
+        self.dialer = MemoryDialer(SERVER, 10.0, lambda: folder, dial=self.dial)
 
     def dial(self, address: TCPAddress) -> MemoryEndpoint:
         if self.down:

@@ -96,3 +96,16 @@ def test_who_is_welcome() -> None:
     assert both.includes("192.0.2.8")
     assert not both.includes("192.0.2.7")
     assert not both.includes("203.0.113.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_ipv4_in_ipv6_notation_is_ipv4(text: str, plain: str) -> None:
+    assert write_network(parse_network(text)) == plain

@@ -14,7 +14,7 @@ from trionat.cli.running import ExitCode
 from trionat.client.native.dialer import find_ticket
 from trionat.config.load import Configuration, Role, load
 from trionat.config.sections import SECTIONS, Key, keys_of
-from trionat.errors import ConfigError, Problem
+from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
 from trionat.transport.tls import client_context
 
@@ -79,7 +79,10 @@ def _shown(key: Key, values: Any) -> str:
     if key.secret and value:
         return _MASK
     if value is None and values is not None and key.derived is not None:
-        value = getattr(values, key.derived)
+        try:
+            value = getattr(values, key.derived)
+        except StartupError:  # no home: there is none
+            return key.unset
     text = key.write(value)
     return text if text.isprintable() else ascii(text)
 

@@ -44,7 +44,9 @@ def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
     if _printer is not None and not err:
         _printer.put(text + end)
         return
-    stream = sys.stderr if err else sys.stdout
+    stream: TextIO | None = sys.stderr if err else sys.stdout
+    if stream is None:  # it was closed before the start (`>&-`)
+        return
     try:
         _write(stream, text + end)
     except (OSError, ValueError) as error:  # ValueError: it is closed
@@ -143,9 +145,13 @@ _printer: _Printer | None = None
 def printing_aside() -> Generator[None]:
     """Print in a thread while the block runs, so that nothing in it waits for a reader. At the end what is queued is written."""
     global _printer  # noqa: PLW0603 - a process has one standard output
+    stdout: TextIO | None = sys.stdout
+    if stdout is None:  # it was closed before the start (`>&-`)
+        yield
+        return
     with suppress(OSError, ValueError):
-        sys.stdout.flush()
-    _printer = _Printer(sys.stdout)
+        stdout.flush()
+    _printer = _Printer(stdout)
     try:
         yield
     finally:

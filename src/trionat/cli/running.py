@@ -36,7 +36,6 @@ from trionat.transport.names import NameResolver
 log = get_logger(__name__)
 
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)  # Windows has none
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if _HANGUP else []))
 
 _LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -97,6 +96,11 @@ def _logging(
     if not terminal and log_file is None:
         return nullcontext()
     filename = None if log_file is None else Path(log_file)
+    try:
+        if filename is not None:
+            filename = filename.absolute()
+    except OSError as error:
+        raise StartupError(f"{log_file}: the working directory is gone: go to another") from error
     return log_to(terminal=sys.stderr if terminal else None, filename=filename, level=_log_level())
 
 
@@ -128,13 +132,18 @@ async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
             *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         ) -> None:
             nonlocal code
-            with trio.open_signal_receiver(*_SIGNALS) as signals:
+            watched = [signal.SIGINT, signal.SIGTERM]
+            if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:  # nohup(1)
+                watched.append(signal.SIGHUP)
+            with trio.open_signal_receiver(*watched) as signals:
                 task_status.started()
                 async for number in signals:
                     if number == _HANGUP and not has_terminal:
                         log.info(
                             "SIGHUP: the configuration is read at a start only; the log follows its file's name"
                         )
+                    elif number == _HANGUP and stopping.is_set():
+                        pass  # a shell and the kernel may both tell of a terminal that has closed
                     elif stopping.is_set():
                         code = ExitCode.INTERRUPTED
                         nursery.cancel_scope.cancel("second signal: stop now")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,7 @@ from trionat.client.native.session import NativeSession
 from trionat.client.session import Session, SessionOverError
 from trionat.config.client import NATIVE
 from trionat.config.sections import AuthConfig
-from trionat.errors import IdentityError, PeerError, RefusedError
+from trionat.errors import IdentityError, PeerError, RefusedError, StartupError
 from trionat.events import ClientEvent, Connected, Disconnected, PublicService
 from trionat.log import get_logger, unbind_context
 from trionat.protocol.messages import CloseCode, RefusalCode
@@ -133,14 +134,11 @@ class Client:
         services = self.config.effective_services()
         forwarder = Forwarder(services, self.config.local_timeout)
         server = await trio.to_thread.run_sync(find_server, self.config, self.auth)
-        state_dir = self.config.effective_state_dir
-        identity = self.config.identity or _identity_of(
-            await trio.to_thread.run_sync(load_identity, state_dir), services
-        )
+        identity = self.config.identity or _identity_of(await self._installation(), services)
         dialer = ServerDialer(
             server,
             self.config.connect_timeout,
-            state_dir,
+            lambda: self.config.effective_state_dir,
             trust_on_first_use=self.config.trust_on_first_use,
             ca_file=self.config.ca_file,
         )
@@ -153,6 +151,19 @@ class Client:
             identity=identity,
             preferred_ports=self._ports or (None,) * len(services),
         )
+
+    async def _installation(self) -> str:
+        """Return the identity that is kept in the state folder. With a ticket no folder is needed: then, where there is none, one for now."""
+        try:
+            return await trio.to_thread.run_sync(load_identity, self.config.effective_state_dir)
+        except StartupError as error:
+            if self.config.ticket is None and self.config.ticket_file is None:
+                raise
+            log.warning(
+                "the identity is for this run only: after the next start the visit ports may be others (Identity, StateDir)",
+                error=str(error),
+            )
+            return secrets.token_hex(16)
 
     def _legacy_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
         """Return what makes each session at an original server, which remembers nothing of the one before."""

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
-import platformdirs
 
 from trionat.config.key import key
 from trionat.config.service import Service, parse_service
@@ -27,6 +26,7 @@ from trionat.config.values import (
     Kind,
     one_of,
     seconds,
+    user_state_dir,
     whole,
 )
 from trionat.errors import ConfigError, Problem
@@ -233,7 +233,7 @@ class ClientConfig:
     @property
     def effective_state_dir(self) -> Path:
         """The folder of known servers and of the identity; it may not exist yet."""
-        return self.state_dir or platformdirs.user_state_path("trionat")
+        return self.state_dir or user_state_dir()
 
     def effective_services(self) -> tuple[Service, ...]:
         """The services to expose: `services`, else `local_server_addr`; each with its `proxy_protocol`.

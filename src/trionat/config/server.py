@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
-import platformdirs
 
 from trionat.address import TCPAddress, parse_public_address
 from trionat.config.key import key
@@ -25,6 +24,7 @@ from trionat.config.values import (
     UNENCRYPTED,
     one_of,
     seconds,
+    user_state_dir,
     whole,
 )
 
@@ -335,7 +335,7 @@ class ServerConfig:
     @property
     def effective_state_dir(self) -> Path:
         """The folder of keys and users; it may not exist yet."""
-        return self.state_dir or platformdirs.user_state_path("trionat")
+        return self.state_dir or user_state_dir()
 
     @property
     def public_host(self) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import attrs
+import platformdirs
 
 from trionat.address import (
     Address,
@@ -21,6 +22,7 @@ from trionat.address import (
     parse_public_address,
     parse_tcp_address,
 )
+from trionat.errors import StartupError
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.networks import parse_network, write_network
 
@@ -177,5 +179,20 @@ LOCAL: Kind[Address] = Kind(
 )
 PROXY = one_of(NO_PROXY, "v1", "v2")
 FINGERPRINT = Kind("SHA256: and 32 bytes in base64 or hex", _read_fingerprint)
+
+
+def user_state_dir() -> Path:
+    """Return the platform's state folder of the user; it may not exist yet.
+
+    Raises:
+        StartupError: This user has no home, as in a container with a number for a user.
+    """
+    try:
+        return platformdirs.user_state_path("trionat")
+    except (RuntimeError, OSError) as error:
+        raise StartupError(
+            "there is no home folder here to keep the state in: name one (--state-dir DIR or TRIONAT_STATE_DIR)"
+        ) from error
+
 
 STATE_DIR_UNSET = "the platform's state folder of the user"

@@ -28,6 +28,7 @@ from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.tls import client_context, connect_tls, peer_fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from trionat.config.sections import AuthConfig, ClientConfig
@@ -115,12 +116,12 @@ class ServerDialer:
 
     In this order: the pin; what `known_servers` has for the address; with TrustOnFirstUse, whatever it shows, which is then
     remembered; else a check by certificate authority and name. TLS sessions are resumed, which saves the server a signature
-    for every tunnel.
+    for every tunnel. `state_dir` is asked only where `known_servers` matters.
     """
 
     server: Server
     timeout: float
-    state_dir: Path
+    state_dir: Callable[[], Path]
     trust_on_first_use: bool = False
     ca_file: Path | None = None
     _pin: bytes | None = attrs.field(init=False)
@@ -155,7 +156,7 @@ class ServerDialer:
     async def _connect(self, address: TCPAddress) -> TLSEndpoint:
         if self._context is None:
             if self._pin is None:
-                known = KnownServers.of(self.state_dir)
+                known = KnownServers.of(self.state_dir())
                 self._pin = await trio.to_thread.run_sync(known.lookup, self.server.control)
             pinned = self._pin is not None or self.trust_on_first_use
             try:
@@ -188,7 +189,7 @@ class ServerDialer:
             check_fingerprint(self._pin, peer_fingerprint(endpoint), address)
         elif self.trust_on_first_use:
             self._pin = peer_fingerprint(endpoint)
-            known = KnownServers.of(self.state_dir)
+            known = KnownServers.of(self.state_dir())
             await trio.to_thread.run_sync(known.remember, self.server.control, self._pin)
             log.warning(
                 "trusting this server from now on, unseen (TrustOnFirstUse)",

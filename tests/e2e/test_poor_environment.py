@@ -1,0 +1,99 @@
+"""A start where much is missing ends in one line and code 3, or works without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.e2e import running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.services import Service
+
+# As `docker run --user 12345`: a number for a user, and no home. What is imported is imported first, since that user may not be
+# allowed to read it.
+NOBODY = """
+import encodings.idna, concurrent.futures.thread, os, sqlite3, sys
+import trionat.cli
+for name in ("HOME", "XDG_STATE_HOME", "TRIONAT_STATE_DIR"):
+    os.environ.pop(name, None)
+os.setgid(12345)
+os.setuid(12345)
+sys.argv = ["trionat", *sys.argv[1:]]
+trionat.cli.main()
+"""
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become nobody"
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "serve -c 127.0.0.1:0 -t 127.0.0.1:0 -p 0",
+        f"connect -c 127.0.0.1:9 --fingerprint {'00' * 32} 8080",
+        "status",
+        "user list",
+    ],
+)
+def test_no_home(tmp_path: Path, command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, *command.split()],
+        capture_output=True,
+        cwd="/",
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 3
+    assert "no home folder here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_ticket_is_enough(echo_server: Service, tmp_path: Path) -> None:
+    """The client needs no folder: its identity is for this run, and it says so."""
+    async with running.server(tmp_path / "s") as server:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-c", NOBODY, "connect", server.ticket, str(echo_server), "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with trio.fail_after(20):
+            told = await process.stdout.receive_some()
+            process.terminate()
+            errors = b""
+            async for piece in process.stderr:
+                errors += piece
+            assert await process.wait() == 0
+    assert b'"event": "connected"' in told
+    assert b"the identity is for this run only" in errors
+
+
+def test_working_directory_that_is_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = (
+        f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
+        "import trionat.cli; trionat.cli.main()"
+    )
+    words = ["serve", "-c", "127.0.0.1:0", "-t", "127.0.0.1:0", "-p", "0", "--state-dir", "s"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 3
+    assert done.stderr == "trionat: server.log: the working directory is gone: go to another\n"
