@@ -19,7 +19,7 @@ shift
 case $role in
     server)
         exec trionat serve --controller-addr "$LAN_ADDRESS:$CONTROL_PORT" --tunnel-addr "$LAN_ADDRESS:$TUNNEL_PORT" \
-            --expose-port "$VISIT_PORT" "$@"
+            --visit-port "$VISIT_PORT" "$@"
         ;;
     client) exec trionat connect "$HIDDEN_SERVICE:$VISIT_PORT" "$@" ;;
     visitor) exec curl --fail --silent --show-error "http://$LAN_ADDRESS:$VISIT_PORT/" "$@" ;;

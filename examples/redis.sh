@@ -15,7 +15,7 @@ set -eu
 role=${1:?server, client or visitor}
 shift
 case $role in
-    server) exec trionat serve --expose-port "$VISIT_PORT" "$@" ;;
+    server) exec trionat serve --visit-port "$VISIT_PORT" "$@" ;;
     client) exec trionat connect "$REDIS:$VISIT_PORT" "$@" ;;
     visitor) exec redis-cli -h "$PUBLIC_HOST" -p "$VISIT_PORT" "$@" ;;
     *)

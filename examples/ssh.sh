@@ -16,7 +16,7 @@ set -eu
 role=${1:?server, client or visitor}
 shift
 case $role in
-    server) exec trionat serve --expose-port "$VISIT_PORT" "$@" ;;
+    server) exec trionat serve --visit-port "$VISIT_PORT" "$@" ;;
     client) exec trionat connect "$SSHD:$VISIT_PORT" --name "$MACHINE" "$@" ;;
     visitor) exec ssh -p "$VISIT_PORT" -o "HostKeyAlias=$MACHINE" "$PUBLIC_HOST" "$@" ;;
     *)

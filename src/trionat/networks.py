@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
-"""IPv4 in IPv6 notation (RFC 4291 2.5.5.2)."""
+"""IPv4 in the notation of IPv6 (RFC 4291 2.5.5.2)."""
 
 
 def parse_network(text: str) -> Network:
     """Read a network such as `192.0.2.0/24` or `2001:db8::/32`; an address alone stands for itself.
 
-    `::ffff:127.0.0.0/104` is 127.0.0.0/8.
+    One of IPv4 in the notation of IPv6, such as `::ffff:192.0.2.0/120`, is that of IPv4.
 
     Raises:
         ValueError: It is neither, or has bits set behind its prefix; the message says what would be right.
@@ -35,10 +35,15 @@ def parse_network(text: str) -> Network:
         ) from None
     if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
         raise ValueError(f"{text!r} is no network: did you mean {network}?")
-    if network.version == 6 and network.subnet_of(_MAPPED):
-        rest = network.max_prefixlen - network.prefixlen
-        return ipaddress.IPv4Network((int(network.network_address) & 0xFFFFFFFF, 32 - rest))
-    return network
+    return _plain_network(network)
+
+
+def _plain_network(network: Network) -> Network:
+    """Addresses of IPv4 are told as such (`_parse_host`), so a network of them in the notation of IPv6 would match nothing."""
+    if not isinstance(network, ipaddress.IPv6Network) or not network.subnet_of(_MAPPED):
+        return network
+    address = int(network.network_address) & 0xFFFF_FFFF
+    return ipaddress.IPv4Network((address, network.prefixlen - _MAPPED.prefixlen))
 
 
 def write_network(network: Network) -> str:
@@ -79,7 +84,7 @@ class Networks:
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self._prefixes = {}
-        for network in networks:
+        for network in map(_plain_network, networks):
             rest = network.max_prefixlen - network.prefixlen
             prefixes = self._prefixes.setdefault((network.version, rest), set())
             prefixes.add(int(network.network_address) >> rest)

@@ -50,7 +50,7 @@ def with_flags(*sections: type[Any]) -> Callable[[Callable[..., None]], Callable
 
 
 def _parameter(name: str, key: Key) -> inspect.Parameter:
-    names = [f"-{key.letter}"] * bool(key.letter) + [key.flag or ""]
+    names = [f"-{key.letter}"] * bool(key.letter) + [key.flag or "", *key.aliases]
     default = f"default: {key.write(key.default)}"
     if key.kind is BOOLEAN and key.default is False:
         option = typer.Option(*names, help=key.meaning, show_default=False)

@@ -47,6 +47,10 @@ _SERVICES = Kind(
 )
 
 
+def _counted(number: int) -> str:
+    return "two" if number == 2 else str(number)
+
+
 @attrs.frozen(kw_only=True)
 class AuthConfig:
     """The section `Auth`: as whom a client logs in. A ticket holds the same."""
@@ -259,12 +263,10 @@ class ClientConfig:
 
     def faults(self) -> Iterator[Fault]:
         """What does not go together."""
-        wished = [service.visit_port for service in self.services if service.visit_port is not None]
-        if twice := sorted(port for port, times in Counter(wished).items() if times > 1):
-            yield (
-                ("services",),
-                f"two services ask for visit port {', '.join(map(str, twice))}",
-            )
+        wanted = Counter(service.visit_port for service in self.services)
+        for port, services in wanted.items():
+            if port is not None and services > 1:
+                yield ("services",), f"{_counted(services)} services ask for visit port {port}"
         if self.min_idle_tunnels > self.max_tunnels:
             yield (
                 ("min_idle_tunnels", "max_tunnels"),

@@ -26,8 +26,8 @@ class Key:
     `section` and `field` are the YAML section and the attribute; `name` is the key in YAML. `many` keys take a list, and
     their kind reads one item into a tuple; `item` is the class of those items that may also be mappings. A section is
     incomplete without its `required` keys; `default` is the value of the others, `unset` says what None stands for, and `derived` is the property that works
-    it out. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither; `short` is a second, shorter
-    environment variable.
+    it out. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither; `aliases` are
+    other flags that mean the same, from before it had this name. `short` is a second, shorter environment variable.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Key:
     derived: str | None = None
     letter: str | None = None
     flag: str | None = None
+    aliases: tuple[str, ...] = ()
     short: str | None = None
     section: str = ""
     field: str = ""
@@ -82,6 +83,7 @@ def key(
     derived: str | None = None,
     letter: str | None = None,
     flag: str | None = "",
+    aliases: tuple[str, ...] = (),
     short: str | None = None,
 ) -> dict[str, Key]:
     """Describe a field, as the metadata of its `attrs.field`; see `Key`.
@@ -98,6 +100,7 @@ def key(
         derived=derived,
         letter=letter,
         flag=flag,
+        aliases=aliases,
         short=short,
     )
     return {_METADATA: entry}

@@ -50,7 +50,7 @@ _SERVICE_LINK = re.compile(r"TRIONAT_(SERVER|CLIENT)_(SERVICE_(HOST|PORT)|PORT)(
 class Configuration:
     """The values that hold, and where each came from.
 
-    `origins` has every key's path, such as `Server.VisitPort`, with `flag --expose-port`, `environment TRIONAT_…`,
+    `origins` has every key's path, such as `Server.VisitPort`, with `flag --visit-port`, `environment TRIONAT_…`,
     `server.yml:7` or `default`. `database` is None without a section `Database`; `file` is None where no file was read.
     """
 

@@ -74,10 +74,10 @@ class ServerConfig:
         metadata=key(
             "VisitPort",
             PORTS,
-            "public ports for visitors; 0: any free port",
+            "visit ports, to which visitors come; 0: any free port",
             many=True,
             letter="p",
-            flag="--expose-port",
+            aliases=("--expose-port",),
         ),
     )
     visit_host: str | None = attrs.field(
@@ -355,8 +355,8 @@ class ServerConfig:
                 ("visit_port",),
                 "there is no visit port: name at least one, or 0 for any free one",
             )
-        if twice := sorted(port for port, times in Counter(ports).items() if port and times > 1):
-            yield ("visit_port",), f"named more than once: {', '.join(map(str, twice))}"
+        if twice := [port for port, count in Counter(ports).items() if port and count > 1]:
+            yield ("visit_port",), f"named more than once: {PORTS.write(sorted(twice))}"
         if ports and self.max_tcp_conn_num is not None and self.max_tcp_conn_num > len(ports):
             yield (
                 ("max_tcp_conn_num", "visit_port"),

@@ -17,14 +17,14 @@ _WITH_VISIT_PORT = re.compile(r"(?P<local>.+):(?P<visit>[0-9]+)", re.ASCII | re.
 class Service:
     """A local service.
 
-    `visit_port` is the public port that is asked for, None (or 0) leaves it to the server. `name` tells services apart
+    `visit_port` is the visit port that is asked for, None (or 0) leaves it to the server. `name` tells services apart
     in logs; without one it is the local address. `proxy_protocol` is the version in which the service is told where a visitor
     comes from, or `none`; None leaves it to the client's configuration. `str()` gives what `parse_service` takes.
     """
 
     local: Address = attrs.field(metadata=key("Local", LOCAL, "where the service listens"))
     visit_port: int | None = attrs.field(
-        default=None, metadata=key("VisitPort", PORT, "the visit port asked for")
+        default=None, metadata=key("VisitPort", PORT, "the visit port that is asked for")
     )
     name: str = attrs.field(
         default="", metadata=key("Name", LABEL, "what the service is called in logs")

@@ -18,7 +18,7 @@ EVERYTHING = re.sub(r"^( *)#(?=\w+:)", r"\1", EXAMPLE, flags=re.MULTILINE)
 
 def flag(key: Key) -> str:
     names = [f"-{key.letter}"] if key.letter else []
-    return " ".join(f"`{name}`" for name in (*names, key.flag) if name) or "none"
+    return " ".join(f"`{name}`" for name in (*names, key.flag, *key.aliases) if name) or "none"
 
 
 def table(section: str) -> str:

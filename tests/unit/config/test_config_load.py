@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from trionat.address import TCPAddress, UnixAddress
+from trionat.cli.flags import Flags, with_flags
 from trionat.config.load import Configuration, Role, load
 from trionat.config.sections import (
     KEYS,
@@ -197,7 +201,7 @@ def test_flags_may_be_lists_and_booleans() -> None:
         Service(local=TCPAddress("127.0.0.1", 80)),
         Service(local=UnixAddress("/run/x"), visit_port=81),
     )
-    assert loaded.origins["Server.VisitPort"] == "flag --expose-port"
+    assert loaded.origins["Server.VisitPort"] == "flag --visit-port"
     assert loaded.origins["Client.Services"] == "argument SERVICE"
 
 
@@ -292,7 +296,7 @@ Client:
         ("Server:\n  VisitPort: [1, 2, x]\n", "f.yml:2: Server.VisitPort[2]: 'x' is no port: write a number from 0 to 65535"),
         ("Server:\n  VisitPort:\n  - 1\n  - {}\n", "f.yml:4: Server.VisitPort[1]: has to be ports and ranges such as 60000-60099"),
         ("Server:\n  VisitPort: []\n", "f.yml:2: Server.VisitPort: there is no visit port: name at least one, or 0 for any free one"),
-        ("Server:\n  VisitPort: [0, 0, 5-7, 6, 5]\n", "f.yml:2: Server.VisitPort: named more than once: 5, 6"),
+        ("Server:\n  VisitPort: [0, 0, 5-7, 6, 5]\n", "f.yml:2: Server.VisitPort: named more than once: 5-6"),
         (
             "Server:\n  VisitPort: [1, 2]\n  MaxTCPConnNum: 3\n",
             "f.yml:3: Server.MaxTCPConnNum: 3 sessions at once, but only 2 visit ports: lower it, or name more ports",
@@ -436,6 +440,38 @@ def test_secrets_are_in_no_message() -> None:
         "Auth: {Password: [hunter2]}\nDatabase: {Password: hunter2}\nClient: {Ticket: {a: hunter2}}"
     )
     assert "hunter2" not in " ".join(problems_of(text))
+
+
+@pytest.mark.parametrize("text", ["1024-65535", ",".join(map(str, range(1, 65536)))])
+def test_all_ports_there_are_take_no_time(text: str) -> None:
+    """Some 50 ms here; counting each port among all took minutes."""
+    services = [f"{port}:{port}" for port in range(1, 5000)]
+    started = time.process_time()
+    flags = {"Server.VisitPort": text, "Client.Services": services}
+    assert len(load("server", flags=flags, environ={}).server.visit_port) > 60000
+    with pytest.raises(ConfigError) as caught:
+        load("server", flags={"Server.VisitPort": f"1024-65535,{text},0,0"}, environ={})
+    assert time.process_time() - started < 2
+    assert str(caught.value) == (
+        "flag --visit-port: Server.VisitPort: named more than once: 1024-65535"
+    )
+
+
+def test_the_flag_of_visit_ports_and_its_old_name_are_one() -> None:
+    def visit_ports(*arguments: str) -> str:
+        shown: list[object] = []
+
+        def command(flags: Flags) -> None:
+            shown.append(flags["Server.VisitPort"])
+
+        app = typer.Typer()
+        app.command()(with_flags(ServerConfig)(command))
+        assert CliRunner().invoke(app, list(arguments)).exit_code == 0
+        return repr(shown)
+
+    for flag in ("-p", "--visit-port", "--expose-port"):
+        assert visit_ports(flag, "60000") == "[['60000']]"
+    assert visit_ports("--expose-port", "1", "--visit-port", "2") == "[['1', '2']]"
 
 
 def test_an_unknown_flag_is_a_bug_of_the_caller() -> None:
