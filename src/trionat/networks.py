@@ -34,7 +34,9 @@ def parse_network(text: str) -> Network:
             f"{text!r} is no network: write it like 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7"
         ) from None
     if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
-        raise ValueError(f"{text!r} is no network: did you mean {network}?")
+        # Pythons differ in how they write ::ffff:7f00:0, and nobody means it so.
+        meant = write_network(_plain_network(network))
+        raise ValueError(f"{text!r} is no network: did you mean {meant}?")
     return _plain_network(network)
 
 

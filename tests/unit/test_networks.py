@@ -93,7 +93,7 @@ def test_the_network_that_matched_nobody() -> None:
     assert "127.0.0.1" in networks("::ffff:127.0.0.1")
     assert write_network(parse_network("::ffff:127.0.0.0/104")) == "127.0.0.0/8"
     assert "127.0.0.1" not in networks("::/0")
-    with pytest.raises(ValueError, match=r"did you mean ::ffff:7f00:0/104\?"):
+    with pytest.raises(ValueError, match=r"did you mean 127\.0\.0\.0/8\?"):
         parse_network("::ffff:127.0.0.1/104")
 
 

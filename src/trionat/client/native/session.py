@@ -34,6 +34,7 @@ from trionat.protocol.messages import (
     Welcome,
 )
 from trionat.relay.tunnel import acknowledged_within
+from trionat.signals import Signal
 from trionat.transport.channel import Channel
 from trionat.transport.control_link import ControlLink
 from trionat.transport.deadline import deadline
@@ -53,7 +54,7 @@ _LAST_BYTES: Final = 0.5
 # What a server may ask for at most, in seconds; its own configuration allows no less.
 _SHORTEST_PING_INTERVAL: Final = 0.1
 
-# Positions in the queue that come faster than this, in seconds, are not told each.
+# Seconds between two positions in the queue that are told: a server may send as many as it likes. The last one is told always.
 _TELL_INTERVAL: Final = 1.0
 
 _SOFTWARE: Final = f"trionat {version('trionat')}"
@@ -69,6 +70,8 @@ class NativeSession(Session):
     dialer: ServerDialer
     identity: str
     preferred_ports: tuple[int | None, ...]
+    _position: int | None = attrs.field(init=False, default=None)  # in the queue
+    _moved: Signal = attrs.field(init=False, factory=Signal)
 
     async def run(self) -> None:
         """See `Session`."""
@@ -116,6 +119,7 @@ class NativeSession(Session):
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ping_while_queued, channel, name="ping while queued")
+            nursery.start_soon(self._tell_position, name="tell the position")
             welcome = await self._wait_welcome(channel)
             nursery.cancel_scope.cancel("let in")
         if len(welcome.ports) != len(self.forwarder.services):
@@ -132,9 +136,16 @@ class NativeSession(Session):
                     Ping(0)
                 )  # shielded: half a frame would be the end of the connection
 
-    async def _wait_welcome(self, channel: Channel) -> Welcome:
+    async def _tell_position(self) -> None:
         told: int | None = None
-        told_at = float("-inf")
+        while True:
+            while self._position == told:
+                await self._moved.wait()
+            told = self._position
+            self.tell(Queued(told))
+            await trio.sleep(_TELL_INTERVAL)
+
+    async def _wait_welcome(self, channel: Channel) -> Welcome:
         while True:
             with deadline(QUEUE_TIMEOUT, f"nothing heard from the server for {QUEUE_TIMEOUT:g} s"):
                 message = await channel.receive()
@@ -142,10 +153,8 @@ class NativeSession(Session):
                 case Welcome():
                     return message
                 case messages.Queued(position=position):
-                    # It comes again and again, as a sign of life.
-                    if position != told and trio.current_time() - told_at >= _TELL_INTERVAL:
-                        self.tell(Queued(position))
-                        told, told_at = position, trio.current_time()
+                    self._position = position  # it comes again and again, as a sign of life
+                    self._moved.notify()
                 case messages.Refused(code=code, text=text):
                     raise RefusedError(code, text)
                 case Ping() | Pong():
