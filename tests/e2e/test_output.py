@@ -104,6 +104,20 @@ def test_a_full_disk(tmp_path: Path, command: str) -> None:
         assert done.stderr == b"trionat: standard output: No space left on device\n"
 
 
+@pytest.mark.parametrize("command", ["config show", "demo --check"])
+def test_an_output_that_was_closed_before_the_start(command: str) -> None:
+    shell = f'exec "$0" -m trionat {command} >&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell, sys.executable],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_encoding_that_lacks_a_character(tmp_path: Path) -> None:
     (tmp_path / "server.yml").write_text("Server:\n  Name: Z\u00fcrich \u2192\n", encoding="utf-8")
     done = subprocess.run(

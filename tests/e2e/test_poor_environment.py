@@ -58,6 +58,19 @@ def test_no_home(tmp_path: Path, command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_what_holds_without_a_home_can_be_shown() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, "config", "show"],
+        capture_output=True,
+        cwd="/",
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "StateDir" in done.stdout
+
+
 async def test_a_ticket_is_enough(echo_server: Service, tmp_path: Path) -> None:
     """The client needs no folder: its identity is for this run, and it says so."""
     async with running.server(tmp_path / "s") as server:
