@@ -23,13 +23,15 @@ from tests.unit.memory import MemoryEndpoint
 from trionat.errors import PeerTimeoutError
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import Open
+from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
+from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import VisitorStream
-from trionat.relay.tunnel import LocalServiceError, Tunnel
 from trionat.transport.endpoint import TLS_RECORD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trionat.relay.tunnel import Tunnel
     from trionat.transport.endpoint import Endpoint
 
 GROUPS = 8
@@ -104,6 +106,8 @@ class Machine:
     polite: bool
     visits: list[Visit] = attrs.field(factory=list)
     witnesses: dict[Side, Witness] = attrs.field(factory=lambda: {s: Witness(s) for s in Side})
+    server: ServerTunnel = attrs.field(init=False)
+    client: ClientTunnel = attrs.field(init=False)
     tunnels: dict[Side, Tunnel] = attrs.field(init=False)
     middle: dict[Side, MemoryEndpoint] = attrs.field(factory=dict)
     dialling: tuple[int, trio.Event] | None = None
@@ -120,10 +124,9 @@ class Machine:
             wires[side], self.middle[side] = watched_pair(
                 self.tidy.endpoints, self.capacities[0], self.witnesses[side]
             )
-        self.tunnels = {
-            Side.SERVER: Tunnel(wires[Side.SERVER], Side.SERVER),
-            Side.CLIENT: Tunnel(wires[Side.CLIENT], Side.CLIENT, self._connect, self._take_over),
-        }
+        self.server = ServerTunnel(wires[Side.SERVER])
+        self.client = ClientTunnel(wires[Side.CLIENT], self._connect, self._take_over)
+        self.tunnels = {Side.SERVER: self.server, Side.CLIENT: self.client}
 
     # -- what the tunnel's owners do
 
@@ -148,11 +151,11 @@ class Machine:
             frame = Open(
                 visitor=visit.number, service=0, host="v", port=1, visit_host="s", visit_port=2
             )
-            await self.tunnels[Side.SERVER].open(visit.stream, frame)
+            await self.server.open(visit.stream, frame)
 
     async def _carry_at_client(self) -> None:
         async for stream in self._pairings.head:
-            await self.tunnels[Side.CLIENT].carry(stream)
+            await self.client.carry(stream)
 
     # -- what can happen
 

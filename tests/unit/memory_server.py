@@ -31,7 +31,7 @@ from trionat.protocol.messages import (
     Welcome,
 )
 from trionat.protocol.ticket import ticket_token
-from trionat.relay.tunnel import LocalServiceError
+from trionat.relay.client_tunnel import LocalServiceError
 from trionat.server.accounts.accounts import Accounts
 from trionat.server.accounts.traffic import Traffic
 from trionat.server.admission.bans import Bans

@@ -11,11 +11,11 @@ import trio.testing
 from trionat.address import parse_host, parse_public_address
 from trionat.cli.running import ExitCode, tell
 from trionat.errors import PeerTimeoutError, RefusedError, RemoteProtocolError
-from trionat.protocol.conversation import Side
 from trionat.protocol.frames import Frame
 from trionat.protocol.messages import SECRET_BYTES, Welcome, decode_message
 from trionat.protocol.tunnel_frames import PROBE_FRAME, PROBED_FRAME, Open, TunnelReader
-from trionat.relay.tunnel import LocalServiceError, Tunnel
+from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
+from trionat.relay.server_tunnel import ServerTunnel
 from trionat.transport.endpoint import send_all
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def test_a_flood_of_the_smallest_frames_leaves_others_their_turn(tidy: Tid
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count_turns)
-        await Tunnel(near, Side.SERVER).receive()
+        await ServerTunnel(near).receive()
         nursery.cancel_scope.cancel()
     assert turns > count // 100
     near.close()
@@ -67,7 +67,7 @@ def test_what_is_kept_is_copied_once() -> None:
 
 async def test_a_refusal_that_is_never_answered_ends_the_tunnel(tidy: Tidy) -> None:
     near, far = tidy.pair()
-    tunnel = Tunnel(near, Side.CLIENT, refuse, no_pairing)
+    tunnel = ClientTunnel(near, refuse, no_pairing)
     await send_all(
         far, Open(visitor=1, service=0, host="v", port=1, visit_host="s", visit_port=2).encode()
     )

@@ -17,9 +17,9 @@ from tests.unit.memory import CAPACITY, MemoryEndpoint, receive_all, receive_exa
 from tests.unit.test_endpoint import tcp_pair
 from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import AbortReason
+from trionat.relay.liveness import SWEEP_INTERVAL
 from trionat.relay.raw_tunnel import RawTunnel
 from trionat.relay.stream import VisitorStream
-from trionat.relay.tunnel import SWEEP_INTERVAL
 from trionat.transport.endpoint import SocketEndpoint, send_all
 from trionat.transport.scratch import SCRATCH_BYTES
 

@@ -40,14 +40,16 @@ from trionat.protocol.tunnel_frames import (
     TunnelFrame,
     TunnelReader,
 )
+from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
+from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import REPLAY_BYTES, Failure, VisitorStream
-from trionat.relay.tunnel import LocalServiceError, Tunnel
 from trionat.transport.endpoint import send_all
 from trionat.transport.scratch import SCRATCH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from trionat.relay.tunnel import Tunnel
     from trionat.transport.endpoint import Endpoint
 
 
@@ -69,14 +71,14 @@ class Road:
     refusal: str | None = None
     streams: list[VisitorStream] = attrs.field(factory=list)
     visitors: int = 0
-    server: Tunnel = attrs.field(init=False)
-    client: Tunnel = attrs.field(init=False)
+    server: ServerTunnel = attrs.field(init=False)
+    client: ClientTunnel = attrs.field(init=False)
     _locals_in: trio.MemorySendChannel[MemoryEndpoint] = attrs.field(init=False)
     _locals: trio.MemoryReceiveChannel[MemoryEndpoint] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.server = Tunnel(self.server_wire, Side.SERVER)
-        self.client = Tunnel(self.client_wire, Side.CLIENT, self._connect, self._take_over)
+        self.server = ServerTunnel(self.server_wire)
+        self.client = ClientTunnel(self.client_wire, self._connect, self._take_over)
         self._locals_in, self._locals = trio.open_memory_channel[MemoryEndpoint](1000)
 
     def pair(self, capacity: int) -> tuple[MemoryEndpoint, MemoryEndpoint]:
@@ -442,7 +444,7 @@ async def test_opening_leaves_with_the_first_bytes_in_one_piece(tidy: Tidy) -> N
     server, client = tidy.pair()
     far, near = tidy.pair()
     far.send(b"first")
-    tunnel = Tunnel(server, Side.SERVER)
+    tunnel = ServerTunnel(server)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tunnel.open, VisitorStream(1, near), frame_for(1))
         await trio.testing.wait_all_tasks_blocked()
@@ -591,6 +593,7 @@ class Half:
 
     async def _open(self, stream: VisitorStream) -> None:
         with suppress(ConnectionLostError):  # some tests take the wire away
+            assert isinstance(self.tunnel, ServerTunnel)
             await self.tunnel.open(stream, frame_for(1))
 
 
@@ -606,7 +609,14 @@ async def open_half(
     def take_over(_: Open, stream: VisitorStream) -> None:
         half.nursery.start_soon(tunnel.carry, stream)
 
-    tunnel = Tunnel(wire, side, connect, None if side is Side.SERVER else take_over)
+    async def no_service(_: Open) -> Endpoint:
+        raise AssertionError("this test opens no visitor")
+
+    tunnel: ServerTunnel | ClientTunnel = (
+        ServerTunnel(wire)
+        if side is Side.SERVER
+        else ClientTunnel(wire, connect or no_service, take_over)
+    )
     try:
         async with trio.open_nursery() as nursery:
             half = Half(tunnel, Raw(far), nursery, tidy)

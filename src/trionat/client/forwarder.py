@@ -9,7 +9,7 @@ import trio
 
 from trionat.config.values import NO_PROXY
 from trionat.protocol.proxy import proxy_header
-from trionat.relay.tunnel import LocalServiceError
+from trionat.relay.client_tunnel import LocalServiceError
 from trionat.transport.dial import dial_service
 from trionat.transport.endpoint import SocketEndpoint, send_all
 

@@ -11,93 +11,48 @@ ABORT behind an END of ours may still be leaving when the peer's END makes the t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, assert_never
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
 import trio
 
-from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
-from trionat.protocol.conversation import Conversation, Side
+from trionat.errors import ConnectionLostError
+from trionat.protocol.conversation import Conversation
 from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES
 from trionat.protocol.tunnel_frames import (
     DATA_ID,
     END_FRAME,
-    PROBE_FRAME,
-    PROBED_FRAME,
     Abort,
     AbortReason,
     End,
-    Open,
-    Probe,
-    Probed,
-    TunnelFrame,
     TunnelReader,
 )
+from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, Liveness
 from trionat.relay.stream import VisitorStream, reset_text
 from trionat.transport.endpoint import MORE_LIKELY_BYTES, Endpoint, lost, send_all
 from trionat.transport.scratch import HEADROOM_BYTES, Scratch, scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from trionat.protocol.conversation import Side
+    from trionat.protocol.tunnel_frames import Open, Probe, Probed, TunnelFrame
 
 # Frames out of one read before the others get their turn; each costs a few microseconds.
 _EVENTS_TURN: Final = 64
 
-# `sweep` is called once a second, and all of these count its calls: no timer and no clock on the way of the bytes.
-SWEEP_INTERVAL: Final = 1.0  # seconds
-_PROBE_AFTER: Final = 15  # of silence on an idle tunnel; below the 30 s after which the hastiest NATs forget a connection
-_PROBE_WITH_OPEN_AFTER: Final = (
-    2  # of silence: whoever was heard of a moment ago need not be asked again
-)
-_PROBE_ANSWER_WITHIN: Final = (
-    4  # a round trip, with room for two retransmissions (RFC 6298: 1 s, then 2 s)
-)
-_CLIENT_GIVES_UP_AFTER: Final = (
-    60  # of silence on an idle tunnel, which means that several probes did not arrive
-)
-_ABORT_ANSWER_WITHIN: Final = (
-    10  # the peer reads our ABORT only when it has delivered what came before
-)
-_LOST_WIRE_STUCK_FOR: Final = 5
-"""Sweeps for which what came over a wire that is lost by now may wait for its reader. What is still read may be all of it, with its END."""
-ACKNOWLEDGED_WITHIN: Final = 15.0
-"""Seconds in which the peer's kernel has to acknowledge something of what a busy tunnel has sent. Nobody is asked there, so the kernel
-has to tell; a slow reader's acknowledges all the same. With less, tunnels would end in outages that the control connection survives."""
-
-
-def acknowledged_within(peer_timeout: float) -> float:
-    """Return for how long the tunnels of a session whose peer may be silent for so long wait; no shorter than the session."""
-    return max(ACKNOWLEDGED_WITHIN, 2 * peer_timeout)
-
-
-class LocalServiceError(Exception):
-    """A client's local service could not be reached; the message is for both sides' logs."""
-
 
 @attrs.define(eq=False)
-class Tunnel:
-    """One end of a tunnel. Does not own the wire; whoever runs the two tasks closes it, and then calls `abandon`.
+class Tunnel(ABC):
+    """What both ends of a tunnel do alike. Does not own the wire; whoever runs the two tasks closes it, and then calls `abandon`.
 
-    `on_open` is a client's way to its local service: it returns a connected endpoint, which the tunnel owns then, or raises
-    `LocalServiceError`. `on_stream` takes the stream over, to run `carry` on it. `on_idle` is called when a visitor is done
-    with. A server has none of them. `acknowledged_within` is in seconds.
+    `acknowledged_within` is in seconds.
     """
 
+    side: ClassVar[Side]
     wire: Endpoint
-    side: Side
-    on_open: Callable[[Open], Awaitable[Endpoint]] | None = None
-    on_stream: Callable[[Open, VisitorStream], None] | None = None
-    on_idle: Callable[[], None] = lambda: None
-    acknowledged_within: float = ACKNOWLEDGED_WITHIN
-    _heard: bool = attrs.field(init=False, default=True)
-    _silent: int = attrs.field(init=False, default=0)
-    _unanswered_probe: int | None = attrs.field(init=False, default=None)
-    _failed_for: int = attrs.field(init=False, default=0)
-    _stalled_for: int = attrs.field(init=False, default=0)
-    _wire_lost: bool = attrs.field(init=False, default=False)
-    _stuck_for: int = attrs.field(init=False, default=0)
-    _given_before: int = attrs.field(init=False, default=0)
+    acknowledged_within: float = attrs.field(default=ACKNOWLEDGED_WITHIN, kw_only=True)
     stream: VisitorStream | None = attrs.field(init=False, default=None)
+    liveness: Liveness = attrs.field(init=False)
     _conversation: Conversation = attrs.field(init=False)
     _reader: TunnelReader = attrs.field(init=False, factory=TunnelReader)
     _last_word: trio.Lock = attrs.field(init=False, factory=trio.Lock)
@@ -105,6 +60,7 @@ class Tunnel:
 
     def __attrs_post_init__(self) -> None:
         self._conversation = Conversation(self.side)
+        self.liveness = Liveness(self.wire, self.acknowledged_within)
 
     @property
     def idle(self) -> bool:
@@ -115,16 +71,6 @@ class Tunnel:
     def unused(self) -> bool:
         """Whether it has never had a visitor."""
         return self._conversation.unused
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether the peer owes an answer to a probe."""
-        return self._unanswered_probe is not None
-
-    @property
-    def silent(self) -> int:
-        """For how many sweeps nothing was heard of the peer."""
-        return self._silent
 
     # -- wire to plain ------------------------------------------------------------------------------------------------
 
@@ -151,7 +97,7 @@ class Tunnel:
                 if self.idle:
                     return
                 raise ConnectionLostError("the tunnel was closed with a visitor on it")
-            self._heard = True
+            self.liveness.heard = True
             reader.feed(room[:count])
             events = 0
             while (event := reader.next()) is not None:
@@ -208,8 +154,6 @@ class Tunnel:
 
     async def _take(self, frame: TunnelFrame) -> None:
         match frame:
-            case Open():
-                await self._open_plain(frame)
             case End():
                 self._conversation.receive_end()
                 if (stream := self.stream) is not None:
@@ -225,17 +169,16 @@ class Tunnel:
                     if (stream := self.stream) is not None:
                         self._abort_plain(stream, frame)
                     self._settle()
-            case Probe():
-                if self.side is not Side.CLIENT or not self.idle:
-                    raise RemoteProtocolError("PROBE of a busy tunnel, or from a client")
-                self._reader.keep()
-                async with self._last_word:
-                    await self._write(PROBED_FRAME)
-            case Probed():
-                if self.side is not Side.SERVER:
-                    raise RemoteProtocolError("PROBED from a server")
             case _:
-                assert_never(frame)
+                await self._take_own(frame)
+
+    @abstractmethod
+    async def _take_own(self, frame: Open | Probe | Probed) -> None:
+        """Take a frame that only the other side sends.
+
+        Raises:
+            RemoteProtocolError: it is not the other side's to send.
+        """
 
     def _abort_plain(self, stream: VisitorStream, abort: Abort) -> None:
         stream.unanswered = None
@@ -247,22 +190,6 @@ class Tunnel:
         else:
             stream.plain.reset()
 
-    async def _open_plain(self, frame: Open) -> None:
-        """Client: connect to the local service, which other visitors' tunnels do not wait for."""
-        self._conversation.receive_open(frame.visitor)
-        assert self.on_open is not None, "only a client's conversation lets OPEN through"  # noqa: S101 - for type checkers
-        assert self.on_stream is not None, "on_open and on_stream come together"  # noqa: S101 - for type checkers
-        self._reader.keep()
-        try:
-            plain = await self.on_open(frame)
-        except LocalServiceError as error:
-            async with self._last_word:
-                await self._write(Abort(frame.visitor, AbortReason.REFUSED, str(error)).encode())
-            self._conversation.sent_abort()
-        else:
-            self.stream = VisitorStream(frame.visitor, plain)
-            self.on_stream(frame, self.stream)
-
     def _settle(self) -> None:
         """After a last word of either side: is the tunnel idle again?"""
         if self._conversation.over:
@@ -272,29 +199,12 @@ class Tunnel:
                 stream.over = True
                 stream.plain.close()  # both directions have ended, so nobody uses it any more
                 stream.changed.notify()
-            self.on_idle()
+            self._rest()
+
+    def _rest(self) -> None:  # noqa: B027 - there may be nothing to do
+        """The tunnel is idle again."""
 
     # -- plain to wire ------------------------------------------------------------------------------------------------
-
-    async def open(self, stream: VisitorStream, frame: Open, early: bytes = b"") -> None:
-        """Server: give the idle tunnel its next visitor, and `carry` for it.
-
-        `early` are bytes that were read from the visitor before. OPEN leaves together with the visitor's first bytes if they
-        are there, at once if not. A tunnel that was not heard of for a while is probed in the same breath.
-
-        Raises:
-            As `carry`.
-        """
-        opening = frame.encode()
-        if early:
-            opening += BIG_ENDIAN.pack(len(early), DATA_ID) + early
-        if self._silent >= _PROBE_WITH_OPEN_AFTER and self._unanswered_probe is None:
-            opening = PROBE_FRAME + opening
-            self._unanswered_probe = 0
-        stream.unanswered = bytearray(early)
-        self._conversation.open(frame.visitor)
-        self.stream = stream
-        await self.carry(stream, opening)
 
     async def carry(self, stream: VisitorStream, opening: bytes = b"") -> None:
         """Take the plain end's bytes to the wire, and return when both directions have ended and the plain end is closed.
@@ -391,74 +301,24 @@ class Tunnel:
 
     # -- from outside -------------------------------------------------------------------------------------------------
 
-    def sweep(self, *, doubtful: bool = False) -> None:
+    def sweep(self) -> None:
         """Look after what no read or write would notice; to be called every `SWEEP_INTERVAL`.
 
-        Notices a plain end that was reset while nobody touched it, probes an idle tunnel, asks the kernel about a busy one, and raises
-        when this tunnel is to be given up. Where another tunnel to the same peer does not answer, all are `doubtful` and are asked sooner: they may have
-        died together, and a visitor must not try one after another.
+        Notices a plain end that was reset while nobody touched it, and asks the kernel about a busy wire.
 
         Raises:
-            PeerTimeoutError: the peer owes an answer for too long.
+            PeerTimeoutError: the tunnel is to be given up, since the peer owes an answer for too long.
             ConnectionLostError: the wire is lost.
         """
         stream = self.stream
         if stream is not None and stream.failure is None and stream.plain.is_lost():
             self._lose_plain(stream)
-        self._check_wire(stream)
         failed = self._conversation.aborted or (stream is not None and stream.failure is not None)
-        self._failed_for = self._failed_for + 1 if failed and not self.idle else 0
-        if self._failed_for > _ABORT_ANSWER_WITHIN:
-            raise PeerTimeoutError("the other end of the tunnel did not answer an ABORT")
-        # Counted, since the kernel tells when it last heard anything, which may be long before what it has just sent.
-        stalled = not self.idle and self.wire.silent_for() > SWEEP_INTERVAL
-        self._stalled_for = self._stalled_for + 1 if stalled else 0
-        if self._stalled_for * SWEEP_INTERVAL > self.acknowledged_within:
-            raise PeerTimeoutError("the other end of the tunnel acknowledged nothing")
-        if self._heard:
-            self._heard = False
-            self._silent = 0
-            self._unanswered_probe = None
-            return
-        self._silent += 1
-        if self._unanswered_probe is not None:
-            self._unanswered_probe += 1
-            if self._unanswered_probe > _PROBE_ANSWER_WITHIN:
-                raise PeerTimeoutError("the other end of the tunnel did not answer a probe")
-        elif (
-            self.idle
-            and self.side is Side.SERVER
-            and self._silent >= (_PROBE_WITH_OPEN_AFTER if doubtful else _PROBE_AFTER)
-        ):
-            self._probe()
-        elif self.idle and self._silent > _CLIENT_GIVES_UP_AFTER:
-            raise PeerTimeoutError("the server has forgotten this tunnel")
-
-    def _check_wire(self, stream: VisitorStream | None) -> None:
-        """Notice that the wire was lost while nobody reads it, since `receive` waits for a plain end that does not read.
-
-        Raises:
-            ConnectionLostError: so it is, and the plain end takes nothing any more.
-        """
-        self._wire_lost = self._wire_lost or self.wire.is_lost()
-        if not self._wire_lost:
-            return
-        given = 0 if stream is None else stream.given
-        self._stuck_for = self._stuck_for + 1 if given == self._given_before else 0
-        self._given_before = given
-        if self._stuck_for > _LOST_WIRE_STUCK_FOR:
-            raise ConnectionLostError("the tunnel was lost")
-
-    def _probe(self) -> None:
-        if self._last_word.locked():  # it has tried to leave all the while
-            raise PeerTimeoutError("the other end of the tunnel did not take an ABORT")
-        self._unanswered_probe = 0
-        try:
-            if self.wire.send(PROBE_FRAME) == len(PROBE_FRAME):
-                return
-        except OSError as error:
-            raise lost(error) from error
-        raise ConnectionLostError("the tunnel took only half a probe")
+        self.liveness.sweep(
+            busy=not self.idle,
+            aborting=failed and not self.idle,
+            given=0 if stream is None else stream.given,
+        )
 
     def abandon(self) -> None:
         """The tunnel is gone: reset the plain end that is still on it, since what it got may not be all."""

@@ -10,9 +10,10 @@ import trio
 
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
+from trionat.relay.client_tunnel import LocalServiceError
+from trionat.relay.liveness import SWEEP_INTERVAL
 from trionat.relay.raw_tunnel import RawTunnel
 from trionat.relay.stream import VisitorStream
-from trionat.relay.tunnel import SWEEP_INTERVAL, LocalServiceError
 from trionat.signals import Signal
 from trionat.transport.isolation import isolated
 

@@ -33,7 +33,7 @@ from trionat.protocol.messages import (
     Pong,
     Welcome,
 )
-from trionat.relay.tunnel import acknowledged_within
+from trionat.relay.liveness import acknowledged_within
 from trionat.signals import Signal
 from trionat.transport.channel import Channel
 from trionat.transport.control_link import ControlLink

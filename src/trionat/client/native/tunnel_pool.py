@@ -10,15 +10,10 @@ import trio
 from trionat.address import TCPAddress
 from trionat.errors import PeerError
 from trionat.log import get_logger
-from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import Open
+from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
+from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, SWEEP_INTERVAL
 from trionat.relay.stream import VisitorStream
-from trionat.relay.tunnel import (
-    ACKNOWLEDGED_WITHIN,
-    SWEEP_INTERVAL,
-    LocalServiceError,
-    Tunnel,
-)
 from trionat.signals import Signal
 from trionat.transport.isolation import isolated
 
@@ -66,8 +61,8 @@ class TunnelPool:
     least_idle: int
     acknowledged_within: float = ACKNOWLEDGED_WITHIN
     served: int = attrs.field(init=False, default=0)
-    _tunnels: dict[Tunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
-    _idle: set[Tunnel] = attrs.field(init=False, factory=lambda: set())
+    _tunnels: dict[ClientTunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
+    _idle: set[ClientTunnel] = attrs.field(init=False, factory=lambda: set())
     _dialing: int = attrs.field(init=False, default=0)
     _waiting: int = attrs.field(init=False, default=0)
     _demanded: float = attrs.field(init=False, default=float("-inf"))
@@ -114,7 +109,7 @@ class TunnelPool:
         """Return how many tunnels are idle; while visitors wait, not those that the server would use if it still had them."""
         if not self._waiting:
             return len(self._idle)
-        return sum(tunnel.silent < _FORGOTTEN_AFTER for tunnel in self._idle)
+        return sum(tunnel.liveness.silent < _FORGOTTEN_AFTER for tunnel in self._idle)
 
     async def _serve(self) -> None:
         """Open one tunnel and serve visitors over it until it ends. Its failure is nobody else's."""
@@ -146,8 +141,12 @@ class TunnelPool:
             self._idle.add(tunnel)
             self._less_busy.notify()
 
-        tunnel = Tunnel(
-            wire, Side.CLIENT, connect_locally, take_over, rest, self.acknowledged_within
+        tunnel = ClientTunnel(
+            wire,
+            connect_locally,
+            take_over,
+            rest,
+            acknowledged_within=self.acknowledged_within,
         )
         began = trio.current_time()
         scope = self._tunnels[tunnel] = trio.CancelScope()
@@ -184,7 +183,7 @@ class TunnelPool:
             raise
 
     async def _carry(
-        self, tunnel: Tunnel, streams: trio.MemoryReceiveChannel[tuple[Open, VisitorStream]]
+        self, tunnel: ClientTunnel, streams: trio.MemoryReceiveChannel[tuple[Open, VisitorStream]]
     ) -> None:
         async for frame, stream in streams:
             since = trio.current_time()

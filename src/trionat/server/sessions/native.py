@@ -21,7 +21,7 @@ from trionat.protocol.messages import (
     Join,
     Welcome,
 )
-from trionat.relay.tunnel import acknowledged_within
+from trionat.relay.liveness import acknowledged_within
 from trionat.server.sessions.native_tunnels import NativeTunnels
 from trionat.server.sessions.session import Session, SessionEnd
 from trionat.transport.control_link import ControlLink

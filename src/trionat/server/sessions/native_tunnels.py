@@ -9,10 +9,10 @@ import trio
 
 from trionat.errors import PeerError
 from trionat.log import get_logger
-from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import Open
+from trionat.relay.liveness import ACKNOWLEDGED_WITHIN
+from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import VisitorStream
-from trionat.relay.tunnel import ACKNOWLEDGED_WITHIN, Tunnel
 from trionat.server.sessions.tunnels import Tunnels
 from trionat.transport.isolation import isolated
 
@@ -46,12 +46,12 @@ class NativeTunnels(Tunnels):
 
     keep_idle: int
     acknowledged_within: float = ACKNOWLEDGED_WITHIN
-    _tunnels: dict[Tunnel, _Served] = attrs.field(init=False, factory=lambda: {})
+    _tunnels: dict[ServerTunnel, _Served] = attrs.field(init=False, factory=lambda: {})
     _sweeps: int = attrs.field(init=False, default=0)
 
     async def _serve(self, wire: Endpoint, early: bytes) -> None:
         assert not early, "a login lets nothing through behind ATTACH"  # noqa: S101 - its bug, not the peer's
-        tunnel = Tunnel(wire, Side.SERVER, acknowledged_within=self.acknowledged_within)
+        tunnel = ServerTunnel(wire, acknowledged_within=self.acknowledged_within)
         served = self._tunnels[tunnel] = _Served(trio.CancelScope())
         reason = "its session has ended"
         try:
@@ -68,7 +68,7 @@ class NativeTunnels(Tunnels):
             if served.current is not None:
                 self._rescue(*served.current, reason)
 
-    async def _carry(self, tunnel: Tunnel, served: _Served, scope: trio.CancelScope) -> None:
+    async def _carry(self, tunnel: ServerTunnel, served: _Served, scope: trio.CancelScope) -> None:
         while (visitor := await self.visitors.next()) is not None:
             stream = VisitorStream(visitor.number, visitor.endpoint)
             served.current = (visitor, stream)
@@ -104,7 +104,7 @@ class NativeTunnels(Tunnels):
 
     def _sweep(self) -> None:
         """See after every tunnel, and send home those that were not needed for a while."""
-        doubtful = any(tunnel.is_asked for tunnel in self._tunnels)
+        doubtful = any(tunnel.liveness.is_asked for tunnel in self._tunnels)
         for tunnel, served in list(self._tunnels.items()):
             try:
                 tunnel.sweep(doubtful=doubtful)

@@ -12,7 +12,7 @@ import trio
 
 from trionat.log import get_logger
 from trionat.protocol.tunnel_frames import AbortReason
-from trionat.relay.tunnel import SWEEP_INTERVAL
+from trionat.relay.liveness import SWEEP_INTERVAL
 from trionat.transport.descriptors import is_for_control
 from trionat.transport.endpoint import Endpoint
 

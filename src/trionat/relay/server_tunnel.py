@@ -1,0 +1,72 @@
+"""The server's end of a tunnel: it opens visitors, and asks whether the client is still there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
+
+from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
+from trionat.protocol.conversation import Side
+from trionat.protocol.frames import BIG_ENDIAN
+from trionat.protocol.tunnel_frames import DATA_ID, PROBE_FRAME, Probed
+from trionat.relay.liveness import PROBE_AFTER, PROBE_SOON_AFTER
+from trionat.relay.tunnel import Tunnel
+from trionat.transport.endpoint import lost
+
+if TYPE_CHECKING:
+    from trionat.protocol.tunnel_frames import Open, Probe
+    from trionat.relay.stream import VisitorStream
+
+
+@attrs.define(eq=False)
+class ServerTunnel(Tunnel):
+    """See `Tunnel`."""
+
+    side: ClassVar[Side] = Side.SERVER
+
+    async def open(self, stream: VisitorStream, frame: Open, early: bytes = b"") -> None:
+        """Give the idle tunnel its next visitor, and `carry` for it.
+
+        `early` are bytes that were read from the visitor before. OPEN leaves together with the visitor's first bytes if they
+        are there, at once if not. A tunnel that was not heard of for a while is probed in the same breath.
+
+        Raises:
+            As `carry`.
+        """
+        opening = frame.encode()
+        if early:
+            opening += BIG_ENDIAN.pack(len(early), DATA_ID) + early
+        if self.liveness.silent >= PROBE_SOON_AFTER and not self.liveness.is_asked:
+            opening = PROBE_FRAME + opening
+            self.liveness.ask()
+        stream.unanswered = bytearray(early)
+        self._conversation.open(frame.visitor)
+        self.stream = stream
+        await self.carry(stream, opening)
+
+    async def _take_own(self, frame: Open | Probe | Probed) -> None:
+        if not isinstance(frame, Probed):
+            raise RemoteProtocolError(f"{type(frame).__name__.upper()} from a client")
+
+    def sweep(self, *, doubtful: bool = False) -> None:
+        """See `Tunnel`; probes an idle tunnel that was silent for a while.
+
+        Where another tunnel to the same client does not answer, all are `doubtful` and are asked sooner: they may have died together,
+        and a visitor must not try one after another.
+        """
+        super().sweep()
+        silence = PROBE_SOON_AFTER if doubtful else PROBE_AFTER
+        if self.idle and self.liveness.silent >= silence and not self.liveness.is_asked:
+            self._probe()
+
+    def _probe(self) -> None:
+        if self._last_word.locked():  # it has tried to leave all the while
+            raise PeerTimeoutError("the other end of the tunnel did not take an ABORT")
+        self.liveness.ask()
+        try:
+            if self.wire.send(PROBE_FRAME) == len(PROBE_FRAME):
+                return
+        except OSError as error:
+            raise lost(error) from error
+        raise ConnectionLostError("the tunnel took only half a probe")
