@@ -9,7 +9,11 @@ import pytest
 import trio
 
 from trionat.address import TCPAddress
-from trionat.transport.dial import dial, dial_service
+from trionat.client.forwarder import Forwarder
+from trionat.config.service import parse_service
+from trionat.errors import ConnectionLostError
+from trionat.relay.client_tunnel import LocalServiceError
+from trionat.transport.dial import dial, dial_service, reach
 from trionat.transport.names import NameResolver
 
 
@@ -75,3 +79,19 @@ async def test_nobody_listens() -> None:
         port = probe.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
         await dial_service(TCPAddress("127.0.0.1", port))
+
+
+async def test_a_name_where_nobody_listens(hanging: threading.Event) -> None:
+    """A server and a service are told of in the system's words, whether they go by a name or by a number."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    for host in ("well.example", "localhost", "127.0.0.1"):
+        address = TCPAddress(host, port)
+        with pytest.raises(ConnectionLostError) as caught:
+            await reach(address)
+        assert str(caught.value) == f"cannot reach {address}: Connection refused"
+        with pytest.raises(LocalServiceError) as caught_locally:
+            await Forwarder((parse_service(str(address)),), 5.0).open(0)
+        expected = f"the local service {address} cannot be reached: Connection refused"
+        assert str(caught_locally.value) == expected

@@ -93,13 +93,13 @@ async def reach(address: TCPAddress) -> socket.socket:
 
 
 def _first_reason(error: OSError) -> OSError:
-    """Return why the first of several addresses did not answer; Trio puts all of them into the cause."""
+    """Return why the first of several addresses did not answer; Trio puts all of them into the cause, in words of its own."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
         cause = next(leaves(cast("BaseExceptionGroup[BaseException]", cause)))
-    return (
-        OSError(cause.errno, cause.strerror or str(cause)) if isinstance(cause, OSError) else error
-    )
+    if isinstance(cause, OSError) and cause.errno:
+        return OSError(cause.errno, os.strerror(cause.errno))
+    return error
 
 
 @lru_cache(maxsize=256)
