@@ -36,4 +36,6 @@ from trionat.events import Draining as Draining
 from trionat.events import PublicService as PublicService
 from trionat.events import Queued as Queued
 from trionat.events import Ready as Ready
+from trionat.events import ServiceDown as ServiceDown
+from trionat.events import ServiceUp as ServiceUp
 from trionat.server.app import serve as serve

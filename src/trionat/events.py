@@ -78,4 +78,21 @@ class Draining:
     seconds: float
 
 
-ClientEvent: TypeAlias = Connected | Queued | Disconnected | Draining
+@attrs.frozen(kw_only=True)
+class ServiceDown:
+    """A local service cannot be reached: its visitors get nothing. Told once, until it was there again."""
+
+    name: str
+    local: Address
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class ServiceUp:
+    """A local service that was down can be reached again."""
+
+    name: str
+    local: Address
+
+
+ClientEvent: TypeAlias = Connected | Queued | Disconnected | Draining | ServiceDown | ServiceUp

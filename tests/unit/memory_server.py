@@ -352,7 +352,7 @@ class MemoryClient:
         return pool
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class MemoryForwarder(Forwarder):
     """Connects to a local service in memory, which `serve` is: by default it echoes."""
 
@@ -361,6 +361,10 @@ class MemoryForwarder(Forwarder):
     serve: Callable[[MemoryEndpoint], Awaitable[None]] = attrs.field(default=echo, kw_only=True)
     refusals: list[str] = attrs.field(factory=list, kw_only=True)
     capacity: int = attrs.field(default=CAPACITY, kw_only=True)
+
+    async def check(self) -> None:
+        """It is there."""
+        await trio.lowlevel.checkpoint()
 
     async def open(self, number: int, *_: object) -> Endpoint:
         await trio.lowlevel.checkpoint()

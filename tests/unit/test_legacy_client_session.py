@@ -13,10 +13,11 @@ import trio.testing
 
 from tests.unit.client_side import CONTROL, TUNNEL, Host, MemoryLegacyServer, Running
 from tests.unit.memory import echo, receive_all, receive_exactly, receive_some
-from tests.unit.memory_server import forwarder
+from tests.unit.memory_server import MemoryForwarder, forwarder
 from trionat.address import TCPAddress, UnixAddress
 from trionat.cli.connect import TextEvents
 from trionat.client.app import Client
+from trionat.client.forwarder import Forwarder
 from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.legacy.session import LegacySession
 from trionat.config.sections import AuthConfig, ClientConfig, Service
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
     from tests.unit.conftest import Tidy
     from tests.unit.memory import MemoryEndpoint
-    from tests.unit.memory_server import MemoryForwarder
 
 DIALECTS = {"nat-v1": Dialect.NAT_V1, "nat-doc": Dialect.NAT_DOC}
 CREDENTIALS = Credentials(username="alice", password="geheim")
@@ -587,6 +587,7 @@ async def open_world(
         return MemoryLegacyServer(**attrs.asdict(server, recurse=False), host=host)
 
     monkeypatch.setattr(LegacyDialer, "of", of)
+    monkeypatch.setattr(Forwarder, "check", MemoryForwarder.check)  # it is there
     config = ClientConfig(
         **LEGACY,  # type: ignore[arg-type]
         services=(Service(local=UnixAddress("/in/memory")),),

@@ -21,7 +21,15 @@ from trionat.client.app import Client
 from trionat.config.load import Configuration, load
 from trionat.config.sections import AuthConfig, ClientConfig
 from trionat.errors import ConfigError, Problem
-from trionat.events import ClientEvent, Connected, Disconnected, Draining, Queued
+from trionat.events import (
+    ClientEvent,
+    Connected,
+    Disconnected,
+    Draining,
+    Queued,
+    ServiceDown,
+    ServiceUp,
+)
 from trionat.log import get_logger
 
 log = get_logger(__name__)
@@ -120,6 +128,8 @@ class TextEvents:
                     self._tell_failure(reason, retry_in)
             case Draining(seconds):
                 log.warning("the server stops", seconds=seconds)
+            case ServiceDown() | ServiceUp():
+                pass  # the log has it, which is on the terminal as well
             case _:
                 assert_never(event)
 
@@ -150,6 +160,10 @@ def show_json(event: ClientEvent) -> None:
             line = {"event": "disconnected", "reason": reason, "retry_in": retry_in}
         case Draining(seconds):
             line = {"event": "draining", "seconds": seconds}
+        case ServiceDown(name=name, local=local, reason=reason):
+            line = {"event": "service-down", "name": name, "local": str(local), "reason": reason}
+        case ServiceUp(name=name, local=local):
+            line = {"event": "service-up", "name": name, "local": str(local)}
         case _:
             assert_never(event)
     say(json.dumps(line))

@@ -132,7 +132,7 @@ class Client:
     async def _native_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
         """Return what makes each session: the same server and identity, and the ports of the one before."""
         services = self.config.effective_services()
-        forwarder = Forwarder(services, self.config.local_timeout)
+        forwarder = Forwarder(services, self.config.local_timeout, tell)
         server = await trio.to_thread.run_sync(find_server, self.config, self.auth)
         identity = self.config.identity or _identity_of(await self._installation(), services)
         dialer = ServerDialer(
@@ -168,7 +168,7 @@ class Client:
     def _legacy_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
         """Return what makes each session at an original server, which remembers nothing of the one before."""
         server = LegacyDialer.of(self.config, self.auth)
-        forwarder = Forwarder(self.config.effective_services(), self.config.local_timeout)
+        forwarder = Forwarder(self.config.effective_services(), self.config.local_timeout, tell)
         log.warning(
             "whoever is on the way to this server can read the password and all that visitors send: its dialect knows no"
             " encryption",

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
+from trionat.client.service_health import ServiceHealth
 from trionat.config.values import NO_PROXY
+from trionat.log import get_logger
 from trionat.protocol.proxy import proxy_header
 from trionat.relay.client_tunnel import LocalServiceError
-from trionat.transport.dial import dial_service
+from trionat.transport.dial import dial_service, is_taken
 from trionat.transport.endpoint import SocketEndpoint, send_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.address import TCPAddress
     from trionat.config.sections import Service
+    from trionat.events import ClientEvent
     from trionat.transport.endpoint import Endpoint
 
+log = get_logger(__name__)
 
-@attrs.frozen
+
+@attrs.define(eq=False)
 class Forwarder:
-    """Connects visitors to the local services; `timeout` is in seconds, and below the server's patience with a visitor."""
+    """Connects visitors to the local services; `timeout` is in seconds, and below the server's patience with a visitor.
+
+    `tell` hears when a service turns out to be down, and when it is there again.
+    """
 
     services: tuple[Service, ...]
     timeout: float
+    tell: Callable[[ClientEvent], None] = attrs.field(default=lambda _: None)
+    _health: tuple[ServiceHealth, ...] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._health = tuple(ServiceHealth(service, self.tell) for service in self.services)
 
     async def open(
         self, number: int, visitor: TCPAddress | None = None, visited: TCPAddress | None = None
@@ -38,7 +54,7 @@ class Forwarder:
         """
         if number >= len(self.services):
             raise LocalServiceError(f"there is no service number {number}")
-        service = self.services[number]
+        service, health = self.services[number], self._health[number]
         local, version = service.local, service.proxy_protocol
         with trio.move_on_after(self.timeout):
             try:
@@ -46,14 +62,35 @@ class Forwarder:
                 if version not in (None, NO_PROXY) and visitor is not None and visited is not None:
                     await _introduce(endpoint, proxy_header(version, visitor, visited))
             except OSError as error:
-                reason = error.strerror or str(error)
-                raise LocalServiceError(
-                    f"the local service {local} cannot be reached: {reason}"
+                raise self._failed(
+                    number, f"cannot be reached: {error.strerror or error}"
                 ) from error
+            health.worked()
             return endpoint
-        raise LocalServiceError(
-            f"the local service {local} did not answer within {self.timeout:g} s"
-        )
+        raise self._failed(number, f"did not answer within {self.timeout:g} s")
+
+    def _failed(self, number: int, what: str) -> LocalServiceError:
+        reason = f"the local service {self.services[number].local} {what}"
+        self._health[number].failed(reason)
+        return LocalServiceError(reason)
+
+    def note_refused(self, number: int, error: LocalServiceError, **visitor: object) -> None:
+        """Log that a visitor was not served by the service of that number; not each, where there are many."""
+        if number < len(self._health):
+            self._health[number].refused(**visitor, reason=str(error))
+        else:
+            log.warning("visitor refused", **visitor, reason=str(error))
+
+    async def check(self) -> None:
+        """Find out whether the services are there, one after another, and tell of those that are not.
+
+        Each is tried once in a client's life, and not where a visitor has tried already: some log each connection. One on
+        this machine is not even connected to where the system tells that somebody has its port.
+        """
+        for number, health in enumerate(self._health):
+            if not health.known and not is_taken(self.services[number].local):
+                with suppress(LocalServiceError):
+                    (await self.open(number)).close()
 
 
 async def _introduce(endpoint: Endpoint, header: bytes) -> None:

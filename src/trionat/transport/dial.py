@@ -69,6 +69,30 @@ async def dial_service(address: Address) -> socket.socket:
     return await dial(address)
 
 
+def is_taken(address: Address) -> bool:
+    """Tell whether somebody has that port of this machine for sure, without connecting: it cannot be bound. False proves nothing.
+
+    Privileged ports, other machines' and Unix sockets cannot be asked for in this way.
+    """
+    if isinstance(address, UnixAddress):
+        return False
+    host = address.host.lower().rstrip(".")
+    loopback = host in ("127.0.0.1", "localhost")
+    hosts = ("127.0.0.1", "::1") if loopback else (address.dialled_host,)
+    return any(_cannot_be_bound(host, address.port) for host in hosts if _is_numeric(host))
+
+
+def _cannot_be_bound(host: str, port: int) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            if sys.platform == "linux":  # else what a connection has left behind has it as well
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
 async def _connect_loopback(port: int) -> socket.socket:
     try:
         return await _connect_numeric(TCPAddress("127.0.0.1", port))

@@ -87,6 +87,7 @@ class LegacySession(Session):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(visitors.sweep, name="sweep")
             nursery.start_soon(self._read, channel, visitors, nursery, name="control reader")
+            nursery.start_soon(self.forwarder.check, name="check services")
             await self.stopping.wait()
             with trio.move_on_after(self.config.drain_grace):
                 await visitors.wait_none()

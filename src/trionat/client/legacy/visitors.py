@@ -78,7 +78,7 @@ class Visitors:
         try:
             local = await self.forwarder.open(0)
         except LocalServiceError as error:
-            log.warning("visitor refused", visitor=number, reason=str(error))
+            self.forwarder.note_refused(0, error, visitor=number)
             await self._send_away()
             return
         try:

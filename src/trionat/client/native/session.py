@@ -203,6 +203,7 @@ class NativeSession(Session):
             nursery.start_soon(link.run, name="control link")
             nursery.start_soon(pool.run, name="tunnel pool")
             nursery.start_soon(self._read, link, pool, name="control reader")
+            nursery.start_soon(self.forwarder.check, name="check services")
             await self.stopping.wait()
             link.post(Drain(seconds=self.config.drain_grace))
             with trio.move_on_after(self.config.drain_grace):

@@ -177,8 +177,8 @@ class TunnelPool:
                 TCPAddress(frame.visit_host, frame.visit_port),
             )
         except LocalServiceError as error:
-            log.warning(
-                "visitor refused", visitor=frame.visitor, address=_address(frame), reason=str(error)
+            self.forwarder.note_refused(
+                frame.service, error, visitor=frame.visitor, address=_address(frame)
             )
             raise
 
