@@ -7,7 +7,7 @@ import os
 import re
 from functools import partial
 from pathlib import Path
-from typing import Annotated, assert_never
+from typing import Annotated, Final, assert_never
 
 import attrs
 import trio
@@ -31,8 +31,12 @@ from trionat.events import (
     ServiceUp,
 )
 from trionat.log import get_logger
+from trionat.transport.descriptors import warn_if_short
 
 log = get_logger(__name__)
+
+_OTHER_DESCRIPTORS: Final = 8
+"""Of a client that is up, besides those for visitors: its control connection, its log and so on."""
 
 _TICKET = re.compile(r"\s*tn[0-9]+_[^:/]*")
 """`tn1_...`, or a later version's `tn2_...`; with a colon or a slash it is the address of a service."""
@@ -97,6 +101,10 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 async def _connect(configuration: Configuration, as_json: bool, stopping: trio.Event) -> None:
+    tunnels = configuration.client.max_tunnels
+    warn_if_short(
+        2 * tunnels + _OTHER_DESCRIPTORS, f"MaxTunnels {tunnels}, each with a local connection"
+    )
     show = show_json if as_json else TextEvents()
     await Client(configuration.client, configuration.auth, show, stopping).run()
 

@@ -37,6 +37,9 @@ log = get_logger(__name__)
 
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)  # Windows has none
 
+_OPEN_MAX: Final = 10240
+"""What macOS allows, whose hard limit tells of more (setrlimit(2), OPEN_MAX)."""
+
 _LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -78,16 +81,18 @@ def run_until_signalled(
 
 
 def _allow_all_descriptors() -> None:
-    """Use as many descriptors as the system allows: every visitor takes two, and the usual soft limit is only 1024."""
+    """Use as many descriptors as the system allows: every visitor takes two, and the usual soft limit is only 1024, or 256."""
     try:
         import resource  # noqa: PLC0415 - POSIX only
     except ImportError:
         return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(
-        ValueError, OSError
-    ):  # macOS has a lower limit of its own than the one that it tells
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    for wanted in (hard, _OPEN_MAX):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
 
 
 def _logging(

@@ -13,6 +13,7 @@ from trionat.config.values import NO_PROXY
 from trionat.log import get_logger
 from trionat.protocol.proxy import proxy_header
 from trionat.relay.client_tunnel import LocalServiceError
+from trionat.transport.descriptors import SHORTAGE
 from trionat.transport.dial import dial_service, is_taken
 from trionat.transport.endpoint import SocketEndpoint, send_all
 
@@ -62,6 +63,10 @@ class Forwarder:
                 if version not in (None, NO_PROXY) and visitor is not None and visited is not None:
                     await _introduce(endpoint, proxy_header(version, visitor, visited))
             except OSError as error:
+                if error.errno in SHORTAGE:  # which is not the service's doing
+                    raise LocalServiceError(
+                        f"no descriptor is left for a connection to the local service {local}: {error.strerror}"
+                    ) from error
                 raise self._failed(
                     number, f"cannot be reached: {error.strerror or error}"
                 ) from error
@@ -74,12 +79,12 @@ class Forwarder:
         self._health[number].failed(reason)
         return LocalServiceError(reason)
 
-    def note_refused(self, number: int, error: LocalServiceError, **visitor: object) -> None:
+    def note_refused(self, number: int, reason: str, **visitor: object) -> None:
         """Log that a visitor was not served by the service of that number; not each, where there are many."""
         if number < len(self._health):
-            self._health[number].refused(**visitor, reason=str(error))
+            self._health[number].refused(**visitor, reason=reason)
         else:
-            log.warning("visitor refused", **visitor, reason=str(error))
+            log.warning("visitor refused", **visitor, reason=reason)
 
     async def check(self) -> None:
         """Find out whether the services are there, one after another, and tell of those that are not.

@@ -46,7 +46,7 @@ from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.transport.certificate import fingerprint, first_certificate
-from trionat.transport.descriptors import Descriptors
+from trionat.transport.descriptors import Descriptors, require, warn_if_short
 from trionat.transport.listener import Listener
 from trionat.transport.tls import server_context
 
@@ -58,6 +58,12 @@ if TYPE_CHECKING:
     from trionat.store.base import Store
 
 log = get_logger(__name__)
+
+_OTHER_DESCRIPTORS: Final = 24
+"""Of a server besides its visit ports: listeners, files, the store, and the first connections. Chosen."""
+
+_IDLE_TUNNELS: Final = 4
+"""Of a session, as a client keeps them that is not told otherwise."""
 
 _PREPARE_INTERVAL: Final = 2.0
 """Seconds between two looks at a database that is waited for."""
@@ -80,10 +86,11 @@ async def serve(
     `database.wait` says. Where they need not, the store is for their traffic only, and holds nothing up.
 
     Raises:
-        StartupError: an address cannot be bound, or the state folder not be used, or another server runs on it.
+        StartupError: there are too few descriptors for the visit ports, an address cannot be bound, or the state folder not be used, or another server runs on it.
         StoreUnavailableError: the accounts cannot be asked for.
     """
     stopping = trio.Event() if stopping is None else stopping
+    _check_descriptors(config)
     folder = config.effective_state_dir
     async with AsyncExitStack() as resources:
         resources.enter_context(await trio.to_thread.run_sync(lock_state, folder))
@@ -182,6 +189,21 @@ async def serve(
             context.admission.drain()
             await sessions.wait_none()  # each ends by itself within the grace
             serving.cancel_scope.cancel("the server stops")
+
+
+def _check_descriptors(config: ServerConfig) -> None:
+    """End the start where this process may not have as many descriptors as it needs for its ports; tell where the limits do not fit.
+
+    They fit when every session can be up with its idle tunnels while one of them has all visitors that it may have, which leave
+    a quarter free (`Descriptors`).
+    """
+    ports, sessions, visitors = len(config.visit_port), config.session_limit, config.max_visitors
+    least = ports + _OTHER_DESCRIPTORS
+    require(least, f"{ports} visit ports")
+    warn_if_short(
+        least + sessions * (1 + _IDLE_TUNNELS) + 2 * visitors * 4 // 3,
+        f"{ports} visit ports, MaxTCPConnNum {sessions}, MaxVisitors {visitors}",
+    )
 
 
 async def _prepare(store: Store, *, wait: bool) -> None:

@@ -1,14 +1,17 @@
-"""Descriptors when they are short: who waits, who is refused, and how that is told."""
+"""Descriptors: how many there are, who waits and who is refused when they are short, and how that is told."""
 
 from __future__ import annotations
 
+import errno
 import socket
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
+from trionat.errors import StartupError
 from trionat.log import get_logger
 
 if TYPE_CHECKING:
@@ -16,8 +19,17 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-LOG_INTERVAL: Final = 1.0  # seconds between two log lines, of all listeners together
+# What accept(), socket() and open() raise when descriptors or memory are short (accept(2)); to be waited out, not died of.
+SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+LOG_INTERVAL: Final = (
+    60.0  # seconds between two log lines of one shortage, of all listeners together
+)
+TOLD_AGAIN_AFTER: Final = 10.0  # seconds between two shortages that are told; one that comes and goes must not fill the log
 REFUSED_AT_ONCE: Final = 64
+
+# Neither visitors nor tunnels: a control connection, a name server's, files that are written. Chosen.
+_SPARE: Final = 4
 
 
 def _limit() -> int | None:
@@ -30,20 +42,76 @@ def _limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def _in_use() -> int:
+    """Return how many are in use: the kernel gives the lowest number that is free (socket(2), by way of open(2)).
+
+    Raises:
+        OSError: there is none any more.
+    """
+    with socket.socket() as probe:
+        return probe.fileno()
+
+
+def left() -> int:
+    """Return how many more descriptors this process may have, as far as the system tells."""
+    try:
+        in_use = _in_use()
+    except OSError:
+        return 0
+    limit = _limit()
+    return sys.maxsize if limit is None else limit - in_use
+
+
+def room_for_visitors(most: int, *, idle: int = 0) -> int:
+    """Return for how many visitors there is room at a client, at most `most`: each takes a tunnel and a connection to a service.
+
+    `idle` tunnels are there already.
+    """
+    return max(0, min(most, (left() + idle - _SPARE) // 2))
+
+
+def require(needed: int, what: str) -> None:
+    """Check that this process may have so many more descriptors, and those beside them that visitors leave free.
+
+    Raises:
+        StartupError: it may not; the message has the limit that is needed.
+    """
+    limit = _limit()
+    if limit is None:
+        return
+    enough = (limit - left() + needed) * 8 // 7 + 1
+    if limit < enough:
+        raise StartupError(
+            f"{what} need {enough} descriptors, and this process may have {limit}:"
+            " raise the limit (ulimit -n, under systemd LimitNOFILE)"
+        )
+
+
+def warn_if_short(needed: int, what: str) -> None:
+    """Log what would not fit, where this process may not have so many more descriptors."""
+    if (missing := needed - left()) > 0 and (limit := _limit()) is not None:
+        log.warning(
+            "descriptors are too few for what is configured: raise the limit (ulimit -n, under systemd LimitNOFILE)",
+            limit=limit,
+            needed=limit + missing,
+            configured=what,
+        )
+
+
 def _for_visitors() -> int | None:
     """Return how many descriptors may be in use when another visitor is let in; None where the system does not tell.
 
-    A quarter is left for what visitors need (tunnels), for clients that come back, and for files. Chosen, not measured.
+    Of those that are free when all listeners are open, a quarter is left for what visitors need (tunnels), for clients that come
+    back, and for files; at least an eighth of all. Chosen, not measured.
     """
     limit = _limit()
-    return None if limit is None else limit * 3 // 4
+    return None if limit is None else limit - max(left() // 4, limit // 8)
 
 
 def is_for_control(descriptor: int) -> bool:
     """Tell whether a new descriptor is one of the last sixteenth, which tunnels leave to control connections.
 
-    Without that, tunnels for waiting visitors would take all that visitors leave. Chosen, not measured. Numbers tell as in
-    `Descriptors.is_room`.
+    Without that, tunnels for waiting visitors would take all that visitors leave. Chosen, not measured.
     """
     limit = _limit()
     return limit is not None and descriptor >= limit * 15 // 16
@@ -51,7 +119,7 @@ def is_for_control(descriptor: int) -> bool:
 
 @attrs.define(eq=False)
 class Descriptors:
-    """What a server's listeners share of it: the limit, a spare descriptor, and one log line a second.
+    """What a server's listeners share of it: the limit, a spare descriptor, and the log lines of a shortage.
 
     `for_visitors` is how many may be in use when another visitor is let in. The spare is given up for a moment to accept and
     close a connection, since a peer in the kernel's queue hears nothing otherwise; `refused` counts those. `close` gives it back.
@@ -60,19 +128,18 @@ class Descriptors:
     for_visitors: int | None = attrs.field(factory=_for_visitors)
     refused: int = attrs.field(init=False, default=0)
     _spare: socket.socket = attrs.field(init=False, factory=socket.socket)
-    _told: float = attrs.field(init=False, default=float("-inf"))
+    _short: set[TCPAddress] = attrs.field(init=False, factory=lambda: set())
+    _told_at: float | None = attrs.field(init=False, default=None)
+    _quiet_until: float = attrs.field(init=False, default=float("-inf"))
     _refused_until_told: int = attrs.field(init=False, default=0)
 
     def is_room(self, most: int | None) -> bool:
-        """Tell whether there is a descriptor, and fewer than `most` are in use.
-
-        The kernel gives the lowest number that is free (socket(2), by way of open(2)), so a number tells how many there are.
-        """
+        """Tell whether there is a descriptor, and fewer than `most` are in use."""
         try:
-            with socket.socket() as probe:
-                return most is None or probe.fileno() < most
+            in_use = _in_use()
         except OSError:
             return False
+        return most is None or in_use < most
 
     def refuse(self, listening: socket.socket) -> None:
         """Close those at the head of the kernel's queue."""
@@ -85,22 +152,28 @@ class Descriptors:
             self._spare = socket.socket()
 
     def tell(self, address: TCPAddress, error: str) -> None:
-        """Log the shortage, unless that was done a moment ago."""
+        """Note a shortage at this address. Log that it begins, and once a minute that it lasts."""
+        self._short.add(address)
         now = trio.current_time()
-        if now - self._told >= LOG_INTERVAL:
+        if now >= (self._quiet_until if self._told_at is None else self._told_at + LOG_INTERVAL):
             log.warning(
                 "descriptors are short: connections wait in the kernel's queue, and are closed after a while",
                 address=str(address),
                 error=error,
-                refused=self.refused - self._refused_until_told,
+                refused=self._count_untold(),
             )
-            self._told, self._refused_until_told = now, self.refused
+            self._told_at, self._quiet_until = now, now + TOLD_AGAIN_AFTER
 
     def tell_rest(self, address: TCPAddress) -> None:
-        """The shortage is over at this address: log how many were refused since the last line."""
-        if refused := self.refused - self._refused_until_told:
-            log.warning("descriptors were short", address=str(address), refused=refused)
-            self._refused_until_told = self.refused
+        """The shortage is over at this address; where it is over at all, log that, and how many were refused since the last line."""
+        self._short.discard(address)
+        if not self._short and self._told_at is not None:
+            self._told_at = None
+            log.warning("there are enough descriptors again", refused=self._count_untold())
+
+    def _count_untold(self) -> int:
+        untold, self._refused_until_told = self.refused - self._refused_until_told, self.refused
+        return untold
 
     def close(self) -> None:
         """Give up the spare."""

@@ -13,6 +13,7 @@ import trio
 from trionat.address import TCPAddress
 from trionat.errors import StartupError
 from trionat.networks import plain_host
+from trionat.transport.descriptors import SHORTAGE
 from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ BACKLOG: Final = 4096
 # Windows' SO_REUSEADDR would let another program take the port away; elsewhere it only lets us have our own port back at once.
 _OWN_PORT: Final[int] = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
 
-# What accept() raises when descriptors or memory are short (accept(2)); to be waited out, not died of.
-_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SHORTAGE_WAIT: Final = 0.1  # seconds between two tries, as trio.serve_listeners does
 _PATIENCE: Final = 4.0  # seconds for which the kernel's queue waits for room: half of what a visitor waits for its tunnel
 
@@ -122,9 +121,10 @@ class Listener:
                         descriptors.tell_rest(self.address)
                     break
                 except OSError as error:
-                    if error.errno in _SHORTAGE:
-                        await self._wait_for_room(descriptors, most, error.strerror or str(error))
-                    break  # any other error is of one connection that died before we took it (accept(2))
+                    if error.errno not in SHORTAGE:
+                        break  # it is of one connection that died before we took it (accept(2))
+                    await self._wait_for_room(descriptors, most, error.strerror or str(error))
+                    continue  # not behind `wait_readable`: whether the queue is empty by now is to be told
                 connection.setblocking(False)
                 if not INHERITS_OPTIONS:
                     set_stream_options(connection)
@@ -132,7 +132,6 @@ class Listener:
                 handle(connection, TCPAddress(plain_host(address[0]), address[1]))
                 if is_last:
                     await self._wait_for_room(descriptors, most, "few are left")
-                    break
 
     async def _wait_for_room(self, descriptors: Descriptors, most: int | None, error: str) -> None:
         """Wait, and close those who have waited too long. The shortage is over when the queue has been empty."""

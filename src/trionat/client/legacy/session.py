@@ -24,6 +24,7 @@ from trionat.protocol.legacy import (
 )
 from trionat.protocol.messages import RefusalCode
 from trionat.transport.deadline import deadline
+from trionat.transport.descriptors import room_for_visitors
 
 if TYPE_CHECKING:
     from trionat.client.legacy.dialer import LegacyDialer
@@ -83,7 +84,8 @@ class LegacySession(Session):
         return message
 
     async def _serve(self, channel: LegacyChannel, information: UserInformation) -> None:
-        visitors = Visitors(self.server, information, self.forwarder, self.config.max_tunnels)
+        limit = max(1, room_for_visitors(self.config.max_tunnels))
+        visitors = Visitors(self.server, information, self.forwarder, limit)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(visitors.sweep, name="sweep")
             nursery.start_soon(self._read, channel, visitors, nursery, name="control reader")

@@ -43,10 +43,8 @@ class Visitors:
         """Serve one more, in a task of `nursery`; one too many is left to wait at the server, which closes it soon."""
         number = next(self._numbers)
         if self._present >= self.limit:
-            log.warning(
-                "visitor refused",
-                visitor=number,
-                reason=f"{self.limit} are here already (MaxTunnels)",
+            self.forwarder.note_refused(
+                0, f"{self.limit} are here already (MaxTunnels)", visitor=number
             )
             return
         self._present += 1
@@ -78,7 +76,7 @@ class Visitors:
         try:
             local = await self.forwarder.open(0)
         except LocalServiceError as error:
-            self.forwarder.note_refused(0, error, visitor=number)
+            self.forwarder.note_refused(0, str(error), visitor=number)
             await self._send_away()
             return
         try:

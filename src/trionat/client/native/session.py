@@ -38,6 +38,7 @@ from trionat.signals import Signal
 from trionat.transport.channel import Channel
 from trionat.transport.control_link import ControlLink
 from trionat.transport.deadline import deadline
+from trionat.transport.descriptors import room_for_visitors
 from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, send_all
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class NativeSession(Session):
         pool = TunnelPool(
             open_wire,
             self.forwarder,
-            limit=min(self.config.max_tunnels, welcome.max_tunnels),
+            limit=max(1, room_for_visitors(min(self.config.max_tunnels, welcome.max_tunnels))),
             least_idle=self.config.min_idle_tunnels,
             acknowledged_within=acknowledged_within(peer_timeout),
         )

@@ -15,6 +15,7 @@ from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, SWEEP_INTERVAL
 from trionat.relay.stream import VisitorStream
 from trionat.signals import Signal
+from trionat.transport.descriptors import SHORTAGE, room_for_visitors
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class TunnelPool:
     """Keeps idle tunnels ready, opens more when visitors wait, and serves visitors over them.
 
     `open_wire` returns a connection to the server that is attached to the session. `run` owns all of them: when it is
-    cancelled, every tunnel and every local connection is closed. `limit` bounds their number; `least_idle` are kept idle.
+    cancelled, every tunnel and every local connection is closed. `limit` bounds their number; `least_idle` are kept idle. While
+    descriptors are short, there are fewer, so that each has one for its service.
 
     Nothing that happens for each visitor looks at all tunnels, but for those who wait at all idle ones, so that a visitor costs the same
     in any crowd. `acknowledged_within` is as in `Tunnel`.
@@ -61,6 +63,7 @@ class TunnelPool:
     least_idle: int
     acknowledged_within: float = ACKNOWLEDGED_WITHIN
     served: int = attrs.field(init=False, default=0)
+    _limit_when_short: int | None = attrs.field(init=False, default=None)
     _tunnels: dict[ClientTunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
     _idle: set[ClientTunnel] = attrs.field(init=False, factory=lambda: set())
     _dialing: int = attrs.field(init=False, default=0)
@@ -103,7 +106,8 @@ class TunnelPool:
         count, busy = len(self._tunnels), self.busy
         wanted = max(self.least_idle, min(busy // _IDLE_SHARE, _MOST_IDLE)) + self._waiting
         missing = wanted - self._usable() - self._dialing
-        return max(0, min(missing, self.limit - count - self._dialing, _MOST_DIALS - self._dialing))
+        limit = self.limit if self._limit_when_short is None else self._limit_when_short
+        return max(0, min(missing, limit - count - self._dialing, _MOST_DIALS - self._dialing))
 
     def _usable(self) -> int:
         """Return how many tunnels are idle; while visitors wait, not those that the server would use if it still had them."""
@@ -116,13 +120,34 @@ class TunnelPool:
         with isolated(log, "tunnel lost"):
             try:
                 wire = await self.open_wire()
-            except PeerError:
+            except PeerError as error:
                 self._pause()
+                if _is_shortage(error):
+                    self._note_shortage()
+                    return
                 raise
             finally:
                 self._dialing -= 1
                 self._changed.notify()
             await self._serve_visitors(wire)
+
+    def _note_shortage(self) -> None:
+        """There was no descriptor for a tunnel or a service: send idle tunnels home, and tell that once."""
+        if self._limit_when_short is None:
+            log.warning(
+                "descriptors are short: there are fewer tunnels until there is room again (ulimit -n)"
+            )
+        self._fit()
+
+    def _fit(self) -> None:
+        """While descriptors are short: have no more tunnels than can have a connection to a service each."""
+        idle = len(self._idle)
+        fits = self.busy + room_for_visitors(self.limit, idle=idle)
+        self._limit_when_short = max(1, fits)
+        for tunnel in list(self._idle)[: max(0, self.busy + idle - self._limit_when_short)]:
+            self._idle.discard(tunnel)
+            self._tunnels[tunnel].cancel("descriptors are short")
+            tunnel.wire.close()  # at once: somebody waits for a descriptor
 
     def _pause(self) -> None:
         self._paused_until = trio.current_time() + _PAUSE
@@ -170,15 +195,19 @@ class TunnelPool:
     async def _connect_locally(self, frame: Open) -> Endpoint:
         self._waiting = max(0, self._waiting - 1)
         self._changed.notify()  # one idle tunnel less
+        visitor = TCPAddress(frame.host, frame.port)
+        visited = TCPAddress(frame.visit_host, frame.visit_port)
         try:
-            return await self.forwarder.open(
-                frame.service,
-                TCPAddress(frame.host, frame.port),
-                TCPAddress(frame.visit_host, frame.visit_port),
-            )
+            try:
+                return await self.forwarder.open(frame.service, visitor, visited)
+            except LocalServiceError as error:
+                if not _is_shortage(error):
+                    raise
+                self._note_shortage()
+                return await self.forwarder.open(frame.service, visitor, visited)
         except LocalServiceError as error:
             self.forwarder.note_refused(
-                frame.service, error, visitor=frame.visitor, address=_address(frame)
+                frame.service, str(error), visitor=frame.visitor, address=_address(frame)
             )
             raise
 
@@ -212,9 +241,18 @@ class TunnelPool:
                     scope.cancel(str(error))
                     # The other end may wait for a plain end that does not read, and would not see a mere end.
                     tunnel.wire.reset()
+            if self._limit_when_short is not None:
+                self._fit()
+                if self._limit_when_short >= self.limit:
+                    self._limit_when_short = None
+                    log.info("there are enough descriptors again")
             if trio.current_time() - self._demanded > _DEMAND_LASTS:
                 self._waiting = 0
             self._changed.notify()
+
+
+def _is_shortage(error: BaseException) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in SHORTAGE
 
 
 def _address(frame: Open) -> str:
