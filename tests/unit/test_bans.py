@@ -156,6 +156,7 @@ async def test_guesses_in_one_moment_get_no_further(
             nursery.start_soon(guess)
     assert (tried, refused) == (expected, 60 - expected)
     assert not bans._tries
+    assert not bans._under_way
 
 
 async def test_a_flood_of_guesses_has_few_of_the_threads(autojump_clock: MockClock) -> None:
@@ -176,6 +177,54 @@ async def test_a_flood_of_guesses_has_few_of_the_threads(autojump_clock: MockClo
         assert trio.current_time() - began < 0.2
         nursery.cancel_scope.cancel()
     assert not bans._tries
+    assert not bans._under_way
+
+
+async def test_networks_take_turns(autojump_clock: MockClock) -> None:
+    """Guests, then whoever has not failed, each network once before any comes again; every second turn is for those that failed."""
+    bans = Bans(after=100, time=60)
+    turns: list[str] = []
+
+    async def log_in(host: str, takes: float) -> None:
+        async with bans.trying(host):
+            turns.append(host)
+            await trio.sleep(takes)
+
+    with bans.guest("192.0.2.1"):
+        pass
+    for failed in ("192.0.2.8", "192.0.2.9"):
+        bans.fail(failed)
+    async with trio.open_nursery() as nursery:
+        for number in range(8):  # all that there is room for
+            nursery.start_soon(log_in, "192.0.2.100", 1 + number / 10)
+        await trio.testing.wait_all_tasks_blocked()
+        turns.clear()
+        for host in ("8", "8", "9", "3", "3", "3", "4", "1"):
+            nursery.start_soon(log_in, f"192.0.2.{host}", 10)
+            await trio.testing.wait_all_tasks_blocked()
+    order = [host.rpartition(".")[2] for host in turns]
+    assert order == ["8", "1", "9", "3", "8", "4", "3", "3"]
+    assert not bans._tries
+    assert not bans._under_way
+
+
+async def test_who_waits_for_a_turn_may_leave(autojump_clock: MockClock) -> None:
+    bans = Bans(after=0, time=60)
+    done = 0
+
+    async def log_in(host: str, patience: float) -> None:
+        nonlocal done
+        with trio.move_on_after(patience):
+            async with bans.trying(host):
+                await trio.sleep(1)
+                done += 1
+
+    async with trio.open_nursery() as nursery:
+        for number in range(40):
+            nursery.start_soon(log_in, f"192.0.2.{number}", (0.5, 1, 1.5, 3)[number % 4])
+    assert done
+    assert not bans._tries
+    assert not bans._under_way
 
 
 # -- with a server round it --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ account could try all others between his own logins.
 from __future__ import annotations
 
 import math
+from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -19,7 +20,6 @@ from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.networks import network_of
 from trionat.protocol.messages import RefusalCode
-from trionat.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -37,7 +37,8 @@ _LONGEST_DELAY: Final = 2.0
 # try a minute and a half with the default BanAfter.
 _HALF_LIFE: Final = 600.0
 
-# Passwords from one network that are tried at once: each takes some 25 ms of one of two threads, which all networks share.
+# Passwords that are tried at once, in all: each takes some 25 ms of one of two threads, and asks the store before. Whoever has
+# got his turn waits for so many.
 _MOST_TRIES: Final = 8
 
 # Networks that are remembered, those that failed last and those that were guests last; some 2 MiB each.
@@ -62,11 +63,10 @@ class _Record:
 
 @attrs.define(eq=False)
 class _Tries:
-    """Passwords from one network: `present` are those that wait or are being tried, `under_way` the latter."""
+    """Passwords from one network: an event for each that waits for its turn, and how many are being tried."""
 
-    present: int = 0
+    waiting: deque[trio.Event] = attrs.field(factory=lambda: deque())
     under_way: int = 0
-    settled: Signal = attrs.field(factory=Signal)
 
 
 @attrs.define(eq=False)
@@ -81,6 +81,8 @@ class Bans:
     after: int
     time: float
     _tries: dict[str, _Tries] = attrs.field(init=False, factory=lambda: {})
+    _under_way: int = attrs.field(init=False, default=0)
+    _failed_go_first: bool = attrs.field(init=False, default=False)
     _records: dict[str, _Record] = attrs.field(init=False, factory=lambda: {})
     _sessions: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _guests_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
@@ -114,32 +116,62 @@ class Bans:
 
     @asynccontextmanager
     async def trying(self, host: str) -> AsyncGenerator[None]:
-        """Wait until another password from there may be tried, and count it as being tried while the block runs.
+        """Wait until it is this login's turn to have its password tried, and count it as being tried while the block runs.
 
-        No more are tried at once than could fail before the ban, so many guesses in one moment get no further than one after
-        another; and none of them makes logins from elsewhere wait for long. The block calls `fail` where it fails.
+        Of one network no more are tried at once than could fail before the ban, so many guesses in one moment get no further
+        than one after another. The networks take turns: first those of guests, then all others, and of these at most every
+        second turn goes to one that has failed of late. So a flood of guesses makes a login from elsewhere wait for one turn of
+        each network at most, and for two tries or so once those have failed. The block calls `fail` where it fails.
 
         Raises:
             RefusedError: the address is banned, perhaps since the wait began.
         """
+        self.check(host)
         network = network_of(host)
         tries = self._tries.setdefault(network, _Tries())
-        tries.present += 1
+        turn = trio.Event()
+        tries.waiting.append(turn)
+        self._give_turns()
         try:
+            await turn.wait()
             self.check(host)
-            while tries.under_way >= self._most_tries(network):
-                await tries.settled.wait()
-                self.check(host)
-            tries.under_way += 1
-            try:
-                yield
-            finally:
-                tries.under_way -= 1
-                tries.settled.notify()
+            yield
         finally:
-            tries.present -= 1
-            if not tries.present:
+            if turn.is_set():
+                tries.under_way -= 1
+                self._under_way -= 1
+            else:
+                tries.waiting.remove(turn)
+            if not tries.waiting and not tries.under_way:
                 del self._tries[network]
+            self._give_turns()
+
+    def _give_turns(self) -> None:
+        while self._under_way < _MOST_TRIES and (network := self._next()) is not None:
+            tries = self._tries.pop(network)
+            self._tries[network] = tries  # the others come first now
+            self._give_turn(tries)
+
+    def _give_turn(self, tries: _Tries) -> None:
+        tries.under_way += 1
+        self._under_way += 1
+        tries.waiting.popleft().set()
+
+    def _next(self) -> str | None:
+        """Return the network whose turn it is, if one waits that may have it. There are no more than `MaxHandshakes` that wait."""
+        guest = other = failed = None
+        for network, tries in self._tries.items():
+            if not tries.waiting or tries.under_way >= self._most_tries(network):
+                continue
+            if network in self._records and self._records[network].now() >= 0.5:
+                failed = failed or network
+            elif self._is_guest(network):
+                guest = guest or network
+            else:
+                other = other or network
+        chosen = failed if failed and self._failed_go_first else guest or other or failed
+        self._failed_go_first = chosen != failed
+        return chosen
 
     def _most_tries(self, network: str) -> int:
         """Return how many passwords from there may be tried at once."""
@@ -164,6 +196,9 @@ class Bans:
                 failures=round(record.score),
                 seconds=self.time,
             )
+            if (tries := self._tries.get(network)) is not None:
+                while tries.waiting:  # for a refusal, which takes no time
+                    self._give_turn(tries)
         return min(_LONGEST_DELAY, _FIRST_DELAY * math.exp2(min(record.score, 64) - 1))
 
     @contextmanager
