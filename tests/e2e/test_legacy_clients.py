@@ -362,9 +362,9 @@ async def bad_bytes(dialect: Dialect, site: Site, echo_server: Service) -> None:
         legacy_peers.frame(dialect, Id.USER_INFORMATION, b""),
     ]
 
-    async def send(data: bytes, port: int) -> None:
+    async def send(data: bytes, port: int, source: str) -> None:
         before = len(site.server.records)
-        async with await trio.open_tcp_stream(HOST, port) as stream:
+        async with await trio.open_tcp_stream(HOST, port, local_address=source) as stream:
             with suppress(trio.BrokenResourceError):  # it need not hear the rest
                 await stream.send_all(data)
             with trio.fail_after(HANDSHAKE_TIMEOUT + SLACK):
@@ -390,9 +390,9 @@ async def bad_bytes(dialect: Dialect, site: Site, echo_server: Service) -> None:
             talking.start_soon(keep_talking)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(nonsense_in_a_session, dialect, site)
-                for data in inputs:
+                for number, data in enumerate(inputs, 1):  # one address has but so many lines
                     for port in (control.port, tunnel.port):
-                        nursery.start_soon(send, data, port)
+                        nursery.start_soon(send, data, port, f"127.0.1.{number}")
             over.set()
         assert not client.outcome
 

@@ -24,6 +24,7 @@ from trionat.protocol.legacy import Credentials, NewConnection, UserInformation,
 from trionat.protocol.messages import Expose, Hello, ServiceRequest, Welcome
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.native_login import NativeLogin
+from trionat.server.refusals import Bound
 from trionat.server.sessions.legacy import LegacySession
 from trionat.transport.channel import Channel, LegacyChannel
 from trionat.transport.descriptors import Descriptors
@@ -198,3 +199,30 @@ async def test_a_login_without_services_is_a_handshake(tidy: Tidy) -> None:
         await channels[-1].send(Expose(services=(ServiceRequest(),)))
         assert isinstance(await channels[-1].receive(), Welcome)
         assert known == [7]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.9 needs no setting up on Linux")
+async def test_a_port_scanner_does_not_fill_the_log(
+    tidy: Tidy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trionat")
+    async with open_control_port(tidy) as port:
+        for host, count in (("127.0.0.1", 200), ("127.0.0.9", 50)):
+            for _ in range(count):
+                connection = await port.connect(host)
+                connection.sock.setblocking(True)
+                connection.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                connection.close()
+        lines = [record.getMessage() for record in caplog.records]
+        with trio.fail_after(5):
+            while port.server.context.refusals.counts.total() < 140:  # noqa: ASYNC110 - polls
+                await trio.sleep(0.01)
+            while len(lines) < 60 + 50 + 1:
+                lines = [record.getMessage() for record in caplog.records]
+                await trio.sleep(0.01)
+    told = [line for line in lines if line.startswith("connection closed")]
+    assert sum("address=127.0.0.1:" in line for line in told) == 60
+    assert sum("address=127.0.0.9:" in line for line in told) == 50
+    assert port.server.context.refusals.counts == {Bound.CONNECTIONS: 140}
+    [counted] = [line for line in lines if line.startswith("connections closed")]
+    assert "count=1 reason='this port speaks TLS, and the peer spoke plain HTTP'" in counted

@@ -36,6 +36,7 @@ class Bound(enum.StrEnum):
     HANDSHAKES = "MaxHandshakes"
     HANDSHAKES_OF_ADDRESS = "MaxHandshakesPerAddress"
     BAN = "BanAfter"
+    CONNECTIONS = "connections"
     QUEUE = "MaxConnNum"
     DESCRIPTORS = "descriptors"
 

@@ -9,17 +9,18 @@ import attrs
 import trio
 
 from trionat.config.values import UNENCRYPTED
-from trionat.errors import RemoteProtocolError
+from trionat.errors import PeerError, RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import HEADERS
+from trionat.server.control.connection_log import ConnectionLog
 from trionat.server.control.handshakes import PendingHandshakes
 from trionat.server.control.legacy_login import LegacyLogin
 from trionat.server.control.native_login import NativeLogin, PlainTunnelLogin
 from trionat.server.refusals import Bound
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
-from trionat.transport.isolation import isolated
+from trionat.transport.isolation import isolated, leaves
 from trionat.transport.tls import accept_tls, peek_dialect
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ class ConnectionHandler:
     context: ServerContext
     tls: ssl.SSLContext
     _handshakes: PendingHandshakes = attrs.field(init=False)
+    _log: ConnectionLog = attrs.field(init=False)
     _told_of_legacy: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
+        self._log = ConnectionLog(self.context.refusals)
         self._handshakes = PendingHandshakes(
             self.context.config.max_handshakes,
             self.context.config.max_handshakes_per_address,
@@ -83,6 +86,9 @@ class ConnectionHandler:
                         connection, address, partial(self._handshakes.know, scope)
                     )
                 await login.serve()
+            except* PeerError as group:
+                for error in leaves(group):
+                    self._log.closed(address, str(error))
             finally:
                 self._handshakes.know(scope)
 
