@@ -2,18 +2,22 @@
 
 The tree says who is to blame, because that decides what happens: a `PeerError` costs one connection and one log line, a
 `ConfigError` or `StartupError` ends the program with its exit code, and whatever is not in this tree is a bug of ours and
-keeps its traceback. Messages are one line: what was wrong, where, and what to do.
+keeps its traceback. Messages are one line: what was wrong, where, and what to do. None of them shows a ticket or
+the password of a URL, whatever it quotes.
 """
 
 from __future__ import annotations
 
 import attrs
 
-from trionat.text import mask_tickets
+from trionat.text import mask_secrets
 
 
 class TrionatError(Exception):
     """The base of all; never raised itself."""
+
+    def __str__(self) -> str:
+        return mask_secrets(super().__str__())
 
 
 @attrs.frozen
@@ -22,7 +26,7 @@ class Problem:
 
     `where` is a file, an environment variable or a flag; `line` counts from 1 and is None outside files; `key` is the path of
     the key, such as `Server.VisitPort[2]`, or empty where the whole source is meant; `reason` says what is wrong and what
-    would be right. `str()` shows no ticket, whichever part has one.
+    would be right. `str()` shows no secret, whichever part has one.
     """
 
     where: str
@@ -33,7 +37,7 @@ class Problem:
     def __str__(self) -> str:
         place = self.where if self.line is None else f"{self.where}:{self.line}"
         text = f"{place}: {self.key}: {self.reason}" if self.key else f"{place}: {self.reason}"
-        return mask_tickets(text)
+        return mask_secrets(text)
 
 
 class ConfigError(TrionatError):

@@ -1,58 +1,133 @@
-"""Text that people bring, as editors, shells and mail programs leave it, and what of it is never shown.
+"""Text that people bring: in files, variables, arguments, or pasted from a page or a mail.
 
-Values only: nothing here opens a file or knows what a text is for.
+Owns what is taken off without a word, because its meaning is clear: byte order marks, the line ends of other systems, white
+space around a value. Whatever else cannot be seen is refused by name, since nobody could find it otherwise. Also owns what a
+ticket looks like, so that no message shows one.
 """
 
 from __future__ import annotations
 
-import codecs
 import re
 import unicodedata
 from typing import Final
 
+MASK: Final = "********"
+
 _TICKET: Final = re.compile(r"(tn[0-9]+_)[\w-]+")
-_MASK: Final = "********"
+
 _BYTE_ORDER_MARK: Final = "\ufeff"
-_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_INVISIBLE: Final = frozenset("\u00ad\u200b\u200c\u200d\u2060\ufeff")
-"""Soft hyphen, zero-width characters and the byte order mark: they come along with what is copied, and nobody sees them."""
+_ENCODINGS: Final = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+"""By the byte order mark; PowerShell's `>` writes UTF-16, many an editor of Windows a mark before UTF-8."""
+
+_NOT_TEXT: Final = "this is not UTF-8 text: save the file as UTF-8"
+_ZERO_BYTE: Final = "there is a zero byte, which no text has: save the file as UTF-8"
+_LINE_ENDS: Final = re.compile(r"\r\n?")
+_URL_PASSWORD: Final = re.compile(r"(?<=:)[^\s:/@]+(?=@)")
+
+# Cc and Cf are control and format characters (zero-width ones, soft hyphens, direction marks), Zl, Zp and Zs separators.
+_INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+# Letters and symbols that have no width or no ink: Default_Ignorable_Code_Point of Unicode 15 where the category does not tell,
+# and the empty Braille pattern.
+_INVISIBLE: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
 
 
-def mask_tickets(text: str) -> str:
-    """Return the text with every ticket in it as `tn1_********`: who has read a ticket can log in with it."""
-    return _TICKET.sub(rf"\1{_MASK}", text)
+class NotTextError(ValueError):
+    """These bytes are no text; `line` is where that begins, counted from 1."""
+
+    def __init__(self, reason: str, line: int) -> None:
+        super().__init__(reason)
+        self.line = line
 
 
-def decode_text(data: bytes) -> str:
-    """Decode UTF-8, or UTF-16 that begins with a byte order mark, as PowerShell's `>` writes it. Every line ends with a line feed.
+def decode_text(data: bytes, default: str = "utf-8") -> str:
+    r"""Return the text of a file or of standard input, without its byte order mark; all line ends are `\n`.
+
+    Args:
+        data: UTF-8 or UTF-16 with a byte order mark, or the `default` encoding without one.
+        default: An encoding's name.
 
     Raises:
-        UnicodeDecodeError: It is neither.
+        NotTextError: It is none of these, or holds zero bytes, as UTF-16 without its mark does.
     """
-    text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    mark, encoding = next(
+        ((mark, name) for mark, name in _ENCODINGS if data.startswith(mark)), (b"", default)
+    )
+    body = data[len(mark) :]
+    try:
+        text = body.decode(encoding)
+    except UnicodeDecodeError as exc:
+        before = body[: exc.start].decode(encoding, "ignore")
+        raise NotTextError(_NOT_TEXT, _count_lines(before)) from None
+    before, zero, _ = text.partition("\0")
+    if zero:
+        raise NotTextError(_ZERO_BYTE, _count_lines(before))
+    return _LINE_ENDS.sub("\n", text)
+
+
+def _count_lines(text: str) -> int:
+    return _LINE_ENDS.sub("\n", text).count("\n") + 1
+
+
+def tidy(text: str) -> str:
+    """Return a value without the white space and the byte order marks around it.
+
+    Raises:
+        ValueError: There is a character within that cannot be seen; the message names it and its position, and nothing else.
+    """
+    inner = strip_around(text)
+    if (found := invisible_in(inner, offset=text.find(inner))) is not None:
+        raise ValueError(f"has {found}: type it anew")
+    return inner
 
 
 def strip_around(text: str) -> str:
-    """Return the text without white space and byte order marks around it."""
-    return text.strip().strip(_BYTE_ORDER_MARK).strip()
+    """Return a value without the white space and the byte order marks around it, whatever is within."""
+    while (inner := text.strip().strip(_BYTE_ORDER_MARK)) != text:
+        text = inner
+    return text
 
 
 def strip_line_end(text: str) -> str:
-    """Return the text without a byte order mark before it and line ends behind it; blanks stay, as a password may have them."""
+    """Return a password without a byte order mark before it and line ends behind it: nothing that anybody means by it.
+
+    A blank may be part of a password, so it stays.
+    """
     return text.removeprefix(_BYTE_ORDER_MARK).rstrip("\r\n")
 
 
 def join_words(text: str) -> str:
-    """Return the text without any white space, around or within, and without byte order marks around it."""
-    return "".join(text.split()).strip(_BYTE_ORDER_MARK)
+    """Return a text without any white space, around or within, and without byte order marks around it."""
+    return "".join(strip_around(text).split())
 
 
-def invisible_in(text: str) -> str | None:
-    """Name the first character that nobody sees or types, such as `an invisible character U+200B`; None without one."""
-    for character in text:
-        if character in _INVISIBLE:
-            return f"an invisible character U+{ord(character):04X}"
-        if unicodedata.category(character) == "Cc":
-            return f"a control character U+{ord(character):04X}"
+def invisible_in(text: str, *, offset: int = 0) -> str | None:
+    """Name the first character that cannot be seen, and its position from 1; None where all can. A blank can be seen."""
+    if text.isascii() and text.isprintable():
+        return None
+    for position, character in enumerate(text, start=offset + 1):
+        category = unicodedata.category(character)
+        if character != " " and (category in _INVISIBLE_CATEGORIES or _INVISIBLE.match(character)):
+            return f"an invisible character U+{ord(character):04X} at position {position}"
     return None
+
+
+def mask_tickets(text: str) -> str:
+    """Return a text without the tickets in it; what is left of each is its beginning, `tn1_`."""
+    return _TICKET.sub(rf"\1{MASK}", text) if "tn" in text else text
+
+
+def mask_secrets(text: str) -> str:
+    """Return a message without the tickets in it, and without the passwords of URLs."""
+    text = mask_tickets(text)
+    return _URL_PASSWORD.sub(MASK, text) if "@" in text else text
+
+
+def is_ticket_like(text: str) -> bool:
+    """Tell whether a text is a ticket of this or a later version, or what a damaged copy left of one."""
+    return _TICKET.match(strip_around(text)) is not None

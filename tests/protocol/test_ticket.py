@@ -133,6 +133,17 @@ def test_other_text_is_no_ticket(text: str) -> None:
 def test_wrapped_lines_and_blanks_round_it_do_not_matter() -> None:
     text = ticket().encode()
     assert Ticket.decode(f"  {text[:40]}\r\n {text[40:]}\n") == ticket()
+    assert Ticket.decode(f"\ufeff{text}\u00a0\r\n") == ticket()
+
+
+@pytest.mark.parametrize("character", ["\u200b", "\u200d", "\u00ad", "\ufeff", "\x1b", "\u2060"])
+def test_what_cannot_be_seen_is_named_and_nothing_else_shown(character: str) -> None:
+    text = ticket().encode()
+    with pytest.raises(ValueError, match="has an invisible") as caught:
+        Ticket.decode(f"{text[:6]}{character}{text[6:]}")
+    assert str(caught.value) == (
+        f"the ticket has an invisible character U+{ord(character):04X} at position 7: copy it again"
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Trionat:
     options: tuple[str, ...] = ()
     database: DatabaseConfig | None = None
 
-    def __call__(self, *args: str, stdin: str = "") -> Outcome:
+    def __call__(self, *args: str, stdin: str | bytes = "") -> Outcome:
         result = CliRunner().invoke(
             app,
             [self.command, *args, "--state-dir", str(self.folder), *self.options],
@@ -50,7 +50,7 @@ class Trionat:
         assert "Traceback" not in result.output
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
-    def fails(self, code: int, *args: str, stdin: str = "") -> str:
+    def fails(self, code: int, *args: str, stdin: str | bytes = "") -> str:
         """Check that the command fails with that code, prints nothing, and says why in one line."""
         outcome = self(*args, stdin=stdin)
         assert (outcome.code, outcome.out) == (code, "")

@@ -56,9 +56,53 @@ def test_an_account_is_added_with_the_password_of_standard_input(trionat: Triona
 
 
 def test_a_line_of_windows_and_one_without_an_end_are_read(trionat: Trionat) -> None:
-    trionat("add", "alice", stdin="secret \r\n")
+    trionat("add", "alice", stdin="my secret\r\n")
     trionat("add", "bob", stdin="secret")
-    assert trionat.password_is("alice", "secret ")
+    assert trionat.password_is("alice", "my secret")
+    assert trionat.password_is("bob", "secret")
+
+
+@pytest.mark.parametrize(
+    "stdin",
+    [
+        b"\xef\xbb\xbfs\xc3\xa9cret\r\n",
+        "s\xe9cret\r\nmore\r\n".encode("utf-16"),
+        b"\xfe\xff" + "s\xe9cret\nmore".encode("utf-16-be"),
+        b"s\xc3\xa9cret\rmore",
+    ],
+)
+def test_a_line_of_powershell_is_read(trionat: Trionat, stdin: bytes) -> None:
+    assert trionat("add", "alice", stdin=stdin).code == 0
+    assert trionat.password_is("alice", "sécret")
+
+
+def test_half_a_character_of_utf_16_is_no_line_end(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="\u010aa\u0a00\nmore".encode("utf-16"))
+    assert trionat.password_is("alice", "\u010aa\u0a00")
+
+
+@pytest.mark.parametrize(
+    ("stdin", "reason"),
+    [
+        ("sec\u200bret\n", "the password has an invisible character U+200B at position 4"),
+        ("secret\u00ad\n", "the password has an invisible character U+00AD at position 7"),
+        ("sec\u00a0ret\n", "the password has an invisible character U+00A0 at position 4"),
+        ("sec\tret\n", "the password has an invisible character U+0009 at position 4"),
+        ("\x1b[Asecret\n", "the password has an invisible character U+001B at position 1"),
+        ("a\ufeffb\n", "the password has an invisible character U+FEFF at position 2"),
+        ("secret \r\n", "the password begins or ends with a blank: choose one without"),
+        (" secret\n", "the password begins or ends with a blank: choose one without"),
+        ("€" * 1000 + "\n", "a password is 1 to 1024 bytes of UTF-8"),
+        (b"s\xe9cret\n", "the password is no text: write it in UTF-8"),
+    ],
+)
+def test_a_password_that_nobody_could_type_again_is_not_set(
+    trionat: Trionat, stdin: str | bytes, reason: str
+) -> None:
+    assert trionat.fails(2, "add", "alice", stdin=stdin).startswith(f"standard input: {reason}")
+    assert trionat.user("alice") is None
+    trionat("add", "bob", stdin="secret\n")
+    assert trionat.fails(2, "passwd", "bob", stdin=stdin).startswith(f"standard input: {reason}")
     assert trionat.password_is("bob", "secret")
 
 

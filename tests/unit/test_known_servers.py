@@ -64,6 +64,10 @@ def test_what_is_remembered_anew_replaces_the_old_and_nothing_else(tmp_path: Pat
     ("line", "reason"),
     [
         ("example.com:8007", "a line is HOST:PORT SHA256:…"),
+        (
+            f"exam\u200bple.com:8007 {ONE.hex()}",
+            "there is an invisible character U+200B at position 5",
+        ),
         (f"example.com:8007 {ONE.hex()} more", "a line is HOST:PORT SHA256:…"),
         (f"example.com {ONE.hex()}", "'example.com' has no port"),
         (
@@ -90,8 +94,26 @@ def test_a_damaged_line_is_told_by_its_number_and_left(
 def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     known = KnownServers.of(tmp_path)
     known.path.write_bytes(b"\xff\n")
-    with pytest.raises(StartupError, match=r"known_servers: it is no text"):
+    with pytest.raises(StartupError, match=r"known_servers:1: this is not UTF-8 text"):
         known.lookup(HERE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_file_of_another_system_is_read_and_written_as_ours(
+    tmp_path: Path, encoding: str
+) -> None:
+    known = KnownServers.of(tmp_path)
+    known.path.write_bytes(f"# mine\r\n{HERE} {ONE.hex()} \r\n".encode(encoding))
+    assert known.lookup(HERE) == ONE
+    known.remember(THERE, TWO)
+    assert known.lookup(HERE) == ONE
+    assert known.path.read_bytes().startswith(b"# mine\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_an_identity_of_another_system_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "identity").write_bytes(f"{'ab' * 16}\r\n".encode(encoding))
+    assert load_identity(tmp_path) == "ab" * 16
 
 
 @posix

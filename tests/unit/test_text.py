@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
 from trionat.address import TCPAddress
-from trionat.cli.password import read_password
+from trionat.cli.password import read_new_password, read_password
 from trionat.client.native.dialer import find_ticket
 from trionat.client.native.known_servers import KnownServers
 from trionat.config.load import load
 from trionat.config.sections import ClientConfig
-from trionat.errors import ConfigError
+from trionat.errors import ConfigError, Problem, StartupError
 from trionat.fingerprint import format_fingerprint
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
-from trionat.text import decode_text, invisible_in, join_words, strip_around, strip_line_end
+from trionat.text import (
+    NotTextError,
+    decode_text,
+    invisible_in,
+    is_ticket_like,
+    join_words,
+    mask_secrets,
+    strip_around,
+    strip_line_end,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TICKET = Ticket(host="h", port=1, fingerprint=None, username="u", token=bytes(TOKEN_BYTES))
+TEXT_OF_A_TICKET = "tn1_QWxhZGRpbjpvcGVuIHNlc2FtZQ-_x"
 FINGERPRINT = bytes(range(32))
 
 
@@ -42,12 +56,6 @@ def test_every_way_of_writing_is_read_alike() -> None:
     assert {decode_text(data) for data in written("ä\nb\n")} == {"ä\nb\n"}
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"\xff\xfea", b"\xffa\xfe"])
-def test_what_is_no_text_is_refused(data: bytes) -> None:
-    with pytest.raises(UnicodeDecodeError):
-        decode_text(data)
-
-
 def test_what_stands_around() -> None:
     assert strip_around(" \ufeff x y\r\n") == "x y"
     assert strip_line_end("\ufeff x \r\n") == " x "
@@ -55,18 +63,108 @@ def test_what_stands_around() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "name"),
+    ("data", "line"),
     [
-        ("a\u200bb", "an invisible character U+200B"),
-        ("a\u00ad", "an invisible character U+00AD"),
-        ("a\ufeffb", "an invisible character U+FEFF"),
-        ("a\tb", "a control character U+0009"),
-        ("a\x7f", "a control character U+007F"),
-        ("a b\u00e4\U0001f600", None),
+        (b"a\r\nb\rc\n\xff", 4),
+        ("a\nb\n".encode("utf-16-le"), 1),
+        (b"\xff\xfea\x00\n\x00b", 2),
+        ("a\nb".encode("utf-32"), 1),
+        (b"a\nb\x00", 2),
     ],
 )
-def test_what_nobody_sees_is_named(text: str, name: str | None) -> None:
-    assert invisible_in(text) == name
+def test_what_is_no_text_is_told_with_its_line(data: bytes, line: int) -> None:
+    with pytest.raises(NotTextError, match="save the file as UTF-8") as caught:
+        decode_text(data)
+    assert caught.value.line == line
+
+
+@given_any(st.binary())
+def test_any_bytes_are_text_or_are_told(data: bytes) -> None:
+    try:
+        text = decode_text(data)
+    except NotTextError as exc:
+        assert 1 <= exc.line <= data.count(b"\n") + data.count(b"\r") + 1  # noqa: PT017
+    else:
+        assert not set(text) & {"\r", "\0"}
+
+
+@pytest.mark.parametrize("around", ["", " ", "\r\n", "\ufeff", "\u00a0\t", "\ufeff \r\ufeff"])
+def test_what_sticks_to_a_value_is_taken_off(around: str) -> None:
+    assert tidy(f"{around}8080{around}") == "8080"
+    assert tidy(around) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("808\u200b0", "U+200B at position 4"),
+        (" \u200b8080", "U+200B at position 2"),
+        ("80\u00ad80", "U+00AD at position 3"),
+        ("80\u00a080", "U+00A0 at position 3"),
+        ("80\ufeff80", "U+FEFF at position 3"),
+        ("80\n80", "U+000A at position 3"),
+        ("\u202eabc", "U+202E at position 1"),
+        ("a\u3164", "U+3164 at position 2"),
+        ("❤\ufe0f", "U+FE0F at position 2"),
+        ("\U000e0041", "U+E0041 at position 1"),
+    ],
+)
+def test_what_cannot_be_seen_is_named(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match="has an invisible character") as caught:
+        tidy(text)
+    assert str(caught.value) == f"has an invisible character {told}: type it anew"
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "größe", "日本語", "\U0001f511", "e\u0301", "\udcff", "\ue000"]
+)
+def test_what_can_be_seen_is_left(text: str) -> None:
+    assert tidy(text) == text
+    assert invisible_in(text) is None
+
+
+def test_a_password_keeps_its_blanks() -> None:
+    assert strip_line_end("\ufeff a \r\n") == " a "
+
+
+def test_no_message_shows_a_ticket() -> None:
+    for text in (
+        mask_secrets(f"'{TEXT_OF_A_TICKET}' and tn2_abc"),
+        str(Problem(TEXT_OF_A_TICKET, TEXT_OF_A_TICKET, TEXT_OF_A_TICKET)),
+        str(ConfigError(Problem("x", f"{TEXT_OF_A_TICKET!r} is wrong"))),
+        str(StartupError(f"{TEXT_OF_A_TICKET}: not there")),
+    ):
+        assert "QWxh" not in text
+        assert "tn1_********" in text
+    assert (
+        mask_secrets("tn2_abc a ticket starts with tn1_")
+        == "tn2_******** a ticket starts with tn1_"
+    )
+
+
+def test_no_message_shows_the_password_of_a_url() -> None:
+    assert mask_secrets("'https://u:secret@h:1' is a URL") == "'https://u:********@h:1' is a URL"
+
+
+def test_masking_takes_no_longer_than_the_text() -> None:
+    started = time.perf_counter()
+    for text in ("tn1" * 100_000, "tn1_" * 100_000, ":a" * 100_000 + "@", "tn" + "1" * 200_000):
+        mask_secrets(text)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TEXT_OF_A_TICKET, True),
+        (f" \ufeff{TEXT_OF_A_TICKET}\r\n", True),
+        ("tn2_x", True),
+        ("tn1_x\u200by", True),
+    ]
+    + [(text, False) for text in ("8080", "tn1:80", "/run/tn1_x", "unix:tn1_x", "tn_x", "")],
+)
+def test_a_ticket_is_known_by_its_look(text: str, expected: bool) -> None:
+    assert is_ticket_like(text) is expected
 
 
 def test_a_ticket_file_is_read_however_it_was_written(tmp_path: Path) -> None:
@@ -76,13 +174,17 @@ def test_a_ticket_file_is_read_however_it_was_written(tmp_path: Path) -> None:
         file.write_bytes(data)
         assert find_ticket(ClientConfig(ticket_file=file)) == TICKET
     file.write_bytes(b"\xff\xfea")
-    with pytest.raises(ConfigError, match="this is no ticket: it is not text in UTF-8 or UTF-16"):
+    with pytest.raises(
+        ConfigError, match="ticket:1: cannot read the ticket: this is not UTF-8 text"
+    ):
         find_ticket(ClientConfig(ticket_file=file))
 
 
 def test_a_ticket_with_an_invisible_character_is_refused_by_its_name() -> None:
     text = TICKET.encode()
-    with pytest.raises(ValueError, match=r"^the ticket has an invisible character U\+200B: copy"):
+    with pytest.raises(
+        ValueError, match=r"^the ticket has an invisible character U\+200B at position 10: copy"
+    ):
         Ticket.decode(f"{text[:9]}\u200b{text[9:]}")
 
 
@@ -100,12 +202,6 @@ def test_environment_values_are_tidied() -> None:
     assert loaded.auth.username is None
 
 
-def test_an_invisible_character_is_named_where_it_makes_a_value_wrong() -> None:
-    environ = {"TRIONAT_CLIENT_LOCAL_SERVER_ADDR": "127.0.0.1:80\u200b80"}
-    with pytest.raises(ConfigError, match=r"; it has an invisible character U\+200B$"):
-        load("client", environ=environ)
-
-
 def test_a_configuration_file_is_read_however_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / "server.yml"
     for data in written("Server:\n  Name: ä\n"):
@@ -121,28 +217,34 @@ def test_known_servers_are_read_however_they_were_written(tmp_path: Path) -> Non
         assert known.lookup(TCPAddress("h", 1)) == FINGERPRINT
 
 
-def given(monkeypatch: pytest.MonkeyPatch, data: bytes, *, confirm: bool) -> str:
+def typed(monkeypatch: pytest.MonkeyPatch, data: bytes, *, new: bool) -> str:
     """Read a password from standard input, which goes on afterwards."""
     with io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        return read_password(confirm=confirm)
+        return read_new_password() if new else read_password(otherwise="other ways")
 
 
 def test_a_password_is_read_however_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     for data in written("sécret ü\n"):
-        assert given(monkeypatch, data, confirm=True) == "sécret ü"
+        assert typed(monkeypatch, data, new=True) == "sécret ü"
 
 
-@pytest.mark.parametrize("stowaway", ["\u200b", "\u00ad", "\x1b", "\t"])
+@pytest.mark.parametrize("stowaway", ["\u200b", "\u00ad", "\x1b", "\t", "\u00a0"])
 def test_a_new_password_that_nobody_can_type_is_refused(
     monkeypatch: pytest.MonkeyPatch, stowaway: str
 ) -> None:
     data = f"se{stowaway}cret\n".encode()
-    with pytest.raises(ConfigError, match=f"U\\+{ord(stowaway):04X}: nobody could type it again"):
-        given(monkeypatch, data, confirm=True)
-    assert given(monkeypatch, data, confirm=False) == f"se{stowaway}cret"  # of an old account
+    with pytest.raises(ConfigError, match=f"U\\+{ord(stowaway):04X} at position 3: choose one"):
+        typed(monkeypatch, data, new=True)
+    assert typed(monkeypatch, data, new=False) == f"se{stowaway}cret"  # of an old account
+
+
+def test_a_new_password_has_no_blanks_at_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="the password begins or ends with a blank"):
+        typed(monkeypatch, b"secret \n", new=True)
+    assert typed(monkeypatch, b" secret \n", new=False) == " secret "
 
 
 def test_a_password_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="the password is no text in UTF-8"):
-        given(monkeypatch, b"\xff\n", confirm=False)
+    with pytest.raises(ConfigError, match="the password is no text: write it in UTF-8"):
+        typed(monkeypatch, b"\xff\n", new=False)

@@ -81,7 +81,7 @@ def _with_password(configuration: Configuration) -> Configuration:
     if auth.username is None or auth.password is not None or client.ticket or client.ticket_file:
         return configuration
     password = read_password(
-        confirm=False, otherwise="TRIONAT_AUTH_PASSWORD, Auth.Password in a file, or a ticket"
+        otherwise="TRIONAT_AUTH_PASSWORD, Auth.Password in a file, or a ticket"
     )
     return attrs.evolve(configuration, auth=attrs.evolve(auth, password=password))
 

@@ -2,53 +2,84 @@
 
 from __future__ import annotations
 
-import codecs
 import sys
+from typing import BinaryIO, Final
 
 import typer
 
 from trionat.errors import ConfigError, Problem
-from trionat.store.passwords import MAX_PASSWORD_BYTES, check_password
-from trionat.text import decode_text, invisible_in, strip_line_end
+from trionat.store.passwords import (
+    MAX_PASSWORD_BYTES,
+    WRONG_LENGTH,
+    check_new_password,
+    check_password,
+)
+from trionat.text import NotTextError, decode_text, strip_line_end
+
+_MAX_LINE_BYTES: Final = 2 * MAX_PASSWORD_BYTES + 8
+"""A line that is longer holds a password that is too long, in UTF-16 as well."""
 
 
-def read_password(*, confirm: bool, otherwise: str = "") -> str:
-    """Ask for a password on a terminal, twice with `confirm`; without one take one line of standard input.
-
-    `otherwise` names other ways to give it, for the message when none came.
+def read_new_password() -> str:
+    """Ask for a password that is to be set, twice on a terminal; without one take one line of standard input.
 
     Raises:
-        ConfigError: it is empty, too long, or no text; with `confirm`, where it is a new one, it also must be one that can be
-            typed again.
+        ConfigError: It is empty or too long, or could not be typed again.
     """
-    if sys.stdin.isatty():
-        where = "password"
-        password: str = typer.prompt(
-            "Password", hide_input=True, confirmation_prompt=confirm, err=True
-        )
-    else:
-        where = "standard input"
-        password = _read_line(where)
+    where, password = _read(confirm=True)
     try:
-        check_password(password)
-        if confirm and (stowaway := invisible_in(password)):
-            raise ValueError(f"the password has {stowaway}: nobody could type it again")
+        check_new_password(password)
     except ValueError as error:
-        hint = f"; there are also {otherwise}" if otherwise and not password else ""
-        raise ConfigError(Problem(where=where, reason=f"{error}{hint}")) from None
+        raise ConfigError(Problem(where, str(error))) from None
     return password
 
 
-def _read_line(where: str) -> str:
-    """Read one line; PowerShell may send it as UTF-16 with a byte order mark, where a line feed has a second byte."""
-    data = sys.stdin.buffer.readline(2 * MAX_PASSWORD_BYTES + 4)
-    if data.startswith(codecs.BOM_UTF16_LE) and data.endswith(b"\n"):
-        data += b"\0"
+def read_password(*, otherwise: str) -> str:
+    """Ask for a password to log in with; without a terminal take one line of standard input.
+
+    One that could not be set today may have been set in another way, so it is taken as it is.
+
+    Args:
+        otherwise: Other ways to give it, for the message when none came.
+
+    Raises:
+        ConfigError: It is empty or too long.
+    """
+    where, password = _read(confirm=False)
     try:
-        try:
-            text = decode_text(data)
-        except UnicodeDecodeError:  # of a locale that is not UTF-8
-            text = data.decode(sys.stdin.encoding)
-    except UnicodeDecodeError:
-        raise ConfigError(Problem(where=where, reason="the password is no text in UTF-8")) from None
-    return strip_line_end(text)
+        check_password(password)
+    except ValueError as error:
+        hint = "" if password else f"; there are also {otherwise}"
+        raise ConfigError(Problem(where, f"{error}{hint}")) from None
+    return password
+
+
+def _read(*, confirm: bool) -> tuple[str, str]:
+    """Return where the password comes from, and the password."""
+    if sys.stdin.isatty():
+        typed: str = typer.prompt(
+            "Password", hide_input=True, confirmation_prompt=confirm, err=True
+        )
+        return "password", strip_line_end(typed)
+    where = "standard input"
+    line = _read_line(sys.stdin.buffer)
+    if len(line) >= _MAX_LINE_BYTES:
+        raise ConfigError(Problem(where, WRONG_LENGTH))
+    try:
+        text = decode_text(line, sys.stdin.encoding)
+    except NotTextError:
+        raise ConfigError(Problem(where, "the password is no text: write it in UTF-8")) from None
+    return where, strip_line_end(text.partition("\n")[0])
+
+
+def _read_line(stream: BinaryIO) -> bytes:
+    """Read a line and no more: a person may sit behind the pipe, and more may be meant for somebody else."""
+    line = stream.readline(_MAX_LINE_BYTES)
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        # In UTF-16 the byte of a line end may be half of a character, and the other half of a line end is another byte.
+        end = "\n".encode("utf-16-le" if line[0] == 0xFF else "utf-16-be")
+        while len(line) < _MAX_LINE_BYTES and not (len(line) % 2 == 0 and line.endswith(end)):
+            if not (more := stream.read(1)):
+                break
+            line += more
+    return line

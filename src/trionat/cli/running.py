@@ -29,7 +29,7 @@ from trionat.errors import (
 )
 from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
-from trionat.text import mask_tickets, strip_around
+from trionat.text import strip_around
 from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
 
@@ -166,7 +166,7 @@ def tell(errors: Iterable[BaseException]) -> ExitCode:
     """Print each error on standard error, one line each, and return the exit code of the first."""
     codes: list[ExitCode] = []
     for error in errors:
-        for line in mask_tickets(str(error)).splitlines():
+        for line in str(error).splitlines():
             say(f"trionat: {escape(line)}", err=True)
         codes.append(_code_of(error))
     return codes[0]

@@ -16,7 +16,7 @@ import typer
 from trionat.cli.limits import show_limits
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
 from trionat.cli.output import say
-from trionat.cli.password import read_password
+from trionat.cli.password import read_new_password
 from trionat.config.sections import ServerConfig
 from trionat.errors import StartupError, StoreError
 from trionat.log import escape
@@ -59,7 +59,7 @@ def add(
                 raise ValueError(f"{expires} is over already")
         if state.ask(lambda store: store.find_user(name), make=True) is not None:
             raise StoreError(f"there is a user {name!r} already")
-        password = read_password(confirm=True)
+        password = read_new_password()
 
         async def add_user(store: Store) -> None:
             await store.add_user(
@@ -123,7 +123,7 @@ def passwd(name: Name, state_dir: StateDir = None, config: ConfigFile = None) ->
     with told():
         state = State.find(state_dir, config)
         state.ask(lambda store: existing_user(store, name))
-        password = read_password(confirm=True)
+        password = read_new_password()
 
         async def set_password(store: Store) -> None:
             await store.set_password(name, await hash_password(password), new_ticket_salt())

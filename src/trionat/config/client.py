@@ -30,6 +30,7 @@ from trionat.config.values import (
     whole,
 )
 from trionat.errors import ConfigError, Problem
+from trionat.text import invisible_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,11 @@ class AuthConfig:
     def faults(self) -> Iterator[Fault]:
         """Nothing can contradict: a password without a name may have its name from a flag of a later run."""
         yield from ()
+
+    def warnings(self) -> Iterator[Fault]:
+        """What is most likely not meant. A password that cannot be typed may still have been set by another program."""
+        if self.password is not None and (found := invisible_in(self.password)) is not None:
+            yield ("password",), f"the password has {found}: was it pasted with more than it is?"
 
 
 @attrs.frozen(kw_only=True)
@@ -274,6 +280,19 @@ class ClientConfig:
             )
         if self.dialect != NATIVE:
             yield from self._faults_of_legacy()
+        elif self.ca_file is not None and self.trust_on_first_use:
+            yield (
+                ("ca_file", "trust_on_first_use"),
+                "with TrustOnFirstUse any unknown server is trusted, so CAFile checks nothing: remove one of the two",
+            )
+
+    def warnings(self) -> Iterator[Fault]:
+        """What is of no use. A fingerprint decides alone, whatever else could check a server."""
+        if self.fingerprint is None or self.dialect != NATIVE:
+            return
+        for field in ("ca_file", "trust_on_first_use"):
+            if getattr(self, field):
+                yield (field, "fingerprint"), "of no use beside Fingerprint, which decides alone"
 
     def _faults_of_legacy(self) -> Iterator[Fault]:
         """A legacy server has two ports, no identity that could be checked, and one visit port for a client, of its own choice."""

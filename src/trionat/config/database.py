@@ -9,6 +9,7 @@ import attrs
 from trionat.address import TCPAddress, parse_public_address
 from trionat.config.key import key
 from trionat.config.values import BOOLEAN, PATH, PUBLIC, TEXT, seconds, whole
+from trionat.text import invisible_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,3 +94,8 @@ class DatabaseConfig:
     def faults(self) -> Iterator[Fault]:
         """Nothing can contradict."""
         yield from ()
+
+    def warnings(self) -> Iterator[Fault]:
+        """What is most likely not meant: as for `AuthConfig`."""
+        if (found := invisible_in(self.password)) is not None:
+            yield ("password",), f"the password has {found}: was it pasted with more than it is?"

@@ -6,11 +6,14 @@ which reads both as other numbers. Knows nothing of the keys themselves.
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import attrs
 import yaml
 
 from trionat.errors import Problem
-from trionat.text import decode_text
+from trionat.text import NotTextError, decode_text
 
 # Chosen, not measured: hundreds of times what a large configuration needs, and read in well under a second. They also
 # bound what an alias bomb or an alias of itself can unfold to.
@@ -23,6 +26,12 @@ _STANDARD_TAGS = {
     for name in ("null", "bool", "int", "float", "str", "timestamp", "merge", "value", "seq", "map")
 }
 _NULL = "tag:yaml.org,2002:null"
+
+# What the parser quotes of a document, but for single characters and names of its own such as '<block end>': that of an alias or
+# of a tag may be a password without quotes.
+_QUOTED = re.compile(r"""(['"])[^'"<\\][^'"]+\1""")
+
+_EMPTY_ANCHOR = "a text that begins with & is the name of an anchor, and there is no value behind it: put it in quotes"
 
 
 @attrs.frozen
@@ -53,6 +62,21 @@ class Mapping:
 Value = Scalar | Sequence | Mapping
 
 
+class _Loader(yaml.SafeLoader):
+    """Notes the lines of anchors that stand before nothing: `&secret` looks like a value, and would count as none."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.empty_anchors: list[int] = []
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Compose a node as ever."""
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if anchor is not None and node.value == "" and node.style is None:
+            self.empty_anchors.append(node.start_mark.line + 1)
+        return node
+
+
 class _TooMuchError(Exception):
     """The document unfolds beyond the bounds; `args[0]` is the line."""
 
@@ -73,7 +97,10 @@ class _Walk:
         if node.tag not in _STANDARD_TAGS:
             self.problems.append(
                 Problem(
-                    self.where, f"the tag {node.tag!r} means nothing here: remove it", path, line
+                    self.where,
+                    "a tag, which begins with !, means nothing here: remove it, or put the value in quotes",
+                    path,
+                    line,
                 )
             )
         if isinstance(node, yaml.MappingNode):
@@ -110,7 +137,7 @@ def read_document(data: bytes, where: str, problems: list[Problem]) -> Value:
     """Read one YAML document.
 
     Args:
-        data: UTF-8, or UTF-16 that begins with a byte order mark; at most `MAX_BYTES`.
+        data: At most `MAX_BYTES`; `trionat.text.decode_text` says in which encodings.
         where: What problems call the document.
         problems: Gets what is wrong, with lines.
 
@@ -123,12 +150,13 @@ def read_document(data: bytes, where: str, problems: list[Problem]) -> Value:
         return nothing
     try:
         text = decode_text(data)
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        problems.append(Problem(where, "this is not UTF-8 text: save the file as UTF-8", line=line))
+    except NotTextError as exc:
+        problems.append(Problem(where, str(exc), line=exc.line))
         return nothing
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        problems += [Problem(where, _EMPTY_ANCHOR, line=line) for line in loader.empty_anchors]
         if node is None or node.tag == _NULL:
             return nothing
         return _Walk(where, problems).value(node, "", 0)
@@ -139,7 +167,9 @@ def read_document(data: bytes, where: str, problems: list[Problem]) -> Value:
         )
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
-        reason = ", ".join(filter(None, (exc.context, exc.problem)))
+        reason = _QUOTED.sub("…", ", ".join(filter(None, (exc.context, exc.problem))))
+        if "undefined alias" in reason:
+            reason += ": put a text that begins with * in quotes"
         problems.append(
             Problem(where, f"this is not YAML: {reason}", line=mark.line + 1 if mark else None)
         )

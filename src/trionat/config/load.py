@@ -7,10 +7,10 @@ Reading blocks on the file, so it happens before the Trio loop starts.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import attrs
 
@@ -27,7 +27,10 @@ from trionat.config.sections import (
     keys_of,
 )
 from trionat.errors import ConfigError, Problem
-from trionat.text import strip_around, strip_line_end
+from trionat.text import strip_around
+
+if TYPE_CHECKING:
+    from trionat.config.key import Fault
 
 Role: TypeAlias = Literal["server", "client"]
 Flag: TypeAlias = str | Sequence[str] | bool | None
@@ -52,6 +55,7 @@ class Configuration:
 
     `origins` has every key's path, such as `Server.VisitPort`, with `flag --visit-port`, `environment TRIONAT_…`,
     `server.yml:7` or `default`. `database` is None without a section `Database`; `file` is None where no file was read.
+    `warnings` are not wrong, but most likely not what was meant.
     """
 
     server: ServerConfig
@@ -60,6 +64,7 @@ class Configuration:
     client: ClientConfig
     origins: Mapping[str, str]
     file: Path | None
+    warnings: tuple[Problem, ...] = ()
 
 
 def find_file(role: Role) -> Path | None:
@@ -106,7 +111,14 @@ def load(
         client=client,
         origins=MappingProxyType({key: sources.origin(key) for key in KEYS}),
         file=path,
+        warnings=tuple(sources.warnings),
     )
+
+
+def _without_secret(problem: Problem) -> Problem:
+    """Cut off what stands below a secret key, or stuck to it: it is a part of the secret."""
+    secret = (key.path for key in KEYS.values() if key.secret and problem.key.startswith(key.path))
+    return attrs.evolve(problem, key=next(secret, problem.key))
 
 
 @attrs.frozen
@@ -124,6 +136,7 @@ class _Sources:
     """What the sources say, taken from the strongest to the weakest, and what is wrong with it."""
 
     problems: list[Problem] = attrs.field(init=False, factory=list[Problem])
+    warnings: list[Problem] = attrs.field(init=False, factory=list[Problem])
     given: dict[str, _Given] = attrs.field(init=False, factory=dict[str, _Given])
     wrong: set[str] = attrs.field(init=False, factory=set[str])
 
@@ -145,8 +158,8 @@ class _Sources:
         for key in KEYS.values():
             known += key.environment
             for name in key.environment:
-                tidy = strip_line_end if key.secret else strip_around
-                if text := tidy(environ.get(name, "")):
+                text = environ.get(name, "")
+                if strip_around(text):
                     reader = Reader(f"environment {name}", self.problems)
                     self._take(key, document.Scalar(text), reader, 1)
         sections = tuple(f"TRIONAT_{section.upper()}_" for section in SECTIONS)
@@ -166,13 +179,15 @@ class _Sources:
         except OSError as exc:
             reader.fail(f"cannot be read: {exc.strerror}")
             return
-        root = document.read_document(data, reader.where, self.problems)
+        found: list[Problem] = []
+        root = document.read_document(data, reader.where, found)
+        self.problems += map(_without_secret, found)
         if not isinstance(root, document.Mapping):
             reader.fail(f"has to hold sections: {', '.join(SECTIONS)}", line=root.line)
             return
         for name, section in root.entries:
             if name.text not in SECTIONS:
-                reader.fail(unknown("section", name.text, SECTIONS), name.text, name.line)
+                reader.fail_unknown("section", name, SECTIONS)
             elif isinstance(section, document.Mapping):
                 keys = keys_of(SECTIONS[name.text])
                 for key, key_name, value in reader.known(keys, section, name.text):
@@ -228,10 +243,15 @@ class _Sources:
                 if path in self.given and path not in self.wrong
             }
         )
-        for fields, reason in built.faults():
+        self.problems += self._placed(built.faults(), paths)
+        self.warnings += self._placed(built.warnings(), paths)
+        return built
+
+    def _placed(self, faults: Iterable[Fault], paths: Mapping[str, str]) -> Iterator[Problem]:
+        """Name the place of the first field that was given; values that are wrong themselves are not blamed a second time."""
+        for fields, reason in faults:
             involved = [paths[field] for field in fields]
             if self.wrong.isdisjoint(involved):
                 path = next(path for path in involved if path in self.given)
                 place = self.given[path]
-                self.problems.append(Problem(place.where, reason, path, place.line))
-        return built
+                yield Problem(place.where, reason, path, place.line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -10,10 +11,14 @@ import attrs
 from trionat.config.document import Mapping, Scalar, Sequence, Value
 from trionat.config.key import Key, keys_of
 from trionat.errors import Problem
-from trionat.text import invisible_in, strip_around
+from trionat.text import invisible_in, strip_line_end, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+
+
+_HEAD = re.compile(r"(?P<name>\w+)\s*(?P<mark>[:=])?.*", re.DOTALL)
+"""The name of a key, and what may stand behind it where no blank follows the colon."""
 
 
 @attrs.define(eq=False)
@@ -27,6 +32,17 @@ class Reader:
         """Add a problem."""
         self.problems.append(Problem(self.where, reason, path, line))
 
+    def fail_unknown(self, what: str, name: Scalar, known: Collection[str], path: str = "") -> None:
+        """Add that a name of a file is unknown. Where its value stuck to it, that is not shown: it may be a password."""
+        head = _HEAD.match(name.text)
+        if head is not None and (head["mark"] or head["name"] in known):
+            reason = f"the value has to be apart from the name: write {head['name']}: VALUE"
+            self.fail(reason, f"{path}{head['name']}", name.line)
+        elif (found := invisible_in(name.text)) is not None:
+            self.fail(f"this name has {found}: type it anew", f"{path}{name.text}", name.line)
+        else:
+            self.fail(unknown(what, name.text, known), f"{path}{name.text}", name.line)
+
     def known(
         self, keys: Iterable[Key], mapping: Mapping, path: str
     ) -> Iterator[tuple[Key, Scalar, Value]]:
@@ -34,7 +50,7 @@ class Reader:
         by_name = {key.name: key for key in keys}
         for name, value in mapping.entries:
             if name.text not in by_name:
-                self.fail(unknown("key", name.text, by_name), f"{path}.{name.text}", name.line)
+                self.fail_unknown("key", name, by_name, f"{path}.")
             elif not (isinstance(value, Scalar) and value.empty):
                 yield by_name[name.text], name, value
 
@@ -52,8 +68,7 @@ class Reader:
                 self.fail(f"has to be {key.kind.words}", item_path, item.line)
             else:
                 for part in item.text.split(","):
-                    text = attrs.evolve(item, text=part.strip())
-                    found.extend(self._scalar(key, text, item_path) or ())
+                    found.extend(self._scalar(key, attrs.evolve(item, text=part), item_path) or ())
         return tuple(found)
 
     def _item(self, owner: type[Any], mapping: Mapping, path: str) -> Iterator[Any]:
@@ -75,10 +90,10 @@ class Reader:
             self.fail(f"has to be a single value: {key.kind.words}", path, value.line)
             return None
         try:
-            return key.kind.read(value.text)
+            return key.kind.read(strip_line_end(value.text) if key.secret else tidy(value.text))
         except ValueError as exc:
-            stowaway = invisible_in(strip_around(value.text))
-            self.fail(f"{exc}; it has {stowaway}" if stowaway else str(exc), path, value.line)
+            reason = f"is no {key.kind.words} in UTF-8" if key.secret else str(exc)
+            self.fail(reason, path, value.line)
             return None
 
 

@@ -12,7 +12,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from trionat.text import mask_tickets
+from trionat.text import MASK, mask_tickets
 
 if TYPE_CHECKING:
     import logging
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 TEXT_CHARACTERS: Final = 2000
 """Longer texts are cut: what a peer sends must not fill the memory by way of the queue. Chosen, not measured."""
 
-_MASK: Final = "********"
 _SECRET_KEYS: Final = ("password", "ticket", "token", "secret")
 _BARE: Final = re.compile(r"""[^ ="']+""")
 _COLOURS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
@@ -77,7 +76,7 @@ def mask_secrets(event: Event) -> None:
     """Hide secrets in an event, by key and by look, and cut long texts. The renderers look once more, inside nested values."""
     for key, value in event.items():
         if key.lower().endswith(_SECRET_KEYS):
-            event[key] = _MASK
+            event[key] = MASK
         elif isinstance(value, str):
             value = mask_tickets(value)  # noqa: PLW2901 (the same value, made fit)
             event[key] = value if len(value) <= TEXT_CHARACTERS else value[:TEXT_CHARACTERS] + "..."

@@ -115,8 +115,8 @@ class Ticket:
             ValueError: It is no ticket, is damaged, or was made by a newer trionat. One line, without the ticket's text.
         """
         text = join_words(text[: 2 * _MAX_TEXT])
-        if stowaway := invisible_in(text):
-            raise ValueError(f"the ticket has {stowaway}: copy it again")
+        if (found := invisible_in(text)) is not None:
+            raise ValueError(f"the ticket has {found}: copy it again")
         if _NEWER.match(text):
             raise ValueError("the ticket was made by a newer trionat: update this one")
         if not text.startswith(_PREFIX):

@@ -15,9 +15,12 @@ import argon2
 import trio
 
 from trionat.errors import StoreError
+from trionat.text import invisible_in
 
 MAX_PASSWORD_BYTES: Final = 1024
 """Chosen, not measured: longer than any passphrase, and short enough to be read from a peer before anything is known of it."""
+
+WRONG_LENGTH: Final = f"a password is 1 to {MAX_PASSWORD_BYTES} bytes of UTF-8"
 
 _MEMORY_KIB: Final = 19 * 1024
 _PASSES: Final = 2
@@ -61,7 +64,20 @@ def check_password(password: str) -> None:
         ValueError: It is empty, or longer than `MAX_PASSWORD_BYTES` in UTF-8.
     """
     if _encoded(password) is None:
-        raise ValueError(f"a password is 1 to {MAX_PASSWORD_BYTES} bytes of UTF-8")
+        raise ValueError(WRONG_LENGTH)
+
+
+def check_new_password(password: str) -> None:
+    """Check a password that somebody has chosen: whoever gets to know it has to be able to type it.
+
+    Raises:
+        ValueError: `check_password` says so, or it has a character in it that cannot be seen, or a blank at one of its ends.
+    """
+    check_password(password)
+    if (found := invisible_in(password)) is not None:
+        raise ValueError(f"the password has {found}: choose one that can be typed")
+    if password != password.strip():
+        raise ValueError("the password begins or ends with a blank: choose one without")
 
 
 async def hash_password(password: str) -> str:

@@ -58,17 +58,36 @@ def test_an_empty_document_is_an_empty_mapping(text: str) -> None:
             "a:\n\tb: 1\n",
             "f.yml:2: this is not YAML: while scanning for the next token, found character '\\t' that cannot start any token",
         ),
-        ("a: 1\nb: *nope\n", "f.yml:2: this is not YAML: found undefined alias 'nope'"),
+        (
+            "a: 1\nb: *nope\n",
+            "f.yml:2: this is not YAML: found undefined alias …: put a text that begins with * in quotes",
+        ),
+        (
+            "a: 1\nb: &nope\nc: 1\n",
+            "f.yml:2: a text that begins with & is the name of an anchor, and there is no value behind it: put it in quotes",
+        ),
+        ("a: 1\nb: \x01\n", "f.yml:2: the character 1 is not allowed in YAML"),
+        (
+            "a: 1\nb: 2\n".encode("utf-16-le"),
+            "f.yml:1: there is a zero byte, which no text has: save the file as UTF-8",
+        ),
+        (
+            "a: 1\r\nb: ü\r\n".encode("latin-1"),
+            "f.yml:2: this is not UTF-8 text: save the file as UTF-8",
+        ),
         (
             "a: 1\n---\nb: 1\n",
             "f.yml:2: this is not YAML: expected a single document in the stream, but found another document",
         ),
-        ("a: 1\nb: \0\n", "f.yml:2: the character 0 is not allowed in YAML"),
+        (
+            "a: 1\nb: \0\n",
+            "f.yml:2: there is a zero byte, which no text has: save the file as UTF-8",
+        ),
         (b"a: 1\nb: \xff\n", "f.yml:2: this is not UTF-8 text: save the file as UTF-8"),
         ("a: 1\n[b]: 1\n", "f.yml:2: a key has to be a single word"),
         (
             "a: !!python/object/apply:os.system [x]\n",
-            "f.yml:1: a: the tag 'tag:yaml.org,2002:python/object/apply:os.system' means nothing here: remove it",
+            "f.yml:1: a: a tag, which begins with !, means nothing here: remove it, or put the value in quotes",
         ),
         ("a: 1\nb: &x\n  - *x\n", "f.yml:2: this holds too many values, or too deeply nested ones"),
         ("[" * 5000, "f.yml: this holds too deeply nested values"),
@@ -78,6 +97,30 @@ def test_an_empty_document_is_an_empty_mapping(text: str) -> None:
 )
 def test_what_is_wrong_is_told_with_its_line(text: str | bytes, problem: str) -> None:
     assert read(text)[1] == [problem]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "a: b\nc: d\n".encode("utf-16"),
+        b"\xfe\xff" + "a: b\nc: d\n".encode("utf-16-be"),
+        b"\xef\xbb\xbfa: b\r\nc: d\r\n",
+        b"a: b\rc: d\r",
+    ],
+)
+def test_files_of_other_systems_are_read(data: bytes) -> None:
+    assert read(data) == read("a: b\nc: d\n")
+
+
+@pytest.mark.parametrize("secret", ["&hunter2", "*hunter2", "!hunter2", "!hunter2!x", "{hunter2: 1", "'hunter2"])  # fmt: skip
+def test_no_problem_shows_what_may_be_a_password(secret: str) -> None:
+    _, problems = read(f"Auth:\n  Password: {secret}\n")
+    assert problems
+    assert "hunter2" not in "".join(problems)
+
+
+def test_an_anchor_of_a_value_is_one() -> None:
+    assert read("a: &x ''\nb: *x\n")[1] == []
 
 
 def test_an_alias_bomb_is_bounded() -> None:

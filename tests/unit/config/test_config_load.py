@@ -335,6 +335,10 @@ Client:
             "Client:\n  Dialect: nat-v1\n  ControllerAddr: h:1\n",
             "f.yml:2: Client.Dialect: nat-v1 needs TunnelServerAddr: set it as well",
         ),
+        (
+            "Client:\n  TrustOnFirstUse: true\n  CAFile: x\n",
+            "f.yml:3: Client.CAFile: with TrustOnFirstUse any unknown server is trusted, so CAFile checks nothing: remove one of the two",
+        ),
         (f"{LEGACY}  Ticket: tn1_x\n", "f.yml:5: Client.Ticket: tickets are for the native dialect: remove it, as Dialect is nat-doc"),
         (f"{LEGACY}  TicketFile: x\n", "f.yml:5: Client.TicketFile: tickets are for the native dialect: remove it, as Dialect is nat-doc"),
         (
@@ -440,6 +444,98 @@ def test_secrets_are_in_no_message() -> None:
         "Auth: {Password: [hunter2]}\nDatabase: {Password: hunter2}\nClient: {Ticket: {a: hunter2}}"
     )
     assert "hunter2" not in " ".join(problems_of(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Auth: {Username: bob, Password:hunter2}", "f.yml:1: Auth.Password: the value has to be apart from the name: write Password: VALUE"),
+        ("Auth: {Username: bob, Password = hunter2}", "f.yml:1: Auth.Password: the value has to be apart from the name: write Password: VALUE"),
+        ("Auth: {Username: bob, Password hunter2}", "f.yml:1: Auth.Password: the value has to be apart from the name: write Password: VALUE"),
+        ("Auth: {Username: bob, Passwort:hunter2}", "f.yml:1: Auth.Passwort: the value has to be apart from the name: write Passwort: VALUE"),
+        ("Auth:\n  Password:\n    hunter2: x\n    hunter2: y\n", "f.yml:4: Auth.Password: given twice: line 3 has it already"),
+        ("Auth: {Password: &hunter2 }", "f.yml:1: a text that begins with & is the name of an anchor, and there is no value behind it: put it in quotes"),
+        ("Auth:\n  Username: bob\n  Password: &hunter2\n", "f.yml:3: a text that begins with & is the name of an anchor, and there is no value behind it: put it in quotes"),
+        ("Auth: {Password: *hunter2 }", "f.yml:1: this is not YAML: found undefined alias …: put a text that begins with * in quotes"),
+        ("Auth: {Password: !hunter2 }", "f.yml:1: Auth.Password: a tag, which begins with !, means nothing here: remove it, or put the value in quotes"),
+        ("Auth:\n  Password:hunter2\n", "f.yml:1: Auth: is a section: its keys go below it, indented"),
+    ],
+)  # fmt: skip
+def test_a_password_that_is_no_value_is_told_and_not_shown(text: str, told: str) -> None:
+    problems = problems_of(text)
+    assert problems[0] == told
+    assert "hunter2" not in " ".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Client: {Once: true}\nAuth: {Password: a b}\n", []),
+        (
+            f"Client:\n  Fingerprint: {'00' * 32}\n  CAFile: x\n",
+            ["f.yml:3: Client.CAFile: of no use beside Fingerprint, which decides alone"],
+        ),
+        (
+            f"Client:\n  Fingerprint: {'00' * 32}\n  TrustOnFirstUse: true\n",
+            ["f.yml:3: Client.TrustOnFirstUse: of no use beside Fingerprint, which decides alone"],
+        ),
+        (
+            "Auth:\n  Password: a\u200bb\n",
+            ["f.yml:2: Auth.Password: the password has an invisible character U+200B at position 2: was it pasted with more than it is?"],
+        ),
+        (
+            'Database: {Username: u, Host: h, DBName: d, Password: "a\\tb"}\n',
+            ["f.yml:1: Database.Password: the password has an invisible character U+0009 at position 2: was it pasted with more than it is?"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_most_likely_not_meant_is_a_warning(text: str, told: list[str]) -> None:
+    Path("f.yml").write_text(text)
+    loaded = load("server", file=Path("f.yml"), environ={})
+    assert [str(warning) for warning in loaded.warnings] == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Server:\n  Name: a\u200bb\n", "f.yml:2: Server.Name: has an invisible character U+200B at position 2: type it anew"),
+        ("Server:\n  VisitPort: [80, 8\u00ad1]\n", "f.yml:2: Server.VisitPort[1]: has an invisible character U+00AD at position 2: type it anew"),
+        ("Client:\n  Services: ['80\u00a080']\n", "f.yml:2: Client.Services[0]: has an invisible character U+00A0 at position 3: type it anew"),
+        ("Client:\n  Services: [{Local: '8\u200b0'}]\n", "f.yml:2: Client.Services[0].Local: has an invisible character U+200B at position 2: type it anew"),
+        ("Cli\u200bent:\n  Name: x\n", "f.yml:1: Cli\u200bent: this name has an invisible character U+200B at position 4: type it anew"),
+        ("Server:\n  \u200bName: x\n", "f.yml:2: Server.\u200bName: this name has an invisible character U+200B at position 1: type it anew"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_seen_is_refused_by_name(text: str, told: str) -> None:
+    assert problems_of(text) == [told]
+
+
+def test_what_sticks_to_a_value_is_taken_off() -> None:
+    environ = {
+        "TRIONAT_SERVER_NAME": " name\r",
+        "TRIONAT_SERVER_STATE_DIR": "/state\r\n",
+        "TRIONAT_SERVER_VISIT_PORT": "\ufeff80, 81\r",
+        "TRIONAT_SERVER_MAX_VISITORS": "5\u00a0",
+        "TRIONAT_CLIENT_NAME": "\r",
+        "TRIONAT_AUTH_PASSWORD": "\ufeff blanks stay \r\n",
+        "TRIONAT_AUTH_USERNAME": "bob\r",
+    }
+    loaded = load("server", environ=environ)
+    server = loaded.server
+    assert (server.name, server.state_dir) == ("name", Path("/state"))
+    assert (server.visit_port, server.max_visitors) == ((80, 81), 5)
+    assert loaded.origins["Client.Name"] == "default"  # as good as empty
+    assert loaded.auth == AuthConfig(username="bob", password=" blanks stay ")
+    flags = {"Server.Name": "name\r\n", "Server.StartAuth": "false\r"}
+    assert load("server", flags=flags, environ={}).server == ServerConfig(
+        name="name", start_auth=False
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_file_of_powershell_is_read(encoding: str) -> None:
+    Path("f.yml").write_bytes("Server:\r\n  Name: größe\r\n".encode(encoding))
+    assert load("server", file=Path("f.yml"), environ={}).server.name == "größe"
 
 
 @pytest.mark.parametrize("text", ["1024-65535", ",".join(map(str, range(1, 65536)))])

@@ -21,7 +21,7 @@ from trionat.errors import (
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.log import get_logger
 from trionat.protocol.ticket import Ticket
-from trionat.text import decode_text
+from trionat.text import NotTextError, decode_text
 from trionat.transport.deadline import deadline
 from trionat.transport.dial import reach
 from trionat.transport.endpoint import SocketEndpoint
@@ -62,9 +62,9 @@ def find_ticket(config: ClientConfig) -> Ticket | None:
         where = str(config.ticket_file)
         try:
             text = decode_text(config.ticket_file.read_bytes())
-        except UnicodeDecodeError:
-            reason = "this is no ticket: it is not text in UTF-8 or UTF-16"
-            raise ConfigError(Problem(where=where, reason=reason)) from None
+        except NotTextError as error:
+            reason = f"cannot read the ticket: {error}"
+            raise ConfigError(Problem(where=where, reason=reason, line=error.line)) from None
         except OSError as error:
             raise ConfigError(
                 Problem(where=where, reason=f"cannot read the ticket: {error}")

@@ -24,7 +24,7 @@ from trionat.store.private_file import (
     read_private,
     write_private,
 )
-from trionat.text import decode_text
+from trionat.text import NotTextError, decode_text, invisible_in, strip_around
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,8 +73,10 @@ class KnownServers:
             return []
         try:
             return decode_text(read_private(self.path)).splitlines()
-        except UnicodeDecodeError:
-            raise StartupError(f"{self.path}: it is no text: restore it, or delete it") from None
+        except NotTextError as exc:
+            raise StartupError(
+                f"{self.path}:{exc.line}: {exc}, or restore it, or delete it"
+            ) from None
 
     def _entries(self, lines: list[str]) -> dict[str, bytes]:
         entries: dict[str, bytes] = {}
@@ -100,6 +102,8 @@ def _is_entry(line: str) -> bool:
 
 def _parse(line: str) -> tuple[str, bytes]:
     words = line.split()
+    if (found := invisible_in(line.strip())) is not None:
+        raise ValueError(f"there is {found}")
     if len(words) != 2:
         raise ValueError("a line is HOST:PORT SHA256:…")
     return _key(parse_tcp_address(words[0])), parse_fingerprint(words[1])
@@ -122,7 +126,10 @@ def load_identity(folder: Path) -> str:
     if not path.exists():
         make_private_folder(folder)
         create_private(path, f"{secrets.token_hex(_IDENTITY_BYTES)}\n".encode())
-    identity = read_private(path).decode(errors="replace").strip()
+    try:
+        identity = strip_around(decode_text(read_private(path)))
+    except NotTextError:
+        identity = ""
     if not _IDENTITY.fullmatch(identity):
         raise StartupError(
             f"{path}: an identity is {2 * _IDENTITY_BYTES} hex digits: delete it for a new one"
