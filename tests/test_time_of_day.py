@@ -26,6 +26,7 @@ TIME_OF_DAY = {
 }
 
 WHERE_IT_BELONGS = {
+    "cli/diagnostics.py": "whether a certificate has run out",
     "cli/traffic.py": "the month to show",
     "cli/user.py": "when an account was made, and whether it has expired",
     "log/record.py": "when something was logged, as the clock on the wall has it",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +15,6 @@ import trio
 from tests.e2e import running
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.e2e.services import Service
 
 # As `docker run --user 12345`: a number for a user, and no home. What is imported is imported first, since that user may not be
@@ -69,6 +69,30 @@ def test_what_holds_without_a_home_can_be_shown() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "StateDir" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["serve -c 127.0.0.1:0 -t 127.0.0.1:0 -p 0", "status", "user list", "user add alice"],
+)
+def test_a_state_folder_that_is_closed_to_us(command: str) -> None:
+    """Whether there is something in it cannot be known, which is neither a bug nor "there is nothing"."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as closed:  # other folders on the way are open
+        Path(closed).chmod(0o755)
+        state = Path(closed) / "state"
+        state.mkdir(mode=0o700)
+        done = subprocess.run(
+            [sys.executable, "-c", NOBODY, *command.split(), "--state-dir", f"{state}/below"],
+            capture_output=True,
+            cwd="/",
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    assert done.returncode == 3
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("trionat: ")]
+    assert f"{state}/" in line
+    assert "Permission denied" in line or "no server" in line
 
 
 async def test_a_ticket_is_enough(echo_server: Service, tmp_path: Path) -> None:

@@ -86,7 +86,15 @@ def test_what_is_not_said_stays_and_none_lifts(trionat: Trionat) -> None:
     nothing = [word if word.startswith("--") else "none" for word in ALL]
     outcome = trionat("limit", "alice", *nothing)
     assert limits(trionat) == Limits()
-    assert [line.split()[-1] for line in outcome.out.splitlines()[1:]] == ["none"] * 7
+    assert outcome.out.splitlines()[1:] == [
+        "  visit ports     all",
+        "  sessions        no limit",
+        "  visitors        no limit",
+        "  bandwidth       no limit",
+        "  quota           no limit",
+        "  allow visitors  everybody",
+        "  deny visitors   nobody",
+    ]
 
 
 @pytest.mark.parametrize(

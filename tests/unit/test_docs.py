@@ -149,8 +149,8 @@ def test_exit_codes() -> None:
 
 def test_fields_of_ready() -> None:
     written = {row[0] for row in rows(REFERENCE, "### `serve --json`")[1:]}
-    assert {"event", *written} >= set(_as_json(READY))
-    assert set(_as_json(READY)) >= {"event", "control", "tunnel", "visit_ports", "ticket"}
+    assert {"event", *written} >= set(_as_json(READY, None))
+    assert set(_as_json(READY, None)) >= {"event", "control", "tunnel", "visit_ports", "ticket"}
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from trionat.cli.diagnostics import find_problems, find_warnings
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
-from trionat.client.native.dialer import find_ticket
 from trionat.config.load import Configuration, Role, load
 from trionat.config.sections import SECTIONS, Key, keys_of
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
-from trionat.transport.tls import client_context
 
 _MASK = "********"
 _SECTIONS_OF: dict[Role, tuple[str, ...]] = {
@@ -33,13 +32,15 @@ config_app = typer.Typer(
 
 @config_app.command()
 def check(file: Annotated[Path, typer.Argument(help="The file, of either role.")]) -> None:
-    """Check a file, what it names (tickets, authorities) included, and say which keys it sets.
+    """Check a file, what it names (tickets, certificates, authorities) included, and say which keys it sets.
 
-    Flags and environment are left out, and nothing is connected to.
+    What works, but is risky or of no use, is told as a warning, which does not change the exit code. Flags and environment are left out, and nothing is connected to.
     """
     configuration = _load_or_exit("server", file, {})
-    if problems := list(_problems(configuration)):
+    if problems := list(find_problems(configuration)):
         _exit_with(problems)
+    for warning in find_warnings(configuration, *_roles(configuration)):
+        say(escape(f"warning: {warning}"), err=True)
     say(escape(f"{file}: ok"))
     for section, owner in SECTIONS.items():
         names = [key.name for key in keys_of(owner) if configuration.origins[key.path] != "default"]
@@ -87,28 +88,12 @@ def _shown(key: Key, values: Any) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _problems(configuration: Configuration) -> Iterator[Problem]:
-    """What is wrong with the things that a checked configuration names."""
-
-    def problem(path: str, reason: str) -> Problem:
-        return Problem(configuration.origins[path], reason, path)
-
-    client, database = configuration.client, configuration.database
-    try:
-        find_ticket(client)
-    except ConfigError as error:
-        path = "Client.TicketFile" if client.ticket is None else "Client.Ticket"
-        for found in error.problems:
-            yield problem(path, found.reason)
-    for path, ca_file in (
-        ("Client.CAFile", client.ca_file),
-        ("Database.CAFile", None if database is None else database.ca_file),
-    ):
-        if ca_file is not None:
-            try:
-                client_context(pinned=False, ca_file=ca_file)
-            except OSError as error:
-                yield problem(path, f"{ca_file}: no certificate authorities: {error}")
+def _roles(configuration: Configuration) -> Iterator[Role]:
+    """Whose file it is: it may be both's."""
+    for role, sections in _SECTIONS_OF.items():
+        keys = (key for section in sections for key in keys_of(SECTIONS[section]))
+        if any(configuration.origins[key.path] != "default" for key in keys):
+            yield role
 
 
 def _load_or_exit(role: Role, file: Path | None, environ: Mapping[str, str]) -> Configuration:

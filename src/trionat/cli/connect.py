@@ -13,6 +13,7 @@ import attrs
 import trio
 import typer
 
+from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.password import read_password
@@ -67,8 +68,10 @@ def connect(
         configuration = _with_password(load("client", file=config, flags=given, environ=os.environ))
     except ConfigError as error:
         raise typer.Exit(tell([error])) from None
+    warnings = list(find_warnings(configuration, "client"))
     run_until_signalled(
-        partial(_connect, configuration, as_json), log_file=configuration.client.log_filename
+        partial(_connect, configuration, warnings, as_json),
+        log_file=configuration.client.log_filename,
     )
 
 
@@ -83,7 +86,9 @@ def _with_password(configuration: Configuration) -> Configuration:
     password = read_password(
         otherwise="TRIONAT_AUTH_PASSWORD, Auth.Password in a file, or a ticket"
     )
-    return attrs.evolve(configuration, auth=attrs.evolve(auth, password=password))
+    auth = attrs.evolve(auth, password=password)
+    warnings = [Problem("password", reason) for _, reason in auth.warnings()]
+    return attrs.evolve(configuration, auth=auth, warnings=(*configuration.warnings, *warnings))
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -100,7 +105,12 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     return (tickets[0] if tickets else None), services
 
 
-async def _connect(configuration: Configuration, as_json: bool, stopping: trio.Event) -> None:
+async def _connect(
+    configuration: Configuration, warnings: list[Problem], as_json: bool, stopping: trio.Event
+) -> None:
+    log_warnings(warnings)
+    if configuration.file is not None:
+        log.info("configuration read", file=str(configuration.file))
     tunnels = configuration.client.max_tunnels
     warn_if_short(
         2 * tunnels + _OTHER_DESCRIPTORS, f"MaxTunnels {tunnels}, each with a local connection"

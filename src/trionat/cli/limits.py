@@ -48,6 +48,8 @@ class _Limit:
     option: str
     read: Callable[[str], Any]
     show: Callable[[Any], str]
+    lifted: str = "no limit"
+    """How it is shown where there is none."""
 
     @property
     def title(self) -> str:
@@ -56,7 +58,7 @@ class _Limit:
 
 
 _LIMITS: Final = {
-    "visit_ports": _Limit("--visit-ports", _read_ports, PORTS.write),
+    "visit_ports": _Limit("--visit-ports", _read_ports, PORTS.write, "all"),
     "sessions": _Limit("--sessions", _COUNT.read, str),
     "visitors": _Limit("--visitors", _COUNT.read, str),
     "bandwidth": _Limit(
@@ -65,8 +67,8 @@ _LIMITS: Final = {
     "monthly_quota": _Limit(
         "--quota", parse_amount, lambda value: f"{write_amount(value)} bytes a month"
     ),
-    "allow_visitors": _Limit("--allow-visitors", _read_networks, ", ".join),
-    "deny_visitors": _Limit("--deny-visitors", _read_networks, ", ".join),
+    "allow_visitors": _Limit("--allow-visitors", _read_networks, ", ".join, "everybody"),
+    "deny_visitors": _Limit("--deny-visitors", _read_networks, ", ".join, "nobody"),
 }
 
 
@@ -145,7 +147,7 @@ def limit(
     say(f"{name}:")
     there = show_limits(limits)
     for each in _LIMITS.values():
-        say(f"  {each.title:14}  {there.get(each.title, _NONE)}")
+        say(f"  {each.title:14}  {there.get(each.title, each.lifted)}")
 
 
 def _read(limit: _Limit, text: str) -> Any:

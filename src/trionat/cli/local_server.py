@@ -28,7 +28,7 @@ from trionat.server.admin.socket import call
 from trionat.server.state_folder import database_file
 from trionat.store.backend import open_store
 from trionat.store.base import Store, User
-from trionat.store.private_file import make_private_folder
+from trionat.store.private_file import is_there, make_private_folder
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ class State:
         file = database_file(self.folder)
         if self.database is None and make:
             make_private_folder(self.folder)
-        elif self.database is None and not file.exists():
+        elif self.database is None and not is_there(file):
             raise StoreUnavailableError(
                 f"{file}: there are no accounts here: is it the right folder? If so, start the server or add a user"
             )

@@ -12,13 +12,14 @@ import trio
 import typer
 
 import trionat
+from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.running import run_until_signalled, tell
 from trionat.config.load import Configuration, load
 from trionat.config.sections import DatabaseConfig, ServerConfig
 from trionat.config.values import PORTS
-from trionat.errors import ConfigError
+from trionat.errors import ConfigError, Problem
 from trionat.events import Ready
 from trionat.server.app import serve as run_server
 
@@ -43,13 +44,17 @@ def serve(
     except ConfigError as error:
         raise typer.Exit(tell([error])) from None
     server = configuration.server
+    warnings = list(find_warnings(configuration, "server"))
     run_until_signalled(
-        partial(_serve, configuration, as_json),
+        partial(_serve, configuration, warnings, as_json),
         log_file=server.log_filename if server.start_log else None,
     )
 
 
-async def _serve(configuration: Configuration, as_json: bool, stopping: trio.Event) -> None:
+async def _serve(
+    configuration: Configuration, warnings: list[Problem], as_json: bool, stopping: trio.Event
+) -> None:
+    log_warnings(warnings)
     job = partial(
         run_server, configuration.server, database=configuration.database, stopping=stopping
     )
@@ -62,10 +67,11 @@ async def _serve(configuration: Configuration, as_json: bool, stopping: trio.Eve
 
             nursery.start_soon(give_up, name="stop before it is up")
             ready: Ready = await nursery.start(job, name="serve")
-            say(json.dumps(_as_json(ready)) if as_json else banner(ready))
+            file = configuration.file
+            say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
 
 
-def _as_json(ready: Ready) -> dict[str, object]:
+def _as_json(ready: Ready, file: Path | None) -> dict[str, object]:
     return {
         "event": "ready",
         "control": str(ready.control),
@@ -73,12 +79,13 @@ def _as_json(ready: Ready) -> dict[str, object]:
         "visit_ports": list(ready.visit_ports),
         "public": str(ready.public),
         "fingerprint": ready.fingerprint,
+        "configuration": None if file is None else str(file),
         **({} if ready.ticket is None else {"ticket": ready.ticket}),
     }
 
 
-def banner(ready: Ready) -> str:
-    """Return what a person sees who starts a server."""
+def banner(ready: Ready, file: Path | None = None) -> str:
+    """Return what a person sees who starts a server; `file` is the configuration file that was read."""
     rows = {
         "name": ready.name,
         "control": f"{ready.control}"
@@ -92,6 +99,8 @@ def banner(ready: Ready) -> str:
         "fingerprint": ready.fingerprint,
         "state": ready.state_dir,
     }
+    if file is not None:
+        rows["configuration"] = str(file)
     if ready.legacy_clients:
         rows["NAT clients"] = "let in: their traffic can be read on the way"
     if ready.database is not None and ready.authentication:

@@ -24,6 +24,7 @@ from trionat.server.state_folder import StateFolder, make_ticket, prepare_state,
 from trionat.store.base import Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
 from trionat.store.passwords import hash_password
+from trionat.store.private_file import is_there
 
 user_app = typer.Typer(
     help="Accounts that may connect, and their tickets.",
@@ -199,7 +200,7 @@ def ticket(
 def _check_ticket_key(state: State) -> None:
     """Refuse to make a key of tickets where the accounts are elsewhere: in a mistyped folder it would make tickets of no use."""
     file = ticket_key_file(state.folder)
-    if state.database is not None and not file.exists():
+    if state.database is not None and not is_there(file):
         raise StartupError(
             f"{file}: there is no key of tickets here: is it the server's state folder? If so, start the server once"
         )

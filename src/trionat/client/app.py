@@ -15,6 +15,7 @@ from trionat.client.forwarder import Forwarder
 from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.legacy.session import LegacySession
 from trionat.client.native.dialer import ServerDialer, find_server
+from trionat.client.native.expose import check_services
 from trionat.client.native.known_servers import load_identity
 from trionat.client.native.session import NativeSession
 from trionat.client.session import Session, SessionOverError
@@ -132,6 +133,7 @@ class Client:
     async def _native_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
         """Return what makes each session: the same server and identity, and the ports of the one before."""
         services = self.config.effective_services()
+        check_services(services)
         forwarder = Forwarder(services, self.config.local_timeout, tell)
         server = await trio.to_thread.run_sync(find_server, self.config, self.auth)
         identity = self.config.identity or _identity_of(await self._installation(), services)

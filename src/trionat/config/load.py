@@ -7,6 +7,7 @@ Reading blocks on the file, so it happens before the Trio loop starts.
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -68,9 +69,30 @@ class Configuration:
 
 
 def find_file(role: Role) -> Path | None:
-    """Find `server.yml` or `client.yml` in the folders that are searched; None where there is none."""
-    candidates = (folder / f"{role}.yml" for folder in SEARCHED)
-    return next((path for path in candidates if path.is_file()), None)
+    """Find `server.yml` or `client.yml` in the folders that are searched; None where there is none.
+
+    Raises:
+        ConfigError: Something has that name that cannot be read as a file; it must not pass for "none".
+    """
+    for folder in SEARCHED:
+        path = folder / f"{role}.yml"
+        try:
+            found = path.lstat()
+        except OSError:  # none there, or a folder that is closed to us, so not ours
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                reason = f"is a link to {path.readlink()}, which is not there: correct or remove it"
+                raise ConfigError(Problem(str(path), reason)) from None
+            except OSError:
+                return path  # whoever opens it is told why not
+        if stat.S_ISDIR(found.st_mode):
+            reason = "is a folder: it has to be a file, or to have another name"
+            raise ConfigError(Problem(str(path), reason))
+        return path
+    return None
 
 
 def load(

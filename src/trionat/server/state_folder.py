@@ -32,6 +32,7 @@ from trionat.store.base import User, new_ticket_salt
 from trionat.store.passwords import hash_password, make_password
 from trionat.store.private_file import (
     create_private,
+    is_there,
     lock_private,
     make_private_folder,
     read_private,
@@ -83,7 +84,7 @@ class StateFolder:
             StartupError: The note cannot be read.
         """
         path = _address_file(self.folder)
-        if not path.exists():
+        if not is_there(path):
             return None
         try:
             return parse_tcp_address(read_private(path).decode().strip())
@@ -150,8 +151,8 @@ def prepare_state(
 
 def _prepare_certificate(key_file: Path, certificate_file: Path, names: Sequence[str]) -> bytes:
     """Make what is missing of the two, and return the certificate's fingerprint."""
-    if not certificate_file.exists():  # asked first: a key is there before its certificate
-        if not key_file.exists():
+    if not is_there(certificate_file):  # asked first: a key is there before its certificate
+        if not is_there(key_file):
             create_private(key_file, make_certificate(names)[0])
         key = read_private(key_file, secret=True)
         try:
@@ -160,7 +161,7 @@ def _prepare_certificate(key_file: Path, certificate_file: Path, names: Sequence
             raise StartupError(
                 f"{key_file}: {exc}: restore the key, or delete it for a new one"
             ) from exc
-    elif not key_file.exists():
+    elif not is_there(key_file):
         raise StartupError(
             f"{key_file}: the key of {certificate_file.name} is missing: restore it, or delete {certificate_file} as well"
         )
@@ -177,7 +178,7 @@ def _prepare_certificate(key_file: Path, certificate_file: Path, names: Sequence
 
 
 def _prepare_ticket_key(path: Path) -> bytes:
-    if not path.exists():
+    if not is_there(path):
         create_private(path, secrets.token_bytes(_TICKET_KEY_BYTES))
     key = read_private(path, secret=True)
     if len(key) != _TICKET_KEY_BYTES:

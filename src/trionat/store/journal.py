@@ -21,7 +21,7 @@ import attrs
 from trionat.errors import StartupError
 from trionat.store.base import Flush
 from trionat.store.month import parse_month
-from trionat.store.private_file import read_private, write_private
+from trionat.store.private_file import is_there, read_private, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +103,7 @@ def load_journal(folder: Path) -> Journal:
         StartupError: It cannot be read, or is damaged: it is not thrown away, since traffic may be in it.
     """
     path = folder / FILE_NAME
-    if not path.exists():
+    if not is_there(path):
         return Journal()
     try:
         return _decode(json.loads(read_private(path)))

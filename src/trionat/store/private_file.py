@@ -39,6 +39,37 @@ def make_private_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether there is a file, or anything else, of that name.
+
+    Raises:
+        StartupError: That cannot be known, as for a folder that is closed to us: it must not pass for "no".
+    """
+    with _told(path, "look for it"):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+
+def others_can_write(path: Path) -> bool:
+    """Tell whether somebody besides the owner may change what is there; False where nothing is, and on Windows."""
+    return _has_mode(path, stat.S_IWGRP | stat.S_IWOTH)
+
+
+def everybody_can_use(path: Path) -> bool:
+    """Tell whether everybody on this machine may read or change what is there; False where nothing is, and on Windows."""
+    return _has_mode(path, stat.S_IRWXO)
+
+
+def _has_mode(path: Path, bits: int) -> bool:
+    try:
+        return os.name == "posix" and bool(path.stat().st_mode & bits)
+    except OSError:
+        return False
+
+
 def read_private(path: Path, *, secret: bool = False) -> bytes:
     """Return the content of a file.
 

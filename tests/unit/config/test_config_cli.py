@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
 from trionat.cli.config import config_app
-from trionat.config.sections import KEYS
+from trionat.client.native.dialer import find_ticket
+from trionat.config.sections import KEYS, ClientConfig
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 
 
@@ -76,6 +82,143 @@ def test_check_takes_a_ticket_that_is_one() -> None:
     assert run("check", "f.yml") == (0, "f.yml: ok\n  Client: TicketFile\n", "")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_ticket_file_of_powershell_is_one(encoding: str) -> None:
+    ticket = Ticket(host="h", port=1, fingerprint=None, username="u", token=bytes(TOKEN_BYTES))
+    Path("ticket").write_bytes(f"{ticket.encode()}\r\n".encode(encoding))
+    Path("f.yml").write_text("Client: {TicketFile: ticket}")
+    assert run("check", "f.yml") == (0, "f.yml: ok\n  Client: TicketFile\n", "")
+    assert find_ticket(ClientConfig(ticket_file=Path("ticket"))) == ticket
+
+
+def test_a_ticket_file_that_is_no_text_is_told_and_not_shown() -> None:
+    Path("ticket").write_bytes(b"tn1_\xff\xfe")
+    Path("f.yml").write_text("Client: {TicketFile: ticket}")
+    assert run("check", "f.yml") == (
+        2,
+        "",
+        "f.yml:1: Client.TicketFile: cannot read the ticket: this is not UTF-8 text: save the file as UTF-8\n",
+    )
+
+
+def write_certificate(name: str, *, days: int = 3650, begins: int = -1) -> None:
+    """Write `name.crt` and `name.key`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now + timedelta(days=begins))
+        .not_valid_after(now + timedelta(days=days))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    Path(f"{name}.crt").write_bytes(certificate.public_bytes(pem))
+    Path(f"{name}.key").touch(mode=0o600)
+    Path(f"{name}.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    )
+
+
+def certified(certificate: str, key: str) -> str:
+    return f"Server:\n  Certificate: {certificate}\n  CertificateKey: {key}\n"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "told"),
+    [
+        ("nope", "a.key", ["f.yml:2: Server.Certificate: nope: cannot be read: No such file or directory"]),
+        (
+            "nope",
+            "nope",
+            [
+                "f.yml:2: Server.Certificate: nope: cannot be read: No such file or directory",
+                "f.yml:3: Server.CertificateKey: nope: cannot be read: No such file or directory",
+            ],
+        ),
+        ("a.key", "a.key", ["f.yml:2: Server.Certificate: a.key: there is no certificate in it (PEM)"]),
+        ("a.crt", "b.key", ["f.yml:3: Server.CertificateKey: b.key: it is the key of another certificate than a.crt"]),
+    ],
+)  # fmt: skip
+def test_check_looks_at_certificates(certificate: str, key: str, told: list[str]) -> None:
+    write_certificate("a")
+    write_certificate("b")
+    Path("f.yml").write_text(certified(certificate, key))
+    code, out, err = run("check", "f.yml")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == told
+    Path("f.yml").write_text(certified("a.crt", "a.key"))
+    assert run("check", "f.yml") == (0, "f.yml: ok\n  Server: Certificate, CertificateKey\n", "")
+
+
+def test_check_looks_at_what_is_no_key() -> None:
+    write_certificate("a")
+    Path("f.yml").write_text(certified("a.crt", "a.crt"))
+    code, _, err = run("check", "f.yml")
+    assert code == 2
+    assert err.startswith(
+        "f.yml:3: Server.CertificateKey: a.crt: no private key without a password"
+    )
+
+
+def test_check_tells_of_certificates_that_are_not_valid_now() -> None:
+    write_certificate("old", days=-1, begins=-20)
+    write_certificate("new", days=9, begins=8)
+    for name, when in (("old", "expired on "), ("new", "begins on ")):
+        Path("f.yml").write_text(certified(f"{name}.crt", f"{name}.key"))
+        code, out, err = run("check", "f.yml")
+        assert (code, out) == (0, "f.yml: ok\n  Server: Certificate, CertificateKey\n")
+        assert err.startswith(f"warning: f.yml:2: Server.Certificate: {name}.crt: it {when}20")
+
+
+def test_check_warns_of_what_is_risky_or_of_no_use() -> None:
+    Path("state").mkdir()
+    write_certificate("a")
+    Path("f.yml").write_text(
+        f"{certified('a.crt', 'a.key')}  StateDir: state\n  MaxServices: 690\n"
+    )
+    told = [
+        "warning: f.yml:5: Server.MaxServices: 690 are more than a client can ask for: its message of 64 KiB carries about 689"
+    ]
+    assert run("check", "f.yml")[2].splitlines() == told
+    Path("state/trionat.db").touch()
+    Path("state").chmod(0o775)
+    Path("state/trionat.db").chmod(0o602)
+    Path("a.key").chmod(0o604)
+    told += [
+        "warning: f.yml:3: Server.CertificateKey: a.key: everybody on this machine can use this key: run chmod o-rwx a.key",
+        "warning: f.yml:4: Server.StateDir: state: others can change what is kept there: run chmod go-w state",
+        "warning: f.yml:4: Server.StateDir: state/trionat.db: others can change what is kept there: run chmod go-w state/trionat.db",
+    ]
+    assert run("check", "f.yml") == (
+        0,
+        "f.yml: ok\n  Server: StateDir, Certificate, CertificateKey, MaxServices\n",
+        "".join(f"{line}\n" for line in told),
+    )
+    Path("f.yml").write_text("Client: {StateDir: state}\n")
+    Path("state/known_servers").touch()
+    Path("state/known_servers").chmod(0o620)
+    _, _, err = run("check", "f.yml")
+    assert err.splitlines() == [
+        f"warning: f.yml:1: Client.StateDir: {path}: others can change what is kept there: run chmod go-w {path}"
+        for path in ("state", "state/known_servers")
+    ]
+
+
+def test_check_counts_services_that_no_message_could_ask_for() -> None:
+    services = ", ".join(map(str, range(10_000, 10_750)))
+    Path("f.yml").write_text(f"Client:\n  Services: [{services}]\n")
+    code, _, err = run("check", "f.yml")
+    assert code == 2
+    assert err.startswith("f.yml:2: Client.Services: to ask for 750 services takes ")
+    assert err.endswith(" bytes, and a message has 65536 at most: start several clients\n")
+
+
 def test_show_has_every_key_with_its_origin_in_columns() -> None:
     Path("server.yml").write_text("Server:\n  VisitPort: [1-3, 9]\nClient: {Name: not-this}\n")
     Path("client.yml").write_text("Client:\n  Services: [80, 22:60001]\n")
@@ -103,10 +246,10 @@ def test_show_of_one_role(role: str, sections: set[str]) -> None:
     assert {key.split(".")[0] for key in rows(out)} == sections
 
 
-def test_show_masks_secrets_and_keeps_to_one_line_each() -> None:
+def test_show_masks_secrets() -> None:
     Path("f.yml").write_text(
         "Auth: {Username: bob, Password: hunter2}\n"
-        'Client: {Ticket: hunter2, LogFilename: "a\\nb\\e[31m"}\n'
+        "Client: {Ticket: hunter2, LogFilename: naïve}\n"
         "Database: {Username: u, Password: hunter2, Host: h, DBName: d}\n"
     )
     code, out, _ = run("show", "--config", "f.yml")
@@ -116,7 +259,7 @@ def test_show_masks_secrets_and_keeps_to_one_line_each() -> None:
     for key in ("Auth.Password", "Client.Ticket", "Database.Password"):
         assert shown[key][0] == "********"
     assert shown["Auth.Username"][0] == "bob"
-    assert shown["Client.LogFilename"][0] == "'a\\nb\\x1b[31m'"
+    assert shown["Client.LogFilename"][0] == "naïve"
 
 
 def test_show_tells_problems_and_fails() -> None:

@@ -20,6 +20,7 @@ from trionat.errors import IdentityError, StartupError
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.store.private_file import (
     create_private,
+    is_there,
     make_private_folder,
     read_private,
     write_private,
@@ -69,7 +70,7 @@ class KnownServers:
         write_private(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def _lines(self) -> list[str]:
-        if not self.path.exists():
+        if not is_there(self.path):
             return []
         try:
             return decode_text(read_private(self.path)).splitlines()
@@ -123,7 +124,7 @@ def load_identity(folder: Path) -> str:
         StartupError: The file cannot be made or read, or is damaged.
     """
     path = folder / "identity"
-    if not path.exists():
+    if not is_there(path):
         make_private_folder(folder)
         create_private(path, f"{secrets.token_hex(_IDENTITY_BYTES)}\n".encode())
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from trionat.client.native.expose import expose
 from trionat.client.native.tunnel_pool import TunnelPool
 from trionat.client.session import Session, SessionOverError
 from trionat.config.values import UNENCRYPTED
@@ -16,7 +17,6 @@ from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.events import Draining, Queued
 from trionat.log import get_logger
 from trionat.protocol import messages
-from trionat.protocol.fields import NAME_CHARACTERS
 from trionat.protocol.messages import (
     CAPABILITIES,
     PLAIN_TUNNELS,
@@ -26,7 +26,6 @@ from trionat.protocol.messages import (
     Close,
     CloseCode,
     Drain,
-    Expose,
     Hello,
     Join,
     Ping,
@@ -103,18 +102,9 @@ class NativeSession(Session):
             )
         )
         await channel.send(
-            Expose(
-                services=tuple(
-                    messages.ServiceRequest(
-                        name=_label(service.name),
-                        local=_label(str(service.local)),
-                        visit_port=service.visit_port,
-                        preferred_port=preferred,
-                    )
-                    for service, preferred in zip(
-                        self.forwarder.services, self.preferred_ports, strict=True
-                    )
-                ),
+            expose(
+                self.forwarder.services,
+                self.preferred_ports,
                 idle_tunnels=self.config.min_idle_tunnels,
             )
         )
@@ -247,8 +237,3 @@ async def _attached(wire: Endpoint, attach: Attach | Join) -> Endpoint:
         wire.close()
         raise
     return wire
-
-
-def _label(text: str) -> str:
-    """A path need not be text (PEP 383), nor short; what the server's operator sees of it is both."""
-    return text.encode(errors="replace").decode()[:NAME_CHARACTERS]

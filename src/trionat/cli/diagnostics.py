@@ -1,0 +1,170 @@
+"""What is wrong with the things that a configuration names (certificates, authorities, tickets, folders), and what most likely was not meant.
+
+Blocks on the files that it looks at.
+"""
+
+from __future__ import annotations
+
+import shlex
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from trionat.client.native.dialer import find_ticket
+from trionat.client.native.expose import check_services
+from trionat.config.client import NATIVE
+from trionat.config.load import Configuration, Role
+from trionat.errors import ConfigError, Problem, StartupError
+from trionat.log import get_logger
+from trionat.protocol.frames import CONTROL_FRAME_BYTES
+from trionat.protocol.messages import Expose, ServiceRequest
+from trionat.server.state_folder import database_file
+from trionat.store.private_file import everybody_can_use, others_can_write
+from trionat.transport.certificate import first_certificate, validity
+from trionat.transport.tls import client_context, server_context
+
+log = get_logger(__name__)
+
+
+def _services_that_fit() -> int:
+    """How many services one EXPOSE carries, with names as long as that of a port of this machine."""
+    name = "127.0.0.1:60000"
+    service = ServiceRequest(name=name, local=name, visit_port=60000, preferred_port=60000)
+    one, two = (len(Expose(services=(service,) * number).payload()) for number in (1, 2))
+    return (CONTROL_FRAME_BYTES - one) // (two - one) + 1
+
+
+_SERVICES_THAT_FIT: Final = _services_that_fit()
+
+
+def find_problems(configuration: Configuration) -> Iterator[Problem]:
+    """Find what does not work: files that are not there, or hold something else."""
+    client, database = configuration.client, configuration.database
+    try:
+        find_ticket(client)
+    except ConfigError as error:
+        path = "Client.TicketFile" if client.ticket is None else "Client.Ticket"
+        for found in error.problems:
+            yield _problem(configuration, path, found.reason)
+    for path, ca_file in (
+        ("Client.CAFile", client.ca_file),
+        ("Database.CAFile", None if database is None else database.ca_file),
+    ):
+        if ca_file is not None:
+            try:
+                client_context(pinned=False, ca_file=ca_file)
+            except OSError as error:
+                reason = f"{ca_file}: no certificate authorities: {error}"
+                yield _problem(configuration, path, reason)
+    if client.dialect == NATIVE and (client.services or client.local_server_addr):
+        try:
+            check_services(client.effective_services())
+        except ConfigError as error:
+            yield _problem(configuration, "Client.Services", error.problems[0].reason)
+    yield from _certificate_problems(configuration)
+
+
+def _certificate_problems(configuration: Configuration) -> Iterator[Problem]:
+    server = configuration.server
+    files = (
+        ("Server.Certificate", server.certificate),
+        ("Server.CertificateKey", server.certificate_key),
+    )
+    readable = True
+    for path, file in files:
+        if file is not None:
+            try:
+                file.open("rb").close()
+            except OSError as error:
+                readable = False
+                yield _problem(configuration, path, f"{file}: cannot be read: {error.strerror}")
+    if not readable or server.certificate is None or server.certificate_key is None:
+        return
+    try:
+        first_certificate(server.certificate.read_text())
+    except ValueError:
+        reason = f"{server.certificate}: there is no certificate in it (PEM)"
+        yield _problem(configuration, "Server.Certificate", reason)
+        return
+    try:
+        server_context(server.certificate, server.certificate_key)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            reason = f"{server.certificate_key}: it is the key of another certificate than {server.certificate}"
+        else:
+            reason = f"{server.certificate_key}: no private key without a password (PEM), or the chain in {server.certificate} is damaged: {error}"
+        yield _problem(configuration, "Server.CertificateKey", reason)
+
+
+def find_warnings(configuration: Configuration, *roles: Role) -> Iterator[Problem]:
+    """Find what works, but is risky or of no use; whatever `find_problems` has is passed over."""
+    yield from configuration.warnings
+    if "server" in roles:
+        yield from _server_warnings(configuration)
+    if "client" in roles:
+        yield from _client_warnings(configuration)
+
+
+def _server_warnings(configuration: Configuration) -> Iterator[Problem]:
+    server = configuration.server
+    if server.max_services > _SERVICES_THAT_FIT:
+        yield _problem(
+            configuration,
+            "Server.MaxServices",
+            f"{server.max_services} are more than a client can ask for: its message of {CONTROL_FRAME_BYTES // 1024} KiB carries"
+            f" about {_SERVICES_THAT_FIT}",
+        )
+    if server.certificate is not None:
+        try:
+            begins, ends = validity(server.certificate.read_text())
+        except (OSError, ValueError):
+            return
+        now = datetime.now(UTC)
+        if not begins <= now < ends:
+            when = f"expired on {ends:%Y-%m-%d}" if now >= ends else f"begins on {begins:%Y-%m-%d}"
+            reason = (
+                f"{server.certificate}: it {when}: clients that check it by authority refuse it"
+            )
+            yield _problem(configuration, "Server.Certificate", reason)
+    key = server.certificate_key
+    if key is not None and everybody_can_use(key):
+        reason = f"{key}: everybody on this machine can use this key: run chmod o-rwx {shlex.quote(str(key))}"
+        yield _problem(configuration, "Server.CertificateKey", reason)
+    try:
+        folder = server.effective_state_dir
+    except StartupError:
+        return
+    yield from _open_to_others(configuration, "Server.StateDir", folder, database_file(folder))
+
+
+def _client_warnings(configuration: Configuration) -> Iterator[Problem]:
+    try:
+        folder = configuration.client.effective_state_dir
+    except StartupError:
+        return
+    known = folder / "known_servers"
+    yield from _open_to_others(configuration, "Client.StateDir", folder, known)
+
+
+def _open_to_others(configuration: Configuration, path: str, *files: Path) -> Iterator[Problem]:
+    for file in files:
+        if others_can_write(file):
+            reason = f"{file}: others can change what is kept there: run chmod go-w {shlex.quote(str(file))}"
+            yield _problem(configuration, path, reason)
+
+
+def log_warnings(warnings: list[Problem]) -> None:
+    """Log what `find_warnings` has found, when there is a log."""
+    for warning in warnings:
+        log.warning(
+            "the configuration may not be what was meant",
+            place=warning.where if warning.line is None else f"{warning.where}:{warning.line}",
+            key=warning.key,
+            reason=warning.reason,
+        )
+
+
+def _problem(configuration: Configuration, path: str, reason: str) -> Problem:
+    return Problem(configuration.origins[path], reason, path)
