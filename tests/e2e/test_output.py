@@ -132,6 +132,53 @@ def test_an_encoding_that_lacks_a_character(tmp_path: Path) -> None:
     assert rb"Z\xfcrich \u2192" in done.stdout
 
 
+@pytest.mark.parametrize("command", [["--help"], ["user", "list", "--help"], ["--version"]])
+def test_help_to_one_who_has_read_enough(command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*TRIONAT, *command], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=30
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [*TRIONAT, *command], stdout=full, stderr=subprocess.PIPE, check=False, timeout=30
+        )
+    told = b"trionat: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (3, told)
+
+
+@pytest.mark.parametrize("command", [["bogus"], ["connect", "--bogus"], ["user", "list", "x"], []])
+def test_complaints_that_cannot_be_written(command: list[str]) -> None:
+    """Into a full disk or to nobody: the code says it all the same."""
+    reader, nobody = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        for stderr in (full, nobody):
+            done = subprocess.run(
+                [*TRIONAT, *command], stdout=subprocess.PIPE, stderr=stderr, check=False, timeout=30
+            )
+            assert (done.returncode, done.stdout) == (2, b"")
+    finally:
+        os.close(full)
+        os.close(nobody)
+
+
+def test_help_in_a_poor_encoding() -> None:
+    program = "from trionat.cli import app; app(prog_name='Z\u00fcrich \u2192')"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--help"],
+        capture_output=True,
+        check=False,
+        timeout=30,
+        env={**os.environ, "LANG": "C", "PYTHONIOENCODING": "iso-8859-1"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"Usage: Z\xfcrich \\u2192 [OPTIONS]")
+
+
 def test_what_a_file_has_does_not_drive_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "server.yml").write_text('Server:\n  "Na\\e[31mme": x\n', encoding="utf-8")
     done = subprocess.run(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import trionat
+from trionat.cli.command_line import App
 from trionat.cli.config import config_app
 from trionat.cli.connect import connect
 from trionat.cli.db import db_app
@@ -20,13 +21,8 @@ from trionat.cli.tasks import tasks
 from trionat.cli.traffic import traffic
 from trionat.cli.user import user_app
 
-app = typer.Typer(
-    help="A reverse tunnel: make a service behind NAT reachable, encrypted, with two commands and no file.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = App(
+    help="A reverse tunnel: make a service behind NAT reachable, encrypted, with two commands and no file."
 )
 app.command()(serve)
 app.command()(connect)

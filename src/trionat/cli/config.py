@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from trionat.cli.command_line import App
 from trionat.cli.diagnostics import find_problems, find_warnings
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
@@ -23,11 +24,7 @@ _SECTIONS_OF: dict[Role, tuple[str, ...]] = {
     "client": ("Auth", "Client"),
 }
 
-config_app = typer.Typer(
-    help="Check configuration files, and show which values hold.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+config_app = App(help="Check configuration files, and show which values hold.")
 
 
 @config_app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, assert_never
@@ -32,15 +31,14 @@ from trionat.events import (
     ServiceUp,
 )
 from trionat.log import get_logger
+from trionat.protocol.ticket import Ticket
+from trionat.text import is_ticket_like
 from trionat.transport.descriptors import warn_if_short
 
 log = get_logger(__name__)
 
 _OTHER_DESCRIPTORS: Final = 8
 """Of a client that is up, besides those for visitors: its control connection, its log and so on."""
-
-_TICKET = re.compile(r"\s*tn[0-9]+_[^:/]*")
-"""`tn1_...`, or a later version's `tn2_...`; with a colon or a slash it is the address of a service."""
 
 
 @with_flags(AuthConfig, ClientConfig)
@@ -63,7 +61,7 @@ def connect(
 ) -> None:
     """Run the private side: make services here reachable at a trionat server, and keep them so."""
     try:
-        ticket, services = _split(arguments or [])
+        ticket, services = split_arguments(arguments or [])
         given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
         configuration = _with_password(load("client", file=config, flags=given, environ=os.environ))
     except ConfigError as error:
@@ -91,18 +89,31 @@ def _with_password(configuration: Configuration) -> Configuration:
     return attrs.evolve(configuration, auth=auth, warnings=(*configuration.warnings, *warnings))
 
 
-def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Tell the ticket from the services, wherever it stands: it looks like nothing else.
+def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the ticket, wherever it stands, and the services: a ticket looks like nothing else.
+
+    One that was pasted with line breaks in it, and that the shell has cut there, is put together again if that makes it whole.
 
     Raises:
-        ConfigError: There are several tickets; the message shows none.
+        ConfigError: There are two, or it is damaged. What stands behind it is not looked at, as it may be a part of it.
     """
-    tickets = [argument for argument in arguments if _TICKET.fullmatch(argument)]
+    tickets = [number for number, argument in enumerate(arguments) if is_ticket_like(argument)]
+    if not tickets:
+        return None, arguments
     if len(tickets) > 1:
         reason = f"there are {len(tickets)} tickets: give one, and start one client for each server"
         raise ConfigError(Problem("argument TICKET", reason))
-    services = [argument for argument in arguments if argument not in tickets]
-    return (tickets[0] if tickets else None), services
+    start = tickets[0]
+    reasons: list[str] = []
+    for end in range(start + 1, len(arguments) + 1):
+        text = "".join(arguments[start:end])
+        try:
+            Ticket.decode(text)
+        except ValueError as error:
+            reasons.append(str(error))
+        else:
+            return text, [*arguments[:start], *arguments[end:]]
+    raise ConfigError(Problem("ticket", reasons[0]))
 
 
 async def _connect(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 import typer
 
+from trionat.cli.command_line import App
 from trionat.cli.local_server import ConfigFile, State, told
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-db_app = typer.Typer(
-    help="The database that users and traffic live in, where the configuration names one.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+db_app = App(help="The database that users and traffic live in, where the configuration names one.")
 
 
 @db_app.command()

@@ -13,6 +13,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from trionat.cli.command_line import App
 from trionat.cli.limits import show_limits
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
 from trionat.cli.output import say
@@ -26,11 +27,7 @@ from trionat.store.expiry import NEVER, format_time, parse_expiry
 from trionat.store.passwords import hash_password
 from trionat.store.private_file import is_there
 
-user_app = typer.Typer(
-    help="Accounts that may connect, and their tickets.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+user_app = App(help="Accounts that may connect, and their tickets.")
 
 _WHEN = (
     "2027-01-31 (valid through that day, UTC), 2027-01-31T12:00 (UTC), 30d, 12h (from now) or never"

@@ -1,0 +1,83 @@
+"""What Typer says on its own (help, and complaints about a command line) goes out where everything else does.
+
+So it is escaped, ends quietly where nobody reads, and shows no ticket that stands in a wrong place.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from trionat.cli.output import say
+from trionat.text import mask_secrets
+
+
+class _Command(TyperCommand):
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the arguments; `--help` prints here."""
+        with _said():
+            return super().make_context(*args, **extra)
+
+
+class _Group(TyperGroup):
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the arguments; `--help` prints here."""
+        with _said():
+            return super().make_context(*args, **extra)
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> NoReturn:
+        """Run the command, and exit with its code."""
+        code = 0
+        try:
+            code = super().main(args, *more, **{**extra, "standalone_mode": False}) or 0
+        except typer.Abort:
+            say("Aborted!", err=True)
+            code = 1
+        except Exception as error:
+            # Those that show themselves are complaints; where Typer has their class is its own affair.
+            show: Callable[[io.StringIO], None] | None = getattr(error, "show", None)
+            if show is None:
+                raise
+            text = io.StringIO()
+            show(text)
+            say(mask_secrets(text.getvalue()), err=True, end="")
+            code = getattr(error, "exit_code", 2)
+        sys.exit(code)
+
+
+@contextmanager
+def _said() -> Generator[None]:
+    """Print, in the end, what is printed on standard output meanwhile."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            yield
+    finally:
+        if text.getvalue():
+            say(text.getvalue(), end="")
+
+
+class App(typer.Typer):
+    """A group of commands."""
+
+    def __init__(self, *, help: str) -> None:  # noqa: A002 (Typer's word for it)
+        super().__init__(
+            cls=_Group,
+            help=help,
+            no_args_is_help=True,
+            add_completion=False,
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Make a function a command, as `typer.Typer.command` does."""
+        settings.setdefault("cls", _Command)
+        return super().command(name, **settings)
