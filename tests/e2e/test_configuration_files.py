@@ -138,3 +138,46 @@ def test_a_state_folder_that_is_none_is_told(
     else:
         assert (outcome.code, outcome.out) == (3, "")
         assert outcome.line.startswith("trionat: file")
+
+
+def test_no_file_appears_where_nobody_asked_for_one(tmp_path: Path) -> None:
+    here, state = tmp_path / "here", tmp_path / "state"
+    here.mkdir()
+    assert run(here, *SERVE, TRIONAT_STATE_DIR=str(state)).code == 0
+    run(here, *CONNECT, TRIONAT_STATE_DIR=str(tmp_path / "client"))
+    assert list(here.iterdir()) == []
+    assert "stopping" in (state / "server.log").read_text()
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert not list((tmp_path / "client").glob("*.log"))
+    outcome = run(here, *SERVE, "--start-log", "false", TRIONAT_STATE_DIR=str(tmp_path / "other"))
+    assert outcome.code == 0
+    assert not (tmp_path / "other" / "server.log").exists()
+
+
+def test_a_name_in_a_file_is_one_in_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "server.yml").write_text("Server:\n  LogFilename: server.log\n")
+    assert run(tmp_path, *SERVE, TRIONAT_STATE_DIR=str(tmp_path / "state")).code == 0
+    assert "stopping" in (tmp_path / "server.log").read_text()
+    assert not (tmp_path / "state" / "server.log").exists()
+
+
+@pytest.mark.parametrize("command", [SERVE, CONNECT], ids=["serve", "connect"])
+def test_a_log_file_that_cannot_be_opened_is_told(command: Sequence[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (
+        (".", "Is a directory"),
+        ("not-there/x.log", "No such file or directory"),
+        ("pipe", "No such device or address"),
+    ):
+        outcome = run(tmp_path, *command, "--log-name", name)
+        assert (outcome.code, outcome.out) == (3, "")
+        assert outcome.line == (
+            f"trionat: {name}: cannot open the log file: {reason}; --log-name (LogFilename) names another"
+        )
+
+
+@pytest.mark.parametrize("word", ["warn", "Warning", "fatal", "CRITICAL"])
+def test_levels_in_the_words_of_other_programs(word: str, tmp_path: Path) -> None:
+    outcome = run(tmp_path, *SERVE, TRIONAT_LOG_LEVEL=word)
+    assert outcome.code == 0
+    assert "stopping" not in outcome.err

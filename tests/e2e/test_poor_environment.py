@@ -124,7 +124,17 @@ def test_working_directory_that_is_gone(tmp_path: Path) -> None:
         f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
         "import trionat.cli; trionat.cli.main()"
     )
-    words = ["serve", "-c", "127.0.0.1:0", "-t", "127.0.0.1:0", "-p", "0", "--state-dir", "s"]
+    words = [
+        "serve",
+        "-c",
+        "127.0.0.1:0",
+        "-t",
+        "127.0.0.1:0",
+        "-p",
+        "0",
+        "--log-name",
+        "server.log",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", script, *words],
         capture_output=True,

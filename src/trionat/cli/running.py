@@ -41,6 +41,8 @@ _OPEN_MAX: Final = 10240
 """What macOS allows, whose hard limit tells of more (setrlimit(2), OPEN_MAX)."""
 
 _LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_OTHER_WORDS: Final = {"WARN": "WARNING", "FATAL": "CRITICAL"}
+"""What other programs call them."""
 
 
 class ExitCode(enum.IntEnum):
@@ -100,17 +102,35 @@ def _logging(
 ) -> AbstractContextManager[LogStatistics | None]:
     if not terminal and log_file is None:
         return nullcontext()
-    filename = None if log_file is None else Path(log_file)
+    filename = None if log_file is None else _openable(log_file)
+    return log_to(terminal=sys.stderr if terminal else None, filename=filename, level=_log_level())
+
+
+def _openable(log_file: str) -> Path:
+    """Return the absolute name of a log file that can be opened now: who asked for one should not miss it when it is needed.
+
+    Raises:
+        StartupError: It cannot be opened.
+    """
     try:
-        if filename is not None:
-            filename = filename.absolute()
+        filename = Path(log_file).absolute()
     except OSError as error:
         raise StartupError(f"{log_file}: the working directory is gone: go to another") from error
-    return log_to(terminal=sys.stderr if terminal else None, filename=filename, level=_log_level())
+    try:
+        # Without waiting for the reader of a pipe.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
+        os.close(os.open(filename, flags, 0o666))
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StartupError(
+            f"{log_file}: cannot open the log file: {reason}; --log-name (LogFilename) names another"
+        ) from error
+    return filename
 
 
 def _log_level() -> str:
     level = strip_around(os.environ.get("TRIONAT_LOG_LEVEL", "")).upper() or "INFO"
+    level = _OTHER_WORDS.get(level, level)
     if level not in _LOG_LEVELS:
         reason = f"{level!r} is no level: write one of {', '.join(_LOG_LEVELS)}"
         raise ConfigError(Problem(where="environment TRIONAT_LOG_LEVEL", reason=reason))

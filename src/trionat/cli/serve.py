@@ -19,9 +19,10 @@ from trionat.cli.running import run_until_signalled, tell
 from trionat.config.load import Configuration, load
 from trionat.config.sections import DatabaseConfig, ServerConfig
 from trionat.config.values import PORTS
-from trionat.errors import ConfigError, Problem
+from trionat.errors import ConfigError, Problem, StartupError
 from trionat.events import Ready
 from trionat.server.app import serve as run_server
+from trionat.store.private_file import make_private_folder
 
 
 @with_flags(ServerConfig, DatabaseConfig)
@@ -41,14 +42,27 @@ def serve(
     """
     try:
         configuration = load("server", file=config, flags=flags, environ=os.environ)
-    except ConfigError as error:
+        log_file = _log_file(configuration.server)
+    except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
-    server = configuration.server
     warnings = list(find_warnings(configuration, "server"))
     run_until_signalled(
         partial(_serve, configuration, warnings, as_json),
-        log_file=server.log_filename if server.start_log else None,
+        log_file=log_file,
     )
+
+
+def _log_file(server: ServerConfig) -> str | None:
+    """Return the file to log to, in a folder that is there if it is the server's own.
+
+    Raises:
+        StartupError: There is no state folder, and it cannot be made.
+    """
+    if not server.start_log:
+        return None
+    if server.log_filename is None:
+        make_private_folder(server.effective_state_dir)
+    return server.effective_log_filename
 
 
 async def _serve(

@@ -136,9 +136,17 @@ class ServerConfig:
             unset="TaskQueueNum x TaskQueueBuff",
         ),
     )
-    log_filename: str = attrs.field(
-        default="server.log",
-        metadata=key("LogFilename", TEXT, "the log file", letter="l", flag="--log-name"),
+    log_filename: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "LogFilename",
+            TEXT,
+            "the log file",
+            letter="l",
+            flag="--log-name",
+            unset="server.log in StateDir",
+            derived="effective_log_filename",
+        ),
     )
     start_auth: bool = attrs.field(
         default=True,
@@ -336,6 +344,11 @@ class ServerConfig:
     def effective_state_dir(self) -> Path:
         """The folder of keys and users; it may not exist yet."""
         return self.state_dir or user_state_dir()
+
+    @property
+    def effective_log_filename(self) -> str:
+        """The log file; a name that is relative belongs to the working directory. `start_log` says whether it is written."""
+        return self.log_filename or str(self.effective_state_dir / "server.log")
 
     @property
     def public_host(self) -> str | None:
