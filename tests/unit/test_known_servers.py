@@ -127,7 +127,7 @@ def test_both_files_are_for_the_user_alone(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    assert files == {"known_servers": 0o600, "identity": 0o600}
+    assert files == dict.fromkeys(("known_servers", "known_servers.lock", "identity"), 0o600)
 
 
 def test_the_identity_is_made_once_and_at_random(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from trionat.errors import StartupError
 
@@ -27,6 +29,16 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+
+LOCK_TIMEOUT: Final = 5.0
+"""Seconds to wait for a lock that is held for one change of a small file. Chosen, not measured."""
+
+_LEFT_BEHIND: Final = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+"""Temporary files of ours; a process that is killed leaves one behind."""
+
+_LEFT_BEHIND_AFTER: Final = 3600.0
+"""Seconds after which a temporary file is nobody's any more: it lives for as long as writing it takes."""
 
 
 def make_private_folder(folder: Path) -> None:
@@ -140,6 +152,24 @@ def lock_private(path: Path) -> BinaryIO | None:
         return file
 
 
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Generator[None]:
+    """Hold a lock file (see `lock_private`) for the block; blocks for up to `LOCK_TIMEOUT` while somebody else holds it.
+
+    Raises:
+        StartupError: It is still held then, or cannot be made.
+    """
+    until = time.monotonic() + LOCK_TIMEOUT
+    while (file := lock_private(path)) is None:
+        if time.monotonic() >= until:
+            raise StartupError(
+                f"{path}: another process has held this lock for {LOCK_TIMEOUT:g} s: try again"
+            )
+        time.sleep(0.01)
+    with file:
+        yield
+
+
 if sys.platform == "win32":
 
     def _lock(file: BinaryIO) -> bool:
@@ -161,8 +191,9 @@ else:
 
 @contextlib.contextmanager
 def _temporary(path: Path, content: bytes) -> Generator[Path]:
-    """Give a file of that content in the folder of `path` (mode 0600, from mkstemp), and remove what is left of it."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Give a file of that content in the folder of `path` (mode 0600, from mkstemp), and remove what is left of it, and of others."""
+    _remove_left_behind(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -171,6 +202,16 @@ def _temporary(path: Path, content: bytes) -> Generator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed; one that cannot be removed is no reason not to write."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _LEFT_BEHIND.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if age > _LEFT_BEHIND_AFTER:
+                    Path(entry.path).unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@ from trionat.errors import IdentityError, StartupError
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.store.private_file import (
     create_private,
+    hold_lock,
     is_there,
     make_private_folder,
     read_private,
@@ -59,15 +60,20 @@ class KnownServers:
     def remember(self, address: TCPAddress, fingerprint: bytes) -> None:
         """Trust the server at that address from now on, in place of what was known of it. Blocks.
 
+        Of several clients that do so at once, none loses what another one has added: they take turns.
+
         Raises:
-            StartupError: The file cannot be read or written, or is damaged.
+            StartupError: The file cannot be read or written, or is damaged, or another client holds it up.
         """
         make_private_folder(self.path.parent)
-        lines = self._lines()
-        self._entries(lines)  # a damaged file is the user's to repair, and not to be written over
-        kept = [line for line in lines if not _is_entry(line) or _parse(line)[0] != _key(address)]
-        kept.append(f"{address} {format_fingerprint(fingerprint)}")
-        write_private(self.path, "".join(f"{line}\n" for line in kept).encode())
+        with hold_lock(self.path.with_name("known_servers.lock")):
+            lines = self._lines()
+            self._entries(lines)  # a damaged file is the user's to repair, not to be written over
+            kept = [
+                line for line in lines if not _is_entry(line) or _parse(line)[0] != _key(address)
+            ]
+            kept.append(f"{address} {format_fingerprint(fingerprint)}")
+            write_private(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def _lines(self) -> list[str]:
         if not is_there(self.path):

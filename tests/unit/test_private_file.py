@@ -1,0 +1,92 @@
+"""Small files and several processes: those that are killed, and those that write at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trionat.address import TCPAddress
+from trionat.client.native.known_servers import KnownServers
+from trionat.errors import StartupError
+from trionat.store import private_file
+from trionat.store.private_file import hold_lock, write_private
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KILLED = """
+import os, pathlib, signal, sys
+from trionat.store.private_file import write_private
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+write_private(pathlib.Path(sys.argv[1]), b"new")
+"""
+TRUSTING = """
+import pathlib, sys
+from trionat.address import TCPAddress
+from trionat.client.native.known_servers import KnownServers
+known = KnownServers.of(pathlib.Path(sys.argv[1]))
+sys.stdin.read()
+for number in range(10):
+    known.remember(TCPAddress(f"h{sys.argv[2]}", 1 + number), bytes(32))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_private(path, b"old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = [each for each in tmp_path.iterdir() if each != path]
+    mine = tmp_path / ".notes.txt"
+    mine.write_text("not of trionat")
+    old = time.time() - 7200
+    os.utime(mine, (old, old))
+    write_private(tmp_path / "other", b"")
+    assert left.exists()  # its writer may be at it
+    os.utime(left, (old, old))
+    write_private(tmp_path / "other", b"")
+    assert not left.exists()
+    assert mine.exists()
+    assert path.read_bytes() == b"old"
+
+
+def test_clients_that_trust_at_once_lose_no_entry(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRUSTING, str(tmp_path), str(number)], stdin=subprocess.PIPE
+        )
+        for number in range(4)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait(30) for process in processes] == [0] * 4
+    known = KnownServers.of(tmp_path)
+    missing = [
+        address
+        for address in (TCPAddress(f"h{n}", port) for n in range(4) for port in range(1, 11))
+        if known.lookup(address) is None
+    ]
+    assert missing == []
+
+
+def test_a_lock_that_is_not_given_back_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_file, "LOCK_TIMEOUT", 0.05)
+    path = tmp_path / "x.lock"
+    with (
+        hold_lock(path),
+        pytest.raises(StartupError, match="another process has held this lock"),
+        hold_lock(path),
+    ):
+        pass
+    with hold_lock(path):
+        pass
