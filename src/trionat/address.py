@@ -106,8 +106,9 @@ def parse_tcp_address(text: str) -> TCPAddress:
     if "://" in text:
         raise ValueError(f"{text!r} is a URL: write HOST:PORT only, such as 127.0.0.1:8080")
     host, colon, port = text.rpartition(":")
-    if not colon:
-        raise ValueError(f"{text!r} has no port: write HOST:PORT, such as 127.0.0.1:8080")
+    if not colon or text.endswith("]"):
+        example = "[::1]:8080" if colon else "127.0.0.1:8080"
+        raise ValueError(f"{text!r} has no port: write HOST:PORT, such as {example}")
     if ":" in host and not host.startswith("["):
         raise ValueError(
             f"{text!r} has several colons: write HOST:PORT, and an IPv6 host in brackets as in [::1]:8080"

@@ -227,17 +227,28 @@ async def _prepare(store: Store, *, wait: bool) -> None:
 def _open_listeners(
     config: ServerConfig, resources: AsyncExitStack
 ) -> tuple[Listener, Listener, list[Listener]]:
-    def listen(address: TCPAddress) -> Listener:
-        listener = Listener.open(address)
+    own: list[tuple[TCPAddress, str]] = []
+
+    def listen(address: TCPAddress, what: str) -> Listener:
+        try:
+            listener = Listener.open(address)
+        except StartupError as error:
+            for other, its in own:
+                if _is_same(address, other):
+                    text = f"cannot listen on {address}: that is this server's own {its} port: choose another {what} port"
+                    raise StartupError(text) from error
+            raise
+        own.append((listener.address, what))
         resources.callback(listener.close)
         return listener
 
-    control, tunnel = listen(config.controller_addr), listen(config.tunnel_addr)
+    control = listen(config.controller_addr, "control")
+    tunnel = listen(config.tunnel_addr, "tunnel")
     visits: list[Listener] = []
     failures: list[tuple[int, StartupError]] = []
     for port in config.visit_port:
         try:
-            visits.append(listen(TCPAddress(config.effective_visit_host, port)))
+            visits.append(listen(TCPAddress(config.effective_visit_host, port), "visit"))
         except StartupError as error:
             if config.visit_port_policy == REQUIRE:
                 raise
@@ -293,6 +304,13 @@ def _public_address(config: ServerConfig, bound: TCPAddress) -> TCPAddress:
     """Return the control address as clients should dial it: configured, or bound, or as this machine calls itself."""
     host = config.public_host or (_own_address() if _is_any(bound.host) else bound.host)
     return TCPAddress(host, config.public_port or bound.port)
+
+
+def _is_same(one: TCPAddress, other: TCPAddress) -> bool:
+    """Tell whether not both can be listened on."""
+    return one.port == other.port and (
+        one.host == other.host or _is_any(one.host) or _is_any(other.host)
+    )
 
 
 def _is_any(host: str) -> bool:

@@ -41,9 +41,7 @@ async def dial(address: Address) -> socket.socket:
         return await _connect_unix(address)
     if _is_numeric(address.host):
         return await _connect_numeric(address)
-    if (
-        address.host.lower().rstrip(".") == "localhost"
-    ):  # this machine, whatever a name server says (RFC 6761 6.3)
+    if is_localhost(address.host):
         return await _connect_loopback(address.port)
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
@@ -56,6 +54,11 @@ async def dial(address: Address) -> socket.socket:
     sock.setblocking(False)
     set_stream_options(sock)
     return sock
+
+
+def is_localhost(host: str) -> bool:
+    """Tell whether that name is this machine, whatever a name server says (RFC 6761 6.3)."""
+    return host.lower().rstrip(".") == "localhost"
 
 
 async def dial_service(address: Address) -> socket.socket:
@@ -76,8 +79,7 @@ def is_taken(address: Address) -> bool:
     """
     if isinstance(address, UnixAddress):
         return False
-    host = address.host.lower().rstrip(".")
-    loopback = host in ("127.0.0.1", "localhost")
+    loopback = address.host == "127.0.0.1" or is_localhost(address.host)
     hosts = ("127.0.0.1", "::1") if loopback else (address.dialled_host,)
     return any(_cannot_be_bound(host, address.port) for host in hosts if _is_numeric(host))
 

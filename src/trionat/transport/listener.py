@@ -14,6 +14,7 @@ from trionat.address import TCPAddress
 from trionat.errors import StartupError
 from trionat.networks import plain_host
 from trionat.transport.descriptors import SHORTAGE
+from trionat.transport.dial import is_localhost
 from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
 
 if TYPE_CHECKING:
@@ -65,15 +66,17 @@ class Listener:
     def open(cls, address: TCPAddress) -> Listener:
         """Bind and listen; port 0 means any free one, and `address` of the result tells which.
 
-        Numeric addresses and `localhost` are bound without asking a name server; others are looked up, which blocks: at start
-        only.
+        Numeric addresses and `localhost`, which is 127.0.0.1, are bound without asking a name server; others are looked up, which
+        blocks: at start only.
 
         Raises:
             StartupError: names the address and what to do.
         """
+        # A name of two addresses, of which the resolver may put either first; people and programs dial both.
+        host = "127.0.0.1" if is_localhost(address.host) else address.host
         try:
             family, kind, protocol, _, name = socket.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             sock = socket.socket(family, kind, protocol)
         except (OSError, UnicodeError) as error:
