@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import time
+
 import pytest
 
 from trionat.errors import RefusedError
@@ -89,3 +92,32 @@ def test_holder_is_remembered_and_queue_forgotten() -> None:
     ports.give_back([port])
     assert port.visitors is None
     assert ports.free == 1
+
+
+def test_many_logins_at_a_server_with_many_ports() -> None:
+    """As they were chosen by sorting all of them, but 200 logins do not take seconds."""
+    chance = random.Random(7)
+    numbers = range(40_000, 60_000)
+    ports = PortPool([VisitPort(number) for number in numbers])
+    began = time.perf_counter()
+    for _ in range(200):
+        ports.check(wish(None))
+        assert ports.take(wish(None), ALICE) is not None
+    assert time.perf_counter() - began < 0.5
+    ports = pool(12)
+    lent: list[VisitPort] = []
+    for step in range(500):
+        if lent and chance.random() < 0.5:
+            ports.give_back([lent.pop(chance.randrange(len(lent)))])
+            continue
+        holder = ("user", str(chance.randrange(4)))
+        allowed = None if chance.random() < 0.7 else range(60001, 60001 + chance.randrange(13))
+        free = [port for port in ports._free.values() if allowed is None or port.number in allowed]
+        expected = sorted(
+            free, key=lambda port: (port.last_holder != holder, port.last_holder is not None)
+        )
+        if not expected:
+            continue
+        taken = ports.take(wish(None), holder, allowed)
+        assert taken == (expected[0],), step
+        lent += taken

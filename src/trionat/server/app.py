@@ -65,6 +65,9 @@ _OTHER_DESCRIPTORS: Final = 24
 _IDLE_TUNNELS: Final = 4
 """Of a session, as a client keeps them that is not told otherwise."""
 
+_AT_ONCE: Final = 64
+"""Visit ports that are opened before other tasks get their turn: some 5 ms."""
+
 _PREPARE_INTERVAL: Final = 2.0
 """Seconds between two looks at a database that is waited for."""
 
@@ -98,7 +101,7 @@ async def serve(
         if config.start_auth:
             await _prepare(store, wait=database is not None and database.wait)
         traffic = await resources.enter_async_context(open_traffic(folder, store))
-        control, tunnel, visits = _open_listeners(config, resources)
+        control, tunnel, visits = await _open_listeners(config, resources)
         resources.callback((descriptors := Descriptors()).close)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
@@ -224,7 +227,7 @@ async def _prepare(store: Store, *, wait: bool) -> None:
             return
 
 
-def _open_listeners(
+async def _open_listeners(
     config: ServerConfig, resources: AsyncExitStack
 ) -> tuple[Listener, Listener, list[Listener]]:
     own: list[tuple[TCPAddress, str]] = []
@@ -246,7 +249,11 @@ def _open_listeners(
     tunnel = listen(config.tunnel_addr, "tunnel")
     visits: list[Listener] = []
     failures: list[tuple[int, StartupError]] = []
-    for port in config.visit_port:
+    for number, port in enumerate(config.visit_port):
+        if (
+            number % _AT_ONCE == 0
+        ):  # thousands take a while: a signal, or whoever shares the loop, need not wait for it
+            await trio.lowlevel.checkpoint()
         try:
             visits.append(listen(TCPAddress(config.effective_visit_host, port), "visit"))
         except StartupError as error:

@@ -11,7 +11,7 @@ from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.visitors.queue import VisitorQueue
@@ -40,9 +40,12 @@ class PortPool:
 
     ports: dict[int, VisitPort] = attrs.field(converter=_by_number)
     _free: dict[int, VisitPort] = attrs.field(init=False)
+    _unused: dict[int, VisitPort] = attrs.field(init=False)
+    _last_held: dict[LeaseKey, dict[int, VisitPort]] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self._free = dict(self.ports)
+        self._unused = dict(self.ports)
 
     @property
     def free(self) -> int:
@@ -57,10 +60,9 @@ class PortPool:
         Raises:
             RefusedError: more services than ports, or a port that this server does not offer or the user may not have.
         """
-        offered = sorted(
-            self.ports if allowed is None else filter(allowed.__contains__, self.ports)
+        offered = (
+            self.ports.keys() if allowed is None else set(filter(allowed.__contains__, self.ports))
         )
-        ports = PORTS.write(offered)
         if not offered:
             raise RefusedError(
                 RefusalCode.PORT_NOT_OFFERED,
@@ -70,14 +72,16 @@ class PortPool:
             has = "this server has" if allowed is None else "this account may have"
             raise RefusedError(
                 RefusalCode.TOO_MANY_SERVICES,
-                f"{len(services)} services asked for, and {has} {len(offered)} visit ports ({ports})",
+                f"{len(services)} services asked for, and {has} {len(offered)} visit ports"
+                f" ({PORTS.write(sorted(offered))})",
             )
         for service in services:
             if service.visit_port is not None and service.visit_port not in offered:
                 whom = "" if allowed is None else " to this account"
                 raise RefusedError(
                     RefusalCode.PORT_NOT_OFFERED,
-                    f"visit port {service.visit_port} is not one that this server offers{whom} ({ports})",
+                    f"visit port {service.visit_port} is not one that this server offers{whom}"
+                    f" ({PORTS.write(sorted(offered))})",
                 )
         wanted = [service.visit_port for service in services if service.visit_port is not None]
         if len(set(wanted)) < len(wanted):
@@ -101,11 +105,9 @@ class PortPool:
         """
         if len(self._free) < len(services):
             return None
-        free = {
-            number: port
-            for number, port in self._free.items()
-            if allowed is None or number in allowed
-        }
+        free = self._free
+        if allowed is not None:
+            free = {number: port for number, port in free.items() if number in allowed}
         if len(free) < len(services):
             raise RefusedError(
                 RefusalCode.PORT_TAKEN, "the visit ports that this account may have are in use"
@@ -119,24 +121,48 @@ class PortPool:
                         RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
                     )
                 chosen[index] = port
-        remaining = {number: port for number, port in free.items() if port not in chosen.values()}
+        taken = {port.number for port in chosen.values()}
         for index, service in enumerate(services):
-            if index not in chosen and service.preferred_port in remaining:
-                chosen[index] = remaining.pop(service.preferred_port)
-        others = sorted(  # stable, and the free ones stand in the order in which they became free
-            remaining.values(),
-            key=lambda port: (port.last_holder != holder, port.last_holder is not None),
+            preferred = service.preferred_port
+            if index not in chosen and preferred in free and preferred not in taken:
+                chosen[index] = free[preferred]
+                taken.add(preferred)
+        others = (
+            port
+            for port in self._in_order(holder)
+            if port.number in free and port.number not in taken
         )
         for index in range(len(services)):
             if index not in chosen:
-                chosen[index] = others.pop(0)
+                chosen[index] = next(others)
         for port in chosen.values():
-            del self._free[port.number]
-            port.last_holder = holder
+            self._lend(port, holder)
         return tuple(chosen[index] for index in range(len(services)))
+
+    def _in_order(self, holder: LeaseKey) -> Iterator[VisitPort]:
+        """Go through the ports in the order in which a client is to have them. As far as it is gone: there may be thousands."""
+        yield from self._last_held.get(holder, {}).values()
+        yield from self._unused.values()
+        for port in self._free.values():
+            if port.last_holder not in (None, holder):
+                yield port
+
+    def _lend(self, port: VisitPort, holder: LeaseKey) -> None:
+        del self._free[port.number]
+        self._unused.pop(port.number, None)
+        if port.last_holder is not None:
+            held = self._last_held[port.last_holder]
+            del held[port.number]
+            if not held:
+                del self._last_held[port.last_holder]
+        port.last_holder = holder
+        self._last_held.setdefault(holder, {})[port.number] = port
 
     def give_back(self, ports: Iterable[VisitPort]) -> None:
         """The ports are free again, at once."""
         for port in ports:
             port.visitors = None
             self._free[port.number] = port
+            if port.last_holder is not None:  # among its own it is the last one by now
+                held = self._last_held[port.last_holder]
+                held[port.number] = held.pop(port.number)
