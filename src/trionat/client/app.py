@@ -125,6 +125,9 @@ class Client:
             delay = _delay(failures, came_up=session.up_since is not None)
             if session.up_since is None:  # one that hung has waited already
                 delay = max(0.0, delay - (trio.current_time() - began))
+            log.debug(
+                "session ended", reason=str(problem), failures=failures, delay=round(delay, 2)
+            )
             failures += 1
             tell(Disconnected(reason=str(problem), retry_in=round(delay, 2)))
             with trio.move_on_after(delay):

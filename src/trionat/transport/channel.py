@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from trionat.errors import ConnectionLostError
+from trionat.log import get_logger
 from trionat.protocol import legacy
 from trionat.protocol.frames import CONTROL_FRAME_BYTES, Frame, FrameReader
 from trionat.protocol.messages import Message, decode_message, encode_message
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from trionat.protocol.dialect import Dialect
 
 AnyMessage = TypeVar("AnyMessage")
+
+log = get_logger(__name__)
 
 
 @attrs.define(eq=False)
@@ -58,6 +61,9 @@ class MessageChannel(ABC, Generic[AnyMessage]):
             self.cut_short = False
         except OSError as error:
             raise lost(error) from error
+        log.debug(
+            "frame sent", frame=type(message).__name__
+        )  # its kind alone: it may hold a secret
         await trio.lowlevel.checkpoint()
 
     async def receive(self) -> AnyMessage:
@@ -83,7 +89,9 @@ class MessageChannel(ABC, Generic[AnyMessage]):
                 if not count:
                     raise ConnectionLostError("the peer closed the connection")
                 self._reader.feed(room[:count])
-        return self._decode(frame)
+        message = self._decode(frame)
+        log.debug("frame received", frame=type(message).__name__)
+        return message
 
 
 class Channel(MessageChannel[Message]):

@@ -173,6 +173,7 @@ class TunnelPool:
             rest,
             acknowledged_within=self.acknowledged_within,
         )
+        log.debug("tunnel opened", idle=len(self._idle) + 1, busy=self.busy)
         began = trio.current_time()
         scope = self._tunnels[tunnel] = trio.CancelScope()
         self._idle.add(tunnel)
@@ -187,12 +188,14 @@ class TunnelPool:
             self._idle.discard(tunnel)
             tunnel.abandon()
             wire.close()
+            log.debug("tunnel closed", idle=len(self._idle), busy=self.busy)
             if tunnel.unused and trio.current_time() - began < _AT_ONCE:
                 self._pause()
             self._changed.notify()
             self._less_busy.notify()
 
     async def _connect_locally(self, frame: Open) -> Endpoint:
+        log.debug("visitor paired with a tunnel", visitor=frame.visitor, service=frame.service)
         self._waiting = max(0, self._waiting - 1)
         self._changed.notify()  # one idle tunnel less
         visitor = TCPAddress(frame.host, frame.port)

@@ -135,6 +135,7 @@ class Bans:
         try:
             await turn.wait()
             self.check(host)
+            log.debug("a password is tried", network=network, others=self._under_way - 1)
             yield
         finally:
             if turn.is_set():

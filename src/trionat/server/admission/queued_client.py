@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from trionat.log import get_logger
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from trionat.server.admission.lease import Lease
     from trionat.server.visitors.ports import LeaseKey
     from trionat.store.base import Limits
+
+log = get_logger(__name__)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -72,11 +75,13 @@ class QueuedClient(ABC):
 
     def grant(self, lease: Lease) -> None:
         """Give it a lease."""
+        log.debug("client let in", user=self.key[0], ports=lease.port_numbers)
         self.lease = lease
         self.changed.notify()
 
     def refuse(self, refusal: RefusedError) -> None:
         """Send it away. A lease that it was granted in this very moment stays, for the connection that takes its place."""
+        log.debug("client refused", user=self.key[0], code=refusal.code, reason=refusal.text)
         self.refusal = refusal
         self.lease = None
         self.reclaiming.cancel("the client was refused")

@@ -98,6 +98,7 @@ class ConnectionHandler:
         """Find out what the peer speaks; closes the connection where it may not."""
         try:
             dialect = await peek_dialect(connection)
+            log.debug("connection accepted", address=str(address), dialect=dialect.value)
             self._check(dialect, address)
         except BaseException:
             connection.close()

@@ -97,6 +97,11 @@ class Login(ABC):
         """
         bind_context(user=username)
         user = await self._authenticate(username, password, token)
+        log.debug(
+            "login accepted",
+            address=str(self.address),
+            credential="ticket" if token is not None else "password",
+        )
         if user is None:
             bind_context(user=ANONYMOUS)
         if self.context.stopping.is_set():

@@ -69,12 +69,14 @@ class Tunnels(ABC):
         There are too many as well where hardly a descriptor is left: those are for control connections. `early` was read from it behind the message that announced the tunnel.
         """
         if self.count >= self.limit or is_for_control(wire.fileno()):
+            log.debug("tunnel refused", present=self.count, limit=self.limit)
             return False
         try:
             self._arrivals_end.send_nowait((wire, early))
         except trio.BrokenResourceError:
             return False
         self.count += 1
+        log.debug("tunnel taken over", session=self.visitors.session, present=self.count)
         return True
 
     def kick(self, number: int, reason: str) -> bool:
@@ -108,6 +110,7 @@ class Tunnels(ABC):
 
     def _close(self, wire: Endpoint) -> None:
         self.count -= 1
+        log.debug("tunnel closed", session=self.visitors.session, present=self.count)
         wire.close()
 
     async def _sweep_regularly(self) -> None:
@@ -127,6 +130,7 @@ class Tunnels(ABC):
 
     def _begin(self, visitor: Visitor, stream: VisitorStream) -> None:
         """The visitor is served from now on: its bytes count, and its user's throttle holds it."""
+        log.debug("visitor paired with a tunnel", visitor=visitor.number, served=len(self.streams))
         stream.throttle = self.visitors.user_limits.throttle
         self.streams[visitor] = stream
 

@@ -90,6 +90,7 @@ class VisitorQueue:
                 self._give(visitor)
             else:
                 self.least_idle = 0
+                log.debug("visitor waits for a tunnel", visitor=visitor.number)
                 self.arrivals += 1
                 self._waiting.append(visitor)
                 self.arrived.notify()
