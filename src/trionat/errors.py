@@ -60,6 +60,13 @@ class StoreUnavailableError(StoreError):
     """The user store cannot be asked now: its file or its database does not answer. Sessions that are up go on."""
 
 
+class StoreDataError(StoreUnavailableError):
+    """The user store does not take what it was given, such as a name in characters that a column cannot hold.
+
+    Nothing of it was stored. The same data is refused again until somebody mends the store; other data may be taken.
+    """
+
+
 class PeerError(TrionatError):
     """Whatever the other side can cause. It costs that connection and one line in the log, never a traceback."""
 

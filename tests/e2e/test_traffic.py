@@ -124,13 +124,15 @@ def config(folder: Path, database: DatabaseConfig) -> Path:
     return file
 
 
-def connect(folder: Path, server: Server, local: Service) -> AbstractAsyncContextManager[Client]:
+def connect(
+    folder: Path, server: Server, local: Service, user: str = "ann"
+) -> AbstractAsyncContextManager[Client]:
     """Run a client that logs in to a server by name and password."""
     pin = str(server.ready["fingerprint"])
     return running.client_process(
         folder,
         *("-c", server.ready["control"], "--fingerprint", pin, str(local)),
-        environ={"TRIONAT_AUTH_USERNAME": "ann", "TRIONAT_AUTH_PASSWORD": "secret"},
+        environ={"TRIONAT_AUTH_USERNAME": user, "TRIONAT_AUTH_PASSWORD": "secret"},
     )
 
 
@@ -176,3 +178,54 @@ async def test_a_database_that_is_down_and_a_server_that_is_killed(
     [usage] = await traffic(*flags, "--state-dir", one.state, cwd=tmp_path)
     assert (usage["user"], usage["bytes"], usage["month_bytes"]) == ("ann", 2000, 2000)
     assert usage["waiting"] == 0
+
+
+async def test_a_user_whom_a_table_cannot_hold(
+    echo_server: Service, tmp_path: Path, mariadb: MariaDB
+) -> None:
+    """Its traffic is set aside, survives a kill, is told, and added once the table is mended; all others' goes on."""
+    database = mariadb.new_database()
+
+    def sql(statement: str) -> list[tuple[str, ...]]:
+        return mariadb.sql(statement, database.db_name)
+
+    def bars() -> dict[str, int]:
+        return {name: int(total) for name, total in sql("select username, bar from bars")}
+
+    async def check(state: Path) -> tuple[int, str]:
+        folder = ("--state-dir", state)
+        result = await services.run_trionat("db", "check", *flags, *folder, cwd=tmp_path)
+        return result.returncode, result.stdout.decode()
+
+    await trio.to_thread.run_sync(
+        sql,
+        "insert into userInfo_userinfo (username, password) values ('ann', 'secret'), ('日本', 'secret');"
+        "alter table bars convert to character set latin1",
+    )
+    flags = ("--config", config(tmp_path, database))
+    control = f"{services.HOST}:{services.free_low_port()}"
+    async with running.server(tmp_path / "s", *flags, control=control) as server:
+        async with connect(tmp_path / "a", server, echo_server, "日本") as client:
+            await client.wait_connected()
+            await relay(client, 500)
+        refused = await server.wait_record("the store refuses a user's traffic; it is set aside")
+        async with connect(tmp_path / "b", server, echo_server) as client:
+            await client.wait_connected()
+            await relay(client, 50)
+        await wait_total(100, lambda: sum(bars().values()))
+        server.kill()
+        assert await server.wait() != 0
+    assert "Incorrect string value" in str(refused)
+    code, told = await check(server.state)
+    assert code == 6
+    assert "bars.username is in latin1" in told
+    assert "\n1000 bytes of '日本' in 20" in told
+    assert "traffic.json: the database refuses them: mend the table" in told
+    shown = await services.run_trionat("traffic", *flags, "--state-dir", server.state, cwd=tmp_path)
+    assert "The store refuses the traffic of '日本'" in shown.stdout.decode()
+
+    await trio.to_thread.run_sync(sql, "alter table bars convert to character set utf8mb4")
+    async with running.server(tmp_path / "s", *flags, control=control):
+        await wait_total(1100, lambda: sum(bars().values()))
+    assert bars() == {"ann": 100, "日本": 1000}
+    assert "set aside" not in (await check(server.state))[1]

@@ -14,6 +14,7 @@ from trionat.cli import app
 from trionat.protocol.ticket import Ticket
 from trionat.server.state_folder import prepare_state
 from trionat.store.base import Flush
+from trionat.store.journal import Journal, save_journal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,6 +111,32 @@ def test_a_database_that_init_has_made_is_well(
     down = db("check", *user.options)
     assert (down.code, down.out) == (3, "")
     assert down.err.startswith("trionat: database 127.0.0.1:1: Connection refused")
+
+
+def test_traffic_that_is_set_aside_is_a_finding(
+    trionat: Trionat, mariadb: MariaDB, tmp_path: Path
+) -> None:
+    database = mariadb.new_database("")
+    user = on(trionat, database, tmp_path / "server.yml")
+    db("init", *user.options)
+    prepare_state(user.folder)
+    journal = Journal().counted("2026-11", {"\x1bna\u00efve": 5000}).attempt().refused()
+    where = (*user.options, "--state-dir", str(user.folder))
+    save_journal(user.folder, journal)
+    outcome = db("check", *where)
+    assert (outcome.code, outcome.err) == (6, "")
+    assert outcome.out == (
+        f"5000 bytes of '\\x1bnaïve' in 2026-11 are set aside in {user.folder}/traffic.json: the database refuses them:"
+        " mend the table, as a line above or the server's log says, and restart the server or wait an hour: it tries again\n"
+    )
+    for number in range(30):
+        journal = journal.counted("2026-12", {f"user {number}": 1}).attempt().refused()
+    save_journal(user.folder, journal)
+    lines = db("check", *where).out.splitlines()
+    assert len(lines) == 21
+    assert lines[-1].startswith("traffic of 11 more users and months is set aside in ")
+    save_journal(user.folder, journal.retried())
+    assert db("check", *where).code == 0
 
 
 @pytest.mark.parametrize("command", ["init", "check"])

@@ -75,6 +75,16 @@ def test_what_waits_for_the_store_is_told_apart(traffic: Trionat) -> None:
     assert (listed["alice"]["bytes"], listed["eve"]["bytes"]) == (7, 0)
 
 
+def test_what_the_store_refuses_is_told(traffic: Trionat) -> None:
+    journal = Journal().counted("2020-01", {"eve\x1b": 500}).attempt().refused()
+    save_journal(traffic.folder, journal.counted("2020-01", {"alice": 1}))
+    waits = f"{traffic.folder}/traffic.json until a server adds them."
+    refused = "The store refuses the traffic of 'eve\\x1b': the server's log says why."
+    assert traffic().out.splitlines()[-2:] == [f"501 B more wait in {waits}", refused]
+    assert traffic("alice").out.splitlines()[-1] == f"1 B more wait in {waits}"
+    assert traffic("eve\x1b").out.splitlines()[-1] == refused
+
+
 def test_nothing_yet(traffic: Trionat) -> None:
     assert traffic() == Outcome(0, "", "There is no traffic yet.\n")
     assert traffic("--json") == Outcome(0, "", "")

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from tests.mariadb import HOST, make_authority
-from trionat.errors import StartupError, StoreError, StoreUnavailableError
+from trionat.errors import StartupError, StoreDataError, StoreError, StoreUnavailableError
 from trionat.store.backend import open_store
 from trionat.store.base import Flush, Limits, User
 from trionat.store.mysql.check import check
@@ -252,6 +252,55 @@ async def test_the_go_program_adds_at_the_same_time(
         assert await store.traffic() == {"alice": 1 + 200 + 50 * 1000}
 
 
+BAD_TABLES = {
+    "characters": "alter table bars convert to character set latin1",
+    "length": "alter table bars modify username varchar(5) not null",
+    "range": "alter table bars modify bar int not null; insert into bars (bar, username) values (2147483647, '{bad}')",
+    "sum": "insert into bars (bar, username) values (9223372036854775807, '{bad}')",
+    "unique": "alter table bars add unique (username); insert into bars (bar, username) values (1, upper('{bad}'))",
+    "foreign key": "alter table userInfo_userinfo add unique (username);"
+    "insert into userInfo_userinfo (username, password) values ('alice', 'secret');"
+    "alter table bars add foreign key (username) references userInfo_userinfo (username)",
+    "check": "alter table bars add check (username <> '{bad}')",
+    "partition": "alter table bars drop primary key, modify id bigint not null, add primary key (id, username);"
+    "alter table bars modify id bigint not null auto_increment;"
+    "alter table bars partition by list columns (username) (partition p values in ('alice'))",
+    "trigger": "create trigger refusal before insert on bars for each row "
+    "if new.username = '{bad}' then signal sqlstate '45000' set message_text = 'no'; end if",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BAD_TABLES)
+async def test_a_flush_that_is_refused_for_its_data_changes_nothing(
+    mariadb: MariaDB, database: DatabaseConfig, fault: str
+) -> None:
+    """It is told from a database that cannot be asked, and its number can be tried again."""
+    bad = {"characters": "日本", "length": "x" * 6}.get(fault, "bad")
+    delimiter = "delimiter //\n{}//\ndelimiter ;" if fault == "trigger" else "{}"
+    mariadb.sql(delimiter.format(BAD_TABLES[fault].format(bad=bad)), database.db_name)
+    async with opened(database) as store:
+        before = await store.traffic()
+        for _ in range(2):
+            with pytest.raises(StoreDataError, match=r"^database 127\.0\.0\.1:"):
+                await store.add_traffic(flush(1, **{bad: 2, "alice": 1}))
+        assert await store.traffic() == before
+        assert await store.monthly_traffic("2026-11", [bad, "alice"]) == {}
+        assert await store.add_traffic(flush(1, alice=1))
+        assert await store.traffic() == {**before, "alice": 1}
+        # One that was added before is not looked into.
+        assert not await store.add_traffic(flush(1, **{bad: 2, "alice": 1}))
+
+
+@pytest.mark.parametrize(("name", "amount"), [("\udc80", 1), ("bad", 2**63), ("x" * 2000, 1)])
+async def test_amounts_and_names_that_no_table_takes_are_refused(
+    database: DatabaseConfig, name: str, amount: int
+) -> None:
+    async with opened(database) as store:
+        with pytest.raises(StoreDataError):
+            await store.add_traffic(flush(1, **{name: amount, "alice": 1}))
+        assert await store.add_traffic(flush(1, alice=1))
+
+
 async def test_a_time_that_is_no_date_is_long_past(
     mariadb: MariaDB, database: DatabaseConfig
 ) -> None:
@@ -275,6 +324,7 @@ async def test_names_that_a_table_cannot_hold_are_nobodys(
     add_row(mariadb, database, "été")
     async with opened(database) as store:
         assert list(await store.find_users(["日本", "🚇", "été", "%", "été\\"])) == ["été"]
+        assert list(await store.find_users(["🚇", "été"])) == ["été"]  # another error
         with pytest.raises(StoreError, match="there is no user"):
             await store.remove_user("🚇")
         with pytest.raises(StoreUnavailableError, match="Incorrect string value"):

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from trionat.errors import StoreUnavailableError
+from trionat.errors import StoreDataError, StoreUnavailableError
 from trionat.store.base import Flush, Limits, User
 from trionat.store.passwords import verify_password
 from trionat.store.sqlite import open_sqlite_store
@@ -252,3 +252,30 @@ async def test_a_closed_store_is_our_mistake_and_not_the_files(tmp_path: Path) -
         pass
     with pytest.raises(RuntimeError, match="closed"):
         await store.list_users()
+
+
+@pytest.mark.parametrize(("name", "amount"), [("\udc80", 1), ("bad", 2**63), ("refused", 1)])
+async def test_a_flush_that_is_refused_for_its_data_changes_nothing(
+    tmp_path: Path, name: str, amount: int
+) -> None:
+    """It is told from a file that cannot be used, and its number can be tried again."""
+
+    def flush(**amounts: int) -> Flush:
+        return Flush(server="a" * 32, number=1, month="2026-11", amounts=amounts)
+
+    path = tmp_path / "users.db"
+    async with open_sqlite_store(path) as store:
+        await store.prepare()
+        with sqlite3.connect(path) as connection:
+            connection.execute(
+                "create trigger refusal before insert on months when new.name = 'refused' "
+                "begin select raise(abort, 'no'); end"
+            )
+        connection.close()
+        for _ in range(2):
+            with pytest.raises(StoreDataError, match=r"^\S*users\.db: "):
+                await store.add_traffic(flush(alice=1, **{name: amount}))
+        assert await store.traffic() == {}
+        assert await store.add_traffic(flush(alice=1))
+        assert not await store.add_traffic(flush(alice=1, **{name: amount}))
+        assert await store.traffic() == {"alice": 1}

@@ -7,6 +7,7 @@ where a test moves it, since files and SQLite run in threads, which Trio's own m
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections import Counter
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trionat.errors import StoreUnavailableError
-from trionat.server.accounts.traffic import FLUSH_INTERVAL, Traffic, open_traffic
+from trionat.server.accounts.traffic import FLUSH_INTERVAL, RETRY_INTERVAL, Traffic, open_traffic
 from trionat.store.journal import load_journal
 from trionat.store.sqlite import open_sqlite_store
 
@@ -231,6 +232,111 @@ async def test_a_store_that_does_not_answer_is_given_up_in_time(
             office.line.outcome = "added"
             await office.next_look()
             assert await office.total() == 3
+
+
+def refuse(file: Path, *names: str) -> None:
+    """Have the store in that file refuse all traffic of these users, and of nobody else."""
+    with sqlite3.connect(file) as connection:
+        connection.execute("drop trigger if exists refusal")
+        listed = ", ".join(f"'{name}'" for name in names)
+        connection.execute(
+            f"create trigger refusal before insert on months when new.name in ({listed or 'null'}) "
+            "begin select raise(abort, 'not in this table'); end"
+        )
+    connection.close()
+
+
+async def test_one_user_whom_the_store_refuses_does_not_stop_the_others(
+    office: AdminServer, mock_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trionat")
+    users = [f"user {number}" for number in range(9)]
+    await office.line.store.traffic()  # makes the file
+    refuse(tmp_path / "users.db", "user 4", "user 7")
+    async with office.open() as traffic:
+        with ExitStack() as sessions:
+            for user in users:
+                sessions.enter_context(traffic.metered(user, lambda: office.sessions["all"]))
+            office.sessions["all"] = 100
+            await office.next_look()
+            expected = {user: 100 for user in users if user not in {"user 4", "user 7"}}
+            assert await office.line.store.traffic() == expected
+            kept = load_journal(office.folder)
+            assert kept.set_aside == {"2026-11": {"user 4": 100, "user 7": 100}}
+            assert (kept.attempted, kept.waiting) == (None, {})
+            tried = len(office.line.seen)
+
+            office.sessions["all"] = 110
+            await office.next_look()
+            assert len(office.line.seen) == tried + 1  # the others' alone
+            assert await office.total("user 8") == 110
+            assert load_journal(office.folder).unsettled() == {"user 4": 110, "user 7": 110}
+            used = await traffic.used_this_month(["user 4", "user 8"])
+            assert used == {"user 4": 110, "user 8": 110}
+            office.now = DECEMBER
+            office.sessions["all"] = 111
+
+    told = [record for record in caplog.records if "refuses a user's traffic" in record.message]
+    assert len(told) == 2
+    for record, user in zip(told, ("user 4", "user 7"), strict=True):
+        assert f"'user': '{user}'" in str(vars(record))
+        assert "not in this table" in str(vars(record))
+    assert "cannot be added to the store" not in caplog.text
+    caplog.clear()
+
+    async with office.open() as traffic:  # a start tries again, and tells again
+        assert caplog.text.count("refuses a user's traffic") == 2
+        tried = len(office.line.seen)
+        refuse(tmp_path / "users.db", "user 7")
+        await office.next_look()
+        assert len(office.line.seen) == tried
+        office.clock.jump(RETRY_INTERVAL)
+        await calm()
+        assert await office.total("user 4") == 111
+        assert load_journal(office.folder).set_aside == {
+            "2026-11": {"user 7": 110},
+            "2026-12": {"user 7": 1},
+        }
+        assert caplog.text.count("the store takes a user's traffic again") == 1
+        refuse(tmp_path / "users.db")
+    async with office.open() as traffic:
+        assert await office.line.store.traffic() == dict.fromkeys(users, 111)
+        monthly = await office.line.store.monthly_traffic("2026-11", users)
+        assert monthly == dict.fromkeys(users, 110)
+    assert load_journal(office.folder).unsettled() == {}
+
+
+async def test_what_is_refused_is_written_down_before_anything_else_happens(
+    office: AdminServer, mock_clock: MockClock, tmp_path: Path
+) -> None:
+    """Nothing else waits, and what comes later of the same user has no flush that would write it down."""
+    await office.line.store.traffic()
+    refuse(tmp_path / "users.db", "alice")
+    async with office.open() as traffic:
+        with traffic.metered("alice", lambda: office.sessions["alice"]):
+            for office.sessions["alice"] in (5, 7):
+                await office.next_look()
+                kept = load_journal(office.folder)
+                assert kept.set_aside == {"2026-11": {"alice": office.sessions["alice"]}}
+
+
+async def test_a_store_that_refuses_everybody_holds_nobody_up(
+    office: AdminServer, mock_clock: MockClock, tmp_path: Path
+) -> None:
+    """Who asks for usage meanwhile, as every login does, waits for one flush at most."""
+    users = [f"user {number}" for number in range(60)]
+    await office.line.store.traffic()
+    refuse(tmp_path / "users.db", *users)
+    async with open_traffic(office.folder, office.line) as traffic:  # type: ignore[arg-type]
+        for user in users:
+            with traffic.metered(user, lambda: 1):
+                pass
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(traffic.flush)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await traffic.used_this_month(["user 1"]) == {"user 1": 1}
+            assert len(office.line.seen) < 4
+    assert load_journal(office.folder).unsettled() == dict.fromkeys(users, 1)
 
 
 async def test_a_new_month_is_a_flush_of_its_own(
@@ -458,14 +564,15 @@ async def test_who_stops_asking_leaves_the_question_to_the_next(
         assert office.line.asked == [1, 1]
 
 
-Step: TypeAlias = tuple[str, Outcome, int, bool]
+Step: TypeAlias = tuple[str, Outcome, int, bool, frozenset[str]]
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["alice", "bob"]),
+        st.sampled_from(["alice", "bob", "carol"]),
         st.sampled_from(["added", "added", "answer lost", "down", "crash before", "crash after"]),
         st.integers(0, 1000),
         st.booleans(),
+        st.frozensets(st.sampled_from(["alice", "bob", "carol"]), max_size=2),
     ),
     max_size=25,
 )
@@ -474,7 +581,10 @@ steps = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(steps=steps)
 def test_every_byte_is_added_once_whatever_fails_when(steps: list[Step]) -> None:
-    """Each step relays some bytes, perhaps in a new month, and flushes. A crash loses what was not looked at, and only that."""
+    """Each step relays some bytes, perhaps in a new month, and flushes; the store may refuse some users.
+
+    A crash loses what was not looked at, and only that.
+    """
     in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk has to be waited for
     with TemporaryDirectory(dir=in_memory) as folder:
         trio.run(_live_through, Path(folder), steps)
@@ -490,7 +600,9 @@ async def _live_through(folder: Path, steps: list[Step]) -> None:
             return Traffic(folder, line, load_journal(folder), lambda: month[0])  # type: ignore[arg-type]
 
         traffic = start()
-        for name, line.outcome, amount, new_month in steps:
+        await store.prepare()
+        for name, line.outcome, amount, new_month, refused in steps:
+            refuse(folder / "users.db", *refused)
             month[0] = DECEMBER if new_month else NOVEMBER
             with traffic.metered(name, _constantly(amount)):
                 pass
@@ -504,7 +616,9 @@ async def _live_through(folder: Path, steps: list[Step]) -> None:
             has = Counter(await store.traffic())
             assert all(has[name] <= relayed[name] <= has[name] + waits[name] for name in relayed)
         line.outcome = "added"
-        await traffic.flush()
+        refuse(folder / "users.db")
+        await start().flush()
+        traffic = start()
         assert +Counter(await store.traffic()) == +relayed
         assert traffic.journal.unsettled() == {}
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 import typer
 
 from trionat.cli.command_line import App
-from trionat.cli.local_server import ConfigFile, State, told
+from trionat.cli.local_server import ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.config.sections import DatabaseConfig
 from trionat.errors import ConfigError, Problem
+from trionat.store.journal import FILE_NAME, load_journal
 
 if TYPE_CHECKING:
     from trionat.store.mysql.pool import Pool
 
 T = TypeVar("T")
+
+_TOLD: Final = 20
+"""Lines for traffic that is set aside; who has more has one cause for all of it."""
 
 db_app = App(help="The database that users and traffic live in, where the configuration names one.")
 
@@ -38,8 +42,10 @@ def init(config: ConfigFile = None) -> None:
 
 
 @db_app.command()
-def check(config: ConfigFile = None) -> None:
+def check(state_dir: StateDir = None, config: ConfigFile = None) -> None:
     """Tell what does not work with the database, or not as expected, a line each; nothing is changed.
+
+    Traffic that a server has set aside, because the database refuses it, is told as well.
 
     Ends with code 6 where there is anything to tell.
     """
@@ -47,12 +53,28 @@ def check(config: ConfigFile = None) -> None:
         database = _database(config)
         from trionat.store.mysql.check import check as find  # noqa: PLC0415 - the same
 
-        findings = _ask(database, find)
+        folder = State.find(state_dir, config).folder
+        set_aside = load_journal(folder).set_aside
+        findings = _ask(database, find) + _refused(set_aside, folder / FILE_NAME)
     for finding in findings:
         say(str(finding))
     if findings:
         raise typer.Exit(ExitCode.FINDINGS)
     say(f"Database {database.db_name} at {database.address}: all is well.")
+
+
+def _refused(set_aside: Mapping[str, Mapping[str, int]], file: Path) -> list[str]:
+    """Return a line for the traffic of each user and month that the database refuses, of the first ones at least."""
+    found = [
+        f"{amount} bytes of {user!r} in {month} are set aside in {file}: the database refuses them: mend the table, as a line"
+        " above or the server's log says, and restart the server or wait an hour: it tries again"
+        for month, amounts in sorted(set_aside.items())
+        for user, amount in sorted(amounts.items())
+    ]
+    if len(found) > _TOLD:
+        more = f"traffic of {len(found) - _TOLD} more users and months is set aside in {file}"
+        return [*found[:_TOLD], more]
+    return found
 
 
 def _database(config: Path | None) -> DatabaseConfig:

@@ -48,7 +48,8 @@ def traffic(
         with given("--month"):
             month = parse_month(month) if month else month_of(datetime.now(UTC))
         state = State.find(state_dir, config)
-        waiting = load_journal(state.folder).unsettled()
+        journal = load_journal(state.folder)
+        waiting = journal.unsettled()
         found = state.ask(lambda store: _usage(store, waiting, user, month))
     if as_json:
         for usage in found:
@@ -59,6 +60,9 @@ def traffic(
         say(
             f"{format_amount(rest)} more wait in {state.folder / FILE_NAME} until a server adds them."
         )
+    refused = journal.refused_users if user is None else journal.refused_users & {user}
+    for name in sorted(refused):
+        say(f"The store refuses the traffic of {name!r}: the server's log says why.")
 
 
 async def _usage(

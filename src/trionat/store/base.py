@@ -151,7 +151,8 @@ class Store(Protocol):
     """Accounts by name, and their traffic; names are compared exactly, case and all.
 
     Every method raises `StoreUnavailableError` when the store cannot be asked, and those that need an existing user
-    `StoreError` when there is none. Several processes may use one store at once: servers that run, and `trionat user`.
+    `StoreError` when there is none. Those that change something raise `StoreDataError`, and change nothing, when a value cannot be
+    stored. Several processes may use one store at once: servers that run, and `trionat user`.
     """
 
     async def prepare(self) -> None:
@@ -207,6 +208,10 @@ class Store(Protocol):
 
         Returns:
             Whether this call added it; False where the store has that server's flush of this number, or a later one.
+
+        Raises:
+            StoreDataError: It does not take an amount or a name. The number is looked at first: so no earlier call has added
+                this flush either.
         """
         ...
 

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from trionat.errors import StoreUnavailableError
+from trionat.errors import StoreDataError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -117,11 +117,17 @@ def _version(connection: sqlite3.Connection) -> int:
 
 @contextmanager
 def translated(path: Path) -> Generator[None]:
-    """Turn what SQLite and the system say of the file into `StoreUnavailableError`, but not our own mistakes."""
+    """Turn what SQLite and the system say of the file into `StoreUnavailableError`, but not our own mistakes.
+
+    What depends on the values becomes a `StoreDataError`: text that is no UTF-8, a number above 2^63 - 1, or what a constraint or
+    a trigger refuses that somebody has added.
+    """
     try:
         yield
     except sqlite3.ProgrammingError:
         raise  # our own mistake, such as a closed store
+    except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError, OverflowError) as exc:
+        raise StoreDataError(f"{path}: {exc}") from exc
     except sqlite3.Error as exc:
         raise StoreUnavailableError(f"{path}: {exc}") from exc
     except OSError as exc:

@@ -2,11 +2,13 @@
 
 Every 10 s, and soon after the end of a session, what has come together since the last look is put into the journal (on the
 disk), and from there into the store. A server that is killed loses what it has relayed since that look; whatever else fails
-(the store, its answer, the disk) costs nothing but time. `store/journal.py` has the law, and this module the times.
+(the store, its answer, the disk) costs nothing but time. What the store refuses for its data is set aside, so that the traffic of all
+others goes on. `store/journal.py` has the law, and this module the times.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -16,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from trionat.errors import StartupError, StoreUnavailableError
+from trionat.errors import StartupError, StoreDataError, StoreUnavailableError
 from trionat.log import get_logger
+from trionat.signals import Signal
 from trionat.store.journal import load_journal, save_journal
 from trionat.store.month import month_of
 
@@ -33,6 +36,9 @@ log = get_logger(__name__)
 FLUSH_INTERVAL: Final = 10.0
 """Seconds from one look at the sessions to the next, which is what a server that is killed loses at most; and how often a
 store that is down is tried again."""
+
+RETRY_INTERVAL: Final = 3600.0
+"""Seconds after which what the store has refused is offered again; at each start as well."""
 
 # Seconds from the end of a session to its flush: so that many which end together are one.
 _GATHER: Final = 0.5
@@ -107,7 +113,7 @@ class Traffic:
     now: Callable[[], datetime]
     _meters: set[_Meter] = attrs.field(init=False, factory=lambda: set())
     _left: Counter[str] = attrs.field(init=False, factory=lambda: Counter())  # by ended sessions
-    _session_ended: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _session_ended: Signal = attrs.field(init=False, factory=Signal)
     _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
     _question: _Question = attrs.field(init=False, factory=_Question)  # to be asked next
     _disk: trio.CapacityLimiter = attrs.field(
@@ -115,6 +121,8 @@ class Traffic:
     )  # not the one of all threads, in which slow name servers may take every place
     _on_disk: Journal = attrs.field(init=False)
     _sent: Flush | None = attrs.field(init=False)  # the last one that the store may have seen
+    _retry_at: float = attrs.field(init=False, default=-math.inf)
+    _refused: set[str] = attrs.field(init=False, factory=lambda: set())  # users, told in the log
     _store_is_down: bool = attrs.field(init=False, default=False)
     _disk_is_full: bool = attrs.field(init=False, default=False)
 
@@ -132,7 +140,7 @@ class Traffic:
         finally:
             self._meters.remove(meter)
             self._left[user] += meter.take()
-            self._session_ended.set()
+            self._session_ended.notify()
 
     async def used_this_month(self, names: Collection[str]) -> dict[str, int]:
         """Return the bytes of each of these users in this month (UTC), up to this moment, from all servers of the store.
@@ -171,7 +179,8 @@ class Traffic:
             await self.flush()
             with trio.CancelScope(deadline=next_look):
                 while True:
-                    await self._session_ended.wait()
+                    while not self._left:
+                        await self._session_ended.wait()
                     await trio.sleep(_GATHER)
                     if not self._store_is_down:
                         break
@@ -180,13 +189,25 @@ class Traffic:
                         await self._save()
 
     async def flush(self) -> None:
-        """Bring everything up to now into the journal, and from there to the store. Cancelling it loses nothing."""
+        """Bring everything up to now into the journal, and from there to the store. Cancelling it loses nothing.
+
+        It ends when it is time for the next look; what is left then waits for that.
+        """
+        end = trio.current_time() + FLUSH_INTERVAL
         async with self._turn:
             self._count()
-            while (flush := self._next_flush()) is not None and await self._save():
-                if not await self._send(flush):
-                    break
-                await self._save()
+            if trio.current_time() >= self._retry_at and not self._store_is_down:
+                self._retry_at = trio.current_time() + RETRY_INTERVAL
+                self.journal = self.journal.retried()
+        while await self._flush_next() and trio.current_time() < end:
+            pass
+
+    async def _flush_next(self) -> bool:
+        """Write the journal down, and bring what is next in it to the store; tell whether to go on."""
+        async with self._turn:  # given back in between, to those who ask
+            self.journal = self.journal.attempt()
+            flush = self.journal.attempted
+            return await self._save() and flush is not None and await self._send(flush)
 
     def tell_rest(self) -> None:
         """Log what stays behind, if anything does."""
@@ -200,15 +221,10 @@ class Traffic:
 
     def _count(self) -> None:
         """Take what the meters have into the journal."""
-        self._session_ended = trio.Event()
         amounts, self._left = self._left, Counter()
         for meter in self._meters:
             amounts[meter.user] += meter.take()
         self.journal = self.journal.counted(self._month, +amounts)
-
-    def _next_flush(self) -> Flush | None:
-        self.journal = self.journal.attempt()
-        return self.journal.attempted
 
     async def _save(self) -> bool:
         journal = self.journal
@@ -235,20 +251,42 @@ class Traffic:
         try:
             with trio.fail_after(_STORE_TIMEOUT):
                 added = await self.store.add_traffic(flush)
+        except StoreDataError as error:
+            self._refuse(flush, error)
         except (StoreUnavailableError, trio.TooSlowError) as error:
             if not self._store_is_down:
                 self._store_is_down = True
                 reason = str(error) or f"no answer within {_STORE_TIMEOUT:g} s"
                 log.warning("traffic cannot be added to the store; it is kept", error=reason)
             return False
-        if added or doubtful:
-            self.journal = self.journal.settled()
         else:
-            # It was never sent, and yet the store has its number: from another server with a copy of this state folder, or
-            # from this one before the folder was restored from an older copy.
-            self.journal = self.journal.renamed()
-            log.warning("another server counts under this one's name: taking a new one")
+            if added or doubtful:
+                self._settle(flush)
+            else:
+                # It was never sent, and yet the store has its number: from another server with a copy of this state folder, or
+                # from this one before the folder was restored from an older copy.
+                self.journal = self.journal.renamed()
+                log.warning("another server counts under this one's name: taking a new one")
         if self._store_is_down:
             self._store_is_down = False
             log.info("traffic is added to the store again")
         return True
+
+    def _settle(self, flush: Flush) -> None:
+        self.journal = self.journal.settled()
+        for user in self._refused & flush.amounts.keys() - self.journal.refused_users:
+            self._refused.remove(user)
+            log.info("the store takes a user's traffic again", user=user)
+
+    def _refuse(self, flush: Flush, error: StoreDataError) -> None:
+        self.journal = self.journal.refused()
+        for user in (flush.amounts.keys() & self.journal.refused_users) - self._refused:
+            self._refused.add(user)
+            log.warning(
+                "the store refuses a user's traffic; it is set aside",
+                user=user,
+                month=flush.month,
+                bytes=flush.amounts[user],
+                error=str(error),
+                hint="mend what the error names; it is tried again every hour, and at each start",
+            )

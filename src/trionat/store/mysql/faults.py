@@ -21,9 +21,30 @@ DENIALS: Final = {
 
 INCOMPARABLE: Final = {
     ER.CANT_AGGREGATE_2COLLATIONS,
+    ER.CANT_AGGREGATE_3COLLATIONS,
     ER.CANT_AGGREGATE_NCOLLATIONS,
     3854,  # ER_CANNOT_CONVERT_STRING of MySQL 8
 }
+
+REFUSALS: Final = {
+    ER.DUP_ENTRY,  # a unique index by a collation to which two names are one
+    ER.NO_REFERENCED_ROW,
+    ER.NO_REFERENCED_ROW_2,
+    ER.WARN_DATA_OUT_OF_RANGE,
+    ER.WARN_DATA_TRUNCATED,
+    ER.TRUNCATED_WRONG_VALUE,
+    ER.TRUNCATED_WRONG_VALUE_FOR_FIELD,  # characters that the column cannot hold
+    ER.INVALID_CHARACTER_STRING,
+    ER.DATA_TOO_LONG,
+    ER.CONSTRAINT_FAILED,  # MariaDB's
+    1526,  # ER_NO_PARTITION_FOR_GIVEN_VALUE
+    1644,  # ER_SIGNAL_EXCEPTION: a trigger says no
+    1690,  # ER_DATA_OUT_OF_RANGE: of a sum
+    1977,  # ER_CANNOT_CONVERT_CHARACTER of MariaDB
+    3819,  # ER_CHECK_CONSTRAINT_VIOLATED of MySQL 8
+    3988,  # ER_IMPOSSIBLE_STRING_CONVERSION of MySQL 8
+}
+"""What depends on the values of a row: other rows may be taken."""
 
 
 def explain(error: errors.MySQLError, config: DatabaseConfig) -> str:
@@ -49,6 +70,8 @@ def explain(error: errors.MySQLError, config: DatabaseConfig) -> str:
             return f"{text}: grant it to {config.username!r}"
         case ER.LOCK_WAIT_TIMEOUT:
             return "somebody else holds a lock"
+        case ER.TRUNCATED_WRONG_VALUE_FOR_FIELD:
+            return f"{text}: convert the table to utf8mb4: trionat db check tells how"
         case _:
             return f"{text} (error {number})" if number else text
 

@@ -20,8 +20,8 @@ import trio
 from anyio.from_thread import start_blocking_portal
 from asyncmy import errors
 
-from trionat.errors import StartupError, StoreUnavailableError
-from trionat.store.mysql.faults import DENIALS, INCOMPARABLE, explain
+from trionat.errors import StartupError, StoreDataError, StoreUnavailableError
+from trionat.store.mysql.faults import DENIALS, INCOMPARABLE, REFUSALS, explain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -119,6 +119,7 @@ class Pool:
 
         Raises:
             StoreUnavailableError: The database cannot be asked; one line says what to do.
+            StoreDataError: It does not take a value. A transaction has changed nothing then.
         """
 
         async def job() -> T:
@@ -143,8 +144,13 @@ class Pool:
             raise self._unavailable(
                 f"no answer within {seconds:g} s: is the network in order, or does somebody hold a lock?"
             ) from exc
+        except UnicodeEncodeError as exc:
+            raise StoreDataError(self._told(f"{exc.object!r} is no text")) from exc
         except errors.MySQLError as exc:
-            raise self._unavailable(explain(exc, self.config)) from exc
+            reason = explain(exc, self.config)
+            if exc.args[0] in REFUSALS:
+                raise StoreDataError(self._told(reason)) from exc
+            raise self._unavailable(reason) from exc
 
     async def _connect(self) -> asyncmy.Connection:
         """Return a connection, to be released."""
@@ -159,7 +165,10 @@ class Pool:
             ) from exc
 
     def _unavailable(self, reason: str) -> StoreUnavailableError:
-        return StoreUnavailableError(f"database {self.config.address}: {' '.join(reason.split())}")
+        return StoreUnavailableError(self._told(reason))
+
+    def _told(self, reason: str) -> str:
+        return f"database {self.config.address}: {' '.join(reason.split())}"
 
 
 @contextlib.asynccontextmanager
