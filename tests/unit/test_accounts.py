@@ -12,9 +12,11 @@ import pytest
 import trio
 
 from tests.unit.memory_server import TICKET_KEY
-from trionat.errors import RefusedError
-from trionat.protocol.messages import RefusalCode
+from trionat.errors import RefusedError, StoreUnavailableError
+from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.server.accounts.accounts import Accounts
+from trionat.server.accounts.credential import Credential
+from trionat.server.accounts.limits import UserLimits
 from trionat.server.accounts.traffic import Traffic
 from trionat.server.state_folder import StateFolder, make_ticket
 from trionat.store.journal import Journal
@@ -23,7 +25,7 @@ from trionat.store.mysql.store import MySQLStore
 from trionat.store.passwords import hash_password, is_hashed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.mariadb import MariaDB
     from trionat.config.sections import DatabaseConfig
@@ -156,3 +158,144 @@ async def test_a_database_that_is_down_refuses_logins_until_it_is_back(
         assert await accounts.authenticate("alice", password="secret")
     assert caplog.text.count("the user store cannot be asked; sessions go on") == 1
     assert caplog.text.count("the user store can be asked again") == 1
+
+
+# --- sessions that came by a password ---
+
+
+@attrs.define(eq=False)
+class Live:
+    """A session, as far as its account is watched."""
+
+    username: str
+    account_id: int
+    credential: Credential | None
+    user_limits: UserLimits
+    ended: list[tuple[CloseCode, str]] = attrs.field(factory=list)
+
+    def end(self, code: CloseCode, text: str) -> None:
+        self.ended.append((code, text))
+
+
+async def log_in(accounts: Accounts, name: str = "alice", password: str = "Straße 7") -> Live:
+    """Log in as `NativeLogin` does."""
+    user = await accounts.authenticate(name, password=password)
+    assert user is not None
+    credential = Credential.of(user, by_ticket=False)
+    return Live(name, user.account_id, credential, UserLimits(name, user.limits))
+
+
+async def look(accounts: Accounts, *sessions: Live, ends: bool = False) -> list[str]:
+    """Have the accounts looked at a few times, until all have ended if they have to; return why."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accounts.watch, dict(enumerate(sessions)))
+        for _ in range(250 if ends else 15):
+            await trio.sleep(0.02)
+            if ends and all(session.ended for session in sessions):
+                break
+        nursery.cancel_scope.cancel()
+    return [text for session in sessions for _, text in session.ended[:1]]
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trionat.server.accounts.accounts.WATCH_INTERVAL", 0.05)
+
+
+VOID = "the password of alice is void by now"
+
+
+@pytest.mark.usefixtures("quick_looks")
+@pytest.mark.parametrize("salted", [True, False])
+async def test_a_session_lives_on_when_its_password_is_replaced_by_the_hash(
+    store: MySQLStore, salted: bool
+) -> None:
+    """By the login itself, by another server, or by an administrator for all accounts."""
+    if salted:
+        await store.set_ticket_salt("alice", SALT)
+    plain = accounts_of(store)
+    session = await log_in(plain)
+    assert "Straße" not in repr(session.credential)
+    upgrading = await log_in(accounts_of(store, upgrade_passwords=True))
+    assert is_hashed((await stored(store)).password)
+    assert await look(plain, session, upgrading) == []
+    assert session.credential is not None
+    assert session.credential.plain is None
+    assert session.credential == upgrading.credential
+    await store.set_password("alice", await hash_password("another"), SALT)
+    assert await look(plain, session, upgrading, ends=True) == [VOID, VOID]
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_session_lives_on_whose_upgrade_failed_at_first(
+    mariadb: MariaDB, database: DatabaseConfig, store: MySQLStore
+) -> None:
+    reader = mariadb.new_user(database, "select")
+    async with open_pool(reader) as pool:
+        session = await log_in(accounts_of(MySQLStore(pool), upgrade_passwords=True))
+    accounts = accounts_of(store, upgrade_passwords=True)
+    later = await log_in(accounts)
+    assert await look(accounts, session, later) == []
+
+
+@pytest.mark.usefixtures("quick_looks")
+@pytest.mark.parametrize("new", ["another", "$argon2id$damaged", None])
+@pytest.mark.parametrize("upgrade", [True, False])
+async def test_a_new_password_ends_sessions_by_the_old_one(
+    store: MySQLStore, upgrade: bool, new: str | None
+) -> None:
+    """None is `trionat user passwd`; the others are what somebody may write into the table."""
+    accounts = accounts_of(store, upgrade_passwords=upgrade)
+    session = await log_in(accounts)
+    assert await look(accounts, session) == []
+    if new is None:
+        await store.set_password("alice", await hash_password("another"), SALT)
+    else:
+        assert await store.upgrade_password("alice", (await stored(store)).password, new)
+    assert await look(accounts, session, ends=True) == [VOID]
+    assert session.ended[0][0] is CloseCode.ACCOUNT_REMOVED
+
+
+@attrs.define(eq=False)
+class Eventful(MySQLStore):
+    """A store in which something happens between the check of a password and its replacement, or behind that."""
+
+    before: Callable[[], Awaitable[None]] | None = None
+    down_behind: bool = False
+    _upgraded: bool = False
+
+    async def find_user(self, name: str) -> User | None:
+        if self.down_behind and self._upgraded:
+            raise StoreUnavailableError("it is gone")
+        return await super().find_user(name)
+
+    async def upgrade_password(self, name: str, old: str, new: str) -> bool:
+        if self.before is not None:
+            await self.before()
+        self._upgraded = True
+        return await super().upgrade_password(name, old, new)
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_password_that_is_changed_during_a_login_by_the_old_one_ends_its_session(
+    store: MySQLStore,
+) -> None:
+    async def passwd() -> None:
+        await store.set_password("alice", await hash_password("another"), SALT)
+
+    eventful = Eventful(store._pool, before=passwd)
+    accounts = accounts_of(eventful, upgrade_passwords=True)
+    session = await log_in(accounts)  # it was the right one when it was checked
+    assert await look(accounts, session, ends=True) == [VOID]
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_store_that_goes_away_behind_the_upgrade_harms_no_session(
+    store: MySQLStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trionat")
+    eventful = Eventful(store._pool, down_behind=True)
+    session = await log_in(accounts_of(eventful, upgrade_passwords=True))
+    assert caplog.text.count("was replaced by its hash") == 1
+    assert "stays in plain text" not in caplog.text
+    assert await look(accounts_of(store), session) == []

@@ -497,4 +497,8 @@ def test_a_credential_knows_what_it_came_by() -> None:
     assert not ticket.opens(attrs.evolve(user, ticket_salt=b"new" + bytes(13)))
     assert ticket.opens(attrs.evolve(user, password="new"))
     assert not password.opens(attrs.evolve(user, password="new"))
+    assert password.plain == user.password  # as long as the store has it so
     assert user.password not in repr(password)
+    assert ticket.plain is None
+    hashed = attrs.evolve(user, password="$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$aGFzaA")
+    assert Credential.of(hashed, by_ticket=False).plain is None

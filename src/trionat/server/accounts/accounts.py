@@ -149,17 +149,20 @@ class Accounts:
             return False
 
     async def _upgrade(self, store: Store, user: User) -> User:
-        """Replace a plain text by its hash; whoever logs in is let in all the same if that fails. Return the account as it is then."""
+        """Replace a plain text by its hash; whoever logs in is let in all the same if that fails.
+
+        Return the account with the password that was checked, as the store holds that now: not what somebody else may have
+        set meanwhile, which this login has not shown.
+        """
         try:
-            done = await store.upgrade_password(
-                user.name, user.password, await hash_password(user.password)
-            )
-            if done:
-                log.info("a password in plain text was replaced by its hash", user=user.name)
-            return await store.find_user(user.name) or user
+            hashed = await hash_password(user.password)
+            if not await store.upgrade_password(user.name, user.password, hashed):
+                return user  # it was changed meanwhile: `watch` finds out whether it is another one
         except StoreError as error:
             log.warning("a password stays in plain text", user=user.name, error=str(error))
             return user
+        log.info("a password in plain text was replaced by its hash", user=user.name)
+        return attrs.evolve(user, password=hashed)
 
     async def watch(self, sessions: Mapping[int, LiveSession]) -> None:
         """Give live sessions their accounts' new limits, and end those whose account may not go on, for ever.
@@ -181,21 +184,35 @@ class Accounts:
                 self._note_store(error)
                 continue
             self._note_store(None)
+            changed: list[tuple[LiveSession, User]] = []
             for session in watched:
                 name = session.username
                 user = users.get(name)
                 if user is None or user.account_id != session.account_id:
                     session.end(CloseCode.ACCOUNT_REMOVED, f"the account {name} was removed")
                 elif session.credential is not None and not session.credential.opens(user):
-                    # To clients, an account that they cannot log in to is one that is not there: they end.
-                    what = session.credential.name
-                    session.end(CloseCode.ACCOUNT_REMOVED, f"the {what} of {name} is void by now")
+                    changed.append((session, user))
                 elif user.is_expired(_now()):
                     session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")
                 elif name in exhausted:
                     session.end(CloseCode.QUOTA_EXCEEDED, exhausted[name])
                 elif not self._is_damaged(user):
                     session.user_limits.change(user.limits)
+            for session, user in changed:
+                await self._renew(session, user)
+
+    async def _renew(self, session: LiveSession, user: User) -> None:
+        """End a session whose credential is void; a password that was hashed meanwhile is the same password."""
+        credential = session.credential
+        if credential is None:
+            return
+        renewed = await credential.renewed(user)
+        if renewed is not None:
+            session.credential = renewed
+        else:
+            # To clients, an account that they cannot log in to is one that is not there: they end.
+            text = f"the {credential.name} of {user.name} is void by now"
+            session.end(CloseCode.ACCOUNT_REMOVED, text)
 
     def _cannot_ask(self, error: StoreError) -> RefusedError:
         self._note_store(error)

@@ -1,4 +1,4 @@
-"""By what a session was let in: kept to notice that it is void by now, without the secret itself."""
+"""By what a session was let in: kept to notice that it is void by now."""
 
 from __future__ import annotations
 
@@ -8,26 +8,53 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from trionat.errors import StoreError
+from trionat.store.passwords import is_hashed, verify_password
+
 if TYPE_CHECKING:
     from trionat.store.base import User
 
 
 @attrs.frozen
 class Credential:
-    """A ticket follows from the account's salt, a password is what the store holds of it; `digest` is SHA-256 of either."""
+    """What a login has shown, as the store had it at that moment.
+
+    A ticket follows from the account's salt, a password is what the store holds of it; `digest` is SHA-256 of either.
+
+    A password that the store holds in plain text may be replaced by its hash at any time: by a login here, by another server, by
+    an administrator who hashes the whole table. Nothing but the password itself tells such a hash from that of a new one. So `plain`
+    has it for as long as the store does, which hands it out at every look anyway, and is None otherwise.
+    """
 
     by_ticket: bool
     digest: bytes = attrs.field(repr=False)
+    plain: str | None = attrs.field(repr=False, default=None)
 
     @classmethod
     def of(cls, user: User, *, by_ticket: bool) -> Credential:
-        """Return what a login just now has shown."""
+        """Return what a login has shown that was checked against this account."""
         secret = user.ticket_salt if by_ticket else user.password.encode(errors="surrogatepass")
-        return cls(by_ticket, hashlib.sha256(secret).digest())
+        plain = None if by_ticket or is_hashed(user.password) else user.password
+        return cls(by_ticket, hashlib.sha256(secret).digest(), plain)
 
     def opens(self, user: User) -> bool:
-        """Tell whether it would still let its session in."""
+        """Tell whether the account still has what was shown; where it has not, `renewed` knows whether it is void."""
         return hmac.compare_digest(self.digest, self.of(user, by_ticket=self.by_ticket).digest)
+
+    async def renewed(self, user: User) -> Credential | None:
+        """Return the credential after a change of the account, or None where it would not let its session in any more.
+
+        Takes some 25 ms where the password is hashed by now, and no time otherwise.
+        """
+        if self.opens(user):
+            return self
+        if self.plain is None or not is_hashed(user.password):
+            return None
+        try:
+            same = await verify_password(user.password, self.plain)
+        except StoreError:  # the hash is damaged: nobody can log in by it
+            return None
+        return self.of(user, by_ticket=False) if same else None
 
     @property
     def name(self) -> str:
