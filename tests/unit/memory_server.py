@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import Tidy
     from trionat.server.control.login import Login
     from trionat.server.sessions.session import Session
+    from trionat.store.base import Flush
     from trionat.transport.endpoint import Endpoint
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -81,7 +82,9 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return {name: self.users[name] for name in names if name in self.users}
 
-    async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
+    async def monthly_traffic(
+        self, month: str, names: Collection[str], pending: Flush | None = None
+    ) -> dict[str, int]:
         await trio.lowlevel.checkpoint()
         return {name: self.month[name] for name in names if name in self.month}
 

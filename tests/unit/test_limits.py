@@ -305,7 +305,7 @@ async def test_a_store_that_cannot_tell_the_usage_lets_nobody_in(
     async with open_memory_server(tidy, 4, store) as server:
         await log_in(server, "alice", "one")
 
-        async def fail(_month: str, _names: object) -> dict[str, int]:
+        async def fail(*_: object) -> dict[str, int]:
             await trio.lowlevel.checkpoint()
             raise StoreUnavailableError("down")
 

@@ -264,6 +264,21 @@ async def test_traffic_adds_up_in_all_and_by_month(opener: Opener) -> None:
         assert await store.traffic() == {"alice": 22, "Alice": 1000, "bob": 1}
 
 
+async def test_a_flush_that_may_be_there_counts_once_in_its_month(opener: Opener) -> None:
+    async with opener() as store:
+        names = ["alice", "bob", "\ud800"]
+        pending = flush(1, alice=10, bob=1, eve=5)
+        for _ in range(2):
+            of_month = await store.monthly_traffic("2026-11", names, pending)
+            assert of_month == {"alice": 10, "bob": 1}
+            assert await store.monthly_traffic("2026-12", names, pending) == {}
+            assert await store.monthly_traffic("2026-11", [], pending) == {}
+            await store.add_traffic(pending)
+        other = flush(1, server="b" * 32, alice=100)
+        assert await store.monthly_traffic("2026-11", names, other) == {"alice": 110, "bob": 1}
+        assert await store.monthly_traffic("2026-11", names) == {"alice": 10, "bob": 1}
+
+
 async def test_a_flush_is_added_once(opener: Opener) -> None:
     async with opener() as store:
         first = flush(1, alice=10)

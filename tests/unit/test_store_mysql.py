@@ -16,8 +16,10 @@ import trio.testing
 
 from tests.mariadb import HOST, make_authority
 from trionat.errors import StartupError, StoreDataError, StoreError, StoreUnavailableError
+from trionat.server.accounts.traffic import Traffic
 from trionat.store.backend import open_store
 from trionat.store.base import Flush, Limits, User
+from trionat.store.journal import Journal
 from trionat.store.mysql.check import check
 from trionat.store.mysql.pool import open_pool
 from trionat.store.mysql.schema import init, prepare
@@ -888,6 +890,10 @@ async def test_a_flush_whose_answer_was_lost_is_added_once(
             with pytest.raises(StoreUnavailableError, match="the connection was lost"):
                 await store.add_traffic(flush(number, alice=10**number))
             proxy.cut = ""
+            # For the quota it counts once, whether it has arrived or not.
+            pending = flush(number, alice=10**number, bob=number)
+            expected = {"alice": total + 10**number} | ({"bob": number} if cut == "before" else {})
+            assert await direct.monthly_traffic("2026-11", ["alice", "bob"], pending) == expected
             added = await (store if number % 2 else direct).add_traffic(
                 flush(number, alice=10**number)
             )
@@ -896,6 +902,25 @@ async def test_a_flush_whose_answer_was_lost_is_added_once(
             assert await direct.traffic() == {"alice": total}
             assert await direct.monthly_traffic("2026-11", ["alice"]) == {"alice": total}
         assert proxy.cuts == 5
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+async def test_a_flush_whose_answer_was_lost_counts_once_for_the_quota(
+    database: DatabaseConfig, tmp_path: Path, cut: str
+) -> None:
+    async with through_proxy(database) as (proxy, store):
+        await store.traffic()  # a new connection has a commit of its own
+        traffic = Traffic(tmp_path, store, Journal(), lambda: datetime.now(UTC))
+        with traffic.metered("alice", lambda: 100):
+            proxy.cut = cut
+            await traffic.flush()
+            proxy.cut = ""
+            assert traffic.journal.attempted is not None
+            assert await store.traffic() == ({} if cut == "before" else {"alice": 100})
+            assert await traffic.used_this_month(["alice"]) == {"alice": 100}
+            await traffic.flush()
+            assert await traffic.used_this_month(["alice"]) == {"alice": 100}
+        assert await store.traffic() == {"alice": 100}
 
 
 async def test_a_server_that_vanishes_in_a_transaction_holds_nobody_up_for_long(

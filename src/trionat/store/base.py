@@ -146,6 +146,10 @@ class Flush:
     month: str
     amounts: Mapping[str, int]
 
+    def missing(self, month: str, last: int) -> Mapping[str, int]:
+        """Return the bytes of that month in it, unless a store has it whose last flush of this server has the number `last`."""
+        return self.amounts if month == self.month and self.number > last else {}
+
 
 class Store(Protocol):
     """Accounts by name, and their traffic; names are compared exactly, case and all.
@@ -219,6 +223,11 @@ class Store(Protocol):
         """Return the bytes of every user that has any, in all."""
         ...
 
-    async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
-        """Return the bytes of these users in that month (`2026-11`, UTC); who has none may be missing."""
+    async def monthly_traffic(
+        self, month: str, names: Collection[str], pending: Flush | None = None
+    ) -> dict[str, int]:
+        """Return the bytes of these users in that month (`2026-11`, UTC); who has none may be missing.
+
+        What is in `pending`, a flush of which nobody knows whether it was added, counts once: as if it had been.
+        """
         ...

@@ -136,12 +136,17 @@ class Journal:
         attempted = self.attempted and attrs.evolve(self.attempted, server=new, number=1)
         return attrs.evolve(self, server=new, number=1 if attempted else 0, attempted=attempted)
 
-    def unsettled(self, month: str | None = None) -> dict[str, int]:
-        """Return the bytes by user, in that month or in all, that the store may not have."""
+    def kept(self, month: str | None = None) -> Counter[str]:
+        """Return the bytes by user, in that month or in all, that the store does not have: all but the attempted ones."""
         found: Counter[str] = Counter()
         for one, amounts in (*self.waiting.items(), *self.set_aside.items()):
             if month in (None, one):
                 found.update(amounts)
+        return found
+
+    def unsettled(self, month: str | None = None) -> dict[str, int]:
+        """Return the bytes by user, in that month or in all, that the store may not have."""
+        found = self.kept(month)
         if self.attempted is not None and month in (None, self.attempted.month):
             found.update(self.attempted.amounts)
         return dict(found)

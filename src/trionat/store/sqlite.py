@@ -8,6 +8,7 @@ another process that is writing.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -21,7 +22,7 @@ from trionat.store.sqlite_file import open_file, translated
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncGenerator, Callable, Collection
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping
     from pathlib import Path
 
     from trionat.store.base import Flush, Limits
@@ -196,19 +197,31 @@ class SQLiteStore:
             lambda connection: dict(connection.execute("select name, bytes from traffic"))
         )
 
-    async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
-        """Return the bytes of these users in that month (`2026-11`, UTC)."""
+    async def monthly_traffic(
+        self, month: str, names: Collection[str], pending: Flush | None = None
+    ) -> dict[str, int]:
+        """Return the bytes of these users in that month (`2026-11`, UTC), as if `pending` had been added."""
 
         def find(connection: sqlite3.Connection) -> dict[str, int]:
-            found: dict[str, int] = {}
+            missing: Mapping[str, int] = {}
+            if (
+                pending is not None
+            ):  # only this process adds flushes of its server: it does not come in between
+                last = connection.execute(
+                    "select number from flushes where server = ?", (pending.server,)
+                ).fetchone()
+                missing = pending.missing(month, last[0] if last else 0)
+            found = Counter({name: missing[name] for name in names if name in missing})
             for name in names:
                 found.update(
-                    connection.execute(
-                        "select name, bytes from months where month = ? and name = ?",
-                        (month, _storable(name)),
+                    dict(
+                        connection.execute(
+                            "select name, bytes from months where month = ? and name = ?",
+                            (month, _storable(name)),
+                        )
                     )
                 )
-            return found
+            return dict(found)
 
         return await self._run(find)
 

@@ -95,17 +95,8 @@ class _Meter:
 
 
 @attrs.define(eq=False)
-class _Question:
-    """How much the users of these names have used this month; many ask at once when a server has come back."""
-
-    names: set[str] = attrs.field(factory=lambda: set())
-    used: Counter[str] | None = None
-    failure: str = ""
-
-
-@attrs.define(eq=False)
 class Traffic:
-    """See the module; made by `open_traffic`. Only `_turn`'s holder touches journal, disk and store."""
+    """See the module; made by `open_traffic`. Only `_turn`'s holder changes journal and disk, and adds to the store."""
 
     folder: Path
     store: Store
@@ -115,7 +106,6 @@ class Traffic:
     _left: Counter[str] = attrs.field(init=False, factory=lambda: Counter())  # by ended sessions
     _session_ended: Signal = attrs.field(init=False, factory=Signal)
     _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
-    _question: _Question = attrs.field(init=False, factory=_Question)  # to be asked next
     _disk: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # not the one of all threads, in which slow name servers may take every place
@@ -145,31 +135,26 @@ class Traffic:
     async def used_this_month(self, names: Collection[str]) -> dict[str, int]:
         """Return the bytes of each of these users in this month (UTC), up to this moment, from all servers of the store.
 
-        What another server has relayed since its last flush is missing. A flush whose outcome is unknown counts.
+        What another server has relayed since its last flush is missing. A flush whose outcome is unknown counts once, whether the
+        store has it or not. Waits for a flush on its way only if that began after the question.
 
         Raises:
             StoreUnavailableError: the store cannot be asked.
         """
-        question = self._question
-        question.names.update(names)
-        async with self._turn:  # or a flush on its way would be seen twice, or not at all
-            if question.failure:
-                raise StoreUnavailableError(question.failure)
-            if question.used is None:  # the first of those who ask together
-                self._question = _Question()  # for those who come from now on
-                try:
-                    question.used = await self._find_used(question.names)
-                except StoreUnavailableError as error:
-                    question.failure = str(error)
-                    raise
-        return {name: question.used[name] for name in names}
+        before = self.journal
+        used = await self._find_used(names)
+        if (self.journal.server, self.journal.number) != (before.server, before.number):
+            async with self._turn:  # what was kept when it was asked may be in the answer as well
+                used = await self._find_used(names)
+        return {name: used[name] for name in names}
 
     async def _find_used(self, names: Collection[str]) -> Counter[str]:
-        month = self._month
-        used = Counter(await self.store.monthly_traffic(month, names))
-        used += Counter(self.journal.unsettled(month)) + self._left
+        """Ask the store once; right unless another flush begins meanwhile."""
+        month, journal = self._month, self.journal
+        used = journal.kept(month) + self._left
         for meter in self._meters:
             used[meter.user] += meter.unseen
+        used.update(await self.store.monthly_traffic(month, names, journal.attempted))
         return used
 
     async def flush_regularly(self) -> None:

@@ -137,12 +137,14 @@ class MySQLStore:
         """Return the bytes of every user that has any, in all."""
         return await self._pool.run(traffic.totals)
 
-    async def monthly_traffic(self, month: str, names: Collection[str]) -> dict[str, int]:
-        """Return the bytes of these users in that month (`2026-11`, UTC)."""
+    async def monthly_traffic(
+        self, month: str, names: Collection[str], pending: Flush | None = None
+    ) -> dict[str, int]:
+        """Return the bytes of these users in that month (`2026-11`, UTC), as if `pending` had been added."""
         wanted = _askable(names)
 
         async def find(link: Link) -> dict[str, int]:
-            return await traffic.totals_of_month(link, month, wanted) if wanted else {}
+            return await traffic.totals_of_month(link, month, wanted, pending) if wanted else {}
 
         return await self._pool.run(find)
 

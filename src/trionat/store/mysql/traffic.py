@@ -41,14 +41,24 @@ async def totals(link: Link) -> dict[str, int]:
     return dict(sums)
 
 
-async def totals_of_month(link: Link, month: str, names: tuple[str, ...]) -> dict[str, int]:
-    """Return the bytes of these users (one at least) in that month."""
+async def totals_of_month(
+    link: Link, month: str, names: tuple[str, ...], pending: Flush | None
+) -> dict[str, int]:
+    """Return the bytes of these users (one at least) in that month, as if `pending` had been added."""
     rows = await link.ask(
-        "select username, bytes from trionat_months where month = %s and username in %s",
+        # In one statement, which sees a flush in both tables or in neither.
+        "select username, bytes from trionat_months where month = %s and username in %s "
+        "union all select null, number from trionat_flushes where server = %s",
         month,
         names,
+        pending.server if pending else "",
     )
-    return {name.decode(): amount for name, amount in rows}
+    missing: Mapping[str, int] = {}
+    if pending is not None:
+        missing = pending.missing(month, max((n for name, n in rows if name is None), default=0))
+    found = Counter({name: missing[name] for name in names if name in missing})
+    found.update({name.decode(): amount for name, amount in rows if name is not None})
+    return dict(found)
 
 
 async def _add_to_bars(link: Link, amounts: Mapping[str, int]) -> None:
