@@ -24,6 +24,7 @@ from trionat.errors import StoreUnavailableError
 from trionat.protocol.messages import Close, CloseCode, Queued, RefusalCode, Refused, Welcome
 from trionat.server.accounts.accounts import WATCH_INTERVAL
 from trionat.server.accounts.credential import Credential
+from trionat.server.accounts.limits import UserLimits
 from trionat.store.base import Limits
 from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
 
@@ -461,6 +462,24 @@ async def test_a_braked_tunnel_is_neither_dead_nor_deaf(
         await trio.sleep(60)
         assert "tunnel lost" not in caplog.text
         assert "tunnel given up" not in caplog.text
+
+
+async def test_a_bandwidth_that_is_lifted_and_set_again_revives_no_debt(
+    autojump_clock: MockClock,
+) -> None:
+    """Neither that of before, nor what was relayed without a limit."""
+    limited = Limits(bandwidth=1000)
+    user_limits = UserLimits("alice", limited)
+    started = trio.current_time()
+    assert user_limits.throttle.take_nowait(1_000_000)
+    assert not user_limits.throttle.take_nowait(1)  # a debt of many minutes
+    user_limits.change(Limits())
+    assert user_limits.throttle.take_nowait(1_000_000)
+    user_limits.change(limited)
+    assert user_limits.throttle.take_nowait(1000)
+    assert trio.current_time() == started
+    await user_limits.throttle.take(1)  # and yet it is limited
+    assert 0.9 < trio.current_time() - started < 1.1
 
 
 @pytest.mark.parametrize(
