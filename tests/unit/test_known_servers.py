@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-import subprocess
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from trionat.address import TCPAddress
-from trionat.client.native.known_servers import KnownServers, check_fingerprint, load_identity
+from trionat.client.native.identity import load_identity
+from trionat.client.native.known_servers import KnownServers, check_fingerprint
 from trionat.errors import IdentityError, StartupError
 from trionat.fingerprint import format_fingerprint
 
@@ -128,44 +126,6 @@ def test_both_files_are_for_the_user_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert files == dict.fromkeys(("known_servers", "known_servers.lock", "identity"), 0o600)
-
-
-def test_the_identity_is_made_once_and_at_random(tmp_path: Path) -> None:
-    identity = load_identity(tmp_path / "one")
-    assert re.fullmatch("[0-9a-f]{32}", identity)
-    assert load_identity(tmp_path / "one") == identity
-    assert load_identity(tmp_path / "two") != identity
-
-
-def test_clients_that_start_at_once_have_one_identity(tmp_path: Path) -> None:
-    code = (
-        "import sys, pathlib; from trionat.client.native.known_servers import load_identity\n"
-        "print(flush=True); sys.stdin.read(1); print(load_identity(pathlib.Path(sys.argv[1])))"
-    )
-    clients = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "state")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(6)
-    ]
-    for client in clients:
-        assert client.stdout is not None
-        client.stdout.readline()
-    for client in clients:
-        assert client.stdin is not None
-        client.stdin.write(b"g")
-        client.stdin.flush()
-    (identity,) = {client.communicate()[0].decode().strip() for client in clients}
-    assert identity == load_identity(tmp_path / "state")
-
-
-@pytest.mark.parametrize("content", [b"", b"abc", b"G" * 32, b"\xff" * 32, b"a" * 33])
-def test_a_damaged_identity_is_told(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "identity").write_bytes(content)
-    with pytest.raises(StartupError, match=r"identity: an identity is 32 hex digits: delete it"):
-        load_identity(tmp_path)
 
 
 def test_the_right_server_passes() -> None:

@@ -1,17 +1,14 @@
-"""Whom the client trusts and who it is: known servers' fingerprints, and its own identity.
+"""Whom the client trusts: the fingerprints of known servers.
 
-Owns two files of the client's state folder. `known_servers` has one `HOST:PORT SHA256:…` a line; blank lines and lines that
-start with `#` are the user's own and stay. `identity` is what the client calls itself, so that a server gives it the same
-ports again. Everything that touches the disk is a plain function and blocks: call it through `trio.to_thread.run_sync`. What
-to do about a server that is not known is somebody else's decision.
+Owns the file `known_servers` of the client's state folder: one `HOST:PORT SHA256:…` a line; blank lines and lines that start
+with `#` are the user's own and stay. Everything that touches the disk is a plain function and blocks: call it through
+`trio.to_thread.run_sync`. What to do about a server that is not known is somebody else's decision.
 """
 
 from __future__ import annotations
 
 import hmac
-import re
-import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -19,22 +16,18 @@ from trionat.address import parse_tcp_address
 from trionat.errors import IdentityError, StartupError
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.store.private_file import (
-    create_private,
     hold_lock,
     is_there,
     make_private_folder,
     read_private,
     write_private,
 )
-from trionat.text import NotTextError, decode_text, invisible_in, strip_around
+from trionat.text import NotTextError, decode_text, invisible_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from trionat.address import TCPAddress
-
-_IDENTITY: Final = re.compile(r"[0-9a-f]{32}")
-_IDENTITY_BYTES: Final = 16
 
 
 @attrs.frozen
@@ -119,29 +112,6 @@ def _parse(line: str) -> tuple[str, bytes]:
 def _key(address: TCPAddress) -> str:
     """Host names are the same in either case (RFC 4343)."""
     return str(address).lower()
-
-
-def load_identity(folder: Path) -> str:
-    """Return the client's identity, 32 hex digits; the first call makes it, at random. Blocks.
-
-    Of two clients that start for the first time at once, both get the same.
-
-    Raises:
-        StartupError: The file cannot be made or read, or is damaged.
-    """
-    path = folder / "identity"
-    if not is_there(path):
-        make_private_folder(folder)
-        create_private(path, f"{secrets.token_hex(_IDENTITY_BYTES)}\n".encode())
-    try:
-        identity = strip_around(decode_text(read_private(path)))
-    except NotTextError:
-        identity = ""
-    if not _IDENTITY.fullmatch(identity):
-        raise StartupError(
-            f"{path}: an identity is {2 * _IDENTITY_BYTES} hex digits: delete it for a new one"
-        )
-    return identity
 
 
 def check_fingerprint(expected: bytes, actual: bytes, address: TCPAddress) -> None:
