@@ -1,4 +1,4 @@
-"""TLS 1.3 on both sides, and what tells a TLS client from others.
+"""TLS 1.3 on both sides.
 
 The server shows its certificate; the client checks it either by fingerprint (then nothing else of it matters, neither name nor
 dates) or as a browser would, by authority and name. Nothing is sent before that check.
@@ -6,26 +6,16 @@ dates) or as a browser would, by authority and name. Nothing is sent before that
 
 from __future__ import annotations
 
-import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from trionat.errors import ConnectionLostError
-from trionat.protocol.dialect import Dialect, detect_dialect
-from trionat.protocol.frames import HEADER_BYTES
 from trionat.transport.certificate import fingerprint
 from trionat.transport.endpoint import TLSEndpoint, lost
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
-
-# How long to look away when a connection's first bytes came in too small a piece to tell what they are. Rare: every client
-# that we know sends them in one segment.
-_PEEK_INTERVAL: Final = 0.05
-_LONGEST_PEEK_INTERVAL: Final = 1.0
-
 
 # What OpenSSL calls an answer that is no TLS record.
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
@@ -136,43 +126,3 @@ def peer_fingerprint(endpoint: TLSEndpoint) -> bytes:
     if certificate is None:  # a TLS 1.3 server without a certificate does not exist
         raise ConnectionLostError("the server showed no certificate")
     return fingerprint(certificate)
-
-
-async def peek_dialect(sock: socket.socket) -> Dialect:
-    """Look at a connection's first bytes, without taking them, until they tell what the peer speaks.
-
-    The caller sets the deadline and closes the socket.
-
-    Raises:
-        ConnectionLostError: the peer went away before it had said enough.
-    """
-    seen = -1
-    interval = _PEEK_INTERVAL
-    while True:
-        await trio.lowlevel.wait_readable(sock)
-        try:
-            first = sock.recv(HEADER_BYTES, socket.MSG_PEEK)
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            raise lost(error) from error
-        if (dialect := detect_dialect(first)) is not None:
-            return dialect
-        if not first or (len(first) == seen and _is_half_closed(sock)):
-            raise ConnectionLostError(
-                f"the peer closed the connection after {max(len(first), 0)} bytes"
-            )
-        seen = len(first)
-        await trio.sleep(interval)
-        interval = min(2 * interval, _LONGEST_PEEK_INTERVAL)
-
-
-def _is_half_closed(sock: socket.socket) -> bool:
-    """Tell whether the peer has ended its direction, behind bytes that are still unread.
-
-    Peeking cannot see an end behind bytes; the kernel's state of the connection can (tcp(7), TCP_INFO, its first byte).
-    """
-    close_wait = 8
-    if not hasattr(socket, "TCP_INFO") or sock.family == getattr(socket, "AF_UNIX", None):
-        return False  # then the caller's deadline ends it
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == close_wait

@@ -17,11 +17,12 @@ from trionat.server.control.connection_log import ConnectionLog
 from trionat.server.control.handshakes import PendingHandshakes
 from trionat.server.control.legacy_login import LegacyLogin
 from trionat.server.control.native_login import NativeLogin, PlainTunnelLogin
+from trionat.server.control.peek import peek_dialect
 from trionat.server.refusals import Bound
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.isolation import isolated, leaves
-from trionat.transport.tls import accept_tls, peek_dialect
+from trionat.transport.tls import accept_tls
 
 if TYPE_CHECKING:
     import socket
