@@ -32,7 +32,7 @@ WHERE_IT_BELONGS = {
     "log/record.py": "when something was logged, as the clock on the wall has it",
     "server/accounts/accounts.py": "whether an account has expired",
     "server/admin/metrics.py": "since when a session has been up, for people",
-    "server/state_folder.py": "when the first account was made",
+    "server/accounts/first_user.py": "when the first account was made",
     "server/accounts/traffic.py": "the month to which traffic belongs",
     "store/mysql/accounts.py": "when an account was made",
     "store/sqlite.py": "when an account was made",

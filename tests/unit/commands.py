@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from trionat.cli import app
 from trionat.protocol.ticket import Ticket
-from trionat.server.state_folder import database_file, prepare_state, verify_ticket
+from trionat.server.accounts.tickets import verify_ticket
+from trionat.server.state_folder import database_file, prepare_state
 from trionat.store.backend import open_store
 from trionat.store.passwords import verify_password
 

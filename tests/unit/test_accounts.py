@@ -17,8 +17,9 @@ from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.server.accounts.accounts import Accounts
 from trionat.server.accounts.credential import Credential
 from trionat.server.accounts.limits import UserLimits
+from trionat.server.accounts.tickets import make_ticket
 from trionat.server.accounts.traffic import Traffic
-from trionat.server.state_folder import StateFolder, make_ticket
+from trionat.server.state_folder import StateFolder
 from trionat.store.journal import Journal
 from trionat.store.mysql.pool import open_pool
 from trionat.store.mysql.store import MySQLStore

@@ -6,38 +6,20 @@ import ssl
 import stat
 import subprocess
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import attrs
 import pytest
-import trio
 from cryptography import x509
 
 from trionat.address import TCPAddress
 from trionat.errors import StartupError
-from trionat.protocol.ticket import Ticket
-from trionat.server.state_folder import (
-    FIRST_USER,
-    FirstUser,
-    StateFolder,
-    ensure_first_user,
-    find_first_user,
-    lock_state,
-    make_ticket,
-    prepare_state,
-    verify_ticket,
-)
-from trionat.store.base import User, new_ticket_salt
-from trionat.store.passwords import verify_password
+from trionat.server.state_folder import StateFolder, lock_state, prepare_state
 from trionat.store.private_file import create_private, write_private
-from trionat.store.sqlite import open_sqlite_store
 from trionat.transport.certificate import fingerprint, first_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trionat.store.base import Store
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 
@@ -51,10 +33,6 @@ sys.stdin.read(1)
 state = prepare_state(Path(sys.argv[1]))
 print(state.fingerprint.hex(), state.ticket_key.hex())
 """
-
-
-def user(name: str = "alice", salt: bytes = b"s" * 16) -> User:
-    return User(name=name, password="h", ticket_salt=salt, created_at=datetime.now(UTC))
 
 
 def mode(path: Path) -> int:
@@ -232,72 +210,6 @@ def test_a_file_is_created_once(tmp_path: Path) -> None:
     assert create_private(tmp_path / "file", b"first")
     assert not create_private(tmp_path / "file", b"second")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"first"}
-
-
-def test_a_ticket_is_of_one_account_one_salt_and_one_server(tmp_path: Path) -> None:
-    state, other = prepare_state(tmp_path / "one"), prepare_state(tmp_path / "two")
-    ticket = make_ticket(state, user(), "example.com", 8007, pinned=True)
-    assert ticket == Ticket(
-        host="example.com",
-        port=8007,
-        fingerprint=state.fingerprint,
-        username="alice",
-        token=ticket.token,
-    )
-    assert make_ticket(state, user(), "example.com", 8007, pinned=True) == ticket
-    assert make_ticket(state, user(), "x", 1, pinned=False).fingerprint is None
-    assert verify_ticket(state, user(), ticket.token)
-    assert not verify_ticket(state, user(salt=b"t" * 16), ticket.token)
-    assert not verify_ticket(state, user("bob"), ticket.token)
-    assert not verify_ticket(other, user(), ticket.token)
-    for token in (b"", ticket.token[:-1], ticket.token + b"\0", bytes(16)):
-        assert not verify_ticket(state, user(), token)
-
-
-async def test_an_empty_store_gets_a_first_user_once(tmp_path: Path) -> None:
-    async with open_sqlite_store(tmp_path / "users.db") as store:
-        assert await find_first_user(store) is None
-        first = await ensure_first_user(store)
-        assert first is not None
-        (found,) = await store.list_users()
-        assert attrs.evolve(found, account_id=0) == first.user
-        assert first.user.name == FIRST_USER == "trionat"
-        assert first.user.expires_at is None
-        assert await verify_password(first.user.password, first.password)
-        assert first.password not in repr(first)
-        assert await ensure_first_user(store) is None
-        assert await find_first_user(store) == found
-
-
-async def test_the_first_user_is_known_as_long_as_it_is_alone(tmp_path: Path) -> None:
-    async with open_sqlite_store(tmp_path / "users.db") as store:
-        await store.add_user(user())
-        assert await ensure_first_user(store) is None
-        assert await find_first_user(store) is None  # alone, but somebody's
-        await store.add_user(user(FIRST_USER, new_ticket_salt()))
-        assert await find_first_user(store) is None
-        await store.remove_user("alice")
-        assert await find_first_user(store) is not None
-        await store.add_user(user("zoe"))
-        assert await find_first_user(store) is None
-
-
-async def test_two_servers_that_start_at_once_make_one_first_user(tmp_path: Path) -> None:
-    async with (
-        open_sqlite_store(tmp_path / "users.db") as here,
-        open_sqlite_store(tmp_path / "users.db") as there,
-    ):
-        outcomes: list[FirstUser | None] = []
-
-        async def start(store: Store) -> None:
-            outcomes.append(await ensure_first_user(store))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(start, here)
-            nursery.start_soon(start, there)
-        (first,) = filter(None, outcomes)
-        (found,) = await here.list_users()
-        assert attrs.evolve(found, account_id=0) == first.user
 
 
 def test_with_a_certificate_of_ones_own_no_other_is_made_or_looked_at(tmp_path: Path) -> None:

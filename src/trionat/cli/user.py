@@ -21,7 +21,8 @@ from trionat.cli.password import read_new_password
 from trionat.config.sections import ServerConfig
 from trionat.errors import StartupError, StoreError
 from trionat.log import escape
-from trionat.server.state_folder import StateFolder, make_ticket, prepare_state, ticket_key_file
+from trionat.server.accounts.tickets import make_ticket
+from trionat.server.state_folder import StateFolder, prepare_state, ticket_key_file
 from trionat.store.base import Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
 from trionat.store.passwords import hash_password

@@ -22,6 +22,8 @@ from trionat.fingerprint import format_fingerprint
 from trionat.log import get_logger
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.server.accounts.accounts import ANONYMOUS, Accounts
+from trionat.server.accounts.first_user import ensure_first_user, find_first_user
+from trionat.server.accounts.tickets import make_ticket
 from trionat.server.accounts.traffic import open_traffic
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admin.server import AdminServer
@@ -36,10 +38,7 @@ from trionat.server.sessions.registry import Sessions
 from trionat.server.state_folder import (
     StateFolder,
     database_file,
-    ensure_first_user,
-    find_first_user,
     lock_state,
-    make_ticket,
     prepare_state,
 )
 from trionat.server.visitors.acceptor import VisitorAcceptor

@@ -17,19 +17,14 @@ server calls it through `trio.to_thread.run_sync`. Knows nothing of connections.
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import ssl
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import attrs
 
-from trionat.address import TCPAddress, parse_tcp_address
-from trionat.errors import StartupError, StoreError, StoreUnavailableError
-from trionat.protocol.ticket import Ticket, ticket_token
-from trionat.store.base import User, new_ticket_salt
-from trionat.store.passwords import hash_password, make_password
+from trionat.address import parse_tcp_address
+from trionat.errors import StartupError
 from trionat.store.private_file import (
     create_private,
     is_there,
@@ -44,10 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from trionat.store.base import Store
-
-FIRST_USER: Final = "trionat"
-"""The account that a server makes for itself when it has none."""
+    from trionat.address import TCPAddress
 
 _TICKET_KEY_BYTES: Final = 32
 
@@ -190,73 +182,3 @@ def _prepare_ticket_key(path: Path) -> bytes:
 
 def _address_file(folder: Path) -> Path:
     return folder / "address"
-
-
-def make_ticket(state: StateFolder, user: User, host: str, port: int, *, pinned: bool) -> Ticket:
-    """Make a user's ticket; it is the same one every time, until the account's salt or the server's key changes.
-
-    Args:
-        state: Whose server.
-        user: Whose account.
-        host: Where clients reach the control port.
-        port: The port of it.
-        pinned: Whether the ticket holds the fingerprint of the state folder's certificate; otherwise a client checks the
-            server's certificate by authorities.
-
-    Raises:
-        ValueError: A ticket cannot hold the address or the name.
-    """
-    return Ticket(
-        host=host,
-        port=port,
-        fingerprint=state.fingerprint if pinned else None,
-        username=user.name,
-        token=ticket_token(state.ticket_key, user.name, user.ticket_salt),
-    )
-
-
-def verify_ticket(state: StateFolder, user: User, token: bytes) -> bool:
-    """Tell, in constant time, whether the token is the account's; whether the account has expired is another question."""
-    own = ticket_token(state.ticket_key, user.name, user.ticket_salt)
-    return hmac.compare_digest(own, token) and user.ticket_salt != b""
-
-
-@attrs.frozen(kw_only=True)
-class FirstUser:
-    """The account that a server made for itself, with the password that is known only now."""
-
-    user: User
-    password: str = attrs.field(repr=False)
-
-
-async def ensure_first_user(store: Store) -> FirstUser | None:
-    """Make an account where there is none, so that a new server can be used at once.
-
-    Returns:
-        The account and its random password, which nobody can look up later; None where there are accounts.
-    """
-    if await store.list_users():
-        return None
-    password = make_password()
-    user = User(
-        name=FIRST_USER,
-        password=await hash_password(password),
-        ticket_salt=new_ticket_salt(),
-        created_at=datetime.now(UTC),
-    )
-    try:
-        await store.add_user(user)
-    except StoreUnavailableError:
-        raise
-    except StoreError:
-        return None  # another server, starting at the same moment, was first
-    return FirstUser(user=user, password=password)
-
-
-async def find_first_user(store: Store) -> User | None:
-    """Return the first user as long as it is the only account: the one whose ticket a starting server shows."""
-    match await store.list_users():
-        case [User(name=name) as user] if name == FIRST_USER:
-            return user
-        case _:
-            return None

@@ -11,7 +11,7 @@ import trio
 from trionat.errors import RefusedError, StoreError
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode, RefusalCode
-from trionat.server.state_folder import verify_ticket
+from trionat.server.accounts.tickets import verify_ticket
 from trionat.store.amount import format_amount
 from trionat.store.passwords import hash_password, is_hashed, verify_password
 
