@@ -200,11 +200,11 @@ def _code_of(error: BaseException) -> ExitCode:
             return ExitCode.CONFIGURATION
         case RefusedError(code=RefusalCode.PORT_NOT_OFFERED | RefusalCode.TOO_MANY_SERVICES):
             return ExitCode.CONFIGURATION
-        case RefusedError(code=CloseCode.EVICTED) | SessionOverError(code=CloseCode.EVICTED):
+        case RefusedError(code=RefusalCode.EVICTED) | SessionOverError(code=CloseCode.EVICTED):
             return ExitCode.REPLACED
         case (
             RefusedError(
-                code=RefusalCode.AUTH_FAILED | RefusalCode.ACCOUNT_EXPIRED | CloseCode.KICKED
+                code=RefusalCode.AUTH_FAILED | RefusalCode.ACCOUNT_EXPIRED | RefusalCode.KICKED
             )
             | IdentityError()
         ):

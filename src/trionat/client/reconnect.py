@@ -23,8 +23,8 @@ _AFTER_REFUSAL: Final[Mapping[str, bool]] = {
     RefusalCode.PORT_NOT_OFFERED: _FINAL,
     RefusalCode.TOO_MANY_SERVICES: _FINAL,
     RefusalCode.UNSUPPORTED_VERSION: _FINAL,
-    CloseCode.EVICTED: _FINAL,
-    CloseCode.KICKED: _FINAL,
+    RefusalCode.EVICTED: _FINAL,
+    RefusalCode.KICKED: _FINAL,
     RefusalCode.FULL: _AGAIN,
     RefusalCode.TOO_MANY_SESSIONS: _AGAIN,
     RefusalCode.QUOTA_EXCEEDED: _AGAIN,  # at the latest in the next month

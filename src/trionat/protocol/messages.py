@@ -58,6 +58,8 @@ class RefusalCode(enum.StrEnum):
     PORT_NOT_OFFERED = "port-not-offered"  # no
     TOO_MANY_SERVICES = "too-many-services"  # no
     UNSUPPORTED_VERSION = "unsupported-version"  # no
+    EVICTED = "evicted"  # no: another connection of this client took its place in the queue
+    KICKED = "kicked"  # no: the operator sent it away from the queue
     FULL = "full"  # yes
     TOO_MANY_SESSIONS = "too-many-sessions"  # yes
     QUOTA_EXCEEDED = "quota-exceeded"  # yes, at the latest in the next month

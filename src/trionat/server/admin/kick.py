@@ -8,7 +8,7 @@ import trio
 
 from trionat.errors import RefusedError
 from trionat.log import get_logger
-from trionat.protocol.messages import CloseCode
+from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.server.admin.messages import Kick, Kicked, KickSession, KickUser, KickVisitor
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ async def kick(context: ServerContext, request: Kick) -> Kicked:
     match request:
         case KickUser(name):
             queued, reserved = context.admission.send_away(
-                name, RefusedError(CloseCode.KICKED, _REASON)
+                name, RefusedError(RefusalCode.KICKED, _REASON)
             )
             theirs = [each for each in context.sessions.by_uid.values() if each.username == name]
             kicked = Kicked(sessions=await _end(context, theirs), queued=queued, reserved=reserved)

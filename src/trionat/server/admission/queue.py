@@ -17,7 +17,7 @@ import trio
 
 from trionat.errors import RefusedError
 from trionat.log import get_logger
-from trionat.protocol.messages import QUEUE_INTERVAL, CloseCode, RefusalCode
+from trionat.protocol.messages import QUEUE_INTERVAL, RefusalCode
 from trionat.server.refusals import Bound
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Admission:
         if (rival := self._present.get(client.key)) is not None:
             self._leave(rival)  # at once: the newcomer may need just that place
             text = "another connection of this client took its place"
-            rival.refuse(RefusedError(CloseCode.EVICTED, text))
+            rival.refuse(RefusedError(RefusalCode.EVICTED, text))
         self._present[client.key] = client
         try:
             lease: Lease | None = None
