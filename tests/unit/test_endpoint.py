@@ -289,7 +289,7 @@ async def test_last_words_arrive_although_the_peer_still_sends(resettable: Pair)
     two.send(b"unread")
     one.send(b"last words")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: close_after_last_words(one, grace=5))
+        nursery.start_soon(close_after_last_words, one)
         assert await receive_all(two) == b"last words"
         two.close()
     assert one.is_lost()  # closed
@@ -298,7 +298,8 @@ async def test_last_words_arrive_although_the_peer_still_sends(resettable: Pair)
 async def test_last_words_do_not_wait_longer_than_their_grace(pair: Pair) -> None:
     one, two = pair
     started = trio.current_time()
-    await close_after_last_words(one, grace=0.05)
+    with trio.move_on_after(0.05):
+        await close_after_last_words(one)
     assert 0.04 < trio.current_time() - started < 2
     assert one.is_lost()
     assert await receive_all(two) == b""
@@ -308,7 +309,8 @@ async def test_last_words_under_cancellation_close_without_waiting(pair: Pair) -
     one, two = pair
     with trio.CancelScope() as scope:
         scope.cancel()
-        await close_after_last_words(one, grace=5)
+        with trio.move_on_after(5):
+            await close_after_last_words(one)
     assert one.is_lost()
     assert await receive_all(two) == b""
 
@@ -316,7 +318,8 @@ async def test_last_words_under_cancellation_close_without_waiting(pair: Pair) -
 async def test_last_words_to_one_that_has_gone(resettable: Pair) -> None:
     one, two = resettable
     two.reset()
-    await close_after_last_words(one, grace=5)
+    with trio.move_on_after(5):
+        await close_after_last_words(one)
     assert one.is_lost()
 
 

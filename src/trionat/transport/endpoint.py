@@ -257,8 +257,10 @@ async def send_all(endpoint: Endpoint, data: bytes | memoryview) -> None:
             await endpoint.wait_writable()
 
 
-async def close_after_last_words(endpoint: Endpoint, *, grace: float) -> None:
-    """Close so that what was sent last arrives: end our direction, read away the rest for at most `grace` seconds, close.
+async def close_after_last_words(endpoint: Endpoint) -> None:
+    """Close so that what was sent last arrives: end our direction, read away the rest, close.
+
+    The caller sets the deadline, since the peer may never stop.
 
     Closing with unread input would reset the connection, and a reset makes the peer's kernel throw away what it has not read
     (RFC 1122 4.2.2.13). Closes under cancellation as well, then without waiting.
@@ -266,15 +268,14 @@ async def close_after_last_words(endpoint: Endpoint, *, grace: float) -> None:
     rest = memoryview(bytearray(TLS_RECORD_BYTES))
     try:
         endpoint.send_eof()
-        with trio.move_on_after(grace):
-            while True:
-                try:
-                    if not endpoint.recv_into(rest):
-                        return
-                except BlockingIOError:
-                    await endpoint.wait_readable()
-                else:
-                    await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                if not endpoint.recv_into(rest):
+                    return
+            except BlockingIOError:
+                await endpoint.wait_readable()
+            else:
+                await trio.lowlevel.checkpoint()
     except (OSError, trio.ClosedResourceError):
         pass  # gone already: nothing left to say
     finally:

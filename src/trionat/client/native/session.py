@@ -83,7 +83,7 @@ class NativeSession(Session):
             self.dialer.remember_session(endpoint)
             await self._serve(channel, welcome)
             with trio.move_on_after(_LAST_WORDS, shield=True):
-                await close_after_last_words(endpoint, grace=_LAST_WORDS)
+                await close_after_last_words(endpoint)
         finally:
             # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
             endpoint.close()

@@ -66,7 +66,7 @@ class Login(ABC):
                 with trio.move_on_after(_LAST_WORDS, shield=True):
                     await self._tell(refusals)
                 with trio.move_on_after(_LAST_WORDS, shield=True):
-                    await close_after_last_words(self.endpoint, grace=_LAST_WORDS)
+                    await close_after_last_words(self.endpoint)
 
     @abstractmethod
     async def _hear(self) -> bool:
