@@ -35,6 +35,7 @@ WHERE_IT_BELONGS = {
     "server/accounts/first_user.py": "when the first account was made",
     "server/accounts/traffic.py": "the month to which traffic belongs",
     "store/mysql/accounts.py": "when an account was made",
+    "store/private_file.py": "how old a temporary file is that a killed process has left",
     "store/sqlite.py": "when an account was made",
     "transport/certificate.py": "from when on a certificate is valid",
 }
