@@ -486,21 +486,18 @@ async def test_usage_sees_a_flush_on_its_way_once(
     office: AdminServer, mock_clock: MockClock
 ) -> None:
     """The store has it, and the server does not know yet."""
-    used: dict[str, int] = {}
-
-    async def look(traffic: Traffic) -> None:
-        used.update(await traffic.used_this_month(["alice"]))
-
     async with office.open() as traffic:
         with traffic.metered("alice", lambda: 100):
             office.line.outcome = "added slowly"
             await office.next_look()
             assert await office.total() == 100
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(look, traffic)
-                await calm()
-                office.clock.jump(1)
-    assert used == {"alice": 100}
+            assert load_journal(office.folder).unsettled() == {"alice": 100}
+            assert await traffic.used_this_month(["alice"]) == {"alice": 100}
+            office.clock.jump(1)
+            await calm()
+            assert load_journal(office.folder).unsettled() == {}
+            assert await traffic.used_this_month(["alice"]) == {"alice": 100}
+            office.line.outcome = "added"
 
 
 @pytest.mark.parametrize("outcome", ["answer lost", "down"])
