@@ -59,6 +59,22 @@ def test_a_line_for_people_has_time_level_event_and_keys() -> None:
     assert clock in {(before + timedelta(seconds=s)).strftime("%H:%M:%S") for s in range(3)}
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ((60000,), "60000"),
+        ([1, 2], "1,2"),
+        (frozenset({"b", "a"}), "a,b"),
+        (True, "true"),
+        (False, "false"),
+        (0, "0"),
+    ],
+)
+def test_a_line_for_people_has_nothing_of_python(value: object, shown: str) -> None:
+    event = record.Event(event="up", value=value, missing=None)
+    assert str(event) == f"up value={shown}"
+
+
 def test_a_line_for_machines_is_json_with_utc_milliseconds(tmp_path: Path) -> None:
     file = tmp_path / "x.log"
     before = datetime.now(UTC)

@@ -86,6 +86,10 @@ def _plain(value: object) -> str:
     """Return a value as it stands in a line of text: bare where that is unmistakable, else quoted."""
     if isinstance(value, tuple | list):
         text = ",".join(map(_text, cast("Iterable[object]", value)))
+    elif isinstance(value, set | frozenset):
+        text = ",".join(sorted(map(_text, cast("Iterable[object]", value))))
+    elif isinstance(value, bool):
+        text = "true" if value else "false"
     else:
         text = _text(value)
     return text if text.isprintable() and _BARE.fullmatch(text) else repr(text)
