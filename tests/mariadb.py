@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from trionat.config.sections import DatabaseConfig
+from trionat.config.database import DatabaseConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

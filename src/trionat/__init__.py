@@ -20,9 +20,9 @@ from trionat.address import TCPAddress as TCPAddress
 from trionat.address import UnixAddress as UnixAddress
 from trionat.client.app import Client as Client
 from trionat.client.app import connect as connect
-from trionat.config.sections import AuthConfig as AuthConfig
-from trionat.config.sections import ClientConfig as ClientConfig
-from trionat.config.sections import ServerConfig as ServerConfig
+from trionat.config.client import AuthConfig as AuthConfig
+from trionat.config.client import ClientConfig as ClientConfig
+from trionat.config.server import ServerConfig as ServerConfig
 from trionat.config.service import Service as Service
 from trionat.config.service import parse_service as parse_service
 from trionat.errors import ConfigError as ConfigError

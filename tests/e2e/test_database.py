@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.e2e.running import Client
     from tests.e2e.services import Service, TrionatProcess
     from tests.mariadb import MariaDB
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
 
 pytestmark = pytest.mark.limit(60)
 

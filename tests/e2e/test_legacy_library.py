@@ -15,7 +15,7 @@ from tests.e2e import services
 from tests.e2e.legacy_peers import HOST, Dialect, LegacyDialer, running_server
 from tests.e2e.running import ask, end_of, read_all
 from trionat.address import TCPAddress
-from trionat.config.sections import AuthConfig, ClientConfig
+from trionat.config.client import AuthConfig, ClientConfig
 from trionat.errors import RefusedError
 from trionat.events import ClientEvent, Connected, Disconnected, Queued
 

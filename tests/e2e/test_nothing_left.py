@@ -16,7 +16,8 @@ import trionat
 from tests.conftest import open_descriptors
 from tests.e2e import running, services
 from trionat.address import TCPAddress
-from trionat.config.sections import ClientConfig, ServerConfig
+from trionat.config.client import ClientConfig
+from trionat.config.server import ServerConfig
 from trionat.config.service import Service as LocalService
 from trionat.protocol.frames import FrameReader
 from trionat.protocol.messages import (

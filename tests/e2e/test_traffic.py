@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.e2e.running import Client, Server
     from tests.e2e.services import Service
     from tests.mariadb import MariaDB
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
 
 pytestmark = pytest.mark.limit(60)
 

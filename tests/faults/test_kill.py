@@ -15,7 +15,8 @@ from tests.conftest import open_descriptors
 from tests.e2e import running, services
 from tests.faults.load import KILLS, Crowd
 from trionat.address import TCPAddress
-from trionat.config.sections import ClientConfig, ServerConfig
+from trionat.config.client import ClientConfig
+from trionat.config.server import ServerConfig
 from trionat.config.service import Service as LocalService
 
 if TYPE_CHECKING:

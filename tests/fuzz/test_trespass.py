@@ -27,7 +27,7 @@ from tests.unit.memory_server import (
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.tunnel_pool import TunnelPool
-from trionat.config.sections import Service
+from trionat.config.service import Service
 from trionat.config.values import UNENCRYPTED
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
     from trionat.store.base import Store, User
 
 T = TypeVar("T")

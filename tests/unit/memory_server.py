@@ -15,7 +15,8 @@ from tests.unit.memory import CAPACITY, MemoryEndpoint, echo
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.tunnel_pool import TunnelPool
-from trionat.config.sections import ServerConfig, Service
+from trionat.config.server import ServerConfig
+from trionat.config.service import Service
 from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect

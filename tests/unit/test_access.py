@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from trionat.address import TCPAddress
-from trionat.config.sections import ServerConfig
+from trionat.config.server import ServerConfig
 from trionat.networks import parse_network
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.refusals import Bound

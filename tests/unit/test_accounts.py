@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.mariadb import MariaDB
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
     from trionat.store.base import User
 
 SALT = b"sixteen bytes ok"

@@ -12,7 +12,8 @@ import trio.testing
 
 from trionat.address import TCPAddress
 from trionat.cli.serve import banner
-from trionat.config.sections import DatabaseConfig, ServerConfig
+from trionat.config.database import DatabaseConfig
+from trionat.config.server import ServerConfig
 from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.server.app import _prepare, serve

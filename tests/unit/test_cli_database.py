@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.mariadb import MariaDB
     from tests.unit.commands import Trionat
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
 
 
 def on(trionat: Trionat, database: DatabaseConfig, file: Path) -> Trionat:

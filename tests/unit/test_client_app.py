@@ -17,7 +17,8 @@ from tests.unit.memory_server import MemoryServer, MemoryStore, forwarder, open_
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.app import Client, connect
 from trionat.client.session import SessionOverError
-from trionat.config.sections import AuthConfig, ClientConfig, Service
+from trionat.config.client import AuthConfig, ClientConfig
+from trionat.config.service import Service
 from trionat.errors import ConnectionLostError, IdentityError, PeerError, RefusedError
 from trionat.events import ClientEvent, Connected, Disconnected, Queued
 from trionat.protocol.messages import QUEUE_TIMEOUT, Close, CloseCode, RefusalCode

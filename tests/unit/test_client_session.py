@@ -17,7 +17,8 @@ from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.session import NativeSession
 from trionat.client.session import SessionOverError
-from trionat.config.sections import ClientConfig, Service
+from trionat.config.client import ClientConfig
+from trionat.config.service import Service
 from trionat.errors import (
     ConnectionLostError,
     PeerTimeoutError,

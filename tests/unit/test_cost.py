@@ -23,7 +23,7 @@ import pytest
 import trio
 
 import trionat
-from trionat.config.sections import ServerConfig
+from trionat.config.server import ServerConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

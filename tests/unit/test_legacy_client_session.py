@@ -20,7 +20,8 @@ from trionat.client.app import Client
 from trionat.client.forwarder import Forwarder
 from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.legacy.session import LegacySession
-from trionat.config.sections import AuthConfig, ClientConfig, Service
+from trionat.config.client import AuthConfig, ClientConfig
+from trionat.config.service import Service
 from trionat.errors import (
     ConfigError,
     ConnectionLostError,

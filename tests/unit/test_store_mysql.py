@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.mariadb import MariaDB
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
     from trionat.store.mysql.pool import Pool
 
 SALT = b"sixteen bytes ok"

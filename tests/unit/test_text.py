@@ -15,8 +15,8 @@ from trionat.address import TCPAddress
 from trionat.cli.password import read_new_password, read_password
 from trionat.client.native.dialer import find_ticket
 from trionat.client.native.known_servers import KnownServers
+from trionat.config.client import ClientConfig
 from trionat.config.load import load
-from trionat.config.sections import ClientConfig
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.fingerprint import format_fingerprint
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket

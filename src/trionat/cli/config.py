@@ -13,8 +13,9 @@ from trionat.cli.command_line import App
 from trionat.cli.diagnostics import find_problems, find_warnings
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
+from trionat.config.key import Key, keys_of
 from trionat.config.load import Configuration, Role, load
-from trionat.config.sections import SECTIONS, Key, keys_of
+from trionat.config.sections import SECTIONS
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
 

@@ -18,8 +18,8 @@ from trionat.cli.output import say
 from trionat.cli.password import read_password
 from trionat.cli.running import run_until_signalled, tell
 from trionat.client.app import Client
+from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
-from trionat.config.sections import AuthConfig, ClientConfig
 from trionat.errors import ConfigError, Problem
 from trionat.events import (
     ClientEvent,

@@ -13,7 +13,7 @@ from trionat.cli.command_line import App
 from trionat.cli.local_server import ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
-from trionat.config.sections import DatabaseConfig
+from trionat.config.database import DatabaseConfig
 from trionat.errors import ConfigError, Problem
 from trionat.store.journal import FILE_NAME, load_journal
 

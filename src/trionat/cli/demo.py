@@ -19,7 +19,8 @@ from trionat.address import TCPAddress
 from trionat.cli.output import say
 from trionat.cli.running import run_until_signalled
 from trionat.client.app import connect
-from trionat.config.sections import ClientConfig, ServerConfig
+from trionat.config.client import ClientConfig
+from trionat.config.server import ServerConfig
 from trionat.config.service import Service
 from trionat.errors import StartupError
 from trionat.events import Ready

@@ -13,8 +13,9 @@ import trio
 import typer
 
 from trionat.cli.running import tell
+from trionat.config.database import DatabaseConfig
 from trionat.config.load import load
-from trionat.config.sections import DatabaseConfig, ServerConfig
+from trionat.config.server import ServerConfig
 from trionat.errors import (
     ConfigError,
     Problem,

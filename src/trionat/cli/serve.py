@@ -16,8 +16,9 @@ from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.running import run_until_signalled, tell
+from trionat.config.database import DatabaseConfig
 from trionat.config.load import Configuration, load
-from trionat.config.sections import DatabaseConfig, ServerConfig
+from trionat.config.server import ServerConfig
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.events import Ready

@@ -18,7 +18,7 @@ from trionat.cli.limits import show_limits
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
 from trionat.cli.output import say
 from trionat.cli.password import read_new_password
-from trionat.config.sections import ServerConfig
+from trionat.config.server import ServerConfig
 from trionat.errors import StartupError, StoreError
 from trionat.log import escape
 from trionat.server.accounts.tickets import make_ticket

@@ -16,8 +16,7 @@ from trionat.client.native.expose import check_services
 from trionat.client.native.identity import find_identity
 from trionat.client.native.session import NativeSession
 from trionat.client.reconnect import Backoff, foremost, is_final
-from trionat.config.client import NATIVE
-from trionat.config.sections import AuthConfig
+from trionat.config.client import NATIVE, AuthConfig
 from trionat.errors import PeerError
 from trionat.events import ClientEvent, Connected, Disconnected, PublicService
 from trionat.log import get_logger, unbind_context
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from trionat.client.session import Session
-    from trionat.config.sections import ClientConfig
+    from trionat.config.client import ClientConfig
 
 log = get_logger(__name__)
 

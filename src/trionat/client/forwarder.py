@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.address import TCPAddress
-    from trionat.config.sections import Service
+    from trionat.config.service import Service
     from trionat.events import ClientEvent
     from trionat.transport.endpoint import Endpoint
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.client.forwarder import Forwarder
-    from trionat.config.sections import ClientConfig
+    from trionat.config.client import ClientConfig
 
 
 class SessionOverError(ConnectionLostError):

@@ -16,17 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import attrs
 
 from trionat.config import document
+from trionat.config.client import AuthConfig, ClientConfig
+from trionat.config.database import DatabaseConfig
+from trionat.config.key import Key, keys_of
 from trionat.config.reader import Reader, unknown
-from trionat.config.sections import (
-    KEYS,
-    SECTIONS,
-    AuthConfig,
-    ClientConfig,
-    DatabaseConfig,
-    Key,
-    ServerConfig,
-    keys_of,
-)
+from trionat.config.sections import KEYS, SECTIONS
+from trionat.config.server import ServerConfig
 from trionat.errors import ConfigError, Problem
 from trionat.text import strip_around
 

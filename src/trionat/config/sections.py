@@ -1,4 +1,4 @@
-"""What can be configured: one frozen class for each section, and the table of every key.
+"""What can be configured: the class of each section, and the table of every key.
 
 The classes hold checked values and know what an unset value stands for. They do not know where a value came from:
 `trionat.config.load` does, and asks `faults` for what is wrong between keys.
@@ -12,20 +12,6 @@ from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.database import DatabaseConfig
 from trionat.config.key import Key, keys_of
 from trionat.config.server import ServerConfig
-from trionat.config.service import Service, parse_service
-
-__all__ = [
-    "KEYS",
-    "SECTIONS",
-    "AuthConfig",
-    "ClientConfig",
-    "DatabaseConfig",
-    "Key",
-    "ServerConfig",
-    "Service",
-    "keys_of",
-    "parse_service",
-]
 
 SECTIONS: dict[str, type[Any]] = {
     owner.section: owner for owner in (ServerConfig, DatabaseConfig, AuthConfig, ClientConfig)

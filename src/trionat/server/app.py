@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from trionat.config.sections import DatabaseConfig, ServerConfig
+    from trionat.config.database import DatabaseConfig
+    from trionat.config.server import ServerConfig
     from trionat.store.base import Store
 
 log = get_logger(__name__)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
     from trionat.store.base import Store
 
 

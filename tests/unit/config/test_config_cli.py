@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from trionat.cli.config import config_app
 from trionat.client.native.dialer import find_ticket
-from trionat.config.sections import KEYS, ClientConfig
+from trionat.config.client import ClientConfig
+from trionat.config.sections import KEYS
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from trionat.config.key import Key, keys_of
 from trionat.config.load import load
-from trionat.config.sections import KEYS, SECTIONS, Key, keys_of
+from trionat.config.sections import KEYS, SECTIONS
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = (ROOT / "config.example.yml").read_text(encoding="utf-8")

@@ -9,15 +9,12 @@ from typer.testing import CliRunner
 
 from trionat.address import TCPAddress, UnixAddress
 from trionat.cli.flags import Flags, with_flags
+from trionat.config.client import AuthConfig, ClientConfig
+from trionat.config.database import DatabaseConfig
 from trionat.config.load import Configuration, Role, load
-from trionat.config.sections import (
-    KEYS,
-    AuthConfig,
-    ClientConfig,
-    DatabaseConfig,
-    ServerConfig,
-    Service,
-)
+from trionat.config.sections import KEYS
+from trionat.config.server import ServerConfig
+from trionat.config.service import Service
 from trionat.errors import ConfigError
 
 # Both as users of the Go program have them.

@@ -11,15 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trionat.address import TCPAddress, UnixAddress
-from trionat.config.sections import (
-    KEYS,
-    AuthConfig,
-    ClientConfig,
-    DatabaseConfig,
-    ServerConfig,
-    Service,
-    parse_service,
-)
+from trionat.config.client import AuthConfig, ClientConfig
+from trionat.config.database import DatabaseConfig
+from trionat.config.sections import KEYS
+from trionat.config.server import ServerConfig
+from trionat.config.service import Service, parse_service
 from trionat.config.values import (
     BOOLEAN,
     FINGERPRINT,

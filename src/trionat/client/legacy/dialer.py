@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trionat.address import TCPAddress
-    from trionat.config.sections import AuthConfig, ClientConfig
+    from trionat.config.client import AuthConfig, ClientConfig
 
 _DIALECTS: Final[Mapping[str, Dialect]] = {
     "nat-v1": Dialect.NAT_V1,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from trionat.config.sections import AuthConfig, ClientConfig
+    from trionat.config.client import AuthConfig, ClientConfig
     from trionat.transport.endpoint import TLSEndpoint
 
 log = get_logger(__name__)

@@ -15,7 +15,7 @@ from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
-    from trionat.config.sections import ServerConfig
+    from trionat.config.server import ServerConfig
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import UserLimits
     from trionat.server.admission.lease import Lease

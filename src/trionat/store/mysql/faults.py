@@ -11,7 +11,7 @@ from asyncmy.constants import CR, ER
 if TYPE_CHECKING:
     from asyncmy import errors
 
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
 
 DENIALS: Final = {
     ER.DBACCESS_DENIED_ERROR,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
-    from trionat.config.sections import DatabaseConfig
+    from trionat.config.database import DatabaseConfig
 
 T = TypeVar("T")
 
