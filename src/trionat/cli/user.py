@@ -175,7 +175,7 @@ def ticket(
         state = State.find(state_dir, config, public_addr)
         user = state.ask(lambda store: existing_user(store, name))
         _check_ticket_key(state)
-        # A certificate of the keeper's own changes when it is renewed, so clients check it by authority instead.
+        # A certificate of the operator's own changes when it is renewed, so clients check it by authority instead.
         pinned = state.server.certificate is None
         files = prepare_state(state.folder, self_signed=pinned)
         first = not user.ticket_salt  # an account that the Go program made

@@ -83,7 +83,7 @@ class Ticket:
 
     `host` and `port` are the server's public control address. `fingerprint` is the SHA-256 of the certificate that the server
     has to show, 32 bytes; None means that an ordinary check by certificate authorities decides. `token` proves that the
-    server's keeper made the ticket for `username`; whoever has it can log in, so `repr` leaves it out.
+    server's operator made the ticket for `username`; whoever has it can log in, so `repr` leaves it out.
     """
 
     host: str = attrs.field(validator=_host_is_sane)

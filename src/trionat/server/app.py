@@ -120,7 +120,7 @@ async def serve(
             traffic,
             upgrade_passwords=database is not None and database.upgrade_passwords,
         )
-        # Accounts in a database are for its keeper to make.
+        # Accounts in a database are for its operator to make.
         embedded = database is None
         first = await ensure_first_user(store) if config.start_auth and embedded else None
         ready = Ready(

@@ -123,6 +123,6 @@ def check_fingerprint(expected: bytes, actual: bytes, address: TCPAddress) -> No
     if not hmac.compare_digest(expected, actual):
         raise IdentityError(
             f"WRONG SERVER at {address}: it shows {format_fingerprint(actual)} but has to show {format_fingerprint(expected)}; "
-            "nothing was sent to it: someone may be in between, or the server has a new certificate: ask its keeper for the "
+            "nothing was sent to it: someone may be in between, or the server has a new certificate: ask its operator for the "
             "fingerprint or a new ticket"
         )

@@ -1,4 +1,4 @@
-"""Who answers at the door: one request for each connection, a few connections at once."""
+"""Answers to commands: one request for each connection, a few connections at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _SHORTAGE_WAIT: Final = 1.0
 
 @attrs.define(eq=False)
 class AdminServer:
-    """Answers what commands ask for, until it is cancelled. Does not own the door."""
+    """Answers what commands ask for, until it is cancelled. Does not own the listening socket."""
 
     metrics: Metrics
     _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, _PLACES))
@@ -57,9 +57,9 @@ class AdminServer:
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # its own, as threads for names may all be waiting
 
-    async def serve(self, door: socket.socket) -> None:
+    async def serve(self, listening: socket.socket) -> None:
         """Serve every connection in a task of its own."""
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(door))
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
         async with trio.open_nursery() as nursery:
             while True:
                 await self._places.acquire()

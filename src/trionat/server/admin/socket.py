@@ -44,14 +44,14 @@ def open_admin_socket(folder: Path) -> Generator[socket.socket | None]:
     if not hasattr(socket, "AF_UNIX"):  # Python on Windows
         yield None
         return
-    with socket.socket(socket.AF_UNIX) as door:
+    with socket.socket(socket.AF_UNIX) as listening:
         path = folder / SOCKET_NAME
         try:
             path.unlink(missing_ok=True)
             with _reachable(folder) as name:
-                door.bind(name)
+                listening.bind(name)
             path.chmod(0o600)
-            door.listen()  # before that nobody can connect, whatever the mode was
+            listening.listen()  # before that nobody can connect, whatever the mode was
         except OSError as error:
             log.warning(
                 "trionat status, tasks and kick will not reach this server",
@@ -61,7 +61,7 @@ def open_admin_socket(folder: Path) -> Generator[socket.socket | None]:
             yield None
             return
         try:
-            yield door
+            yield listening
         finally:
             with suppress(OSError):
                 path.unlink(missing_ok=True)

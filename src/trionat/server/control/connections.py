@@ -1,4 +1,4 @@
-"""What happens to a new connection on the control or tunnel port: what does it speak, and who greets it?"""
+"""What happens to a new connection on the control or tunnel port: what does it speak, and who serves it?"""
 
 from __future__ import annotations
 
