@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 # What keeps a namespace, and gives out sockets of it: they belong to the network in which they were made, whoever uses them.
 _KEEPER: Final = """
 import socket
-door = socket.socket(fileno=0)
-door.send(b"up")
-while door.recv(1):
+end = socket.socket(fileno=0)
+end.send(b"up")
+while end.recv(1):
     with socket.socket() as made:
-        socket.send_fds(door, [b"x"], [made.fileno()])
+        socket.send_fds(end, [b"x"], [made.fileno()])
 """
 
 _IS_ROOT: Final = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -43,13 +43,13 @@ _PROGRAMS: Final = ("unshare", "nsenter", "ip")
 class Network:
     """One namespace, kept by a process that ends with the test's."""
 
-    keeper: subprocess.Popen[bytes]
-    door: socket.socket
+    holder: subprocess.Popen[bytes]
+    end: socket.socket
 
     @property
     def user(self) -> tuple[str, ...]:
         """The beginning of a command line that is to run with power over this network, but not in it."""
-        target = f"--target={self.keeper.pid}"
+        target = f"--target={self.holder.pid}"
         return ("nsenter", target, *(() if _IS_ROOT else ("--user", "--preserve-credentials")))
 
     @property
@@ -63,8 +63,8 @@ class Network:
 
     def socket(self) -> socket.socket:
         """Return a new TCP socket of this network; the caller closes it."""
-        self.door.send(b"x")
-        _, [made], _, _ = socket.recv_fds(self.door, 1, 1)
+        self.end.send(b"x")
+        _, [made], _, _ = socket.recv_fds(self.end, 1, 1)
         return socket.socket(fileno=made)
 
     async def connect(self, host: str, port: int) -> trio.SocketStream:
@@ -101,20 +101,20 @@ def network(beside: Network | None = None) -> Iterator[Network]:
         unshare = [*beside.user, *unshare]
     near, far = socket.socketpair()
     with near, far:
-        keeper = subprocess.Popen(
+        holder = subprocess.Popen(
             [*unshare, sys.executable, "-c", _KEEPER], stdin=far.fileno(), stderr=subprocess.PIPE
         )
         far.close()
         try:
             if near.recv(2) != b"up":
-                _, errors = keeper.communicate(timeout=10)
+                _, errors = holder.communicate(timeout=10)
                 pytest.skip(f"no network namespaces here: {errors.decode().strip()}")
-            made = Network(keeper, near)
+            made = Network(holder, near)
             made.run("ip", "link", "set", "lo", "up")
             yield made
         finally:
-            near.close()  # which ends the keeper
-            keeper.communicate(timeout=10)
+            near.close()  # which ends the holder
+            holder.communicate(timeout=10)
 
 
 @attrs.define(eq=False)
@@ -143,7 +143,7 @@ class Lab:
         )
 
     def _cable(self, host: Network, name: str, address: str, router: str) -> None:
-        peer = ("peer", "name", "eth0", "netns", str(host.keeper.pid))
+        peer = ("peer", "name", "eth0", "netns", str(host.holder.pid))
         self.router.run("ip", "link", "add", name, "type", "veth", *peer)
         self.router.run("ip", "address", "add", f"{router}/24", "dev", name)
         self.router.run("ip", "link", "set", name, "up")

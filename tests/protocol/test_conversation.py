@@ -171,7 +171,7 @@ BREACHES: dict[str, tuple[Callable[[], Conversation], Callable[[Conversation], A
     "END on an idle tunnel": (lambda: server(None), Conversation.receive_end, "END"),
     "END twice": (lambda: ended(client()), Conversation.receive_end, "END"),
     "ABORT on a new tunnel": (lambda: client(None), lambda t: t.receive_abort(1), "visitor 1"),
-    "ABORT of a stranger": (client, lambda t: t.receive_abort(7), "visitor 7"),
+    "ABORT of another visitor": (client, lambda t: t.receive_abort(7), "visitor 7"),
     "ABORT of the last but one": (
         lambda: done(_again(done(server(1)), 2)),
         lambda t: t.receive_abort(1),

@@ -107,7 +107,7 @@ def make_user(name: str, expires_at: datetime | None = None) -> User:
 
 @attrs.define(eq=False)
 class MemoryServer:
-    """A server: its real greetings, desk, admission, ports, lines and sessions."""
+    """A server: its real logins, admission, ports, queues and sessions."""
 
     config: ServerConfig
     tidy: Tidy

@@ -89,9 +89,9 @@ async def test_zero_bans_nobody(autojump_clock: MockClock) -> None:
     bans.check(HOST)
 
 
-async def test_a_guest_is_heard_but_tries_no_password(autojump_clock: MockClock) -> None:
+async def test_a_known_network_is_heard_but_tries_no_password(autojump_clock: MockClock) -> None:
     bans = Bans(after=1, time=86400)
-    with bans.guest(HOST), bans.guest(HOST):
+    with bans.known(HOST), bans.known(HOST):
         bans.fail(HOST)
         assert not bans.shuts_out(HOST)
         with pytest.raises(RefusedError):
@@ -109,11 +109,11 @@ async def test_what_is_remembered_is_bounded(
     bans = Bans(after=2, time=60)
     for host in "abacdea":
         bans.fail(host)
-        with bans.guest(host):
+        with bans.known(host):
             pass
     assert list(bans._records) == ["d", "e", "a"]
     assert bans._records["a"].score == 1  # it was forgotten in between
-    assert list(bans._guests_until) == ["d", "e", "a"]
+    assert list(bans._known_until) == ["d", "e", "a"]
     assert not bans._sessions
 
 
@@ -181,7 +181,7 @@ async def test_a_flood_of_guesses_has_few_of_the_threads(autojump_clock: MockClo
 
 
 async def test_networks_take_turns(autojump_clock: MockClock) -> None:
-    """Guests, then whoever has not failed, each network once before any comes again; every second turn is for those that failed."""
+    """Known networks, then whoever has not failed, each network once before any comes again; every second turn is for those that failed."""
     bans = Bans(after=100, time=60)
     turns: list[str] = []
 
@@ -190,7 +190,7 @@ async def test_networks_take_turns(autojump_clock: MockClock) -> None:
             turns.append(host)
             await trio.sleep(takes)
 
-    with bans.guest("192.0.2.1"):
+    with bans.known("192.0.2.1"):
         pass
     for failed in ("192.0.2.8", "192.0.2.9"):
         bans.fail(failed)

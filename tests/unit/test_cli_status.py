@@ -243,16 +243,16 @@ def answering(folder: Path, *answers: bytes) -> Iterator[list[Request]]:
     folder.mkdir(exist_ok=True)
     asked: list[Request] = []
 
-    def serve(door: socket.socket) -> None:
+    def serve(listener: socket.socket) -> None:
         for answer in answers:
-            connection, _ = door.accept()
+            connection, _ = listener.accept()
             with connection:
                 asked.append(decode_request(connection.recv(10_000)))
                 connection.sendall(answer)
 
-    with open_admin_socket(folder) as door:
-        assert door is not None
-        thread = threading.Thread(target=serve, args=[door])
+    with open_admin_socket(folder) as listener:
+        assert listener is not None
+        thread = threading.Thread(target=serve, args=[listener])
         thread.start()
         yield asked
         thread.join(10)

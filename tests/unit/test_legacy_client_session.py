@@ -68,7 +68,7 @@ both = pytest.mark.parametrize("dialect", DIALECTS)
 
 
 @attrs.define(eq=False)
-class Desk(Running):
+class ServerSide(Running):
     """A client's session, and the server's end of its control connection in the test's hands."""
 
     host: Host
@@ -110,13 +110,13 @@ class Desk(Running):
 
 
 @asynccontextmanager
-async def open_desk(
+async def open_server_side(
     tidy: Tidy,
     *refusals: str,
     dialect: str = "nat-v1",
     serve: Callable[[MemoryEndpoint], Awaitable[None]] = echo,
     **settings: object,
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[ServerSide]:
     host = Host(tidy, Path())
     events: list[ClientEvent] = []
     async with trio.open_nursery() as nursery:
@@ -135,10 +135,10 @@ async def open_desk(
                 host=host,
             ),
         )
-        desk = Desk(session, host, DIALECTS[dialect], made, events, nursery)
+        server = ServerSide(session, host, DIALECTS[dialect], made, events, nursery)
         try:
-            nursery.start_soon(desk.run)
-            yield desk
+            nursery.start_soon(server.run)
+            yield server
         finally:
             host.go()
             nursery.cancel_scope.cancel()
@@ -149,11 +149,11 @@ async def open_desk(
 
 @both
 async def test_comes_in(tidy: Tidy, autojump_clock: MockClock, dialect: str) -> None:
-    async with open_desk(tidy, dialect=dialect) as desk:
+    async with open_server_side(tidy, dialect=dialect) as server:
         started = trio.current_time()
-        await desk.let_in()
+        await server.let_in()
         assert trio.current_time() == started
-        assert desk.events == [
+        assert server.events == [
             Connected(
                 uid=7,
                 services=(
@@ -169,18 +169,18 @@ async def test_comes_in(tidy: Tidy, autojump_clock: MockClock, dialect: str) -> 
                 encrypted=False,
             )
         ]
-        assert desk.session.ports == (60001,)
+        assert server.session.ports == (60001,)
 
 
 async def test_what_the_user_is_told(
     tidy: Tidy, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.answer()
+    async with open_server_side(tidy) as server:
+        await server.answer()
         await trio.sleep(3)
-        await desk.say(INFORMATION)
+        await server.say(INFORMATION)
         await trio.testing.wait_all_tasks_blocked()
-        for event in desk.events:
+        for event in server.events:
             TextEvents()(event)
     told = capsys.readouterr().out.splitlines()
     assert told == [
@@ -194,9 +194,9 @@ async def test_what_the_user_is_told(
 async def test_the_host_that_the_user_wants_to_be_shown(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_desk(tidy, public_server_addr="shown.example") as desk:
-        await desk.let_in()
-        (event,) = desk.events
+    async with open_server_side(tidy, public_server_addr="shown.example") as server:
+        await server.let_in()
+        (event,) = server.events
         assert isinstance(event, Connected)
         assert event.services[0].public == TCPAddress("shown.example", 60001)
 
@@ -232,30 +232,30 @@ def test_what_does_not_go_together(settings: dict[str, object], reason: str) -> 
 async def test_waits_for_a_slot_for_hours_and_says_so_once(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.answer()
+    async with open_server_side(tidy) as server:
+        await server.answer()
         await trio.sleep(1.9)
-        assert desk.events == []
+        assert server.events == []
         await trio.sleep(0.2)
-        assert desk.events == [Queued(None)]
-        await desk.say(AuthSuccess())
+        assert server.events == [Queued(None)]
+        await server.say(AuthSuccess())
         await trio.sleep(5 * 3600)
-        assert desk.events == [Queued(None)]
-        assert not desk.over.is_set()
-        await desk.say(INFORMATION)
+        assert server.events == [Queued(None)]
+        assert not server.over.is_set()
+        await server.say(INFORMATION)
         await trio.testing.wait_all_tasks_blocked()
-        assert isinstance(desk.events[-1], Connected)
+        assert isinstance(server.events[-1], Connected)
 
 
 async def test_what_says_nothing_to_those_who_wait(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.answer()
-        await desk.say(AuthSuccess(), KeepAlive(), NewConnection(), CREDENTIALS)
-        desk.channel.endpoint.send(encode_frame(12345, b"?", header=HEADERS[desk.dialect]))
-        await desk.say(INFORMATION)
+    async with open_server_side(tidy) as server:
+        await server.answer()
+        await server.say(AuthSuccess(), KeepAlive(), NewConnection(), CREDENTIALS)
+        server.channel.endpoint.send(encode_frame(12345, b"?", header=HEADERS[server.dialect]))
+        await server.say(INFORMATION)
         await trio.testing.wait_all_tasks_blocked()
-        assert isinstance(desk.events[-1], Connected)
-        assert desk.host.waiting() == 0
+        assert isinstance(server.events[-1], Connected)
+        assert server.host.waiting() == 0
 
 
 @pytest.mark.parametrize(
@@ -280,10 +280,10 @@ async def test_refusals(
     *,
     inside: bool,
 ) -> None:
-    async with open_desk(tidy) as desk:
-        await (desk.let_in if inside else desk.answer)()
-        await desk.say(message)
-        problem = await desk.problem()
+    async with open_server_side(tidy) as server:
+        await (server.let_in if inside else server.answer)()
+        await server.say(message)
+        problem = await server.problem()
         assert isinstance(problem, RefusedError)
         assert problem.code == code
         assert text in problem.text
@@ -294,52 +294,52 @@ async def test_refusals(
 async def test_what_is_no_server_of_this_dialect(
     tidy: Tidy, autojump_clock: MockClock, dialect: str, how: str
 ) -> None:
-    async with open_desk(tidy, dialect=dialect) as desk:
-        await desk.answer()
-        other = Dialect.NAT_DOC if desk.dialect is Dialect.NAT_V1 else Dialect.NAT_V1
+    async with open_server_side(tidy, dialect=dialect) as server:
+        await server.answer()
+        other = Dialect.NAT_DOC if server.dialect is Dialect.NAT_V1 else Dialect.NAT_V1
         wire = {
             "closed": b"",
             "another dialect": encode(AuthSuccess(), other) + encode(INFORMATION, other),
             "HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
-            "a port that is none": encode(UserInformation(7, 70000), desk.dialect),
+            "a port that is none": encode(UserInformation(7, 70000), server.dialect),
         }[how]
-        desk.channel.endpoint.send(wire)
-        desk.channel.endpoint.send_eof()
-        problem = await desk.problem()
+        server.channel.endpoint.send(wire)
+        server.channel.endpoint.send_eof()
+        problem = await server.problem()
         assert isinstance(problem, ConnectionLostError if how == "closed" else RemoteProtocolError)
         assert str(problem).endswith(f"before the server let us in: does it speak {dialect}?")
-        assert desk.session.up_since is None
+        assert server.session.up_since is None
 
 
 # -- the session ------------------------------------------------------------------------------------------------------
 
 
 async def test_silence(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.let_in()
+    async with open_server_side(tidy) as server:
+        await server.let_in()
         for _ in range(100):
             await trio.sleep(7)
-            await desk.say(KeepAlive())
+            await server.say(KeepAlive())
         started = trio.current_time()
-        assert isinstance(await desk.problem(), PeerTimeoutError)
-        assert desk.ended_at - started == pytest.approx(8)
+        assert isinstance(await server.problem(), PeerTimeoutError)
+        assert server.ended_at - started == pytest.approx(8)
 
 
 async def test_what_says_nothing_in_a_session(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.let_in()
-        await desk.say(AuthSuccess(), UserInformation(8, 60002), CREDENTIALS)
-        desk.channel.endpoint.send(encode_frame(12345, b"?", header=HEADERS[desk.dialect]))
+    async with open_server_side(tidy) as server:
+        await server.let_in()
+        await server.say(AuthSuccess(), UserInformation(8, 60002), CREDENTIALS)
+        server.channel.endpoint.send(encode_frame(12345, b"?", header=HEADERS[server.dialect]))
         await trio.testing.wait_all_tasks_blocked()
-        assert not desk.over.is_set()
-        assert len(desk.events) == 1
+        assert not server.over.is_set()
+        assert len(server.events) == 1
 
 
 async def test_a_frame_that_is_too_long(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.let_in()
-        desk.channel.endpoint.send(HEADERS[desk.dialect].pack(4097, KeepAlive.id))
-        assert isinstance(await desk.problem(), RemoteProtocolError)
+    async with open_server_side(tidy) as server:
+        await server.let_in()
+        server.channel.endpoint.send(HEADERS[server.dialect].pack(4097, KeepAlive.id))
+        assert isinstance(await server.problem(), RemoteProtocolError)
 
 
 # -- visitors ---------------------------------------------------------------------------------------------------------
@@ -347,9 +347,9 @@ async def test_a_frame_that_is_too_long(tidy: Tidy, autojump_clock: MockClock) -
 
 @both
 async def test_visitors(tidy: Tidy, autojump_clock: MockClock, dialect: str) -> None:
-    async with open_desk(tidy, dialect=dialect) as desk:
-        await desk.let_in()
-        tunnels = [await desk.visit() for _ in range(10)]
+    async with open_server_side(tidy, dialect=dialect) as server:
+        await server.let_in()
+        tunnels = [await server.visit() for _ in range(10)]
         for number, tunnel in enumerate(tunnels):
             tunnel.send(b"%d" % number)
         for number, tunnel in enumerate(tunnels):
@@ -366,9 +366,9 @@ async def test_half_close_both_ways(tidy: Tidy, autojump_clock: MockClock) -> No
         heard.append(await receive_all(endpoint))
 
     heard: list[bytes] = []
-    async with open_desk(tidy, serve=service) as desk:
-        await desk.let_in()
-        tunnel = await desk.visit()
+    async with open_server_side(tidy, serve=service) as server:
+        await server.let_in()
+        tunnel = await server.visit()
         assert await receive_all(tunnel) == b"first"
         tunnel.send(b"answered later")
         tunnel.send_eof()
@@ -384,24 +384,24 @@ async def test_a_reset_goes_through(tidy: Tidy, autojump_clock: MockClock) -> No
         ends.append(endpoint)
         await trio.sleep_forever()
 
-    async with open_desk(tidy, serve=service) as desk:
-        await desk.let_in()
-        first, second = await desk.visit(), await desk.visit()
+    async with open_server_side(tidy, serve=service) as server:
+        await server.let_in()
+        first, second = await server.visit(), await server.visit()
         first.reset()
         ends[1].reset()
         await trio.testing.wait_all_tasks_blocked()
         for end in (ends[0], second):
             with pytest.raises(ConnectionResetError):
                 await receive_some(end)
-        assert not desk.over.is_set()
+        assert not server.over.is_set()
 
 
 async def test_local_first_then_the_tunnel(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.let_in()
+    async with open_server_side(tidy) as server:
+        await server.let_in()
         made = len(tidy.endpoints)
-        desk.host.silent = True
-        await desk.say(NewConnection())
+        server.host.silent = True
+        await server.say(NewConnection())
         await trio.testing.wait_all_tasks_blocked()
         assert len(tidy.endpoints) == made + 2  # of the local connection
 
@@ -410,18 +410,18 @@ async def test_local_first_then_the_tunnel(tidy: Tidy, autojump_clock: MockClock
 async def test_a_server_that_does_not_take_a_tunnel(
     tidy: Tidy, autojump_clock: MockClock, how: str
 ) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.let_in()
-        desk.nursery.start_soon(desk.keep_alive)
+    async with open_server_side(tidy) as server:
+        await server.let_in()
+        server.nursery.start_soon(server.keep_alive)
         made = len(tidy.endpoints)
-        setattr(desk.host, how, True)
-        await desk.say(NewConnection())
+        setattr(server.host, how, True)
+        await server.say(NewConnection())
         await trio.sleep(9.9)
         assert tidy.endpoints[made].closed == (how == "down")
         await trio.sleep(0.2)
         assert tidy.endpoints[made].closed
-        setattr(desk.host, how, False)
-        served = await desk.visit()
+        setattr(server.host, how, False)
+        served = await server.visit()
         served.send(b"x")
         assert await receive_some(served) == b"x"
 
@@ -429,12 +429,12 @@ async def test_a_server_that_does_not_take_a_tunnel(
 async def test_a_service_that_is_down_costs_its_visitor_only(
     tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_desk(tidy, "the local service is down") as desk:
-        await desk.let_in()
-        refused = await desk.visit()
+    async with open_server_side(tidy, "the local service is down") as server:
+        await server.let_in()
+        refused = await server.visit()
         assert await receive_all(refused) == b""  # at once: the server need not wait for it
         assert "the local service is down" in caplog.text
-        served = await desk.visit()
+        served = await server.visit()
         served.send(b"x")
         assert await receive_some(served) == b"x"
 
@@ -442,18 +442,18 @@ async def test_a_service_that_is_down_costs_its_visitor_only(
 async def test_no_more_than_max_tunnels(
     tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_desk(tidy, max_tunnels=3, min_idle_tunnels=1) as desk:
-        await desk.let_in()
-        first = await desk.visit()
-        await desk.say(*[NewConnection()] * 100)
+    async with open_server_side(tidy, max_tunnels=3, min_idle_tunnels=1) as server:
+        await server.let_in()
+        first = await server.visit()
+        await server.say(*[NewConnection()] * 100)
         await trio.testing.wait_all_tasks_blocked()
-        assert desk.host.waiting() == 2
+        assert server.host.waiting() == 2
         assert "MaxTunnels" in caplog.text
         for _ in range(2):
-            await desk.host.answer(TUNNEL)
+            await server.host.answer(TUNNEL)
         first.close()
         await trio.testing.wait_all_tasks_blocked()
-        (await desk.visit()).close()
+        (await server.visit()).close()
 
 
 async def test_a_reset_that_nobody_reads_of_is_noticed(
@@ -467,10 +467,10 @@ async def test_a_reset_that_nobody_reads_of_is_noticed(
         endpoint.send_eof()
         await trio.sleep_forever()
 
-    async with open_desk(tidy, serve=service) as desk:
-        await desk.let_in()
-        desk.nursery.start_soon(desk.keep_alive)
-        tunnel = await desk.visit()
+    async with open_server_side(tidy, serve=service) as server:
+        await server.let_in()
+        server.nursery.start_soon(server.keep_alive)
+        tunnel = await server.visit()
         await trio.sleep(1)
         ends[0].reset()
         await trio.sleep(1.5)
@@ -484,64 +484,64 @@ async def test_a_reset_that_nobody_reads_of_is_noticed(
 async def test_visitors_end_with_their_session(
     tidy: Tidy, autojump_clock: MockClock, how: str
 ) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.let_in()
-        tunnel = await desk.visit()
+    async with open_server_side(tidy) as server:
+        await server.let_in()
+        tunnel = await server.visit()
         match how:
             case "loss":
-                desk.channel.endpoint.reset()
+                server.channel.endpoint.reset()
             case "refusal":
-                await desk.say(AuthFail())
+                await server.say(AuthFail())
             case "cancelled":
-                desk.nursery.cancel_scope.cancel()
-        await desk.over.wait()
+                server.nursery.cancel_scope.cancel()
+        await server.over.wait()
         with trio.CancelScope(shield=True), pytest.raises(ConnectionResetError):
             await receive_some(tunnel)
 
 
 async def test_stop_without_visitors(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_desk(tidy) as desk:
-        await desk.let_in()
+    async with open_server_side(tidy) as server:
+        await server.let_in()
         started = trio.current_time()
-        desk.session.stopping.set()
-        await desk.over.wait()
-        assert desk.problems == []
-        assert desk.ended_at == started
-        assert desk.channel.endpoint.recv_into(memoryview(bytearray(20000))) == 0
+        server.session.stopping.set()
+        await server.over.wait()
+        assert server.problems == []
+        assert server.ended_at == started
+        assert server.channel.endpoint.recv_into(memoryview(bytearray(20000))) == 0
 
 
 async def test_stop_lets_visitors_finish_and_takes_no_new_ones(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
-    async with open_desk(tidy, drain_grace=30) as desk:
-        await desk.let_in()
-        desk.nursery.start_soon(desk.keep_alive)
-        visitors = [await desk.visit() for _ in range(2)]
-        desk.session.stopping.set()
+    async with open_server_side(tidy, drain_grace=30) as server:
+        await server.let_in()
+        server.nursery.start_soon(server.keep_alive)
+        visitors = [await server.visit() for _ in range(2)]
+        server.session.stopping.set()
         await trio.sleep(20)
-        await desk.say(NewConnection())
+        await server.say(NewConnection())
         await trio.sleep(1)
-        assert desk.host.waiting() == 0
+        assert server.host.waiting() == 0
         for visitor in visitors:
-            assert not desk.over.is_set()
+            assert not server.over.is_set()
             visitor.send(b"still served")
             assert await receive_some(visitor) == b"still served"
             visitor.close()
             await trio.testing.wait_all_tasks_blocked()
-        assert desk.over.is_set()
-        assert desk.problems == []
+        assert server.over.is_set()
+        assert server.problems == []
 
 
 async def test_stop_does_not_wait_for_ever(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_desk(tidy, drain_grace=30) as desk:
-        await desk.let_in()
-        desk.nursery.start_soon(desk.keep_alive)
-        visitor = await desk.visit()
+    async with open_server_side(tidy, drain_grace=30) as server:
+        await server.let_in()
+        server.nursery.start_soon(server.keep_alive)
+        visitor = await server.visit()
         started = trio.current_time()
-        desk.session.stopping.set()
-        await desk.over.wait()
-        assert desk.ended_at - started == pytest.approx(30)
-        assert desk.problems == []
+        server.session.stopping.set()
+        await server.over.wait()
+        assert server.ended_at - started == pytest.approx(30)
+        assert server.problems == []
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
 

@@ -52,7 +52,7 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 
 
 @attrs.define(eq=False)
-class OldGuest:
+class OldClient:
     """A client of the Go program as far as its control connection goes. `inbox` has all that it hears but KEEP_ALIVE."""
 
     server: MemoryServer
@@ -129,10 +129,10 @@ def arrive(
     *,
     host: str = HOST,
     capacity: int = CAPACITY,
-) -> OldGuest:
+) -> OldClient:
     """Return a client that is connected and has said nothing yet."""
     wire = server.connect(capacity, dialect=dialect, host=host)
-    client = OldGuest(server, dialect, host, LegacyChannel(wire, dialect))
+    client = OldClient(server, dialect, host, LegacyChannel(wire, dialect))
     server.nursery.start_soon(client.listen)
     return client
 
@@ -145,7 +145,7 @@ async def ask(
     password: str = "secret",
     host: str = HOST,
     capacity: int = CAPACITY,
-) -> OldGuest:
+) -> OldClient:
     """Return a client that has sent its credentials."""
     client = arrive(server, dialect, host=host, capacity=capacity)
     await client.say(Credentials(username=username, password=password))
@@ -158,14 +158,16 @@ async def welcome(
     *,
     host: str = HOST,
     capacity: int = CAPACITY,
-) -> OldGuest:
+) -> OldClient:
     """Return a client whose session is up, at a server without logins."""
     client = await ask(server, dialect, host=host, capacity=capacity)
     client.information = await client.hear(UserInformation)
     return client
 
 
-async def queue(server: MemoryServer, position: int, dialect: Dialect = Dialect.NAT_V1) -> OldGuest:
+async def queue(
+    server: MemoryServer, position: int, dialect: Dialect = Dialect.NAT_V1
+) -> OldClient:
     client = await ask(server, dialect)
     await trio.testing.wait_all_tasks_blocked()
     assert len(server.admission.queue) == position
@@ -795,7 +797,7 @@ async def test_who_waits_when_the_server_stops(tidy: Tidy, autojump_clock: MockC
         await waiting.hear_end()
 
 
-async def everything(server: MemoryServer, client: OldGuest) -> list[MemoryEndpoint]:
+async def everything(server: MemoryServer, client: OldClient) -> list[MemoryEndpoint]:
     """Visitors in every state."""
     ends = [server.visit(client.port, early=b"hello") for _ in range(4)]
     ends += [await client.tunnel(early=b"x") for _ in range(2)]

@@ -851,7 +851,7 @@ async def test_breaches_on_an_idle_tunnel(
         (PROBE_FRAME, "PROBE"),
         (Abort(7, AbortReason.RESET).encode(), "visitor 7"),
     ],
-    ids=["END twice", "DATA after END", "PROBE", "ABORT of a stranger"],
+    ids=["END twice", "DATA after END", "PROBE", "ABORT of another visitor"],
 )
 async def test_breaches_on_a_busy_tunnel(tidy: Tidy, wire: bytes, complaint: str) -> None:
     async with open_half(tidy, Side.SERVER) as half:

@@ -76,7 +76,7 @@ class MessageChannel(ABC, Generic[AnyMessage]):
         await (
             trio.lowlevel.checkpoint()
         )  # also when a message is here already: one chatty peer must not starve the rest
-        # No more than one record at a time: what a stranger sends is fed before its frame's bound is looked at.
+        # No more than one record at a time: what an unknown peer sends is fed before its frame's bound is looked at.
         room = scratch().incoming[:TLS_RECORD_BYTES]
         while (frame := self._reader.next_frame()) is None:
             try:

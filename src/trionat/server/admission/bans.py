@@ -41,11 +41,11 @@ _HALF_LIFE: Final = 600.0
 # got his turn waits for so many.
 _MOST_TRIES: Final = 8
 
-# Networks that are remembered, those that failed last and those that were guests last; some 2 MiB each.
+# Networks that are remembered, those that failed last and those that had a session last; some 2 MiB each.
 _MOST_NETWORKS: Final = 16_384
 
-# How long a network counts as a guest's after its last session, in seconds. Chosen: longer than a night's restart takes.
-_GUEST_FOR: Final = 3600.0
+# How long a network counts as known after its last session, in seconds. Chosen: longer than a night's restart takes.
+_KNOWN_FOR: Final = 3600.0
 
 
 @attrs.define(eq=False)
@@ -85,14 +85,14 @@ class Bans:
     _failed_go_first: bool = attrs.field(init=False, default=False)
     _records: dict[str, _Record] = attrs.field(init=False, factory=lambda: {})
     _sessions: dict[str, int] = attrs.field(init=False, factory=lambda: {})
-    _guests_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
+    _known_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
 
     def shuts_out(self, host: str) -> bool:
-        """Tell whether a connection from there is closed unheard: it is banned, and nobody there is a guest."""
+        """Tell whether a connection from there is closed unheard: it is banned, and nobody there has a session, or had one lately."""
         if not self._records:
             return False
         network = network_of(host)
-        return self._banned_for(network) > 0 and not self._is_guest(network)
+        return self._banned_for(network) > 0 and not self._is_known(network)
 
     def banned(self) -> dict[str, float]:
         """Return the networks that are banned, and for how many more seconds."""
@@ -119,7 +119,7 @@ class Bans:
         """Wait until it is this login's turn to have its password tried, and count it as being tried while the block runs.
 
         Of one network no more are tried at once than could fail before the ban, so many guesses in one moment get no further
-        than one after another. The networks take turns: first those of guests, then all others, and of these at most every
+        than one after another. The networks take turns: first those that are known by a session, then all others, and of these at most every
         second turn goes to one that has failed of late. So a flood of guesses makes a login from elsewhere wait for one turn of
         each network at most, and for two tries or so once those have failed. The block calls `fail` where it fails.
 
@@ -160,17 +160,17 @@ class Bans:
 
     def _next(self) -> str | None:
         """Return the network whose turn it is, if one waits that may have it. There are no more than `MaxHandshakes` that wait."""
-        guest = other = failed = None
+        known = other = failed = None
         for network, tries in self._tries.items():
             if not tries.waiting or tries.under_way >= self._most_tries(network):
                 continue
             if network in self._records and self._records[network].now() >= 0.5:
                 failed = failed or network
-            elif self._is_guest(network):
-                guest = guest or network
+            elif self._is_known(network):
+                known = known or network
             else:
                 other = other or network
-        chosen = failed if failed and self._failed_go_first else guest or other or failed
+        chosen = failed if failed and self._failed_go_first else known or other or failed
         self._failed_go_first = chosen != failed
         return chosen
 
@@ -203,8 +203,8 @@ class Bans:
         return min(_LONGEST_DELAY, _FIRST_DELAY * math.exp2(min(record.score, 64) - 1))
 
     @contextmanager
-    def guest(self, host: str) -> Generator[None]:
-        """Whoever has a session from there is a guest while this lasts, and for a while after it."""
+    def known(self, host: str) -> Generator[None]:
+        """Somebody has a session from there while the block runs: the network is known then, and for an hour after it."""
         network = network_of(host)
         self._sessions[network] = self._sessions.get(network, 0) + 1
         try:
@@ -213,15 +213,15 @@ class Bans:
             self._sessions[network] -= 1
             if not self._sessions[network]:
                 del self._sessions[network]
-                self._guests_until.pop(network, None)
-                _put_last(self._guests_until, network, trio.current_time() + _GUEST_FOR)
+                self._known_until.pop(network, None)
+                _put_last(self._known_until, network, trio.current_time() + _KNOWN_FOR)
 
     def _banned_for(self, network: str) -> float:
         record = self._records.get(network)
         return 0.0 if record is None else record.banned_until - trio.current_time()
 
-    def _is_guest(self, network: str) -> bool:
-        until = self._guests_until.get(network, float("-inf"))
+    def _is_known(self, network: str) -> bool:
+        until = self._known_until.get(network, float("-inf"))
         return network in self._sessions or trio.current_time() < until
 
 

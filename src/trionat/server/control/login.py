@@ -137,5 +137,5 @@ class Login(ABC):
         self.known()
         lease = await self.context.admission.admit(client)
         # No checkpoint in between: the lease must not look vacant to anybody else.
-        with self.context.bans.guest(self.address.host):
+        with self.context.bans.known(self.address.host):
             await self.context.sessions.run(lease, open_session)

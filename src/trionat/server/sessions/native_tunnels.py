@@ -39,7 +39,7 @@ class _Served:
 
 @attrs.define(eq=False, kw_only=True)
 class NativeTunnels(Tunnels):
-    """Cancelled, `run` gives a visitor of whom nothing was answered back to the line, and resets the others.
+    """Cancelled, `run` puts a visitor to whom nothing was answered yet back into the queue, and resets the others.
 
     `keep_idle` is how many idle tunnels the client wants at least, `acknowledged_within` is as in `Tunnel`.
     """

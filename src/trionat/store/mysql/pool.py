@@ -65,7 +65,7 @@ class Link:
     async def ask_by_name(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask a question in which `{}` stands for the column `username`, and all text among the values is names.
 
-        A column in an older character set does not compare with what it cannot hold, such as an emoji that a stranger
+        A column in an older character set does not compare with what it cannot hold, such as an emoji that somebody
         gives for a name; then all of it is read.
         """
         try:
