@@ -497,7 +497,9 @@ async def test_of_positions_that_come_too_fast_the_last_is_told_a_second_later(
     async with open_server_side(tidy, tmp_path) as server:
         await server.answer()
         began = trio.current_time()
-        for position in range(1000, 0, -1):
+        await server.say(Queued(position=1000))
+        await trio.testing.wait_all_tasks_blocked()
+        for position in range(999, 0, -1):
             await server.say(Queued(position=position))
         await trio.sleep(1)
         await trio.testing.wait_all_tasks_blocked()
