@@ -13,7 +13,7 @@ import trio.testing
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
 from tests.unit.memory_server import forwarder
 from trionat.client.native.tunnel_pool import TunnelPool
-from trionat.errors import ConnectionLostError, PeerError
+from trionat.errors import ConnectionLostError, IdentityError, PeerError, RefusedError
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import Refused, encode_message
 from trionat.protocol.tunnel_frames import (
@@ -178,19 +178,58 @@ async def test_demand_that_is_not_told_again_is_forgotten(
 
 async def test_failed_dials_are_not_repeated_at_once(tidy: Tidy, autojump_clock: MockClock) -> None:
     async with open_yard(tidy, error=ConnectionLostError("cannot reach it")) as yard:
-        await trio.sleep(10)
-        assert 8 <= len(yard.tries) <= 22
+        await trio.sleep(60)
+        assert 12 <= len(yard.tries) <= 25
+        assert yard.tries[1] - yard.tries[0] <= 1.0
         yard.error = None
-        await trio.sleep(1.1)
+        await trio.sleep(6)
         assert len(yard.wires) == 1
+
+
+@pytest.mark.parametrize("kind", [ConnectionLostError, IdentityError, RefusedError])
+async def test_an_outage_is_told_once_and_its_end(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, kind: type[PeerError]
+) -> None:
+    caplog.set_level("INFO")
+    error = RefusedError("full", "why") if kind is RefusedError else kind("why")
+    async with open_yard(tidy, least_idle=4, error=error) as yard:
+        await trio.sleep(300)
+        yard.error = ConnectionLostError("something else")
+        await trio.sleep(300)
+        yard.error = None
+        await trio.sleep(10)
+        lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+        failed = len(yard.tries) - len(yard.wires)
+    told = [line for line in lines if line[0] == "WARNING"]
+    assert told[0] == ("WARNING", "no tunnel can be opened: visitors wait in vain reason=why")
+    assert len({message for _, message in told}) == 2
+    assert lines == [*told, ("INFO", f"tunnels open again failed={failed}")]
+    assert len(told) == 2
+
+
+async def test_dials_of_which_every_second_fails_do_not_slow_the_pool(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with open_yard(tidy) as yard:
+        for number in range(60):
+            yard.error = None if number % 2 else ConnectionLostError("now and then")
+            yard.wires[-1].send(open_frame(number))
+            await yard.settle()
+            yard.error = None
+            await trio.sleep(3)
+            assert len(yard.open_wires) - yard.pool.busy >= 1
+    assert caplog.text.count("now and then") <= 4
+    assert caplog.text.count("open again") <= 4
 
 
 @pytest.mark.parametrize("how", ["refused", "closed", "reset"])
 async def test_tunnels_that_end_at_once_are_not_replaced_at_once(
-    tidy: Tidy, autojump_clock: MockClock, how: str
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
+    caplog.set_level("INFO")
     async with open_yard(tidy) as yard:
-        for _ in range(100):
+        for _ in range(600):
             for wire in yard.open_wires:
                 match how:
                     case "refused":
@@ -200,7 +239,8 @@ async def test_tunnels_that_end_at_once_are_not_replaced_at_once(
                     case _:
                         wire.reset()
             await trio.sleep(0.1)
-        assert 5 <= len(yard.wires) <= 22
+        assert 12 <= len(yard.wires) <= 25
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
 
 
 async def test_a_visitor_is_served_and_counted(tidy: Tidy, autojump_clock: MockClock) -> None:

@@ -8,7 +8,9 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.errors import PeerError
+from trionat.client.native.outage import Outage
+from trionat.client.reconnect import foremost
+from trionat.errors import ConnectionLostError, PeerError
 from trionat.log import get_logger
 from trionat.protocol.tunnel_frames import Open
 from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
@@ -16,7 +18,7 @@ from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, SWEEP_INTERVAL
 from trionat.relay.stream import VisitorStream
 from trionat.signals import Signal
 from trionat.transport.descriptors import SHORTAGE, room_for_visitors
-from trionat.transport.isolation import isolated
+from trionat.transport.isolation import isolated, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,9 +35,10 @@ _MOST_IDLE: Final = 64
 # Handshakes at once. More would only queue at the server, whose every handshake takes about a millisecond.
 _MOST_DIALS: Final = 64
 
-# After a tunnel could not be opened, or ended at once without a visitor, nobody tries for this long, in seconds. The control
-# connection tells soon whether the server is gone.
+# After a tunnel for which there was no descriptor, nobody tries for this long, in seconds.
 _PAUSE: Final = 0.5
+
+# A tunnel that ends within this many seconds without a visitor counts as one that could not be opened.
 _AT_ONCE: Final = 1.0
 
 # A server gives a tunnel up that is silent for so many sweeps when a visitor comes; the end of the connection may be lost as well.
@@ -69,7 +72,7 @@ class TunnelPool:
     _dialing: int = attrs.field(init=False, default=0)
     _waiting: int = attrs.field(init=False, default=0)
     _demanded: float = attrs.field(init=False, default=float("-inf"))
-    _paused_until: float = attrs.field(init=False, default=float("-inf"))
+    _outage: Outage = attrs.field(init=False, factory=Outage)
     _changed: Signal = attrs.field(init=False, factory=Signal)
     _less_busy: Signal = attrs.field(init=False, factory=Signal)
 
@@ -101,7 +104,7 @@ class TunnelPool:
 
     def _missing(self) -> int:
         """Return how many tunnels to open now."""
-        if trio.current_time() < self._paused_until:
+        if trio.current_time() < self._outage.paused_until:
             return 0
         count, busy = len(self._tunnels), self.busy
         wanted = max(self.least_idle, min(busy // _IDLE_SHARE, _MOST_IDLE)) + self._waiting
@@ -118,14 +121,17 @@ class TunnelPool:
     async def _serve(self) -> None:
         """Open one tunnel and serve visitors over it until it ends. Its failure is nobody else's."""
         with isolated(log, "tunnel lost"):
+            began = trio.current_time()
             try:
                 wire = await self.open_wire()
             except PeerError as error:
-                self._pause()
+                now = trio.current_time()
                 if _is_shortage(error):
+                    self._outage.paused_until = now + _PAUSE
                     self._note_shortage()
-                    return
-                raise
+                else:
+                    self._outage.failed(error, tried_for=now - began, opened=False)
+                return
             finally:
                 self._dialing -= 1
                 self._changed.notify()
@@ -149,9 +155,6 @@ class TunnelPool:
             self._tunnels[tunnel].cancel("descriptors are short")
             tunnel.wire.close()  # at once: somebody waits for a descriptor
 
-    def _pause(self) -> None:
-        self._paused_until = trio.current_time() + _PAUSE
-
     async def _serve_visitors(self, wire: Endpoint) -> None:
         opened, streams = trio.open_memory_channel[tuple[Open, VisitorStream]](1)
 
@@ -166,6 +169,11 @@ class TunnelPool:
             self._idle.add(tunnel)
             self._less_busy.notify()
 
+        def ended_at_once() -> bool:
+            return (
+                tunnel.unused and not scope.cancel_called and trio.current_time() - began < _AT_ONCE
+            )
+
         tunnel = ClientTunnel(
             wire,
             connect_locally,
@@ -177,22 +185,36 @@ class TunnelPool:
         began = trio.current_time()
         scope = self._tunnels[tunnel] = trio.CancelScope()
         self._idle.add(tunnel)
+        problem: PeerError = ConnectionLostError("the server closed the tunnel at once")
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._carry, tunnel, streams, name="carry")
+                    if self._outage.lasts:
+                        nursery.start_soon(self._prove, name="prove")
                     await tunnel.receive()
                     nursery.cancel_scope.cancel("the server closed the tunnel")
+        except* PeerError as group:
+            if not ended_at_once():
+                raise
+            problem = foremost(error for error in leaves(group) if isinstance(error, PeerError))
         finally:
             del self._tunnels[tunnel]
             self._idle.discard(tunnel)
             tunnel.abandon()
             wire.close()
             log.debug("tunnel closed", idle=len(self._idle), busy=self.busy)
-            if tunnel.unused and trio.current_time() - began < _AT_ONCE:
-                self._pause()
             self._changed.notify()
             self._less_busy.notify()
+        if ended_at_once():
+            self._outage.failed(problem, tried_for=trio.current_time() - began, opened=True)
+            self._changed.notify()
+
+    async def _prove(self) -> None:
+        """A tunnel that was opened in an outage, and stays, ends it."""
+        await trio.sleep(_AT_ONCE)
+        self._outage.worked()
+        self._changed.notify()
 
     async def _connect_locally(self, frame: Open) -> Endpoint:
         log.debug("visitor paired with a tunnel", visitor=frame.visitor, service=frame.service)
