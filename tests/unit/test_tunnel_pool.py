@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import socket
+import sys
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,9 +29,11 @@ from trionat.protocol.tunnel_frames import (
     Open,
     TunnelReader,
 )
+from trionat.transport.descriptors import left
+from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from trio.testing import MockClock
 
@@ -205,6 +210,75 @@ async def test_an_outage_is_told_once_and_its_end(
     assert len({message for _, message in told}) == 2
     assert lines == [*told, ("INFO", f"tunnels open again failed={failed}")]
     assert len(told) == 2
+
+
+@contextmanager
+def descriptors_left(number: int) -> Iterator[None]:
+    """Let this process have so many more, and a hole among those of low numbers that is not one of them."""
+    resource = pytest.importorskip("resource")
+    low, high = socket.socket(), socket.socket()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(list(Path("/dev/fd").iterdir())) - 1
+    # What is open beyond the limit stays open, so numbers up to the highest one are needed.
+    limit = max(in_use - 1 + number, high.fileno() + 1)
+    filling = [socket.socket() for _ in range(limit - (in_use - 1) - number)]
+    low.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for sock in (high, *filling):
+            sock.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="numbers as on Linux")
+async def test_a_hole_among_descriptors_is_no_room() -> None:
+    with descriptors_left(30):
+        assert left() == 30
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="numbers as on Linux")
+async def test_a_shortage_leaves_as_many_tunnels_as_fit(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten idle tunnels and ten descriptors left: eight fit, with eight connections to a service and four to spare."""
+    caplog.set_level("INFO")
+    fars: list[socket.socket] = []
+
+    async def open_wire() -> Endpoint:
+        await trio.lowlevel.checkpoint()
+        near, far = socket.socketpair()
+        fars.append(far)
+        return SocketEndpoint(near)
+
+    async with trio.open_nursery() as nursery:
+        pool = TunnelPool(open_wire, forwarder(tidy, nursery), 100, 10)
+        nursery.start_soon(pool.run)
+        await trio.sleep(2)
+        spare = [socket.socket() for _ in fars]  # the far ends do not count
+        with descriptors_left(10):
+            for _ in range(3):  # visitors that come in one tick
+                pool._note_shortage()
+                assert (len(pool._idle), pool.busy) == (8, 0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (len(pool._tunnels), pool.busy) == (8, 0)
+        for _ in range(20):
+            await trio.sleep(1.5)
+            assert pool._limit_when_short is None
+            with descriptors_left(10):
+                for far in fars[-10:]:  # their tunnels are about to read
+                    with suppress(OSError):
+                        far.send(PROBE_FRAME)
+                await trio.lowlevel.checkpoint()
+                pool._note_shortage()
+        nursery.cancel_scope.cancel()
+    for sock in (*spare, *fars):
+        sock.close()
+    messages = [message.split(":")[0] for message in caplog.messages]
+    assert "tunnel lost" not in caplog.text
+    assert 2 <= messages.count("descriptors are short") <= 4
+    assert 2 <= messages.count("there are enough descriptors again") <= 4
 
 
 async def test_dials_of_which_every_second_fails_do_not_slow_the_pool(

@@ -17,7 +17,7 @@ from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, SWEEP_INTERVAL
 from trionat.relay.stream import VisitorStream
 from trionat.signals import Signal
-from trionat.transport.descriptors import SHORTAGE, room_for_visitors
+from trionat.transport.descriptors import SHORTAGE, TOLD_AGAIN_AFTER, room_for_visitors
 from trionat.transport.isolation import isolated, leaves
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class TunnelPool:
     acknowledged_within: float = ACKNOWLEDGED_WITHIN
     served: int = attrs.field(init=False, default=0)
     _limit_when_short: int | None = attrs.field(init=False, default=None)
+    _told_shortage: bool = attrs.field(init=False, default=False)
+    _quiet_until: float = attrs.field(init=False, default=float("-inf"))
     _tunnels: dict[ClientTunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
     _idle: set[ClientTunnel] = attrs.field(init=False, factory=lambda: set())
     _dialing: int = attrs.field(init=False, default=0)
@@ -139,7 +141,9 @@ class TunnelPool:
 
     def _note_shortage(self) -> None:
         """There was no descriptor for a tunnel or a service: send idle tunnels home, and tell that once."""
-        if self._limit_when_short is None:
+        now = trio.current_time()
+        if self._limit_when_short is None and now >= self._quiet_until:
+            self._told_shortage, self._quiet_until = True, now + TOLD_AGAIN_AFTER
             log.warning(
                 "descriptors are short: there are fewer tunnels until there is room again (ulimit -n)"
             )
@@ -151,9 +155,13 @@ class TunnelPool:
         fits = self.busy + room_for_visitors(self.limit, idle=idle)
         self._limit_when_short = max(1, fits)
         for tunnel in list(self._idle)[: max(0, self.busy + idle - self._limit_when_short)]:
-            self._idle.discard(tunnel)
-            self._tunnels[tunnel].cancel("descriptors are short")
+            self._give_up(tunnel, "descriptors are short")
             tunnel.wire.close()  # at once: somebody waits for a descriptor
+
+    def _give_up(self, tunnel: ClientTunnel, reason: str) -> None:
+        """End a tunnel, which counts no more from now on; its task is still to end. The caller closes the wire."""
+        self._idle.discard(tunnel)
+        self._tunnels.pop(tunnel).cancel(reason)
 
     async def _serve_visitors(self, wire: Endpoint) -> None:
         opened, streams = trio.open_memory_channel[tuple[Open, VisitorStream]](1)
@@ -166,7 +174,8 @@ class TunnelPool:
             return self._connect_locally(frame)
 
         def rest() -> None:
-            self._idle.add(tunnel)
+            if tunnel in self._tunnels:
+                self._idle.add(tunnel)
             self._less_busy.notify()
 
         def ended_at_once() -> bool:
@@ -195,11 +204,11 @@ class TunnelPool:
                     await tunnel.receive()
                     nursery.cancel_scope.cancel("the server closed the tunnel")
         except* PeerError as group:
-            if not ended_at_once():
+            if not ended_at_once() and not scope.cancel_called:  # else it is our own doing
                 raise
             problem = foremost(error for error in leaves(group) if isinstance(error, PeerError))
         finally:
-            del self._tunnels[tunnel]
+            self._tunnels.pop(tunnel, None)
             self._idle.discard(tunnel)
             tunnel.abandon()
             wire.close()
@@ -258,19 +267,21 @@ class TunnelPool:
         """Once a second: see after every tunnel, and after a pause."""
         while True:
             await trio.sleep(SWEEP_INTERVAL)
-            for tunnel, scope in list(self._tunnels.items()):
+            for tunnel in list(self._tunnels):
                 try:
                     tunnel.sweep()
                 except PeerError as error:
                     log.info("tunnel given up", reason=str(error))
-                    scope.cancel(str(error))
+                    self._give_up(tunnel, str(error))
                     # The other end may wait for a plain end that does not read, and would not see a mere end.
                     tunnel.wire.reset()
             if self._limit_when_short is not None:
                 self._fit()
                 if self._limit_when_short >= self.limit:
                     self._limit_when_short = None
-                    log.info("there are enough descriptors again")
+                    if self._told_shortage:
+                        self._told_shortage = False
+                        log.info("there are enough descriptors again")
             if trio.current_time() - self._demanded > _DEMAND_LASTS:
                 self._waiting = 0
             self._changed.notify()
