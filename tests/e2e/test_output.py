@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -247,3 +248,88 @@ def test_hangup(tmp_path: Path, terminal: bool) -> None:
         process.kill()
         process.wait()
     assert "SIGHUP" in (tmp_path / "x.log").read_text()
+
+
+def serving(folder: Path, log: Path | str) -> list[str]:
+    """Return the command of a server that logs there."""
+    ports = ["-c", "127.0.0.1:0", "-t", "127.0.0.1:0", "-p", "0"]
+    return [*TRIONAT, "serve", *ports, "--state-dir", str(folder / "state"), "--log-name", str(log)]
+
+
+def events_in(lines: bytes) -> list[str]:
+    """Return what happened, by the JSON lines among the lines."""
+    return [json.loads(line)["event"] for line in lines.splitlines() if line.startswith(b"{")]
+
+
+def test_a_named_pipe_as_log_file(tmp_path: Path) -> None:
+    """Its reader hears everything from the first record to the last, and its end once; the terminal has the same."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        server = subprocess.Popen(
+            serving(tmp_path, pipe), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            assert server.stdout is not None
+            assert b"server" in server.stdout.readline()
+            server.send_signal(signal.SIGTERM)
+            _, told = server.communicate(timeout=8)
+            logged, _ = reader.communicate(timeout=8)
+        finally:
+            server.kill()
+            server.wait()
+            reader.kill()
+    assert server.returncode == 0
+    events = events_in(logged)
+    assert len(events) >= 2
+    assert events[-1].startswith("stopping")
+    assert len(told.splitlines()) == len(events)
+
+
+def test_a_named_pipe_that_is_read_no_more(tmp_path: Path) -> None:
+    """It is full, or has no reader: the terminal has everything nevertheless, and a word about the pipe."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(writer, b" " * 4096)
+    except BlockingIOError:
+        os.close(writer)
+    server = subprocess.Popen(
+        serving(tmp_path, pipe), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        assert b"server" in server.stdout.readline()
+        server.send_signal(signal.SIGTERM)
+        _, told = server.communicate(timeout=8)
+    finally:
+        os.close(reader)
+        server.kill()
+        server.wait()
+    assert server.returncode == 0
+    assert b"stopping" in told
+    assert b"log records cannot be written" in told
+    assert b"nobody reads it" in told
+
+
+def test_standard_output_as_log_file(tmp_path: Path) -> None:
+    """Where it is a pipe, no record is lost, the first one neither."""
+    server = subprocess.Popen(
+        serving(tmp_path, "/dev/stdout"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        first = b""
+        while not first.startswith(b"trionat") and b"\ntrionat" not in first:
+            first += server.stdout.readline()
+        server.send_signal(signal.SIGTERM)
+        rest, told = server.communicate(timeout=8)
+    finally:
+        server.kill()
+        server.wait()
+    assert server.returncode == 0
+    assert b"cannot be written" not in told
+    assert len(events_in(first + rest)) == len(told.splitlines())

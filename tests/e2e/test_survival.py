@@ -160,6 +160,7 @@ async def test_second_server_on_the_same_folder(tmp_path: Path) -> None:
             f"trionat: {server.state}: another trionat serve runs on this state folder: "
             "stop it, or give this one a folder of its own (--state-dir)\n"
         )
+        assert not (server.state / "server.log").exists()  # which would be that of the first one
         server.kill()
         await server.wait()
     async with running.server(tmp_path / "s"):

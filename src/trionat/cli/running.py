@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import signal
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -63,17 +64,22 @@ def run_until_signalled(
     *,
     terminal: bool = True,
     log_file: str | None = None,
+    reserved: AbstractContextManager[object] | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
     `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it. SIGHUP
     counts as one where there is a terminal, which has closed then; else it is only told.
-    `log_file` is where JSON lines go besides the terminal.
+    `log_file` is where JSON lines go besides the terminal. `reserved` is entered before that is opened, and left in the end.
     """
     code = ExitCode.BUG
     _allow_all_descriptors()
     try:
-        with _logging(terminal=terminal, log_file=log_file), printing_aside():
+        with (
+            reserved or nullcontext(),
+            _logging(terminal=terminal, log_file=log_file),
+            printing_aside(),
+        ):
             code = trio.run(_run, run)
     except* TrionatError as group:
         code = tell(leaves(group))
@@ -102,12 +108,20 @@ def _logging(
 ) -> AbstractContextManager[LogStatistics | None]:
     if not terminal and log_file is None:
         return nullcontext()
-    filename = None if log_file is None else _openable(log_file)
-    return log_to(terminal=sys.stderr if terminal else None, filename=filename, level=_log_level())
+    level = _log_level()
+    filename, descriptor = (None, None) if log_file is None else _open_log_file(log_file)
+    return log_to(
+        terminal=sys.stderr if terminal else None,
+        filename=filename,
+        descriptor=descriptor,
+        level=level,
+    )
 
 
-def _openable(log_file: str) -> Path:
+def _open_log_file(log_file: str) -> tuple[Path, int | None]:
     """Return the absolute name of a log file that can be opened now: who asked for one should not miss it when it is needed.
+
+    A pipe or a device comes open, as its descriptor: whoever reads a pipe takes the first close for its end.
 
     Raises:
         StartupError: It cannot be opened.
@@ -119,13 +133,16 @@ def _openable(log_file: str) -> Path:
     try:
         # Without waiting for the reader of a pipe.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
-        os.close(os.open(filename, flags, 0o666))
+        descriptor = os.open(filename, flags, 0o666)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise StartupError(
             f"{log_file}: cannot open the log file: {reason}; --log-name (LogFilename) names another"
         ) from error
-    return filename
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return filename, descriptor
+    os.close(descriptor)
+    return filename, None
 
 
 def _log_level() -> str:

@@ -22,8 +22,8 @@ from trionat.config.server import ServerConfig
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.events import Ready
+from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
-from trionat.store.private_file import make_private_folder
 
 
 @with_flags(ServerConfig, DatabaseConfig)
@@ -43,27 +43,16 @@ def serve(
     """
     try:
         configuration = load("server", file=config, flags=flags, environ=os.environ)
-        log_file = _log_file(configuration.server)
+        server = configuration.server
+        log_file = server.effective_log_filename if server.start_log else None
     except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "server"))
     run_until_signalled(
         partial(_serve, configuration, warnings, as_json),
         log_file=log_file,
+        reserved=reserve(server),
     )
-
-
-def _log_file(server: ServerConfig) -> str | None:
-    """Return the file to log to, in a folder that is there if it is the server's own.
-
-    Raises:
-        StartupError: There is no state folder, and it cannot be made.
-    """
-    if not server.start_log:
-        return None
-    if server.log_filename is None:
-        make_private_folder(server.effective_state_dir)
-    return server.effective_log_filename
 
 
 async def _serve(
@@ -71,7 +60,11 @@ async def _serve(
 ) -> None:
     log_warnings(warnings)
     job = partial(
-        run_server, configuration.server, database=configuration.database, stopping=stopping
+        run_server,
+        configuration.server,
+        database=configuration.database,
+        stopping=stopping,
+        reserved=True,
     )
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as starting:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from trionat.log.logger import Logger, bind_context, get_logger, unbind_context
 from trionat.log.record import escape
-from trionat.log.writer import Enqueue, LogStatistics, RotatingFile, Sink, Terminal, Writer
+from trionat.log.writer import Enqueue, LogStatistics, Pipe, RotatingFile, Sink, Terminal, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -45,6 +45,7 @@ def log_to(
     *,
     terminal: TextIO | None,
     filename: Path | None,
+    descriptor: int | None = None,
     json_terminal: bool = False,
     level: int | str = logging.INFO,
 ) -> Generator[LogStatistics]:
@@ -60,6 +61,8 @@ def log_to(
         filename: takes one JSON object a line: `time` (ISO 8601, UTC, milliseconds), `level`, `logger`, `event`, the keys
             and `exception`. Rotates at 10 MiB and keeps 5 old files. A file that cannot be opened or written is no error: the
             terminal is told, at most once a minute, and every record tries again.
+        descriptor: what `filename` has been opened with, non-blocking, where it is a pipe or a device. It is not opened again, does not
+            rotate, and is closed here. A pipe that is full for a second loses records until somebody reads it.
         json_terminal: gives the terminal the JSON lines as well, for containers.
         level: a level of `logging`, by number or by name.
 
@@ -75,7 +78,7 @@ def log_to(
     if terminal is not None:
         sinks.append(Terminal(terminal, as_json=json_terminal))
     if filename is not None:
-        sinks.append(RotatingFile(filename))
+        sinks.append(RotatingFile(filename) if descriptor is None else Pipe(filename, descriptor))
     writer = Writer(sinks, statistics)
     handler = Enqueue(writer.records, statistics)
     root.addHandler(handler)

@@ -6,11 +6,13 @@ Neither a stuck terminal nor a full disk stops anything; what is lost is counted
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import logging.handlers
 import os
 import queue
 import select
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -37,6 +39,8 @@ for each record costs the Trio thread several times what rendering costs, since 
 measured, a third of the new connections a second."""
 _LOOK_INTERVAL: Final = 1.0
 """Seconds between two looks at the log file's name."""
+_ROOM_TIMEOUT: Final = 1.0
+"""Seconds for which a pipe may be full before a record is lost. Chosen."""
 COMPLAINT_INTERVAL: Final = 60.0
 """Seconds between two complaints about a full disk or the like."""
 
@@ -152,6 +156,56 @@ class Terminal:
             os.close(self._fd)
 
 
+class Pipe:
+    """JSON lines into a pipe or a device that is open already: another opening could wait for ever, and a size it has not.
+
+    A pipe that nobody reads holds up the other sinks for `_ROOM_TIMEOUT` once; then its records are lost until there is room.
+    """
+
+    def __init__(self, filename: Path, descriptor: int) -> None:
+        self.place = str(filename)
+        self._descriptor = descriptor
+        self._rest = b""
+        self._patience = _ROOM_TIMEOUT
+
+    def emit(self, records: Sequence[logging.LogRecord]) -> Sequence[Exception]:
+        """Write line by line, as far as there is room."""
+        errors: list[Exception] = []
+        for record in records:
+            try:
+                self._write_line(f"{render_json(record)}\n".encode("ascii"))
+            except Exception as error:  # noqa: BLE001 (whatever is behind it, or some value's __str__: the log goes on)
+                errors.append(error)
+        return errors
+
+    def _write_line(self, line: bytes) -> None:
+        """Write a line, or nothing of it where there is no room. The end of one that was cut off there comes first."""
+        rest, self._rest = self._rest, b""  # of no use to another reader
+        if rest := self._write(rest):
+            self._rest = rest
+        elif (rest := self._write(line)) != line:
+            self._rest = rest
+            return
+        raise BlockingIOError(errno.EAGAIN, "nobody reads it")
+
+    def _write(self, data: bytes) -> bytes:
+        """Return what there was no room for."""
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                if not select.select([], [self._descriptor], [], self._patience)[1]:
+                    self._patience = 0.0
+                    return data
+            else:
+                self._patience = _ROOM_TIMEOUT
+        return data
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._descriptor)
+
+
 class RotatingFile:
     """JSON lines in a file, opened with the first record."""
 
@@ -181,6 +235,8 @@ class _RotatingHandler(logging.handlers.RotatingFileHandler):
 
     _looked_at = float("-inf")
     _size = 0
+    _is_regular = True
+    """Whether it has a size and can be renamed: a pipe or a device does not rotate."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the JSON line, into a new file where it has no room in this one.
@@ -189,7 +245,7 @@ class _RotatingHandler(logging.handlers.RotatingFileHandler):
         """
         line = render_json(record) + "\n"
         stream = self._current()
-        if self._size and self._size + len(line) >= self.maxBytes > 0:
+        if self._is_regular and self._size and self._size + len(line) >= self.maxBytes > 0:
             self.doRollover()
             stream = self._current()
         stream.write(line)
@@ -209,7 +265,9 @@ class _RotatingHandler(logging.handlers.RotatingFileHandler):
             stream = self.stream = None
         if stream is None:
             stream = self.stream = self._open()
-            self._size = stream.tell()
+            found = os.fstat(stream.fileno())
+            self._is_regular = stat.S_ISREG(found.st_mode)
+            self._size = found.st_size
         if now - self._looked_at >= _LOOK_INTERVAL:
             self._looked_at = now
         return stream

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -51,7 +51,7 @@ from trionat.transport.tls import server_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from trionat.config.database import DatabaseConfig
     from trionat.config.server import ServerConfig
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_OTHER_DESCRIPTORS: Final = 24
-"""Of a server besides its visit ports: listeners, files, the store, and the first connections. Chosen."""
+_OTHER_DESCRIPTORS: Final = 32
+"""Of a server besides its visit ports: the event loop, the log, listeners, files, the store, and the first connections. Chosen."""
 
 _IDLE_TUNNELS: Final = 4
 """Of a session, as a client keeps them that is not told otherwise."""
@@ -77,6 +77,7 @@ async def serve(
     *,
     database: DatabaseConfig | None = None,
     stopping: trio.Event | None = None,
+    reserved: bool = False,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a server until it is cancelled, or until `stopping` is set and every session has ended.
@@ -84,6 +85,8 @@ async def serve(
     Start it with `ready = await nursery.start(trionat.serve, config)`: that returns when all ports are bound. Setting
     `stopping` is the planned stop: nobody new is let in, clients are told, visitors may finish for `config.drain_grace`
     seconds. Cancelling stops at once. Either way no task, socket or file is left behind.
+
+    `reserved` says that the caller holds `reserve(config)`; else it is done here.
 
     Where clients have to log in, nothing is listened on before the store can be used: it is waited for, or ends the start, as
     `database.wait` says. Where they need not, the store is for their traffic only, and holds nothing up.
@@ -93,10 +96,11 @@ async def serve(
         StoreUnavailableError: the accounts cannot be asked for.
     """
     stopping = trio.Event() if stopping is None else stopping
-    _check_descriptors(config)
     folder = config.effective_state_dir
     async with AsyncExitStack() as resources:
-        resources.enter_context(await trio.to_thread.run_sync(lock_state, folder))
+        if not reserved:
+            await trio.to_thread.run_sync(resources.enter_context, reserve(config))
+        _warn_of_few_descriptors(config)
         store = await resources.enter_async_context(open_store(database, database_file(folder)))
         if config.start_auth:
             await _prepare(store, wait=database is not None and database.wait)
@@ -194,17 +198,33 @@ async def serve(
             serving.cancel_scope.cancel("the server stops")
 
 
-def _check_descriptors(config: ServerConfig) -> None:
-    """End the start where this process may not have as many descriptors as it needs for its ports; tell where the limits do not fit.
+@contextmanager
+def reserve(config: ServerConfig) -> Generator[None]:
+    """Check what a server needs before it opens any other file, and keep other servers off its state folder for the block.
+
+    Blocks, for a moment.
+
+    Raises:
+        StartupError: There are too few descriptors for the visit ports, another server runs on the state folder, or it cannot be used.
+    """
+    require(_least_descriptors(config), f"{len(config.visit_port)} visit ports")
+    with lock_state(config.effective_state_dir):
+        yield
+
+
+def _least_descriptors(config: ServerConfig) -> int:
+    return len(config.visit_port) + _OTHER_DESCRIPTORS
+
+
+def _warn_of_few_descriptors(config: ServerConfig) -> None:
+    """Tell where the limits do not fit this process's descriptors.
 
     They fit when every session can be up with its idle tunnels while one of them has all visitors that it may have, which leave
     a quarter free (`Descriptors`).
     """
     ports, sessions, visitors = len(config.visit_port), config.session_limit, config.max_visitors
-    least = ports + _OTHER_DESCRIPTORS
-    require(least, f"{ports} visit ports")
     warn_if_short(
-        least + sessions * (1 + _IDLE_TUNNELS) + 2 * visitors * 4 // 3,
+        _least_descriptors(config) + sessions * (1 + _IDLE_TUNNELS) + 2 * visitors * 4 // 3,
         f"{ports} visit ports, MaxTCPConnNum {sessions}, MaxVisitors {visitors}",
     )
 
