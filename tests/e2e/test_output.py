@@ -70,6 +70,31 @@ def test_nobody_reads_standard_output(tmp_path: Path, arguments: list[str]) -> N
         os.close(reader)
 
 
+@pytest.mark.parametrize("command", ["connect --once -c 127.0.0.1:9 -u alice 8080", "bogus"])
+def test_nobody_reads_standard_error(tmp_path: Path, command: str) -> None:
+    """The program ends nevertheless, with the code of its error."""
+    reader, writer = full_pipe()
+    process = subprocess.Popen(
+        [*TRIONAT, *command.split()],
+        stdout=subprocess.DEVNULL,
+        stderr=writer,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "TRIONAT_AUTH_PASSWORD": "x",
+            "TRIONAT_CLIENT_FINGERPRINT": "SHA256:" + "00" * 32,
+            "TRIONAT_STATE_DIR": str(tmp_path),
+        },
+    )
+    try:
+        os.close(writer)
+        assert process.wait(15) == (2 if command == "bogus" else 3)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+
+
 def test_the_reader_has_enough(tmp_path: Path) -> None:
     """`trionat config show | head -1`: no traceback, and the code is 0."""
     for _ in range(3):
@@ -117,6 +142,24 @@ def test_an_output_that_was_closed_before_the_start(command: str) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["connect -c h:1 -u bob 8080", "user add bob"])
+def test_an_input_that_was_closed_before_the_start(tmp_path: Path, command: str) -> None:
+    shell = f'exec "$0" -m trionat {command} --state-dir state <&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell, sys.executable],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    told = "trionat: standard input: it is closed: give the password there"
+    also = "; there are also TRIONAT_AUTH_PASSWORD, Auth.Password in a file, or a ticket"
+    assert line == (told + also if command.startswith("connect") else told)
 
 
 def test_an_encoding_that_lacks_a_character(tmp_path: Path) -> None:
@@ -333,3 +376,24 @@ def test_standard_output_as_log_file(tmp_path: Path) -> None:
     assert server.returncode == 0
     assert b"cannot be written" not in told
     assert len(events_in(first + rest)) == len(told.splitlines())
+
+
+def test_a_ticket_file_that_never_comes(tmp_path: Path) -> None:
+    """A pipe that nobody writes to: the second signal ends the client all the same."""
+    os.mkfifo(tmp_path / "ticket")
+    client = subprocess.Popen(
+        [*TRIONAT, "connect", "--ticket-file", "ticket", "--state-dir", "state", "8080"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    try:
+        assert client.stderr is not None
+        time.sleep(2)
+        client.send_signal(signal.SIGINT)
+        assert b"stopping" in client.stderr.readline()
+        client.send_signal(signal.SIGINT)
+        assert client.wait(8) == 130
+    finally:
+        client.kill()
+        client.communicate()

@@ -2,7 +2,8 @@
 
 Characters that an output's encoding lacks are escaped. A short command writes at once: where nobody reads any more (`| head`) it ends
 quietly, and where there is no room (a full disk) with one line and its exit code. A program that serves writes in a
-thread of its own, behind a bounded queue: lines that find it full are dropped, and their number is logged.
+thread of its own, behind a bounded queue: lines that find it full are dropped, and their number is logged. Standard error has
+complaints, of which the last ones come when a program ends: a thread writes them, and is waited for `FLUSH_TIMEOUT` at most.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ NO_ROOM: Final = 3
 def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
     """Print on standard output (or standard error). Never waits while `printing_aside` is in force.
 
+    On standard error it never waits longer than `FLUSH_TIMEOUT`; where that was too short, what comes after goes nowhere.
+
     Raises:
         typer.Exit: In a short command: nobody reads standard output, or it takes nothing.
     """
@@ -47,18 +50,53 @@ def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
     stream: TextIO | None = sys.stderr if err else sys.stdout
     if stream is None:  # it was closed before the start (`>&-`)
         return
+    if err:
+        _complain(stream, text + end)
+        return
     try:
         _write(stream, text + end)
     except (OSError, ValueError) as error:  # ValueError: it is closed
         _abandon(stream)
-        if not err:
-            _end(error)
+        _end(error)
+
+
+def _complain(stream: TextIO, text: str) -> None:
+    """Write in a thread, a daemon, since nothing can wake it from a write that blocks."""
+
+    def write() -> None:
+        try:
+            _write_past_buffer(stream, text)
+        except (OSError, ValueError):
+            _abandon(stream)
+
+    thread = threading.Thread(target=write, name="trionat-complaint", daemon=True)
+    thread.start()
+    thread.join(FLUSH_TIMEOUT)
+    if thread.is_alive():
+        _abandon(stream)
 
 
 def _write(stream: TextIO, text: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()
+
+
+def _write_past_buffer(stream: TextIO, text: str) -> None:
+    """Round the stream's buffer where it has a descriptor: a thread that is stuck there would hold its lock for ever."""
+    data = text.encode(stream.encoding or "utf-8", "backslashreplace")
+    descriptor: int | None = None
+    if os.name == "posix":  # a Windows console wants its text through the stream
+        with suppress(OSError, ValueError):  # a stream in memory has none
+            descriptor = stream.fileno()
+    if descriptor is None:
+        _write(stream, text)
+        return
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # somebody has made it non-blocking, for all who share it
+            select.select([], [descriptor], [])
 
 
 def _abandon(stream: TextIO) -> None:
@@ -115,27 +153,11 @@ class _Printer:
             if self._failed:
                 continue
             try:
-                self._write_out(text)
+                _write_past_buffer(self.stream, text)
             except Exception as error:  # noqa: BLE001 (whatever an output is: the program goes on)
                 self._failed = True
                 reason = getattr(error, "strerror", None) or str(error)
                 log.warning("standard output cannot be written any more", error=reason)
-
-    def _write_out(self, text: str) -> None:
-        """Round the stream's buffer where it has a descriptor: a thread that is stuck there would hold its lock for ever."""
-        data = text.encode(self.stream.encoding or "utf-8", "backslashreplace")
-        descriptor: int | None = None
-        if os.name == "posix":  # a Windows console wants its text through the stream
-            with suppress(OSError, ValueError):  # a stream in memory has none
-                descriptor = self.stream.fileno()
-        if descriptor is None:
-            _write(self.stream, text)
-            return
-        while data:
-            try:
-                data = data[os.write(descriptor, data) :]
-            except BlockingIOError:  # somebody has made it non-blocking, for all who share it
-                select.select([], [descriptor], [])
 
 
 _printer: _Printer | None = None

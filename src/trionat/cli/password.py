@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TextIO
 
 import typer
 
@@ -24,9 +24,9 @@ def read_new_password() -> str:
     """Ask for a password that is to be set, twice on a terminal; without one take one line of standard input.
 
     Raises:
-        ConfigError: It is empty or too long, or could not be typed again.
+        ConfigError: It is empty or too long, or could not be typed again, or standard input is closed.
     """
-    where, password = _read(confirm=True)
+    where, password = _read(confirm=True, hint="")
     try:
         check_new_password(password)
     except ValueError as error:
@@ -43,30 +43,33 @@ def read_password(*, otherwise: str) -> str:
         otherwise: Other ways to give it, for the message when none came.
 
     Raises:
-        ConfigError: It is empty or too long.
+        ConfigError: It is empty or too long, or standard input is closed.
     """
-    where, password = _read(confirm=False)
+    hint = f"; there are also {otherwise}"
+    where, password = _read(confirm=False, hint=hint)
     try:
         check_password(password)
     except ValueError as error:
-        hint = "" if password else f"; there are also {otherwise}"
-        raise ConfigError(Problem(where, f"{error}{hint}")) from None
+        raise ConfigError(Problem(where, f"{error}{'' if password else hint}")) from None
     return password
 
 
-def _read(*, confirm: bool) -> tuple[str, str]:
-    """Return where the password comes from, and the password."""
-    if sys.stdin.isatty():
+def _read(*, confirm: bool, hint: str) -> tuple[str, str]:
+    """Return where the password comes from, and the password; `hint` ends the message where there is nowhere to read it from."""
+    stdin: TextIO | None = sys.stdin
+    if stdin is None:
+        raise ConfigError(Problem("standard input", f"it is closed: give the password there{hint}"))
+    if stdin.isatty():
         typed: str = typer.prompt(
             "Password", hide_input=True, confirmation_prompt=confirm, err=True
         )
         return "password", strip_line_end(typed)
     where = "standard input"
-    line = _read_line(sys.stdin.buffer)
+    line = _read_line(stdin.buffer)
     if len(line) >= _MAX_LINE_BYTES:
         raise ConfigError(Problem(where, WRONG_LENGTH))
     try:
-        text = decode_text(line, sys.stdin.encoding)
+        text = decode_text(line, stdin.encoding)
     except NotTextError:
         raise ConfigError(Problem(where, "the password is no text: write it in UTF-8")) from None
     return where, strip_line_end(text.partition("\n")[0])

@@ -100,8 +100,11 @@ class Client:
         services = self.config.effective_services()
         check_services(services)
         forwarder = Forwarder(services, self.config.local_timeout, tell)
-        server = await trio.to_thread.run_sync(find_server, self.config, self.auth)
-        identity = await trio.to_thread.run_sync(find_identity, self.config)
+        # Their files may be pipes, or on a network that is gone: a thread that waits for one is left behind.
+        server = await trio.to_thread.run_sync(
+            find_server, self.config, self.auth, abandon_on_cancel=True
+        )
+        identity = await trio.to_thread.run_sync(find_identity, self.config, abandon_on_cancel=True)
         dialer = ServerDialer(
             server,
             self.config.connect_timeout,
