@@ -13,7 +13,13 @@ from typing import Final
 
 MASK: Final = "********"
 
-_TICKET: Final = re.compile(r"(tn[0-9]+_)[\w-]+")
+_TICKET: Final = re.compile(r"(tn[0-9]+_)[\w-]+", re.IGNORECASE)
+_TICKET_IN_TEXT: Final = re.compile(
+    r"((?i:tn)[0-9]+_)[\w-]+(?:(?:\s|\\[nrt])+(?=[\w-]*[0-9A-Z_])[\w-]{6,})*"
+)
+"""With the rests of one that was cut: words behind it with a digit or a capital in them, as base64 has, and hardly any other word."""
+_QUOTED: Final = 40
+"""Characters of a value that a message shows; what is longer may be a part of a ticket."""
 
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _ENCODINGS: Final = (
@@ -26,7 +32,8 @@ _ENCODINGS: Final = (
 _NOT_TEXT: Final = "this is not UTF-8 text: save the file as UTF-8"
 _ZERO_BYTE: Final = "there is a zero byte, which no text has: save the file as UTF-8"
 _LINE_ENDS: Final = re.compile(r"\r\n?")
-_URL_PASSWORD: Final = re.compile(r"(?<=:)[^\s:/@]+(?=@)")
+_URL_USER: Final = re.compile(r"//[^\s:/@]*:")
+_WORD: Final = re.compile(r"\S+")
 
 # Cc and Cf are control and format characters (zero-width ones, soft hyphens, direction marks), Zl, Zp and Zs separators.
 _INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
@@ -119,13 +126,32 @@ def invisible_in(text: str, *, offset: int = 0) -> str | None:
 
 def mask_tickets(text: str) -> str:
     """Return a text without the tickets in it; what is left of each is its beginning, `tn1_`."""
-    return _TICKET.sub(rf"\1{MASK}", text) if "tn" in text else text
+    return _TICKET_IN_TEXT.sub(rf"\1{MASK}", text)
 
 
 def mask_secrets(text: str) -> str:
     """Return a message without the tickets in it, and without the passwords of URLs."""
     text = mask_tickets(text)
-    return _URL_PASSWORD.sub(MASK, text) if "@" in text else text
+    return "\n".join(map(_mask_password, text.split("\n"))) if "@" in text else text
+
+
+def _mask_password(line: str) -> str:
+    """Mask from the first colon behind a URL's user to the last @, whatever is between; without `//` in each word."""
+    end = line.rfind("@")
+    if end >= 0 and (user := _URL_USER.search(line, 0, end)) is not None:
+        return line[: user.end()] + MASK + line[end:]
+    return _WORD.sub(lambda word: _mask_between(word[0]), line) if end >= 0 else line
+
+
+def _mask_between(word: str) -> str:
+    end = word.rfind("@")
+    start = word.find(":", 0, end) + 1 if end > 0 else 0
+    return word[:start] + MASK + word[end:] if 0 < start < end else word
+
+
+def quoted(text: str) -> str:
+    """Return a wrong value as a message shows it; of a long one only its length."""
+    return repr(text) if len(text) <= _QUOTED else f"a value of {len(text)} characters"
 
 
 def is_ticket_like(text: str) -> bool:

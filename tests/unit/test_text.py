@@ -27,6 +27,7 @@ from trionat.text import (
     is_ticket_like,
     join_words,
     mask_secrets,
+    quoted,
     strip_around,
     strip_line_end,
     tidy,
@@ -144,11 +145,45 @@ def test_no_message_shows_a_ticket() -> None:
 
 def test_no_message_shows_the_password_of_a_url() -> None:
     assert mask_secrets("'https://u:secret@h:1' is a URL") == "'https://u:********@h:1' is a URL"
+    assert mask_secrets("'mysql://u:pa/ss@h:1' is a URL") == "'mysql://u:********@h:1' is a URL"
+    assert mask_secrets("'http://u:a:secretb@h' is") == "'http://u:********@h' is"
+    assert mask_secrets("'http://u:a@b c:d@h' is") == "'http://u:********@h' is"
+    assert mask_secrets("'http://:secret@h' is") == "'http://:********@h' is"
+    assert mask_secrets("f:2: 'u:pa/s:s@h' is\nu:x@h") == "f:2: 'u:********@h' is\nu:********@h"
+    for text in ("flag -c: h:1 is taken, ask bob@example.com", "http://h:1: nobody", "@:a", ":@"):
+        assert mask_secrets(text) == text
+
+
+def test_no_message_shows_a_part_of_a_ticket() -> None:
+    """Pasted with line breaks or blanks in it, or in other case; words behind a ticket stay."""
+    for cut in (6, 20, 30):
+        for between in (" ", "\n", "\r\n  ", "\t"):
+            text = f"{TICKET.encode()[:cut]}{between}{TICKET.encode()[cut:]}"
+            assert mask_secrets(f"{text} is not valid") == "tn1_******** is not valid"
+            assert mask_secrets(f"{text!r} is not valid") == "'tn1_********' is not valid"
+    assert mask_secrets(TICKET.encode().upper()) == "TN1_********"
+    assert is_ticket_like(TICKET.encode().upper())
+
+
+def test_a_long_value_is_not_shown() -> None:
+    assert quoted("a" * 40) == repr("a" * 40)
+    assert quoted("a" * 41) == "a value of 41 characters"
 
 
 def test_masking_takes_no_longer_than_the_text() -> None:
     started = time.perf_counter()
-    for text in ("tn1" * 100_000, "tn1_" * 100_000, ":a" * 100_000 + "@", "tn" + "1" * 200_000):
+    for text in (
+        "tn1" * 100_000,
+        "tn1_" * 100_000,
+        ":a" * 100_000 + "@",
+        "@" + ":a" * 100_000,
+        "//" * 100_000 + ":@",
+        "//a" * 100_000 + "@",
+        "tn" + "1" * 200_000,
+        "tn1_a" + " \\n" * 100_000 + "b",
+        "tn1_a" + " aaaaaaB" * 50_000,
+        "tn1_a" + " " + "a" * 200_000 + "!",
+    ):
         mask_secrets(text)
     assert time.perf_counter() - started < 5
 
