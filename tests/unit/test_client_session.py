@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 from tests.unit.client_side import CONTROL, SERVER, TUNNEL, Host, Running
-from tests.unit.memory import receive_all, receive_some
+from tests.unit.conftest import Tidy
+from tests.unit.memory import memory_pair, receive_all, receive_some
 from tests.unit.memory_server import forwarder, open_memory_server
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forwarder import Forwarder
@@ -29,6 +30,7 @@ from trionat.events import ClientEvent, Connected, Draining, PublicService
 from trionat.events import Queued as QueuedEvent
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
+    QUEUE_TIMEOUT,
     SECRET_BYTES,
     Attach,
     Close,
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from tests.unit.conftest import Tidy
     from tests.unit.memory import MemoryEndpoint
 
 SECRET = b"s" * SECRET_BYTES
@@ -155,6 +156,19 @@ async def test_first_words(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
             ),
             idle_tunnels=3,
         )
+
+
+async def test_a_server_that_reads_nothing(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HELLO and EXPOSE do not fit into what is on the way."""
+    monkeypatch.setattr(Tidy, "pair", lambda self: memory_pair(self.endpoints, 64))
+    async with open_server_side(tidy, tmp_path) as server:
+        with trio.fail_after(60):
+            problem = await server.problem()
+        assert isinstance(problem, PeerTimeoutError)
+        assert str(problem) == f"the server has read nothing for {QUEUE_TIMEOUT:g} s"
+        assert server.ended_at == pytest.approx(trio.current_time())
 
 
 async def test_welcome(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:

@@ -90,24 +90,27 @@ class NativeSession(Session):
 
     async def _log_in(self, channel: Channel) -> Welcome:
         server = self.dialer.server
-        await channel.send(
-            Hello(
-                username=server.username,
-                password=server.password,
-                token=server.token,
-                identity=self.identity,
-                name=self.config.name,
-                software=_SOFTWARE,
-                capabilities=(*CAPABILITIES, PLAIN_TUNNELS) if self._wants_plain else CAPABILITIES,
+        with deadline(QUEUE_TIMEOUT, f"the server has read nothing for {QUEUE_TIMEOUT:g} s"):
+            await channel.send(
+                Hello(
+                    username=server.username,
+                    password=server.password,
+                    token=server.token,
+                    identity=self.identity,
+                    name=self.config.name,
+                    software=_SOFTWARE,
+                    capabilities=(*CAPABILITIES, PLAIN_TUNNELS)
+                    if self._wants_plain
+                    else CAPABILITIES,
+                )
             )
-        )
-        await channel.send(
-            expose(
-                self.forwarder.services,
-                self.preferred_ports,
-                idle_tunnels=self.config.min_idle_tunnels,
+            await channel.send(
+                expose(
+                    self.forwarder.services,
+                    self.preferred_ports,
+                    idle_tunnels=self.config.min_idle_tunnels,
+                )
             )
-        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ping_while_queued, channel, name="ping while queued")
             nursery.start_soon(self._tell_position, name="tell the position")
