@@ -21,6 +21,7 @@ from trionat.transport.endpoint import (
     SocketEndpoint,
     close_after_last_words,
     send_all,
+    set_stream_options,
 )
 
 if TYPE_CHECKING:
@@ -127,6 +128,22 @@ async def test_send_all_is_longer_than_the_room(pair: Pair) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_all, one, data)
         assert await receive_exactly(two, len(data)) == data
+
+
+class TakesNoOptions(socket.socket):
+    """As a connection that its peer has reset, on macOS and BSD."""
+
+    def setsockopt(self, *_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+async def test_what_takes_no_options_is_closed_all_the_same() -> None:
+    sock = TakesNoOptions()
+    set_stream_options(sock)
+    endpoint = SocketEndpoint(sock)
+    endpoint.limit_silence(5)
+    endpoint.reset()
+    assert sock.fileno() == -1
 
 
 async def test_half_close(pair: Pair) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -51,6 +52,42 @@ def is_closed(connection: socket.socket) -> bool:
         return connection.recv(1) == b""
     except BlockingIOError:
         return False
+
+
+@pytest.mark.parametrize("system", ["BSD", "macOS"])
+async def test_a_connection_that_was_reset_in_the_queue_ends_nobody(
+    system: str, monkeypatch: pytest.MonkeyPatch, nothing_left: None
+) -> None:
+    """There it takes no options any more, or has no address. The sockets stand for those of these systems."""
+
+    class Reset(socket.socket):
+        def setsockopt(self, *_: object) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    class Listening(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
+            connection, address = super().accept()
+            connection = Reset(fileno=connection.detach())
+            return connection, address if system == "BSD" else None
+
+    monkeypatch.setattr("trionat.transport.listener.INHERITS_OPTIONS", False)
+    accepted: list[socket.socket] = []
+    with ExitStack() as opened:
+        opened.callback((descriptors := Descriptors()).close)
+        listener = Listener.open(TCPAddress("127.0.0.1", 0))
+        listener.sock = Listening(fileno=listener.sock.detach())
+        opened.callback(listener.close)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listener.serve, lambda sock, _: accepted.append(sock), descriptors)
+            for _ in range(2):
+                caller = opened.enter_context(socket.socket())
+                caller.connect(("127.0.0.1", listener.address.port))
+                await trio.sleep(0.05)
+                assert is_closed(caller) == (system == "macOS")
+            nursery.cancel_scope.cancel()
+        for sock in accepted:
+            sock.close()
+    assert len(accepted) == (2 if system == "BSD" else 0)
 
 
 @pytest.mark.parametrize("kind", ["a limit for visitors", "none at all"])

@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import trio
@@ -130,7 +131,8 @@ class _OnSocket(Generic[SocketT]):
         """See `Endpoint`."""
         if hasattr(socket, "TCP_USER_TIMEOUT") and _is_tcp(self.sock):
             milliseconds = round(seconds * 1000)
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            with suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     def silent_for(self) -> float:
         """See `Endpoint`."""
@@ -156,7 +158,8 @@ class _OnSocket(Generic[SocketT]):
         """See `Endpoint`."""
         if self.sock.fileno() >= 0:
             if _is_tcp(self.sock):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                with suppress(OSError):  # EINVAL on macOS and BSD: the peer has reset it already
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.close()
 
 
@@ -233,15 +236,17 @@ def set_stream_options(sock: socket.socket) -> None:
 
     The kernel's check (first probe after 60 s, then four 15 s apart: gone within two minutes) is for visitors and local
     services, whose protocol we do not know; our own connections have PING and PROBE. Set on a listening socket, its
-    connections inherit all of it on Linux.
+    connections inherit all of it on Linux. Never fails: a connection that the peer has reset takes no options on macOS and BSD,
+    and is told as lost by the first read.
     """
     if not _is_tcp(sock):
         return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    with suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 INHERITS_OPTIONS: Final = sys.platform == "linux"

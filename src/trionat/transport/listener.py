@@ -128,6 +128,9 @@ class Listener:
                         break  # it is of one connection that died before we took it (accept(2))
                     await self._wait_for_room(descriptors, most, error.strerror or str(error))
                     continue  # not behind `wait_readable`: whether the queue is empty by now is to be told
+                if not address:  # macOS: it has been reset already
+                    connection.close()
+                    continue
                 connection.setblocking(False)
                 if not INHERITS_OPTIONS:
                     set_stream_options(connection)
