@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from trionat.transport.endpoint import TLSEndpoint
 
 log = get_logger(__name__)
+
+# Seconds for a second look at a server whose certificate does not check out; it comes on top of the timeout. Chosen.
+_LOOK: Final = 2.0
+_GONE: Final = "(it went away)"
 
 
 @attrs.frozen(kw_only=True)
@@ -140,8 +144,16 @@ class ServerDialer:
             IdentityError: whoever answered is not the server.
             StartupError: the file of known servers cannot be read or written.
         """
-        with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
-            return await self._connect(address)
+        try:
+            with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
+                return await self._connect(address)
+        except ssl.SSLCertVerificationError as error:
+            shown = await self._fingerprint_at(address)  # noqa: ASYNC120 - who cancels does not want to know
+            raise IdentityError(
+                f"the server at {address} shows a certificate that does not check out: {error.verify_message}. If"
+                f" `trionat serve` there shows {shown}, use its ticket or --fingerprint {shown}; --trust-on-first-use takes"
+                " it unseen and remembers it"
+            ) from error
 
     async def connect_plain(self, address: TCPAddress) -> SocketEndpoint:
         """Return a connection without TLS, for a tunnel; the caller owns it. Nothing secret may be sent on it.
@@ -168,15 +180,7 @@ class ServerDialer:
                     f"{self.ca_file}: cannot use it as certificate authorities: {error}"
                 ) from error
         sock = await reach(address)
-        try:
-            endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
-        except ssl.SSLCertVerificationError as error:
-            shown = await self._fingerprint_at(address)  # noqa: ASYNC120 - who cancels does not want to know
-            raise IdentityError(
-                f"the server at {address} shows a certificate that does not check out: {error.verify_message}. If"
-                f" `trionat serve` there shows {shown}, use its ticket or --fingerprint {shown}; --trust-on-first-use takes"
-                " it unseen and remembers it"
-            ) from error
+        endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
         try:
             await self._check(endpoint, address)
         except BaseException:
@@ -199,16 +203,18 @@ class ServerDialer:
             )
 
     async def _fingerprint_at(self, address: TCPAddress) -> str:
-        """Look at what a server shows, and send nothing."""
-        try:
-            endpoint = await connect_tls(
-                await reach(address), client_context(pinned=True), address.host
-            )
-        except (OSError, ConnectionLostError):
-            return "(it went away)"
-        shown = format_fingerprint(peer_fingerprint(endpoint))
-        endpoint.close()
-        return shown
+        """Look at what a server shows, and send nothing. One that takes long now must not hide what was wrong before."""
+        with trio.move_on_after(_LOOK):
+            try:
+                endpoint = await connect_tls(
+                    await reach(address), client_context(pinned=True), address.host
+                )
+            except (OSError, ConnectionLostError):
+                return _GONE
+            shown = format_fingerprint(peer_fingerprint(endpoint))
+            endpoint.close()
+            return shown
+        return _GONE
 
     def remember_session(self, endpoint: TLSEndpoint) -> None:
         """Resume this connection's TLS session from now on; to be called when something was received on it.
