@@ -45,6 +45,17 @@ def test_a_failure_that_comes_again_and_again_is_counted(caplog: pytest.LogCaptu
     ]
 
 
+def test_the_seconds_left_of_a_ban_make_no_new_reason(caplog: pytest.LogCaptureFixture) -> None:
+    show = TextEvents()
+    for left in range(300, 0, -3):
+        reason = f"no password is tried for another {left} s"
+        show(Disconnected(reason=reason, retry_in=3.0))
+    assert len(caplog.messages) == 7
+    show(Disconnected(reason="cannot reach 192.0.2.1:8007", retry_in=3.0))
+    show(Disconnected(reason="cannot reach 192.0.2.1:8008", retry_in=3.0))
+    assert len(caplog.messages) == 9
+
+
 async def test_a_port_where_something_else_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=answer_once, args=(listening,), daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, assert_never
@@ -36,6 +37,9 @@ from trionat.text import is_ticket_like
 from trionat.transport.descriptors import warn_if_short
 
 log = get_logger(__name__)
+
+_NUMBER: Final = re.compile(r"\b\d+(?= s\b)")
+"""Seconds, in a reason that is else the same as the one before."""
 
 _OTHER_DESCRIPTORS: Final = 8
 """Of a client that is up, besides those for visitors: its control connection, its log and so on."""
@@ -163,8 +167,9 @@ class TextEvents:
                 assert_never(event)
 
     def _tell_failure(self, reason: str, retry_in: float) -> None:
-        self._tries = self._tries + 1 if reason == self._reason else 1
-        self._reason = reason
+        same = _NUMBER.sub("", reason)  # a ban tells how many seconds are left of it
+        self._tries = self._tries + 1 if same == self._reason else 1
+        self._reason = same
         if self._tries & (self._tries - 1):  # the first, second, fourth, eighth ... time
             return
         what = "disconnected" if self._was_up else "cannot connect"
