@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,10 @@ class Forwarder:
                 if version not in (None, NO_PROXY) and visitor is not None and visited is not None:
                     await _introduce(endpoint, proxy_header(version, visitor, visited))
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise LocalServiceError(
+                        f"no local port or address is left for a connection to the local service {local}: {error.strerror}"
+                    ) from error
                 if error.errno in SHORTAGE:  # which is not the service's doing
                     raise LocalServiceError(
                         f"no descriptor is left for a connection to the local service {local}: {error.strerror}"
