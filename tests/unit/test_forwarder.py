@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,13 +11,22 @@ import trio
 
 from trionat.client.forwarder import Forwarder
 from trionat.config.service import parse_service
+from trionat.events import ServiceDown
 from trionat.relay.client_tunnel import LocalServiceError
 
 if TYPE_CHECKING:
-    import socket
-
     from trionat.address import Address
     from trionat.events import ClientEvent
+
+
+async def test_an_outgoing_connection_with_the_services_port_is_no_service() -> None:
+    """Its port is one that the kernel gives to such connections."""
+    told: list[ClientEvent] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with socket.create_connection(listening.getsockname()) as outgoing:
+            port = outgoing.getsockname()[1]
+            await Forwarder((parse_service(str(port)),), 5, told.append).check()
+    assert [type(event) for event in told] == [ServiceDown]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import socket
 import sys
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # A Unix socket whose queue is full answers EAGAIN at once instead of waiting (connect(2)); so we wait ourselves.
 _FULL_QUEUE_WAIT: Final = 0.01
+
+_EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_DYNAMIC_PORTS: Final = range(49152, 65536)  # RFC 6335 6, which macOS, Windows and the BSDs keep to
 
 # What connect(2) says of a connection that is on its way (EWOULDBLOCK: Windows), and of one that is there.
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
@@ -75,13 +79,24 @@ async def dial_service(address: Address) -> socket.socket:
 def is_taken(address: Address) -> bool:
     """Tell whether somebody has that port of this machine for sure, without connecting: it cannot be bound. False proves nothing.
 
-    Privileged ports, other machines' and Unix sockets cannot be asked for in this way.
+    Privileged ports, other machines', Unix sockets and ports of outgoing connections cannot be asked for in this way.
     """
     if isinstance(address, UnixAddress):
         return False
     loopback = address.host == "127.0.0.1" or is_localhost(address.host)
     hosts = ("127.0.0.1", "::1") if loopback else (address.dialled_host,)
+    if address.port in (ephemeral_ports() or _DYNAMIC_PORTS):
+        return False  # an outgoing connection may have it
     return any(_cannot_be_bound(host, address.port) for host in hosts if _is_numeric(host))
+
+
+def ephemeral_ports() -> range | None:
+    """Return the ports that the kernel gives to outgoing connections; None where it does not tell."""
+    try:
+        low, high = map(int, _EPHEMERAL.read_text().split())
+    except (OSError, ValueError):
+        return None
+    return range(low, high + 1)
 
 
 def _cannot_be_bound(host: str, port: int) -> bool:

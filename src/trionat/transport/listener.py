@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -14,7 +13,7 @@ from trionat.address import TCPAddress
 from trionat.errors import StartupError
 from trionat.networks import plain_host
 from trionat.transport.descriptors import SHORTAGE
-from trionat.transport.dial import is_localhost
+from trionat.transport.dial import ephemeral_ports, is_localhost
 from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
 
 if TYPE_CHECKING:
@@ -36,19 +35,13 @@ _SHORTAGE_WAIT: Final = 0.1  # seconds between two tries, as trio.serve_listener
 _PATIENCE: Final = 4.0  # seconds for which the kernel's queue waits for room: half of what a visitor waits for its tunnel
 
 
-_EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
-
-
 def _taken(port: int) -> str:
     """Say what to do about a port that is taken; who has it need not listen there."""
     advice = "; something else on this machine has that port: stop it, or choose another port"
-    try:
-        low, high = map(int, _EPHEMERAL.read_text().split())
-    except (OSError, ValueError):
-        return advice
-    if low <= port <= high:
+    ports = ephemeral_ports()
+    if ports is not None and port in ports:
         advice += (
-            f" (perhaps an outgoing connection, which the kernel gives ports from {low} to {high}:"
+            f" (perhaps an outgoing connection, which the kernel gives ports from {ports[0]} to {ports[-1]}:"
             " net.ipv4.ip_local_reserved_ports keeps it off yours)"
         )
     return advice
