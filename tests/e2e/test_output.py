@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -258,6 +259,9 @@ def test_hangup(tmp_path: Path, terminal: bool) -> None:
     if terminal:
         child, master = pty.fork()
         if not child:
+            signal.signal(
+                signal.SIGHUP, signal.SIG_DFL
+            )  # which is ignored where the tests run under nohup(1)
             os.execve(command[0], command, environ)
         time.sleep(3)
         os.close(master)  # the kernel sends SIGHUP to the foreground group
@@ -279,6 +283,7 @@ def test_hangup(tmp_path: Path, terminal: bool) -> None:
         stderr=subprocess.DEVNULL,
         env=environ,
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - no threads
     )
     try:
         time.sleep(3)
@@ -397,3 +402,28 @@ def test_a_ticket_file_that_never_comes(tmp_path: Path) -> None:
     finally:
         client.kill()
         client.communicate()
+
+
+def test_hangup_under_nohup(tmp_path: Path) -> None:
+    """Whoever starts it with SIGHUP ignored, as nohup(1) does, wants it to outlive the terminal."""
+    log = tmp_path / "x.log"
+    command = [*TRIONAT, "connect", "-c", "127.0.0.1:9", "-u", "alice", "8080"]
+    command += ["--state-dir", str(tmp_path), "--log-name", str(log)]
+    environ = {
+        **os.environ,
+        "TRIONAT_AUTH_PASSWORD": "x",
+        "TRIONAT_CLIENT_FINGERPRINT": "00" * 32,
+    }
+    child, master = pty.fork()
+    if not child:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.execve(command[0], command, environ)
+    try:
+        time.sleep(3)
+        os.close(master)
+        time.sleep(1)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        assert "stopping" not in log.read_text()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
