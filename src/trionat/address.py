@@ -10,6 +10,8 @@ import re
 
 import attrs
 
+from trionat.text import quoted
+
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 _DOTTED_DIGITS = re.compile(r"[0-9.]+", re.ASCII)
@@ -56,7 +58,7 @@ def parse_port(text: str) -> int:
         ValueError: It is no whole number, or above 65535.
     """
     if not _PORT.fullmatch(text) or (port := int(text)) > 65535:
-        raise ValueError(f"{text!r} is no port: write a number from 0 to 65535")
+        raise ValueError(f"{quoted(text)} is not a valid port: write a number from 0 to 65535")
     return port
 
 
@@ -67,24 +69,26 @@ def parse_host(text: str) -> str:
         ValueError: It can be none of these.
     """
     if text.count(":") == 1:
-        raise ValueError(f"{text!r} is more than a host: leave out the port")
+        raise ValueError(f"{quoted(text)} is more than a host: leave out the port")
     bracketed = text.startswith("[") and text.endswith("]")
     host = text[1:-1] if bracketed else text
     if bracketed or ":" in host:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise ValueError(f"{host!r} is no IPv6 address: write it like ::1") from None
+            raise ValueError(
+                f"{quoted(host)} is not a valid IPv6 address: write it like ::1"
+            ) from None
     elif _DOTTED_DIGITS.fullmatch(host):
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
             raise ValueError(
-                f"{host!r} is no IPv4 address: write four numbers like 127.0.0.1"
+                f"{quoted(host)} is not a valid IPv4 address: write four numbers like 127.0.0.1"
             ) from None
     elif not _HOST_NAME.fullmatch(host) or not _can_be_looked_up(host):
         raise ValueError(
-            f"{host!r} is no host: write a name like example.com or an address like 127.0.0.1"
+            f"{quoted(host)} is not a valid host: write a name like example.com or an address like 127.0.0.1"
         )
     return host
 
@@ -104,14 +108,14 @@ def parse_tcp_address(text: str) -> TCPAddress:
         ValueError: It is neither; the message says what would be right.
     """
     if "://" in text:
-        raise ValueError(f"{text!r} is a URL: write HOST:PORT only, such as 127.0.0.1:8080")
+        raise ValueError(f"{quoted(text)} is a URL: write HOST:PORT only, such as 127.0.0.1:8080")
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         example = "[::1]:8080" if colon else "127.0.0.1:8080"
-        raise ValueError(f"{text!r} has no port: write HOST:PORT, such as {example}")
+        raise ValueError(f"{quoted(text)} has no port: write HOST:PORT, such as {example}")
     if ":" in host and not host.startswith("["):
         raise ValueError(
-            f"{text!r} has several colons: write HOST:PORT, and an IPv6 host in brackets as in [::1]:8080"
+            f"{quoted(text)} has several colons: write HOST:PORT, and an IPv6 host in brackets as in [::1]:8080"
         )
     return TCPAddress(parse_host(host) if host else "0.0.0.0", parse_port(port))  # noqa: S104 - what the reader wrote
 
@@ -129,14 +133,14 @@ def parse_address(text: str) -> Address:
         path = text.removeprefix("unix:")
         if not path or "\0" in path:
             raise ValueError(
-                f"{text!r} is no path of a socket: write it like /run/app.sock or unix:app.sock"
+                f"{quoted(text)} is not a valid path of a socket: write it like /run/app.sock or unix:app.sock"
             )
         return UnixAddress(path)
     if _PORT.fullmatch(port := text.removeprefix(":")):
         return TCPAddress("127.0.0.1", parse_port(port))
     if ":" not in text:
         raise ValueError(
-            f"{text!r} is no address: write HOST:PORT, a port, or the path of a socket"
+            f"{quoted(text)} is not a valid address: write HOST:PORT, a port, or the path of a socket"
         )
     return parse_tcp_address(text)
 
@@ -152,5 +156,7 @@ def parse_public_address(text: str) -> tuple[str, int | None]:
         return parse_host(text), None
     address = parse_tcp_address(text)
     if text.startswith(":"):
-        raise ValueError(f"{text!r} has no host: write HOST or HOST:PORT, such as example.com")
+        raise ValueError(
+            f"{quoted(text)} has no host: write HOST or HOST:PORT, such as example.com"
+        )
     return address.host, address.port

@@ -6,6 +6,8 @@ import base64
 import re
 from typing import Final
 
+from trionat.text import quoted
+
 FINGERPRINT_BYTES: Final = 32
 
 _LABEL: Final = "SHA256:"
@@ -34,5 +36,7 @@ def parse_fingerprint(text: str) -> bytes:
     except ValueError:
         value = b""
     if len(value) != FINGERPRINT_BYTES:
-        raise ValueError(f"{text!r} is no fingerprint: write SHA256: and 32 bytes in base64 or hex")
+        raise ValueError(
+            f"{quoted(text)} is not a valid fingerprint: write SHA256: and 32 bytes in base64 or hex"
+        )
     return value

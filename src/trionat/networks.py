@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from trionat.text import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -31,12 +33,12 @@ def parse_network(text: str) -> Network:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ValueError(
-            f"{text!r} is no network: write it like 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7"
+            f"{quoted(text)} is not a valid network: write it like 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7"
         ) from None
     if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
         # Pythons differ in how they write ::ffff:7f00:0, and nobody means it so.
         meant = write_network(_plain_network(network))
-        raise ValueError(f"{text!r} is no network: did you mean {meant}?")
+        raise ValueError(f"{quoted(text)} is not a valid network: did you mean {meant}?")
     return _plain_network(network)
 
 

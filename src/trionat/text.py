@@ -89,7 +89,7 @@ def tidy(text: str) -> str:
     """
     inner = strip_around(text)
     if (found := invisible_in(inner, offset=text.find(inner))) is not None:
-        raise ValueError(f"has {found}: type it anew")
+        raise ValueError(f"has {found}: type it again")
     return inner
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.limit(60)
 
 VISITORS = 30
-DOWN = "visitors get nothing until the local service is there"
-UP = "the local service is there again"
+DOWN = "the local service is down; visitors are refused until it is back"
+UP = "the local service is back"
 
 
 async def test_down_at_the_start_and_up_later(tmp_path: Path) -> None:

@@ -143,4 +143,7 @@ def test_working_directory_that_is_gone(tmp_path: Path) -> None:
         timeout=30,
     )
     assert done.returncode == 3
-    assert done.stderr == "trionat: server.log: the working directory is gone: go to another\n"
+    assert (
+        done.stderr
+        == "trionat: server.log: the working directory no longer exists: change to another\n"
+    )

@@ -208,7 +208,7 @@ def test_texts_for_people_are_not_looked_at(dialect: Dialect) -> None:
 @both
 @pytest.mark.parametrize("port", [-1, 0, 65536])
 def test_ports_that_are_none(dialect: Dialect, port: int) -> None:
-    with pytest.raises(RemoteProtocolError, match="no port"):
+    with pytest.raises(RemoteProtocolError, match="is not a valid port"):
         decode(Frame(UserInformation.id, struct.pack(">qi", 1, port)), dialect)
 
 

@@ -322,7 +322,7 @@ async def test_a_server_that_stops_in_the_middle_of_an_answer(
                 await stream.send_all(b'{"answer":{"sess')
 
         nursery.start_soon(answer)
-        with pytest.raises(StartupError, match="did not answer to the end"):
+        with pytest.raises(StartupError, match="the server's answer was cut off"):
             await send(tmp_path, b"x\n")
 
 

@@ -28,7 +28,9 @@ def test_amounts_are_read(text: str, amount: int) -> None:
     ["", "0", "0.5", "-1", "10m", "10 M", "1e3", "k", ".5k", "1.k", "1KB", "9223372036854775808", "99999999T", "\u0661M"],
 )  # fmt: skip
 def test_what_is_no_amount_is_told(text: str) -> None:
-    with pytest.raises(ValueError, match="is no amount: write a number above 0 and k, M") as caught:
+    with pytest.raises(
+        ValueError, match="is not a valid amount: write a number above 0 and k, M"
+    ) as caught:
         parse_amount(text)
     assert str(caught.value).startswith(repr(text))
 

@@ -104,17 +104,23 @@ def test_what_is_not_said_stays_and_none_lifts(trionat: Trionat) -> None:
         (["bob"], "there is no user 'bob'"),
         (["alice", "--visit-ports", "0"], "--visit-ports: '0' is not 1 to 1024 ports from 1 to"),
         (["alice", "--visit-ports", "1-1025"], "--visit-ports: '1-1025' is not 1 to 1024 ports"),
-        (["alice", "--visit-ports", "x"], "--visit-ports: 'x' is no port: write a number"),
-        (["alice", "--visit-ports", ""], "--visit-ports: '' is no port: write a number"),
+        (["alice", "--visit-ports", "x"], "--visit-ports: 'x' is not a valid port: write a number"),
+        (["alice", "--visit-ports", ""], "--visit-ports: '' is not a valid port: write a number"),
         (["alice", "--sessions", "0"], "--sessions: '0' is not a whole number from 1 to 1000000"),
         (["alice", "--visitors", "x"], "--visitors: 'x' is not a whole number from 1 to 1000000"),
-        (["alice", "--bandwidth", "fast"], "--bandwidth: 'fast' is no amount: write a number"),
-        (["alice", "--allow-visitors", "x"], "--allow-visitors: 'x' is no network: write it like"),
+        (
+            ["alice", "--bandwidth", "fast"],
+            "--bandwidth: 'fast' is not a valid amount: write a number",
+        ),
+        (
+            ["alice", "--allow-visitors", "x"],
+            "--allow-visitors: 'x' is not a valid network: write it like",
+        ),
         (
             ["alice", "--deny-visitors", "192.0.2.1/24"],
-            "--deny-visitors: '192.0.2.1/24' is no network: did you mean 192.0.2.0/24?",
+            "--deny-visitors: '192.0.2.1/24' is not a valid network: did you mean 192.0.2.0/24?",
         ),
-        (["alice", "--quota", "0"], "--quota: '0' is no amount: write a number above 0"),
+        (["alice", "--quota", "0"], "--quota: '0' is not a valid amount: write a number above 0"),
     ],
 )
 def test_wrong_input_changes_nothing(trionat: Trionat, args: list[str], reason: str) -> None:

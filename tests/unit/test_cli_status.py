@@ -408,10 +408,10 @@ def test_nobody_is_there_to_kick(kick: Trionat) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("0", "'0' is no uid"),
-        ("v0", "'v0' is no visitor"),
-        ("--session alice", "'alice' is no uid"),
-        ("--visitor alice", "'alice' is no visitor"),
+        ("0", "'0' is not a valid uid"),
+        ("v0", "'v0' is not a valid visitor"),
+        ("--session alice", "'alice' is not a valid uid"),
+        ("--visitor alice", "'alice' is not a valid visitor"),
         ("--user --session 1", "only one of"),
     ],
 )

@@ -93,7 +93,9 @@ def test_nothing_yet(traffic: Trionat) -> None:
 
 def test_what_is_wrong_is_told(traffic: Trionat) -> None:
     assert traffic.fails(2, "carol") == "there is no user 'carol', and no traffic of one"
-    assert traffic.fails(2, "--month", "2026-13").startswith("--month: '2026-13' is no month: ")
+    assert traffic.fails(2, "--month", "2026-13").startswith(
+        "--month: '2026-13' is not a valid month: "
+    )
     (traffic.folder / "traffic.json").write_text("{")
     assert "traffic.json: the traffic that waits for the store cannot be read" in traffic.fails(3)
     elsewhere = attrs.evolve(traffic, folder=traffic.folder / "nope")

@@ -93,7 +93,7 @@ def test_half_a_character_of_utf_16_is_no_line_end(trionat: Trionat) -> None:
         ("secret \r\n", "the password begins or ends with a blank: choose one without"),
         (" secret\n", "the password begins or ends with a blank: choose one without"),
         ("€" * 1000 + "\n", "a password is 1 to 1024 bytes of UTF-8"),
-        (b"s\xe9cret\n", "the password is no text: write it in UTF-8"),
+        (b"s\xe9cret\n", "the password is not valid UTF-8"),
     ],
 )
 def test_a_password_that_nobody_could_type_again_is_not_set(
@@ -120,7 +120,11 @@ def test_an_expiry_can_be_set_at_once(trionat: Trionat) -> None:
         (["add", "a b"], "x\n", "NAME: a user name is 1 to 64"),
         (["add", "a\x1b[2J"], "x\n", "NAME: a user name is 1 to 64"),
         (["add", ""], "x\n", "NAME: a user name is 1 to 64"),
-        (["add", "bob", "--expires", "soon"], "x\n", "--expires: 'soon' is no time: write"),
+        (
+            ["add", "bob", "--expires", "soon"],
+            "x\n",
+            "--expires: 'soon' is not a valid time: write",
+        ),
         (["add", "bob", "--expires", "2020-01-01"], "x\n", "--expires: 2020-01-01 is over already"),
         (["add", "bob", "--expires", "0d"], "x\n", "--expires: 0d is over already"),
         (["add", "bob"], "", "standard input: a password is 1 to 1024 bytes"),
@@ -133,7 +137,7 @@ def test_an_expiry_can_be_set_at_once(trionat: Trionat) -> None:
         (["passwd", "bob"], "x\n", "there is no user 'bob'"),
         (["passwd", "alice"], "\n", "standard input: a password is"),
         (["expire", "bob", "1d"], "", "there is no user 'bob'"),
-        (["expire", "alice", "tomorrow"], "", "WHEN: 'tomorrow' is no time: write"),
+        (["expire", "alice", "tomorrow"], "", "WHEN: 'tomorrow' is not a valid time: write"),
         (["ticket", "bob", "--public-addr", "h"], "", "there is no user 'bob'"),
         (["ticket", "alice"], "", "--public-addr: where clients reach the server is not known yet"),
         (
@@ -403,7 +407,7 @@ def test_when(text: str, expires: datetime | None) -> None:
 @pytest.mark.parametrize("text", ["", "soon", "Never", "30", "30m", "-1d", "1.5d", "d", "2027-02-30", "31.01.2027", "2027-01-31T25:00", "T12:00", "9999-12-31", "999999999d", "٣d"])  # fmt: skip
 def test_no_time(text: str) -> None:
     with pytest.raises(
-        ValueError, match=r"^'.*' is no time: write 2027-01-31 \(through that day\)"
+        ValueError, match=r"^'.*' is not a valid time: write 2027-01-31 \(through that day\)"
     ):
         parse_expiry(text, NOW)
 

@@ -6,6 +6,7 @@ import pytest
 
 from trionat.config.values import FINGERPRINT
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
+from trionat.text import quoted
 
 VALUE = bytes(range(32))
 BASE64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
@@ -39,6 +40,8 @@ def test_fingerprint_is_read_in_every_common_form(text: str) -> None:
 def test_other_text_is_no_fingerprint(text: str) -> None:
     with pytest.raises(
         ValueError,
-        match=re.escape(f"{text!r} is no fingerprint: write SHA256: and 32 bytes in base64 or hex"),
+        match=re.escape(
+            f"{quoted(text)} is not a valid fingerprint: write SHA256: and 32 bytes in base64 or hex"
+        ),
     ):
         parse_fingerprint(text)

@@ -102,5 +102,5 @@ def test_a_server_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("host", ["x" * 64, "x" * 64 + ".example", ".".join(["x" * 60] * 5)])
 def test_names_that_cannot_be_looked_up_are_no_hosts(host: str) -> None:
     for parse in (parse_host, parse_public_address):
-        with pytest.raises(ValueError, match="is no host"):
+        with pytest.raises(ValueError, match="is not a valid host"):
             parse(host)

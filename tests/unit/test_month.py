@@ -19,5 +19,5 @@ def test_what_is_written_is_read() -> None:
 
 @pytest.mark.parametrize("text", ["", "2026-13", "2026-00", "26-11", "2026-11-01", "2026-1", "٢٠٢٦-11", "2026-11\n"])  # fmt: skip
 def test_other_text_is_no_month(text: str) -> None:
-    with pytest.raises(ValueError, match="is no month: write it as 2026-11"):
+    with pytest.raises(ValueError, match="is not a valid month: write it as 2026-11"):
         parse_month(text)

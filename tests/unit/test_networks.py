@@ -61,7 +61,9 @@ def test_a_network_reads_what_it_writes(
 
 @pytest.mark.parametrize("text", ["", "x", "192.0.2.0/33", "192.0.2/24", "::/129", "192.0.2.0/24/8", "1"])  # fmt: skip
 def test_what_is_no_network(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no network: write it like 192\.0\.2\.0/24, "):
+    with pytest.raises(
+        ValueError, match=r"is not a valid network: write it like 192\.0\.2\.0/24, "
+    ):
         parse_network(text)
 
 

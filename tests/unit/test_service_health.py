@@ -35,7 +35,7 @@ async def test_one_that_comes_and_goes(
         ServiceDown(name=WEB.name, local=WEB.local, reason="refused"),
         ServiceUp(name=WEB.name, local=WEB.local),
     ]
-    assert caplog.text.count("visitors get nothing") == 5
+    assert caplog.text.count("the local service is down") == 5
     assert caplog.text.count("visitor refused") <= 6
 
 
@@ -54,4 +54,4 @@ async def test_visitors_are_counted(
         "visitor refused visitor=61 reason=refused refused=60",
     ]
     health.worked()
-    assert "there again service=127.0.0.1:8080 refused=39" in caplog.text
+    assert "the local service is back service=127.0.0.1:8080 refused=39" in caplog.text

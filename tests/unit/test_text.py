@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
@@ -113,7 +114,7 @@ def test_what_sticks_to_a_value_is_taken_off(around: str) -> None:
 def test_what_cannot_be_seen_is_named(text: str, told: str) -> None:
     with pytest.raises(ValueError, match="has an invisible character") as caught:
         tidy(text)
-    assert str(caught.value) == f"has an invisible character {told}: type it anew"
+    assert str(caught.value) == f"has an invisible character {told}: type it again"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,15 @@ def test_no_message_shows_a_part_of_a_ticket() -> None:
     assert is_ticket_like(TICKET.encode().upper())
 
 
-def test_a_long_value_is_not_shown() -> None:
+@pytest.mark.parametrize(
+    "key", ["Server.VisitPort", "Server.AllowVisitors", "Server.ControllerAddr", "Client.Services"]
+)
+def test_a_long_value_is_not_shown(key: str) -> None:
+    """It may be the rest of a ticket, which looks like nothing."""
+    rest = attrs.evolve(TICKET, fingerprint=FINGERPRINT).encode()[6:]
+    with pytest.raises(ConfigError, match=f"a value of {len(rest)} characters ") as caught:
+        load("server", flags={key: [rest] if key != "Server.ControllerAddr" else rest}, environ={})
+    assert rest[:12] not in str(caught.value)
     assert quoted("a" * 40) == repr("a" * 40)
     assert quoted("a" * 41) == "a value of 41 characters"
 
@@ -281,5 +290,5 @@ def test_a_new_password_has_no_blanks_at_its_ends(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_password_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="the password is no text: write it in UTF-8"):
+    with pytest.raises(ConfigError, match="the password is not valid UTF-8"):
         typed(monkeypatch, b"\xff\n", new=False)

@@ -47,7 +47,7 @@ def check(state_dir: StateDir = None, config: ConfigFile = None) -> None:
 
     Traffic that a server has set aside, because the database refuses it, is told as well.
 
-    Ends with code 6 where there is anything to tell.
+    Ends with code 6 where it has found something.
     """
     with told():
         database = _database(config)

@@ -13,6 +13,7 @@ from trionat.cli.output import say
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem
 from trionat.server.admin.messages import Kick, Kicked, KickSession, KickUser, KickVisitor
+from trionat.text import quoted
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _VISITOR: Final = re.compile(r"v?([0-9]{1,18})", re.ASCII)
@@ -34,9 +35,9 @@ def kick(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Send somebody away, at once: a user's clients, one session, or one visitor. Ports are free then.
+    """Send somebody away, at once: a user's clients, one session, or one visitor. A session's visit ports become free.
 
-    The client ends with code 4. That is no ban: whoever starts it again is let in, which trionat user expire prevents.
+    A client that is sent away ends with code 4. This is not a ban: started again, it is let in. trionat user expire keeps it out.
     """
     with told():
         with given("USER|UID|VISITOR"):
@@ -54,12 +55,12 @@ def _request(who: str, *, user: bool, session: bool, visitor: bool) -> Kick:
     guess = not (user or session or visitor)
     if session or (guess and _NUMBER.fullmatch(who)):
         if not _NUMBER.fullmatch(who) or not int(who):
-            raise ValueError(f"{who!r} is no uid: write a number from 1")
+            raise ValueError(f"{quoted(who)} is not a valid uid: write a number from 1")
         return KickSession(int(who))
     if visitor or (guess and _VISITOR.fullmatch(who)):
         found = _VISITOR.fullmatch(who)
         if not found or not int(found[1]):
-            raise ValueError(f"{who!r} is no visitor: write v and a number from 1")
+            raise ValueError(f"{quoted(who)} is not a valid visitor: write v and a number from 1")
         return KickVisitor(int(found[1]))
     return KickUser(who)
 

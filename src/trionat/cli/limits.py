@@ -15,6 +15,7 @@ from trionat.errors import StoreError
 from trionat.networks import parse_network, write_network
 from trionat.store.amount import parse_amount, write_amount
 from trionat.store.base import Limits, Store
+from trionat.text import quoted
 
 _NONE: Final = "none"
 
@@ -30,7 +31,7 @@ _COUNT: Final = whole(1, 1_000_000)
 def _read_ports(text: str) -> tuple[int, ...]:
     ports = sorted({port for part in text.split(",") for port in PORTS.read(part.strip())})
     if 0 in ports or len(ports) > _MAX_PORTS:
-        raise ValueError(f"{text!r} is not 1 to {_MAX_PORTS} ports from 1 to 65535")
+        raise ValueError(f"{quoted(text)} is not 1 to {_MAX_PORTS} ports from 1 to 65535")
     return tuple(ports)
 
 

@@ -71,7 +71,7 @@ def _read(*, confirm: bool, hint: str) -> tuple[str, str]:
     try:
         text = decode_text(line, stdin.encoding)
     except NotTextError:
-        raise ConfigError(Problem(where, "the password is no text: write it in UTF-8")) from None
+        raise ConfigError(Problem(where, "the password is not valid UTF-8")) from None
     return where, strip_line_end(text.partition("\n")[0])
 
 

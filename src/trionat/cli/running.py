@@ -30,7 +30,7 @@ from trionat.errors import (
 )
 from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
-from trionat.text import strip_around
+from trionat.text import quoted, strip_around
 from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
 
@@ -129,7 +129,9 @@ def _open_log_file(log_file: str) -> tuple[Path, int | None]:
     try:
         filename = Path(log_file).absolute()
     except OSError as error:
-        raise StartupError(f"{log_file}: the working directory is gone: go to another") from error
+        raise StartupError(
+            f"{log_file}: the working directory no longer exists: change to another"
+        ) from error
     try:
         # Without waiting for the reader of a pipe.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
@@ -149,7 +151,7 @@ def _log_level() -> str:
     level = strip_around(os.environ.get("TRIONAT_LOG_LEVEL", "")).upper() or "INFO"
     level = _OTHER_WORDS.get(level, level)
     if level not in _LOG_LEVELS:
-        reason = f"{level!r} is no level: write one of {', '.join(_LOG_LEVELS)}"
+        reason = f"{quoted(level)} is not a valid level: write one of {', '.join(_LOG_LEVELS)}"
         raise ConfigError(Problem(where="environment TRIONAT_LOG_LEVEL", reason=reason))
     return level
 

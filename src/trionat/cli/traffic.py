@@ -37,7 +37,10 @@ def traffic(
     ] = None,
     month: Annotated[
         str | None,
-        typer.Option(metavar="MONTH", help="Which month to show, as 2026-11 (UTC), not this one."),
+        typer.Option(
+            metavar="MONTH",
+            help="The month to show, such as 2026-11 (UTC); the current one without it.",
+        ),
     ] = None,
     as_json: AsJson = False,
     state_dir: StateDir = None,

@@ -44,7 +44,7 @@ class ServiceHealth:
         if self._told_down:
             self._told_down = False
             log.info(
-                "the local service is there again",
+                "the local service is back",
                 service=str(self.service.local),
                 refused=self._refused or None,
             )
@@ -61,7 +61,7 @@ class ServiceHealth:
         self._told_down = True
         self._quiet_until = now + _TOLD_AGAIN_AFTER
         log.warning(
-            "visitors get nothing until the local service is there",
+            "the local service is down; visitors are refused until it is back",
             service=str(self.service.local),
             reason=reason,
         )

@@ -179,7 +179,7 @@ class ClientConfig:
         metadata=key(
             "TrustOnFirstUse",
             BOOLEAN,
-            "whether to trust an unknown server at the first connection and to remember it",
+            "trust an unknown server at the first connection and remember it",
         ),
     )
     ca_file: Path | None = attrs.field(
@@ -217,7 +217,8 @@ class ClientConfig:
         ),
     )
     once: bool = attrs.field(
-        default=False, metadata=key("Once", BOOLEAN, "whether to end when the connection is lost")
+        default=False,
+        metadata=key("Once", BOOLEAN, "end when the connection is lost, instead of trying again"),
     )
     min_idle_tunnels: int = attrs.field(
         default=4, metadata=key("MinIdleTunnels", whole(1, 1024), "idle tunnels kept ready")

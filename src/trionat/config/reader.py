@@ -39,7 +39,7 @@ class Reader:
             reason = f"the value has to be apart from the name: write {head['name']}: VALUE"
             self.fail(reason, f"{path}{head['name']}", name.line)
         elif (found := invisible_in(name.text)) is not None:
-            self.fail(f"this name has {found}: type it anew", f"{path}{name.text}", name.line)
+            self.fail(f"this name has {found}: type it again", f"{path}{name.text}", name.line)
         else:
             self.fail(unknown(what, name.text, known), f"{path}{name.text}", name.line)
 

@@ -95,7 +95,7 @@ class ServerConfig:
         metadata=key(
             "VisitPortPolicy",
             one_of(TOLERATE, REQUIRE),
-            "what a visit port that cannot be had at the start means: tolerate: the others are served; require: no start",
+            "what a visit port that cannot be opened at the start means: tolerate: the others are served; require: no start",
         ),
     )
     task_queue_num: int = attrs.field(
@@ -189,6 +189,7 @@ class ServerConfig:
             "PublicAddr",
             PUBLIC,
             "how the server is reached from outside, for tickets and visit addresses; a port is the control port",
+            unset="detected",
         ),
     )
     certificate: Path | None = attrs.field(
@@ -291,7 +292,9 @@ class ServerConfig:
     max_handshakes_per_address: int = attrs.field(
         default=512,
         metadata=key(
-            "MaxHandshakesPerAddress", whole(1, 65536), "of these, from one address (IPv6: /64)"
+            "MaxHandshakesPerAddress",
+            whole(1, 65536),
+            "connections in their handshake from one address (IPv6: /64)",
         ),
     )
     ban_after: int = attrs.field(

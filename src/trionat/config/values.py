@@ -25,6 +25,7 @@ from trionat.address import (
 from trionat.errors import StartupError
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.networks import parse_network, write_network
+from trionat.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,7 +55,7 @@ def whole(low: int, high: int) -> Kind[int]:
 
     def read(text: str) -> int:
         if not re.fullmatch(r"-?[0-9]{1,18}", text) or not low <= int(text) <= high:
-            raise ValueError(f"{text!r} is not {words}")
+            raise ValueError(f"{quoted(text)} is not {words}")
         return int(text)
 
     return Kind(words, read)
@@ -66,7 +67,7 @@ def seconds(low: float, high: float) -> Kind[float]:
 
     def read(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", text) or not low <= float(text) <= high:
-            raise ValueError(f"{text!r} is not a number of {words}")
+            raise ValueError(f"{quoted(text)} is not a number of {words}")
         return float(text)
 
     return Kind(words, read, lambda value: f"{value:g}")
@@ -87,7 +88,7 @@ def one_of(*words: str) -> Kind[str]:
 
     def read(text: str) -> str:
         if text not in words:
-            raise ValueError(f"{text!r} is not {listed}")
+            raise ValueError(f"{quoted(text)} is not {listed}")
         return text
 
     return Kind(listed, read)
@@ -95,23 +96,23 @@ def one_of(*words: str) -> Kind[str]:
 
 def _read_boolean(text: str) -> bool:
     if (word := text.lower()) not in _TRUE | _FALSE:
-        raise ValueError(f"{text!r} is neither true nor false")
+        raise ValueError(f"{quoted(text)} is neither true nor false")
     return word in _TRUE
 
 
 def _read_label(text: str) -> str:
     if not 0 < len(text) <= 128 or not text.isprintable():
-        raise ValueError(f"{text[:128]!r} is not text of 1 to 128 printable characters")
+        raise ValueError(f"{quoted(text)} is not text of 1 to 128 printable characters")
     return text
 
 
 def _read_path(text: str) -> Path:
     if not text or "\0" in text:
-        raise ValueError(f"{text!r} is no path")
+        raise ValueError(f"{quoted(text)} is not a valid path")
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{text!r} names a home folder that cannot be found") from None
+        raise ValueError(f"{quoted(text)} names a home folder that cannot be found") from None
 
 
 def _read_ports(text: str) -> tuple[int, ...]:
@@ -122,7 +123,7 @@ def _read_ports(text: str) -> tuple[int, ...]:
     high = parse_port(last.strip())
     if not 0 < low <= high:
         raise ValueError(
-            f"{text!r} is no range of ports: write the lower one first, as in 60000-60099"
+            f"{quoted(text)} is not a valid range of ports: write the lower one first, as in 60000-60099"
         )
     return tuple(range(low, high + 1))
 
@@ -140,7 +141,7 @@ def _write_ports(ports: Iterable[int]) -> str:
 def _read_text(text: str) -> str:
     # A command line and the environment can hold bytes that are no text (PEP 383); a file, a peer or a log cannot.
     if any("\udc80" <= character <= "\udcff" for character in text):
-        raise ValueError(f"{text!a} is no text in UTF-8")
+        raise ValueError(f"{quoted(text)} is not valid UTF-8")
     return text
 
 
@@ -152,7 +153,7 @@ def _read_public(text: str) -> str:
 def _read_local(text: str) -> Address:
     address = parse_address(text)
     if isinstance(address, TCPAddress) and not address.port:
-        raise ValueError(f"{text!r} has port 0: write the port that the service listens on")
+        raise ValueError(f"{quoted(text)} has port 0: write the port that the service listens on")
     return address
 
 

@@ -113,7 +113,7 @@ class UserInformation:
             )
         uid, port = _UID_AND_PORT.unpack(payload)
         if not 1 <= port <= 65535:
-            raise RemoteProtocolError(f"USER_INFORMATION: {port} is no port")
+            raise RemoteProtocolError(f"USER_INFORMATION: {port} is not a valid port")
         return cls(uid, port)
 
 

@@ -120,7 +120,7 @@ class Ticket:
         if _NEWER.match(text):
             raise ValueError("the ticket was made by a newer trionat: update this one")
         if not text.startswith(_PREFIX):
-            raise ValueError(f"this is no ticket: a ticket starts with {_PREFIX}")
+            raise ValueError(f"this is not a valid ticket: a ticket starts with {_PREFIX}")
         if len(text) > _MAX_TEXT:
             raise ValueError(_DAMAGED)
         return cls._from_body(_verified_body(text))

@@ -86,7 +86,7 @@ class Liveness:
         stalled = busy and self.wire.silent_for() > SWEEP_INTERVAL
         self._unacknowledged = self._unacknowledged + 1 if stalled else 0
         if self._unacknowledged * SWEEP_INTERVAL > self.acknowledged_within:
-            raise PeerTimeoutError("the other end of the tunnel acknowledged nothing")
+            raise PeerTimeoutError("the other end of the tunnel acknowledged nothing for too long")
         if self.heard:
             self.heard = False
             self.silent = 0

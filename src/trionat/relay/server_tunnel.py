@@ -69,4 +69,4 @@ class ServerTunnel(Tunnel):
                 return
         except OSError as error:
             raise lost(error) from error
-        raise ConnectionLostError("the tunnel took only half a probe")
+        raise ConnectionLostError("the tunnel is stuck: a probe could not be sent")

@@ -6,6 +6,8 @@ import re
 from decimal import Decimal
 from typing import Final
 
+from trionat.text import quoted
+
 MAX_AMOUNT: Final = 2**63 - 1
 """What a column of a database holds."""
 
@@ -27,7 +29,7 @@ def parse_amount(text: str) -> int:
     amount = int(Decimal(found[1]) * _UNITS[found[2]]) if found else 0
     if not 1 <= amount <= MAX_AMOUNT:
         raise ValueError(
-            f"{text!r} is no amount: write a number above 0 and k, M, G or T, or Ki, Mi, Gi or Ti, such as 10M or 1.5Gi"
+            f"{quoted(text)} is not a valid amount: write a number above 0 and k, M, G or T, or Ki, Mi, Gi or Ti, such as 10M or 1.5Gi"
         )
     return amount
 

@@ -6,6 +6,8 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
+from trionat.text import quoted
+
 NEVER: Final = "never"
 
 _SPAN: Final = re.compile(r"([0-9]{1,9})([dh])", re.ASCII)
@@ -40,7 +42,7 @@ def parse_expiry(text: str, now: datetime) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{text!r} is no time: write 2027-01-31 (through that day), 2027-01-31T12:00 (UTC), 30d, 12h or {NEVER}"
+            f"{quoted(text)} is not a valid time: write 2027-01-31 (through that day), 2027-01-31T12:00 (UTC), 30d, 12h or {NEVER}"
         ) from None
 
 

@@ -6,6 +6,8 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
+from trionat.text import quoted
+
 _MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
@@ -21,5 +23,5 @@ def parse_month(text: str) -> str:
         ValueError: It is none; the message says what would be right.
     """
     if not _MONTH.fullmatch(text):
-        raise ValueError(f"{text!r} is no month: write it as 2026-11")
+        raise ValueError(f"{quoted(text)} is not a valid month: write it as 2026-11")
     return text

@@ -16,6 +16,7 @@ import trio
 
 from trionat.address import TCPAddress, UnixAddress
 from trionat.errors import ConnectionLostError
+from trionat.text import quoted
 from trionat.transport.endpoint import set_stream_options
 from trionat.transport.isolation import leaves
 
@@ -50,7 +51,7 @@ async def dial(address: Address) -> socket.socket:
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
     except UnicodeError as error:  # from the codec for international names
-        raise OSError(f"{address.host!r} is no name that can be looked up") from error
+        raise OSError(f"{quoted(address.host)} is not a name that can be looked up") from error
     except OSError as error:
         raise _first_reason(error) from error
     # Out of Trio's wrapper: the relay calls the socket itself.

@@ -111,7 +111,7 @@ async def _shake_hands(
         endpoint.close()
         if not server_side and getattr(error, "reason", None) in _NO_TLS:
             raise ConnectionLostError(
-                "something answers there that does not speak TLS, so it is no trionat: is the port right? It is the control port"
+                "whatever answers there does not speak TLS, so it is no trionat: give the control port of a trionat server"
             ) from error
         raise lost(error) from error
     except BaseException:

@@ -78,16 +78,22 @@ def test_parse_address(text: str, address: object) -> None:
     ("text", "message"),
     [
         ("example.com", "'example.com' has no port: write HOST:PORT, such as 127.0.0.1:8080"),
-        ("a:65536", "'65536' is no port: write a number from 0 to 65535"),
-        ("a:-1", "'-1' is no port: write a number from 0 to 65535"),
-        ("a:٢٢", "'٢٢' is no port: write a number from 0 to 65535"),
+        ("a:65536", "'65536' is not a valid port: write a number from 0 to 65535"),
+        ("a:-1", "'-1' is not a valid port: write a number from 0 to 65535"),
+        ("a:٢٢", "'٢٢' is not a valid port: write a number from 0 to 65535"),
         (
             "::1:22",
             "'::1:22' has several colons: write HOST:PORT, and an IPv6 host in brackets as in [::1]:8080",
         ),
-        ("[::g]:22", "'::g' is no IPv6 address: write it like ::1"),
-        ("127.0.0.300:22", "'127.0.0.300' is no IPv4 address: write four numbers like 127.0.0.1"),
-        ("a b:22", "'a b' is no host: write a name like example.com or an address like 127.0.0.1"),
+        ("[::g]:22", "'::g' is not a valid IPv6 address: write it like ::1"),
+        (
+            "127.0.0.300:22",
+            "'127.0.0.300' is not a valid IPv4 address: write four numbers like 127.0.0.1",
+        ),
+        (
+            "a b:22",
+            "'a b' is not a valid host: write a name like example.com or an address like 127.0.0.1",
+        ),
         ("http://a:80", "'http://a:80' is a URL: write HOST:PORT only, such as 127.0.0.1:8080"),
     ],
 )

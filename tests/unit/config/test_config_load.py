@@ -290,7 +290,7 @@ Client:
         ("x\n", "f.yml:1: has to hold sections: Server, Database, Auth, Client"),
         ("Server:\n  Name: [a]\n", "f.yml:2: Server.Name: has to be a single value: text of 1 to 128 printable characters"),
         ("Server:\n  Name: ''\n", "f.yml:2: Server.Name: '' is not text of 1 to 128 printable characters"),
-        ("Server:\n  VisitPort: [1, 2, x]\n", "f.yml:2: Server.VisitPort[2]: 'x' is no port: write a number from 0 to 65535"),
+        ("Server:\n  VisitPort: [1, 2, x]\n", "f.yml:2: Server.VisitPort[2]: 'x' is not a valid port: write a number from 0 to 65535"),
         ("Server:\n  VisitPort:\n  - 1\n  - {}\n", "f.yml:4: Server.VisitPort[1]: has to be ports and ranges such as 60000-60099"),
         ("Server:\n  VisitPort: []\n", "f.yml:2: Server.VisitPort: there is no visit port: name at least one, or 0 for any free one"),
         ("Server:\n  VisitPort: [0, 0, 5-7, 6, 5]\n", "f.yml:2: Server.VisitPort: named more than once: 5-6"),
@@ -352,7 +352,7 @@ Client:
             "f.yml:5: Client.Services: nat-doc carries one service for each client, not 2: start one client for each",
         ),
         (f"{LEGACY}  Services: [1:2]\n", "f.yml:5: Client.Services: in nat-doc the server chooses the visit port: leave it out"),
-        ("Client:\n  Fingerprint: MD5:00\n", "f.yml:2: Client.Fingerprint: 'MD5:00' is no fingerprint: write SHA256: and 32 bytes in base64 or hex"),
+        ("Client:\n  Fingerprint: MD5:00\n", "f.yml:2: Client.Fingerprint: 'MD5:00' is not a valid fingerprint: write SHA256: and 32 bytes in base64 or hex"),
     ],
     ids=lambda value: repr(value)[:50],
 )  # fmt: skip
@@ -371,7 +371,7 @@ def test_all_mistakes_of_all_sources_are_told_at_once_even_overridden_ones() -> 
         )
     assert str(caught.value).splitlines() == [
         "flag --start-auth: Server.StartAuth: 'maybe' is neither true nor false",
-        "argument SERVICE: Client.Services[1]: 'x' is no address: write HOST:PORT, a port, or the path of a socket",
+        "argument SERVICE: Client.Services[1]: 'x' is not a valid address: write HOST:PORT, a port, or the path of a socket",
         "environment TRIONAT_SERVER_START_AUTH: Server.StartAuth: '3' is neither true nor false",
         "environment TRIONAT_SERVER_NAM: unknown variable: did you mean TRIONAT_SERVER_NAME?",
         "f.yml:6: Server: given twice: line 1 has it already",
@@ -495,12 +495,12 @@ def test_what_is_most_likely_not_meant_is_a_warning(text: str, told: list[str]) 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("Server:\n  Name: a\u200bb\n", "f.yml:2: Server.Name: has an invisible character U+200B at position 2: type it anew"),
-        ("Server:\n  VisitPort: [80, 8\u00ad1]\n", "f.yml:2: Server.VisitPort[1]: has an invisible character U+00AD at position 2: type it anew"),
-        ("Client:\n  Services: ['80\u00a080']\n", "f.yml:2: Client.Services[0]: has an invisible character U+00A0 at position 3: type it anew"),
-        ("Client:\n  Services: [{Local: '8\u200b0'}]\n", "f.yml:2: Client.Services[0].Local: has an invisible character U+200B at position 2: type it anew"),
-        ("Cli\u200bent:\n  Name: x\n", "f.yml:1: Cli\u200bent: this name has an invisible character U+200B at position 4: type it anew"),
-        ("Server:\n  \u200bName: x\n", "f.yml:2: Server.\u200bName: this name has an invisible character U+200B at position 1: type it anew"),
+        ("Server:\n  Name: a\u200bb\n", "f.yml:2: Server.Name: has an invisible character U+200B at position 2: type it again"),
+        ("Server:\n  VisitPort: [80, 8\u00ad1]\n", "f.yml:2: Server.VisitPort[1]: has an invisible character U+00AD at position 2: type it again"),
+        ("Client:\n  Services: ['80\u00a080']\n", "f.yml:2: Client.Services[0]: has an invisible character U+00A0 at position 3: type it again"),
+        ("Client:\n  Services: [{Local: '8\u200b0'}]\n", "f.yml:2: Client.Services[0].Local: has an invisible character U+200B at position 2: type it again"),
+        ("Cli\u200bent:\n  Name: x\n", "f.yml:1: Cli\u200bent: this name has an invisible character U+200B at position 4: type it again"),
+        ("Server:\n  \u200bName: x\n", "f.yml:2: Server.\u200bName: this name has an invisible character U+200B at position 1: type it again"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_seen_is_refused_by_name(text: str, told: str) -> None:

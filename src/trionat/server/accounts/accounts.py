@@ -101,7 +101,7 @@ class Accounts:
         if self._is_damaged(user):
             raise RefusedError(
                 RefusalCode.STORE_UNAVAILABLE,
-                f"the account {user.name} is out of order: ask whoever runs the server",
+                f"the account {user.name} is damaged: ask the server's operator",
             )
         if self.upgrade_passwords and token is None and not is_hashed(user.password):
             user = await self._upgrade(self.store, user)

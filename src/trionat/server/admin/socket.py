@@ -97,7 +97,7 @@ def call(folder: Path, request: bytes) -> bytes:
                 f"{folder / SOCKET_NAME}: cannot ask the server: {error.strerror or error}"
             ) from error
     if not answer.endswith(b"\n"):
-        raise StartupError(f"{folder}: the server did not answer to the end: has it stopped?")
+        raise StartupError(f"{folder}: the server's answer was cut off: has it stopped?")
     return answer
 
 
