@@ -181,7 +181,7 @@ async def test_a_flood_of_guesses_has_few_of_the_threads(autojump_clock: MockClo
 
 
 async def test_networks_take_turns(autojump_clock: MockClock) -> None:
-    """Known networks, then whoever has not failed, each network once before any comes again; every second turn is for those that failed."""
+    """Known networks, those that failed and all others take turns, and so do the networks of each kind."""
     bans = Bans(after=100, time=60)
     turns: list[str] = []
 
@@ -196,16 +196,54 @@ async def test_networks_take_turns(autojump_clock: MockClock) -> None:
         bans.fail(failed)
     async with trio.open_nursery() as nursery:
         for number in range(8):  # all that there is room for
-            nursery.start_soon(log_in, "192.0.2.100", 1 + number / 10)
+            nursery.start_soon(log_in, f"192.0.2.{100 + number % 2}", 1 + number / 10)
         await trio.testing.wait_all_tasks_blocked()
         turns.clear()
         for host in ("8", "8", "9", "3", "3", "3", "4", "1"):
             nursery.start_soon(log_in, f"192.0.2.{host}", 10)
             await trio.testing.wait_all_tasks_blocked()
     order = [host.rpartition(".")[2] for host in turns]
-    assert order == ["8", "1", "9", "3", "8", "4", "3", "3"]
+    assert order == ["8", "1", "3", "9", "4", "8", "3", "3"]
     assert not bans._tries
     assert not bans._under_way
+
+
+async def test_a_known_network_with_many_logins_leaves_room(autojump_clock: MockClock) -> None:
+    """Right passwords, one after another for ever, from where somebody has a session."""
+    bans = Bans(after=0, time=60)
+
+    async def log_in_for_ever() -> None:
+        while True:
+            async with bans.trying("192.0.2.1"):
+                await trio.sleep(1)
+
+    with bans.known("192.0.2.1"):
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(log_in_for_ever)
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            async with bans.trying("192.0.2.9"):
+                assert trio.current_time() - began <= 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_turn_that_does_not_come(autojump_clock: MockClock) -> None:
+    bans = Bans(after=0, time=60)
+
+    async def hang() -> None:
+        async with bans.trying("192.0.2.1"):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(hang)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(RefusedError, match="too many logins at once"):
+            async with bans.trying("192.0.2.1"):
+                pass
+        nursery.cancel_scope.cancel()
+    assert not bans._tries
 
 
 async def test_who_waits_for_a_turn_may_leave(autojump_clock: MockClock) -> None:

@@ -41,6 +41,12 @@ _HALF_LIFE: Final = 600.0
 # got his turn waits for so many.
 _MOST_TRIES: Final = 8
 
+# Of these, from one network, so that even one from which nothing fails leaves some to the others.
+_MOST_TRIES_OF_ONE: Final = 4
+
+# Seconds that a login waits for its turn at most: its client waits 8 s for an answer.
+_LONGEST_WAIT: Final = 6.0
+
 # Networks that are remembered, those that failed last and those that had a session last; some 2 MiB each.
 _MOST_NETWORKS: Final = 16_384
 
@@ -82,7 +88,7 @@ class Bans:
     time: float
     _tries: dict[str, _Tries] = attrs.field(init=False, factory=lambda: {})
     _under_way: int = attrs.field(init=False, default=0)
-    _failed_go_first: bool = attrs.field(init=False, default=False)
+    _turn_of: int = attrs.field(init=False, default=0)  # see `_standing`
     _records: dict[str, _Record] = attrs.field(init=False, factory=lambda: {})
     _sessions: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _known_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
@@ -111,7 +117,7 @@ class Bans:
         if (seconds := self._banned_for(network_of(host))) > 0:
             raise RefusedError(
                 RefusalCode.BANNED,
-                f"too many failed logins from this address: no password is tried for another {seconds:.0f} s",
+                f"too many failed logins from this address: no password is tried for another {math.ceil(seconds)} s",
             )
 
     @asynccontextmanager
@@ -119,12 +125,12 @@ class Bans:
         """Wait until it is this login's turn to have its password tried, and count it as being tried while the block runs.
 
         Of one network no more are tried at once than could fail before the ban, so many guesses in one moment get no further
-        than one after another. The networks take turns: first those that are known by a session, then all others, and of these at most every
-        second turn goes to one that has failed of late. So a flood of guesses makes a login from elsewhere wait for one turn of
-        each network at most, and for two tries or so once those have failed. The block calls `fail` where it fails.
+        than one after another. Networks that are known by a session, those that have failed of late, and all others take turns, and so do the
+        networks of each kind. So a flood of guesses from many networks, or of logins from a few, leaves room for everybody else. The
+        block calls `fail` where it fails.
 
         Raises:
-            RefusedError: the address is banned, perhaps since the wait began.
+            RefusedError: the address is banned, perhaps since the wait began; or its turn did not come for 6 s.
         """
         self.check(host)
         network = network_of(host)
@@ -133,7 +139,12 @@ class Bans:
         tries.waiting.append(turn)
         self._give_turns()
         try:
-            await turn.wait()
+            with trio.move_on_after(_LONGEST_WAIT):
+                await turn.wait()
+            if not turn.is_set():
+                raise RefusedError(
+                    RefusalCode.STORE_UNAVAILABLE, "too many logins at once; try again"
+                )
             self.check(host)
             log.debug("a password is tried", network=network, others=self._under_way - 1)
             yield
@@ -160,27 +171,30 @@ class Bans:
 
     def _next(self) -> str | None:
         """Return the network whose turn it is, if one waits that may have it. There are no more than `MaxHandshakes` that wait."""
-        known = other = failed = None
+        first: list[str | None] = [None, None, None]
         for network, tries in self._tries.items():
-            if not tries.waiting or tries.under_way >= self._most_tries(network):
-                continue
-            if network in self._records and self._records[network].now() >= 0.5:
-                failed = failed or network
-            elif self._is_known(network):
-                known = known or network
-            else:
-                other = other or network
-        chosen = failed if failed and self._failed_go_first else known or other or failed
-        self._failed_go_first = chosen != failed
-        return chosen
+            if tries.waiting and tries.under_way < self._most_tries(network):
+                standing = self._standing(network)
+                first[standing] = first[standing] or network
+        for standing in range(self._turn_of, self._turn_of + len(first)):
+            if (chosen := first[standing % len(first)]) is not None:
+                self._turn_of = (standing + 1) % len(first)
+                return chosen
+        return None
+
+    def _standing(self, network: str) -> int:
+        """Return 0 for a network that is known by a session, 2 for one that has failed of late, and 1 for all others."""
+        if self._is_known(network):
+            return 0
+        return 2 if network in self._records and self._records[network].now() >= 0.5 else 1
 
     def _most_tries(self, network: str) -> int:
         """Return how many passwords from there may be tried at once."""
         if not self.after:
-            return _MOST_TRIES
+            return _MOST_TRIES_OF_ONE
         record = self._records.get(network)
         left = self.after if record is None else self.after - round(record.now())
-        return max(1, min(left, _MOST_TRIES))
+        return max(1, min(left, _MOST_TRIES_OF_ONE))
 
     def fail(self, host: str) -> float:
         """Note a failed login; return how many seconds its answer has to wait."""
