@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import ExitStack, contextmanager
+import threading
+import time
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +14,11 @@ import trio
 import trio.testing
 
 from trionat.address import TCPAddress
+from trionat.config.server import ServerConfig
+from trionat.errors import StartupError
+from trionat.server.app import _open_listeners
 from trionat.transport.descriptors import Descriptors
-from trionat.transport.listener import Listener
+from trionat.transport.listener import Listener, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +57,39 @@ def is_closed(connection: socket.socket) -> bool:
         return connection.recv(1) == b""
     except BlockingIOError:
         return False
+
+
+async def test_a_name_server_that_hangs_does_not_hold_up_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, answer = socket.getaddrinfo, threading.Event()
+
+    def getaddrinfo(
+        host: Any,
+        port: Any,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - the name that it has
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        if host in ("slow.example", b"slow.example") and not flags & socket.AI_NUMERICHOST:
+            answer.wait(5)
+            raise socket.gaierror(socket.EAI_AGAIN, "hangs")
+        return real(host, port, family, type, proto, flags)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    config = ServerConfig(controller_addr=TCPAddress("slow.example", 0))
+    began = time.monotonic()
+    async with AsyncExitStack() as resources:
+        with trio.move_on_after(0.3) as scope:
+            await _open_listeners(config, resources)
+    assert time.monotonic() - began < 2
+    assert scope.cancelled_caught
+    assert await look_up(TCPAddress("localhost", 1)) is None
+    assert await look_up(TCPAddress("::1", 1)) is None
+    answer.set()
+    with pytest.raises(StartupError, match=r"cannot listen on slow\.example:0: hangs"):
+        await look_up(TCPAddress("slow.example", 0))
 
 
 @pytest.mark.parametrize("system", ["BSD", "macOS"])

@@ -46,7 +46,7 @@ from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
-from trionat.transport.listener import Listener
+from trionat.transport.listener import Listener, look_up
 from trionat.transport.tls import server_context
 
 if TYPE_CHECKING:
@@ -251,10 +251,13 @@ async def _open_listeners(
     config: ServerConfig, resources: AsyncExitStack
 ) -> tuple[Listener, Listener, list[Listener]]:
     own: list[tuple[TCPAddress, str]] = []
+    visit_host = TCPAddress(config.effective_visit_host, next(iter(config.visit_port), 0))
+    wanted = (config.controller_addr, config.tunnel_addr, visit_host)
+    numbers = {address.host: await look_up(address) for address in wanted}
 
     def listen(address: TCPAddress, what: str) -> Listener:
         try:
-            listener = Listener.open(address)
+            listener = Listener.open(address, host=numbers[address.host])
         except StartupError as error:
             for other, its in own:
                 if _is_same(address, other):

@@ -44,7 +44,7 @@ async def dial(address: Address) -> socket.socket:
     """
     if isinstance(address, UnixAddress):
         return await _connect_unix(address)
-    if _is_numeric(address.host):
+    if is_numeric(address.host):
         return await _connect_numeric(address)
     if is_localhost(address.host):
         return await _connect_loopback(address.port)
@@ -88,7 +88,7 @@ def is_taken(address: Address) -> bool:
     hosts = ("127.0.0.1", "::1") if loopback else (address.dialled_host,)
     if address.port in (ephemeral_ports() or _DYNAMIC_PORTS):
         return False  # an outgoing connection may have it
-    return any(_cannot_be_bound(host, address.port) for host in hosts if _is_numeric(host))
+    return any(_cannot_be_bound(host, address.port) for host in hosts if is_numeric(host))
 
 
 def ephemeral_ports() -> range | None:
@@ -145,7 +145,8 @@ def _first_reason(error: OSError) -> OSError:
 
 
 @lru_cache(maxsize=256)
-def _is_numeric(host: str) -> bool:
+def is_numeric(host: str) -> bool:
+    """Tell whether that is an address, which nobody has to look up."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -13,7 +13,7 @@ from trionat.address import TCPAddress
 from trionat.errors import StartupError
 from trionat.networks import plain_host
 from trionat.transport.descriptors import SHORTAGE
-from trionat.transport.dial import ephemeral_ports, is_localhost
+from trionat.transport.dial import ephemeral_ports, is_localhost, is_numeric
 from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
 
 if TYPE_CHECKING:
@@ -47,6 +47,27 @@ def _taken(port: int) -> str:
     return advice
 
 
+async def look_up(address: TCPAddress) -> str | None:
+    """Return the number to listen on for an address whose host is a name; None where it is a number or `localhost`.
+
+    Cancelling returns at once, even where the name server hangs.
+
+    Raises:
+        StartupError: names the address and the reason.
+    """
+    host = address.host
+    if not host or is_localhost(host) or is_numeric(host):
+        return None
+    try:
+        found = await trio.socket.getaddrinfo(
+            host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartupError(f"cannot listen on {address}: {reason}") from error
+    return str(found[0][4][0])
+
+
 @attrs.define(eq=False)
 class Listener:
     """A bound and listening TCP socket. Owns it; `close` is idempotent."""
@@ -56,17 +77,17 @@ class Listener:
     _short_since: float | None = attrs.field(init=False, default=None)
 
     @classmethod
-    def open(cls, address: TCPAddress) -> Listener:
+    def open(cls, address: TCPAddress, *, host: str | None = None) -> Listener:
         """Bind and listen; port 0 means any free one, and `address` of the result tells which.
 
         Numeric addresses and `localhost`, which is 127.0.0.1, are bound without asking a name server; others are looked up, which
-        blocks: at start only.
+        blocks: `host` is what `look_up` has found instead.
 
         Raises:
             StartupError: names the address and what to do.
         """
         # A name of two addresses, of which the resolver may put either first; people and programs dial both.
-        host = "127.0.0.1" if is_localhost(address.host) else address.host
+        host = host or ("127.0.0.1" if is_localhost(address.host) else address.host)
         try:
             family, kind, protocol, _, name = socket.getaddrinfo(
                 host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
