@@ -118,7 +118,7 @@ async def test_evicted_as_often_as_it_takes(lease: Lease, nursery: trio.Nursery)
     done = trio.Event()
 
     async def evict() -> None:
-        await lease.wait_vacant("go")
+        await lease.wait_vacant("go", lambda: True)
         done.set()
 
     nursery.start_soon(evict)

@@ -4,7 +4,7 @@
 plain end's bytes to the wire, for one stream. Either side has one task for each, so a visitor costs no task, no nursery, no
 TCP connection and no TLS handshake.
 
-Who may write to the wire: `carry` while there is a visitor, `receive` and `probe` while there is none. `Conversation` knows
+Who may write to the wire: `carry` while there is a visitor, `receive` and `sweep` while there is none. `Conversation` knows
 which of the two it is. What both tasks share is changed between two checkpoints only, so there is no lock, but for one frame: an
 ABORT behind an END of ours may still be leaving when the peer's END makes the tunnel idle.
 """
@@ -75,7 +75,7 @@ class Tunnel(ABC):
     # -- wire to plain ------------------------------------------------------------------------------------------------
 
     async def receive(self) -> None:
-        """Read the wire until it ends: frames to the law, visitors' bytes to the plain end.
+        """Read the wire until it ends: frames to the conversation, visitors' bytes to the plain end.
 
         Returns when the peer closes an idle tunnel. Cancelling it ends the tunnel.
 

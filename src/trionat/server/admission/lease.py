@@ -86,8 +86,11 @@ class Lease:
         if not self.occupied:
             self.on_idle(self)
 
-    async def wait_vacant(self, reason: str) -> None:
-        """Evict whichever session uses the lease, as often as it takes."""
-        while self._evict is not None:
+    async def wait_vacant(self, reason: str, is_wanted: Callable[[], bool]) -> None:
+        """Evict whichever session uses the lease, as often as it takes, and as long as it is still wanted.
+
+        Whoever has lost his turn while he waited may have been woken already, and must not evict the session of the one who has it.
+        """
+        while self._evict is not None and is_wanted():
             self._evict(reason)
             await self._vacated.wait()

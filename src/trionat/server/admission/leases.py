@@ -67,16 +67,21 @@ class Leases:
     async def reclaim(self, client: QueuedClient) -> Lease | None:
         """Return the lease that the client has from before, without a session: one that is up is evicted. None: there is none.
 
-        A lease whose ports do not fit the client's services any more is given up.
+        A lease whose ports do not fit the client's services any more is given up. A client that was refused meanwhile, since another
+        connection of it has come, touches nothing any more.
         """
         reason = f"a new connection of the same client ({client.client_name})"
-        while (lease := self.by_key.get(client.key)) is not None:
+
+        def is_wanted() -> bool:
+            return client.refusal is None
+
+        while is_wanted() and (lease := self.by_key.get(client.key)) is not None:
             if lease.given_up or not lease.serves(client.services, client.limits.visit_ports):
                 lease.give_up()
-                await lease.wait_vacant(reason)
+                await lease.wait_vacant(reason, is_wanted)
                 continue
-            await lease.wait_vacant(reason)
-            if not lease.released and not lease.given_up:
+            await lease.wait_vacant(reason, is_wanted)
+            if is_wanted() and not lease.released and not lease.given_up:
                 return lease
         return None
 

@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 @attrs.define(eq=False)
 class Tunnels(ABC):
-    """Serves the visitors of `line` over the tunnels that the client opens, at most `limit` at once.
+    """Serves the visitors of the queue `visitors` over the tunnels that the client opens, at most `limit` at once.
 
     `run` owns all of them: when it is cancelled every tunnel is closed, and no visitor is served any more. `count` is how many
     tunnels there are, `served` how many visitors have been, `streams` has those who are served now.
