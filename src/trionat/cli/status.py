@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import time
-from typing import Annotated, Any, Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,6 +18,10 @@ from trionat.cli.table import Table
 from trionat.errors import StartupError
 from trionat.server.admin.messages import AskStatus
 from trionat.server.admin.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import FrameType
 
 _WATCH_INTERVAL: Final = 1.0
 
@@ -38,14 +44,30 @@ def status(
     """Show what a running server is doing: sessions, ports, visitors, tunnels, queue, bytes."""
     with told():
         state = State.find(state_dir, config)
-        try:
+        if not watch:
             _show(state, visitors=visitors, as_json=as_json, again=False)
-            while watch:
+            return
+        with suppress(KeyboardInterrupt), _remembered_interrupt() as interrupted:
+            _show(state, visitors=visitors, as_json=as_json, again=False)
+            while not interrupted:
                 time.sleep(_WATCH_INTERVAL)
                 _show(state, visitors=visitors, as_json=as_json, again=True)
-        except KeyboardInterrupt:
-            if not watch:
-                raise
+
+
+@contextmanager
+def _remembered_interrupt() -> Generator[list[int]]:
+    """Give a list that is empty until Ctrl-C, which raises KeyboardInterrupt as ever: Python drops that where it hits a destructor."""
+    interrupted: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(state: State, *, visitors: bool, as_json: bool, again: bool) -> None:
