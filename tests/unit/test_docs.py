@@ -113,6 +113,7 @@ def test_the_readme_program_runs(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"127\.0\.0\.1:[0-9]+\n", result.stdout)
+    assert not list(tmp_path.iterdir())  # whoever tries it may run a server of his own
 
 
 READY = Ready(
