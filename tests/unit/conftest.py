@@ -45,7 +45,7 @@ class Tidy:
             left += [
                 f"a visitor queue on port {port.number}"
                 for port in pool.ports.values()
-                if port.visitors is not None
+                if port.queue is not None
             ]
             left += [f"lease {key}" for key in leases.by_key]
             left += [f"limits of {user}" for user in leases.live_limits.by_user]

@@ -167,10 +167,10 @@ class MemoryServer:
         if early:
             assert far.send(early) == len(early)
         visited = self.admission.leases.ports.ports[port]
-        if visited.visitors is None:
+        if visited.queue is None:
             near.close()
         else:
-            visited.visitors.put(
+            visited.queue.put(
                 Visitor(
                     number=next(self._numbers),
                     endpoint=near,

@@ -103,7 +103,7 @@ async def test_lists(listed: str, entrances: list[Entrance]) -> None:
 async def test_a_port_that_nobody_holds(entrances: list[Entrance]) -> None:
     here = entrance()
     entrances.append(here)
-    here.port.visitors = None
+    here.port.queue = None
     assert here.come(ONE) is None
 
 

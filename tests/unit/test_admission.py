@@ -445,7 +445,7 @@ async def test_newcomer_in_the_moment_in_which_its_rival_is_let_in(
             await trio.sleep(3)
             assert len(server.sessions) == 1
             (lease,) = server.admission.leases.by_key.values()
-            assert lease.visitors.open
+            assert lease.queue.open
 
 
 async def test_refused_in_the_moment_in_which_it_was_let_in(

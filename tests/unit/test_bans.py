@@ -91,7 +91,7 @@ async def test_zero_bans_nobody(autojump_clock: MockClock) -> None:
 
 async def test_a_known_network_is_heard_but_tries_no_password(autojump_clock: MockClock) -> None:
     bans = Bans(after=1, time=86400)
-    with bans.known(HOST), bans.known(HOST):
+    with bans.in_use(HOST), bans.in_use(HOST):
         bans.fail(HOST)
         assert not bans.shuts_out(HOST)
         with pytest.raises(RefusedError):
@@ -109,11 +109,11 @@ async def test_what_is_remembered_is_bounded(
     bans = Bans(after=2, time=60)
     for host in "abacdea":
         bans.fail(host)
-        with bans.known(host):
+        with bans.in_use(host):
             pass
     assert list(bans._records) == ["d", "e", "a"]
     assert bans._records["a"].score == 1  # it was forgotten in between
-    assert list(bans._known_until) == ["d", "e", "a"]
+    assert list(bans._in_use_until) == ["d", "e", "a"]
     assert not bans._sessions
 
 
@@ -126,8 +126,8 @@ async def test_handshakes_of_one_address_make_room_for_each_other_first() -> Non
         gone.append([other for other in scopes if scopes[other].cancel_called])
     assert gone == [[], [], [], ["a1"], ["a1"], ["a1"], ["a1", "a2"]]
     for scope in scopes.values():
-        handshakes.know(scope)
-        handshakes.know(scope)
+        handshakes.remove(scope)
+        handshakes.remove(scope)
     assert not handshakes._networks
     assert not handshakes._scopes
 
@@ -190,7 +190,7 @@ async def test_networks_take_turns(autojump_clock: MockClock) -> None:
             turns.append(host)
             await trio.sleep(takes)
 
-    with bans.known("192.0.2.1"):
+    with bans.in_use("192.0.2.1"):
         pass
     for failed in ("192.0.2.8", "192.0.2.9"):
         bans.fail(failed)
@@ -217,7 +217,7 @@ async def test_a_known_network_with_many_logins_leaves_room(autojump_clock: Mock
             async with bans.trying("192.0.2.1"):
                 await trio.sleep(1)
 
-    with bans.known("192.0.2.1"):
+    with bans.in_use("192.0.2.1"):
         async with trio.open_nursery() as nursery:
             for _ in range(40):
                 nursery.start_soon(log_in_for_ever)

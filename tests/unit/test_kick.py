@@ -178,7 +178,7 @@ async def test_a_visitor_that_waits(tidy: Tidy, autojump_clock: MockClock) -> No
     async with open_memory_server(tidy) as server:
         client = await server.welcome()
         visitors = [server.visit(client.port) for _ in range(3)]
-        line = server.sessions[0].lease.visitors
+        line = server.sessions[0].lease.queue
         numbers = [visitor.number for visitor in line.waiting_visitors]
         assert await kick(server.context, KickVisitor(numbers[1])) == Kicked(visitors=(numbers[1],))
         assert [was_reset(visitor) for visitor in visitors] == [False, True, False]

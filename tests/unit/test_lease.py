@@ -89,7 +89,7 @@ async def test_released_when_nobody_came_back_in_time(autojump_clock: MockClock)
     table.expire(lease)
     assert not table.by_key
     assert table.ports.free == 2
-    assert not lease.visitors.open
+    assert not lease.queue.open
 
 
 async def test_given_up_without_a_session(autojump_clock: MockClock) -> None:
@@ -107,7 +107,7 @@ async def test_given_up_under_its_session(autojump_clock: MockClock) -> None:
     lease.occupy(7, ignore)
     lease.give_up()
     assert table.by_key
-    assert not lease.visitors.open
+    assert not lease.queue.open
     lease.vacate()
     assert not table.by_key
 
@@ -145,7 +145,7 @@ async def test_what_it_serves(lease: Lease) -> None:
 
 
 async def test_ports_know_their_service_and_line(lease: Lease) -> None:
-    assert [(port.service, port.visitors) for port in lease.ports] == [
-        (0, lease.visitors),
-        (1, lease.visitors),
+    assert [(port.service, port.queue) for port in lease.ports] == [
+        (0, lease.queue),
+        (1, lease.queue),
     ]

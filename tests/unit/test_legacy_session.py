@@ -439,7 +439,7 @@ async def test_one_word_one_tunnel_and_raw_bytes_for_each_visitor(
             (session,) = server.sessions
             assert (session.tunnels.count, session.tunnels.served) == (0, number)
             assert session.tunnels.relayed == number * len(b"questionan answer, and more")
-            assert session.lease.visitors.present == 0
+            assert session.lease.queue.present == 0
         await trio.sleep(5)
         assert client.pending() == []
 
@@ -513,7 +513,7 @@ async def test_a_reset_that_nobody_touches_is_swept(tidy: Tidy, autojump_clock: 
         wire.reset()
         await trio.sleep(1.5)
         assert server.sessions[0].tunnels.count == 0
-        assert server.sessions[0].lease.visitors.present == 0
+        assert server.sessions[0].lease.queue.present == 0
 
 
 async def test_too_many_tunnels(tidy: Tidy, autojump_clock: MockClock) -> None:

@@ -90,7 +90,7 @@ def test_holder_is_remembered_and_queue_forgotten() -> None:
     (port,) = ports.take(wish(None), ALICE) or ()
     assert port.last_holder == ALICE
     ports.give_back([port])
-    assert port.visitors is None
+    assert port.queue is None
     assert ports.free == 1
 
 

@@ -345,7 +345,7 @@ async def test_visitors_wait_for_eight_seconds(tidy: Tidy, autojump_clock: MockC
         started = trio.current_time()
         assert await receive_all(visitor) == b""
         assert 8 <= trio.current_time() - started <= 8.6
-        assert server.sessions[0].lease.visitors.present == 0
+        assert server.sessions[0].lease.queue.present == 0
 
 
 async def test_first_come_first_served(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -382,7 +382,7 @@ async def test_too_many_are_there(tidy: Tidy, autojump_clock: MockClock) -> None
         wires = [await raw_tunnel(client) for _ in range(5)]
         visitors = [server.visit(client.port) for _ in range(4)]
         assert visitors[3].recv_into(memoryview(bytearray(20_000))) == 0
-        assert server.sessions[0].lease.visitors.present == 3
+        assert server.sessions[0].lease.queue.present == 3
         visitors[0].reset()
         for wire in wires[4], wires[3], wires[2]:
             opened = await wire.next()
@@ -432,7 +432,7 @@ async def test_hundred_visitors_over_few_tunnels(tidy: Tidy, autojump_clock: Moc
         assert session.tunnels.count <= 3
         assert session.tunnels.served == pool.served == 100
         assert session.tunnels.relayed == 2 * sum(range(100))
-        assert session.lease.visitors.present == 0
+        assert session.lease.queue.present == 0
 
 
 async def test_burst_of_visitors(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -525,7 +525,7 @@ async def test_a_visitor_that_kills_tunnels_gets_only_so_many(
             await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(ConnectionResetError):
             await receive_some(visitor)
-        assert server.sessions[0].lease.visitors.present == 0
+        assert server.sessions[0].lease.queue.present == 0
 
 
 @pytest.mark.parametrize("dead", [1, 6])

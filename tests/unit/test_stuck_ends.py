@@ -66,8 +66,8 @@ async def test_visitor_that_reads_nothing_and_a_service_that_resets(
         visitor = server.visit(client.port, early=b"request")
         await trio.sleep(4)
         (lease,) = server.admission.leases
-        assert lease.visitors.present == 1
+        assert lease.queue.present == 1
         await trio.sleep(1 + WITHIN)
-        assert lease.visitors.present == 0
+        assert lease.queue.present == 0
         assert visitor._dead
         server.nursery.cancel_scope.cancel()

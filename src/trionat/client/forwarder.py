@@ -98,7 +98,7 @@ class Forwarder:
         this machine is not even connected to where the system tells that somebody has its port.
         """
         for number, health in enumerate(self._health):
-            if not health.known and not is_taken(self.services[number].local):
+            if not health.tried and not is_taken(self.services[number].local):
                 with suppress(LocalServiceError):
                     (await self.open(number)).close()
 

@@ -28,11 +28,11 @@ _REFUSED_INTERVAL: Final = 60.0
 
 @attrs.define(eq=False)
 class ServiceHealth:
-    """What is known of one service. `known` tells whether it was tried; that it is down and that it is up again is told once each."""
+    """What the last tries of one service have shown. `tried` tells whether there was any; that it is down and that it is up again is told once each."""
 
     service: Service
     tell: Callable[[ClientEvent], None]
-    known: bool = attrs.field(init=False, default=False)
+    tried: bool = attrs.field(init=False, default=False)
     _told_down: bool = attrs.field(init=False, default=False)
     _quiet_until: float = attrs.field(init=False, default=float("-inf"))
     _refused_told_at: float = attrs.field(init=False, default=float("-inf"))
@@ -40,7 +40,7 @@ class ServiceHealth:
 
     def worked(self) -> None:
         """Somebody listens there."""
-        self.known = True
+        self.tried = True
         if self._told_down:
             self._told_down = False
             log.info(
@@ -54,7 +54,7 @@ class ServiceHealth:
 
     def failed(self, reason: str) -> None:
         """Nobody listens there, or does not answer."""
-        self.known = True
+        self.tried = True
         now = trio.current_time()
         if self._told_down or now < self._quiet_until:
             return

@@ -87,8 +87,8 @@ class Accounts:
             user = await self.store.find_user(username)
         except StoreError as error:
             raise self._cannot_ask(error) from error
-        known = await self._is_known(user, username, password, token)
-        if user is None or not known:
+        authentic = await self._is_authentic(user, username, password, token)
+        if user is None or not authentic:
             kind = "ticket" if token is not None else "name or password"
             reason = (
                 f"wrong {kind}"
@@ -137,7 +137,7 @@ class Accounts:
             log.warning("an account cannot be used", user=user.name, error=user.damage)
         return user.name in self._damaged
 
-    async def _is_known(
+    async def _is_authentic(
         self, user: User | None, username: str, password: str | None, token: bytes | None
     ) -> bool:
         if token is not None:

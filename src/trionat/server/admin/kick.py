@@ -50,14 +50,14 @@ async def _end(context: ServerContext, sessions: Iterable[Session]) -> tuple[int
     ended = tuple(session.uid for session in sessions)
     for uid in ended:
         session = context.sessions.by_uid[uid]
-        session.lease.visitors.close(_REASON)  # nobody who waits shall wait for the client's answer
+        session.lease.queue.close(_REASON)  # nobody who waits shall wait for the client's answer
         session.end(CloseCode.KICKED, _REASON)
     await context.sessions.wait_gone(ended)
     return ended
 
 
 def _reset(context: ServerContext, number: int) -> bool:
-    queues = [lease.visitors for lease in context.leases]
+    queues = [lease.queue for lease in context.leases]
     return any(queue.kick(number, _REASON) for queue in queues) or any(
         session.tunnels.kick(number, _REASON) for session in context.sessions.by_uid.values()
     )

@@ -123,7 +123,7 @@ class Metrics:
     def _session(self, session: Session) -> SessionView:
         lease, tunnels = session.lease, session.tunnels
         served = [self._visitor(*both) for both in tunnels.streams.items()]
-        waiting = [self._visitor(visitor, None) for visitor in lease.visitors.waiting_visitors]
+        waiting = [self._visitor(visitor, None) for visitor in lease.queue.waiting_visitors]
         return SessionView(
             uid=session.uid,
             user=session.username,
@@ -182,7 +182,7 @@ class Metrics:
             since=self._date(since),
             seconds=_ago(since),
             remaining=round(max(0.0, self.context.config.port_reservation - _ago(since)), 3),
-            waiting=lease.visitors.waiting,
+            waiting=lease.queue.waiting,
         )
 
     def _date(self, moment: float) -> str:

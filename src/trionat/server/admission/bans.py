@@ -50,8 +50,8 @@ _LONGEST_WAIT: Final = 6.0
 # Networks that are remembered, those that failed last and those that had a session last; some 2 MiB each.
 _MOST_NETWORKS: Final = 16_384
 
-# How long a network counts as known after its last session, in seconds. Chosen: longer than a night's restart takes.
-_KNOWN_FOR: Final = 3600.0
+# How long a network counts as in use after its last session, in seconds. Chosen: longer than a night's restart takes.
+_IN_USE_FOR: Final = 3600.0
 
 
 @attrs.define(eq=False)
@@ -91,14 +91,14 @@ class Bans:
     _turn_of: int = attrs.field(init=False, default=0)  # see `_standing`
     _records: dict[str, _Record] = attrs.field(init=False, factory=lambda: {})
     _sessions: dict[str, int] = attrs.field(init=False, factory=lambda: {})
-    _known_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
+    _in_use_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
 
     def shuts_out(self, host: str) -> bool:
         """Tell whether a connection from there is closed unheard: it is banned, and nobody there has a session, or had one lately."""
         if not self._records:
             return False
         network = network_of(host)
-        return self._banned_for(network) > 0 and not self._is_known(network)
+        return self._banned_for(network) > 0 and not self._is_in_use(network)
 
     def banned(self) -> dict[str, float]:
         """Return the networks that are banned, and for how many more seconds."""
@@ -125,7 +125,7 @@ class Bans:
         """Wait until it is this login's turn to have its password tried, and count it as being tried while the block runs.
 
         Of one network no more are tried at once than could fail before the ban, so many guesses in one moment get no further
-        than one after another. Networks that are known by a session, those that have failed of late, and all others take turns, and so do the
+        than one after another. Networks in use, those that have failed of late, and all others take turns, and so do the
         networks of each kind. So a flood of guesses from many networks, or of logins from a few, leaves room for everybody else. The
         block calls `fail` where it fails.
 
@@ -183,8 +183,8 @@ class Bans:
         return None
 
     def _standing(self, network: str) -> int:
-        """Return 0 for a network that is known by a session, 2 for one that has failed of late, and 1 for all others."""
-        if self._is_known(network):
+        """Return 0 for a network in use, 2 for one that has failed of late, and 1 for all others."""
+        if self._is_in_use(network):
             return 0
         return 2 if network in self._records and self._records[network].now() >= 0.5 else 1
 
@@ -217,8 +217,8 @@ class Bans:
         return min(_LONGEST_DELAY, _FIRST_DELAY * math.exp2(min(record.score, 64) - 1))
 
     @contextmanager
-    def known(self, host: str) -> Generator[None]:
-        """Somebody has a session from there while the block runs: the network is known then, and for an hour after it."""
+    def in_use(self, host: str) -> Generator[None]:
+        """Somebody has a session from there while the block runs: the network is in use then, and for an hour after it."""
         network = network_of(host)
         self._sessions[network] = self._sessions.get(network, 0) + 1
         try:
@@ -227,15 +227,15 @@ class Bans:
             self._sessions[network] -= 1
             if not self._sessions[network]:
                 del self._sessions[network]
-                self._known_until.pop(network, None)
-                _put_last(self._known_until, network, trio.current_time() + _KNOWN_FOR)
+                self._in_use_until.pop(network, None)
+                _put_last(self._in_use_until, network, trio.current_time() + _IN_USE_FOR)
 
     def _banned_for(self, network: str) -> float:
         record = self._records.get(network)
         return 0.0 if record is None else record.banned_until - trio.current_time()
 
-    def _is_known(self, network: str) -> bool:
-        until = self._known_until.get(network, float("-inf"))
+    def _is_in_use(self, network: str) -> bool:
+        until = self._in_use_until.get(network, float("-inf"))
         return network in self._sessions or trio.current_time() < until
 
 

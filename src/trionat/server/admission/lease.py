@@ -31,7 +31,7 @@ class Lease:
 
     key: LeaseKey
     ports: tuple[VisitPort, ...]
-    visitors: VisitorQueue
+    queue: VisitorQueue
     on_idle: Callable[[Lease], None] = lambda _: None
     released: bool = attrs.field(init=False, default=False)
     given_up: bool = attrs.field(init=False, default=False)
@@ -43,7 +43,7 @@ class Lease:
     def __attrs_post_init__(self) -> None:
         for service, port in enumerate(self.ports):
             port.service = service
-            port.visitors = self.visitors
+            port.queue = self.queue
 
     @property
     def occupied(self) -> bool:
@@ -67,13 +67,13 @@ class Lease:
 
     def occupy(self, uid: int, evict: Callable[[str], None]) -> None:
         """The session `uid` uses the lease from now on; `evict` ends it, for the reason given."""
-        self.visitors.session = uid
+        self.queue.session = uid
         self.vacant_since = None
         self._evict = evict
 
     def vacate(self) -> None:
         """Its session has ended; visitors that come now wait for the next."""
-        self.visitors.session = None
+        self.queue.session = None
         self.vacant_since = trio.current_time()
         self._evict = None
         self._vacated.notify()
@@ -82,7 +82,7 @@ class Lease:
     def give_up(self) -> None:
         """No client will come back for it: visitors that come now are closed, and it ends with its session."""
         self.given_up = True
-        self.visitors.close("the client has left")
+        self.queue.close("the client has left")
         if not self.occupied:
             self.on_idle(self)
 

@@ -57,10 +57,10 @@ class Leases:
         if ports is None:
             return None
         user_limits = self.live_limits.take(client.key[0], client.limits)
-        visitors = VisitorQueue(
+        queue = VisitorQueue(
             self.config.max_waiting_visitors, self.config.max_visitors, user_limits, self.refusals
         )
-        lease = Lease(client.key, ports, visitors, self._idle)
+        lease = Lease(client.key, ports, queue, self._idle)
         self.by_key[lease.key] = lease
         return lease
 
@@ -105,7 +105,7 @@ class Leases:
         while True:
             await trio.sleep(min(0.5, self.config.visitor_wait / 4))
             for lease in self:
-                lease.visitors.expire(trio.current_time() - self.config.visitor_wait)
+                lease.queue.expire(trio.current_time() - self.config.visitor_wait)
 
     def _idle(self, lease: Lease) -> None:
         """No session uses the lease: it ends now if nobody will come back for it, else by `expire`."""
@@ -119,8 +119,8 @@ class Leases:
         if lease.released:
             return
         lease.released = True
-        lease.visitors.close("the port was given back")
-        self.live_limits.give_back(lease.visitors.user_limits)
+        lease.queue.close("the port was given back")
+        self.live_limits.give_back(lease.queue.user_limits)
         self.ports.give_back(lease.ports)
         del self.by_key[lease.key]
         log.info("ports are free again", ports=lease.port_numbers, user=lease.key[0])

@@ -75,7 +75,7 @@ class ConnectionHandler:
     ) -> None:
         """Serve one connection from its first byte to its end. Whatever the peer does, only this connection suffers.
 
-        `scope` is cancelled to make room for others, as long as it is not known whose connection it is.
+        `scope` is cancelled to make room for others, as long as nobody knows whose connection it is.
         """
         with isolated(log, "connection closed", address=str(address)), scope:
             try:
@@ -84,17 +84,17 @@ class ConnectionHandler:
                     seconds, f"the peer did not finish the TLS handshake within {seconds:g} s"
                 ):
                     login = await self._meet(
-                        connection, address, partial(self._handshakes.know, scope)
+                        connection, address, partial(self._handshakes.remove, scope)
                     )
                 await login.serve()
             except* PeerError as group:
                 for error in leaves(group):
                     self._log.closed(address, str(error))
             finally:
-                self._handshakes.know(scope)
+                self._handshakes.remove(scope)
 
     async def _meet(
-        self, connection: socket.socket, address: TCPAddress, known: Callable[[], None]
+        self, connection: socket.socket, address: TCPAddress, identified: Callable[[], None]
     ) -> Login:
         """Find out what the peer speaks; closes the connection where it may not."""
         try:
@@ -106,11 +106,11 @@ class ConnectionHandler:
             raise
         if dialect is Dialect.NATIVE:
             endpoint = await accept_tls(connection, self.tls)
-            return NativeLogin(self.context, endpoint, address, known)
+            return NativeLogin(self.context, endpoint, address, identified)
         plain = SocketEndpoint(connection)
         if dialect is Dialect.PLAIN_TUNNEL:
-            return PlainTunnelLogin(self.context, plain, address, known)
-        return LegacyLogin(self.context, plain, address, known, dialect=dialect)
+            return PlainTunnelLogin(self.context, plain, address, identified)
+        return LegacyLogin(self.context, plain, address, identified, dialect=dialect)
 
     def _check(self, dialect: Dialect, address: TCPAddress) -> None:
         """Send away whoever is not served here; what lets clients of NAT in is told once."""

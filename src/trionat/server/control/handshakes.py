@@ -1,4 +1,4 @@
-"""Connections of which it is not known yet whose they are: so many at once, in all and of one address."""
+"""Connections that have not said yet who they are: how many there may be at once, in all and of one address."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class PendingHandshakes:
         self._networks[scope] = network
         self._scopes.setdefault(network, {})[scope] = None
 
-    def know(self, scope: trio.CancelScope) -> None:
-        """It is known who is served in this scope, or it is gone."""
+    def remove(self, scope: trio.CancelScope) -> None:
+        """The peer in this scope has said who it is, or is gone. Idempotent."""
         network = self._networks.pop(scope, None)
         if network is not None:
             del self._scopes[network][scope]
@@ -50,7 +50,7 @@ class PendingHandshakes:
 
     def _send_away(self, scope: trio.CancelScope, bound: Bound, limit: int) -> None:
         network = self._networks[scope]
-        self.know(scope)
+        self.remove(scope)
         scope.cancel("too many handshakes")
         self.refusals.count(
             bound,

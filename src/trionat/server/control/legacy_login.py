@@ -132,7 +132,7 @@ class LegacyLogin(Login):
                 continue
             if not lease.occupied:
                 return key
-            session = self.context.sessions.by_uid.get(lease.visitors.session or 0)
+            session = self.context.sessions.by_uid.get(lease.queue.session or 0)
             if deserted is None and isinstance(session, LegacySession) and session.is_deserted:
                 deserted = key
         if deserted is not None:

@@ -39,14 +39,14 @@ _LAST_WORDS = 1.0
 class Login(ABC):
     """Finds out whose connection it is. Owns the endpoint until a session has taken it over.
 
-    `known` is called as soon as that is clear and all is said that a client has to say: until then it counts as a handshake,
+    `identified` is called as soon as that is clear and all is said that a client has to say: until then it counts as a handshake,
     which may be ended to make room for others.
     """
 
     context: ServerContext
     endpoint: Endpoint
     address: TCPAddress
-    known: Callable[[], None]
+    identified: Callable[[], None]
 
     async def serve(self) -> None:
         """Serve a control connection until it ends, a tunnel until its session has it.
@@ -134,8 +134,8 @@ class Login(ABC):
             RefusedError: it cannot be let in.
             PeerError: it has left the queue, or broke the protocol there.
         """
-        self.known()
+        self.identified()
         lease = await self.context.admission.admit(client)
         # No checkpoint in between: the lease must not look vacant to anybody else.
-        with self.context.bans.known(self.address.host):
+        with self.context.bans.in_use(self.address.host):
             await self.context.sessions.run(lease, open_session)

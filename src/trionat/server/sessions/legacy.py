@@ -36,7 +36,7 @@ class LegacySession(Session):
     _dialect: Dialect = attrs.field(alias="dialect")
 
     def __attrs_post_init__(self) -> None:
-        self.tunnels = LegacyTunnels(self.lease.visitors, self.config.max_visitors)
+        self.tunnels = LegacyTunnels(self.lease.queue, self.config.max_visitors)
 
     @property
     def dialect(self) -> str:
@@ -57,7 +57,7 @@ class LegacySession(Session):
             return SessionEnd("lost", str(error), tell=False, goodbye=False)
 
     async def _write(self) -> None:
-        queue = self.lease.visitors
+        queue = self.lease.queue
         # Visitors who waited for the client are news to it as well.
         announced = queue.arrivals - queue.waiting
         await self._send(UserInformation(self.uid, self.lease.port_numbers[0]))

@@ -29,7 +29,7 @@ class LegacyTunnels(Tunnels):
     _running: set[RawTunnel] = attrs.field(init=False, factory=lambda: set())
 
     async def _serve(self, wire: Endpoint, early: bytes) -> None:
-        visitor = self.visitors.take()
+        visitor = self.queue.take()
         if visitor is None:
             log.info("tunnel closed", reason="no visitor waits for it")
             return

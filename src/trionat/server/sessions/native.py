@@ -68,7 +68,7 @@ class NativeSession(Session):
             self.channel, "the client", self.config.ping_interval, self.config.peer_timeout
         )
         self.tunnels = NativeTunnels(
-            visitors=self.lease.visitors,
+            queue=self.lease.queue,
             limit=self.config.max_visitors + SPARE_TUNNELS,
             keep_idle=self.keep_idle,
             acknowledged_within=acknowledged_within(self.config.peer_timeout),
@@ -125,7 +125,7 @@ class NativeSession(Session):
                     self._note(end)
                     self.lease.give_up()
                     with trio.move_on_after(_LAST_BYTES):
-                        await self.lease.visitors.wait_empty()
+                        await self.lease.queue.wait_empty()
                     return end
                 case _:
                     raise RemoteProtocolError(
@@ -145,7 +145,7 @@ class NativeSession(Session):
         )
 
     async def _tell_demand(self) -> None:
-        queue = self.lease.visitors
+        queue = self.lease.queue
         while True:
             while not queue.waiting:
                 await queue.arrived.wait()

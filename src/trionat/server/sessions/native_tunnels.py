@@ -69,7 +69,7 @@ class NativeTunnels(Tunnels):
                 self._rescue(*served.current, reason)
 
     async def _carry(self, tunnel: ServerTunnel, served: _Served, scope: trio.CancelScope) -> None:
-        while (visitor := await self.visitors.next()) is not None:
+        while (visitor := await self.queue.next()) is not None:
             stream = VisitorStream(visitor.number, visitor.endpoint)
             served.current = (visitor, stream)
             self._begin(visitor, stream)
@@ -115,6 +115,6 @@ class NativeTunnels(Tunnels):
                 tunnel.wire.reset()
         self._sweeps += 1
         if self._sweeps % _RETIRE_AFTER == 0:
-            busy = len(self._tunnels) - self.visitors.idle
-            self.visitors.retire(max(0, self.visitors.least_idle - max(self.keep_idle, busy // 4)))
-            self.visitors.least_idle = self.visitors.idle
+            busy = len(self._tunnels) - self.queue.idle
+            self.queue.retire(max(0, self.queue.least_idle - max(self.keep_idle, busy // 4)))
+            self.queue.least_idle = self.queue.idle

@@ -73,7 +73,7 @@ class Session(ABC):
     @property
     def user_limits(self) -> UserLimits:
         """What all sessions of its user share."""
-        return self.lease.visitors.user_limits
+        return self.lease.queue.user_limits
 
     def end(self, code: CloseCode, text: str) -> None:
         """End the session from outside, and tell the client why."""
@@ -130,7 +130,7 @@ class Session(ABC):
         await self.stopping.wait()
         self._tell_drain()
         with trio.move_on_after(self.config.drain_grace):
-            await self.lease.visitors.wait_empty()
+            await self.lease.queue.wait_empty()
         self.end(CloseCode.STOPPED, "the server stops")
 
     # -- what the dialects do differently ----------------------------------------------------------------------------

@@ -26,13 +26,13 @@ log = get_logger(__name__)
 
 @attrs.define(eq=False)
 class Tunnels(ABC):
-    """Serves the visitors of the queue `visitors` over the tunnels that the client opens, at most `limit` at once.
+    """Serves the visitors of `queue` over the tunnels that the client opens, at most `limit` at once.
 
     `run` owns all of them: when it is cancelled every tunnel is closed, and no visitor is served any more. `count` is how many
     tunnels there are, `served` how many visitors have been, `streams` has those who are served now.
     """
 
-    visitors: VisitorQueue
+    queue: VisitorQueue
     limit: int
     count: int = attrs.field(init=False, default=0)
     served: int = attrs.field(init=False, default=0)
@@ -76,7 +76,7 @@ class Tunnels(ABC):
         except trio.BrokenResourceError:
             return False
         self.count += 1
-        log.debug("tunnel taken over", session=self.visitors.session, present=self.count)
+        log.debug("tunnel taken over", session=self.queue.session, present=self.count)
         return True
 
     def kick(self, number: int, reason: str) -> bool:
@@ -110,7 +110,7 @@ class Tunnels(ABC):
 
     def _close(self, wire: Endpoint) -> None:
         self.count -= 1
-        log.debug("tunnel closed", session=self.visitors.session, present=self.count)
+        log.debug("tunnel closed", session=self.queue.session, present=self.count)
         wire.close()
 
     async def _sweep_regularly(self) -> None:
@@ -131,7 +131,7 @@ class Tunnels(ABC):
     def _begin(self, visitor: Visitor, stream: VisitorStream) -> None:
         """The visitor is served from now on: its bytes count, and its user's throttle holds it."""
         log.debug("visitor paired with a tunnel", visitor=visitor.number, served=len(self.streams))
-        stream.throttle = self.visitors.user_limits.throttle
+        stream.throttle = self.queue.user_limits.throttle
         self.streams[visitor] = stream
 
     def _finish(self, visitor: Visitor, end: str) -> None:
@@ -140,7 +140,7 @@ class Tunnels(ABC):
         self._received += stream.taken
         self._sent += stream.given
         self.served += 1
-        self.visitors.leave(visitor)
+        self.queue.leave(visitor)
         log.info(
             "visitor closed",
             visitor=visitor.number,
@@ -155,4 +155,4 @@ class Tunnels(ABC):
     def _put_back(self, visitor: Visitor) -> None:
         """The visitor goes to another tunnel, perhaps of another session; what was taken of it is counted here."""
         self._received += self.streams.pop(visitor).taken
-        self.visitors.put_back(visitor)
+        self.queue.put_back(visitor)

@@ -44,7 +44,7 @@ class VisitorAcceptor:
         address: TCPAddress,
     ) -> None:
         """Take over a connection from `address` that was accepted on a port, which listens there."""
-        queue = port.visitors
+        queue = port.queue
         user_limits = None if queue is None else queue.user_limits
         refusal = self._policy.refusal(address.host, user_limits)
         if refusal is not None or queue is None:

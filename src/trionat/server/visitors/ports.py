@@ -25,7 +25,7 @@ class VisitPort:
     """One public port. A visitor goes to the queue of the lease that holds it; with none, it is closed at once."""
 
     number: int
-    visitors: VisitorQueue | None = None
+    queue: VisitorQueue | None = None
     service: int = 0
     last_holder: LeaseKey | None = None
 
@@ -161,7 +161,7 @@ class PortPool:
     def give_back(self, ports: Iterable[VisitPort]) -> None:
         """The ports are free again, at once."""
         for port in ports:
-            port.visitors = None
+            port.queue = None
             self._free[port.number] = port
             if port.last_holder is not None:  # among its own it is the last one by now
                 held = self._last_held[port.last_holder]
