@@ -1,4 +1,4 @@
-"""The law of a tunnel: who may say what, and when a visitor is done with. `protocol.tunnel` has the words."""
+"""The rules of a tunnel: who may send what, and when a visitor is done with. `protocol.tunnel_frames` has the frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Side(enum.Enum):
 
 @attrs.define(eq=False)
 class Conversation:
-    """The law of a tunnel, as seen from one side: who may say what, and when a visitor is done with.
+    """The rules of a tunnel, as seen from one side.
 
     Knows nothing of bytes or sockets. `open` is called before OPEN is sent, `sent_end` and `sent_abort` when the last byte of
     END or ABORT has left (until then nobody else may write); they raise `LocalProtocolError` where we break the protocol.
