@@ -132,6 +132,43 @@ async def test_handshakes_of_one_address_make_room_for_each_other_first() -> Non
     assert not handshakes._scopes
 
 
+async def test_strangers_do_not_end_handshakes_of_known_networks() -> None:
+    """However many addresses they come from; and known ones keep no newcomer out, however many of them there are."""
+    handshakes = PendingHandshakes(limit=6, network_limit=6, is_in_use=lambda host: host == "known")
+
+    def come(host: str) -> trio.CancelScope:
+        handshakes.add(scope := trio.CancelScope(), host)
+        return scope
+
+    def gone(scopes: list[trio.CancelScope]) -> int:
+        return sum(scope.cancel_called for scope in scopes)
+
+    known = [come("known") for _ in range(3)]
+    strangers = [come(str(number)) for number in range(1000)]
+    assert gone(known) == 0
+    assert [scope.cancel_called for scope in strangers[-4:]] == [True, False, False, False]
+    known += [come("known") for _ in range(1000)]
+    assert gone(strangers[-3:]) == 0
+    assert [scope.cancel_called for scope in known[-4:]] == [True, False, False, False]
+    for scope in [*known, *strangers[:-2]]:
+        handshakes.remove(scope)
+    known = [come("known") for _ in range(4)]  # strangers have left some of theirs
+    assert gone(known) == 0
+    newcomer = come("newcomer")
+    assert [scope.cancel_called for scope in known] == [True, False, False, False]
+    assert gone([newcomer, *strangers[-2:]]) == 0
+
+
+@pytest.mark.parametrize("first", ["known", "unknown"])
+@pytest.mark.parametrize("second", ["known", "unknown"])
+async def test_a_single_handshake_makes_room_for_any(first: str, second: str) -> None:
+    handshakes = PendingHandshakes(limit=1, network_limit=1, is_in_use=lambda host: host == "known")
+    old, new = trio.CancelScope(), trio.CancelScope()
+    handshakes.add(old, first)
+    handshakes.add(new, second)
+    assert (old.cancel_called, new.cancel_called) == (True, False)
+
+
 @pytest.mark.parametrize(("after", "expected"), [(3, 3), (1, 1), (20, 20)])
 async def test_guesses_in_one_moment_get_no_further(
     autojump_clock: MockClock, after: int, expected: int

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from tests.unit.memory import receive_all, receive_exactly
 from tests.unit.memory_server import MemoryServer, open_memory_server
@@ -199,6 +200,38 @@ async def test_a_login_without_services_is_a_handshake(tidy: Tidy) -> None:
         await channels[-1].send(Expose(services=(ServiceRequest(),)))
         assert isinstance(await channels[-1].receive(), Welcome)
         assert known == [7]
+
+
+def count_connections(server: MemoryServer) -> int:
+    return sum(task.name.startswith("connection from") for task in server.nursery.child_tasks)
+
+
+async def test_an_evicted_handshake_holds_no_descriptor(tidy: Tidy) -> None:
+    async with open_control_port(tidy, legacy_clients=True, max_handshakes=3) as port:
+        clients: list[SocketEndpoint] = []
+        for _ in range(20):
+            clients.append(await port.connect())
+            clients[-1].send(encode(CREDENTIALS, Dialect.NAT_V1)[:-3])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert count_connections(port.server) <= 3
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.9 needs no setting up on Linux")
+async def test_a_known_network_keeps_its_handshakes(tidy: Tidy) -> None:
+    async with open_control_port(tidy, legacy_clients=True, max_handshakes=4) as port:
+        words = encode(CREDENTIALS, Dialect.NAT_V1)
+        with port.server.context.bans.known("127.0.0.1"):
+            slow = await port.connect("127.0.0.1")
+            slow.send(words[:-3])
+            strangers = [await port.connect(f"127.0.1.{number}") for number in range(1, 9)]
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            slow.send(words[-3:])
+            with trio.fail_after(3):
+                await LegacyChannel(slow, Dialect.NAT_V1).receive()
+        for client in (slow, *strangers):
+            client.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.9 needs no setting up on Linux")

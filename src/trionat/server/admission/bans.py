@@ -100,6 +100,10 @@ class Bans:
         network = network_of(host)
         return self._banned_for(network) > 0 and not self._is_in_use(network)
 
+    def is_in_use(self, host: str) -> bool:
+        """Tell whether somebody there has a session, or had one within the last hour."""
+        return self._is_in_use(network_of(host))
+
     def banned(self) -> dict[str, float]:
         """Return the networks that are banned, and for how many more seconds."""
         return {

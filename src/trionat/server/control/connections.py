@@ -52,6 +52,7 @@ class ConnectionHandler:
             self.context.config.max_handshakes,
             self.context.config.max_handshakes_per_address,
             self.context.refusals,
+            self.context.bans.is_in_use,
         )
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
@@ -83,9 +84,7 @@ class ConnectionHandler:
                 with deadline(
                     seconds, f"the peer did not finish the TLS handshake within {seconds:g} s"
                 ):
-                    login = await self._meet(
-                        connection, address, partial(self._handshakes.remove, scope)
-                    )
+                    login = await self._meet(connection, address, scope)
                 await login.serve()
             except* PeerError as group:
                 for error in leaves(group):
@@ -94,7 +93,7 @@ class ConnectionHandler:
                 self._handshakes.remove(scope)
 
     async def _meet(
-        self, connection: socket.socket, address: TCPAddress, identified: Callable[[], None]
+        self, connection: socket.socket, address: TCPAddress, scope: trio.CancelScope
     ) -> Login:
         """Find out what the peer speaks; closes the connection where it may not."""
         try:
@@ -104,13 +103,14 @@ class ConnectionHandler:
         except BaseException:
             connection.close()
             raise
+        identified = partial(self._handshakes.remove, scope)
         if dialect is Dialect.NATIVE:
             endpoint = await accept_tls(connection, self.tls)
-            return NativeLogin(self.context, endpoint, address, identified)
+            return NativeLogin(self.context, endpoint, address, identified, scope)
         plain = SocketEndpoint(connection)
         if dialect is Dialect.PLAIN_TUNNEL:
-            return PlainTunnelLogin(self.context, plain, address, identified)
-        return LegacyLogin(self.context, plain, address, identified, dialect=dialect)
+            return PlainTunnelLogin(self.context, plain, address, identified, scope)
+        return LegacyLogin(self.context, plain, address, identified, scope, dialect=dialect)
 
     def _check(self, dialect: Dialect, address: TCPAddress) -> None:
         """Send away whoever is not served here; what lets clients of NAT in is told once."""

@@ -11,9 +11,15 @@ from trionat.networks import network_of
 from trionat.server.refusals import Bound, RefusalCounters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import trio
 
 log = get_logger(__name__)
+
+
+def _nowhere(_: str) -> bool:
+    return False
 
 
 @attrs.define(eq=False)
@@ -21,32 +27,49 @@ class PendingHandshakes:
     """At most `limit`, and of each network (`network_of`) at most `network_limit`; the oldest has to make room.
 
     So a crowd of silent peers cannot keep those out who have something to say, and one address not even those who take long.
+
+    Half of `limit` is for networks from which somebody has a session, or had one lately (`is_in_use`, of a host), and half for all
+    others; what one half leaves free the other may use, until it is wanted. So whoever comes from many addresses cannot end the
+    handshakes of clients that were here before, nor can those keep new clients out.
     """
 
     limit: int
     network_limit: int
     refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
+    is_in_use: Callable[[str], bool] = _nowhere
     _networks: dict[trio.CancelScope, str] = attrs.field(init=False, factory=lambda: {})
     _scopes: dict[str, dict[trio.CancelScope, None]] = attrs.field(init=False, factory=lambda: {})
+    _in_use: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
+    _others: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
 
     def add(self, scope: trio.CancelScope, host: str) -> None:
         """A new connection from `host` is served in `scope`, which is cancelled when it has to make room."""
         network = network_of(host)
+        half = self._in_use if self.is_in_use(host) else self._others
         if len(self._scopes.get(network, ())) >= self.network_limit:
             oldest = next(iter(self._scopes[network]))
             self._send_away(oldest, Bound.HANDSHAKES_OF_ADDRESS, self.network_limit)
         elif len(self._networks) >= self.limit:
-            self._send_away(next(iter(self._networks)), Bound.HANDSHAKES, self.limit)
+            self._send_away(self._oldest(half), Bound.HANDSHAKES, self.limit)
         self._networks[scope] = network
         self._scopes.setdefault(network, {})[scope] = None
+        half[scope] = None
 
     def remove(self, scope: trio.CancelScope) -> None:
         """The peer in this scope has said who it is, or is gone. Idempotent."""
         network = self._networks.pop(scope, None)
         if network is not None:
+            self._in_use.pop(scope, None)
+            self._others.pop(scope, None)
             del self._scopes[network][scope]
             if not self._scopes[network]:
                 del self._scopes[network]
+
+    def _oldest(self, wanted: dict[trio.CancelScope, None]) -> trio.CancelScope:
+        """Return which one makes room for another in the half `wanted`: the oldest of the half that would have more than its share."""
+        others = len(self._others) + (wanted is self._others)
+        crowded = self._others if others > self.limit // 2 else self._in_use
+        return next(iter(crowded or self._networks))
 
     def _send_away(self, scope: trio.CancelScope, bound: Bound, limit: int) -> None:
         network = self._networks[scope]

@@ -40,13 +40,15 @@ class Login(ABC):
     """Finds out whose connection it is. Owns the endpoint until a session has taken it over.
 
     `identified` is called as soon as that is clear and all is said that a client has to say: until then it counts as a handshake,
-    which may be ended to make room for others.
+    which may be ended to make room for others. That cancels `scope`, and the endpoint is closed at once then, without last words:
+    nothing was said yet, and the others need its descriptor.
     """
 
     context: ServerContext
     endpoint: Endpoint
     address: TCPAddress
     identified: Callable[[], None]
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     async def serve(self) -> None:
         """Serve a control connection until it ends, a tunnel until its session has it.
@@ -62,7 +64,9 @@ class Login(ABC):
             refusals = [error for error in leaves(group) if isinstance(error, RefusedError)]
             raise
         finally:
-            if not taken_over:
+            if not taken_over and self.scope.cancel_called:
+                self.endpoint.close()
+            elif not taken_over:
                 with trio.move_on_after(_LAST_WORDS, shield=True):
                     await self._tell(refusals)
                 with trio.move_on_after(_LAST_WORDS, shield=True):
