@@ -257,6 +257,43 @@ async def test_a_new_password_ends_sessions_by_the_old_one(
     assert session.ended[0][0] is CloseCode.ACCOUNT_REMOVED
 
 
+@pytest.mark.usefixtures("quick_looks")
+@pytest.mark.parametrize("what", ["removed", "expired", "void", "expired and hashed"])
+async def test_passwords_that_are_hashed_all_at_once_hold_up_no_look(
+    store: MySQLStore, what: str
+) -> None:
+    """Comparing one takes 25 ms and more; whoever may not stay is ended meanwhile, and all others stay."""
+    accounts = accounts_of(store)
+    await store.add_user(attrs.evolve(await stored(store), name="bob", password="plain"))
+    session, bob = await log_in(accounts), await log_in(accounts, "bob", "plain")
+    crowd = [attrs.evolve(session, ended=[]) for _ in range(60)]
+    for name, old in (("alice", "Straße 7"), ("bob", "plain")):
+        if name == "alice" or what == "expired and hashed":
+            assert await store.upgrade_password(name, old, await hash_password(old))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accounts.watch, dict(enumerate([*crowd, bob])))
+        with trio.fail_after(20):
+            while not _renewed(crowd):  # noqa: ASYNC110 - polls
+                await trio.sleep(0.005)
+            if what == "removed":
+                await store.remove_user("bob")
+            elif what == "void":
+                assert await store.upgrade_password("bob", "plain", "another")
+            else:
+                await store.set_expiry("bob", datetime(2020, 1, 1, tzinfo=UTC))
+            while not bob.ended:  # noqa: ASYNC110 - polls
+                await trio.sleep(0.005)
+            assert _renewed(crowd) < 50
+            while _renewed(crowd) < 60:  # noqa: ASYNC110 - polls
+                await trio.sleep(0.02)
+        nursery.cancel_scope.cancel()
+    assert not any(one.ended for one in crowd)
+
+
+def _renewed(sessions: list[Live]) -> int:
+    return sum(one.credential is not None and one.credential.plain is None for one in sessions)
+
+
 @attrs.define(eq=False)
 class Eventful(MySQLStore):
     """A store in which something happens between the check of a password and its replacement, or behind that."""

@@ -16,7 +16,7 @@ from trionat.store.amount import format_amount
 from trionat.store.passwords import hash_password, is_hashed, verify_password
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import UserLimits
@@ -52,6 +52,13 @@ class LiveSession(Protocol):
     def end(self, code: CloseCode, text: str) -> None:
         """End it, and tell its client why."""
         ...
+
+
+def _end_void(session: LiveSession, credential: Credential) -> None:
+    """End a session whose credential does not let it in any more."""
+    # To clients, an account that they cannot log in to is one that is not there: they end.
+    text = f"the {credential.name} of {session.username} is void by now"
+    session.end(CloseCode.ACCOUNT_REMOVED, text)
 
 
 @attrs.define(eq=False)
@@ -167,52 +174,55 @@ class Accounts:
     async def watch(self, sessions: Mapping[int, LiveSession]) -> None:
         """Give live sessions their accounts' new limits, and end those whose account may not go on, for ever.
 
-        A store that is down ends none, and a session whose account is damaged goes on as it is.
+        A store that is down ends none, and a session whose account is damaged goes on as it is. Passwords that were hashed
+        meanwhile, perhaps all at once, are compared between two looks, as many as there is time for, and the others after the next.
         """
         store = self.store
         if store is None:
             return
+        next_look = trio.current_time() + WATCH_INTERVAL
         while True:
-            await trio.sleep(WATCH_INTERVAL)
-            if not sessions:
-                continue
-            watched = list(sessions.values())  # who comes meanwhile is not in the answer
-            try:
-                users = await store.find_users({session.username for session in watched})
-                exhausted = await self._exhausted(users.values())
-            except StoreError as error:
-                self._note_store(error)
-                continue
-            self._note_store(None)
-            changed: list[tuple[LiveSession, User]] = []
-            for session in watched:
-                name = session.username
-                user = users.get(name)
-                if user is None or user.account_id != session.account_id:
-                    session.end(CloseCode.ACCOUNT_REMOVED, f"the account {name} was removed")
-                elif session.credential is not None and not session.credential.opens(user):
-                    changed.append((session, user))
-                elif user.is_expired(_now()):
-                    session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")
-                elif name in exhausted:
-                    session.end(CloseCode.QUOTA_EXCEEDED, exhausted[name])
-                elif not self._is_damaged(user):
-                    session.user_limits.change(user.limits)
-            for session, user in changed:
-                await self._renew(session, user)
+            await trio.sleep_until(next_look)
+            doubtful = await self._look(store, list(sessions.values())) if sessions else []
+            next_look = trio.current_time() + WATCH_INTERVAL
+            for session, credential, user in doubtful:
+                if trio.current_time() >= next_look:
+                    break
+                if (renewed := await credential.renewed(user)) is not None:
+                    session.credential = renewed
+                else:
+                    _end_void(session, credential)
 
-    async def _renew(self, session: LiveSession, user: User) -> None:
-        """End a session whose credential is void; a password that was hashed meanwhile is the same password."""
-        credential = session.credential
-        if credential is None:
-            return
-        renewed = await credential.renewed(user)
-        if renewed is not None:
-            session.credential = renewed
-        else:
-            # To clients, an account that they cannot log in to is one that is not there: they end.
-            text = f"the {credential.name} of {user.name} is void by now"
-            session.end(CloseCode.ACCOUNT_REMOVED, text)
+    async def _look(
+        self, store: Store, watched: Collection[LiveSession]
+    ) -> list[tuple[LiveSession, Credential, User]]:
+        """Look at the accounts once; return of which sessions only the password can tell whether they may go on."""
+        try:
+            users = await store.find_users({session.username for session in watched})
+            exhausted = await self._exhausted(users.values())
+        except StoreError as error:
+            self._note_store(error)
+            return []
+        self._note_store(None)
+        doubtful: list[tuple[LiveSession, Credential, User]] = []
+        for session in watched:
+            name, credential = session.username, session.credential
+            user = users.get(name)
+            if user is None or user.account_id != session.account_id:
+                session.end(CloseCode.ACCOUNT_REMOVED, f"the account {name} was removed")
+                continue
+            if credential is not None and not credential.opens(user):
+                if not credential.may_be_renewed(user):
+                    _end_void(session, credential)
+                    continue
+                doubtful.append((session, credential, user))
+            if user.is_expired(_now()):
+                session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")
+            elif name in exhausted:
+                session.end(CloseCode.QUOTA_EXCEEDED, exhausted[name])
+            elif not self._is_damaged(user):
+                session.user_limits.change(user.limits)
+        return doubtful
 
     def _cannot_ask(self, error: StoreError) -> RefusedError:
         self._note_store(error)

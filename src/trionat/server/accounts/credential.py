@@ -41,6 +41,10 @@ class Credential:
         """Tell whether the account still has what was shown; where it has not, `renewed` knows whether it is void."""
         return hmac.compare_digest(self.digest, self.of(user, by_ticket=self.by_ticket).digest)
 
+    def may_be_renewed(self, user: User) -> bool:
+        """Tell whether only the password itself can say if what the account has by now still lets the session in."""
+        return self.plain is not None and is_hashed(user.password)
+
     async def renewed(self, user: User) -> Credential | None:
         """Return the credential after a change of the account, or None where it would not let its session in any more.
 
@@ -48,7 +52,7 @@ class Credential:
         """
         if self.opens(user):
             return self
-        if self.plain is None or not is_hashed(user.password):
+        if self.plain is None or not self.may_be_renewed(user):
             return None
         try:
             same = await verify_password(user.password, self.plain)
