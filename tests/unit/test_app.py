@@ -45,7 +45,7 @@ async def test_a_store_is_waited_for_and_every_reason_told_once(
     store = Awaited(["refused", "refused", "refused", "no table", "no table"])
     caplog.set_level(logging.INFO, logger="trionat")
     start = trio.current_time()
-    await _prepare(cast("Store", store), wait=True)
+    assert await _prepare(cast("Store", store), wait=True, stopping=trio.Event())
     assert trio.current_time() - start == 5 * 2.0
     assert store.asked == 6
     told = [record.getMessage() for record in caplog.records]
@@ -61,9 +61,36 @@ async def test_without_waiting_the_first_reason_is_the_last(
 ) -> None:
     store = Awaited(["refused"])
     with pytest.raises(StoreUnavailableError, match="refused"):
-        await _prepare(cast("Store", store), wait=False)
-    await _prepare(cast("Store", store), wait=False)
+        await _prepare(cast("Store", store), wait=False, stopping=trio.Event())
+    assert await _prepare(cast("Store", store), wait=False, stopping=trio.Event())
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("how", ["called", "started"])
+async def test_a_planned_stop_is_heard_while_the_store_is_waited_for(
+    nothing_left: None, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    nowhere = DatabaseConfig(username="u", host="127.0.0.1:1", db_name="d", wait=True)
+    any_port = TCPAddress("127.0.0.1", 0)
+    config = ServerConfig(
+        controller_addr=any_port, tunnel_addr=any_port, visit_port=(0,), state_dir=tmp_path
+    )
+    stopping = trio.Event()
+
+    async def stop() -> None:
+        while "waiting for the store" not in caplog.text:  # noqa: ASYNC110 - polls
+            await trio.sleep(0.01)
+        stopping.set()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop)
+            job = partial(serve, config, database=nowhere, stopping=stopping)
+            if how == "called":
+                await job()
+            else:
+                with pytest.raises(StartupError, match="told to stop before it was up"):
+                    await nursery.start(job)
 
 
 async def test_where_nobody_logs_in_a_database_that_is_down_holds_nothing_up(

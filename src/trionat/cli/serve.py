@@ -67,16 +67,20 @@ async def _serve(
         reserved=True,
     )
     async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as starting:
+        try:
+            with trio.CancelScope() as starting:
 
-            async def give_up() -> None:
-                await stopping.wait()
-                starting.cancel("told to stop before it was up")
+                async def give_up() -> None:
+                    await stopping.wait()
+                    starting.cancel("told to stop before it was up")
 
-            nursery.start_soon(give_up, name="stop before it is up")
-            ready: Ready = await nursery.start(job, name="serve")
-            file = configuration.file
-            say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
+                nursery.start_soon(give_up, name="stop before it is up")
+                ready: Ready = await nursery.start(job, name="serve")
+                file = configuration.file
+                say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
+        except StartupError:
+            if not stopping.is_set():  # else it was the first to hear of that
+                raise
 
 
 def _as_json(ready: Ready, file: Path | None) -> dict[str, object]:

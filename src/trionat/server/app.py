@@ -84,7 +84,8 @@ async def serve(
 
     Start it with `ready = await nursery.start(trionat.serve, config)`: that returns when all ports are bound. Setting
     `stopping` is the planned stop: nobody new is let in, clients are told, visitors may finish for `config.drain_grace`
-    seconds. Cancelling stops at once. Either way no task, socket or file is left behind.
+    seconds. Cancelling stops at once. Either way no task, socket or file is left behind. Where `stopping` is set while the store is
+    still waited for, that returns; `nursery.start` has nothing to return then, and raises StartupError.
 
     `reserved` says that the caller holds `reserve(config)`; else it is done here.
 
@@ -103,7 +104,12 @@ async def serve(
         _warn_of_few_descriptors(config)
         store = await resources.enter_async_context(open_store(database, database_file(folder)))
         if config.start_auth:
-            await _prepare(store, wait=database is not None and database.wait)
+            wait = database is not None and database.wait
+            if not await _prepare(store, wait=wait, stopping=stopping):
+                log.info("told to stop before it was up")
+                if task_status is trio.TASK_STATUS_IGNORED:
+                    return
+                raise StartupError("the server was told to stop before it was up")
         traffic = await resources.enter_async_context(open_traffic(folder, store))
         control, tunnel, visits = await _open_listeners(config, resources)
         resources.callback((descriptors := Descriptors()).close)
@@ -170,7 +176,9 @@ async def serve(
             serving.start_soon(leases.expire_visitors, name="expire visitors")
             serving.start_soon(refusals.tell_regularly, name="tell refusals")
             if not config.start_auth:
-                serving.start_soon(partial(_prepare, store, wait=True), name="prepare the store")
+                # Also while visitors may finish: their traffic is for the store.
+                prepare = partial(_prepare, store, wait=True, stopping=trio.Event())
+                serving.start_soon(prepare, name="prepare the store")
             serving.start_soon(accounts.watch, sessions.by_uid, name="watch accounts")
             serving.start_soon(traffic.flush_regularly, name="flush traffic")
             serving.start_soon(metrics.count_rates, name="count rates")
@@ -229,10 +237,13 @@ def _warn_of_few_descriptors(config: ServerConfig) -> None:
     )
 
 
-async def _prepare(store: Store, *, wait: bool) -> None:
-    """Make the store ready, or with `wait` try until it is. Every reason is logged, but once while it stays the same."""
+async def _prepare(store: Store, *, wait: bool, stopping: trio.Event) -> bool:
+    """Make the store ready, or with `wait` try until it is; False where `stopping` came first.
+
+    Every reason is logged, but once while it stays the same.
+    """
     reason = ""
-    while True:
+    while not stopping.is_set():
         try:
             await store.prepare()
         except StoreUnavailableError as error:
@@ -240,11 +251,13 @@ async def _prepare(store: Store, *, wait: bool) -> None:
                 raise
             if reason != (reason := str(error)):
                 log.warning("waiting for the store", reason=reason, retry_in=_PREPARE_INTERVAL)
-            await trio.sleep(_PREPARE_INTERVAL)
+            with trio.move_on_after(_PREPARE_INTERVAL):
+                await stopping.wait()
         else:
             if reason:
                 log.info("the store is there")
-            return
+            return True
+    return False
 
 
 async def _open_listeners(
