@@ -50,7 +50,8 @@ def _new_name() -> str:
 class Journal:
     """What one server has counted and does not know to be in the store.
 
-    `server` is its random name and `number` that of its last flush, which is `attempted` as long as its outcome is unknown.
+    `server` is its random name, a new one with each start, and `number` that of its last flush, which is `attempted` as long as
+    its outcome is unknown.
     `waiting` has bytes by month (`2026-11`, UTC) and user, and so has `set_aside`, of users whose traffic the store refuses.
     So its size follows the number of users, not of sessions.
     """

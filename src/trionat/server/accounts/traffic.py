@@ -96,7 +96,12 @@ class _Meter:
 
 @attrs.define(eq=False)
 class Traffic:
-    """See the module; made by `open_traffic`. Only `_turn`'s holder changes journal and disk, and adds to the store."""
+    """See the module; made by `open_traffic`. Only `_turn`'s holder changes journal and disk, and adds to the store.
+
+    The name under which it numbers its flushes is its own: what an earlier process has attempted keeps that one's name, and all
+    else gets a new one. For another server may be running on a copy of the state folder, or the folder is an older copy itself,
+    and a number that both have used would be taken for a flush that has arrived.
+    """
 
     folder: Path
     store: Store
@@ -111,6 +116,7 @@ class Traffic:
     )  # not the one of all threads, in which slow name servers may take every place
     _on_disk: Journal = attrs.field(init=False)
     _sent: Flush | None = attrs.field(init=False)  # the last one that the store may have seen
+    _has_own_name: bool = attrs.field(init=False, default=False)
     _retry_at: float = attrs.field(init=False, default=-math.inf)
     _refused: set[str] = attrs.field(init=False, factory=lambda: set())  # users, told in the log
     _store_is_down: bool = attrs.field(init=False, default=False)
@@ -190,6 +196,8 @@ class Traffic:
     async def _flush_next(self) -> bool:
         """Write the journal down, and bring what is next in it to the store; tell whether to go on."""
         async with self._turn:  # given back in between, to those who ask
+            if not self._has_own_name and self.journal.waiting and self.journal.attempted is None:
+                self.journal, self._has_own_name = self.journal.renamed(), True
             self.journal = self.journal.attempt()
             flush = self.journal.attempted
             return await self._save() and flush is not None and await self._send(flush)
@@ -248,8 +256,8 @@ class Traffic:
             if added or doubtful:
                 self._settle(flush)
             else:
-                # It was never sent, and yet the store has its number: from another server with a copy of this state folder, or
-                # from this one before the folder was restored from an older copy.
+                # It was never sent, and yet the store has its number: from a copy of this process, as of a virtual machine that
+                # was cloned while it ran.
                 self.journal = self.journal.renamed()
                 log.warning("another server counts under this one's name: taking a new one")
         if self._store_is_down:
