@@ -6,8 +6,10 @@ where a test moves it, since files and SQLite run in threads, which Trio's own m
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import threading
 from collections import Counter
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -413,6 +415,50 @@ async def test_a_server_that_is_cancelled_makes_a_last_flush(
     left = 0 if outcome == "added" else 100
     assert load_journal(office.folder).unsettled().get("alice", 0) == left
     assert await office.total() == 100 - left
+
+
+@pytest.mark.parametrize("during", ["a flush", "the last flush"])
+async def test_a_disk_that_hangs_holds_up_no_stop(
+    office: AdminServer,
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    during: str,
+) -> None:
+    hangs, answers, fsync = threading.Event(), threading.Event(), os.fsync
+
+    def slow_fsync(descriptor: int) -> None:
+        hangs.set()
+        answers.wait()
+        fsync(descriptor)
+
+    async def hung() -> None:
+        while not hangs.is_set():  # noqa: ASYNC110 - the clock stands still, and a thread is waited for
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def serve() -> None:
+        async with office.open() as traffic:
+            with traffic.metered("alice", lambda: 100):
+                await trio.sleep_forever()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            await calm()
+            monkeypatch.setattr(os, "fsync", slow_fsync)
+            if during == "a flush":
+                office.clock.jump(FLUSH_INTERVAL)
+                await hung()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await hung()
+                await trio.testing.wait_all_tasks_blocked()
+                office.clock.jump(5)
+        assert "bytes=100 kept='perhaps in the journal: the disk does not answer'" in caplog.text
+    finally:
+        answers.set()
+    async with office.traffic._disk:  # the write is done
+        assert load_journal(office.folder).unsettled() == {"alice": 100}
 
 
 async def test_a_copy_of_the_state_folder_counts_under_another_name(

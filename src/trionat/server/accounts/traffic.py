@@ -205,7 +205,12 @@ class Traffic:
     def tell_rest(self) -> None:
         """Log what stays behind, if anything does."""
         if rest := sum(self.journal.unsettled().values()):
-            where = "nowhere" if self._disk_is_full else "in the journal, until the next start"
+            if self.journal is self._on_disk:
+                where = "in the journal, until the next start"
+            elif self._disk_is_full:
+                where = "nowhere"
+            else:
+                where = "perhaps in the journal: the disk does not answer"
             log.warning("the store does not have all traffic", bytes=rest, kept=where)
 
     @property
@@ -223,8 +228,11 @@ class Traffic:
         journal = self.journal
         if journal is self._on_disk:
             return True
+        # A disk may hang, and must not hold up a stop. A write that is left alone keeps its place in the limiter until it is done,
+        # so that no later one is overtaken by it.
+        write = partial(save_journal, self.folder, journal)
         try:
-            await trio.to_thread.run_sync(save_journal, self.folder, journal, limiter=self._disk)
+            await trio.to_thread.run_sync(write, limiter=self._disk, abandon_on_cancel=True)
         except StartupError as error:
             if not self._disk_is_full:
                 self._disk_is_full = True
