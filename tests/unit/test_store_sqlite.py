@@ -137,6 +137,34 @@ async def test_a_call_that_waits_for_its_turn_can_be_cancelled(tmp_path: Path) -
         assert [one.name for one in await store.list_users()] == ["first"]
 
 
+async def test_a_file_that_does_not_answer_holds_up_nobody_who_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_left: None
+) -> None:
+    """Its disk may hang, or somebody hold it; whoever waits may be a server that stops."""
+    monkeypatch.setattr("trionat.store.sqlite._CLOSE_GRACE", 0.1)
+    path = tmp_path / "users.db"
+    async with open_sqlite_store(path) as store:
+        await store.prepare()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin immediate")
+    started = trio.current_time()
+    async with open_sqlite_store(path) as store:
+        with trio.move_on_after(0.1) as scope:
+            await store.add_user(user("alice"))
+        assert scope.cancelled_caught
+    assert trio.current_time() - started < 2  # SQLite itself waits for 5 s
+    other.execute("commit")
+    other.close()
+    async with store._limiter:  # the call has come to its end, and has closed the file
+        assert store._connection is not None
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            store._connection.execute("select 1")
+    with pytest.raises(RuntimeError, match="closed"):
+        await store.list_users()
+    async with open_sqlite_store(path) as store:
+        assert [one.name for one in await store.list_users()] == ["alice"]
+
+
 async def test_a_server_reads_while_another_process_writes(tmp_path: Path) -> None:
     path = tmp_path / "users.db"
     async with open_sqlite_store(path) as store:

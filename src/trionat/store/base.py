@@ -2,7 +2,7 @@
 
 A store answers questions about accounts and adds up their traffic; it knows nothing of sessions, sockets or the text of tickets.
 There are two: SQLite, the embedded one, and MySQL or MariaDB. Every method is a checkpoint and never blocks the loop. Cancelling
-a call leaves the store usable and either the whole change made or none of it.
+a call leaves the store usable and either the whole change made, perhaps a moment later, or none of it.
 """
 
 from __future__ import annotations

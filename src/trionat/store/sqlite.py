@@ -32,6 +32,9 @@ T = TypeVar("T")
 _COLUMNS: Final = "name, password, ticket_salt, expires_at, created_at, limits"
 _SELECT: Final = f"select {_COLUMNS} from users"  # noqa: S608 - our own column names
 
+_CLOSE_GRACE: Final = 2.0
+"""Seconds to wait at the end for the call that is running. It may wait for another process, or for a disk that hangs."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -40,14 +43,14 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 async def open_sqlite_store(path: Path) -> AsyncGenerator[SQLiteStore]:
     """Give the store in that file, which is opened by the first call; where there is none it is made (mode 0600).
 
-    The folder must exist. Leaving closes the file; cancelling is safe at any point.
+    The folder must exist. Leaving closes the file, behind the call that is running; where that takes longer than 2 s, the call itself
+    closes it at its end. Cancelling is safe at any point.
     """
     store = SQLiteStore(path=path)
     try:
         yield store
     finally:
-        # Not bounded in time: it waits for our own job at most, and that for 5 s for another process.
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(_CLOSE_GRACE, shield=True):
             await store.aclose()
 
 
@@ -55,8 +58,9 @@ async def open_sqlite_store(path: Path) -> AsyncGenerator[SQLiteStore]:
 class SQLiteStore:
     """A `Store` in an SQLite file; made by `open_sqlite_store`.
 
-    A call that is cancelled while it waits for its turn does nothing; one that is running is finished first, and its change
-    stays. An account is told from a later one of its name by the microsecond in which it was made.
+    A call that is cancelled while it waits for its turn does nothing. One that is running is left alone, since its disk may hang: it
+    comes to its end in its thread, before any other call, and its change stays. An account is told from a later one of its name by
+    the microsecond in which it was made.
     """
 
     path: Path
@@ -75,14 +79,26 @@ class SQLiteStore:
         await self._run(lambda _: None)
 
     async def aclose(self) -> None:
-        """Close the file; whoever uses the store after that has made a mistake."""
+        """Close the file; whoever uses the store after that has made a mistake.
 
-        def close() -> None:
+        Waits for the call that is running; cancelled meanwhile, it leaves the closing to that.
+        """
+        try:
+            await trio.to_thread.run_sync(
+                self._close, limiter=self._limiter, abandon_on_cancel=True
+            )
+        finally:
             self._closed = True
-            if self._connection is not None:
-                self._connection.close()
 
-        await trio.to_thread.run_sync(close, limiter=self._limiter)
+    def _close(self) -> None:
+        self._closed = True
+        if self._connection is not None:
+            self._connection.close()
+
+    def _close_late(self) -> None:
+        """Close the file where `aclose` did not wait for the call that was running."""
+        if self._closed:
+            self._close()
 
     async def find_user(self, name: str) -> User | None:
         """Return the account of that name, or None."""
@@ -240,12 +256,15 @@ class SQLiteStore:
         def run() -> T:
             if self._closed:
                 raise RuntimeError("the store is closed")
-            with translated(self.path):
-                if self._connection is None:
-                    self._connection = open_file(self.path)
-                return job(self._connection)
+            try:
+                with translated(self.path):
+                    if self._connection is None:
+                        self._connection = open_file(self.path)
+                    return job(self._connection)
+            finally:
+                self._close_late()
 
-        return await trio.to_thread.run_sync(run, limiter=self._limiter)
+        return await trio.to_thread.run_sync(run, limiter=self._limiter, abandon_on_cancel=True)
 
 
 def _user(row: tuple[str, str, bytes, int | None, int, str]) -> User:
