@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from contextlib import asynccontextmanager, suppress
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.mariadb import MariaDB
     from trionat.config.database import DatabaseConfig
-    from trionat.store.mysql.pool import Pool
+    from trionat.store.mysql.pool import Link, Pool
 
 SALT = b"sixteen bytes ok"
 EXPIRY = "2030-01-02 03:04:05.678901"
@@ -745,6 +746,46 @@ async def test_there_are_no_more_connections_than_allowed(
             seen.add(rows(mariadb, database, question)[0][0])
             await trio.sleep(0.01)
     assert max(seen) == "3"
+
+
+async def test_nobody_waits_for_a_connection_while_another_may_be_made(
+    database: DatabaseConfig,
+) -> None:
+    """Not even where one is given back at the moment in which another one is cut, for its open transaction."""
+    done: list[str] = []
+    both = threading.Barrier(3)
+    go = threading.Event()
+
+    async def hold(_: Link, *, fails: bool) -> None:
+        await asyncio.to_thread(both.wait)
+        while not go.is_set():  # noqa: ASYNC110 - so that both end in one turn of the loop
+            await asyncio.sleep(0)
+        if fails:
+            raise ZeroDivisionError
+
+    async with open_pool(attrs.evolve(database, pool_size=2)) as pool:
+
+        async def give_back() -> None:
+            await pool.run(partial(hold, fails=False))
+
+        async def cut() -> None:
+            with suppress(ZeroDivisionError):
+                await pool.run(partial(hold, fails=True), transaction=True)
+
+        async def ask(name: str, seconds: int) -> None:
+            await pool.run(lambda link: link.ask("select sleep(%s)", seconds))
+            done.append(name)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_back)
+            nursery.start_soon(cut)
+            await trio.to_thread.run_sync(both.wait)
+            nursery.start_soon(ask, "long", 2)
+            await trio.sleep(0.1)
+            nursery.start_soon(ask, "short", 0)
+            await trio.sleep(0.1)
+            go.set()
+    assert done == ["short", "long"]
 
 
 async def test_the_server_ends_what_we_have_given_up(

@@ -100,12 +100,18 @@ class Link:
 class Pool:
     """Connections to one database, made when they are needed; `open_pool` makes it.
 
-    A connection that was lost is replaced at its next use, so nobody has to be told when the database is back.
+    A connection that was lost is replaced at its next use, so nobody has to be told when the database is back. There are as many
+    places as connections, and who waits waits for a place: asyncmy's own pool wakes one too few where a connection is given back
+    at the moment in which another one is cut.
     """
 
     config: DatabaseConfig
     _portal: BlockingPortal
     _connections: asyncmy.Pool
+    _places: trio.Semaphore = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._places = trio.Semaphore(self.config.pool_size)
 
     async def run(self, work: Callable[[Link], Awaitable[T]], *, transaction: bool = False) -> T:
         """Do a piece of work on a connection, within `Database.Timeout` seconds in all.
@@ -139,7 +145,8 @@ class Pool:
         seconds = self.config.timeout
         try:
             with trio.fail_after(seconds):
-                return await self._portal.call_async(job)
+                async with self._places:
+                    return await self._portal.call_async(job)
         except trio.TooSlowError as exc:
             raise self._unavailable(
                 f"no answer within {seconds:g} s: is the network in order, or does somebody hold a lock?"
