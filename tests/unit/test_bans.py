@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -315,6 +316,19 @@ async def refusal(server: MemoryServer, **hello: str | bytes) -> tuple[str, floa
     took = trio.current_time() - began
     await client.hear_end()
     return refused.code, took
+
+
+async def test_where_nobody_logs_in_nobody_takes_turns(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(tidy) as server, AsyncExitStack() as tries:
+        for number in range(bans_module._MOST_TRIES):
+            await tries.enter_async_context(server.context.bans.trying(f"192.0.2.{number}"))
+        client = server.client("mine", username="anybody")
+        began = trio.current_time()
+        await client.ask()
+        await client.hear(Welcome)
+        assert trio.current_time() - began < 0.1
 
 
 async def test_logins_that_fail(tidy: Tidy, autojump_clock: MockClock) -> None:

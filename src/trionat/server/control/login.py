@@ -117,7 +117,8 @@ class Login(ABC):
     ) -> User | None:
         """Ask for the account; see `Bans` for who may not try, and for whom the answer has to wait."""
         bans, host = self.context.bans, self.address.host
-        async with nullcontext() if token is not None else bans.trying(host):
+        tries_password = token is None and self.context.config.start_auth
+        async with bans.trying(host) if tries_password else nullcontext():
             try:
                 return await self.context.accounts.authenticate(
                     username, password=password, token=token
