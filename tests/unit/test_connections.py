@@ -222,7 +222,7 @@ async def test_an_evicted_handshake_holds_no_descriptor(tidy: Tidy) -> None:
 async def test_a_known_network_keeps_its_handshakes(tidy: Tidy) -> None:
     async with open_control_port(tidy, legacy_clients=True, max_handshakes=4) as port:
         words = encode(CREDENTIALS, Dialect.NAT_V1)
-        with port.server.context.bans.known("127.0.0.1"):
+        with port.server.context.bans.in_use("127.0.0.1"):
             slow = await port.connect("127.0.0.1")
             slow.send(words[:-3])
             strangers = [await port.connect(f"127.0.1.{number}") for number in range(1, 9)]
