@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.e2e import running, services
 from tests.e2e.running import ask
+from trionat.protocol.ticket import Ticket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,13 +121,25 @@ async def test_certificate_of_an_authority(echo_server: Service, tmp_path: Path)
         wrong_name = f"localhost:{server.control[1]}"
         told = await refusal(tmp_path / "c", "-c", wrong_name, "-u", "x", "-P", "x", *ca, local)
         assert "Hostname mismatch" in told
+        configured = {
+            "TRIONAT_SERVER_CERTIFICATE": str(certificate),
+            "TRIONAT_SERVER_CERTIFICATE_KEY": str(key),
+        }
+        for environ in (configured, {}):  # the flags of the server are nowhere but in its folder
+            result = await services.run_trionat(
+                *("user", "ticket", "trionat", "--state-dir", server.state),
+                stdin=b"",
+                cwd=tmp_path,
+                **environ,
+            )
+            assert result.stdout.decode().strip() == server.ticket
+        files = {path.name for path in await trio.Path(server.state).iterdir()}
+        assert not files & {"server.key", "server.crt"}
+    async with running.server(tmp_path / "s") as server:  # and back
         result = await services.run_trionat(
-            *("user", "ticket", "trionat", "--state-dir", server.state),
-            TRIONAT_SERVER_CERTIFICATE=str(certificate),
-            TRIONAT_SERVER_CERTIFICATE_KEY=str(key),
-            cwd=tmp_path,
+            "user", "ticket", "trionat", "--state-dir", server.state, cwd=tmp_path
         )
-        assert result.stdout.decode().strip() == server.ticket
+        assert Ticket.decode(result.stdout.decode()).fingerprint is not None
 
 
 def _make_certificates(folder: Path) -> tuple[Path, Path, Path]:

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from trionat.address import TCPAddress
 from trionat.errors import StartupError
-from trionat.server.state_folder import StateFolder, lock_state, prepare_state
+from trionat.server.state_folder import StateFolder, is_self_signed, lock_state, prepare_state
 from trionat.store.private_file import create_private, write_private
 from trionat.transport.certificate import fingerprint, first_certificate
 
@@ -187,6 +187,26 @@ def test_the_address_is_remembered(tmp_path: Path) -> None:
     (tmp_path / "address").write_text("nonsense")
     with pytest.raises(StartupError, match=r"address: 'nonsense' has no port"):
         state.last_address()
+
+
+def test_which_certificate_is_shown_is_remembered(tmp_path: Path) -> None:
+    state = prepare_state(tmp_path, self_signed=False)
+    assert is_self_signed(tmp_path)  # no server has run
+    for self_signed in (False, True):
+        state.remember_certificate(self_signed=self_signed)
+        assert is_self_signed(tmp_path) is self_signed
+    (tmp_path / "certificate").write_bytes(b"\xff")
+    with pytest.raises(StartupError, match=r"certificate: .*: start the server once more$"):
+        is_self_signed(tmp_path)
+
+
+def test_a_folder_without_that_note_tells_by_its_certificate(tmp_path: Path) -> None:
+    state = prepare_state(tmp_path)
+    state.remember_address(TCPAddress("example.com", 8007))
+    assert is_self_signed(tmp_path)
+    state.certificate_file.unlink()
+    with pytest.raises(StartupError, match="its certificate is not known: start it once more"):
+        is_self_signed(tmp_path)
 
 
 def test_a_write_that_fails_leaves_the_old_file(

@@ -22,7 +22,12 @@ from trionat.config.server import ServerConfig
 from trionat.errors import StartupError, StoreError
 from trionat.log import escape
 from trionat.server.accounts.tickets import make_ticket
-from trionat.server.state_folder import StateFolder, prepare_state, ticket_key_file
+from trionat.server.state_folder import (
+    StateFolder,
+    is_self_signed,
+    prepare_state,
+    ticket_key_file,
+)
 from trionat.store.base import Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
 from trionat.store.passwords import hash_password
@@ -176,7 +181,7 @@ def ticket(
         user = state.ask(lambda store: existing_user(store, name))
         _check_ticket_key(state)
         # A certificate of the operator's own changes when it is renewed, so clients check it by authority instead.
-        pinned = state.server.certificate is None
+        pinned = state.server.certificate is None and is_self_signed(state.folder)
         files = prepare_state(state.folder, self_signed=pinned)
         first = not user.ticket_salt  # an account that the Go program made
         if first or renew:

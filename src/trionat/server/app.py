@@ -123,6 +123,9 @@ async def serve(
             )
         )
         tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
+        await trio.to_thread.run_sync(
+            partial(state.remember_certificate, self_signed=config.certificate is None)
+        )
         await trio.to_thread.run_sync(state.remember_address, public)
         accounts = Accounts(
             state,

@@ -10,6 +10,7 @@ server calls it through `trio.to_thread.run_sync`. Knows nothing of connections.
 | `ticket.key` | 32 random bytes that every ticket follows from; delete it to make all tickets void |
 | `trionat.db` | the accounts, SQLite |
 | `address` | the public control address that was served last, for `trionat user ticket` |
+| `certificate` | whether `server.crt` was shown last, or a configured certificate: also for tickets |
 | `traffic.json` | traffic that the store does not have yet (`store/journal.py`) |
 | `serve.lock` | locked while a server runs on the folder |
 | `status.sock` | where a server that is up listens for commands (`server/admin/socket.py`) |
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from trionat.address import TCPAddress
 
 _TICKET_KEY_BYTES: Final = 32
+_SELF_SIGNED: Final = "self-signed"
+_CONFIGURED: Final = "configured"
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +71,11 @@ class StateFolder:
     def remember_address(self, address: TCPAddress) -> None:
         """Note the public control address that is served now. Blocks; raises `StartupError` where it cannot be written."""
         write_private(_address_file(self.folder), f"{address}\n".encode())
+
+    def remember_certificate(self, *, self_signed: bool) -> None:
+        """Note whether the folder's own certificate is shown now. Blocks; raises `StartupError` where it cannot be written."""
+        word = _SELF_SIGNED if self_signed else _CONFIGURED
+        write_private(_certificate_note(self.folder), f"{word}\n".encode())
 
     def last_address(self) -> TCPAddress | None:
         """Return the address noted last, or None where no server has run yet. Blocks.
@@ -112,6 +120,30 @@ def database_file(folder: Path) -> Path:
 def ticket_key_file(folder: Path) -> Path:
     """Return where the key of a state folder's tickets is."""
     return folder / "ticket.key"
+
+
+def is_self_signed(folder: Path) -> bool:
+    """Tell whether the server on a state folder shows the certificate that it made there, as far as the folder knows. Blocks.
+
+    A certificate that was given by a flag or a variable is in no file, so the server notes it. A folder of a version that did
+    not has its own where there is one, or where no server has run.
+
+    Raises:
+        StartupError: The folder does not tell, or the note cannot be read.
+    """
+    note = _certificate_note(folder)
+    if is_there(note):
+        word = read_private(note).decode(errors="replace").strip()
+        if word not in {_SELF_SIGNED, _CONFIGURED}:
+            raise StartupError(
+                f"{note}: it has to say {_SELF_SIGNED} or {_CONFIGURED}: start the server once more"
+            )
+        return word == _SELF_SIGNED
+    if is_there(_address_file(folder)) and not is_there(folder / "server.crt"):
+        raise StartupError(
+            f"{folder}: a server has run here, and its certificate is not known: start it once more"
+        )
+    return True
 
 
 def prepare_state(
@@ -182,3 +214,7 @@ def _prepare_ticket_key(path: Path) -> bytes:
 
 def _address_file(folder: Path) -> Path:
     return folder / "address"
+
+
+def _certificate_note(folder: Path) -> Path:
+    return folder / "certificate"
