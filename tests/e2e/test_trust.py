@@ -117,10 +117,18 @@ async def test_certificate_of_an_authority(echo_server: Service, tmp_path: Path)
                 assert await ask(visitor, b"hello") == b"hello"
         told = await refusal(tmp_path / "b", server.ticket, local)
         assert "shows a certificate that does not check out: " in told
-        assert server.ready["fingerprint"] in told
+        assert f"give --fingerprint {server.ready['fingerprint']}, or --ca-file FILE" in told
+        assert "ticket" not in told  # it has one, and that was not enough
+        warned = await server.wait_record("the configuration may not be what was meant")
+        assert (warned["place"], warned["key"]) == ("flag --certificate", "Server.Certificate")
+        assert "client needs --fingerprint or --ca-file besides its ticket" in warned["reason"]
+        pin = ["--fingerprint", server.ready["fingerprint"]]
+        async with running.client(tmp_path / "d", server.ticket, local, *pin):
+            pass
         wrong_name = f"localhost:{server.control[1]}"
         told = await refusal(tmp_path / "c", "-c", wrong_name, "-u", "x", "-P", "x", *ca, local)
         assert "Hostname mismatch" in told
+        assert "--ca-file" not in told
         configured = {
             "TRIONAT_SERVER_CERTIFICATE": str(certificate),
             "TRIONAT_SERVER_CERTIFICATE_KEY": str(key),

@@ -16,6 +16,7 @@ from trionat.client.native.dialer import find_ticket
 from trionat.client.native.expose import check_services
 from trionat.config.client import NATIVE
 from trionat.config.load import Configuration, Role
+from trionat.config.server import ServerConfig
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import get_logger
 from trionat.protocol.frames import CONTROL_FRAME_BYTES
@@ -23,7 +24,12 @@ from trionat.protocol.messages import Expose, ServiceRequest
 from trionat.server.state_folder import database_file
 from trionat.store.private_file import everybody_can_use, others_can_write
 from trionat.transport.certificate import first_certificate, validity
-from trionat.transport.tls import client_context, server_context
+from trionat.transport.tls import (
+    client_context,
+    find_refusal,
+    lacks_authority,
+    server_context,
+)
 
 log = get_logger(__name__)
 
@@ -116,18 +122,8 @@ def _server_warnings(configuration: Configuration) -> Iterator[Problem]:
             f"{server.max_services} are more than a client can ask for: its message of {CONTROL_FRAME_BYTES // 1024} KiB carries"
             f" about {_SERVICES_THAT_FIT}",
         )
-    if server.certificate is not None:
-        try:
-            begins, ends = validity(server.certificate.read_text())
-        except (OSError, ValueError):
-            return
-        now = datetime.now(UTC)
-        if not begins <= now < ends:
-            when = f"expired on {ends:%Y-%m-%d}" if now >= ends else f"begins on {begins:%Y-%m-%d}"
-            reason = (
-                f"{server.certificate}: it {when}: clients that check it by authority refuse it"
-            )
-            yield _problem(configuration, "Server.Certificate", reason)
+    if (refused := _why_refused(server)) is not None:
+        yield _problem(configuration, "Server.Certificate", f"{server.certificate}: {refused}")
     key = server.certificate_key
     if key is not None and everybody_can_use(key):
         reason = f"{key}: everybody on this machine can use this key: run chmod o-rwx {shlex.quote(str(key))}"
@@ -137,6 +133,31 @@ def _server_warnings(configuration: Configuration) -> Iterator[Problem]:
     except StartupError:
         return
     yield from _open_to_others(configuration, "Server.StateDir", folder, database_file(folder))
+
+
+def _why_refused(server: ServerConfig) -> str | None:
+    """Say why clients that check a configured certificate by the system's authorities refuse it; None where they do not."""
+    certificate, key = server.certificate, server.certificate_key
+    if certificate is None or key is None:
+        return None
+    try:
+        begins, ends = validity(certificate.read_text())
+        error = find_refusal(certificate, key, server.public_host)
+    except (OSError, ValueError):
+        return None
+    now = datetime.now(UTC)
+    if not begins <= now < ends:
+        when = f"expired on {ends:%Y-%m-%d}" if now >= ends else f"begins on {begins:%Y-%m-%d}"
+        return f"it {when}: clients that check it by authority refuse it"
+    if error is None:
+        return None
+    told = error.verify_message.rstrip(".")
+    if lacks_authority(error):
+        return (
+            f"no authority of this system vouches for it ({told}): a client needs --fingerprint or --ca-file besides its"
+            " ticket; without Certificate the ticket would be enough"
+        )
+    return f"clients that check it by authority refuse it ({told}): they need --fingerprint besides their ticket"
 
 
 def _client_warnings(configuration: Configuration) -> Iterator[Problem]:

@@ -146,8 +146,11 @@ def certified(certificate: str, key: str) -> str:
         ("a.crt", "b.key", ["f.yml:3: Server.CertificateKey: b.key: it is the key of another certificate than a.crt"]),
     ],
 )  # fmt: skip
-def test_check_looks_at_certificates(certificate: str, key: str, told: list[str]) -> None:
+def test_check_looks_at_certificates(
+    certificate: str, key: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_certificate("a")
+    monkeypatch.setenv("SSL_CERT_FILE", "a.crt")  # what OpenSSL takes for the system's authorities
     write_certificate("b")
     Path("f.yml").write_text(certified(certificate, key))
     code, out, err = run("check", "f.yml")
@@ -177,9 +180,29 @@ def test_check_tells_of_certificates_that_are_not_valid_now() -> None:
         assert err.startswith(f"warning: f.yml:2: Server.Certificate: {name}.crt: it {when}20")
 
 
-def test_check_warns_of_what_is_risky_or_of_no_use() -> None:
+def test_check_tells_of_certificates_that_clients_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ticket for such a server has no fingerprint, so clients ask the authorities of their system."""
+    write_certificate("a")
+    Path("f.yml").write_text(certified("a.crt", "a.key"))
+    ok = "f.yml: ok\n  Server: Certificate, CertificateKey\n"
+    unknown = (
+        "warning: f.yml:2: Server.Certificate: a.crt: no authority of this system vouches for it (self-signed certificate): a"
+        " client needs --fingerprint or --ca-file besides its ticket; without Certificate the ticket would be enough\n"
+    )
+    assert run("check", "f.yml") == (0, ok, unknown)
+    monkeypatch.setenv("SSL_CERT_FILE", "a.crt")
+    assert run("check", "f.yml") == (0, ok, "")
+    Path("f.yml").write_text(certified("a.crt", "a.key") + "  PublicAddr: b.example\n")
+    code, _, err = run("check", "f.yml")
+    assert code == 0
+    assert "a.crt: clients that check it by authority refuse it (" in err
+    assert "not valid for 'b.example'" in err
+
+
+def test_check_warns_of_what_is_risky_or_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("state").mkdir()
     write_certificate("a")
+    monkeypatch.setenv("SSL_CERT_FILE", "a.crt")
     Path("f.yml").write_text(
         f"{certified('a.crt', 'a.key')}  StateDir: state\n  MaxServices: 690\n"
     )

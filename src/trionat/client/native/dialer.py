@@ -25,7 +25,12 @@ from trionat.text import NotTextError, decode_text
 from trionat.transport.deadline import deadline
 from trionat.transport.dial import reach
 from trionat.transport.endpoint import SocketEndpoint
-from trionat.transport.tls import client_context, connect_tls, peer_fingerprint
+from trionat.transport.tls import (
+    client_context,
+    connect_tls,
+    lacks_authority,
+    peer_fingerprint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +43,6 @@ log = get_logger(__name__)
 
 # Seconds for a second look at a server whose certificate does not check out; it comes on top of the timeout. Chosen.
 _LOOK: Final = 2.0
-_GONE: Final = "(it went away)"
 
 
 @attrs.frozen(kw_only=True)
@@ -149,10 +153,16 @@ class ServerDialer:
                 return await self._connect(address)
         except ssl.SSLCertVerificationError as error:
             shown = await self._fingerprint_at(address)  # noqa: ASYNC120 - who cancels does not want to know
+            told = error.verify_message.rstrip(".")
+            say_who = (
+                "Give --fingerprint with what `trionat serve` there shows"
+                if shown is None
+                else f"If `trionat serve` there shows {shown}, give --fingerprint {shown}"
+            )
+            by_authority = ", or --ca-file FILE with its authority" * lacks_authority(error)
             raise IdentityError(
-                f"the server at {address} shows a certificate that does not check out: {error.verify_message}. If"
-                f" `trionat serve` there shows {shown}, use its ticket or --fingerprint {shown}; --trust-on-first-use takes"
-                " it unseen and remembers it"
+                f"the server at {address} shows a certificate that does not check out: {told}. {say_who}{by_authority};"
+                " --trust-on-first-use takes it unseen and remembers it"
             ) from error
 
     async def connect_plain(self, address: TCPAddress) -> SocketEndpoint:
@@ -202,19 +212,19 @@ class ServerDialer:
                 file=str(known.path),
             )
 
-    async def _fingerprint_at(self, address: TCPAddress) -> str:
-        """Look at what a server shows, and send nothing. One that takes long now must not hide what was wrong before."""
+    async def _fingerprint_at(self, address: TCPAddress) -> str | None:
+        """Look at what a server shows, and send nothing. None where that fails or takes long: it must not hide what was wrong before."""
         with trio.move_on_after(_LOOK):  # noqa: ASYNC912 - reach waits for what is not here
             try:
                 endpoint = await connect_tls(
                     await reach(address), client_context(pinned=True), address.host
                 )
             except (OSError, ConnectionLostError):
-                return _GONE
+                return None
             shown = format_fingerprint(peer_fingerprint(endpoint))
             endpoint.close()
             return shown
-        return _GONE
+        return None
 
     def remember_session(self, endpoint: TLSEndpoint) -> None:
         """Resume this connection's TLS session from now on; to be called when something was received on it.
