@@ -31,6 +31,8 @@ _ENCODINGS: Final = (
 
 _NOT_TEXT: Final = "this is not UTF-8 text: save the file as UTF-8"
 _ZERO_BYTE: Final = "there is a zero byte, which no text has: save the file as UTF-8"
+_WRAPPING: Final = "\"'`<>\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
+"""What people, mail programs and variables of a file put around a value: quotes of all kinds, and angle brackets."""
 _LINE_ENDS: Final = re.compile(r"\r\n?")
 _URL_USER: Final = re.compile(r"//[^\s:/@]*:")
 _WORD: Final = re.compile(r"\S+")
@@ -100,6 +102,13 @@ def strip_around(text: str) -> str:
     return text
 
 
+def unwrap(text: str) -> str:
+    """Return a value without quotes and angle brackets around it either, of which none can be part of a ticket."""
+    while (inner := strip_around(text).strip(_WRAPPING)) != text:
+        text = inner
+    return text
+
+
 def strip_line_end(text: str) -> str:
     """Return a password without a byte order mark before it and line ends behind it: nothing that anybody means by it.
 
@@ -156,4 +165,4 @@ def quoted(text: str) -> str:
 
 def is_ticket_like(text: str) -> bool:
     """Tell whether a text is a ticket of this or a later version, or what a damaged copy left of one."""
-    return _TICKET.match(strip_around(text)) is not None
+    return _TICKET.match(unwrap(text)) is not None

@@ -36,7 +36,7 @@ async def test_queue_moves_up_and_on(echo_server: Service, tmp_path: Path) -> No
 
         second = await start("second")
         assert (await second.process.next_event("queued"))["position"] == 1
-        third = await start("third")
+        third = await start("third", "--once")  # which waits as well, and tries no second time
         assert (await third.process.next_event("queued"))["position"] == 2
 
         fourth = await start("fourth")

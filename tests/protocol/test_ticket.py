@@ -67,6 +67,15 @@ def test_every_character_of_the_alphabet_at_every_place(
                 Ticket.decode(text[:place] + other + text[place + 1 :])
 
 
+@pytest.mark.parametrize("around", ['""', "''", "``", "<>", "“”", "„“", "«»", '"', '" "', '<"">'])
+def test_quotes_around_it_do_not_matter(around: str) -> None:
+    half = (len(around) + 1) // 2
+    for text in (ticket().encode(), f"{ticket().encode()[:50]}\n  {ticket().encode()[50:]}"):
+        assert Ticket.decode(f" {around[:half]}{text}{around[half:]}\r\n") == ticket()
+    with pytest.raises(ValueError, match="the ticket is damaged"):
+        Ticket.decode(f"{ticket().encode()[:50]}{around[0]}{ticket().encode()[50:]}")
+
+
 def test_cut_off_anywhere_is_refused() -> None:
     text = ticket().encode()
     for length in range(len(text)):

@@ -50,6 +50,24 @@ def test_a_ticket_keeps_what_its_paste_had_around_it() -> None:
     assert services == ["8080"]
 
 
+@pytest.mark.parametrize("around", ['""', "<>"])
+def test_a_ticket_in_quotes_is_one(around: str) -> None:
+    """A shell leaves them where a file of variables or a page had them twice."""
+    cut = [f"{around[0]}{TICKET[:50]}", f"{TICKET[50:]}{around[1]}"]
+    for arguments in (["8080", "".join(cut)], [*cut, "8080"]):
+        ticket, services = split_arguments(arguments)
+        assert ticket is not None
+        assert Ticket.decode(ticket).encode() == TICKET
+        assert services == ["8080"]
+
+
+@pytest.mark.parametrize("arguments", [[TICKET, "8080"], ["8080", f"<{TICKET}>"], ["user", TICKET]])
+def test_a_ticket_in_place_of_a_command_is_explained(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.endswith("Error: did you mean `trionat connect TICKET SERVICE`?\n")
+
+
 def test_without_a_ticket_all_are_services() -> None:
     assert split_arguments(["8080", "/run/tn1_x.sock"]) == (None, ["8080", "/run/tn1_x.sock"])
 

@@ -12,7 +12,7 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.client.native.dialer import Server, ServerDialer
-from trionat.errors import IdentityError
+from trionat.errors import ConnectionLostError, IdentityError
 from trionat.server.state_folder import lock_state, prepare_state
 from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.tls import server_context
@@ -63,6 +63,24 @@ async def test_a_certificate_is_told_even_if_the_server_is_silent_then(tmp_path:
             IdentityError, match=r"check out: self-signed .*\. Give --fingerprint with"
         ):
             await dialer_to(address, tmp_path, None).connect(address)
+
+
+async def test_a_port_where_something_else_listens_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = TCPAddress("localhost", listening.getsockname()[1])
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConnectionLostError) as caught:
+            await dialer_to(address, tmp_path, bytes(32)).connect(address)
+        thread.join()
+    assert str(caught.value).startswith(f"{address}: whatever answers there does not speak TLS")
 
 
 async def test_sessions_are_resumed(tmp_path: Path) -> None:

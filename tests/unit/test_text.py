@@ -204,6 +204,8 @@ def test_masking_takes_no_longer_than_the_text() -> None:
         (f" \ufeff{TEXT_OF_A_TICKET}\r\n", True),
         ("tn2_x", True),
         ("tn1_x\u200by", True),
+        (f"'{TEXT_OF_A_TICKET}'", True),
+        (f"<{TEXT_OF_A_TICKET[:9]}", True),
     ]
     + [(text, False) for text in ("8080", "tn1:80", "/run/tn1_x", "unix:tn1_x", "tn_x", "")],
 )

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from trionat.cli.output import say
-from trionat.text import mask_secrets
+from trionat.text import is_ticket_like, mask_secrets
 
 
 class _Command(TyperCommand):
@@ -30,6 +30,12 @@ class _Group(TyperGroup):
         """Read the arguments; `--help` prints here."""
         with _said():
             return super().make_context(*args, **extra)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; where a ticket stands before or instead of one, `connect` was meant."""
+        if args[0] not in self.commands and any(map(is_ticket_like, args)):
+            ctx.fail("did you mean `trionat connect TICKET SERVICE`?")
+        return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> NoReturn:
         """Run the command, and exit with its code."""

@@ -8,7 +8,7 @@ import attrs
 
 from trionat.address import TCPAddress, parse_public_address
 from trionat.config.key import key
-from trionat.config.values import BOOLEAN, PATH, PUBLIC, TEXT, seconds, whole
+from trionat.config.values import BOOLEAN, HOST_PORT, PATH, TEXT, seconds, whole
 from trionat.text import invisible_in
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class DatabaseConfig:
         default="", repr=False, metadata=key("Password", TEXT, "its password", flag=None)
     )
     host: str = attrs.field(
-        metadata=key("Host", PUBLIC, "the database server; without a port: 3306", flag=None)
+        metadata=key("Host", HOST_PORT, "the database server; without a port: 3306", flag=None)
     )
     db_name: str = attrs.field(metadata=key("DBName", TEXT, "the database", flag=None))
     tls: bool = attrs.field(

@@ -6,6 +6,7 @@ and `00000000` mean what they look like, and not the numbers that YAML 1.1 would
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -24,7 +25,7 @@ from trionat.address import (
 )
 from trionat.errors import StartupError
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
-from trionat.networks import parse_network, write_network
+from trionat.networks import parse_network, plain_host, write_network
 from trionat.text import quoted
 
 if TYPE_CHECKING:
@@ -145,9 +146,25 @@ def _read_text(text: str) -> str:
     return text
 
 
-def _read_public(text: str) -> str:
+def _read_host_port(text: str) -> str:
     parse_public_address(text)
     return text
+
+
+def _read_public(text: str) -> str:
+    host, _ = parse_public_address(text)
+    if _is_unspecified(host):
+        raise ValueError(
+            f"{quoted(text)} stands for every address of this machine, and nobody outside can dial it: write a name or an address of it"
+        )
+    return text
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(plain_host(host)).is_unspecified
+    except ValueError:  # a name
+        return False
 
 
 def _read_local(text: str) -> Address:
@@ -173,7 +190,8 @@ NETWORKS = Kind(
     lambda networks: ", ".join(map(write_network, networks)),
 )
 HOST = Kind("a host", parse_host)
-PUBLIC: Kind[str] = Kind("HOST or HOST:PORT", _read_public)
+HOST_PORT: Kind[str] = Kind("HOST or HOST:PORT", _read_host_port)
+PUBLIC: Kind[str] = Kind(HOST_PORT.words, _read_public)
 TCP: Kind[TCPAddress] = Kind("HOST:PORT", parse_tcp_address)
 LOCAL: Kind[Address] = Kind(
     "HOST:PORT, a port of 127.0.0.1, or the path of a Unix socket", _read_local

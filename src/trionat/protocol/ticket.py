@@ -31,7 +31,7 @@ from typing import Final, Self
 import attrs
 
 from trionat.fingerprint import FINGERPRINT_BYTES
-from trionat.text import invisible_in, join_words
+from trionat.text import invisible_in, join_words, unwrap
 
 TOKEN_BYTES: Final = 16
 """128 bits of the HMAC are kept, so that the ticket stays short: RFC 2104 section 5 allows no less than half of the hash."""
@@ -109,12 +109,12 @@ class Ticket:
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """Read the text form; blanks round it and line breaks within, as mail programs make them, do not matter.
+        """Read the text form; blanks and quotes round it and line breaks within, as mail programs make them, do not matter.
 
         Raises:
             ValueError: It is no ticket, is damaged, or was made by a newer trionat. One line, without the ticket's text.
         """
-        text = join_words(text[: 2 * _MAX_TEXT])
+        text = join_words(unwrap(text[: 2 * _MAX_TEXT]))
         if (found := invisible_in(text)) is not None:
             raise ValueError(f"the ticket has {found}: copy it again")
         if _NEWER.match(text):

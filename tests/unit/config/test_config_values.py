@@ -259,3 +259,18 @@ def test_kinds_of_letters_do_not_clash() -> None:
         flags = [key.flag for key in keys]
         assert len(set(letters)) == len(letters)
         assert len(set(flags)) == len(flags)
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "0.0.0.0:8007", "::", "[::0]:8007", "[::ffff:0.0.0.0]"]
+)
+def test_a_public_address_that_nobody_can_dial_is_refused(host: str) -> None:
+    """A ticket that holds it would lead each client to its own machine."""
+    with pytest.raises(ValueError, match=r"^'.*' stands for every address of this machine"):
+        KEYS["Server.PublicAddr"].kind.read(host)
+    assert KEYS["Database.Host"].kind.read(host) == host  # which is this machine's
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]:8007", "0.example", "tunnel.example.com:1"])
+def test_a_public_address_is_kept_as_it_is_written(host: str) -> None:
+    assert KEYS["Server.PublicAddr"].kind.read(host) == host

@@ -190,7 +190,10 @@ class ServerDialer:
                     f"{self.ca_file}: cannot use it as certificate authorities: {error}"
                 ) from error
         sock = await reach(address)
-        endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
+        try:
+            endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
+        except ConnectionLostError as error:
+            raise ConnectionLostError(f"{address}: {error}") from error
         try:
             await self._check(endpoint, address)
         except BaseException:
