@@ -163,6 +163,11 @@ def quoted(text: str) -> str:
     return repr(text) if len(text) <= _QUOTED else f"a value of {len(text)} characters"
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number and what it counts, in the plural where it is not one: `1 visit port`, `2 visit ports`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def is_ticket_like(text: str) -> bool:
     """Tell whether a text is a ticket of this or a later version, or what a damaged copy left of one."""
     return _TICKET.match(unwrap(text)) is not None

@@ -126,7 +126,7 @@ async def test_ports_that_cannot_be_had(echo_server: Service, tmp_path: Path) ->
         await trio.Path(tmp_path / "c").mkdir()
         for services_asked, message in (
             ([f"{echo_server}:1"], "visit port 1 is not one that this server offers ("),
-            ([str(echo_server), "22"], "2 services asked for, and this server has 1 visit ports"),
+            ([str(echo_server), "22"], "2 services asked for, and this server has 1 visit port"),
         ):
             result = await services.run_trionat(
                 *("connect", server.ticket, *services_asked),

@@ -43,7 +43,7 @@ async def test_more_visit_ports_than_descriptors(tmp_path: Path) -> None:
     assert done.stdout == b""
     [line] = done.stderr.decode().splitlines()
     told = re.fullmatch(
-        r"trionat: 200 visit ports need (\d+) descriptors, and this process may have 150:"
+        r"trionat: (\d+) descriptors are needed for 200 visit ports, and this process may have 150:"
         r" raise the limit \(ulimit -n, under systemd LimitNOFILE\)",
         line,
     )

@@ -38,10 +38,17 @@ def demo(
     ] = False,
 ) -> None:
     """See it work: a server, a client and a small web service in one process, on this machine only."""
-    run_until_signalled(partial(_demo, check), terminal=not check)
+    answers: list[str] | None = [] if check else None
+    try:
+        run_until_signalled(partial(_demo, answers), terminal=not check)
+    finally:
+        # What a server prints may get lost, and it goes on. This answer is all that was asked for.
+        for answer in answers or ():
+            say(answer)
 
 
-async def _demo(check: bool, stopping: trio.Event) -> None:
+async def _demo(answers: list[str] | None, stopping: trio.Event) -> None:
+    """Run it until it is stopped, or with a list for `answers` until there is one."""
     with tempfile.TemporaryDirectory(prefix="trionat-demo-") as folder:
         async with trio.open_nursery() as nursery, _web_service() as local:
             any_port = TCPAddress(LOOPBACK, 0)
@@ -62,8 +69,8 @@ async def _demo(check: bool, stopping: trio.Event) -> None:
             )
             async with connect(client_config) as client:
                 public = client.services[0].public
-                if check:
-                    await _check(public)
+                if answers is not None:
+                    answers.append(await _check(public))
                 else:
                     say(
                         f"http://{public}/  is the public address of a web service that listens on {local}."
@@ -73,11 +80,12 @@ async def _demo(check: bool, stopping: trio.Event) -> None:
             nursery.cancel_scope.cancel("the demo is over")
 
 
-async def _check(public: TCPAddress) -> None:
+async def _check(public: TCPAddress) -> str:
     status, body = await trio.to_thread.run_sync(_get, public)
-    say(f"GET http://{public}/ -> {status.value} {status.phrase}: {body.strip()}")
+    answer = f"GET http://{public}/ -> {status.value} {status.phrase}: "
     if status is not HTTPStatus.OK or body != _PAGE:
-        raise StartupError(f"the demo got something else than its own page: {body[:100]!r}")
+        raise StartupError(f"the demo got something else than its own page: {answer}{body[:100]!r}")
+    return answer + body.strip()
 
 
 def _get(public: TCPAddress) -> tuple[HTTPStatus, str]:

@@ -62,7 +62,7 @@ def find_problems(configuration: Configuration) -> Iterator[Problem]:
             try:
                 client_context(pinned=False, ca_file=ca_file)
             except OSError as error:
-                reason = f"{ca_file}: no certificate authorities: {error}"
+                reason = f"{ca_file}: no certificate authorities: {error.strerror or error}"
                 yield _problem(configuration, path, reason)
     if client.dialect == NATIVE and (client.services or client.local_server_addr):
         try:

@@ -25,6 +25,7 @@ _STANDARD_TAGS = {
     f"tag:yaml.org,2002:{name}"
     for name in ("null", "bool", "int", "float", "str", "timestamp", "merge", "value", "seq", "map")
 }
+_MERGE = "tag:yaml.org,2002:merge"
 _NULL = "tag:yaml.org,2002:null"
 
 # What the parser quotes of a document, but for single characters and names of its own such as '<block end>': that of an alias or
@@ -124,6 +125,10 @@ class _Walk:
                 continue
             name = key_node.value
             key_path = f"{path}.{name}" if path else name
+            if key_node.tag == _MERGE:
+                reason = "keys are not merged here: write each of them out"
+                self.problems.append(Problem(self.where, reason, key_path, line))
+                continue
             value = self.value(value_node, key_path, depth + 1)
             if name in entries:
                 reason = f"given twice: line {entries[name][0].line} has it already"

@@ -27,6 +27,7 @@ from trionat.config.values import (
     user_state_dir,
     whole,
 )
+from trionat.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -376,7 +377,7 @@ class ServerConfig:
         if ports and self.max_tcp_conn_num is not None and self.max_tcp_conn_num > len(ports):
             yield (
                 ("max_tcp_conn_num", "visit_port"),
-                f"{self.max_tcp_conn_num} sessions at once, but only {len(ports)} visit ports: lower it, or name more ports",
+                f"{self.max_tcp_conn_num} sessions at once, but only {counted(len(ports), 'visit port')}: lower it, or name more ports",
             )
         if self.certificate is not None and self.certificate_key is None:
             yield (

@@ -118,15 +118,17 @@ def _read_path(text: str) -> Path:
 
 def _read_ports(text: str) -> tuple[int, ...]:
     first, dash, last = text.partition("-")
-    low = parse_port(first.strip())
     if not dash:
-        return (low,)
-    high = parse_port(last.strip())
-    if not 0 < low <= high:
-        raise ValueError(
-            f"{quoted(text)} is not a valid range of ports: write the lower one first, as in 60000-60099"
-        )
-    return tuple(range(low, high + 1))
+        return (parse_port(first.strip()),)
+    try:
+        low, high = parse_port(first.strip()), parse_port(last.strip())
+    except ValueError:
+        reason = "write two ports from 1 to 65535"
+    else:
+        if 0 < low <= high:
+            return tuple(range(low, high + 1))
+        reason = "write the lower one first" if low else "0 stands for any free port: begin with 1"
+    raise ValueError(f"{quoted(text)} is not a valid range of ports: {reason}, as in 60000-60099")
 
 
 def _write_ports(ports: Iterable[int]) -> str:

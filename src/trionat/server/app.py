@@ -44,6 +44,7 @@ from trionat.server.state_folder import (
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
+from trionat.text import counted
 from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
 from trionat.transport.listener import Listener, look_up
@@ -218,7 +219,7 @@ def reserve(config: ServerConfig) -> Generator[None]:
     Raises:
         StartupError: There are too few descriptors for the visit ports, another server runs on the state folder, or it cannot be used.
     """
-    require(_least_descriptors(config), f"{len(config.visit_port)} visit ports")
+    require(_least_descriptors(config), counted(len(config.visit_port), "visit port"))
     with lock_state(config.effective_state_dir):
         yield
 
@@ -236,7 +237,7 @@ def _warn_of_few_descriptors(config: ServerConfig) -> None:
     ports, sessions, visitors = len(config.visit_port), config.session_limit, config.max_visitors
     warn_if_short(
         _least_descriptors(config) + sessions * (1 + _IDLE_TUNNELS) + 2 * visitors * 4 // 3,
-        f"{ports} visit ports, MaxTCPConnNum {sessions}, MaxVisitors {visitors}",
+        f"{counted(ports, 'visit port')}, MaxTCPConnNum {sessions}, MaxVisitors {visitors}",
     )
 
 

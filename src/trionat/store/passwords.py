@@ -63,6 +63,8 @@ def check_password(password: str) -> None:
     Raises:
         ValueError: It is empty, or longer than `MAX_PASSWORD_BYTES` in UTF-8.
     """
+    if not password:
+        raise ValueError("the password is empty")
     if _encoded(password) is None:
         raise ValueError(WRONG_LENGTH)
 

@@ -93,7 +93,7 @@ def require(needed: int, what: str) -> None:
     enough = (limit - left() + needed) * 8 // 7 + 1
     if limit < enough:
         raise StartupError(
-            f"{what} need {enough} descriptors, and this process may have {limit}:"
+            f"{enough} descriptors are needed for {what}, and this process may have {limit}:"
             " raise the limit (ulimit -n, under systemd LimitNOFILE)"
         )
 

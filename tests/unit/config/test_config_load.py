@@ -284,7 +284,8 @@ Client:
         ("Server:\n  controller_addr: a:1\n", "f.yml:2: Server.controller_addr: unknown key: did you mean ControllerAddr?"),
         ("Auth:\n  Zzz: 1\n", "f.yml:2: Auth.Zzz: unknown key: known here are Username, Password"),
         ("server:\n  Name: x\n", "f.yml:1: server: unknown section: did you mean Server?"),
-        ("<<: {}\n", "f.yml:1: <<: unknown section: known here are Server, Database, Auth, Client"),
+        ("<<: {}\n", "f.yml:1: <<: keys are not merged here: write each of them out"),
+        ("Server:\n  <<: {Name: x}\n", "f.yml:2: Server.<<: keys are not merged here: write each of them out"),
         ("Server: x\n", "f.yml:1: Server: is a section: its keys go below it, indented"),
         ("Server:\n- x\n", "f.yml:1: Server: is a section: its keys go below it, indented"),
         ("x\n", "f.yml:1: has to hold sections: Server, Database, Auth, Client"),
@@ -389,7 +390,7 @@ def test_a_wrong_value_is_not_blamed_a_second_time_for_what_its_default_would_be
 def test_a_fault_between_sources_points_to_the_key_at_fault() -> None:
     (problem,) = problems_of("Server:\n  VisitPort: [1]\n", flags={"Server.MaxTCPConnNum": "2"})
     assert problem == (
-        "flag --max-tcp-conn-num: Server.MaxTCPConnNum: 2 sessions at once, but only 1 visit ports:"
+        "flag --max-tcp-conn-num: Server.MaxTCPConnNum: 2 sessions at once, but only 1 visit port:"
         " lower it, or name more ports"
     )
 

@@ -129,9 +129,16 @@ def test_reading(kind: Kind[Any], text: str, value: object) -> None:
         (
             PORTS,
             "0-4",
-            "'0-4' is not a valid range of ports: write the lower one first, as in 60000-60099",
+            "'0-4' is not a valid range of ports: 0 stands for any free port: begin with 1, as in 60000-60099",
         ),
-        (PORTS, "1-99999", "'99999' is not a valid port: write a number from 0 to 65535"),
+        *(
+            (
+                PORTS,
+                text,
+                f"{text!r} is not a valid range of ports: write two ports from 1 to 65535, as in 60000-60099",
+            )
+            for text in ("1-99999", "21300-", "-21300", "-", "1-2-3", "a-4")
+        ),
         (
             NETWORKS,
             "example.com",

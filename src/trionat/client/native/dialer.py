@@ -75,7 +75,7 @@ def find_ticket(config: ClientConfig) -> Ticket | None:
             raise ConfigError(Problem(where=where, reason=reason, line=error.line)) from None
         except OSError as error:
             raise ConfigError(
-                Problem(where=where, reason=f"cannot read the ticket: {error}")
+                Problem(where=where, reason=f"cannot read the ticket: {error.strerror or error}")
             ) from error
     if text is None:
         return None
@@ -187,7 +187,7 @@ class ServerDialer:
                 )
             except OSError as error:
                 raise StartupError(
-                    f"{self.ca_file}: cannot use it as certificate authorities: {error}"
+                    f"{self.ca_file}: cannot use it as certificate authorities: {error.strerror or error}"
                 ) from error
         sock = await reach(address)
         try:

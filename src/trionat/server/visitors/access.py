@@ -10,6 +10,7 @@ import trio
 
 from trionat.networks import Admittance, Networks, network_of
 from trionat.server.refusals import Bound
+from trionat.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ class AccessPolicy:
         if self.config.visitor_rate and not self._take_token(network, self.config.visitor_rate):
             return (
                 Bound.RATE,
-                f"more than {self.config.visitor_rate} visitors a second from its address (VisitorRate)",
+                f"more than {counted(self.config.visitor_rate, 'visitor')} a second from its address (VisitorRate)",
             )
         return None
 

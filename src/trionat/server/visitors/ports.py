@@ -9,6 +9,7 @@ import attrs
 from trionat.config.values import PORTS
 from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode
+from trionat.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
@@ -72,7 +73,7 @@ class PortPool:
             has = "this server has" if allowed is None else "this account may have"
             raise RefusedError(
                 RefusalCode.TOO_MANY_SERVICES,
-                f"{len(services)} services asked for, and {has} {len(offered)} visit ports"
+                f"{counted(len(services), 'service')} asked for, and {has} {counted(len(offered), 'visit port')}"
                 f" ({PORTS.write(sorted(offered))})",
             )
         for service in services:
