@@ -148,6 +148,10 @@ def test_no_file_appears_where_nobody_asked_for_one(tmp_path: Path) -> None:
     assert list(here.iterdir()) == []
     assert "stopping" in (state / "server.log").read_text()
     assert state.stat().st_mode & 0o777 == 0o700
+    files = [path for path in state.iterdir() if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {
+        path.name: 0o600 for path in files
+    }
     assert not list((tmp_path / "client").glob("*.log"))
     outcome = run(here, *SERVE, "--start-log", "false", TRIONAT_STATE_DIR=str(tmp_path / "other"))
     assert outcome.code == 0

@@ -409,6 +409,19 @@ def test_the_file_rotates_and_keeps_five(tmp_path: Path, monkeypatch: pytest.Mon
     assert statistics.written == 200
 
 
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_a_new_file_is_open_to_nobody_whom_the_old_one_was_closed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "FILE_BYTES", 2000)
+    (tmp_path / "x.log").touch(mode=0o600)
+    with log_to(terminal=None, filename=tmp_path / "x.log"):
+        for number in range(50):
+            LOG.info("x", number=number)
+    assert (tmp_path / "x.log.1").exists()
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
 @pytest.mark.parametrize("how", ["renamed", "deleted"])
 def test_a_file_that_logrotate_has_taken_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str

@@ -64,20 +64,21 @@ def run_until_signalled(
     *,
     terminal: bool = True,
     log_file: str | None = None,
+    log_mode: int = 0o666,
     reserved: AbstractContextManager[object] | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
     `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it. SIGHUP
     counts as one where there is a terminal, which has closed then; else it is only told.
-    `log_file` is where JSON lines go besides the terminal. `reserved` is entered before that is opened, and left in the end.
+    `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
     """
     code = ExitCode.BUG
     _allow_all_descriptors()
     try:
         with (
             reserved or nullcontext(),
-            _logging(terminal=terminal, log_file=log_file),
+            _logging(terminal=terminal, log_file=log_file, log_mode=log_mode),
             printing_aside(),
         ):
             code = trio.run(_run, run)
@@ -104,12 +105,12 @@ def _allow_all_descriptors() -> None:
 
 
 def _logging(
-    *, terminal: bool, log_file: str | None
+    *, terminal: bool, log_file: str | None, log_mode: int
 ) -> AbstractContextManager[LogStatistics | None]:
     if not terminal and log_file is None:
         return nullcontext()
     level = _log_level()
-    filename, descriptor = (None, None) if log_file is None else _open_log_file(log_file)
+    filename, descriptor = (None, None) if log_file is None else _open_log_file(log_file, log_mode)
     return log_to(
         terminal=sys.stderr if terminal else None,
         filename=filename,
@@ -118,7 +119,7 @@ def _logging(
     )
 
 
-def _open_log_file(log_file: str) -> tuple[Path, int | None]:
+def _open_log_file(log_file: str, mode: int) -> tuple[Path, int | None]:
     """Return the absolute name of a log file that can be opened now: who asked for one should not miss it when it is needed.
 
     A pipe or a device comes open, as its descriptor: whoever reads a pipe takes the first close for its end.
@@ -135,7 +136,7 @@ def _open_log_file(log_file: str) -> tuple[Path, int | None]:
     try:
         # Without waiting for the reader of a pipe.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
-        descriptor = os.open(filename, flags, 0o666)
+        descriptor = os.open(filename, flags, mode)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise StartupError(

@@ -51,6 +51,7 @@ def serve(
     run_until_signalled(
         partial(_serve, configuration, warnings, as_json),
         log_file=log_file,
+        log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
         reserved=reserve(server),
     )
 

@@ -26,6 +26,7 @@ from trionat.log.logger import context
 from trionat.log.record import Event, mask_secrets, render_json, render_text
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable, Sequence
 
 QUEUE_RECORDS: Final = 8192
@@ -237,6 +238,8 @@ class _RotatingHandler(logging.handlers.RotatingFileHandler):
     _size = 0
     _is_regular = True
     """Whether it has a size and can be renamed: a pipe or a device does not rotate."""
+    _file_mode = 0o666
+    """Who may read and write the file, as long as the umask lets them: a new one is no more open to others than the one before."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the JSON line, into a new file where it has no room in this one.
@@ -268,9 +271,14 @@ class _RotatingHandler(logging.handlers.RotatingFileHandler):
             found = os.fstat(stream.fileno())
             self._is_regular = stat.S_ISREG(found.st_mode)
             self._size = found.st_size
+            self._file_mode = stat.S_IMODE(found.st_mode) & 0o666
         if now - self._looked_at >= _LOOK_INTERVAL:
             self._looked_at = now
         return stream
+
+    def _open(self) -> io.TextIOWrapper:
+        opener = partial(os.open, mode=self._file_mode)
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=opener)
 
     def _is_ours(self, stream: TextIO) -> bool:
         try:
