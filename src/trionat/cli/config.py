@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -18,6 +18,7 @@ from trionat.config.load import Configuration, Role, load
 from trionat.config.sections import SECTIONS
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
+from trionat.protocol.ticket import Ticket
 
 _MASK = "********"
 _SECTIONS_OF: dict[Role, tuple[str, ...]] = {
@@ -34,7 +35,7 @@ def check(file: Annotated[Path, typer.Argument(help="The file, of either role.")
 
     What works, but is risky or of no use, is told as a warning, which does not change the exit code. Flags and environment are left out, and nothing is connected to.
     """
-    configuration = _load_or_exit("server", file, {})
+    configuration = _load_or_exit("server", file, {}, Ticket.decode)
     if problems := list(find_problems(configuration)):
         _exit_with(problems)
     for warning in find_warnings(configuration, *_roles(configuration)):
@@ -94,9 +95,14 @@ def _roles(configuration: Configuration) -> Iterator[Role]:
             yield role
 
 
-def _load_or_exit(role: Role, file: Path | None, environ: Mapping[str, str]) -> Configuration:
+def _load_or_exit(
+    role: Role,
+    file: Path | None,
+    environ: Mapping[str, str],
+    check_ticket: Callable[[str], object] | None = None,
+) -> Configuration:
     try:
-        return load(role, file=file, environ=environ)
+        return load(role, file=file, environ=environ, check_ticket=check_ticket)
     except ConfigError as exc:
         _exit_with(exc.problems)
 

@@ -67,7 +67,10 @@ def connect(
     try:
         ticket, services = split_arguments(arguments or [])
         given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
-        configuration = _with_password(load("client", file=config, flags=given, environ=os.environ))
+        configuration = load(
+            "client", file=config, flags=given, environ=os.environ, check_ticket=Ticket.decode
+        )
+        configuration = _with_password(configuration)
     except ConfigError as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "client"))

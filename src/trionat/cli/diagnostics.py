@@ -51,9 +51,8 @@ def find_problems(configuration: Configuration) -> Iterator[Problem]:
     try:
         find_ticket(client)
     except ConfigError as error:
-        path = "Client.TicketFile" if client.ticket is None else "Client.Ticket"
-        for found in error.problems:
-            yield _problem(configuration, path, found.reason)
+        for found in error.problems:  # a ticket that is in the file itself was checked with it
+            yield _problem(configuration, "Client.TicketFile", found.reason)
     for path, ca_file in (
         ("Client.CAFile", client.ca_file),
         ("Database.CAFile", None if database is None else database.ca_file),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -96,6 +96,7 @@ def load(
     file: Path | None = None,
     flags: Mapping[str, Flag] = MappingProxyType({}),
     environ: Mapping[str, str],
+    check_ticket: Callable[[str], object] | None = None,
 ) -> Configuration:
     """Read the configuration; a flag beats the environment, which beats the file, which beats the default.
 
@@ -104,6 +105,7 @@ def load(
         file: A file that has to exist.
         flags: Raw texts by the key's path; None and empty lists are flags that were not given.
         environ: The environment; an empty variable counts as not set.
+        check_ticket: Raises ValueError for a text that is no ticket, which is then told with all other mistakes.
 
     Raises:
         ConfigError: Anything is wrong in any source, whether another one overrides it or not.
@@ -115,6 +117,8 @@ def load(
     if path is not None:
         sources.take_file(path)
     sources.settle_alternatives()
+    if check_ticket is not None:
+        sources.check("Client.Ticket", check_ticket)
     server = sources.build(ServerConfig)
     database = sources.build(DatabaseConfig) if sources.mention(DatabaseConfig) else None
     auth = sources.build(AuthConfig)
@@ -229,6 +233,17 @@ class _Sources:
                 first, second = (self.given[path].rank for path in pair)
                 if first != second:
                     del self.given[pair[0] if first > second else pair[1]]
+
+    def check(self, path: str, check: Callable[[str], object]) -> None:
+        """Add what a check has against a value that was given; it raises ValueError."""
+        given = self.given.get(path)
+        if given is None or path in self.wrong:
+            return
+        try:
+            check(given.value)
+        except ValueError as exc:
+            self.wrong.add(path)
+            self.problems.append(Problem(given.where, str(exc), path, given.line))
 
     def mention(self, section: type[Any]) -> bool:
         """Whether any source has a key of the section."""

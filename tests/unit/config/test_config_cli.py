@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
+from trionat.cli import app
 from trionat.cli.config import config_app
 from trionat.client.native.dialer import find_ticket
 from trionat.config.client import ClientConfig
@@ -90,6 +91,20 @@ def test_a_ticket_file_of_powershell_is_one(encoding: str) -> None:
     Path("f.yml").write_text("Client: {TicketFile: ticket}")
     assert run("check", "f.yml") == (0, "f.yml: ok\n  Client: TicketFile\n", "")
     assert find_ticket(ClientConfig(ticket_file=Path("ticket"))) == ticket
+
+
+def test_a_ticket_is_told_together_with_all_other_mistakes() -> None:
+    Path("f.yml").write_text("Client:\n  Once: 7\n  Ticket: hello\n  Servces: 80\n")
+    told = [
+        "f.yml:2: Client.Once: '7' is neither true nor false",
+        "f.yml:4: Client.Servces: unknown key: did you mean Services?",
+        "f.yml:3: Client.Ticket: this is not a valid ticket: a ticket starts with tn1_",
+    ]
+    code, out, err = run("check", "f.yml")
+    assert (code, out, err.splitlines()) == (2, "", told)
+    result = CliRunner().invoke(app, ["connect", "--config", "f.yml", "8080"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == [f"trionat: {line}" for line in told]
 
 
 def test_a_ticket_file_that_is_no_text_is_told_and_not_shown() -> None:
