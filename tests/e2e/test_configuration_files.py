@@ -185,3 +185,11 @@ def test_levels_in_the_words_of_other_programs(word: str, tmp_path: Path) -> Non
     outcome = run(tmp_path, *SERVE, TRIONAT_LOG_LEVEL=word)
     assert outcome.code == 0
     assert "stopping" not in outcome.err
+
+
+def test_a_certificate_that_is_not_there_is_told_once(tmp_path: Path) -> None:
+    flags = ("--certificate", "cert.pem", "--certificate-key", "key.pem")
+    outcome = run(tmp_path, *SERVE, *flags, TRIONAT_STATE_DIR="state")
+    assert (outcome.code, outcome.out) == (3, "")
+    told = "cannot use the certificate cert.pem with the key key.pem: No such file or directory"
+    assert outcome.line == f"trionat: {told}"

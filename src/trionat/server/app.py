@@ -321,8 +321,9 @@ def _certificate(config: ServerConfig, state: StateFolder) -> tuple[ssl.SSLConte
             first_certificate(certificate.read_text())
         )
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise StartupError(
-            f"cannot use the certificate {certificate} with the key {key}: {error}"
+            f"cannot use the certificate {certificate} with the key {key}: {reason}"
         ) from error
 
 

@@ -94,10 +94,10 @@ def test_a_ticket_file_of_powershell_is_one(encoding: str) -> None:
 
 
 def test_a_ticket_is_told_together_with_all_other_mistakes() -> None:
-    Path("f.yml").write_text("Client:\n  Once: 7\n  Ticket: hello\n  Servces: 80\n")
+    Path("f.yml").write_text("Client:\n  Once: 7\n  Ticket: hello\n  Servicez: 80\n")
     told = [
         "f.yml:2: Client.Once: '7' is neither true nor false",
-        "f.yml:4: Client.Servces: unknown key: did you mean Services?",
+        "f.yml:4: Client.Servicez: unknown key: did you mean Services?",
         "f.yml:3: Client.Ticket: this is not a valid ticket: a ticket starts with tn1_",
     ]
     code, out, err = run("check", "f.yml")
