@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import statistics
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
@@ -122,7 +121,7 @@ async def test_a_neighbour_of_a_banned_address(echo_server: Service, tmp_path: P
 
 
 async def test_the_time_of_an_answer_tells_no_names(tmp_path: Path) -> None:
-    """Medians of many tries, each from an address that has never failed, in turns, so that both see the same machine."""
+    """The fastest of many tries, each from an address that has never failed: other load makes answers slower, and no answer faster."""
     tries = 12
     async with running.server(tmp_path / "s") as server:
         await add_user(server, "ann")
@@ -133,7 +132,7 @@ async def test_the_time_of_an_answer_tells_no_names(tmp_path: Path) -> None:
                 code, seconds = await log_in(server, next(sources), name, "wrong")
                 assert code == "auth-failed"
                 took.append(seconds)
-        known, unknown = (statistics.median(took) for took in times.values())
+        known, unknown = map(min, times.values())
         # Without the check of a hash that is nobody's, an unknown name would be some 25 ms faster.
         assert abs(known - unknown) < 0.012, (known, unknown)
 
