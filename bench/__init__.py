@@ -5,5 +5,8 @@ own, all over the loopback. `chain` is its shape, `product` and `rivals` are the
 on it, with the generators of `load` and the visitors of `visitors`; `suite` goes round. `results` are compared in `targets`, and
 `report` and `plots` show them.
 
+What is not on the machine is left out, and the page says what is missing. All of it, on Debian: `apt-get install iperf3
+redis-server redis-tools nginx-light libnginx-mod-stream openssh-server openssh-client`, and cargo, by which rathole and bore are built.
+
 Linux only: processor time, memory and listening ports are read from /proc.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from bench.cargo import installed
 from bench.chain import Chain, Ends, Ports
-from bench.program import HOST, find, free_port, output_of, wait_listening
+from bench.program import HOST, MissingError, find, free_port, output_of, wait_listening
 from trionat.transport.certificate import make_certificate
 
 if TYPE_CHECKING:
@@ -34,8 +35,26 @@ async def _direct(_site: Site, home: Ports) -> Ends:  # noqa: ASYNC124 (the othe
 
 # --- nginx ---
 
-_STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
-"""Where Debian's libnginx-mod-stream puts it; other builds have the module inside."""
+_STREAM_MODULE: Final = "ngx_stream_module.so"
+_ANSWER_TIMEOUT: Final = 10.0
+
+
+async def stream_module(nginx: Path) -> str:
+    """Return the line that loads the stream module; none is needed where the module is inside.
+
+    Raises:
+        MissingError: this nginx wants it from a file, and the file is not there.
+    """
+    built = await output_of([nginx, "-V"], within=_ANSWER_TIMEOUT)
+    if re.search(r"--with-stream(\s|$)", built):
+        return ""
+    folder = re.search(r"--modules-path=(\S+)", built)
+    module = Path(folder[1] if folder else "/usr/lib/nginx/modules") / _STREAM_MODULE
+    if not module.exists():
+        raise MissingError(
+            f"nginx has no stream module: {module} is not there (Debian's package libnginx-mod-stream)"
+        )
+    return f"load_module {module};"
 
 
 async def _nginx(site: Site, home: Ports, *, encrypted: bool = False) -> Ends:
@@ -73,12 +92,12 @@ def _stream(listen: int, target: int, options: str) -> str:
 
 async def _start_nginx(site: Site, name: str, servers: str) -> Program:
     file = site.folder / f"{name}.conf"
-    module = f"load_module {_STREAM_MODULE};" if _STREAM_MODULE.exists() else ""
+    nginx = find("nginx", package="nginx-light, with libnginx-mod-stream")
+    module = await stream_module(nginx)
     file.write_text(
         f"daemon off; worker_processes 1; worker_rlimit_nofile 16384; pid {site.folder}/{name}.pid;\n"
         f"error_log stderr; {module}\nevents {{ worker_connections 8192; }}\nstream {{\n{servers}}}\n"
     )
-    nginx = find("nginx", package="nginx-light, with libnginx-mod-stream")
     return await site.run(name, nginx, "-e", "stderr", "-c", file)
 
 

@@ -18,10 +18,10 @@ import trio
 from bench import path, scenarios
 from bench.chain import Chain, open_site
 from bench.product import ENCRYPTED
-from bench.program import FailedError, free_port
+from bench.program import FailedError, MissingError, free_port
 from bench.report import Report
 from bench.results import Measure, Results, Summary
-from bench.rivals import NGINX, NGINX_ENCRYPTED
+from bench.rivals import NGINX, NGINX_ENCRYPTED, stream_module
 from bench.targets import Target
 
 if TYPE_CHECKING:
@@ -115,6 +115,39 @@ async def test_processor_and_memory_of_a_program_and_its_children() -> None:
         await program.wait_words("done")
         assert 0.05 < program.processor_seconds < 5
         assert 10 * 2**20 < program.resident_bytes < 100 * 2**20
+
+
+# --- rivals ---
+
+
+def put_program(folder: Path, name: str, script: str) -> None:
+    """Write a program that is found before any other of its name."""
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("built", "file", "told"),
+    [
+        ("--with-stream=dynamic --modules-path={0}", False, "libnginx-mod-stream"),
+        ("--with-stream=dynamic --modules-path={0}", True, "load_module {0}/ngx_stream_module.so;"),
+        ("--with-stream --modules-path={0}", False, ""),
+        ("--with-http_ssl_module --with-stream", False, ""),
+    ],
+)
+async def test_what_nginx_needs_for_streams(
+    built: str, file: bool, told: str, tmp_path: Path
+) -> None:
+    """Without its module it would only say that it does not know the word `stream`."""
+    if file:
+        (tmp_path / "ngx_stream_module.so").touch()
+    put_program(tmp_path, "nginx", f"echo 'configure arguments: {built.format(tmp_path)}' >&2")
+    try:
+        line = await stream_module(tmp_path / "nginx")
+    except MissingError as error:
+        line = str(error)
+    assert told.format(tmp_path) in line
+    assert bool(line) == bool(told)
 
 
 # --- comparing ---
