@@ -6,7 +6,8 @@ on it, with the generators of `load` and the visitors of `visitors`; `suite` goe
 `report` and `plots` show them.
 
 What is not on the machine is left out, and the page says what is missing. All of it, on Debian: `apt-get install iperf3
-redis-server redis-tools nginx-light libnginx-mod-stream openssh-server openssh-client`, and cargo, by which rathole and bore are built.
+redis-server redis-tools nginx-light libnginx-mod-stream openssh-server openssh-client`, and cargo, by which rathole and bore are built;
+frp (`frps` and `frpc`), `chisel` and NAT, the Go program (`nat-server` and `nat-client`), if they are on the PATH.
 
 Linux only: processor time, memory and listening ports are read from /proc.
 """

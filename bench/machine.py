@@ -51,6 +51,8 @@ async def versions() -> dict[str, str]:
         ("Redis", "redis-server", ["redis-server", "--version"], r"v=(\S+)"),
         ("rathole", None, ["rathole", "--version"], r"Build Version: +(\S+)"),
         ("bore", None, ["bore", "--version"], r"bore-cli (\S+)"),
+        ("frp", "", ["frps", "--version"], r"(\d\S+)"),
+        ("chisel", "", ["chisel", "--version"], r"(\d\S+)"),
     ):
         program = ROOT / "bin" / command[0]
         try:

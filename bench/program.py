@@ -24,6 +24,8 @@ START_TIMEOUT: Final = 20.0
 _LOOK_INTERVAL: Final = 0.02
 _LISTEN: Final = "0A"
 """The state of a listening socket in /proc/net/tcp: TCP_LISTEN of the kernel's net/tcp_states.h."""
+_ALL: Final = ("0.0.0.0", "::")  # noqa: S104 (looked for, not listened on)
+"""All addresses; a socket of IPv6 takes IPv4 as well."""
 _LAST_WORDS: Final = 2000
 
 
@@ -35,16 +37,17 @@ class FailedError(Exception):
     """A measurement did not come off; the message says what happened."""
 
 
-def find(name: str, *, package: str) -> Path:
-    """Return the path of an installed program.
+def find(name: str, *, package: str = "", origin: str = "") -> Path:
+    """Return the path of an installed program, which comes in a package of Debian's, or from elsewhere.
 
     Raises:
-        MissingError: there is none, and names Debian's package.
+        MissingError: there is none; the message says where it comes from.
     """
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     if found is None:
-        raise MissingError(f"{name} is not installed (Debian's package {package})")
+        where = f"Debian's package {package}" if package else origin
+        raise MissingError(f"{name} is not installed ({where})")
     return Path(found)
 
 
@@ -163,25 +166,38 @@ async def output_of(command: Sequence[object], *, within: float) -> str:
 
 
 async def wait_listening(*ports: int, host: str = HOST) -> None:
-    """Wait until somebody listens on all these ports; connects to none of them, which could count as a visitor.
+    """Wait until somebody listens on all these ports, on `host` or on all addresses.
+
+    It connects to none of them: that could count as a visitor.
 
     Raises:
         FailedError: nobody does in time.
     """
-    wanted = {(host, port) for port in ports}
+    waited_for = set(ports)
     with trio.move_on_after(START_TIMEOUT):
         while True:
-            if wanted <= _listening():
+            listening = _listening()
+            waited_for = {p for p in ports if not {(h, p) for h in (host, *_ALL)} & listening}
+            if not waited_for:
                 return
             await trio.sleep(_LOOK_INTERVAL)
-    raise FailedError(f"nobody listens on {sorted(wanted - _listening())}")
+    raise FailedError(f"nobody listens on {host}, ports {sorted(waited_for)}")
 
 
 def _listening() -> set[tuple[str, int]]:
-    """Return the IPv4 addresses on which somebody listens."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    addresses = [row[1].split(":") for row in rows if row[3] == _LISTEN]
-    # The host is a word in this machine's byte order, which is little-endian wherever this runs.
-    return {
-        (socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in addresses
-    }
+    """Return the addresses on which somebody listens."""
+    found: set[tuple[str, int]] = set()
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        with suppress(FileNotFoundError):  # a kernel without IPv6
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if state == _LISTEN:
+                    host, port = local.split(":")
+                    found.add((_address(family, bytes.fromhex(host)), int(port, 16)))
+    return found
+
+
+def _address(family: socket.AddressFamily, words: bytes) -> str:
+    """Write an address for people, whose words of 4 bytes are in this machine's order: little-endian wherever this runs."""
+    turned = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+    return socket.inet_ntop(family, turned)

@@ -18,7 +18,15 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from bench.cargo import installed
 from bench.chain import Chain, Ends, Ports
-from bench.program import HOST, MissingError, find, free_port, output_of, wait_listening
+from bench.program import (
+    HOST,
+    FailedError,
+    MissingError,
+    find,
+    free_port,
+    output_of,
+    wait_listening,
+)
 from trionat.transport.certificate import make_certificate
 
 if TYPE_CHECKING:
@@ -180,6 +188,112 @@ async def _bore(site: Site, home: Ports) -> Ends:
     return Ends(public=(public_end,), private=tuple(private_ends), visit=visit)
 
 
+# --- frp ---
+
+_FRP: Final = "a release of frp, or built from the Go module github.com/fatedier/frp, on the PATH"
+
+
+async def _frp(site: Site, home: Ports, *, plain: bool = False) -> Ends:
+    """As it is by default: TLS, and all visitors multiplexed on one connection; `plain` has neither."""
+    frps, frpc = find("frps", origin=_FRP), find("frpc", origin=_FRP)
+    control, visit = free_port(), Ports(free_port(), free_port())
+    host, port = await site.cross(control)
+    both = "transport.tcpMux = false\n" if plain else ""
+    dialled = "transport.tls.enable = false\n" if plain else ""
+    (site.folder / "frps.toml").write_text(
+        f'bindAddr = "{HOST}"\nbindPort = {control}\nproxyBindAddr = "{HOST}"\n{both}'
+    )
+    (site.folder / "frpc.toml").write_text(
+        f'serverAddr = "{host}"\nserverPort = {port}\n{both}{dialled}'
+        + _frp_proxy("bulk", home.bulk, visit.bulk)
+        + _frp_proxy("requests", home.requests, visit.requests)
+    )
+    public_end = await site.run("frps", frps, "-c", "frps.toml")
+    await wait_listening(control)
+    private_end = await site.run("frpc", frpc, "-c", "frpc.toml")
+    return Ends(public=(public_end,), private=(private_end,), visit=visit)
+
+
+def _frp_proxy(name: str, local: int, remote: int) -> str:
+    return (
+        f'[[proxies]]\nname = "{name}"\ntype = "tcp"\n'
+        f'localIP = "{HOST}"\nlocalPort = {local}\nremotePort = {remote}\n'
+    )
+
+
+async def _frp_plain(site: Site, home: Ports) -> Ends:
+    return await _frp(site, home, plain=True)
+
+
+# --- chisel ---
+
+_CHISEL: Final = (
+    "a release of chisel, or built from the Go module github.com/jpillora/chisel, on the PATH"
+)
+
+
+async def _chisel(site: Site, home: Ports) -> Ends:
+    """Both services over one connection: SSH's protocol in a WebSocket."""
+    chisel = find("chisel", origin=_CHISEL)
+    control, visit = free_port(), Ports(free_port(), free_port())
+    host, port = await site.cross(control)
+    listen = ["--host", HOST, "--port", control]
+    public_end = await site.run("chisel-server", chisel, "server", "--reverse", *listen)
+    await wait_listening(control)
+    private_end = await site.run(
+        *("chisel-client", chisel, "client", f"http://{host}:{port}"),
+        f"R:{HOST}:{visit.bulk}:{HOST}:{home.bulk}",
+        f"R:{HOST}:{visit.requests}:{HOST}:{home.requests}",
+    )
+    return Ends(public=(public_end,), private=(private_end,), visit=visit)
+
+
+# --- NAT, the Go program that trionat replaces ---
+
+_NAT: Final = "NAT, the Go program, on the PATH"
+_NAT_VISIT: Final = "[VisitAddress]"
+
+
+async def _nat(site: Site, home: Ports) -> Ends:
+    """Its client has one service, so there are two of them; the server hands out the visit ports, on all addresses."""
+    server, client = find("nat-server", origin=_NAT), find("nat-client", origin=_NAT)
+    control, tunnel, pool = free_port(), free_port(), (free_port(), free_port())
+    control_host, control_port = await site.cross(control)
+    tunnel_host, tunnel_port = await site.cross(tunnel)
+    (site.folder / "server.yml").write_text(
+        f'Server:\n  Name: "bench"\n  ControllerAddr: "{HOST}:{control}"\n  TunnelAddr: "{HOST}:{tunnel}"\n'
+        f"  VisitPort: [{pool[0]}, {pool[1]}]\n  TaskQueueNum: 4\n  TaskQueueBuff: 32\n  MaxTCPConnNum: 2\n"
+        '  MaxConnNum: 128\n  LogFilename: "server.log"\n  StartAuth: false\n  StartLog: false\n'
+    )
+    (site.folder / "client.yml").write_text(
+        'Auth:\n  Username: "bench"\n  Password: "bench"\n'
+        f'Client:\n  Name: "bench"\n  PublicServerAddr: "{HOST}"\n'
+        f'  TunnelServerAddr: "{tunnel_host}:{tunnel_port}"\n'
+        f'  ControllerAddr: "{control_host}:{control_port}"\n  LocalServerAddr: "{HOST}:{home.bulk}"\n'
+    )
+    public_end = await site.run("nat-server", server)
+    await wait_listening(control, tunnel)
+    private_ends: list[Program] = []
+    visit: list[int] = []
+    for name, local in (("bulk", home.bulk), ("requests", home.requests)):
+        program = await site.run(f"nat-client-{name}", client, "-l", f"{HOST}:{local}")
+        private_ends.append(program)
+        visit.append(visit_port(await program.wait_words(_NAT_VISIT)))
+    return Ends(public=(public_end,), private=tuple(private_ends), visit=Ports(*visit))
+
+
+def visit_port(line: str) -> int:
+    """Return the port of the public address that a client of NAT has told.
+
+    Raises:
+        FailedError: there is none in this line.
+    """
+    found = re.search(r":(\d+)", line.partition(_NAT_VISIT)[2])
+    if found is None:
+        raise FailedError(f"no port in what nat-client said: {line.strip()}")
+    return int(found[1])
+
+
 # --- ssh -R ---
 
 
@@ -225,4 +339,8 @@ NGINX_ENCRYPTED: Final = Chain(name="nginx twice, TLS", encrypted=True, build=_n
 RATHOLE: Final = Chain(name="rathole", encrypted=False, build=_rathole)
 RATHOLE_ENCRYPTED: Final = Chain(name="rathole, TLS", encrypted=True, build=_rathole_encrypted)
 BORE: Final = Chain(name="bore", encrypted=False, build=_bore)
+FRP: Final = Chain(name="frp", encrypted=True, build=_frp)
+FRP_PLAIN: Final = Chain(name="frp, TLS and mux off", encrypted=False, build=_frp_plain)
+CHISEL: Final = Chain(name="chisel", encrypted=True, build=_chisel)
+NAT: Final = Chain(name="NAT (Go)", encrypted=False, build=_nat)
 SSH: Final = Chain(name="ssh -R", encrypted=True, build=_ssh)

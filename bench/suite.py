@@ -9,7 +9,19 @@ import trio
 from bench.chain import standing
 from bench.product import ENCRYPTED, UNENCRYPTED
 from bench.program import FailedError, MissingError
-from bench.rivals import BORE, DIRECT, NGINX, NGINX_ENCRYPTED, RATHOLE, RATHOLE_ENCRYPTED, SSH
+from bench.rivals import (
+    BORE,
+    CHISEL,
+    DIRECT,
+    FRP,
+    FRP_PLAIN,
+    NAT,
+    NGINX,
+    NGINX_ENCRYPTED,
+    RATHOLE,
+    RATHOLE_ENCRYPTED,
+    SSH,
+)
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
@@ -22,8 +34,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHAINS: Final = (
-    *(DIRECT, NGINX, RATHOLE, BORE, UNENCRYPTED),
-    *(NGINX_ENCRYPTED, RATHOLE_ENCRYPTED, SSH, ENCRYPTED),
+    *(DIRECT, NGINX, RATHOLE, BORE, FRP_PLAIN, NAT, UNENCRYPTED),
+    *(NGINX_ENCRYPTED, RATHOLE_ENCRYPTED, FRP, CHISEL, SSH, ENCRYPTED),
 )
 _LONGEST: Final = 600.0
 """Seconds for one measurement; the slowest of a full run takes a tenth of it on two slow cores."""

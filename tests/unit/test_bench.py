@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,13 +19,24 @@ import pytest
 import trio
 
 from bench import path, scenarios
-from bench.chain import Chain, open_site
+from bench.chain import Chain, Ports, open_site
 from bench.product import ENCRYPTED
-from bench.program import FailedError, MissingError, free_port
+from bench.program import FailedError, MissingError, free_port, wait_listening
 from bench.report import Report
 from bench.results import Measure, Results, Summary
-from bench.rivals import NGINX, NGINX_ENCRYPTED, stream_module
+from bench.rivals import (
+    CHISEL,
+    FRP,
+    FRP_PLAIN,
+    NAT,
+    NGINX,
+    NGINX_ENCRYPTED,
+    stream_module,
+    visit_port,
+)
+from bench.suite import run_suite
 from bench.targets import Target
+from trionat.config.load import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,6 +162,146 @@ async def test_what_nginx_needs_for_streams(
         line = str(error)
     assert told.format(tmp_path) in line
     assert bool(line) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("chain", "missing"),
+    [(FRP, "frps"), (FRP_PLAIN, "frps"), (CHISEL, "chisel"), (NAT, "nat-server")],
+)
+async def test_a_rival_that_is_not_here_is_told_in_a_line(
+    chain: Chain, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    results = Results()
+    await run_suite([chain], (), scenarios.QUICK, results)
+    assert not results.failures
+    assert "\n" not in results.left_out[chain.name]
+    if shutil.which("iperf3") and shutil.which("redis-server"):
+        assert f"{missing} is not installed" in results.left_out[chain.name]
+
+
+STAND_INS = {
+    "frps": """
+import tomllib
+told = tomllib.load(open(sys.argv[2], "rb"))
+listen(told["bindAddr"], told["bindPort"])
+""",
+    "frpc": """
+import tomllib
+told = tomllib.load(open(sys.argv[2], "rb"))
+socket.create_connection((told["serverAddr"], told["serverPort"]))
+for proxy in told["proxies"]:
+    listen("127.0.0.1", proxy["remotePort"])
+""",
+    "chisel": """
+words = sys.argv[2:]
+if sys.argv[1] == "server":
+    assert "--reverse" in words
+    listen(words[words.index("--host") + 1], int(words[words.index("--port") + 1]))
+else:
+    host, port = words[0].removeprefix("http://").split(":")
+    socket.create_connection((host, int(port)))
+    for word in words[1:]:
+        letter, host, port, *home = word.split(":")
+        assert letter == "R"
+        listen(host, int(port))
+""",
+    "nat-server": """
+import yaml
+told = yaml.safe_load(open("server.yml"))["Server"]
+for key in ("ControllerAddr", "TunnelAddr"):
+    host, port = told[key].split(":")
+    listen(host, int(port))
+for port in told["VisitPort"]:
+    listen("::", port)
+""",
+    "nat-client": """
+import pathlib, yaml
+told = yaml.safe_load(open("client.yml"))["Client"]
+for key in ("ControllerAddr", "TunnelServerAddr"):
+    host, port = told[key].split(":")
+    socket.create_connection((host, int(port)))
+taken = len(list(pathlib.Path().glob("nat-client-*.out"))) - 1  # ports are handed out in turn
+visit = yaml.safe_load(open("server.yml"))["Server"]["VisitPort"][taken]
+print("2026/11/28 14:35:02 \\x1b[32m[VisitAddress]", told["PublicServerAddr"] + f":{visit}\\x1b[0m", flush=True)
+""",
+}
+"""What a rival's programs read and where they listen, for a machine that has not got them: they carry nothing."""
+
+LISTENING = """
+import socket, sys, time
+kept = []
+def listen(host, port):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    kept.append(socket.create_server((host, port), family=family))
+"""
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stand-ins before all other programs."""
+    for name, script in STAND_INS.items():
+        file = tmp_path / f"{name}.py"
+        file.write_text(f"{LISTENING}{script}time.sleep(60)\n")
+        put_program(tmp_path, name, f'exec {sys.executable} {file} "$@"')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize("round_trip", [0, ROUND_TRIP])
+@pytest.mark.parametrize("chain", [FRP, FRP_PLAIN, CHISEL, NAT], ids=lambda chain: chain.name)
+async def test_the_ends_of_a_rival_are_told_the_same(chain: Chain, round_trip: float) -> None:
+    """They find each other, over a path as well, and listen where visitors will connect."""
+    async with open_site(round_trip) as site:
+        home = Ports(free_port(), free_port())
+        ends = await chain.build(site, home)
+        await wait_listening(ends.visit.bulk, ends.visit.requests)
+        assert ends.visit.bulk != ends.visit.requests
+        if chain in (FRP, FRP_PLAIN):
+            server, client = (
+                tomllib.loads((site.folder / f"{name}.toml").read_text())
+                for name in ("frps", "frpc")
+            )
+            local = {proxy["remotePort"]: proxy["localPort"] for proxy in client["proxies"]}
+            assert local == {ends.visit.bulk: home.bulk, ends.visit.requests: home.requests}
+            plain = {"tls": {"enable": False}, "tcpMux": False}
+            assert client.get("transport") == (plain if chain is FRP_PLAIN else None)
+            assert server.get("transport") == ({"tcpMux": False} if chain is FRP_PLAIN else None)
+        if chain is NAT:  # trionat reads the files of NAT as they are
+            loaded = load("server", file=site.folder / "server.yml", environ={}).server
+            assert set(loaded.visit_port) == {ends.visit.bulk, ends.visit.requests}
+            assert loaded.max_tcp_conn_num == 2
+            load("client", file=site.folder / "client.yml", environ={})
+
+
+@pytest.mark.parametrize(
+    ("line", "port"),
+    [
+        ("[VisitAddress] example.com:20001\n", 20001),
+        ("12:00:01 \x1b[32m[VisitAddress]\x1b[0m  127.0.0.1:20001 \x1b[0m\n", 20001),
+        ("12:00:01 [VisitAddress] none\n", None),
+    ],
+)
+def test_where_the_visitors_of_nat_connect(line: str, port: int | None) -> None:
+    if port is None:
+        with pytest.raises(FailedError, match="no port"):
+            visit_port(line)
+    else:
+        assert visit_port(line) == port
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
+async def test_listening_on_all_addresses_counts(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        with trio.fail_after(5):
+            await wait_listening(port)
+    monkeypatch.setattr("bench.program.START_TIMEOUT", 0.1)
+    with pytest.raises(FailedError, match=str(port)):
+        await wait_listening(port)
 
 
 # --- comparing ---
