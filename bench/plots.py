@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import matplotlib as mpl
@@ -56,11 +57,17 @@ def _draw_bars(axes: Axes, report: Report, measure: Measure) -> None:
         for chain in report.chains
         if (summary := report.results.summary(measure, chain.name))
     ]
-    medians = [summary.median for _, summary in shown]
+    # What did not happen has no bar, but a word; a line ends at the most that is finite.
+    medians = [summary.median if math.isfinite(summary.median) else 0 for _, summary in shown]
     ranges = [
-        [summary.median - summary.least for _, summary in shown],
-        [summary.most - summary.median for _, summary in shown],
+        [_finite(summary.median - summary.least) for _, summary in shown],
+        [_finite(summary.most - summary.median) for _, summary in shown],
     ]
+    for place, (_, summary) in enumerate(shown):
+        if not math.isfinite(summary.median):
+            axes.annotate(
+                measure.never, (0, place), (3, 0), textcoords="offset points", va="center", size=8
+            )
     axes.barh(
         [chain.name for chain, _ in shown],
         medians,
@@ -73,6 +80,10 @@ def _draw_bars(axes: Axes, report: Report, measure: Measure) -> None:
     unit = f"{measure.unit}, " if measure.unit else ""
     axes.set_title(f"{measure.title} ({unit}{better} is better)", fontsize=9)
     axes.tick_params(labelsize=8)
+
+
+def _finite(length: float) -> float:
+    return length if math.isfinite(length) else 0.0
 
 
 def _colour(chain: Chain) -> str:

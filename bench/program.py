@@ -62,11 +62,15 @@ def free_port() -> int:
 
 @attrs.frozen
 class Program:
-    """A running program, with the processes that it has started; `output` is the file of all that it says."""
+    """A running program, with the processes that it has started; `output` is the file of all that it says.
+
+    `ended` is set when it has ended by itself.
+    """
 
     name: str
     pid: int
     output: Path
+    ended: trio.Event = attrs.field(factory=trio.Event, eq=False)
 
     @property
     def processor_seconds(self) -> float:
@@ -112,17 +116,18 @@ def _end_of(output: Path) -> str:
 
 @asynccontextmanager
 async def running(
-    name: str, command: Sequence[object], folder: Path, **environ: str
+    name: str, command: Sequence[object], folder: Path, *, may_end: bool = False, **environ: str
 ) -> AsyncGenerator[Program]:
     """Run a program in `folder` until the block is left, with no `TRIONAT_` variables but those of `environ`.
 
     The words of the command are what `str` makes of them.
 
     Raises:
-        FailedError: it ended by itself; the block is cancelled then.
+        FailedError: it ended by itself, and `may_end` does not say that it may; the block is cancelled then.
     """
     output = folder / f"{name}.out"
     inherited = {key: value for key, value in os.environ.items() if key[:8] != "TRIONAT_"}
+    ended_by_itself = trio.Event()
     with output.open("wb") as file:
         program = partial(
             trio.run_process,
@@ -137,11 +142,14 @@ async def running(
 
         async def run(*, task_status: trio.TaskStatus[trio.Process]) -> None:  # noqa: ASYNC128 - run_process tells
             ended = await program(task_status=task_status)
+            ended_by_itself.set()
+            if may_end:
+                return
             raise FailedError(f"{name} ended with {ended.returncode}: {_end_of(output)}")
 
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(run)
-            yield Program(name, process.pid, output)
+            yield Program(name, process.pid, output, ended_by_itself)
             nursery.cancel_scope.cancel("it is not needed any more")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -39,14 +40,14 @@ class Report:
         """Write the page and the JSON file; the pictures are `plots`'s."""
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
         (folder / PICTURES / "results.json").write_text(
-            json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8"
+            json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
         )
         (folder / "benchmarks.md").write_text(self.as_markdown(), encoding="utf-8")
 
     # -- for programs --------------------------------------------------------------------------------------------------
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything, with the figure of every round."""
+        """Return everything, with the figure of every round; null is one of something that did not happen."""
         measures = [measure for scenario in self.scenarios for measure in scenario.measures]
         return {
             "date": self.date,
@@ -60,7 +61,7 @@ class Report:
                     "unit": measure.unit,
                     "chains": {
                         chain.name: {
-                            **attrs.asdict(summary),
+                            **_finite(attrs.asdict(summary)),
                             "rounds": self._rounds(measure, chain),
                         }
                         for chain in self.chains
@@ -75,15 +76,17 @@ class Report:
                     "measure": target.measure.key,
                     "compared_with": target.other and target.other.name,
                     "bound": target.bound,
-                    "figure": (figure := target.figure(self.results)) and attrs.asdict(figure),
+                    "figure": (figure := target.figure(self.results))
+                    and _finite(attrs.asdict(figure)),
                     "reached": target.reached(self.results),
                 }
                 for target in self.targets
             ],
         }
 
-    def _rounds(self, measure: Measure, chain: Chain) -> list[float]:
-        return list(self.results.rounds(measure, chain.name).values())
+    def _rounds(self, measure: Measure, chain: Chain) -> list[float | None]:
+        figures = self.results.rounds(measure, chain.name).values()
+        return [figure if math.isfinite(figure) else None for figure in figures]
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
@@ -127,7 +130,7 @@ class Report:
                 target.chain.name,
                 f"{titles[target.measure]}: {target.measure.title}",
                 "" if target.other is None else f"x {target.other.name}",
-                _cell(target.figure(self.results), 2),
+                _cell(target.figure(self.results), target.measure, 2),
                 _bound(target),
                 words[target.reached(self.results)],
             ]
@@ -142,7 +145,7 @@ class Report:
     def _section(self, scenario: Scenario) -> Iterator[str]:
         yield f"## {scenario.title}"
         yield ""
-        yield scenario.text
+        yield scenario.text.format_map(attrs.asdict(self.effort))
         yield ""
         head = [
             f"{measure.title} ({measure.unit})" if measure.unit else measure.title
@@ -152,7 +155,7 @@ class Report:
             [
                 chain.name,
                 *(
-                    _cell(self.results.summary(measure, chain.name), measure.digits)
+                    _cell(self.results.summary(measure, chain.name), measure)
                     for measure in scenario.measures
                 ),
             ]
@@ -172,12 +175,17 @@ class Report:
         yield ""
 
 
-def _cell(summary: Summary | None, digits: int) -> str:
+def _cell(summary: Summary | None, measure: Measure, digits: int | None = None) -> str:
     """Write a summary; nothing for nothing, and no range where there was one round."""
     if summary is None:
         return ""
-    median, least, most = (f"{value:,.{digits}f}" for value in attrs.astuple(summary))
+    median, least, most = (measure.write(value, digits) for value in attrs.astuple(summary))
     return median if least == most else f"{median} ({least}-{most})"
+
+
+def _finite(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the same figures with None for those that are infinite, which JSON does not know."""
+    return {key: value if math.isfinite(value) else None for key, value in told.items()}
 
 
 def _bound(target: Target) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,24 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Measure:
-    """Something that is measured. `key` is its name in the JSON file, `title` the one for people."""
+    """Something that is measured. `key` is its name in the JSON file, `title` the one for people.
+
+    An infinite time is one of something that does not happen: `never` is the word for it.
+    """
 
     key: str
     title: str
     unit: str = ""
     digits: int = 0
     more_is_better: bool = False
+    never: str = ""
+
+    def write(self, figure: float, digits: int | None = None, *, unit: bool = False) -> str:
+        """Write a figure for people, with its unit if that is asked for."""
+        if not math.isfinite(figure):
+            return self.never
+        text = f"{figure:,.{self.digits if digits is None else digits}f}"
+        return f"{text} {self.unit}".rstrip() if unit else text
 
 
 @attrs.frozen

@@ -11,6 +11,7 @@ import trio
 
 from bench import visitors
 from bench.load import move_bulk, send_requests
+from bench.outage import Outage
 from bench.results import Measure
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Effort:
     burst: int = 50
     idle: int = 1_000
     talk_seconds: float = 4.0
+    cut_seconds: float = 10.0
+    cut_patience: float = 30.0
 
 
 QUICK: Final = Effort(
@@ -51,6 +54,8 @@ QUICK: Final = Effort(
     visits=3,
     idle=50,
     talk_seconds=1.0,
+    cut_seconds=2.0,
+    cut_patience=6.0,
 )
 
 
@@ -58,8 +63,9 @@ QUICK: Final = Effort(
 class Scenario:
     """One thing that is done with a chain, and the measures that come of it.
 
-    `round_trip` is the length of the path between the two ends, in seconds. `of_ends` tells that it says something about the
-    two ends only, so that a chain without any is left out.
+    `text` may name the numbers of the effort, as in `{idle:,}`. `round_trip` is the length of the path between the two ends, in
+    seconds; `cuttable` tells that they are linked by what can be cut. `of_ends` tells that it says something about the two ends
+    only, so that a chain without any is left out.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Scenario:
     measures: tuple[Measure, ...]
     run: Callable[[Ends, Effort], Awaitable[Mapping[Measure, float]]]
     round_trip: float = 0
+    cuttable: bool = False
     of_ends: bool = False
 
 
@@ -232,6 +239,58 @@ async def _talk(ends: Ends, effort: Effort) -> dict[Measure, float]:
     return {TALK_ALONE: alone * 1e3, TALK_BESIDE: beside * 1e3, TALK_RATIO: beside / alone}
 
 
+# --- a cut ---
+
+
+@attrs.frozen(kw_only=True)
+class Cut:
+    """What becomes of those who are there when the two ends are cut off from each other, and of who comes afterwards."""
+
+    reset: bool
+    download: Measure
+    typing: Measure
+    newcomer: Measure
+
+    @classmethod
+    def of(cls, name: str, *, reset: bool) -> Cut:
+        """Return the measures of one way to be cut off."""
+
+        def time(key: str, title: str, never: str) -> Measure:
+            return Measure(key=f"{name}_{key}", title=title, unit="s", digits=1, never=never)
+
+        return cls(
+            reset=reset,
+            download=time("download", "a download goes on after", "lost"),
+            typing=time("typing", "an answer comes after", "lost"),
+            newcomer=time("newcomer", "a newcomer is served after", "not served"),
+        )
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """All of it."""
+        return self.download, self.typing, self.newcomer
+
+    async def run(self, ends: Ends, effort: Effort) -> dict[Measure, float]:
+        """Cut a chain."""
+        outage = Outage(seconds=effort.cut_seconds, patience=effort.cut_patience, reset=self.reset)
+        await outage.happen(ends)
+        return {
+            self.download: outage.download,
+            self.typing: outage.typing,
+            self.newcomer: outage.newcomer,
+        }
+
+
+CUT: Final = Cut.of("cut", reset=True)
+SILENCE: Final = Cut.of("silence", reset=False)
+_CUT_TEXT: Final = (
+    " A download is under way then, and somebody sends a word to an echo ten times a second and waits for each answer. Times are"
+    " counted from the beginning of the cut, so {cut_seconds:g} s is the least. A stream is lost that is cut off, or does not go on"
+    " within {cut_patience:g} s after the cut; one that goes on does so byte for byte, or the measurement fails. Newcomers come every"
+    " 0.2 s from the end of the cut on. A program that ends by itself is not started again."
+)
+
+
 def _p99(times: Sequence[float]) -> float:
     return sorted(times)[math.ceil(0.99 * len(times)) - 1]
 
@@ -262,9 +321,10 @@ SCENARIOS: Final = (
     Scenario(
         name="first-byte",
         title="Time to the first byte",
-        text=f"Between the two ends is a path of {ROUND_TRIP * 1e3:.0f} ms there and back. A visitor connects, asks, and the time"
+        text=f"Between the two ends is a path of {ROUND_TRIP * 1e3:.0f} ms there and back."
+        " A visitor connects, asks, and the time"
         " to the first byte of the answer is taken, in round trips: 1.0 is the least. First visitors come one after another,"
-        " then fifty at the same moment, which is more than trionat keeps tunnels ready for.",
+        " then {burst} at the same moment.",
         measures=(WARM, BURST, BURST_SLOWEST),
         run=_first_byte,
         round_trip=ROUND_TRIP,
@@ -273,7 +333,7 @@ SCENARIOS: Final = (
     Scenario(
         name="memory",
         title="Memory",
-        text="Resident memory of each end, a second after its start, and what it holds more with 1,000 visitors who were answered"
+        text="Resident memory of each end, a second after its start, and what it holds more with {idle:,} visitors who were answered"
         " once and stay, for each of them. An end of several processes counts what these share several times.",
         measures=(PUBLIC_REST, PRIVATE_REST, PUBLIC_VISITOR, PRIVATE_VISITOR),
         run=_memory,
@@ -286,5 +346,25 @@ SCENARIOS: Final = (
         " service of the same chain).",
         measures=(TALK_ALONE, TALK_BESIDE, TALK_RATIO),
         run=_talk,
+    ),
+    Scenario(
+        name="cut",
+        title="What a cut costs",
+        text="All connections between the two ends are reset, and for {cut_seconds:g} s none can be made, as when a router between them"
+        " starts anew." + _CUT_TEXT,
+        measures=CUT.measures,
+        run=CUT.run,
+        cuttable=True,
+        of_ends=True,
+    ),
+    Scenario(
+        name="silence",
+        title="What a silent cut costs",
+        text="Nothing crosses the connections between the two ends any more and nobody is told, and for {cut_seconds:g} s no new one"
+        " can be made, as when the address of one end changes." + _CUT_TEXT,
+        measures=SILENCE.measures,
+        run=SILENCE.run,
+        cuttable=True,
+        of_ends=True,
     ),
 )

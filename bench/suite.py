@@ -71,7 +71,8 @@ async def _measure(
     what = f"round {number + 1}, {scenario.name}, {chain.name}"
     try:
         with trio.fail_after(_LONGEST):
-            async with standing(chain, scenario.round_trip) as ends:
+            site = standing(chain, scenario.round_trip, cuttable=scenario.cuttable)
+            async with site as ends:
                 if scenario.of_ends and not ends.public:
                     return
                 figures = await scenario.run(ends, effort)
@@ -80,7 +81,7 @@ async def _measure(
         print(results.failures[-1], flush=True)
     else:
         results.add(chain.name, number, figures)
-        shown = (f"{m.title} {figure:.{m.digits}f} {m.unit}" for m, figure in figures.items())
+        shown = (f"{m.title}: {m.write(figure, unit=True)}" for m, figure in figures.items())
         print(f"{what}: {'; '.join(shown)}", flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -12,14 +13,18 @@ import sys
 import threading
 import time
 import tomllib
-from contextlib import contextmanager
+from array import array
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from bench import path, scenarios
-from bench.chain import Chain, Ports, open_site
+from bench.chain import Chain, Ends, Ports, open_site
+from bench.link import Link
+from bench.outage import Download, Outage, serve_download
 from bench.product import ENCRYPTED
 from bench.program import FailedError, MissingError, free_port, wait_listening
 from bench.report import Report
@@ -39,7 +44,7 @@ from bench.targets import Target
 from trionat.config.load import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -108,6 +113,139 @@ def test_the_path_takes_its_time() -> None:
             assert time.perf_counter() - began >= ROUND_TRIP
             assert client.recv(100) == b""
         thread.join()
+
+
+# --- the link ---
+
+
+async def say_back(stream: trio.SocketStream) -> None:
+    """Be Redis, as far as ECHO goes."""
+    asked = b""
+    with suppress(trio.BrokenResourceError):
+        async for data in stream:
+            *lines, asked = (asked + data).split(b"\r\n")
+            for line in lines:
+                word = line.removeprefix(b"ECHO ")
+                await stream.send_all(b"$%d\r\n%b\r\n" % (len(word), word))
+
+
+async def serve(
+    nursery: trio.Nursery, handle: Callable[[trio.SocketStream], Awaitable[None]]
+) -> int:
+    """Serve connections; return the port."""
+    [listener] = await nursery.start(partial(trio.serve_tcp, handle, 0, host=HOST))
+    port: int = listener.socket.getsockname()[1]
+    return port
+
+
+async def ask(stream: trio.SocketStream, word: bytes) -> bytes:
+    await stream.send_all(b"ECHO " + word + b"\r\n")
+    return await stream.receive_some()
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_a_cut(reset: bool) -> None:
+    """Who is there is told or not, who comes meanwhile waits as on a network that is away, and who comes later is served."""
+    async with trio.open_nursery() as nursery:
+        entrance = free_port()
+        link = Link(nursery)
+        link.open((HOST, entrance), await serve(nursery, say_back))
+        async with await trio.open_tcp_stream(HOST, entrance) as there:
+            assert await ask(there, b"one") == b"$3\r\none\r\n"
+            began = trio.current_time()
+            nursery.start_soon(partial(link.cut, 0.5, reset=reset))
+            await trio.sleep(0.1)
+            if reset:
+                with pytest.raises(trio.BrokenResourceError) as caught:
+                    await ask(there, b"two")
+                assert isinstance(caught.value.__cause__, ConnectionResetError)
+            async with await trio.open_tcp_stream(HOST, entrance) as newcomer:
+                assert trio.current_time() - began >= 0.5
+                assert await ask(newcomer, b"three") == b"$5\r\nthree\r\n"
+            if not reset:
+                with trio.move_on_after(0.3) as waited:
+                    await ask(there, b"four")
+                assert waited.cancelled_caught
+        nursery.cancel_scope.cancel("seen")
+
+
+async def test_a_connection_that_ends_crosses_the_link() -> None:
+    async def answer_the_end(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            pass
+        await stream.send_all(b"bye")
+
+    async with trio.open_nursery() as nursery:
+        entrance = free_port()
+        Link(nursery).open((HOST, entrance), await serve(nursery, answer_the_end))
+        async with await trio.open_tcp_stream(HOST, entrance) as visitor:
+            await visitor.send_eof()
+            assert await visitor.receive_some() == b"bye"
+            assert await visitor.receive_some() == b""
+        nursery.cancel_scope.cancel("seen")
+
+
+@asynccontextmanager
+async def linked(
+    *, crossing: bool, program: str = "import time; time.sleep(60)"
+) -> AsyncIterator[Ends]:
+    """Yield the ends of a chain whose visitors cross the link or go past it, and a program at either end."""
+    async with open_site(cuttable=True) as site:
+        assert site.link is not None
+        ports = [await serve(site.nursery, handle) for handle in (serve_download, say_back)]
+        if crossing:
+            entrances = [free_port(), free_port()]
+            for entrance, port in zip(entrances, ports, strict=True):
+                site.link.open((HOST, entrance), port)
+            ports = entrances
+        public = await site.run("public", sys.executable, "-c", "import time; time.sleep(60)")
+        private = await site.run("private", sys.executable, "-c", program)
+        yield Ends(public=(public,), private=(private,), visit=Ports(*ports), link=site.link)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_streams_that_are_lost_in_a_cut(reset: bool) -> None:
+    outage = Outage(seconds=0.5, patience=3, reset=reset)
+    async with linked(crossing=True) as ends:
+        await outage.happen(ends)
+    assert (outage.download, outage.typing) == (math.inf, math.inf)
+    assert 0.5 <= outage.newcomer < 3
+
+
+async def test_streams_that_go_on_after_a_cut() -> None:
+    outage = Outage(seconds=0.5, patience=5, reset=True)
+    async with linked(crossing=False) as ends:
+        await outage.happen(ends)
+    assert 0.5 <= outage.download < 3
+    assert 0.5 <= outage.typing < 3
+    assert 0.5 <= outage.newcomer < 3
+
+
+async def test_nobody_waits_for_an_end_that_is_gone() -> None:
+    """It ends by itself during the cut, as OpenSSH's client does, and nothing is expected any more."""
+    outage = Outage(seconds=1.5, patience=60, reset=False)
+    program = "import time; time.sleep(1.5)"
+    async with linked(crossing=True, program=program) as ends:
+        await outage.happen(ends)
+    assert (outage.download, outage.typing) == (math.inf, math.inf)
+
+
+@pytest.mark.parametrize("offset", [0, 65_535, 65_536, 100_000])
+def test_a_wrong_byte_of_a_download(offset: int) -> None:
+    sent = array("Q", range(16_384)).tobytes()
+    wrong = bytearray(sent)
+    wrong[offset] ^= 1
+    download = Download()
+    for start in range(0, len(sent), 30_000):
+        download.take(sent[start : start + 30_000])
+    assert download.received == len(sent)
+    download = Download()
+    with pytest.raises(FailedError, match=f"at offset {offset}$"):
+        for start in range(0, len(sent), 30_000):
+            download.take(bytes(wrong[start : start + 30_000]))
+    download = Download()
+    with pytest.raises(FailedError, match="wrong byte"):  # some are missing
+        download.take(sent[:80_000] + sent[80_008:])
 
 
 # --- chains ---
