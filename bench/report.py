@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bench import machine
+from bench.rivals import DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -112,6 +113,9 @@ class Report:
         yield f"the rounds ({self.effort.rounds}), with the least and the most in brackets. Ratios compare figures of the same round, so they are not"
         yield "always those of the medians."
         yield ""
+        yield "**Bold** is the best figure of a column among those that encrypt what passes between the two ends, and the best among those"
+        yield f"that do not. These encrypt: {self._names(encrypted=True)}. These do not: {self._names(encrypted=False)}."
+        yield ""
         if not machine.is_quiet(self.facts):
             yield "**The machine was busy with other things: do not rely on these figures.**"
             yield ""
@@ -152,19 +156,46 @@ class Report:
             for measure in scenario.measures
         ]
         rows = [
-            [
-                chain.name,
-                *(
-                    _cell(self.results.summary(measure, chain.name), measure)
-                    for measure in scenario.measures
-                ),
-            ]
+            [chain.name, *(self._figure(measure, chain) for measure in scenario.measures)]
             for chain in self.chains
         ]
         yield from _table(["", *head], [row for row in rows if any(row[1:])])
         yield ""
         yield f"![{scenario.title}]({PICTURES}/{scenario.name}.png)"
         yield ""
+
+    def _figure(self, measure: Measure, chain: Chain) -> str:
+        cell = _cell(self.results.summary(measure, chain.name), measure)
+        if chain.name not in self._best(measure, encrypted=chain.encrypted):
+            return cell
+        median, *least_and_most = cell.split(" ", 1)
+        return " ".join([f"**{median}**", *least_and_most])
+
+    def _best(self, measure: Measure, *, encrypted: bool) -> set[str]:
+        """Return the names of the chains of one kind that nobody betters, as far as the page shows; none without a rival."""
+        medians = {
+            chain.name: summary.median
+            for chain in self._relays(encrypted=encrypted)
+            if (summary := self.results.summary(measure, chain.name))
+        }
+        if len(medians) < 2 or not any(map(math.isfinite, medians.values())):
+            return set()
+        best = (max if measure.more_is_better else min)(medians.values())
+        return {
+            name for name, median in medians.items() if measure.write(median) == measure.write(best)
+        }
+
+    def _relays(self, *, encrypted: bool) -> list[Chain]:
+        """Return the chains of one kind that have two ends."""
+        return [
+            chain for chain in self.chains if chain is not DIRECT and chain.encrypted == encrypted
+        ]
+
+    def _names(self, *, encrypted: bool) -> str:
+        """Return the names of those of them that are here."""
+        relays = self._relays(encrypted=encrypted)
+        here = [chain.name for chain in relays if chain.name not in self.results.left_out]
+        return "; ".join(here) or "none"
 
     def _absences(self) -> Iterator[str]:
         yield "## Left out"

@@ -8,11 +8,16 @@ import attrs
 
 from bench import scenarios
 from bench.product import ENCRYPTED, UNENCRYPTED
-from bench.rivals import BORE, NGINX, NGINX_ENCRYPTED, RATHOLE
+from bench.rivals import BORE, CHISEL, FRP, NGINX, NGINX_ENCRYPTED, RATHOLE
+from bench.scenarios import Effort
 
 if TYPE_CHECKING:
     from bench.chain import Chain
     from bench.results import Measure, Results, Summary
+
+
+_CUT_LIMIT: Final = Effort().cut_seconds + 1
+"""Seconds: nothing but the cut itself, and one to find each other again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,10 +44,19 @@ class Target:
         return figure.median <= self.bound
 
 
+_RIVALS: Final = {
+    "nginx": NGINX,
+    "nginx_tls": NGINX_ENCRYPTED,
+    "rathole": RATHOLE,
+    "bore": BORE,
+    "frp": FRP,
+    "chisel": CHISEL,
+}
+
+
 def _compared(chain: Chain, measure: Measure, **bounds: float) -> list[Target]:
-    rivals = {"nginx": NGINX, "nginx_tls": NGINX_ENCRYPTED, "rathole": RATHOLE, "bore": BORE}
     return [
-        Target(chain=chain, measure=measure, bound=bound, other=rivals[rival])
+        Target(chain=chain, measure=measure, bound=bound, other=_RIVALS[rival])
         for rival, bound in bounds.items()
     ]
 
@@ -51,24 +65,26 @@ def _targets(chain: Chain) -> list[Target]:
     targets: list[Target] = []
     if chain is UNENCRYPTED:
         for measure in scenarios.BULK.values():
-            targets += _compared(chain, measure, nginx=1.0, rathole=1.5)
-        targets += _compared(chain, scenarios.AT_ONCE, nginx=0.75, rathole=1.0)
+            targets += _compared(chain, measure, nginx=1.0)
+        targets += _compared(chain, scenarios.AT_ONCE, nginx=0.6, rathole=0.65)
         targets += _compared(chain, scenarios.ALONE_P50, nginx=1.3)
-        targets += _compared(chain, scenarios.CONNECTIONS, nginx=0.9, rathole=2.0, bore=2.0)
+        targets += _compared(chain, scenarios.CONNECTIONS, nginx=0.5, bore=0.75)
     else:
         for measure in scenarios.BULK.values():
             targets += _compared(chain, measure, nginx_tls=0.9)
-        targets += _compared(chain, scenarios.AT_ONCE, nginx_tls=0.75)
-        targets += _compared(chain, scenarios.CONNECTIONS, nginx_tls=1.5)
+        targets += _compared(chain, scenarios.AT_ONCE, nginx_tls=0.6, frp=0.8)
+        targets += _compared(chain, scenarios.CONNECTIONS, nginx_tls=2.5, frp=1.3, chisel=0.9)
     limits = {
         scenarios.WARM: 1.1,
-        scenarios.BURST_SLOWEST: 3.5 if chain.encrypted else 2.5,
+        scenarios.BURST_SLOWEST: 2.0,
         scenarios.TALK_RATIO: 5.0,
-        scenarios.PUBLIC_REST: 45.0,
-        scenarios.PRIVATE_REST: 45.0,
-        scenarios.PUBLIC_VISITOR: 16.0,
-        scenarios.PRIVATE_VISITOR: 16.0,
+        scenarios.PUBLIC_REST: 42.5,
+        scenarios.PRIVATE_REST: 42.5,
+        scenarios.PUBLIC_VISITOR: 27.5 if chain.encrypted else 14.5,
+        scenarios.PRIVATE_VISITOR: 36.5 if chain.encrypted else 15.5,
     }
+    for cut in (scenarios.CUT, scenarios.SILENCE):
+        limits |= dict.fromkeys(cut.measures, _CUT_LIMIT)
     return targets + [Target(chain=chain, measure=m, bound=bound) for m, bound in limits.items()]
 
 

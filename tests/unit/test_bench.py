@@ -16,8 +16,11 @@ import tomllib
 from array import array
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 import trio
 
@@ -30,12 +33,15 @@ from bench.program import FailedError, MissingError, free_port, wait_listening
 from bench.report import Report
 from bench.results import Measure, Results, Summary
 from bench.rivals import (
+    BORE,
     CHISEL,
+    DIRECT,
     FRP,
     FRP_PLAIN,
     NAT,
     NGINX,
     NGINX_ENCRYPTED,
+    RATHOLE,
     stream_module,
     visit_port,
 )
@@ -44,7 +50,7 @@ from bench.targets import Target
 from trionat.config.load import load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
     from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -188,7 +194,7 @@ async def test_a_connection_that_ends_crosses_the_link() -> None:
 @asynccontextmanager
 async def linked(
     *, crossing: bool, program: str = "import time; time.sleep(60)"
-) -> AsyncIterator[Ends]:
+) -> AsyncGenerator[Ends]:
     """Yield the ends of a chain whose visitors cross the link or go past it, and a program at either end."""
     async with open_site(cuttable=True) as site:
         assert site.link is not None
@@ -487,6 +493,108 @@ def test_targets(measure: Measure, bound: float, other: Chain | None, reached: b
 # --- the page ---
 
 
+async def nothing(_ends: object, _effort: object) -> dict[Measure, float]:
+    return {}
+
+
+THINGS = scenarios.Scenario(
+    name="things",
+    title="Things",
+    text="Done {visits} times in {cut_seconds:g} s.",
+    measures=(RATE, TIME),
+    run=nothing,
+)
+
+
+def report_of(made: Results, *chains: Chain, targets: tuple[Target, ...] = ()) -> Report:
+    return Report(
+        date="2026-11-23",
+        effort=scenarios.Effort(),
+        facts={"processor": "some", "load before": "3.00"},
+        versions={"nginx": "1.22"},
+        chains=chains,
+        scenarios=(THINGS,),
+        targets=targets,
+        results=made,
+    )
+
+
+def test_what_is_best_is_bold() -> None:
+    """Those that encrypt are compared with each other, and so are those that do not; without a relay nothing is compared."""
+    made = results(
+        rate={
+            "no relay": [9.0],
+            "nginx twice": [5.0, 7.0, 6.0],
+            "bore": [5.6],
+            "rathole": [6.4],
+            "nginx twice, TLS": [2.0],
+            "trionat": [1.0, 3.0, 1.5],
+        },
+        time={
+            "no relay": [0.1],
+            "nginx twice": [4.01],
+            "bore": [3.99],
+            "rathole": [9.0],
+            "nginx twice, TLS": [8.0],
+        },
+    )
+    made.left_out["frp"] = "not here"
+    chains = (DIRECT, NGINX, BORE, RATHOLE, NGINX_ENCRYPTED, FRP, ENCRYPTED)
+    page = report_of(made, *chains).as_markdown()
+    lines = page.splitlines()
+    assert "| no relay | 9 | 0.1 |" in lines
+    assert "| nginx twice | **6** (5-7) | **4.0** |" in lines
+    assert "| bore | **6** | **4.0** |" in lines
+    assert "| rathole | **6** | 9.0 |" in lines
+    assert "| nginx twice, TLS | **2** | 8.0 |" in lines
+    assert "| trionat | **2** (1-3) |  |" in lines
+    assert (
+        "These encrypt: nginx twice, TLS; trionat. These do not: nginx twice; bore; rathole."
+        in page
+    )
+    assert "Done 20 times in 10 s." in lines
+
+
+def test_what_does_not_happen_has_a_word(tmp_path: Path) -> None:
+    never = math.inf
+    made = Results()
+    for chain, rounds in {
+        "nginx twice": [never, never, never],
+        "bore": [11.0, never, never],
+        "rathole": [10.1, 12.0, never],
+    }.items():
+        for number, figure in enumerate(rounds):
+            made.add(chain, number, {scenarios.CUT.download: figure})
+            made.add(chain, number, {scenarios.CUT.typing: never})
+    scenario = attrs.evolve(THINGS, measures=scenarios.CUT.measures)
+    chains = (NGINX, BORE, RATHOLE)
+    target = Target(chain=BORE, measure=scenarios.CUT.download, bound=11)
+    report = attrs.evolve(report_of(made, *chains), scenarios=(scenario,), targets=(target,))
+    report.write(tmp_path)
+    lines = (tmp_path / "benchmarks.md").read_text(encoding="utf-8").splitlines()
+    assert "| nginx twice | lost | lost |  |" in lines
+    assert "| bore | lost (11.0-lost) | lost |  |" in lines
+    assert "| rathole | **12.0** (10.1-lost) | lost |  |" in lines
+    row = (
+        "| bore | Things: a download goes on after |  | lost (11.00-lost) | at most 11 s | **no** |"
+    )
+    assert row in lines
+    told = json.loads((tmp_path / "benchmarks/results.json").read_text())
+    figures = told["figures"]["cut_download"]["chains"]["bore"]
+    assert figures == {"median": None, "least": 11.0, "most": None, "rounds": [11.0, None, None]}
+    if find_spec("matplotlib"):
+        plots = import_module("bench.plots")
+        plots.draw(report, tmp_path)
+        assert (tmp_path / "benchmarks/things.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_texts_of_the_scenarios_name_what_is_done() -> None:
+    for effort in (scenarios.Effort(), scenarios.QUICK):
+        texts = [s.text.format_map(attrs.asdict(effort)) for s in scenarios.SCENARIOS]
+        assert any(f"with {effort.idle:,} visitors" in text for text in texts)
+        assert sum(f"for {effort.cut_seconds:g} s" in text for text in texts) == 2
+
+
 def test_the_page(tmp_path: Path) -> None:
     made = results(
         rate={"trionat": [1000.0, 1500.0, 1100.0], "nginx twice": [2000.0, 2000.0, 2000.0]}
@@ -494,25 +602,11 @@ def test_the_page(tmp_path: Path) -> None:
     made.left_out["bore"] = "no cargo"
     made.failures.append("round 2, things, trionat: it broke")
 
-    async def nothing(_ends: object, _effort: object) -> dict[Measure, float]:
-        return {}
-
-    scenario = scenarios.Scenario(
-        name="things", title="Things", text="Done.", measures=(RATE, TIME), run=nothing
+    targets = (
+        Target(chain=ENCRYPTED, measure=RATE, bound=0.9, other=NGINX),
+        Target(chain=ENCRYPTED, measure=TIME, bound=5),
     )
-    report = Report(
-        date="2026-11-23",
-        effort=scenarios.Effort(),
-        facts={"processor": "some", "load before": "3.00"},
-        versions={"nginx": "1.22"},
-        chains=(NGINX, ENCRYPTED),
-        scenarios=(scenario,),
-        targets=(
-            Target(chain=ENCRYPTED, measure=RATE, bound=0.9, other=NGINX),
-            Target(chain=ENCRYPTED, measure=TIME, bound=5),
-        ),
-        results=made,
-    )
+    report = report_of(made, NGINX, ENCRYPTED, targets=targets)
     report.write(tmp_path)
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     lines = page.splitlines()
