@@ -29,6 +29,7 @@ _PIECE_PAUSE: Final = 1 / 64
 _ENOUGH_BYTES: Final = 2**20
 _TYPING_PAUSE: Final = 0.1
 _NEWCOMERS_PAUSE: Final = 0.2
+_SHOWN_BYTES: Final = 40
 
 
 async def serve_download(stream: trio.SocketStream) -> None:
@@ -149,11 +150,14 @@ class Outage:
             raise FailedError("somebody who typed was cut off before the cut")
 
     async def _come(self, port: int) -> None:
-        """Have newcomers come, one after another, until one is served; nobody waits for the one before."""
+        """Have newcomers come, one after another, until one is served; nobody waits for the one before.
+
+        Who is served by the other service is not served: NAT hands out its visit ports anew.
+        """
         async with trio.open_nursery() as nursery:
 
             async def come() -> None:
-                with suppress(OSError, trio.BrokenResourceError):
+                with suppress(OSError, trio.BrokenResourceError, FailedError):
                     async with await trio.open_tcp_stream(HOST, port) as visitor:
                         if await _echoed(visitor, "hello"):
                             self.newcomer = min(self.newcomer, self._since)
@@ -187,5 +191,5 @@ async def _echoed(visitor: trio.SocketStream, word: str) -> bool:
             return False
         answer += data
     if answer != expected:
-        raise FailedError(f"somebody who typed {word} was answered {answer!r}")
+        raise FailedError(f"somebody who typed {word} was answered {answer[:_SHOWN_BYTES]!r}")
     return True

@@ -59,8 +59,15 @@ class Crossing:
         path.watch(client, partial(self.read, client, self.server))
 
     def arrive(self) -> None:
-        """The client's connection is complete at the server."""
-        self.server.connect(self.path.target)
+        """The client's connection is complete at the server, or it is closed, if nobody listens there (any more)."""
+        try:
+            self.server.connect(self.path.target)
+        except OSError:
+            self.server.close()
+            with suppress(KeyError):  # it has ended by itself
+                self.path.selector.unregister(self.client)
+            self.client.close()
+            return
         self.server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.path.watch(self.server, partial(self.read, self.server, self.client))
 

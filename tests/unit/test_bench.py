@@ -121,6 +121,22 @@ def test_the_path_takes_its_time() -> None:
         thread.join()
 
 
+def test_nobody_at_the_end_of_the_path() -> None:
+    """One who connects then is sent away; the path stays for the next one."""
+    with open_path() as (port, listener):
+        address = listener.getsockname()
+        listener.close()
+        with socket.create_connection((HOST, port), 10) as client:
+            client.sendall(b"?")
+            assert client.recv(100) == b""
+        with socket.create_server(address) as again:
+            thread = threading.Thread(target=answer, args=(again,))
+            thread.start()
+            with socket.create_connection((HOST, port), 10) as client:
+                assert round_trips(client, time.perf_counter()) >= 1.0
+            thread.join()
+
+
 # --- the link ---
 
 
@@ -225,6 +241,26 @@ async def test_streams_that_go_on_after_a_cut() -> None:
     assert 0.5 <= outage.download < 3
     assert 0.5 <= outage.typing < 3
     assert 0.5 <= outage.newcomer < 3
+
+
+async def test_newcomers_who_reach_the_other_service() -> None:
+    """They are not served, and nothing is wrong with the measurement."""
+    outage = Outage(seconds=0.1, patience=1, reset=True)
+    async with linked(crossing=False) as ends:
+        async with trio.open_nursery() as nursery:
+            exchanged = False
+
+            async def handle(stream: trio.SocketStream) -> None:
+                nonlocal exchanged
+                if exchanged:
+                    await serve_download(stream)
+                exchanged = True
+                await say_back(stream)
+
+            visit = Ports(ends.visit.bulk, await serve(nursery, handle))
+            await outage.happen(attrs.evolve(ends, visit=visit))
+            nursery.cancel_scope.cancel("seen")
+    assert outage.newcomer == math.inf
 
 
 async def test_nobody_waits_for_an_end_that_is_gone() -> None:
