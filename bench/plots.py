@@ -57,11 +57,11 @@ def _draw_bars(axes: Axes, report: Report, measure: Measure) -> None:
         for chain in report.chains
         if (summary := report.results.summary(measure, chain.name))
     ]
-    # What did not happen has no bar, but a word; a line ends at the most that is finite.
-    medians = [summary.median if math.isfinite(summary.median) else 0 for _, summary in shown]
+    # What did not happen has no bar and no line, but a word; where only the most is infinite, the line ends at the median.
+    medians = [_finite(summary.median, 0) for _, summary in shown]
     ranges = [
-        [_finite(summary.median - summary.least) for _, summary in shown],
-        [_finite(summary.most - summary.median) for _, summary in shown],
+        [_finite(summary.median - summary.least, math.nan) for _, summary in shown],
+        [_finite(summary.most - _finite(summary.median, math.nan), 0) for _, summary in shown],
     ]
     for place, (_, summary) in enumerate(shown):
         if not math.isfinite(summary.median):
@@ -76,14 +76,15 @@ def _draw_bars(axes: Axes, report: Report, measure: Measure) -> None:
         error_kw={"linewidth": 1, "capsize": 2},
     )
     axes.invert_yaxis()
+    axes.set_xlim(left=0, right=None if any(medians) else 1)
     better = "more" if measure.more_is_better else "less"
     unit = f"{measure.unit}, " if measure.unit else ""
     axes.set_title(f"{measure.title} ({unit}{better} is better)", fontsize=9)
     axes.tick_params(labelsize=8)
 
 
-def _finite(length: float) -> float:
-    return length if math.isfinite(length) else 0.0
+def _finite(figure: float, otherwise: float) -> float:
+    return figure if math.isfinite(figure) else otherwise
 
 
 def _colour(chain: Chain) -> str:
