@@ -234,6 +234,119 @@ async def test_streams_that_are_lost_in_a_cut(reset: bool) -> None:
     assert 0.5 <= outage.newcomer < 3
 
 
+NUMBER_BYTES = 8
+
+
+class Resuming:
+    """A tunnel for streams that outlive their connections, in its simplest form: each end keeps all that it has ever sent.
+
+    A connection over the link begins with the stream's number, and each end then says how much it has got of the other's.
+    """
+
+    def __init__(self, nursery: trio.Nursery, dialled: int, service: int) -> None:
+        self.nursery = nursery
+        self.dialled = dialled
+        self.service = service
+        self.private: dict[int, Half] = {}
+
+    async def visit(self, visitor: trio.SocketStream) -> None:
+        """Be the public end for a visitor."""
+        number = id(visitor)
+        async with trio.open_nursery() as nursery:
+            half = Half(visitor)
+
+            async def read() -> None:
+                await half.read()
+                nursery.cancel_scope.cancel("the visitor is gone")
+
+            nursery.start_soon(read)
+            while True:
+                with suppress(OSError, trio.BrokenResourceError):
+                    async with await trio.open_tcp_stream(HOST, self.dialled) as tunnel:
+                        await tunnel.send_all(number.to_bytes(NUMBER_BYTES, "big"))
+                        await half.carry(tunnel)
+                await trio.sleep(0.05)
+
+    async def serve(self, tunnel: trio.SocketStream) -> None:
+        """Be the private end of a connection over the link."""
+        with suppress(trio.BrokenResourceError):
+            number = int.from_bytes(await exactly(tunnel, NUMBER_BYTES), "big")
+            if number not in self.private:
+                half = self.private[number] = Half(await trio.open_tcp_stream(HOST, self.service))
+                self.nursery.start_soon(half.read)
+            await self.private[number].carry(tunnel)
+
+
+class Half:
+    """One end of a stream: its plain connection, what came from there, and how much went there."""
+
+    def __init__(self, plain: trio.SocketStream) -> None:
+        self.plain = plain
+        self.sent = bytearray()
+        self.written = 0
+        self.more = trio.Event()
+
+    async def read(self) -> None:
+        async with self.plain:
+            with suppress(trio.BrokenResourceError):
+                async for data in self.plain:
+                    self.sent += data
+                    self.more.set()
+                    self.more = trio.Event()
+
+    async def carry(self, tunnel: trio.SocketStream) -> None:
+        """Go on over a connection until it is lost."""
+        await tunnel.send_all(self.written.to_bytes(NUMBER_BYTES, "big"))
+        known = int.from_bytes(await exactly(tunnel, NUMBER_BYTES), "big")
+
+        async def send() -> None:
+            at = known
+            while True:
+                while at < len(self.sent):
+                    piece = bytes(self.sent[at : at + 65_536])
+                    at += len(piece)
+                    await tunnel.send_all(piece)
+                await self.more.wait()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                async for data in tunnel:
+                    self.written += len(data)
+                    with trio.CancelScope(shield=True):  # it counts as written
+                        await self.plain.send_all(data)
+                nursery.cancel_scope.cancel("it has ended")
+        except* trio.BrokenResourceError:
+            pass
+
+
+async def exactly(stream: trio.SocketStream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        if not (more := await stream.receive_some(size - len(data))):
+            raise trio.BrokenResourceError
+        data += more
+    return data
+
+
+async def test_streams_that_are_resumed_after_a_cut() -> None:
+    """They go on over another connection, byte for byte."""
+    outage = Outage(seconds=0.5, patience=5, reset=True)
+    async with linked(crossing=False) as ends, trio.open_nursery() as nursery:
+        assert ends.link is not None
+        visit: list[int] = []
+        for service in (ends.visit.bulk, ends.visit.requests):
+            entrance = free_port()
+            tunnel = Resuming(nursery, entrance, service)
+            ends.link.open((HOST, entrance), await serve(nursery, tunnel.serve))
+            visit.append(await serve(nursery, tunnel.visit))
+        await outage.happen(attrs.evolve(ends, visit=Ports(*visit)))
+        nursery.cancel_scope.cancel("seen")
+    assert 0.5 <= outage.download < 4
+    assert 0.5 <= outage.typing < 4
+    assert 0.5 <= outage.newcomer < 4
+
+
 async def test_streams_that_go_on_after_a_cut() -> None:
     outage = Outage(seconds=0.5, patience=5, reset=True)
     async with linked(crossing=False) as ends:
