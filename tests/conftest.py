@@ -7,6 +7,7 @@ import gc
 import inspect
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import trio
 import trio.testing
 
 from tests.mariadb import MariaDB, running
+from trionat.transport.readiness import current_poller
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -49,6 +51,8 @@ def _bounded(
     @functools.wraps(test)
     async def bounded(*args: Any, **kwargs: Any) -> None:
         # Counted here and not in a fixture: pytest-trio runs fixtures as tasks, which come and go in any order.
+        if sys.platform == "linux":
+            current_poller()  # it lives as long as the run
         before = trio.lowlevel.current_statistics().tasks_living
         interrupted: BaseException | None = None
         with trio.CancelScope(deadline=trio.current_time() + limit) as scope:

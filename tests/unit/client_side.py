@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import Tidy
     from tests.unit.memory import MemoryEndpoint
     from trionat.client.session import Session
-    from trionat.transport.endpoint import TLSEndpoint
+    from trionat.transport.tls_endpoint import TLSEndpoint
 
 CONTROL = TCPAddress("server.example", 8007)
 TUNNEL = TCPAddress("server.example", 8008)

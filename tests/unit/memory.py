@@ -13,8 +13,11 @@ import attrs
 import trio
 
 from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
+from trionat.transport.readiness import Readiness
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from trionat.transport.endpoint import Endpoint
 
 CAPACITY = 64 * 1024
@@ -22,6 +25,16 @@ CAPACITY = 64 * 1024
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
+
+
+@attrs.frozen(eq=False)
+class MemoryReadiness(Readiness):
+    """Waits in the task of whoever pumps, as sockets do where there is no epoll."""
+
+    wait_for_it: Callable[[], Awaitable[None]]
+
+    async def wait(self) -> None:
+        await self.wait_for_it()
 
 
 @attrs.define(eq=False)
@@ -36,6 +49,7 @@ class MemoryEndpoint:
     largest_read: int = 1 << 30
     largest_write: int = 1 << 30
     most_held: int = 0
+    has_unsent: bool = False
     closed: bool = False
     silence: float = 0.0  # what `silent_for` tells; memory acknowledges nothing
     silence_limit: float | None = None
@@ -50,8 +64,12 @@ class MemoryEndpoint:
     _error: int = attrs.field(init=False, default=0)  # to be told once, as SO_ERROR
     _reader: trio.Event | None = attrs.field(init=False, default=None)
     _writer: trio.Event | None = attrs.field(init=False, default=None)
+    readable: MemoryReadiness = attrs.field(init=False, repr=False)
+    writable: MemoryReadiness = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        self.readable = MemoryReadiness(self._wait_readable)
+        self.writable = MemoryReadiness(self._wait_writable)
         self.everyone.append(self)
 
     # -- what the relay calls ----------------------------------------------------------------------------------------
@@ -89,7 +107,7 @@ class MemoryEndpoint:
         self.peer._wake()
         return count
 
-    async def wait_readable(self) -> None:
+    async def _wait_readable(self) -> None:
         if self.closed:
             raise trio.ClosedResourceError
         if self._reader is not None:
@@ -103,7 +121,7 @@ class MemoryEndpoint:
         if self.closed:
             raise trio.ClosedResourceError
 
-    async def wait_writable(self) -> None:
+    async def _wait_writable(self) -> None:
         if self.closed:
             raise trio.ClosedResourceError
         if self._writer is not None:
@@ -116,6 +134,9 @@ class MemoryEndpoint:
             self._writer = None
         if self.closed:
             raise trio.ClosedResourceError
+
+    def flush(self) -> None:
+        pass
 
     def send_eof(self) -> None:
         self._check_open()
@@ -211,7 +232,7 @@ async def receive_some(endpoint: Endpoint) -> bytes:
         try:
             return bytes(room[: endpoint.recv_into(room)])
         except BlockingIOError:
-            await endpoint.wait_readable()
+            await endpoint.readable.wait()
 
 
 async def receive_exactly(endpoint: Endpoint, count: int) -> bytes:

@@ -36,8 +36,8 @@ SLACK = 1.5
 MIB = 2**20
 LOCAL = "127.0.0.1"
 
-TRANSFERS = {"socket.recv_into", "socket.send", "_SSLSocket.read", "_SSLSocket.write"}
-"""The calls that move bytes; those of a TLS connection move one record each."""
+TRANSFERS = {"socket.recv_into", "socket.send"}
+"""The calls of the kernel that move bytes."""
 WAITS = {"epoll.register", "epoll.modify", "epoll.unregister"}
 """What Trio calls for tasks that begin or cease to wait for a socket."""
 
@@ -53,12 +53,12 @@ class Cost:
 
 
 # What it takes now, on all Pythons about the same.
-MESSAGE = Cost(steps=4, transfers=8, waits=4, functions=209)
-"""A message and its answer: each is read and written twice, and every end is waited for once."""
-VISITOR = Cost(steps=12, transfers=15, waits=12, functions=712)
+MESSAGE = Cost(steps=0.3, transfers=8, waits=0.3, functions=90)
+"""A message and its answer: each is read and written twice, and no task is woken for it."""
+VISITOR = Cost(steps=12, transfers=15, waits=9, functions=810)
 """A visitor that comes, asks, is answered and leaves, with idle tunnels ready."""
-MEBIBYTE = Cost(steps=14, transfers=86, waits=6, functions=753)
-"""One way, from a visitor or to it. Most of the transfers are reads of TLS records, 64 and a few that find nothing."""
+MEBIBYTE = Cost(steps=5, transfers=85, waits=1.5, functions=400)
+"""One way, from a visitor or to it."""
 
 
 CROWD = 100
@@ -226,7 +226,10 @@ async def check_cost(do: Callable[[int], None], count: int, expected: Cost) -> N
     for name, now in attrs.asdict(expected).items():
         least = min(getattr(cost, name) for cost in tries)
         assert least < now * SLACK, f"{name} have risen from {now}: {tries}"
-        assert least > now / SLACK, f"{name} have fallen from {now}: write the new figure: {tries}"
+        if name in {"transfers", "functions"}:  # the others hang on how much comes at once
+            assert least > now / SLACK, (
+                f"{name} have fallen from {now}: write the new figure: {tries}"
+            )
 
 
 def test_a_command_loads_nothing_heavy() -> None:

@@ -96,8 +96,8 @@ async def test_sessions_are_resumed(tmp_path: Path) -> None:
                         assert endpoint.recv_into(room) == 5
                         break
                     except BlockingIOError:
-                        await endpoint.wait_readable()
-            resumed.append(endpoint.sock.session_reused)
+                        await endpoint.readable.wait()
+            resumed.append(endpoint.tls.session_reused)
             dialer.remember_session(endpoint)
             endpoint.close()
     assert resumed == [False, True]

@@ -102,10 +102,10 @@ async def test_nothing_there(pair: Pair) -> None:
 async def test_wait_readable_wakes_for_bytes(pair: Pair) -> None:
     one, two = pair
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(two.wait_readable)
+        nursery.start_soon(two.readable.wait)
         await trio.testing.wait_all_tasks_blocked()
         one.send(b"x")
-    await two.wait_readable()  # they are still there
+    await two.readable.wait()  # they are still there
     assert await receive_some(two) == b"x"
 
 
@@ -114,7 +114,7 @@ async def test_room_is_bounded_and_comes_back(pair: Pair) -> None:
     sent = fill(one)
     received = 0
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(one.wait_writable)
+        nursery.start_soon(one.writable.wait)
         await trio.testing.wait_all_tasks_blocked()
         while received < sent:
             received += len(await receive_some(two))
@@ -180,9 +180,9 @@ async def test_a_closed_end_is_of_no_use(pair: Pair) -> None:
     with pytest.raises(OSError, match="descriptor"):
         one.send_eof()
     with pytest.raises(trio.ClosedResourceError):
-        await one.wait_readable()
+        await one.readable.wait()
     with pytest.raises(trio.ClosedResourceError):
-        await one.wait_writable()
+        await one.writable.wait()
     one.reset()
 
 
@@ -194,12 +194,12 @@ async def test_closing_wakes_whoever_waits(pair: Pair, how: str) -> None:
 
     async def wait_readable() -> None:
         with pytest.raises(trio.ClosedResourceError):
-            await one.wait_readable()
+            await one.readable.wait()
         woken.append("reader")
 
     async def wait_writable() -> None:
         with pytest.raises(trio.ClosedResourceError):
-            await one.wait_writable()
+            await one.writable.wait()
         woken.append("writer")
 
     async with trio.open_nursery() as nursery:
@@ -214,22 +214,22 @@ async def test_one_waiter_for_each_direction(pair: Pair) -> None:
     one, _ = pair
     fill(one)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(one.wait_readable)
-        nursery.start_soon(one.wait_writable)
+        nursery.start_soon(one.readable.wait)
+        nursery.start_soon(one.writable.wait)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(trio.BusyResourceError):
-            await one.wait_readable()
+            await one.readable.wait()
         with pytest.raises(trio.BusyResourceError):
-            await one.wait_writable()
+            await one.writable.wait()
         nursery.cancel_scope.cancel()
     with trio.move_on_after(0.01):  # a cancelled wait leaves nothing behind
-        await one.wait_readable()
+        await one.readable.wait()
 
 
 async def test_reset_is_told_once(resettable: Pair) -> None:
     one, two = resettable
     one.reset()
-    await two.wait_readable()
+    await two.readable.wait()
     with pytest.raises(ConnectionResetError):
         two.recv_into(room())
     assert two.recv_into(room()) == 0
@@ -243,7 +243,7 @@ async def test_reset_is_told_to_the_sender_too(resettable: Pair) -> None:
     one, two = resettable
     fill(two)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(two.wait_writable)
+        nursery.start_soon(two.writable.wait)
         await trio.testing.wait_all_tasks_blocked()
         one.reset()
     with pytest.raises(ConnectionResetError):
@@ -254,7 +254,7 @@ async def test_what_was_sent_before_a_reset_arrives(resettable: Pair) -> None:
     one, two = resettable
     one.send(b"before")
     one.reset()
-    await two.wait_readable()
+    await two.readable.wait()
     assert await receive_some(two) == b"before"
     with pytest.raises(ConnectionResetError):
         two.recv_into(room())
@@ -265,7 +265,7 @@ async def test_reset_is_seen_without_reading(resettable: Pair) -> None:
     assert not two.is_lost()
     one.send(b"unread")
     one.reset()
-    await two.wait_readable()
+    await two.readable.wait()
     assert two.is_lost()
 
 
@@ -274,7 +274,7 @@ async def test_reset_after_the_end_leaves_the_end(resettable: Pair) -> None:
     one.send_eof()
     assert await receive_all(two) == b""
     one.reset()
-    await two.wait_writable()
+    await two.writable.wait()
     assert two.recv_into(room()) == 0
     with pytest.raises(BrokenPipeError):
         two.send(b"x")
@@ -283,9 +283,9 @@ async def test_reset_after_the_end_leaves_the_end(resettable: Pair) -> None:
 async def test_close_with_unread_input_is_a_reset(resettable: Pair) -> None:
     one, two = resettable
     two.send(b"unread")
-    await one.wait_readable()
+    await one.readable.wait()
     one.close()
-    await two.wait_readable()
+    await two.readable.wait()
     with pytest.raises(ConnectionResetError):
         two.recv_into(room())
 
@@ -293,9 +293,9 @@ async def test_close_with_unread_input_is_a_reset(resettable: Pair) -> None:
 async def test_bytes_for_a_closed_end_are_answered_with_a_reset(resettable: Pair) -> None:
     one, two = resettable
     one.close()
-    await two.wait_readable()
+    await two.readable.wait()
     assert two.send(b"too late") == 8
-    await two.wait_readable()
+    await two.readable.wait()
     assert two.is_lost()
     with pytest.raises(BrokenPipeError):
         two.send(b"x")
@@ -364,7 +364,7 @@ async def test_silence_is_measured_and_limited() -> None:
     await trio.sleep(0.6)  # the kernel has repeated it by now
     assert 0.5 < near.silent_for() < 0.9
     started = trio.current_time()
-    await near.wait_readable()
+    await near.readable.wait()
     with pytest.raises(OSError, match="timed out"):
         near.recv_into(room())
     assert trio.current_time() - started < 1.5

@@ -241,7 +241,7 @@ async def fill(endpoint: Endpoint) -> int:
     sent = 0
     while True:
         with trio.move_on_after(0.1) as scope:
-            await endpoint.wait_writable()
+            await endpoint.writable.wait()
         if scope.cancelled_caught:
             return sent
         with suppress(BlockingIOError):

@@ -16,7 +16,7 @@ from trionat.relay.tunnel import Tunnel
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trionat.protocol.tunnel_frames import Probed
+    from trionat.protocol.tunnel_frames import TunnelFrame
     from trionat.transport.endpoint import Endpoint
 
 
@@ -37,7 +37,7 @@ class ClientTunnel(Tunnel):
     on_stream: Callable[[Open, VisitorStream], None]
     on_idle: Callable[[], None] = lambda: None
 
-    async def _take_own(self, frame: Open | Probe | Probed) -> None:
+    async def _take(self, frame: TunnelFrame) -> None:
         match frame:
             case Open():
                 await self._open(frame)
@@ -48,7 +48,7 @@ class ClientTunnel(Tunnel):
             case Probe():
                 raise RemoteProtocolError("PROBE of a busy tunnel")
             case _:
-                raise RemoteProtocolError("PROBED from a server")
+                raise RemoteProtocolError(f"{type(frame).__name__.upper()} from a server")
 
     async def _open(self, frame: Open) -> None:
         """Connect to the local service, which other visitors' tunnels do not wait for."""

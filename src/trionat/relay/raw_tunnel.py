@@ -69,7 +69,7 @@ class RawTunnel:
                 try:
                     count = source.recv_into(room if throttle is None else throttle.portion(room))
                 except BlockingIOError:
-                    await source.wait_readable()
+                    await source.readable.wait()
                     continue
                 except OSError:
                     self._lose(source)
@@ -87,7 +87,7 @@ class RawTunnel:
                     await stream.slow_down(count)
                 await self._write(sink, piece)
                 if count < MORE_LIKELY_BYTES:
-                    await source.wait_readable()
+                    await source.readable.wait()
                 else:  # as in a tunnel with frames: the others' turn
                     await trio.lowlevel.checkpoint()
         except (OSError, trio.ClosedResourceError):
@@ -106,7 +106,7 @@ class RawTunnel:
             if sent == len(rest):
                 return
             rest = memoryview(bytes(rest[sent:])) if rest is piece else rest[sent:]
-            await sink.wait_writable()
+            await sink.writable.wait()
 
     def _lose(self, end: Endpoint) -> None:
         """An end is gone: note which, and stop."""

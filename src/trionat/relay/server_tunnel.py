@@ -15,7 +15,7 @@ from trionat.relay.tunnel import Tunnel
 from trionat.transport.endpoint import lost
 
 if TYPE_CHECKING:
-    from trionat.protocol.tunnel_frames import Open, Probe
+    from trionat.protocol.tunnel_frames import Open, TunnelFrame
     from trionat.relay.stream import VisitorStream
 
 
@@ -45,7 +45,7 @@ class ServerTunnel(Tunnel):
         self.stream = stream
         await self.carry(stream, opening)
 
-    async def _take_own(self, frame: Open | Probe | Probed) -> None:
+    async def _take(self, frame: TunnelFrame) -> None:
         if not isinstance(frame, Probed):
             raise RemoteProtocolError(f"{type(frame).__name__.upper()} from a client")
 
@@ -65,7 +65,7 @@ class ServerTunnel(Tunnel):
             raise PeerTimeoutError("the other end of the tunnel did not take an ABORT")
         self.liveness.ask()
         try:
-            if self.wire.send(PROBE_FRAME) == len(PROBE_FRAME):
+            if self.wire.send(PROBE_FRAME) == len(PROBE_FRAME) and not self.wire.has_unsent:
                 return
         except OSError as error:
             raise lost(error) from error

@@ -56,6 +56,15 @@ class VisitorStream:
                 scope.cancel(text)
         self.changed.notify()
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether its bandwidth is limited: then `slow_down` comes before every piece."""
+        return self.throttle is not None and self.throttle.rate is not None
+
+    def portion(self, room: memoryview) -> memoryview:
+        """Return as much of the room as one read may fill."""
+        return room if self.throttle is None else self.throttle.portion(room)
+
     def keep_unanswered(self, piece: memoryview) -> None:
         """Keep what was taken, as long as it is little."""
         if self.unanswered is not None:

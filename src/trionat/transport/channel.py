@@ -82,7 +82,7 @@ class MessageChannel(ABC, Generic[AnyMessage]):
             try:
                 count = self.endpoint.recv_into(room)
             except BlockingIOError:
-                await self.endpoint.wait_readable()
+                await self.endpoint.readable.wait()
             except OSError as error:
                 raise lost(error) from error
             else:

@@ -12,20 +12,23 @@ import ssl
 import struct
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from trionat.errors import ConnectionLostError
+from trionat.transport.readiness import open_readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trionat.transport.readiness import Readiness
 
 # A TLS record holds at most this much (RFC 8446 5.1); reading with less room would leave a part of it inside OpenSSL, where
 # no wait for the socket would see it.
 TLS_RECORD_BYTES: Final = 16 * 1024
 
-# A read that brings less than this has most likely emptied the kernel's buffer: wait before trying again.
+# A read that brings less than this, with room for more, has taken all that was there: wait before trying again.
 MORE_LIKELY_BYTES: Final = 16 * 1024
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -49,15 +52,29 @@ class Endpoint(Protocol):
 
     @property
     def send(self) -> Callable[[bytes | memoryview], int]:
-        """Write as much as there is room for and return how much that was; BlockingIOError: no room at all."""
+        """Write as much as there is room for and return how much that was; BlockingIOError: no room at all.
+
+        What was taken has left, but for what `has_unsent` tells.
+        """
         ...
 
-    async def wait_readable(self) -> None:
-        """Wait until `recv_into` may succeed."""
+    @property
+    def readable(self) -> Readiness:
+        """What to wait for when `recv_into` has nothing."""
         ...
 
-    async def wait_writable(self) -> None:
-        """Wait until `send` may succeed."""
+    @property
+    def writable(self) -> Readiness:
+        """What to wait for when `send` has no room."""
+        ...
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `send` has taken something that has not left, for want of room; `flush` goes on with it."""
+        ...
+
+    def flush(self) -> None:
+        """Send what has not left; BlockingIOError: there is no room for all of it."""
         ...
 
     def send_eof(self) -> None:
@@ -92,30 +109,26 @@ class Endpoint(Protocol):
         ...
 
 
-SocketT = TypeVar("SocketT", bound=socket.socket)
-
-
-class _OnSocket(Generic[SocketT]):
+class SocketBase:
     """What plain and TLS endpoints share. Takes ownership of the socket, and makes it non-blocking."""
 
-    def __init__(self, sock: SocketT) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
         # Bound methods of the socket itself: no layer of ours on the way of the bytes.
         self.recv_into: Callable[[memoryview], int] = sock.recv_into
         self.send: Callable[[bytes | memoryview], int] = sock.send
+        self._readiness = open_readiness(sock)
+        self.readable = self._readiness.readable
+        self.writable = self._readiness.writable
 
-    async def wait_readable(self) -> None:
+    @property
+    def has_unsent(self) -> bool:
         """See `Endpoint`."""
-        if self.sock.fileno() < 0:
-            raise trio.ClosedResourceError
-        await trio.lowlevel.wait_readable(self.sock)
+        return False
 
-    async def wait_writable(self) -> None:
+    def flush(self) -> None:
         """See `Endpoint`."""
-        if self.sock.fileno() < 0:
-            raise trio.ClosedResourceError
-        await trio.lowlevel.wait_writable(self.sock)
 
     def send_eof(self) -> None:
         """See `Endpoint`."""
@@ -151,7 +164,7 @@ class _OnSocket(Generic[SocketT]):
     def close(self) -> None:
         """See `Endpoint`."""
         if self.sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self.sock)
+            self._readiness.close()
             self.sock.close()
 
     def reset(self) -> None:
@@ -163,68 +176,8 @@ class _OnSocket(Generic[SocketT]):
             self.close()
 
 
-class SocketEndpoint(_OnSocket[socket.socket]):
+class SocketEndpoint(SocketBase):
     """A plain stream socket."""
-
-
-class TLSEndpoint(_OnSocket[ssl.SSLSocket]):
-    """A TLS connection directly on its socket, not through a memory BIO: one copy less, and the same two waits.
-
-    The end of the TCP stream counts as the end even without TLS's close_notify: every protocol of ours that runs in here says
-    itself when it is complete, so nothing can be cut off unseen.
-    """
-
-    def __init__(self, sock: ssl.SSLSocket) -> None:
-        super().__init__(sock)
-        self.recv_into = self._recv_into
-        self.send = self._send
-
-    def _recv_into(self, buffer: memoryview) -> int:
-        # OpenSSL gives one record a call; collect them while they come in full, so that a bulk transfer is sent on in large
-        # pieces.
-        filled = 0
-        room = len(buffer)
-        recv_into = self.sock.recv_into
-        try:
-            while True:
-                count = recv_into(buffer[filled:])
-                filled += count
-                if count < TLS_RECORD_BYTES or room - filled < TLS_RECORD_BYTES:
-                    return filled
-        except ssl.SSLWantReadError:
-            if filled:
-                return filled
-            raise BlockingIOError from None
-
-    def _send(self, data: bytes | memoryview) -> int:
-        # OpenSSL takes one record a call.
-        sent = 0
-        size = len(data)
-        view = memoryview(data)
-        send = self.sock.send
-        try:
-            while sent < size:
-                sent += send(view[sent:])
-        except ssl.SSLWantWriteError:
-            if not sent:
-                raise BlockingIOError from None
-        return sent
-
-    async def do_handshake(self) -> None:
-        """Shake hands; the caller sets the deadline.
-
-        Raises:
-            OSError: the peer went away, speaks no TLS, or (as `ssl.SSLError`) does not agree.
-        """
-        while True:  # noqa: ASYNC913 - every round but the last one waits
-            try:
-                self.sock.do_handshake()
-            except ssl.SSLWantReadError:
-                await self.wait_readable()
-            except ssl.SSLWantWriteError:
-                await self.wait_writable()
-            else:
-                return
 
 
 def _is_tcp(sock: socket.socket) -> bool:
@@ -255,11 +208,14 @@ INHERITS_OPTIONS: Final = sys.platform == "linux"
 async def send_all(endpoint: Endpoint, data: bytes | memoryview) -> None:
     """Send everything. Cancelled half-way, the stream is of no more use."""
     view = memoryview(data)
-    while view:
+    while view or endpoint.has_unsent:
         try:
-            view = view[endpoint.send(view) :]
+            if view:
+                view = view[endpoint.send(view) :]
+            else:
+                endpoint.flush()
         except BlockingIOError:
-            await endpoint.wait_writable()
+            await endpoint.writable.wait()
 
 
 async def close_after_last_words(endpoint: Endpoint) -> None:
@@ -278,7 +234,7 @@ async def close_after_last_words(endpoint: Endpoint) -> None:
                 if not endpoint.recv_into(rest):
                     return
             except BlockingIOError:
-                await endpoint.wait_readable()
+                await endpoint.readable.wait()
             else:
                 await trio.lowlevel.checkpoint()
     except (OSError, trio.ClosedResourceError):

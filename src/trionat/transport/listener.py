@@ -15,11 +15,13 @@ from trionat.networks import plain_host
 from trionat.transport.descriptors import SHORTAGE
 from trionat.transport.dial import ephemeral_ports, is_localhost, is_numeric
 from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
+from trionat.transport.readiness import open_readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.transport.descriptors import Descriptors
+    from trionat.transport.readiness import SocketReadiness
 
 # Connections to accept before other tasks get their turn. Chosen, not measured.
 BATCH: Final = 64
@@ -75,6 +77,10 @@ class Listener:
     sock: socket.socket
     address: TCPAddress
     _short_since: float | None = attrs.field(init=False, default=None)
+    _readiness: SocketReadiness = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._readiness = open_readiness(self.sock)
 
     @classmethod
     def open(cls, address: TCPAddress, *, host: str | None = None) -> Listener:
@@ -128,7 +134,7 @@ class Listener:
         """
         sock = self.sock
         while True:
-            await trio.lowlevel.wait_readable(sock)
+            await self._readiness.readable.wait()
             for _ in range(BATCH):
                 try:
                     connection, address = sock.accept()
@@ -141,7 +147,7 @@ class Listener:
                     if error.errno not in SHORTAGE:
                         break  # it is of one connection that died before we took it (accept(2))
                     await self._wait_for_room(descriptors, most, error.strerror or str(error))
-                    continue  # not behind `wait_readable`: whether the queue is empty by now is to be told
+                    continue  # not behind the wait: whether the queue is empty by now is to be told
                 if not address:  # macOS: it has been reset already
                     connection.close()
                     continue
@@ -168,5 +174,5 @@ class Listener:
     def close(self) -> None:
         """Close, and wake whoever accepts."""
         if self.sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self.sock)
+            self._readiness.close()
             self.sock.close()

@@ -1,4 +1,4 @@
-"""The two buffers that every byte passes through, one pair for each Trio run.
+"""The buffers that bytes pass through, one of each for each Trio run.
 
 Sharing them is sound because whatever is read into one is used up, or copied, before the next checkpoint. It is what lets an
 idle visitor cost no buffer at all. They are of one run, not of the process, because another thread may run Trio as well and
@@ -21,12 +21,13 @@ HEADROOM_BYTES: Final = 2048
 
 @attrs.frozen(eq=False)
 class Scratch:
-    """`incoming` is read into from tunnels and control connections; `outgoing` from visitors and local services."""
+    """`incoming` is read into from tunnels, `outgoing` from visitors and local services, `records` from sockets below TLS."""
 
     incoming: memoryview = attrs.field(factory=lambda: memoryview(bytearray(SCRATCH_BYTES)))
     outgoing: memoryview = attrs.field(
         factory=lambda: memoryview(bytearray(HEADROOM_BYTES + SCRATCH_BYTES))
     )
+    records: memoryview = attrs.field(factory=lambda: memoryview(bytearray(SCRATCH_BYTES)))
 
 
 _of_run: trio.lowlevel.RunVar[Scratch] = trio.lowlevel.RunVar("scratch")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from trionat.errors import ConnectionLostError
 from trionat.transport.certificate import fingerprint
-from trionat.transport.endpoint import TLSEndpoint, lost
+from trionat.transport.endpoint import lost
+from trionat.transport.tls_endpoint import TLSEndpoint
 
 if TYPE_CHECKING:
     import socket
@@ -127,12 +128,12 @@ async def _shake_hands(
 ) -> TLSEndpoint:
     try:
         sock.setblocking(False)
-        wrapped = context.wrap_socket(
+        endpoint = TLSEndpoint(
             sock,
+            context,
             server_side=server_side,
             server_hostname=server_hostname,
             session=session,
-            do_handshake_on_connect=False,
         )
     except (
         OSError,
@@ -140,7 +141,6 @@ async def _shake_hands(
     ) as error:  # ValueError: "server_hostname cannot be an empty string or start with a dot"
         sock.close()
         raise ConnectionLostError(f"TLS cannot start: {error}") from error
-    endpoint = TLSEndpoint(wrapped)
     try:
         await endpoint.do_handshake()
     except ssl.SSLCertVerificationError:
@@ -161,7 +161,7 @@ async def _shake_hands(
 
 def peer_fingerprint(endpoint: TLSEndpoint) -> bytes:
     """Return the SHA-256 fingerprint of the certificate that the server showed."""
-    certificate = endpoint.sock.getpeercert(binary_form=True)
+    certificate = endpoint.tls.getpeercert(binary_form=True)
     if certificate is None:  # a TLS 1.3 server without a certificate does not exist
         raise ConnectionLostError("the server showed no certificate")
     return fingerprint(certificate)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trionat.config.client import AuthConfig, ClientConfig
-    from trionat.transport.endpoint import TLSEndpoint
+    from trionat.transport.tls_endpoint import TLSEndpoint
 
 log = get_logger(__name__)
 
@@ -234,4 +234,4 @@ class ServerDialer:
 
         In TLS 1.3 the server sends what that takes after the handshake (RFC 8446 4.6.1).
         """
-        self._resumable = endpoint.sock.session or self._resumable
+        self._resumable = endpoint.tls.session or self._resumable
