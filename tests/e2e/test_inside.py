@@ -191,7 +191,7 @@ async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Pa
         "nursery visiting": {"visit port N"},
         "admin server": {"command"},
         "connection from N": {"listen to the queued client"},
-        session: {"control link", "demand", "drain", "tunnels"},
+        session: {"control link", "demand", "drain", "early visitors", "tunnels"},
         "control link": {"control writer"},
         "tunnels": {"sweep", "tunnel"},
         "tunnel": {"carry"},

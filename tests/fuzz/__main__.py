@@ -23,6 +23,7 @@ from tests.fuzz.decoders import DECODERS
 from tests.fuzz.streams import SAMPLES
 from tests.fuzz.test_client_sessions import test_a_rogue_server_costs_its_own_session_at_most
 from tests.fuzz.test_raw_machine import test_ends_hear_each_other
+from tests.fuzz.test_resume_machine import test_every_byte_arrives_once_whatever_is_cut
 from tests.fuzz.test_server_sessions import test_a_rogue_harms_nobody_else
 from tests.fuzz.test_tunnel_machine import test_both_sides_keep_the_law_and_lose_nothing
 
@@ -33,6 +34,7 @@ CORPUS: Final = Path(".hypothesis/corpus")
 
 PROPERTIES: Final[dict[str, Callable[[], None]]] = {
     "tunnels": test_both_sides_keep_the_law_and_lose_nothing,
+    "resumed-streams": test_every_byte_arrives_once_whatever_is_cut,
     "raw-tunnels": test_ends_hear_each_other,
     "servers": test_a_rogue_harms_nobody_else,
     "clients": test_a_rogue_server_costs_its_own_session_at_most,

@@ -22,20 +22,25 @@ from trionat.protocol.legacy import (
 )
 from trionat.protocol.messages import (
     SECRET_BYTES,
+    Acks,
     Attach,
+    Begin,
     Close,
     CloseCode,
     Demand,
     Drain,
+    Early,
     Expose,
     Hello,
     Join,
+    Lost,
     Message,
     Ping,
     Pong,
     Queued,
     RefusalCode,
     Refused,
+    Resumption,
     ServiceRequest,
     Welcome,
     encode_message,
@@ -49,14 +54,21 @@ from trionat.protocol.tunnel_frames import (
     PROBED_FRAME,
     Abort,
     AbortReason,
+    Ack,
     Open,
     Probe,
     Probed,
+    Resume,
+    Resumed,
+)
+
+OPEN = Open(
+    visitor=1, service=0, host="192.0.2.1", port=1234, visit_host="public.example", visit_port=60001
 )
 
 MESSAGES: tuple[Message, ...] = (
     Hello(username="alice", identity="laptop", password="secret", software="x"),
-    Hello(username="", identity="", token=bytes(16)),
+    Hello(username="", identity="", token=bytes(16), resume="lease"),
     Expose(services=(ServiceRequest(name="web", visit_port=60001),), idle_tunnels=3),
     Queued(position=1),
     Welcome(
@@ -67,6 +79,7 @@ MESSAGES: tuple[Message, ...] = (
         ping_interval=2.5,
         peer_timeout=8,
         max_tunnels=9,
+        resumption=Resumption(lease="lease", wait=30, buffer=65536),
     ),
     Refused(code=RefusalCode.FULL, text="full"),
     Close(code=CloseCode.STOPPED, text="bye"),
@@ -74,6 +87,10 @@ MESSAGES: tuple[Message, ...] = (
     Pong(2**64 - 1),
     Drain(seconds=1.5),
     Demand(3),
+    Acks(((1, 5), (2, 0))),
+    Lost(((1, 0),)),
+    Begin(OPEN.payload()),
+    Early(1, 5, b"bytes"),
     Attach(1, bytes(SECRET_BYTES)),
     Join.prove(1, 1, bytes(SECRET_BYTES)),
 )
@@ -91,18 +108,26 @@ LEGACY: tuple[LegacyMessage, ...] = (
     Refusal.of(Reason.USER_EXPIRED),
 )
 
-FRAME_IDS = (Open.ID, DATA_ID, END_ID, Abort.ID, Probe.ID, Probed.ID)
-OPEN = Open(
-    visitor=1, service=0, host="192.0.2.1", port=1234, visit_host="public.example", visit_port=60001
+FRAME_IDS = (
+    DATA_ID,
+    END_ID,
+    *(kind.ID for kind in (Open, Resume, Resumed, Ack, Abort, Probe, Probed)),
 )
 
 VISITORS = st.integers(0, 3)
 """Few, so that chance finds the one that is there, the one before, and a stranger."""
 
+POSITIONS = st.one_of(st.integers(0, 12), st.just(2**64 - 1))
+"""Of a stream that has said little: most of them are true."""
+
 opens = st.builds(evolve, st.just(OPEN), visitor=VISITORS, service=st.integers(0, 2))
 aborts = st.builds(Abort, VISITORS, st.sampled_from(AbortReason), st.text(max_size=5))
+resumes = st.builds(Resume, opens, POSITIONS, POSITIONS, st.integers(0, 2))
 tunnel_frames = st.one_of(
     opens.map(Open.encode),
+    resumes.map(Resume.encode),
+    st.builds(Resumed, POSITIONS).map(Resumed.encode),
+    st.builds(Ack, VISITORS, POSITIONS).map(Ack.encode),
     aborts.map(Abort.encode),
     st.sampled_from([END_FRAME, PROBE_FRAME, PROBED_FRAME]),
     st.binary(min_size=1, max_size=40).map(lambda data: encode_frame(DATA_ID, data)),
@@ -146,6 +171,7 @@ SAMPLES: tuple[bytes, ...] = (
     *map(encode_message, MESSAGES),
     OPEN.encode() + encode_frame(DATA_ID, b"hello") + END_FRAME + PROBE_FRAME + PROBED_FRAME,
     Abort(1, AbortReason.RESET, "gone").encode(),
+    Resume(OPEN, 5, 3, 1).encode() + Resumed(5).encode() + Ack(1, 6).encode(),
     *FIRST_BYTES,
     *(encode(message, dialect) for dialect in HEADERS for message in LEGACY),
     TICKET.encode(),

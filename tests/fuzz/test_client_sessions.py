@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import attrs
 import trio
 import trio.testing
 from hypothesis import event, given, note, settings
@@ -16,7 +17,16 @@ from tests.unit.conftest import Tidy
 from tests.unit.memory_server import forwarder
 from tests.unit.test_client_session import session_at
 from trionat.errors import PeerError
-from trionat.protocol.messages import SECRET_BYTES, Demand, Ping, Welcome, encode_message
+from trionat.protocol.messages import (
+    CAPABILITIES,
+    RESUME,
+    SECRET_BYTES,
+    Demand,
+    Ping,
+    Resumption,
+    Welcome,
+    encode_message,
+)
 
 if TYPE_CHECKING:
     from tests.unit.memory import MemoryEndpoint
@@ -38,6 +48,11 @@ WELCOME = Welcome(
     peer_timeout=8,
     max_tunnels=MOST_TUNNELS,
 )
+RESUMES = attrs.evolve(
+    WELCOME,
+    capabilities=(*CAPABILITIES, RESUME),
+    resumption=Resumption(lease="lease", wait=5, buffer=100),
+)
 
 
 async def ping(control: MemoryEndpoint) -> None:
@@ -48,9 +63,13 @@ async def ping(control: MemoryEndpoint) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(moves=moves, welcome=st.booleans(), demand=st.sampled_from([0, 1, 3, 2**64 - 1]))
+@given(
+    moves=moves,
+    welcome=st.sampled_from([WELCOME, RESUMES, RESUMES, None]),
+    demand=st.sampled_from([0, 1, 3, 2**64 - 1]),
+)
 def test_a_rogue_server_costs_its_own_session_at_most(
-    moves: list[Move], welcome: bool, demand: int
+    moves: list[Move], welcome: Welcome | None, demand: int
 ) -> None:
     tidy = Tidy()
 
@@ -60,6 +79,8 @@ def test_a_rogue_server_costs_its_own_session_at_most(
         try:
             async with trio.open_nursery() as nursery:
                 session = session_at(host, forwarder(tidy, nursery))
+                session.waiting_streams.most = 10
+                nursery.start_soon(session.waiting_streams.expire)
 
                 async def run() -> None:
                     nonlocal over
@@ -70,8 +91,8 @@ def test_a_rogue_server_costs_its_own_session_at_most(
 
                 nursery.start_soon(run)
                 await trio.testing.wait_all_tasks_blocked()
-                if welcome:
-                    login = encode_message(WELCOME) + encode_message(Demand(demand))
+                if welcome is not None:
+                    login = encode_message(welcome) + encode_message(Demand(demand))
                     do("write", host.ends[0], login)
                     nursery.start_soon(ping, host.ends[0])
                 for number, deed, data, pause in moves:
@@ -84,6 +105,7 @@ def test_a_rogue_server_costs_its_own_session_at_most(
                     do(deed, end, data)
                 nursery.cancel_scope.cancel()
         finally:
+            session.waiting_streams.drop_all("the test ends")
             host.go()
         event(over)
 

@@ -1,4 +1,4 @@
-"""What a peer can make the server hold: frames that never become whole, and tunnels whose visitors are never answered."""
+"""What a peer can make the server hold: frames that never become whole, and tunnels whose visitors are never acknowledged."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 import trionat
+from tests.unit.memory import CAPACITY
 from tests.unit.memory_server import open_memory_server
 from trionat.protocol.frames import (
     BIG_ENDIAN,
@@ -19,19 +20,25 @@ from trionat.protocol.frames import (
     FIRST_FRAME_BYTES,
     HEADER_BYTES,
 )
-from trionat.protocol.messages import Expose, Hello, encode_message
+from trionat.protocol.messages import (
+    CAPABILITIES,
+    RESUME,
+    Expose,
+    Hello,
+    Welcome,
+    encode_message,
+)
 from trionat.protocol.tunnel_frames import SMALL_FRAME_BYTES, Abort
-from trionat.relay.stream import REPLAY_BYTES
 from trionat.transport.endpoint import send_all
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
-    from tests.unit.memory import MemoryEndpoint
     from tests.unit.memory_server import MemoryServer
 
 PEERS = 40
+BUFFER = 64 * 1024
 OBJECTS = 6 * 1024
 """Bytes that each connection costs besides what is told it may: a task's frames, a channel, a session's parts."""
 OURS = tracemalloc.Filter(True, str(Path(trionat.__file__).parent / "*"))
@@ -63,20 +70,22 @@ async def tunnels(server: MemoryServer) -> None:
         await send_all(wire, almost(Abort.ID, SMALL_FRAME_BYTES))
 
 
-async def unanswered(server: MemoryServer) -> None:
-    """Visitors that send as much as may be kept for another tunnel, and more."""
-    client = await server.welcome()
+async def unacknowledged(server: MemoryServer) -> None:
+    """Visitors that send more than may be kept for another tunnel, to a client that takes everything and acknowledges nothing."""
+    client = server.client("y", capabilities=(*CAPABILITIES, RESUME))
+    await client.ask()
+    client.welcome = await client.hear(Welcome)
     for _ in range(PEERS):
-        wire = await client.attach(capacity=4 * REPLAY_BYTES)
-        await visit(server, client.port, wire)
-
-
-async def visit(server: MemoryServer, port: int, wire: MemoryEndpoint) -> None:
-    visitor = server.visit(port)
-    for _ in range(3):
-        await send_all(visitor, bytes(REPLAY_BYTES // 2 - 1))
+        wire = await client.attach(capacity=8 * BUFFER)
         await trio.testing.wait_all_tasks_blocked()
-    assert len(wire._incoming) > REPLAY_BYTES
+        visitor = server.visit(client.port)
+        for _ in range(2):
+            await send_all(visitor, bytes(CAPACITY - 1))
+            await trio.testing.wait_all_tasks_blocked()
+        assert len(wire._incoming) > BUFFER
+        with pytest.raises(trio.TooSlowError), trio.fail_after(1):
+            while True:
+                await send_all(visitor, bytes(CAPACITY))
 
 
 @pytest.mark.parametrize(
@@ -85,13 +94,13 @@ async def visit(server: MemoryServer, port: int, wire: MemoryEndpoint) -> None:
         (strangers, FIRST_FRAME_BYTES),
         (known, CONTROL_FRAME_BYTES),
         (tunnels, SMALL_FRAME_BYTES),
-        (unanswered, 0),
+        (unacknowledged, BUFFER + CAPACITY),
     ],
 )
 async def test_no_more_is_held_than_the_bound(
     tidy: Tidy, autojump_clock: MockClock, peers: object, allowed: int
 ) -> None:
-    async with open_memory_server(tidy, max_visitors=PEERS) as server:
+    async with open_memory_server(tidy, max_visitors=PEERS, resume_buffer=BUFFER) as server:
         (await server.welcome("first")).hang_up()  # what is made once and kept
         await trio.testing.wait_all_tasks_blocked()
         gc.collect()

@@ -15,7 +15,7 @@ from tests.unit.conftest import Tidy
 from tests.unit.memory import MemoryEndpoint, receive_exactly
 from tests.unit.memory_server import MemoryClient, MemoryServer, forwarder, open_memory_server
 from trionat.protocol.dialect import Dialect
-from trionat.protocol.messages import Welcome
+from trionat.protocol.messages import CAPABILITIES, RESUME, Welcome
 from trionat.transport.endpoint import send_all
 
 DIALECTS = [Dialect.NATIVE, Dialect.NAT_DOC, Dialect.NAT_V1]
@@ -51,7 +51,10 @@ class Rogue:
                 dialect = DIALECTS[number % len(DIALECTS)]
                 self.wires.append(self.server.connect(capacity=5000, dialect=dialect))
             case "log in":
-                client = self.server.client(f"rogue {number % 3}")
+                more = (RESUME,) if number % 4 else ()
+                client = self.server.client(
+                    f"rogue {number % 3}", capabilities=(*CAPABILITIES, *more)
+                )
                 self.clients.append(client)
                 self.wires.append(client.endpoint)
                 await client.ask(None, *((None,) if number % 2 else ()), idle_tunnels=number)

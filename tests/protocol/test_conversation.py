@@ -154,6 +154,23 @@ def ended(talk: Conversation) -> Conversation:
     return talk
 
 
+def resuming(side: Side, *, sent_last: bool = False, received_last: bool = False) -> Conversation:
+    talk = Conversation(side)
+    if side is Side.SERVER:
+        talk.resume(1, received_last=received_last)
+    else:
+        talk.receive_resume(1, sent_last=sent_last, received_last=received_last)
+    return talk
+
+
+def resumed(talk: Conversation) -> Conversation:
+    if talk.side is Side.SERVER:
+        talk.receive_resumed(sent_last=False)
+    else:
+        talk.sent_resumed()
+    return talk
+
+
 def done(talk: Conversation) -> Conversation:
     talk.sent_end()
     talk.receive_end()
@@ -170,6 +187,48 @@ BREACHES: dict[str, tuple[Callable[[], Conversation], Callable[[Conversation], A
     "DATA after the conversation": (lambda: done(server()), Conversation.receive_data, "DATA"),
     "END on an idle tunnel": (lambda: server(None), Conversation.receive_end, "END"),
     "END twice": (lambda: ended(client()), Conversation.receive_end, "END"),
+    "RESUME on a busy tunnel": (
+        client,
+        lambda talk: talk.receive_resume(2, sent_last=False, received_last=False),
+        "busy with 1",
+    ),
+    "RESUME from a client": (
+        lambda: server(None),
+        lambda talk: talk.receive_resume(2, sent_last=False, received_last=False),
+        "from a client",
+    ),
+    "RESUMED on an idle tunnel": (
+        lambda: server(None),
+        lambda talk: talk.receive_resumed(sent_last=False),
+        "RESUMED",
+    ),
+    "RESUMED after OPEN": (server, lambda t: t.receive_resumed(sent_last=False), "RESUMED"),
+    "RESUMED twice": (
+        lambda: resumed(resuming(Side.SERVER)),
+        lambda talk: talk.receive_resumed(sent_last=False),
+        "RESUMED",
+    ),
+    "DATA before RESUMED": (
+        lambda: resuming(Side.SERVER),
+        Conversation.receive_data,
+        "before RESUMED",
+    ),
+    "DATA between RESUME and RESUMED": (
+        lambda: resuming(Side.CLIENT),
+        Conversation.receive_data,
+        "before RESUMED",
+    ),
+    "END before RESUMED": (lambda: resuming(Side.SERVER), Conversation.receive_end, "END"),
+    "END after one on the tunnel before": (
+        lambda: resumed(resuming(Side.CLIENT, received_last=True)),
+        Conversation.receive_end,
+        "END",
+    ),
+    "DATA after END on the tunnel before": (
+        lambda: resumed(resuming(Side.SERVER, received_last=True)),
+        Conversation.receive_data,
+        "DATA",
+    ),
     "ABORT on a new tunnel": (lambda: client(None), lambda t: t.receive_abort(1), "visitor 1"),
     "ABORT of another visitor": (client, lambda t: t.receive_abort(7), "visitor 7"),
     "ABORT of the last but one": (
@@ -231,10 +290,56 @@ def test_abort_is_answered_unless_we_have_ended() -> None:
     assert not talk.may_abort
 
 
+@pytest.mark.parametrize("side", Side)
+def test_nobody_says_a_last_word_before_resumed(side: Side) -> None:
+    talk = resuming(side)
+    assert not talk.may_abort
+    with pytest.raises(LocalProtocolError):
+        talk.sent_end()
+    with pytest.raises(LocalProtocolError):
+        talk.sent_abort()
+    talk = resumed(talk)
+    assert talk.may_abort
+    talk.sent_end()
+
+
+def test_ends_that_have_arrived_are_not_said_again() -> None:
+    talk = resuming(Side.SERVER, received_last=True)
+    talk.receive_resumed(sent_last=True)
+    assert talk.over
+    talk.finish()
+    assert talk.previous == 1
+    talk = resumed(resuming(Side.CLIENT, sent_last=True))
+    with pytest.raises(LocalProtocolError):
+        talk.sent_end()
+    talk.receive_end()
+    assert talk.over
+
+
+def test_abort_is_an_answer_to_resume() -> None:
+    talk = resuming(Side.SERVER)
+    assert talk.receive_abort(1) is True
+    assert not talk.resuming
+    assert talk.may_abort
+    talk.sent_abort()
+    assert talk.over
+    with pytest.raises(RemoteProtocolError, match="RESUMED"):
+        talk.receive_resumed(sent_last=False)
+
+
+def test_a_conversation_is_finished_once() -> None:
+    talk = done(server(1))
+    with pytest.raises(LocalProtocolError):
+        talk.finish()
+    assert talk.previous == 1
+
+
 OWN_BREACHES: dict[str, Callable[[], None]] = {
     "OPEN from a client": lambda: client(None).open(1),
     "OPEN on a busy tunnel": lambda: server().open(2),
     "OPEN before our last word": lambda: ended(server()).open(2),
+    "RESUME from a client": lambda: client(None).resume(1, received_last=False),
+    "RESUME on a busy tunnel": lambda: server().resume(2, received_last=False),
     "END on an idle tunnel": lambda: server(None).sent_end(),
     "END after the conversation": lambda: done(server()).sent_end(),
     "ABORT on an idle tunnel": lambda: server(None).sent_abort(),

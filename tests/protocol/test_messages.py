@@ -11,22 +11,34 @@ from hypothesis import strategies as st
 
 from trionat.errors import RemoteProtocolError
 from trionat.protocol.fields import NAME_CHARACTERS, TEXT_CHARACTERS
-from trionat.protocol.frames import CONTROL_FRAME_BYTES, FIRST_FRAME_BYTES, Frame, FrameReader
+from trionat.protocol.frames import (
+    CONTROL_FRAME_BYTES,
+    FIRST_FRAME_BYTES,
+    HEADER_BYTES,
+    Frame,
+    FrameReader,
+)
 from trionat.protocol.messages import (
     MAX_SERVICES,
+    MAX_STREAMS,
     SECRET_BYTES,
+    Acks,
     Attach,
+    Begin,
     Close,
     Demand,
     Drain,
+    Early,
     Expose,
     Hello,
     Join,
+    Lost,
     Message,
     Ping,
     Pong,
     Queued,
     Refused,
+    Resumption,
     ServiceRequest,
     Welcome,
     decode_message,
@@ -44,6 +56,10 @@ IDS = {
     Drain: 40008,
     Close: 40009,
     Demand: 40010,
+    Acks: 40011,
+    Lost: 40012,
+    Begin: 40013,
+    Early: 40014,
     Attach: 40100,
     Join: 40110,
 }
@@ -57,6 +73,7 @@ spans = st.floats(0, 86400)
 numbers = st.integers(0, 2**64 - 1)
 capabilities = st.lists(names, max_size=5).map(tuple)
 secrets = st.binary(min_size=SECRET_BYTES, max_size=SECRET_BYTES)
+streams = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=5).map(tuple)
 
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(
@@ -69,6 +86,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         version=st.integers(1, 2**31),
         capabilities=capabilities,
         software=names,
+        resume=st.none() | names,
     ),
     st.builds(
         Expose,
@@ -98,12 +116,23 @@ messages: st.SearchStrategy[Message] = st.one_of(
         max_tunnels=st.integers(1, 2**31),
         version=st.integers(1, 2**31),
         capabilities=capabilities,
+        resumption=st.none()
+        | st.builds(Resumption, lease=names, wait=spans, buffer=st.integers(1, 2**31)),
     ),
     st.builds(Refused, code=names, text=texts),
     st.builds(Close, code=names, text=texts),
     st.builds(Ping, numbers),
     st.builds(Pong, numbers),
     st.builds(Demand, numbers),
+    st.builds(Acks, streams),
+    st.builds(Lost, streams),
+    st.builds(Begin, st.binary(max_size=100)),
+    st.builds(
+        Early,
+        st.integers(0, 2**64 - 1),
+        st.integers(0, 2**64 - 1),
+        st.binary(max_size=100),
+    ),
     st.builds(Drain, seconds=spans),
     st.builds(Attach, numbers, secrets),
     st.builds(Join, numbers, numbers, secrets),
@@ -119,6 +148,7 @@ GOOD: dict[type[Any], dict[str, Any]] = {
         "username": "u",
         "password": None,
         "token": "00ff",
+        "resume": "l",
     },
     Expose: {
         "services": [{"name": "n", "local": "l", "visit_port": 1, "preferred_port": None}],
@@ -135,6 +165,7 @@ GOOD: dict[type[Any], dict[str, Any]] = {
         "max_tunnels": 9,
         "version": 1,
         "capabilities": [],
+        "resumption": {"lease": "l", "wait": 30, "buffer": 65536},
     },
     Refused: {"code": "full", "text": "t"},
     Close: {"code": "stopped", "text": "t"},
@@ -158,6 +189,7 @@ NO_TEXTS: list[Any] = [
 ]
 NO_HEX: list[Any] = [7, "0", "zz", "é", [], "00" * 128]
 SERVICE = GOOD[Expose]["services"][0]
+RESUMPTION = GOOD[Welcome]["resumption"]
 
 BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Hello, "version"): [None, 0, *NO_NUMBER],
@@ -168,6 +200,7 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Hello, "username"): NO_TEXT,
     (Hello, "password"): [value for value in NO_LONG_TEXT if value is not None],
     (Hello, "token"): NO_HEX,
+    (Hello, "resume"): [value for value in NO_TEXT if value is not None],
     (Expose, "services"): [
         None,
         {},
@@ -196,12 +229,25 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Welcome, "max_tunnels"): [None, 0, *NO_NUMBER],
     (Welcome, "version"): [None, 0, *NO_NUMBER],
     (Welcome, "capabilities"): NO_TEXTS,
+    (Welcome, "resumption"): [
+        1,
+        True,
+        "x",
+        [],
+        {},
+        *(RESUMPTION | {"lease": text} for text in NO_TEXT),
+        *(RESUMPTION | {"wait": span} for span in NO_SPAN),
+        *(RESUMPTION | {"buffer": number} for number in (None, 0, 2**31 + 1, *NO_NUMBER)),
+    ],
     (Refused, "code"): NO_TEXT,
     (Refused, "text"): NO_LONG_TEXT,
     (Close, "code"): NO_TEXT,
     (Close, "text"): NO_LONG_TEXT,
     (Drain, "seconds"): NO_SPAN,
 }
+
+
+OPTIONAL = {(Hello, "password"), (Hello, "token"), (Hello, "resume"), (Welcome, "resumption")}
 
 
 def decode(kind: type[Any], value: object) -> Message:
@@ -266,7 +312,7 @@ def test_missing_keys() -> None:
     for kind, fields in GOOD.items():
         for field in fields:
             value = {key: value for key, value in fields.items() if key != field}
-            if (kind, field) in {(Hello, "password"), (Hello, "token")}:
+            if (kind, field) in OPTIONAL:
                 decode(kind, value)
                 continue
             with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
@@ -283,6 +329,68 @@ def test_binary_payload_of_a_wrong_length(kind: type[Any], right: int) -> None:
     decode_message(Frame(IDS[kind], bytes(right)))
 
 
+def test_early_byte_for_byte() -> None:
+    encoded = bytes.fromhex("0000001200009c4e 0000000000000029 0000000000000002 6869")
+    assert encode_message(Early(41, 2, b"hi")) == encoded
+    assert decode_message(Frame(40014, encoded[8:])) == Early(41, 2, b"hi")
+    for length in (15, 16 + 16 * 1024 + 1):
+        with pytest.raises(RemoteProtocolError, match="EARLY"):
+            decode_message(Frame(40014, bytes(length)))
+
+
+@pytest.mark.parametrize(("kind", "frame_id"), [(Acks, "00009c4b"), (Lost, "00009c4c")])
+def test_streams_are_pairs_of_numbers(kind: type[Acks | Lost], frame_id: str) -> None:
+    message = kind(((41, 700), (2**64 - 1, 0)))
+    wire = "00000020" + frame_id + f"{41:016x}{700:016x}" + "f" * 16 + "0" * 16
+    assert encode_message(message).hex() == wire
+    payload = bytes.fromhex(wire)[HEADER_BYTES:]
+    assert decode_message(Frame(kind.id, payload)) == message
+    for length in (0, 1, 15, 17, 16 * MAX_STREAMS + 16):
+        with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
+            decode_message(Frame(kind.id, bytes(length)))
+    longest = encode_message(kind(((1, 2),) * MAX_STREAMS))
+    reader = FrameReader(limit=CONTROL_FRAME_BYTES)
+    reader.feed(longest)
+    assert (frame := reader.next_frame()) is not None
+    assert decode_message(frame) == kind(((1, 2),) * MAX_STREAMS)
+
+
+def test_who_does_not_resume_says_nothing_of_it() -> None:
+    """A peer that knows nothing of `resume` gets the frames that it has always got."""
+    hello = Hello(username="u", identity="i")
+    assert "resume" not in json.loads(hello.payload())
+    welcome = Welcome(
+        uid=1,
+        secret=bytes(SECRET_BYTES),
+        ports=(1,),
+        host="",
+        ping_interval=1,
+        peer_timeout=2,
+        max_tunnels=1,
+    )
+    assert "resumption" not in json.loads(welcome.payload())
+
+
+def test_hello_and_welcome_of_those_who_resume() -> None:
+    hello = json.loads(Hello(username="u", identity="i", resume="lease 7").payload())
+    assert hello["resume"] == "lease 7"
+    welcome = Welcome(
+        uid=1,
+        secret=bytes(SECRET_BYTES),
+        ports=(1,),
+        host="",
+        ping_interval=1,
+        peer_timeout=2,
+        max_tunnels=1,
+        resumption=Resumption(lease="lease 8", wait=30.0, buffer=2**20),
+    )
+    assert json.loads(welcome.payload())["resumption"] == {
+        "lease": "lease 8",
+        "wait": 30.0,
+        "buffer": 1048576,
+    }
+
+
 def test_a_proof_is_of_its_tunnel_alone() -> None:
     """A known answer, from HMAC-SHA-256 as docs/protocol.md has it; nothing of the frame can be changed."""
     secret = b"s" * SECRET_BYTES
@@ -295,7 +403,9 @@ def test_a_proof_is_of_its_tunnel_alone() -> None:
     assert not join.is_proven(b"t" * SECRET_BYTES)
 
 
-@pytest.mark.parametrize("message_id", [0, 10001, 20002, 40000, 40011, 40101, 60001, 2**32 - 1])
+@pytest.mark.parametrize(
+    "message_id", [0, 10001, 20002, 40000, 40015, 40101, 40109, 60001, 2**32 - 1]
+)
 def test_unknown_id(message_id: int) -> None:
     with pytest.raises(RemoteProtocolError, match=str(message_id)):
         decode_message(Frame(message_id, b"{}"))
@@ -350,6 +460,7 @@ def test_longest_hello_of_plain_text_fits_the_first_frame() -> None:
         software=long,
         password="p" * TEXT_CHARACTERS,
         token=bytes(100),
+        resume=long,
     )
     assert len(hello.payload()) <= FIRST_FRAME_BYTES
 

@@ -18,15 +18,19 @@ from trionat.protocol.tunnel_frames import (
     TEXT_BYTES,
     Abort,
     AbortReason,
+    Ack,
     End,
     Open,
     Probe,
     Probed,
+    Resume,
+    Resumed,
     TunnelFrame,
     TunnelReader,
 )
 
 hosts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+positions = st.integers(0, 2**64 - 1)
 opens = st.builds(
     Open,
     visitor=st.integers(0, 2**64 - 1),
@@ -36,6 +40,7 @@ opens = st.builds(
     visit_host=hosts,
     visit_port=st.integers(0, 65535),
 )
+resumes = st.builds(Resume, opens, positions, positions, st.integers(0, 2**32 - 1))
 aborts = st.builds(
     Abort,
     st.integers(0, 2**64 - 1),
@@ -46,7 +51,10 @@ aborts = st.builds(
 events = st.lists(
     st.one_of(
         opens,
+        resumes,
         aborts,
+        st.builds(Resumed, positions),
+        st.builds(Ack, positions, positions),
         st.just(End()),
         st.just(Probe()),
         st.just(Probed()),
@@ -62,7 +70,7 @@ def encode(event: Event) -> bytes:
     match event:
         case bytes():
             return encode_frame(DATA_ID, event)
-        case Open() | Abort():
+        case Open() | Resume() | Resumed() | Ack() | Abort():
             return event.encode()
         case End():
             return END_FRAME
@@ -137,7 +145,10 @@ def test_random_bytes_give_events_or_an_error_of_the_peer(stream: bytes, cuts: l
 
 
 @given(
-    st.sampled_from([Open.ID, DATA_ID, END_ID, Abort.ID, Probe.ID, Probed.ID, Refused.id]),
+    st.sampled_from(
+        [DATA_ID, END_ID, Refused.id]
+        + [kind.ID for kind in (Open, Resume, Resumed, Ack, Abort, Probe, Probed)]
+    ),
     st.binary(max_size=100),
 )
 def test_random_payloads_give_events_or_an_error_of_the_peer(frame_id: int, payload: bytes) -> None:
@@ -177,7 +188,7 @@ def test_data_without_bytes_is_refused() -> None:
         read([bytes([byte]) for byte in encode_frame(DATA_ID, b"")])
 
 
-@pytest.mark.parametrize("frame_id", [0, 20002, 40001, 40004, 40100, 40107])
+@pytest.mark.parametrize("frame_id", [0, 20002, 40001, 40004, 40011, 40100, 40110, 40111])
 def test_unknown_frame(frame_id: int) -> None:
     with pytest.raises(RemoteProtocolError, match=str(frame_id)):
         read([encode_frame(frame_id, b"")])
@@ -195,6 +206,59 @@ def test_open_whose_parts_do_not_fit_together() -> None:
     for bad in (b"", payload[:15], payload[:-1], payload + b"x", payload[:-1] + b"\xff"):
         with pytest.raises(RemoteProtocolError, match="OPEN"):
             Open.decode(bad)
+
+
+OPEN_PAYLOAD = "0000000000000029000304d2ea600301" + b"::1h".hex()
+
+
+@pytest.mark.parametrize(
+    ("frame", "wire"),
+    [
+        (
+            Open(visitor=41, service=3, host="::1", port=1234, visit_host="h", visit_port=60000),
+            "0000001400009ca5" + OPEN_PAYLOAD,
+        ),
+        (
+            Resume(
+                Open(
+                    visitor=41, service=3, host="::1", port=1234, visit_host="h", visit_port=60000
+                ),
+                received=10,
+                kept=2**40,
+                attempt=2,
+            ),
+            "0000002800009cab000000000000000a000001000000000000000002" + OPEN_PAYLOAD,
+        ),
+        (Resumed(700), "0000000800009cac00000000000002bc"),
+        (Ack(41, 2**64 - 1), "0000001000009cad0000000000000029ffffffffffffffff"),
+        (
+            Abort(41, AbortReason.GONE, "no"),
+            "0000000c00009ca800000000000000290006" + b"no".hex(),
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_every_byte_is_where_the_specification_has_it(
+    frame: Open | Resume | Resumed | Ack | Abort, wire: str
+) -> None:
+    assert frame.encode().hex() == wire
+    assert read([bytes.fromhex(wire)]) == [frame]
+
+
+def test_resume_is_as_long_as_its_parts() -> None:
+    open_ = Open(visitor=1, service=0, host="::1", port=2, visit_host="h", visit_port=3)
+    payload = Resume(open_, 1, 2, 3).encode()[HEADER_BYTES:]
+    for bad in (b"", payload[:19], payload[:20], payload[:-1], payload + b"x"):
+        with pytest.raises(RemoteProtocolError, match=r"RESUME|OPEN"):
+            Resume.decode(bad)
+
+
+@pytest.mark.parametrize(("kind", "right"), [(Resumed, 8), (Ack, 16)])
+def test_position_of_a_wrong_length(kind: type[Resumed | Ack], right: int) -> None:
+    for length in (0, right - 1, right + 1):
+        with pytest.raises(RemoteProtocolError, match=kind.__name__.upper()):
+            kind.decode(bytes(length))
+    kind.decode(bytes(right))
 
 
 def test_abort_of_a_wrong_length() -> None:
@@ -216,10 +280,12 @@ def test_any_text_makes_an_abort_that_can_be_read(text: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=400))
-def test_any_host_makes_an_open_that_can_be_read(host: str) -> None:
-    frame = Open(visitor=1, service=0, host=host, port=2, visit_host=host, visit_port=3).encode()
-    assert len(frame) <= HEADER_BYTES + SMALL_FRAME_BYTES
-    Open.decode(frame[HEADER_BYTES:])
+def test_any_host_makes_frames_that_can_be_read(host: str) -> None:
+    open_ = Open(visitor=1, service=0, host=host, port=2, visit_host=host, visit_port=3)
+    for frame in (open_, Resume(open_, 2**64 - 1, 2**64 - 1, 2**32 - 1)):
+        wire = frame.encode()
+        assert len(wire) <= HEADER_BYTES + SMALL_FRAME_BYTES
+        frame.decode(wire[HEADER_BYTES:])
 
 
 def test_refused_instead_of_a_tunnel() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import trio
 
-from tests.unit.memory import CAPACITY, MemoryEndpoint, echo
+from tests.unit.memory import CAPACITY, MemoryEndpoint, echo, receive_some
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.tunnel_pool import TunnelPool
@@ -20,9 +20,12 @@ from trionat.config.service import Service
 from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
+from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
     Attach,
+    Begin,
     Demand,
+    Early,
     Expose,
     Hello,
     Message,
@@ -32,6 +35,7 @@ from trionat.protocol.messages import (
     Welcome,
 )
 from trionat.protocol.ticket import ticket_token
+from trionat.protocol.tunnel_frames import DATA_ID, END_FRAME, Open, TunnelFrame, TunnelReader
 from trionat.relay.client_tunnel import LocalServiceError
 from trionat.server.accounts.accounts import Accounts
 from trionat.server.accounts.traffic import Traffic
@@ -243,7 +247,7 @@ async def open_memory_server(
 class MemoryClient:
     """A client as far as its control connection goes. It answers pings unless it is `deaf`; `inbox` has all the rest.
 
-    `heard` are all messages, pings too. When the server hangs up the inbox ends.
+    `heard` are all messages, pings too. `on_early` takes what is said about visitors that begin on the control connection. When the server hangs up the inbox ends.
     """
 
     server: MemoryServer
@@ -254,6 +258,7 @@ class MemoryClient:
     heard: list[Message] = attrs.field(factory=list)
     welcome: Welcome = attrs.field(init=False)
     ended_at: float | None = None
+    on_early: Callable[[Begin | Early], None] | None = None
     _inbox_end: trio.MemorySendChannel[Message] = attrs.field(init=False)
     _inbox: trio.MemoryReceiveChannel[Message] = attrs.field(init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -278,6 +283,12 @@ class MemoryClient:
                 self.heard.append(message)
                 if isinstance(message, Ping) and not self.deaf:
                     await self.channel.send(Pong(message.number))
+                elif isinstance(message, Begin | Early) and self.on_early is not None:
+                    self.on_early(message)
+                elif isinstance(
+                    message, Begin
+                ):  # it has heard of the visitor, and says nothing about it
+                    await self.channel.send(Early(Open.decode(message.open).visitor, 0, b""))
                 elif not isinstance(message, Ping | Pong):
                     self._inbox_end.send_nowait(message)
         if not self._scope.cancelled_caught:
@@ -354,6 +365,33 @@ class MemoryClient:
         pool = TunnelPool(self.attach, forwarder, limit, least_idle)
         self.server.nursery.start_soon(pool.run)
         return pool
+
+
+class Wire:
+    """The client's end of a tunnel in the test's hands."""
+
+    def __init__(self, wire: MemoryEndpoint) -> None:
+        self.wire = wire
+        self.reader = TunnelReader()
+
+    async def next(self) -> bytes | TunnelFrame:
+        while (event := self.reader.next()) is None:
+            piece = await receive_some(self.wire)
+            assert piece, "the wire has ended"
+            self.reader.feed(memoryview(piece))
+        return bytes(event) if isinstance(event, memoryview) else event
+
+    def data(self, data: bytes) -> None:
+        self.wire.send(encode_frame(DATA_ID, data))
+
+    def end(self) -> None:
+        self.wire.send(END_FRAME)
+
+
+async def raw_tunnel(client: MemoryClient) -> Wire:
+    wire = Wire(await client.attach())
+    await trio.testing.wait_all_tasks_blocked()
+    return wire
 
 
 @attrs.define(eq=False)

@@ -195,13 +195,7 @@ def test_ids_of_frames() -> None:
     kinds: dict[int, str] = {
         kind.id: kind.__name__.upper() for kind in typing.get_args(messages.Message)
     }
-    on_tunnels = (
-        tunnel_frames.Open,
-        tunnel_frames.End,
-        tunnel_frames.Abort,
-        tunnel_frames.Probe,
-        tunnel_frames.Probed,
-    )
+    on_tunnels = typing.get_args(tunnel_frames.TunnelFrame)
     kinds |= {kind.ID: kind.__name__.upper() for kind in on_tunnels} | {
         tunnel_frames.DATA_ID: "DATA"
     }

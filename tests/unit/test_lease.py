@@ -11,6 +11,7 @@ import trio.testing
 from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
 from trionat.protocol.messages import ServiceRequest
+from trionat.relay.send_buffer import SendMemory
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.admission.lease import Lease
 from trionat.server.admission.leases import Leases
@@ -32,7 +33,7 @@ def ignore(_: str) -> None:
 @pytest.fixture
 async def lease() -> Lease:
     line = VisitorQueue(1, 1, UserLimits("user", Limits()))
-    return Lease(("user", "identity"), (VisitPort(1), VisitPort(2)), line)
+    return Lease(("user", "identity"), (VisitPort(1), VisitPort(2)), line, SendMemory(0))
 
 
 def leases(reservation: float = 5) -> Leases:

@@ -23,9 +23,11 @@ from tests.unit.memory_server import (
     MemoryClient,
     MemoryServer,
     MemoryStore,
+    Wire,
     forwarder,
     make_user,
     open_memory_server,
+    raw_tunnel,
     token_of,
 )
 from trionat.errors import StoreUnavailableError
@@ -47,15 +49,11 @@ from trionat.protocol.messages import (
     Welcome,
 )
 from trionat.protocol.tunnel_frames import (
-    DATA_ID,
-    END_FRAME,
     PROBED_FRAME,
     Abort,
     End,
     Open,
     Probe,
-    TunnelFrame,
-    TunnelReader,
 )
 from trionat.server.accounts.accounts import WATCH_INTERVAL
 from trionat.server.sessions.native import SPARE_TUNNELS, NativeSession
@@ -185,33 +183,6 @@ async def test_garbage_in_a_session(tidy: Tidy, autojump_clock: MockClock) -> No
 
 
 # -- tunnels and who may bring them -----------------------------------------------------------------------------------
-
-
-class Wire:
-    """A tunnel in the test's hands."""
-
-    def __init__(self, wire: MemoryEndpoint) -> None:
-        self.wire = wire
-        self.reader = TunnelReader()
-
-    async def next(self) -> bytes | TunnelFrame:
-        while (event := self.reader.next()) is None:
-            piece = await receive_some(self.wire)
-            assert piece, "the wire has ended"
-            self.reader.feed(memoryview(piece))
-        return bytes(event) if isinstance(event, memoryview) else event
-
-    def data(self, data: bytes) -> None:
-        self.wire.send(encode_frame(DATA_ID, data))
-
-    def end(self) -> None:
-        self.wire.send(END_FRAME)
-
-
-async def raw_tunnel(client: MemoryClient) -> Wire:
-    wire = Wire(await client.attach())
-    await trio.testing.wait_all_tasks_blocked()
-    return wire
 
 
 async def test_open_says_who_comes_and_what_for(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -462,38 +433,43 @@ async def test_refused_local_service(tidy: Tidy, autojump_clock: MockClock) -> N
 # -- tunnels that die -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["close", "reset"])
-async def test_tunnel_lost_before_any_answer(
-    tidy: Tidy, autojump_clock: MockClock, how: str
-) -> None:
-    """The visitor goes to another tunnel, with its bytes exactly once, and what it says meanwhile behind them."""
+async def test_tunnel_lost_before_a_word(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """A visitor of which the service has got nothing goes to another tunnel, also where streams are not resumed."""
     async with open_memory_server(tidy) as server:
         client = await server.welcome()
         first = await raw_tunnel(client)
-        visitor = server.visit(client.port, early=b"one, ")
+        visitor = server.visit(client.port)
         assert isinstance(await first.next(), Open)
-        assert await first.next() == b"one, "
-        visitor.send(b"two, ")
-        assert await first.next() == b"two, "
-        first.wire.close() if how == "close" else first.wire.reset()
+        first.wire.reset()
         await trio.testing.wait_all_tasks_blocked()
-        assert server.sessions[0].tunnels.relayed == len(b"one, two, ")
-        visitor.send(b"three")
-        visitor.send_eof()
         assert await client.hear(Demand) == Demand(1)
         second = await raw_tunnel(client)
         assert isinstance(await second.next(), Open)
-        received = b""
-        while isinstance(event := await second.next(), bytes):
-            received += event
-        assert event == End()
-        assert received == b"one, two, three"
+        visitor.send(b"question")
+        visitor.send_eof()
+        assert await second.next() == b"question"
+        assert await second.next() == End()
         second.data(b"answer")
         second.end()
         assert await receive_all(visitor) == b"answer"
         await trio.testing.wait_all_tasks_blocked()
         assert server.sessions[0].tunnels.served == 1
-        assert server.sessions[0].tunnels.relayed == len(b"one, two, three") + len(b"answer")
+        assert server.sessions[0].tunnels.relayed == len(b"question" + b"answer")
+
+
+async def test_tunnel_lost_behind_a_word(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """Nothing is given to a service twice: without `resume` the visitor is reset."""
+    async with open_memory_server(tidy) as server:
+        client = await server.welcome()
+        first = await raw_tunnel(client)
+        visitor = server.visit(client.port, early=b"question")
+        assert isinstance(await first.next(), Open)
+        assert await first.next() == b"question"
+        first.wire.reset()
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.sessions[0].tunnels.relayed == len(b"question")
 
 
 async def test_tunnel_lost_after_an_answer(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -517,7 +493,7 @@ async def test_a_visitor_that_kills_tunnels_gets_only_so_many(
 ) -> None:
     async with open_memory_server(tidy) as server:
         client = await server.welcome()
-        visitor = server.visit(client.port, early=b"poison")
+        visitor = server.visit(client.port)
         for _ in range(3):
             wire = await raw_tunnel(client)
             assert isinstance(await wire.next(), Open)
@@ -540,9 +516,9 @@ async def test_dead_idle_tunnels_do_not_cost_a_visitor(
         client = await server.welcome()
         good = await client.attach()
         gone = [await raw_tunnel(client) for _ in range(dead)]
-        server.nursery.start_soon(serve_echo, good)
+        server.nursery.start_soon(serve_greeting, good)
         await trio.sleep(5)
-        visitor = server.visit(client.port, early=b"hello")
+        visitor = server.visit(client.port)
         started = trio.current_time()
         assert await receive_some(visitor) == b"hello"
         assert 3 < trio.current_time() - started < 7
@@ -550,16 +526,16 @@ async def test_dead_idle_tunnels_do_not_cost_a_visitor(
         assert isinstance(await gone[-1].next(), Open)
 
 
-async def serve_echo(wire: MemoryEndpoint) -> None:
-    """What a client does: answer probes, and be an echo."""
+async def serve_greeting(wire: MemoryEndpoint) -> None:
+    """What a client does: answer probes, and greet who comes."""
     tunnel = Wire(wire)
     with suppress(AssertionError):  # the wire has ended
         while True:
             match await tunnel.next():
                 case Probe():
                     wire.send(PROBED_FRAME)
-                case bytes(data):
-                    tunnel.data(data)
+                case Open():
+                    tunnel.data(b"hello")
                 case _:
                     pass
 
@@ -587,27 +563,27 @@ async def test_visitors_wait_for_the_client_to_come_back(
     async with open_memory_server(tidy, port_reservation=30) as server:
         old = await server.welcome("same")
         wire = await raw_tunnel(old)
-        unanswered = server.visit(old.port, early=b"unanswered")
+        silent = server.visit(old.port)
         assert isinstance(await wire.next(), Open)
         waiting = server.visit(old.port, early=b"waiting")
         await trio.testing.wait_all_tasks_blocked()
-        assert server.counted() == {"anonymity": len(b"unanswered")}
         old.hang_up()
         await receive_all(wire.wire)
         await trio.sleep(1)
+        silent.send(b"silent")
         late = server.visit(old.port, early=b"late")
         await trio.sleep(1)
         new = await server.welcome("same")
         assert await new.hear(Demand) == Demand(3)
         new.pool(forwarder(tidy, server.nursery))
         for visitor, text in (
-            (unanswered, b"unanswered"),
+            (silent, b"silent"),
             (waiting, b"waiting"),
             (late, b"late"),
         ):
             assert await receive_exactly(visitor, len(text)) == text
         # Each byte once each way, whichever session took it.
-        assert server.counted() == {"anonymity": 2 * len(b"unanswered" + b"waiting" + b"late")}
+        assert server.counted() == {"anonymity": 2 * len(b"silent" + b"waiting" + b"late")}
 
 
 async def test_visitors_that_were_answered_are_reset_with_their_session(

@@ -42,7 +42,7 @@ from trionat.protocol.tunnel_frames import (
 )
 from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.server_tunnel import ServerTunnel
-from trionat.relay.stream import REPLAY_BYTES, Failure, VisitorStream
+from trionat.relay.stream import Failure, VisitorStream
 from trionat.transport.endpoint import send_all
 from trionat.transport.scratch import SCRATCH_BYTES
 
@@ -461,61 +461,6 @@ async def test_opening_does_not_wait_for_a_visitor_that_says_nothing(road: Road)
     local = await road.local()
     local.close()
     visitor.close()
-    await road.settle()
-
-
-async def test_many_early_bytes_come_first(tidy: Tidy) -> None:
-    early = random.Random(2).randbytes(REPLAY_BYTES)
-    async with open_road(tidy.endpoints, wire_capacity=100) as road:
-        far, near = tidy.pair()
-        far.send(b" and the rest")
-        far.send_eof()
-        stream = VisitorStream(1, near)
-        road.nursery.start_soon(road.server.open, stream, frame_for(1), early)
-        local = await road.local()
-        assert await receive_all(local) == early + b" and the rest"
-        local.close()
-        assert await receive_all(far) == b""
-        far.close()
-        await road.settle()
-
-
-async def test_what_is_not_answered_is_kept(road: Road) -> None:
-    visitor = road.visit(b"GET / ")
-    local = await road.local()
-    (stream,) = road.streams
-    visitor.send(b"HTTP/1.1")
-    await trio.testing.wait_all_tasks_blocked()
-    assert bytes(stream.unanswered or b"") == b"GET / HTTP/1.1"
-    local.send(b"2")
-    await trio.testing.wait_all_tasks_blocked()
-    assert road.streams[0].unanswered is None
-    visitor.reset()
-    local.reset()
-    await road.settle()
-
-
-async def test_an_end_is_an_answer(road: Road) -> None:
-    visitor = road.visit(b"x")
-    local = await road.local()
-    local.send_eof()
-    await trio.testing.wait_all_tasks_blocked()
-    assert road.streams[0].unanswered is None
-    visitor.reset()
-    local.reset()
-    await road.settle()
-
-
-@pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
-async def test_only_so_much_is_kept(road: Road, more: int, kept: bool) -> None:
-    visitor = road.visit()
-    local = await road.local()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send_all, visitor, bytes(REPLAY_BYTES + more))
-        await receive_exactly(local, REPLAY_BYTES + more)
-    assert (road.streams[0].unanswered is not None) == kept
-    visitor.reset()
-    local.reset()
     await road.settle()
 
 

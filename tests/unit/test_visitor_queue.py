@@ -180,8 +180,9 @@ async def test_patience(line: VisitorQueue, crowd: Crowd, autojump_clock: MockCl
         await trio.sleep(1)
     old = await line.next()
     assert old is not None
+    old.since = trio.current_time()
     line.put_back(old)  # begins to wait anew
-    line.expire(trio.current_time() - 1.5)
+    line.expire(wait=1.5, resume_wait=1.5)
     assert await receive_all(crowd.far[2]) == b""  # although it does not stand at the head
     assert (line.waiting, line.present) == (2, 2)
     assert line.refusals.counts == {Bound.WAIT: 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -15,11 +15,14 @@ from trionat.client.native.dialer import ServerDialer, find_server
 from trionat.client.native.expose import check_services
 from trionat.client.native.identity import find_identity
 from trionat.client.native.session import NativeSession
+from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import Backoff, foremost, is_final
+from trionat.client.session import SessionOverError
 from trionat.config.client import NATIVE, AuthConfig
 from trionat.errors import PeerError
 from trionat.events import ClientEvent, Connected, Disconnected, PublicService
 from trionat.log import get_logger, unbind_context
+from trionat.protocol.messages import CloseCode
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from trionat.config.client import ClientConfig
 
 log = get_logger(__name__)
+
+# Why a server may have ended a session without giving up its streams: it did not hear us, or not what it expected.
+_COMES_BACK: Final = {CloseCode.TIMEOUT, CloseCode.PROTOCOL}
 
 
 @attrs.define(eq=False)
@@ -46,6 +52,10 @@ class Client:
     services: tuple[PublicService, ...] = attrs.field(init=False, default=())
     _ports: tuple[int | None, ...] = attrs.field(init=False, default=())
     _connected: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _waiting_streams: WaitingStreams = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._waiting_streams = WaitingStreams(self.config.max_tunnels)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold a session, and get a new one whenever it is lost; `task_status` is told when the first one is up.
@@ -72,6 +82,14 @@ class Client:
             new_session = await self._native_sessions(tell)
         else:
             new_session = self._legacy_sessions(tell)
+        try:
+            await self._run_sessions(new_session, tell)
+        finally:
+            self._waiting_streams.drop_all("the client stops")
+
+    async def _run_sessions(
+        self, new_session: Callable[[], Session], tell: Callable[[ClientEvent], None]
+    ) -> None:
         backoff = Backoff()
         while not self.stopping.is_set():
             unbind_context("session")  # what follows is not about the one before
@@ -82,6 +100,8 @@ class Client:
             self._ports = session.ports or self._ports
             if problem is None:
                 return
+            if isinstance(problem, SessionOverError) and problem.code not in _COMES_BACK:
+                self._waiting_streams.drop_all(str(problem))
             if self.config.once or is_final(problem, connected_before=self._connected.is_set()):
                 tell(Disconnected(reason=str(problem), retry_in=None))
                 raise problem
@@ -120,6 +140,7 @@ class Client:
             dialer=dialer,
             identity=identity,
             preferred_ports=self._ports or (None,) * len(services),
+            waiting_streams=self._waiting_streams,
         )
 
     def _legacy_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
@@ -151,6 +172,7 @@ class Client:
                     nursery.cancel_scope,
                     name="stop before it is up",
                 )
+                nursery.start_soon(self._waiting_streams.expire, name="waiting streams")
                 await session.run()
                 nursery.cancel_scope.cancel("the session has ended")
         except* PeerError as group:

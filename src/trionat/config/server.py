@@ -225,6 +225,37 @@ class ServerConfig:
             "how long the ports of a lost session are kept for its client; 0: not at all",
         ),
     )
+    resume_wait: float = attrs.field(
+        default=30.0,
+        metadata=key(
+            "ResumeWait",
+            seconds(0, 86400),
+            "how long a visitor whose tunnel or client is lost waits to go on, at most PortReservation; 0: not at all",
+            derived="effective_resume_wait",
+        ),
+    )
+    resume_buffer: int = attrs.field(
+        default=2**20,
+        metadata=key(
+            "ResumeBuffer",
+            whole(2**16, 2**26),
+            "bytes of a visitor, in each direction, that may be under way and not yet acknowledged",
+        ),
+    )
+    resume_memory: int = attrs.field(
+        default=2**26,
+        metadata=key(
+            "ResumeMemory",
+            whole(2**16, 2**40),
+            "bytes that are held for the visitors of one session, in case they have to be sent again",
+        ),
+    )
+    resume_memory_total: int = attrs.field(
+        default=2**29,
+        metadata=key(
+            "ResumeMemoryTotal", whole(2**16, 2**40), "the same for all sessions together"
+        ),
+    )
     visitor_wait: float = attrs.field(
         default=8.0,
         metadata=key("VisitorWait", seconds(0.1, 300), "how long a visitor waits for its tunnel"),
@@ -338,6 +369,11 @@ class ServerConfig:
         if self.max_conn_num is None:
             return self.task_queue_num * self.task_queue_buff
         return self.max_conn_num
+
+    @property
+    def effective_resume_wait(self) -> float:
+        """How long streams wait for another tunnel: no longer than the ports do."""
+        return min(self.resume_wait, self.port_reservation)
 
     @property
     def effective_visit_host(self) -> str:

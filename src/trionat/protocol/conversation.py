@@ -23,6 +23,9 @@ class Conversation:
     Knows nothing of bytes or sockets. `open` is called before OPEN is sent, `sent_end` and `sent_abort` when the last byte of
     END or ABORT has left (until then nobody else may write); they raise `LocalProtocolError` where we break the protocol.
     `receive_*` are called when the peer's frame arrives, and raise `RemoteProtocolError` where it broke it.
+
+    A stream that is resumed begins with what both sides have of it already: an END that the peer has is not said again. Nobody says anything else
+    about it while it is `resuming`: between RESUME and its answer.
     """
 
     side: Side
@@ -30,6 +33,7 @@ class Conversation:
     sent_last: bool = attrs.field(init=False, default=False)
     received_last: bool = attrs.field(init=False, default=False)
     aborted: bool = attrs.field(init=False, default=False)
+    resuming: bool = attrs.field(init=False, default=False)
     _previous: int | None = attrs.field(init=False, default=None)
 
     @property
@@ -45,16 +49,26 @@ class Conversation:
     @property
     def over(self) -> bool:
         """Whether both sides have said their last word about the current visitor, so that `finish` must be called."""
-        return self.sent_last and self.received_last
+        return self.visitor is not None and self.sent_last and self.received_last
 
     @property
     def may_abort(self) -> bool:
         """Whether an ABORT of ours would still tell the peer something: the first one, or the answer to its own."""
-        return self.visitor is not None and not self.over and not (self.aborted and self.sent_last)
+        return (
+            self.visitor is not None
+            and not self.over
+            and not self.resuming
+            and not (self.aborted and self.sent_last)
+        )
+
+    @property
+    def previous(self) -> int | None:
+        """The visitor before the current one."""
+        return self._previous
 
     def _begin(self, visitor: int) -> None:
         self.visitor = visitor
-        self.sent_last = self.received_last = self.aborted = False
+        self.sent_last = self.received_last = self.aborted = self.resuming = False
 
     def finish(self) -> None:
         """Be idle again."""
@@ -68,9 +82,15 @@ class Conversation:
             raise LocalProtocolError("OPEN on a tunnel that cannot be opened now")
         self._begin(visitor)
 
+    def resume(self, visitor: int, *, received_last: bool) -> None:
+        """Go on with a visitor of another tunnel; only a server, only when idle. `received_last` says that its END has arrived there."""
+        self.open(visitor)
+        self.received_last = received_last
+        self.resuming = True
+
     def sent_end(self) -> None:
         """Our direction has ended."""
-        if self.idle or self.sent_last:
+        if self.idle or self.sent_last or self.resuming:
             raise LocalProtocolError("END without a visitor or for the second time")
         self.sent_last = True
 
@@ -90,14 +110,31 @@ class Conversation:
             )
         self._begin(visitor)
 
+    def receive_resume(self, visitor: int, *, sent_last: bool, received_last: bool) -> None:
+        """Take the peer's RESUME; the other two say which END has arrived already: ours there, and the peer's here."""
+        self.receive_open(visitor)
+        self.sent_last, self.received_last = sent_last, received_last
+        self.resuming = True
+
+    def sent_resumed(self) -> None:
+        """Our answer to RESUME has left."""
+        self.resuming = False
+
+    def receive_resumed(self, *, sent_last: bool) -> None:
+        """Take the peer's answer to RESUME; `sent_last` says that our END has arrived there."""
+        if not self.resuming:
+            raise RemoteProtocolError("RESUMED without a RESUME")
+        self.resuming = False
+        self.sent_last = sent_last
+
     def receive_data(self) -> None:
         """Take the peer's bytes."""
-        if self.idle or self.received_last:
-            raise RemoteProtocolError("DATA after END or without a visitor")
+        if self.idle or self.received_last or self.resuming:
+            raise RemoteProtocolError("DATA after END, before RESUMED or without a visitor")
 
     def receive_end(self) -> None:
         """Take the peer's END."""
-        if self.idle or self.received_last:
+        if self.idle or self.received_last or self.resuming:
             raise RemoteProtocolError("END for the second time or without a visitor")
         self.received_last = True
 
@@ -108,4 +145,5 @@ class Conversation:
                 raise RemoteProtocolError(f"ABORT for visitor {visitor}, who is not here")
             return False
         self.received_last = self.aborted = True
+        self.resuming = False
         return True

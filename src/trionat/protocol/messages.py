@@ -12,6 +12,10 @@ A control connection runs like this (`docs/protocol.md` has the whole)::
                               <-          WELCOME(uid, ports, secret) | REFUSED(code, text)
     PING, PONG               <->          PING, PONG
                               <-          DEMAND(visitors that wait for a tunnel)
+    ACKS(visitors, positions) <->         ACKS(visitors, positions)
+    LOST(visitors, attempts)  ->
+                              <-          BEGIN(visitor ...)             a visitor for whom there is no tunnel yet
+    EARLY(visitor, bytes)    <->          EARLY(visitor, bytes)
     DRAIN, CLOSE             <->          DRAIN, CLOSE
 """
 
@@ -38,6 +42,9 @@ CAPABILITIES: Final = ("recycled-tunnels",)
 
 # In HELLO: the client is ready to use tunnels without TLS. In WELCOME: it is to do so, since the server is ready as well.
 PLAIN_TUNNELS: Final = "plain-tunnels"
+
+# Streams outlive their tunnels, and the session, where both sides name it: see `Resume`.
+RESUME: Final = "resume"
 
 # A session is found by its uid and opened by its secret; 256 random bits, where the specification asks for 128 at least.
 SECRET_BYTES: Final = 32
@@ -88,7 +95,7 @@ class Hello:
     """A client's first frame: who it is. Exactly one of `password` and `token` (a ticket's) is given, or neither.
 
     `identity` is the client's own name for itself, up to 255 characters: a session of the same user and identity that is
-    still up is evicted by this one, which gets its ports.
+    still up is evicted by this one, which gets its ports. `resume` is the `lease` of the WELCOME whose streams this client still has, if any.
     """
 
     id: ClassVar[int] = 40001
@@ -100,6 +107,7 @@ class Hello:
     version: int = PROTOCOL_VERSION
     capabilities: tuple[str, ...] = CAPABILITIES
     software: str = ""
+    resume: str | None = None
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
@@ -113,6 +121,7 @@ class Hello:
                 "username": self.username,
                 "password": self.password,
                 "token": None if self.token is None else self.token.hex(),
+                **({} if self.resume is None else {"resume": self.resume}),
             }
         )
 
@@ -131,6 +140,7 @@ class Hello:
             if fields.values.get("password") is None
             else fields.text("password", longest=TEXT_CHARACTERS),
             token=None if fields.values.get("token") is None else fields.secret("token"),
+            resume=None if fields.values.get("resume") is None else fields.text("resume"),
         )
 
 
@@ -201,12 +211,34 @@ class Queued:
 
 
 @attrs.frozen(kw_only=True)
+class Resumption:
+    """How streams of this session are resumed. `lease` names who has them at the server: as long as it is the same, they may go on.
+
+    They wait for another tunnel for `wait` seconds. Either side keeps at most `buffer` bytes of a stream that the other one has not acknowledged.
+    """
+
+    lease: str
+    wait: float
+    buffer: int
+
+    @classmethod
+    def from_value(cls, value: object) -> Self:
+        """Check what stands in a WELCOME."""
+        fields = Fields("WELCOME", value)
+        return cls(
+            lease=fields.text("lease"),
+            wait=fields.seconds("wait"),
+            buffer=fields.integer("buffer", 1, 2**31),
+        )
+
+
+@attrs.frozen(kw_only=True)
 class Welcome:
     """The session is up.
 
     `ports` has one visit port per service asked for. `host` is what the server thinks visitors should dial, or empty where it
     does not know. `ping_interval` and `peer_timeout` are seconds and bind both sides; `max_tunnels` is the number of tunnels
-    that the server accepts of this session.
+    that the server accepts of this session. `resumption` is there where both sides can resume streams.
     """
 
     id: ClassVar[int] = 40004
@@ -219,10 +251,14 @@ class Welcome:
     max_tunnels: int
     version: int = PROTOCOL_VERSION
     capabilities: tuple[str, ...] = CAPABILITIES
+    resumption: Resumption | None = None
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return to_json({**attrs.asdict(self), "secret": self.secret.hex()})
+        values = {**attrs.asdict(self), "secret": self.secret.hex()}
+        if self.resumption is None:
+            del values["resumption"]
+        return to_json(values)
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -244,6 +280,9 @@ class Welcome:
             max_tunnels=fields.integer("max_tunnels", 1, 2**31),
             version=fields.integer("version", 1, 2**31),
             capabilities=fields.texts("capabilities"),
+            resumption=None
+            if fields.values.get("resumption") is None
+            else Resumption.from_value(fields.values["resumption"]),
         )
 
 
@@ -336,6 +375,96 @@ class Demand(_Number):
     id: ClassVar[int] = 40010
 
 
+MAX_STREAMS: Final = 2048
+"""How many streams one ACKS or LOST has at most; of more, the rest is told with the next one."""
+
+_STREAM: Final = struct.Struct(">QQ")
+
+
+@attrs.frozen
+class _Streams:
+    """Pairs of a visitor's number and another one."""
+
+    streams: tuple[tuple[int, int], ...]
+
+    def payload(self) -> bytes:
+        """Return the payload, 16 bytes for each stream."""
+        return b"".join(_STREAM.pack(*stream) for stream in self.streams)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if not payload or len(payload) % _STREAM.size or len(payload) > MAX_STREAMS * _STREAM.size:
+            raise RemoteProtocolError(
+                f"{cls.__name__.upper()}: the payload is not {_STREAM.size} bytes for each of 1 to {MAX_STREAMS} streams"
+            )
+        return cls(tuple((visitor, number) for visitor, number in _STREAM.iter_unpack(payload)))
+
+
+@attrs.frozen
+class Acks(_Streams):
+    """Of each visitor's stream, how far it has been received: as ACK on a tunnel, which may wait behind what nobody reads."""
+
+    id: ClassVar[int] = 40011
+
+
+@attrs.frozen
+class Lost(_Streams):
+    """Client to server: the tunnels of these visitors are lost, of which the server may not know yet.
+
+    The second number is the `attempt` of the RESUME that began it, or 0: a tunnel that the stream has got since is not meant.
+    """
+
+    id: ClassVar[int] = 40012
+
+
+@attrs.frozen
+class Begin:
+    """Server to client: a visitor for whom no tunnel is idle begins here. `open` is the payload of the OPEN that a tunnel would carry."""
+
+    id: ClassVar[int] = 40013
+    open: bytes
+
+    def payload(self) -> bytes:
+        """Return the payload."""
+        return self.open
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Take the payload, which `Open.decode` checks."""
+        return cls(payload)
+
+
+EARLY_BYTES: Final = 16 * 1024
+"""How much of a stream may travel on the control connection, in each direction."""
+
+_EARLY: Final = struct.Struct(">QQ")
+
+
+@attrs.frozen
+class Early:
+    """Bytes of a stream that has begun on the control connection, from `position` on. Without bytes: it is here."""
+
+    id: ClassVar[int] = 40014
+    visitor: int
+    position: int
+    data: bytes = attrs.field(repr=False)
+
+    def payload(self) -> bytes:
+        """Return the payload."""
+        return _EARLY.pack(self.visitor, self.position) + self.data
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if not 0 <= len(payload) - _EARLY.size <= EARLY_BYTES:
+            raise RemoteProtocolError(
+                f"EARLY: the payload is not {_EARLY.size} to {_EARLY.size + EARLY_BYTES} bytes long"
+            )
+        visitor, position = _EARLY.unpack_from(payload)
+        return cls(visitor, position, payload[_EARLY.size :])
+
+
 _ATTACH: Final = struct.Struct(f">Q{SECRET_BYTES}s")
 
 
@@ -411,6 +540,10 @@ Message: TypeAlias = (
     | Drain
     | Close
     | Demand
+    | Acks
+    | Lost
+    | Begin
+    | Early
     | Attach
     | Join
 )
@@ -428,6 +561,10 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
         Drain,
         Close,
         Demand,
+        Acks,
+        Lost,
+        Begin,
+        Early,
         Attach,
         Join,
     )

@@ -13,6 +13,14 @@ END or ABORT; then the tunnel is idle and the next OPEN may follow at once, with
 
 An ABORT can cross the peer's last frame, so it names its visitor: one for the visitor before the current one is late and
 ignored. Everything else is in the order that TCP keeps. PROBE and PROBED ask an idle tunnel whether it is still alive.
+
+A stream that can be resumed has a position in each direction: its bytes, counted from 0, and 1 more for END. ACK tells how far the
+receiver is. When its tunnel is lost, the stream goes on over another one::
+
+    server                                     client
+    RESUME(visitor, received, ...)     ->      finds the stream
+                                       <-      RESUMED(received) | ABORT(visitor, GONE)
+    DATA from there ...               <->      DATA from there ...
 """
 
 from __future__ import annotations
@@ -48,6 +56,7 @@ class AbortReason(enum.IntEnum):
     TIMEOUT = 3  # somebody took too long
     STOPPED = 4  # this side ends
     OTHER = 5  # something that this version has no name for
+    GONE = 6  # the stream that is to be resumed is not here
 
     @classmethod
     def _missing_(cls, value: object) -> AbortReason:
@@ -75,14 +84,17 @@ class Open:
 
     def encode(self) -> bytes:
         """Return the whole frame."""
+        return encode_frame(self.ID, self.payload())
+
+    def payload(self) -> bytes:
+        """Return the payload."""
         host, visit_host = self.host.encode()[:HOST_BYTES], self.visit_host.encode()[:HOST_BYTES]
-        return encode_frame(
-            self.ID,
+        return (
             _OPEN.pack(
                 self.visitor, self.service, self.port, self.visit_port, len(host), len(visit_host)
             )
             + host
-            + visit_host,
+            + visit_host
         )
 
     @classmethod
@@ -108,6 +120,82 @@ class Open:
             visit_host=visit_host,
             visit_port=visit_port,
         )
+
+
+_RESUME: Final = struct.Struct(">QQI")
+
+
+@attrs.frozen
+class Resume:
+    """Server to client: a stream whose tunnel was lost goes on here. `open` says whose it is, as OPEN did.
+
+    `received` is how far the server has received it, and `kept` from where it can send again, both as positions. `attempt` counts how often
+    it was resumed, this time included.
+    """
+
+    ID: ClassVar[int] = 40107
+    open: Open
+    received: int
+    kept: int
+    attempt: int
+
+    def encode(self) -> bytes:
+        """Return the whole frame."""
+        positions = _RESUME.pack(self.received, self.kept, self.attempt)
+        return encode_frame(self.ID, positions + self.open.payload())
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if len(payload) < _RESUME.size:
+            raise RemoteProtocolError("RESUME: the payload is too short")
+        received, kept, attempt = _RESUME.unpack_from(payload)
+        return cls(Open.decode(payload[_RESUME.size :]), received, kept, attempt)
+
+
+_POSITION: Final = struct.Struct(">Q")
+
+
+@attrs.frozen
+class Resumed:
+    """Client to server: the stream is here, and has been received so far."""
+
+    ID: ClassVar[int] = 40108
+    received: int
+
+    def encode(self) -> bytes:
+        """Return the whole frame."""
+        return encode_frame(self.ID, _POSITION.pack(self.received))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if len(payload) != _POSITION.size:
+            raise RemoteProtocolError(f"RESUMED: the payload is not {_POSITION.size} bytes long")
+        return cls(*_POSITION.unpack(payload))
+
+
+_ACK: Final = struct.Struct(">QQ")
+
+
+@attrs.frozen
+class Ack:
+    """The stream of `visitor` has been received so far: its end of the stream has taken all of that."""
+
+    ID: ClassVar[int] = 40109
+    visitor: int
+    received: int
+
+    def encode(self) -> bytes:
+        """Return the whole frame."""
+        return encode_frame(self.ID, _ACK.pack(self.visitor, self.received))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if len(payload) != _ACK.size:
+            raise RemoteProtocolError(f"ACK: the payload is not {_ACK.size} bytes long")
+        return cls(*_ACK.unpack(payload))
 
 
 _ABORT: Final = struct.Struct(">QH")
@@ -183,9 +271,9 @@ class Probed(_Empty):
 PROBE_FRAME: Final = encode_frame(Probe.ID, b"")
 PROBED_FRAME: Final = encode_frame(Probed.ID, b"")
 
-TunnelFrame: TypeAlias = Open | Abort | End | Probe | Probed
+TunnelFrame: TypeAlias = Open | Resume | Resumed | Ack | Abort | End | Probe | Probed
 _KINDS: Final[dict[int, type[TunnelFrame | TunnelRefused]]] = {
-    kind.ID: kind for kind in (Open, Abort, End, Probe, Probed, TunnelRefused)
+    kind.ID: kind for kind in (Open, Resume, Resumed, Ack, Abort, End, Probe, Probed, TunnelRefused)
 }
 
 

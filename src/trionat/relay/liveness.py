@@ -41,6 +41,10 @@ ACKNOWLEDGED_WITHIN: Final = 15.0
 """Seconds in which the peer's kernel has to acknowledge something of what a busy tunnel has sent. Nobody is asked there, so the kernel
 has to tell; a slow reader's acknowledges all the same. With less, tunnels would end in outages that the control connection survives."""
 
+RESUMED_AFTER: Final = 4.0
+"""The same, in seconds, where streams outlive their tunnels: then nothing is lost with one that might have come back. With the second or two
+that the kernel takes to repeat what was lost, another tunnel has the stream within 6 s."""
+
 
 def acknowledged_within(peer_timeout: float) -> float:
     """Return for how long the tunnels of a session whose peer may be silent for so long wait; no shorter than the session."""
@@ -68,8 +72,9 @@ class Liveness:
         return self._unanswered_probe is not None
 
     def ask(self) -> None:
-        """A probe is on its way."""
+        """A probe is on its way. What was heard before is no answer."""
         self._unanswered_probe = 0
+        self.heard = False
 
     def sweep(self, *, busy: bool, aborting: bool, given: int) -> None:
         """Count one sweep. `given` are the bytes that the visitor, or the service, has taken so far.

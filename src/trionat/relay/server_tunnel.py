@@ -8,14 +8,13 @@ import attrs
 
 from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
 from trionat.protocol.conversation import Side
-from trionat.protocol.frames import BIG_ENDIAN
-from trionat.protocol.tunnel_frames import DATA_ID, PROBE_FRAME, Probed
+from trionat.protocol.tunnel_frames import PROBE_FRAME, AbortReason, Probed, Resumed
 from trionat.relay.liveness import PROBE_AFTER, PROBE_SOON_AFTER
 from trionat.relay.tunnel import Tunnel
 from trionat.transport.endpoint import lost
 
 if TYPE_CHECKING:
-    from trionat.protocol.tunnel_frames import Open, TunnelFrame
+    from trionat.protocol.tunnel_frames import Open, Resume, TunnelFrame
     from trionat.relay.stream import VisitorStream
 
 
@@ -25,29 +24,57 @@ class ServerTunnel(Tunnel):
 
     side: ClassVar[Side] = Side.SERVER
 
-    async def open(self, stream: VisitorStream, frame: Open, early: bytes = b"") -> None:
+    async def open(self, stream: VisitorStream, frame: Open) -> None:
         """Give the idle tunnel its next visitor, and `carry` for it.
 
-        `early` are bytes that were read from the visitor before. OPEN leaves together with the visitor's first bytes if they
-        are there, at once if not. A tunnel that was not heard of for a while is probed in the same breath.
+        OPEN leaves together with the visitor's first bytes if they are there, at once if not. A tunnel that was not heard of for a while
+        is probed in the same breath.
 
         Raises:
             As `carry`.
         """
         opening = frame.encode()
-        if early:
-            opening += BIG_ENDIAN.pack(len(early), DATA_ID) + early
         if self.liveness.silent >= PROBE_SOON_AFTER and not self.liveness.is_asked:
             opening = PROBE_FRAME + opening
             self.liveness.ask()
-        stream.unanswered = bytearray(early)
         self._conversation.open(frame.visitor)
         self.stream = stream
         await self.carry(stream, opening)
 
+    async def resume(self, stream: VisitorStream, frame: Resume) -> None:
+        """Go on with a stream of another tunnel on this idle one; otherwise as `open`. The client answers at once, or is given up."""
+        stream.over = False
+        self._conversation.resume(stream.visitor, received_last=stream.gave_end)
+        self.stream = stream
+        self.liveness.ask()
+        await self._write(frame.encode())
+        stream.note_told()
+        while self._conversation.resuming:
+            await stream.changed.wait()
+        await self._carry_on(stream)
+
     async def _take(self, frame: TunnelFrame) -> None:
-        if not isinstance(frame, Probed):
-            raise RemoteProtocolError(f"{type(frame).__name__.upper()} from a client")
+        self._forget_before()
+        match frame:
+            case Resumed(received):
+                self._take_resumed(received)
+            case Probed():
+                pass
+            case _:
+                raise RemoteProtocolError(f"{type(frame).__name__.upper()} from a client")
+
+    def _take_resumed(self, received: int) -> None:
+        stream = self.stream
+        if stream is None or stream.send_buffer is None:
+            raise RemoteProtocolError("RESUMED without a RESUME")
+        if not stream.acknowledged <= received <= stream.sent:
+            stream.fail(AbortReason.OTHER, "the client resumed it where it cannot go on")
+            raise RemoteProtocolError(
+                f"RESUMED at {received}, where {stream.acknowledged} to {stream.sent} can be had"
+            )
+        self._conversation.receive_resumed(sent_last=stream.took_end and received == stream.sent)
+        stream.acknowledge(received)
+        stream.changed.notify()
 
     def sweep(self, *, doubtful: bool = False) -> None:
         """See `Tunnel`; probes an idle tunnel that was silent for a while.
@@ -64,6 +91,8 @@ class ServerTunnel(Tunnel):
         if self._last_word.locked():  # it has tried to leave all the while
             raise PeerTimeoutError("the other end of the tunnel did not take an ABORT")
         self.liveness.ask()
+        if self._unsent:
+            raise ConnectionLostError("the tunnel is stuck: an ACK could not be sent")
         try:
             if self.wire.send(PROBE_FRAME) == len(PROBE_FRAME) and not self.wire.has_unsent:
                 return

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
+from trionat.errors import RemoteProtocolError
 from trionat.protocol.conversation import Side
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
     from trionat.protocol.tunnel_frames import AbortReason
+    from trionat.relay.send_buffer import SendBuffer
     from trionat.relay.throttle import Throttle
     from trionat.transport.endpoint import Endpoint
-
-# What a server keeps of a visitor's bytes until something comes back, to give it to another tunnel if this one proves dead. A
-# request with its headers fits; a longer one is being uploaded, and then the tunnel has shown that it lives.
-REPLAY_BYTES: Final = 64 * 1024
 
 
 @attrs.frozen
@@ -32,26 +30,94 @@ class Failure:
 class VisitorStream:
     """The plain end of a conversation (the visitor at the server, the local service at the client) and how it went.
 
-    `taken` and `given` are bytes read from and written to the plain end, right at every moment. `unanswered` holds what was
-    taken until the other side has answered anything, or None: once it has, when there was too much, and at a client. `throttle`
-    slows the stream down; a server sets it.
+    `taken` and `given` are bytes read from and written to the plain end, right at every moment. `took_end` says that it has no more,
+    `gave_end` that it was told so. `throttle` slows the stream down; a server sets it.
+
+    With a `send_buffer` the stream outlives its tunnel: another one goes on with it. Its positions, in both directions, count bytes and then
+    1 for the end. `acknowledged` is the position that the peer has acknowledged, `told` the one that was acknowledged to it. `attempt` is how
+    often it was resumed.
+
+    `over` says that both sides have said their last words, `aborted` that the peer has said ABORT, `finished` that its end has been logged;
+    `since` is when it began.
     """
 
     visitor: int
     plain: Endpoint
+    send_buffer: SendBuffer | None = None
     taken: int = 0
     given: int = 0
+    took_end: bool = False
+    gave_end: bool = False
     failure: Failure | None = None
-    unanswered: bytearray | None = attrs.field(default=None, repr=False)
     over: bool = False
+    aborted: bool = False
+    finished: bool = False
+    since: float = attrs.field(factory=trio.current_time)
     throttle: Throttle | None = None
+    attempt: int = 0
+    acknowledged: int = attrs.field(init=False, default=0)
+    told: int = attrs.field(init=False, default=0)
+    _furthest: tuple[int, int] = attrs.field(init=False, default=(0, 0))
     changed: Signal = attrs.field(factory=Signal)
     _held_up: set[trio.CancelScope] = attrs.field(init=False, factory=lambda: set())
 
+    @property
+    def received(self) -> int:
+        """The position up to which the plain end has taken what the peer sent."""
+        return self.given + self.gave_end
+
+    @property
+    def sent(self) -> int:
+        """The position up to which the peer gets, or is to get, what the plain end has said."""
+        return self.taken + self.took_end
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether both directions have, so that the plain end is not needed any more."""
+        return self.took_end and self.gave_end
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether both sides have all of it, with its end, and know that of each other."""
+        return self.took_end and self.acknowledged == self.sent and not self.owes_ack
+
+    def acknowledge(self, position: int) -> None:
+        """Take the peer's word for how far it is.
+
+        Raises:
+            RemoteProtocolError: it cannot be so far, or the stream is not of those that are acknowledged.
+        """
+        if self.send_buffer is None or position > self.sent:
+            raise RemoteProtocolError(f"ACK of {position}, where {self.sent} were sent")
+        if position > self.acknowledged:
+            self.acknowledged = position
+            self.send_buffer.acknowledge(position)
+            self.changed.notify()  # in any case: other streams may have made room in the memory meanwhile
+
+    @property
+    def owes_ack(self) -> bool:
+        """Whether the peer does not know how far we are."""
+        return self.send_buffer is not None and self.told != self.received
+
+    def note_told(self) -> None:
+        """The peer is told how far we are."""
+        self.told = self.received
+
+    def advance(self) -> bool:
+        """Tell whether it has come further, in either direction, since this was asked last."""
+        before, self._furthest = self._furthest, (self.acknowledged, self.received)
+        return self._furthest != before
+
+    def release(self) -> None:
+        """Nobody goes on with it. Idempotent."""
+        if self.send_buffer is not None:
+            self.send_buffer.release()
+
     def fail(self, reason: AbortReason, text: str) -> None:
-        """Note why it ends; the first reason counts."""
+        """Note why it ends; the first reason counts. Of what was sent nothing is sent again."""
         if self.failure is None:
             self.failure = Failure(reason, text)
+            self.release()
             for scope in self._held_up:
                 scope.cancel(text)
         self.changed.notify()
@@ -64,13 +130,6 @@ class VisitorStream:
     def portion(self, room: memoryview) -> memoryview:
         """Return as much of the room as one read may fill."""
         return room if self.throttle is None else self.throttle.portion(room)
-
-    def keep_unanswered(self, piece: memoryview) -> None:
-        """Keep what was taken, as long as it is little."""
-        if self.unanswered is not None:
-            self.unanswered += piece
-            if len(self.unanswered) > REPLAY_BYTES:
-                self.unanswered = None
 
     async def slow_down(self, count: int) -> None:
         """Wait until so many bytes, which were read, may be relayed; a stream that has failed need not wait."""

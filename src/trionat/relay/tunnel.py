@@ -7,7 +7,11 @@ TCP connection and no TLS handshake. What moves bytes are plain functions, `_rec
 
 Who may write to the wire: `carry` while there is a visitor, `receive` and `sweep` while there is none. `Conversation` knows
 which of the two it is. What both tasks share is changed between two checkpoints only, so there is no lock, but for one frame: an
-ABORT behind an END of ours may still be leaving when the peer's END makes the tunnel idle.
+ABORT behind an END of ours may still be leaving when the peer's END makes the tunnel idle. An ACK leaves in between, where nothing of
+`carry` is half sent.
+
+A stream with a send buffer outlives the tunnel. Whoever owns the tunnel takes it off with `detach` when the tunnel is gone, and another one
+goes on with it. That includes a stream that has just ended, of which the other side may not have heard the last words: `before`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import attrs
 import trio
 
-from trionat.errors import ConnectionLostError
+from trionat.errors import ConnectionLostError, RemoteProtocolError
 from trionat.protocol.conversation import Conversation
 from trionat.protocol.frames import BIG_ENDIAN, HEADER_BYTES
 from trionat.protocol.tunnel_frames import (
@@ -28,6 +32,7 @@ from trionat.protocol.tunnel_frames import (
     END_FRAME,
     Abort,
     AbortReason,
+    Ack,
     End,
     TunnelReader,
 )
@@ -35,7 +40,7 @@ from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, Liveness
 from trionat.relay.stream import VisitorStream, reset_text
 from trionat.transport.endpoint import MORE_LIKELY_BYTES, Endpoint, lost, send_all
 from trionat.transport.readiness import TURN, pump
-from trionat.transport.scratch import HEADROOM_BYTES, Scratch, scratch
+from trionat.transport.scratch import HEADROOM_BYTES, SCRATCH_BYTES, Scratch, scratch
 
 if TYPE_CHECKING:
     from trionat.protocol.conversation import Side
@@ -45,21 +50,26 @@ if TYPE_CHECKING:
 # Frames before the others get their turn; each costs a few microseconds, and a peer may send nothing but the smallest.
 _EVENTS_TURN: Final = 64
 
+# At the end of a direction so many bytes are acknowledged at once, so that the peer need not keep them until the next visitor comes.
+_ACK_BYTES: Final = 16 * 1024
+
 # What may leave together with a visitor's first bytes.
 _OPENING_BYTES: Final = HEADROOM_BYTES - HEADER_BYTES
 
 
 @attrs.define(eq=False)
 class Tunnel(ABC):
-    """What both ends of a tunnel do alike. Does not own the wire; whoever runs the two tasks closes it, and then calls `abandon`.
+    """What both ends of a tunnel do alike. Does not own the wire; whoever runs the two tasks closes it, and then calls `detach` or `abandon`.
 
-    `acknowledged_within` is in seconds.
+    `acknowledged_within` is in seconds. `stream` is that of the current visitor, `before` that of the one before, as long as the peer may not
+    have heard all of it.
     """
 
     side: ClassVar[Side]
     wire: Endpoint
     acknowledged_within: float = attrs.field(default=ACKNOWLEDGED_WITHIN, kw_only=True)
     stream: VisitorStream | None = attrs.field(init=False, default=None)
+    before: VisitorStream | None = attrs.field(init=False, default=None)
     liveness: Liveness = attrs.field(init=False)
     _conversation: Conversation = attrs.field(init=False)
     _reader: TunnelReader = attrs.field(init=False, factory=TunnelReader)
@@ -72,6 +82,9 @@ class Tunnel(ABC):
     _opening: bytes = attrs.field(init=False, default=b"")
     _unsent: memoryview = attrs.field(init=False, factory=lambda: memoryview(b""))
     _limited: bytes | None = attrs.field(init=False, default=None)
+    _writing: bool = attrs.field(init=False, default=False)
+    _ack_due: bool = attrs.field(init=False, default=False)
+    _is_gone: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self._conversation = Conversation(self.side)
@@ -142,7 +155,7 @@ class Tunnel(ABC):
                 if not count:
                     return None
             elif not isinstance(event, memoryview):
-                if not self._take_last_word(event):
+                if not self._take_at_once(event):
                     self._event = event
                     reader.keep()
                     return None
@@ -180,11 +193,16 @@ class Tunnel(ABC):
     def _receiver(self) -> VisitorStream | None:
         """Return whose bytes have come; None where its plain end is gone, which the peer may not know yet."""
         self._conversation.receive_data()
+        if self.before is not None:
+            self._forget_before()
         stream = self.stream
-        if stream is None or stream.failure is not None:
-            return None
-        stream.unanswered = None
-        return stream
+        return None if stream is None or stream.failure is not None else stream
+
+    def _forget_before(self) -> None:
+        """The peer is past the visitor before: frames come in their order, so it has had all of that."""
+        if self.before is not None:
+            self.before.release()
+            self.before = None
 
     def _give(self, stream: VisitorStream, piece: memoryview) -> int:
         """Write to the plain end what it takes at once; return how much that was. All of it is dropped where that end is gone."""
@@ -196,7 +214,22 @@ class Tunnel(ABC):
             self._lose_plain(stream)
             return len(piece)
         stream.given += sent
+        buffer = stream.send_buffer
+        if buffer is not None and stream.given - stream.told >= buffer.ack_after:
+            self._acknowledge(stream)
         return sent
+
+    def _acknowledge(self, stream: VisitorStream) -> bool:
+        """Tell the peer how far we are: now, or where something else is half sent, behind that. Tell whether it has left."""
+        self._ack_due = True
+        if self._writing or self._conversation.resuming or self._unsent or self.wire.has_unsent:
+            return False
+        frame = memoryview(Ack(stream.visitor, stream.received).encode())
+        if sent := self._send(frame):
+            self._unsent = frame[sent:]
+            self._ack_due = False
+            stream.note_told()
+        return sent == len(frame) and not self.wire.has_unsent
 
     def _give_rest(self, stream: VisitorStream, rest: memoryview) -> bool:
         """Go on with what the plain end did not take before; tell whether that is all of it now."""
@@ -225,27 +258,50 @@ class Tunnel(ABC):
         stream.fail(AbortReason.RESET, reset_text(self.side))
         stream.plain.close()
 
-    def _take_last_word(self, frame: TunnelFrame) -> bool:
-        """Take END or ABORT; False: it is another frame."""
+    def _take_at_once(self, frame: TunnelFrame) -> bool:
+        """Take END, ABORT or ACK; False: it is another frame."""
         match frame:
+            case Ack():
+                self._take_ack(frame)
             case End():
                 self._conversation.receive_end()
-                if (stream := self.stream) is not None:
-                    stream.unanswered = None
-                    if stream.failure is None:
-                        try:
+                self._forget_before()
+                if (stream := self.stream) is not None and stream.failure is None:
+                    try:
+                        if (
+                            not self._conversation.sent_last
+                        ):  # else it is closed now, which says the same
                             stream.plain.send_eof()
-                        except OSError:
-                            self._lose_plain(stream)
+                    except OSError:
+                        self._lose_plain(stream)
+                    else:
+                        stream.gave_end = True
+                        if (
+                            stream.send_buffer is not None
+                            and stream.given - stream.told > _ACK_BYTES
+                        ):
+                            self._acknowledge(stream)
                 self._settle()
             case Abort():
                 if self._conversation.receive_abort(frame.visitor):
+                    self._forget_before()  # a late one came before the peer heard our last word
                     if (stream := self.stream) is not None:
                         self._abort_plain(stream, frame)
                     self._settle()
             case _:
                 return False
         return True
+
+    def _take_ack(self, ack: Ack) -> None:
+        if ack.visitor == self._conversation.visitor:
+            if self.stream is not None:
+                self.stream.acknowledge(ack.received)
+        elif ack.visitor != self._conversation.previous:
+            raise RemoteProtocolError(f"ACK for visitor {ack.visitor}, who is not here")
+        elif self.before is not None:
+            self.before.acknowledge(ack.received)
+            if self.before.is_acknowledged:
+                self._forget_before()
 
     @abstractmethod
     async def _take(self, frame: TunnelFrame) -> None:
@@ -256,7 +312,7 @@ class Tunnel(ABC):
         """
 
     def _abort_plain(self, stream: VisitorStream, abort: Abort) -> None:
-        stream.unanswered = None
+        stream.aborted = True
         stream.fail(
             abort.reason, abort.text or f"aborted by the other side ({abort.reason.name.lower()})"
         )
@@ -274,6 +330,9 @@ class Tunnel(ABC):
                 stream.over = True
                 stream.plain.close()  # both directions have ended, so nobody uses it any more
                 stream.changed.notify()
+                if stream.send_buffer is not None and not stream.aborted:
+                    self.before = stream
+            self._ack_due = False
             self._rest()
 
     def _rest(self) -> None:  # noqa: B027 - there may be nothing to do
@@ -290,11 +349,9 @@ class Tunnel(ABC):
         Raises:
             ConnectionLostError: the wire is lost.
         """
-        try:
+        if stream.failure is None and not stream.took_end:
             await self._carry_bytes(stream, opening)
-        except (OSError, trio.ClosedResourceError):
-            self._lose_plain(stream)
-        if stream.failure is None:
+        if stream.failure is None and not self._conversation.sent_last and not stream.over:
             await self._write(END_FRAME)
             self._conversation.sent_end()
             self._settle()
@@ -309,33 +366,50 @@ class Tunnel(ABC):
                 continue
             await stream.changed.wait()
 
+    async def _carry_on(self, stream: VisitorStream) -> None:
+        """Send what the peer has not received over another tunnel, then `carry`. Raises as that does."""
+        assert stream.send_buffer is not None, "only a stream that has one is resumed"  # noqa: S101 - for type checkers
+        buffer, position = stream.send_buffer, stream.send_buffer.start
+        while piece := buffer.piece(position, SCRATCH_BYTES):  # none if it has failed
+            position = max(position, buffer.start) + len(piece)
+            await self._write(BIG_ENDIAN.pack(len(piece), DATA_ID) + piece)
+        self._settle()  # it may be over with nothing left to say
+        await self.carry(stream)
+
     async def _carry_bytes(self, stream: VisitorStream, opening: bytes) -> None:
-        """Read and send until the plain end says that there is no more; its errors come out as they are."""
-        if len(opening) <= _OPENING_BYTES:
-            self._opening = opening
-        else:
-            self._unsent = memoryview(opening)
-        gone: OSError | None = None
+        """Read and send until the plain end says that there is no more, or is lost."""
+        self._opening = opening
         step = partial(self._carry_step, stream)
-        while gone is None:
+        while True:
             try:
                 await pump(step)
-            except OSError as error:
-                gone = error
-            if self._limited is None:
+            except (OSError, trio.ClosedResourceError):
+                self._lose_plain(
+                    stream
+                )  # before the next checkpoint: the kernel tells it only once
                 break
-            frames, self._limited = self._limited, None
-            await stream.slow_down(len(frames) - HEADER_BYTES)
-            await self._write(frames)
+            if self._limited is not None:
+                frames, self._limited = self._limited, None
+                await stream.slow_down(len(frames) - HEADER_BYTES)
+                await self._write(frames)
+            elif not await self._wait_acknowledged(stream):
+                break
         if (
             self._opening
         ):  # else a last word would follow about a visitor of whom the peer never heard
             await self._write(self._opening)
-        if gone is not None:
-            raise gone
+
+    async def _wait_acknowledged(self, stream: VisitorStream) -> bool:
+        """Wait until there is room in the send buffer; False: the plain end has ended, or the stream has failed."""
+        if stream.took_end:
+            return False
+        buffer = stream.send_buffer
+        while buffer is not None and buffer.is_full and stream.failure is None:
+            await stream.changed.wait()
+        return stream.failure is None
 
     def _carry_step(self, stream: VisitorStream) -> Readiness | None:
-        """Take the plain end's bytes to the wire until it ends, or its bandwidth is limited: then they are `_limited`.
+        """Take the plain end's bytes to the wire until it ends, the send buffer is full, or bandwidth is limited: then they are `_limited`.
 
         Raises:
             ConnectionLostError: the wire is lost.
@@ -343,20 +417,27 @@ class Tunnel(ABC):
         """
         if (len(self._unsent) > 0 or self.wire.has_unsent) and not self._send_rest():
             return self.wire.writable
-        plain, outgoing = stream.plain, self._scratch.outgoing
-        room = outgoing[HEADROOM_BYTES:]
+        if self._ack_due and not self._acknowledge(stream):
+            return self.wire.writable
+        plain, outgoing, buffer = stream.plain, self._scratch.outgoing, stream.send_buffer
+        room = stream.portion(outgoing[HEADROOM_BYTES:])
+        if buffer is not None:
+            if buffer.is_full:
+                return None
+            room = buffer.portion(room)
         try:
-            count = plain.recv_into(stream.portion(room))
+            count = plain.recv_into(room)
         except BlockingIOError:
             if self._opening:  # nothing there yet, and the other side can begin without it
                 self._unsent, self._opening = memoryview(self._opening), b""
                 return self._carry_step(stream)
             return plain.readable
         if not count:
+            stream.took_end = True
             return None
         stream.taken += count
-        if stream.unanswered is not None:
-            stream.keep_unanswered(room[:count])
+        if buffer is not None:
+            buffer.keep(room[:count])
         start = _OPENING_BYTES - len(self._opening)
         outgoing[start:_OPENING_BYTES] = self._opening
         self._opening = b""
@@ -396,10 +477,15 @@ class Tunnel(ABC):
         return not self._unsent and not self.wire.has_unsent
 
     async def _write(self, data: bytes) -> None:
+        """Send all of it, behind what is half sent."""
+        rest, self._unsent = self._unsent, memoryview(b"")
+        self._writing = True
         try:
-            await send_all(self.wire, data)
+            await send_all(self.wire, bytes(rest) + data if rest else data)
         except OSError as error:
             raise lost(error) from error
+        finally:
+            self._writing = False
 
     # -- from outside -------------------------------------------------------------------------------------------------
 
@@ -413,8 +499,13 @@ class Tunnel(ABC):
             ConnectionLostError: the wire is lost.
         """
         stream = self.stream
-        if stream is not None and stream.failure is None and stream.plain.is_lost():
-            self._lose_plain(stream)
+        if stream is not None and stream.failure is None and not stream.has_ended:
+            if stream.plain.is_lost():
+                self._lose_plain(stream)
+            elif self._ack_due:
+                self._acknowledge(stream)
+        if not self._writing and (self._unsent or self.wire.has_unsent):
+            self._send_rest()
         failed = self._conversation.aborted or (stream is not None and stream.failure is not None)
         self.liveness.sweep(
             busy=not self.idle,
@@ -422,8 +513,29 @@ class Tunnel(ABC):
             given=0 if stream is None else stream.given,
         )
 
+    @property
+    def streams(self) -> list[VisitorStream]:
+        """Those that are on it: `before` and `stream`, where they are there."""
+        if self.before is not None and self.before.is_acknowledged:
+            self._forget_before()
+        return [stream for stream in (self.before, self.stream) if stream is not None]
+
+    def serves(self, visitor: int) -> bool:
+        """Whether that visitor is on it, or the service is still being connected to for it. Not any more once the tunnel is gone."""
+        return not self._is_gone and (
+            self._conversation.visitor == visitor
+            or any(stream.visitor == visitor for stream in self.streams)
+        )
+
+    def detach(self) -> list[VisitorStream]:
+        """The tunnel is gone: return the streams that are still on it, for the caller to go on with, or to reset."""
+        streams = self.streams
+        self.before = self.stream = None
+        self._is_gone = True
+        return streams
+
     def abandon(self) -> None:
         """The tunnel is gone: reset the plain end that is still on it, since what it got may not be all."""
-        if (stream := self.stream) is not None:
-            self.stream = None
+        for stream in self.detach():
             stream.plain.reset()
+            stream.release()

@@ -9,17 +9,23 @@ import trio
 
 from trionat.errors import PeerError
 from trionat.log import get_logger
-from trionat.protocol.messages import Message, Ping, Pong
+from trionat.protocol.messages import Early, Message, Ping, Pong
 from trionat.signals import Signal
 from trionat.transport.deadline import deadline
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.transport.channel import Channel
 
 log = get_logger(__name__)
 
 # How long the last message may take; the peer hears the same from the end of the connection.
 _LAST_WORD: Final = 1.0
+
+# Messages that leave together, and bytes of visitors in them; a PING waits for no more.
+_TOGETHER: Final = 64
+_TOGETHER_BYTES: Final = 16 * 1024
 
 
 @attrs.define(eq=False)
@@ -37,7 +43,9 @@ class ControlLink:
     round_trip: float | None = attrs.field(init=False, default=None)
     _ping: Ping = attrs.field(init=False, factory=lambda: Ping(0))
     _ping_sent: float = attrs.field(init=False, default=0.0)
-    _outbox: dict[type[Message], Message] = attrs.field(init=False, factory=lambda: {})
+    _outbox: dict[type[Message], Callable[[], Message | None]] = attrs.field(
+        init=False, factory=lambda: {}
+    )
     _posted: Signal = attrs.field(init=False, factory=Signal)
 
     async def run(self) -> None:
@@ -58,11 +66,20 @@ class ControlLink:
     async def _write(self) -> None:
         complaint = f"{self.peer} does not read its control connection"
         while True:
-            while self._outbox:
-                message = self._outbox.pop(next(iter(self._outbox)))
+            while messages := self._take_posted():
                 with deadline(self.peer_timeout, complaint):
-                    await self.channel.send(message)
+                    await self.channel.send(*messages)
             await self._posted.wait()
+
+    def _take_posted(self) -> list[Message]:
+        messages: list[Message] = []
+        count = 0
+        while self._outbox and len(messages) < _TOGETHER and count < _TOGETHER_BYTES:
+            message = self._outbox.pop(next(iter(self._outbox)))()
+            if message is not None:
+                messages.append(message)
+                count += len(message.data) if isinstance(message, Early) else 0
+        return messages
 
     def post(self, message: Message) -> None:
         """Send a message soon; never blocks.
@@ -70,7 +87,11 @@ class ControlLink:
         Of each kind only the latest waits, so nothing can pile up: an older PONG or DEMAND has nothing to say any more, and
         of the others there is only one.
         """
-        self._outbox[type(message)] = message
+        self.ask(type(message), lambda: message)
+
+    def ask(self, kind: type[Message], make: Callable[[], Message | None]) -> None:
+        """Send a message that is made when its turn has come, so that it says all that there is to say then; None: nothing any more."""
+        self._outbox[kind] = make
         self._posted.notify()
 
     async def receive(self) -> Message:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from trionat.client.native.early import EarlyStreams
 from trionat.client.native.expose import expose
+from trionat.client.native.streams import WaitingStreams
 from trionat.client.native.tunnel_pool import TunnelPool
 from trionat.client.session import Session, SessionOverError
 from trionat.config.values import UNENCRYPTED
@@ -22,17 +24,23 @@ from trionat.protocol.messages import (
     PLAIN_TUNNELS,
     QUEUE_INTERVAL,
     QUEUE_TIMEOUT,
+    RESUME,
+    Acks,
     Attach,
+    Begin,
     Close,
     CloseCode,
     Drain,
+    Early,
     Hello,
     Join,
+    Lost,
     Ping,
     Pong,
     Welcome,
 )
-from trionat.relay.liveness import acknowledged_within
+from trionat.relay.early import EarlyOutbox
+from trionat.relay.liveness import RESUMED_AFTER, acknowledged_within
 from trionat.signals import Signal
 from trionat.transport.channel import Channel
 from trionat.transport.control_link import ControlLink
@@ -64,12 +72,14 @@ _SOFTWARE: Final = f"trionat {version('trionat')}"
 class NativeSession(Session):
     """A session in which everything is encrypted and tunnels are recycled.
 
-    `preferred_ports` are the visit ports of the session before, to be asked for again.
+    `preferred_ports` are the visit ports of the session before, to be asked for again; `waiting_streams` are the streams of that session,
+    with which this one goes on.
     """
 
     dialer: ServerDialer
     identity: str
     preferred_ports: tuple[int | None, ...]
+    waiting_streams: WaitingStreams = attrs.field(factory=lambda: WaitingStreams(0))
     _position: int | None = attrs.field(init=False, default=None)  # in the queue
     _moved: Signal = attrs.field(init=False, factory=Signal)
 
@@ -99,9 +109,12 @@ class NativeSession(Session):
                     identity=self.identity,
                     name=self.config.name,
                     software=_SOFTWARE,
-                    capabilities=(*CAPABILITIES, PLAIN_TUNNELS)
-                    if self._wants_plain
-                    else CAPABILITIES,
+                    capabilities=(
+                        *CAPABILITIES,
+                        RESUME,
+                        *([PLAIN_TUNNELS] if self._wants_plain else []),
+                    ),
+                    resume=self.waiting_streams.token,
                 )
             )
             await channel.send(
@@ -176,13 +189,23 @@ class NativeSession(Session):
                 await self.dialer.connect(address), Attach(welcome.uid, welcome.secret)
             )
 
+        resumption = welcome.resumption if RESUME in welcome.capabilities else None
+        self.waiting_streams.begin(resumption)
         pool = TunnelPool(
             open_wire,
             self.forwarder,
             limit=max(1, room_for_visitors(min(self.config.max_tunnels, welcome.max_tunnels))),
             least_idle=self.config.min_idle_tunnels,
-            acknowledged_within=acknowledged_within(peer_timeout),
+            waiting_streams=self.waiting_streams,
+            on_lost=lambda: link.ask(Lost, self.waiting_streams.lost),
+            on_acks=lambda: link.ask(Acks, pool.acks),
+            release=lambda visitor: early.release(visitor),
+            acknowledged_within=acknowledged_within(peer_timeout)
+            if resumption is None
+            else RESUMED_AFTER,
         )
+        outbox = EarlyOutbox(lambda: link.ask(Early, outbox.next))
+        early = EarlyStreams(pool.open_service, self.waiting_streams, outbox)
         server = self.dialer.server
         self._come_up(
             uid=welcome.uid,
@@ -196,7 +219,7 @@ class NativeSession(Session):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run, name="control link")
             nursery.start_soon(pool.run, name="tunnel pool")
-            nursery.start_soon(self._read, link, pool, name="control reader")
+            nursery.start_soon(self._read, link, pool, early, name="control reader")
             nursery.start_soon(self.forwarder.check, name="check services")
             await self.stopping.wait()
             link.post(Drain(seconds=self.config.drain_grace))
@@ -205,12 +228,24 @@ class NativeSession(Session):
             nursery.cancel_scope.cancel("the client stops")
         await link.say_last(Close(code=CloseCode.STOPPED, text="the client stops"))
 
-    async def _read(self, link: ControlLink, pool: TunnelPool) -> None:
-        draining = False
+    async def _read(self, link: ControlLink, pool: TunnelPool, early: EarlyStreams) -> None:
+        async with trio.open_nursery() as nursery:
+            await self._read_messages(link, pool, early, nursery)
+
+    async def _read_messages(
+        self, link: ControlLink, pool: TunnelPool, early: EarlyStreams, nursery: trio.Nursery
+    ) -> None:
+        draining, resumes = False, self.waiting_streams.resumption is not None
         while True:
             match message := await link.receive():
                 case messages.Demand(number):
                     pool.demand(number)
+                case Acks() if resumes:
+                    pool.acknowledge(message)
+                case Begin() if resumes:
+                    early.begin(message, nursery)
+                case Early() if resumes:
+                    early.take(message)
                 case Drain(seconds=seconds):
                     if not draining:
                         self.tell(Draining(seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -9,10 +10,12 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.client.native.outage import Outage
+from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import foremost
 from trionat.errors import ConnectionLostError, PeerError
 from trionat.log import get_logger
 from trionat.protocol.tunnel_frames import Open
+from trionat.relay.acknowledgements import acks_of, are_owed, take_acks
 from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, SWEEP_INTERVAL
 from trionat.relay.stream import VisitorStream
@@ -21,9 +24,10 @@ from trionat.transport.descriptors import SHORTAGE, TOLD_AGAIN_AFTER, room_for_v
 from trionat.transport.isolation import isolated, leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from trionat.client.forwarder import Forwarder
+    from trionat.protocol.messages import Acks
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
@@ -34,6 +38,10 @@ _MOST_IDLE: Final = 64
 
 # Handshakes at once. More would only queue at the server, whose every handshake takes about a millisecond.
 _MOST_DIALS: Final = 64
+
+# Where visitors begin on the control connection, so many are begun together, with this pause in seconds behind them.
+_FEW_DIALS: Final = 8
+_PACE: Final = 0.005
 
 # After a tunnel for which there was no descriptor, nobody tries for this long, in seconds.
 _PAUSE: Final = 0.5
@@ -48,6 +56,10 @@ _FORGOTTEN_AFTER: Final = 5
 _DEMAND_LASTS: Final = 2.5
 
 
+async def _at_once(_: int) -> None:
+    pass
+
+
 @attrs.define(eq=False)
 class TunnelPool:
     """Keeps idle tunnels ready, opens more when visitors wait, and serves visitors over them.
@@ -58,12 +70,20 @@ class TunnelPool:
 
     Nothing that happens for each visitor looks at all tunnels, but for those who wait at all idle ones, so that a visitor costs the same
     in any crowd. `acknowledged_within` is as in `Tunnel`.
+
+    A stream whose tunnel is lost goes to `waiting_streams`, and `on_lost` is called. Where the server cannot resume streams, those are reset.
+    `on_acks` is called, at most once a second, when the server is to be told what `acks` returns. `release` is waited for before a tunnel
+    goes on with a visitor's stream.
     """
 
     open_wire: Callable[[], Awaitable[Endpoint]]
     forwarder: Forwarder
     limit: int
     least_idle: int
+    waiting_streams: WaitingStreams = attrs.field(factory=lambda: WaitingStreams(0))
+    on_lost: Callable[[], None] = lambda: None
+    on_acks: Callable[[], None] = lambda: None
+    release: Callable[[int], Awaitable[None]] = _at_once
     acknowledged_within: float = ACKNOWLEDGED_WITHIN
     served: int = attrs.field(init=False, default=0)
     _limit_when_short: int | None = attrs.field(init=False, default=None)
@@ -90,8 +110,8 @@ class TunnelPool:
         self._changed.notify()
 
     async def wait_not_busy(self) -> None:
-        """Wait until no visitor is left."""
-        while self.busy:
+        """Wait until no visitor is left, also none that waits for another tunnel."""
+        while self.busy or len(self.waiting_streams):
             await self._less_busy.wait()
 
     async def run(self) -> None:
@@ -99,10 +119,18 @@ class TunnelPool:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep, name="sweep")
             while True:
-                for _ in range(self._missing()):
+                for _ in range(min(self._missing(), self._together)):
                     self._dialing += 1
                     nursery.start_soon(self._serve, name="tunnel")
-                await self._changed.wait()
+                if self._missing():
+                    await trio.sleep(_PACE)
+                else:
+                    await self._changed.wait()
+
+    @property
+    def _together(self) -> int:
+        """How many tunnels to dial before others get their turn: few where visitors begin without one, since handshakes would hold them up."""
+        return _MOST_DIALS if self.waiting_streams.resumption is None else _FEW_DIALS
 
     def _missing(self) -> int:
         """Return how many tunnels to open now."""
@@ -165,9 +193,17 @@ class TunnelPool:
 
     async def _serve_visitors(self, wire: Endpoint) -> None:
         opened, streams = trio.open_memory_channel[tuple[Open, VisitorStream]](1)
+        frames: dict[VisitorStream, Open] = {}  # of the current visitor and the one before
 
         def take_over(frame: Open, stream: VisitorStream) -> None:
+            if len(frames) > 1:
+                del frames[next(iter(frames))]
+            frames[stream] = frame
             opened.send_nowait((frame, stream))
+
+        async def find(visitor: int) -> VisitorStream | None:
+            self._idle.discard(tunnel)
+            return await self._find(visitor)
 
         def connect_locally(frame: Open) -> Awaitable[Endpoint]:
             self._idle.discard(tunnel)
@@ -188,6 +224,8 @@ class TunnelPool:
             connect_locally,
             take_over,
             rest,
+            None if self.waiting_streams.resumption is None else self.waiting_streams.new_buffer,
+            None if self.waiting_streams.resumption is None else find,
             acknowledged_within=self.acknowledged_within,
         )
         log.debug("tunnel opened", idle=len(self._idle) + 1, busy=self.busy)
@@ -210,7 +248,9 @@ class TunnelPool:
         finally:
             self._tunnels.pop(tunnel, None)
             self._idle.discard(tunnel)
-            tunnel.abandon()
+            for stream in tunnel.detach():
+                self.waiting_streams.hold(frames[stream], stream)
+                self.on_lost()
             wire.close()
             log.debug("tunnel closed", idle=len(self._idle), busy=self.busy)
             self._changed.notify()
@@ -218,6 +258,39 @@ class TunnelPool:
         if ended_at_once():
             self._outage.failed(problem, tried_for=trio.current_time() - began, opened=True)
             self._changed.notify()
+
+    async def _find(self, visitor: int) -> VisitorStream | None:
+        """Take a visitor's stream off its tunnel, which we may not have noticed to be lost; see `ClientTunnel.find`."""
+        await self.release(visitor)
+        for tunnel in list(self._tunnels):
+            if tunnel.serves(visitor):
+                self._give_up(tunnel, "its visitor goes on over another tunnel")
+                tunnel.wire.reset()
+                while tunnel.serves(visitor):
+                    await self._less_busy.wait()
+        stream = self.waiting_streams.take(visitor)
+        if stream is not None:
+            log.debug("visitor goes on over another tunnel", visitor=visitor)
+            self._waiting = max(0, self._waiting - 1)
+            self._changed.notify()
+        return stream
+
+    def acks(self) -> Acks | None:
+        """Return what the server does not know yet of how far its streams are, None: nothing; they count as told."""
+        return acks_of(self._on_tunnels())
+
+    def acknowledge(self, acks: Acks) -> None:
+        """Take the server's word for how far it is.
+
+        Raises:
+            RemoteProtocolError: it cannot be so far.
+        """
+        take_acks(acks, chain(self._on_tunnels(), self.waiting_streams))
+        self.waiting_streams.forget_acknowledged()
+
+    def _on_tunnels(self) -> Iterator[VisitorStream]:
+        for tunnel in self._tunnels:
+            yield from tunnel.streams
 
     async def _prove(self) -> None:
         """A tunnel that was opened in an outage, and stays, ends it."""
@@ -228,7 +301,12 @@ class TunnelPool:
     async def _connect_locally(self, frame: Open) -> Endpoint:
         log.debug("visitor paired with a tunnel", visitor=frame.visitor, service=frame.service)
         self._waiting = max(0, self._waiting - 1)
-        self._changed.notify()  # one idle tunnel less
+        if self._missing():  # one idle tunnel less
+            self._changed.notify()
+        return await self.open_service(frame)
+
+    async def open_service(self, frame: Open) -> Endpoint:
+        """Return a connection to the visitor's local service; see `Forwarder.open`."""
         visitor = TCPAddress(frame.host, frame.port)
         visited = TCPAddress(frame.visit_host, frame.visit_port)
         try:
@@ -249,8 +327,10 @@ class TunnelPool:
         self, tunnel: ClientTunnel, streams: trio.MemoryReceiveChannel[tuple[Open, VisitorStream]]
     ) -> None:
         async for frame, stream in streams:
-            since = trio.current_time()
-            await tunnel.carry(stream)
+            await tunnel.serve(stream)
+            if stream.finished:  # only its last words have gone over another tunnel
+                continue
+            stream.finished = True
             self.served += 1
             log.info(
                 "visitor closed",
@@ -260,7 +340,7 @@ class TunnelPool:
                 reason=stream.end,
                 received=stream.given,
                 sent=stream.taken,
-                seconds=round(trio.current_time() - since, 3),
+                seconds=round(trio.current_time() - stream.since, 3),
             )
 
     async def _sweep(self) -> None:
@@ -275,6 +355,8 @@ class TunnelPool:
                     self._give_up(tunnel, str(error))
                     # The other end may wait for a plain end that does not read, and would not see a mere end.
                     tunnel.wire.reset()
+            if are_owed(self._on_tunnels()):
+                self.on_acks()
             if self._limit_when_short is not None:
                 self._fit()
                 if self._limit_when_short >= self.limit:
@@ -285,6 +367,7 @@ class TunnelPool:
             if trio.current_time() - self._demanded > _DEMAND_LASTS:
                 self._waiting = 0
             self._changed.notify()
+            self._less_busy.notify()  # of those that wait, some may be given up
 
 
 def _is_shortage(error: BaseException) -> bool:

@@ -123,7 +123,10 @@ class Metrics:
     def _session(self, session: Session) -> SessionView:
         lease, tunnels = session.lease, session.tunnels
         served = [self._visitor(*both) for both in tunnels.streams.items()]
-        waiting = [self._visitor(visitor, None) for visitor in lease.queue.waiting_visitors]
+        waiting = [
+            self._visitor(visitor, visitor.stream, waits=True)
+            for visitor in lease.queue.waiting_visitors
+        ]
         return SessionView(
             uid=session.uid,
             user=session.username,
@@ -153,16 +156,18 @@ class Metrics:
         new = session.tunnels.relayed - before.relayed.get(session.uid, 0)
         return round(new / seconds, 1) if seconds else 0.0
 
-    def _visitor(self, visitor: Visitor, stream: VisitorStream | None) -> VisitorView:
+    def _visitor(
+        self, visitor: Visitor, stream: VisitorStream | None, *, waits: bool = False
+    ) -> VisitorView:
         return VisitorView(
             number=visitor.number,
             address=str(visitor.address),
             port=visitor.visited.port,
             since=self._date(visitor.arrived),
             seconds=_ago(visitor.arrived),
-            received=len(visitor.early) + (stream.taken if stream else 0),
+            received=stream.taken if stream else 0,
             sent=stream.given if stream else 0,
-            waiting=stream is None,
+            waiting=waits,
         )
 
     def _queued(self, client: QueuedClient) -> QueuedView:

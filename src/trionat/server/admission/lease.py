@@ -6,7 +6,9 @@ that the client which comes back finds its ports and its visitors; when the clie
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hmac
+import secrets
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -17,8 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
     from trionat.protocol.messages import ServiceRequest
+    from trionat.relay.send_buffer import SendMemory
     from trionat.server.visitors.ports import LeaseKey, VisitPort
     from trionat.server.visitors.queue import VisitorQueue
+
+_TOKEN_BYTES: Final = 16
+
+
+def _new_token() -> str:
+    return secrets.token_hex(_TOKEN_BYTES)
 
 
 @attrs.define(eq=False)
@@ -27,16 +36,20 @@ class Lease:
 
     `given_up` says that nobody will come back for it, `released` that it is gone for good. `services` are those of the session
     that uses it, or did so last; `vacant_since` is when that one ended.
+
+    `token` names the client process whose streams are here: whoever shows it may go on with them. `send_memory` is what they all may hold.
     """
 
     key: LeaseKey
     ports: tuple[VisitPort, ...]
     queue: VisitorQueue
+    send_memory: SendMemory
     on_idle: Callable[[Lease], None] = lambda _: None
     released: bool = attrs.field(init=False, default=False)
     given_up: bool = attrs.field(init=False, default=False)
     services: tuple[ServiceRequest, ...] = attrs.field(init=False, default=())
     vacant_since: float | None = attrs.field(init=False, default=None)
+    token: str = attrs.field(init=False, repr=False, factory=_new_token)
     _evict: Callable[[str], None] | None = attrs.field(init=False, default=None)
     _vacated: Signal = attrs.field(init=False, factory=Signal)
 
@@ -70,6 +83,15 @@ class Lease:
         self.queue.session = uid
         self.vacant_since = None
         self._evict = evict
+
+    def resume(self, token: str | None) -> None:
+        """Let the session that begins go on with the streams of the one before; without the right token they are reset.
+
+        The client's process is another one then, or has given them up.
+        """
+        if token is None or not hmac.compare_digest(token.encode(), self.token.encode()):
+            self.queue.reset_streams("the client has come back without it")
+            self.token = _new_token()
 
     def vacate(self) -> None:
         """Its session has ended; visitors that come now wait for the next."""

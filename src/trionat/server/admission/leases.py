@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from trionat.log import get_logger
+from trionat.relay.send_buffer import SendMemory
 from trionat.server.accounts.limits import LiveLimits
 from trionat.server.admission.lease import Lease
 from trionat.server.refusals import RefusalCounters
@@ -37,7 +38,11 @@ class Leases:
     refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
     by_key: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
     live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
+    send_memory: SendMemory = attrs.field(init=False)
     changed: Signal = attrs.field(init=False, factory=Signal)
+
+    def __attrs_post_init__(self) -> None:
+        self.send_memory = SendMemory(self.config.resume_memory_total)
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self.by_key.values()))
@@ -60,7 +65,8 @@ class Leases:
         queue = VisitorQueue(
             self.config.max_waiting_visitors, self.config.max_visitors, user_limits, self.refusals
         )
-        lease = Lease(client.key, ports, queue, self._idle)
+        memory = SendMemory(self.config.resume_memory, self.send_memory)
+        lease = Lease(client.key, ports, queue, memory, self._idle)
         self.by_key[lease.key] = lease
         return lease
 
@@ -101,11 +107,13 @@ class Leases:
             self.release(lease)
 
     async def expire_visitors(self) -> None:
-        """Dismiss visitors that have waited for longer than `VisitorWait`, for ever."""
+        """Dismiss visitors that have waited for longer than `VisitorWait`, or `ResumeWait`, for ever."""
         while True:
             await trio.sleep(min(0.5, self.config.visitor_wait / 4))
             for lease in self:
-                lease.queue.expire(trio.current_time() - self.config.visitor_wait)
+                lease.queue.expire(
+                    wait=self.config.visitor_wait, resume_wait=self.config.effective_resume_wait
+                )
 
     def _idle(self, lease: Lease) -> None:
         """No session uses the lease: it ends now if nobody will come back for it, else by `expire`."""

@@ -10,6 +10,7 @@ from trionat.config.values import UNENCRYPTED
 from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.protocol.messages import (
     PLAIN_TUNNELS,
+    RESUME,
     Attach,
     Expose,
     Hello,
@@ -86,7 +87,10 @@ class NativeLogin(Login):
             channel=self._channel,
         )
 
+        resumes = RESUME in hello.capabilities and self.context.config.effective_resume_wait > 0
+
         def open_session(uid: int, lease: Lease) -> NativeSession:
+            lease.resume(hello.resume if resumes else None)
             return NativeSession(
                 uid=uid,
                 lease=lease,
@@ -104,6 +108,7 @@ class NativeLogin(Login):
                 keep_idle=expose.idle_tunnels,
                 plain_tunnels=self.context.config.tunnel_encryption == UNENCRYPTED
                 and PLAIN_TUNNELS in hello.capabilities,
+                resumes=resumes,
             )
 
         await self._run_session(client, open_session)

@@ -14,14 +14,22 @@ from trionat.log import get_logger
 from trionat.protocol.messages import (
     CAPABILITIES,
     PLAIN_TUNNELS,
+    RESUME,
     SECRET_BYTES,
+    Acks,
     Close,
     Demand,
     Drain,
+    Early,
     Join,
+    Lost,
+    Resumption,
     Welcome,
 )
-from trionat.relay.liveness import acknowledged_within
+from trionat.relay.early import EarlyOutbox
+from trionat.relay.liveness import RESUMED_AFTER, acknowledged_within
+from trionat.relay.send_buffer import SendBuffer
+from trionat.server.sessions.early import EarlyVisitors
 from trionat.server.sessions.native_tunnels import NativeTunnels
 from trionat.server.sessions.session import Session, SessionEnd
 from trionat.transport.control_link import ControlLink
@@ -50,14 +58,17 @@ SPARE_TUNNELS = 64
 class NativeSession(Session):
     """See `Session`. `keep_idle` is how many idle tunnels the client wants at least.
 
-    `plain_tunnels` says that both sides are configured to use tunnels without TLS.
+    `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
     """
 
     channel: Channel
     keep_idle: int
     public_host: str
     plain_tunnels: bool = False
+    resumes: bool = False
     link: ControlLink = attrs.field(init=False)
+    _tunnels: NativeTunnels = attrs.field(init=False)
+    _early: EarlyVisitors = attrs.field(init=False)
     _secret: bytes = attrs.field(
         init=False, repr=False, factory=lambda: secrets.token_bytes(SECRET_BYTES)
     )
@@ -67,12 +78,28 @@ class NativeSession(Session):
         self.link = ControlLink(
             self.channel, "the client", self.config.ping_interval, self.config.peer_timeout
         )
-        self.tunnels = NativeTunnels(
+        outbox = EarlyOutbox(lambda: self.link.ask(Early, outbox.next))
+        self._early = EarlyVisitors(
+            self.lease.queue,
+            outbox,
+            self._new_buffer,
+            lambda received, sent: self.tunnels.count_bytes(received, sent),
+        )
+        self.tunnels = self._tunnels = NativeTunnels(
             queue=self.lease.queue,
             limit=self.config.max_visitors + SPARE_TUNNELS,
             keep_idle=self.keep_idle,
-            acknowledged_within=acknowledged_within(self.config.peer_timeout),
+            acknowledged_within=RESUMED_AFTER
+            if self.resumes
+            else acknowledged_within(self.config.peer_timeout),
+            new_buffer=self._new_buffer if self.resumes else None,
+            resume_wait=self.config.effective_resume_wait,
+            on_acks=lambda: self.link.ask(Acks, self._tunnels.acks),
+            release=self._early.release,
         )
+
+    def _new_buffer(self) -> SendBuffer:
+        return SendBuffer(self.config.resume_buffer, self.lease.send_memory)
 
     @property
     def dialect(self) -> str:
@@ -112,12 +139,20 @@ class NativeSession(Session):
         self.link.post(self._welcome())
         nursery.start_soon(self.link.run, name="control link")
         nursery.start_soon(self._tell_demand, name="demand")
+        if self.resumes:
+            nursery.start_soon(self._early.run, name="early visitors")
         while True:
             match message := await self.link.receive():
                 case Drain(seconds=seconds):
                     if not self.lease.given_up:  # else it is known
                         log.info("the client is leaving", seconds=seconds)
                         self.lease.give_up()
+                case Acks() if self.resumes:
+                    self._tunnels.acknowledge(message)
+                case Early() if self.resumes:
+                    self._early.take(message)
+                case Lost() if self.resumes:
+                    self._tunnels.give_up(message)
                 case Close(text=text):
                     end = SessionEnd(
                         "left", f"the client has left: {text}", tell=False, goodbye=True
@@ -141,7 +176,18 @@ class NativeSession(Session):
             ping_interval=self.config.ping_interval,
             peer_timeout=self.config.peer_timeout,
             max_tunnels=self.tunnels.limit,
-            capabilities=(*CAPABILITIES, PLAIN_TUNNELS) if self.plain_tunnels else CAPABILITIES,
+            capabilities=(
+                *CAPABILITIES,
+                *([PLAIN_TUNNELS] if self.plain_tunnels else []),
+                *([RESUME] if self.resumes else []),
+            ),
+            resumption=Resumption(
+                lease=self.lease.token,
+                wait=self.config.effective_resume_wait,
+                buffer=self.config.resume_buffer,
+            )
+            if self.resumes
+            else None,
         )
 
     async def _tell_demand(self) -> None:

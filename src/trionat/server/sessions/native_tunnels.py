@@ -9,7 +9,8 @@ import trio
 
 from trionat.errors import PeerError
 from trionat.log import get_logger
-from trionat.protocol.tunnel_frames import Open
+from trionat.protocol.tunnel_frames import AbortReason, Resume
+from trionat.relay.acknowledgements import acks_of, are_owed, take_acks
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN
 from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import VisitorStream
@@ -17,35 +18,50 @@ from trionat.server.sessions.tunnels import Tunnels
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from trionat.protocol.messages import Acks, Lost
+    from trionat.relay.send_buffer import SendBuffer
     from trionat.server.visitors.visitor import Visitor
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
 
-# Tunnels that a visitor is given before it is reset: its bytes themselves may be what kills them.
+# Tunnels that a visitor is given in vain where streams are not resumed; then it is reset.
 _TRIES = 3
 
 # Idle tunnels that nobody has needed for this long, in sweeps, are sent home.
 _RETIRE_AFTER = 30
 
 
+async def _at_once(_: Visitor) -> None:
+    pass
+
+
 @attrs.define(eq=False)
 class _Served:
-    """What runs on one tunnel."""
+    """What runs on one tunnel: its current visitor, and the one before."""
 
     scope: trio.CancelScope
-    current: tuple[Visitor, VisitorStream] | None = None
+    current: Visitor | None = None
+    before: Visitor | None = None
 
 
 @attrs.define(eq=False, kw_only=True)
 class NativeTunnels(Tunnels):
-    """Cancelled, `run` puts a visitor to whom nothing was answered yet back into the queue, and resets the others.
+    """Cancelled, `run` puts visitors whose streams can go on over another tunnel back into the queue, and resets the others.
 
-    `keep_idle` is how many idle tunnels the client wants at least, `acknowledged_within` is as in `Tunnel`.
+    `keep_idle` is how many idle tunnels the client wants at least, `acknowledged_within` is as in `Tunnel`. With `new_buffer` streams outlive
+    their tunnels, and one that gets no further over any of them is reset after `resume_wait` seconds. `on_acks` is called, at most once a
+    second, when the client is to be told what `acks` returns. `release` is waited for before a tunnel gets a visitor.
     """
 
     keep_idle: int
     acknowledged_within: float = ACKNOWLEDGED_WITHIN
+    new_buffer: Callable[[], SendBuffer] | None = None
+    resume_wait: float = 0.0
+    on_acks: Callable[[], None] = lambda: None
+    release: Callable[[Visitor], Awaitable[None]] = _at_once
     _tunnels: dict[ServerTunnel, _Served] = attrs.field(init=False, factory=lambda: {})
     _sweeps: int = attrs.field(init=False, default=0)
 
@@ -65,42 +81,99 @@ class NativeTunnels(Tunnels):
             reason = "the tunnel was lost"
         finally:
             del self._tunnels[tunnel]
+            streams = tunnel.detach()
+            if served.before is not None and served.before.stream in streams:
+                self._wait_anew(served.before)
             if served.current is not None:
-                self._rescue(*served.current, reason)
+                self._rescue(served.current, reason)
 
     async def _carry(self, tunnel: ServerTunnel, served: _Served, scope: trio.CancelScope) -> None:
         while (visitor := await self.queue.next()) is not None:
-            stream = VisitorStream(visitor.number, visitor.endpoint)
-            served.current = (visitor, stream)
-            self._begin(visitor, stream)
-            visitor.tries += 1
-            await tunnel.open(
-                stream,
-                Open(
-                    visitor=visitor.number,
-                    service=visitor.service,
-                    host=visitor.address.host,
-                    port=visitor.address.port,
-                    visit_host=visitor.visited.host,
-                    visit_port=visitor.visited.port,
-                ),
-                visitor.early,
-            )
-            served.current = None
+            try:
+                await self.release(visitor)
+            except BaseException:
+                self.queue.put_back(visitor)
+                raise
+            served.current = visitor
+            stream = await self._serve_visitor(visitor, tunnel)
+            served.current, served.before = None, visitor
             self._finish(visitor, stream.end)
         scope.cancel("not needed any more")
 
-    def _rescue(self, visitor: Visitor, stream: VisitorStream, reason: str) -> None:
-        """The tunnel is gone: the visitor goes to another one if nothing of it was answered, else it is reset."""
+    async def _serve_visitor(self, visitor: Visitor, tunnel: ServerTunnel) -> VisitorStream:
+        frame = visitor.opening
+        visitor.tries += 1
+        if (stream := visitor.stream) is None:
+            buffer = None if self.new_buffer is None else self.new_buffer()
+            stream = visitor.stream = VisitorStream(visitor.number, visitor.endpoint, buffer)
+            self._begin(visitor, stream)
+            await tunnel.open(stream, frame)
+        else:
+            stream.attempt += 1
+            self._begin(visitor, stream)
+            log.info("visitor goes on over another tunnel", visitor=visitor.number)
+            await tunnel.resume(
+                stream, Resume(frame, stream.received, stream.acknowledged, stream.attempt)
+            )
+        return stream
+
+    def _rescue(self, visitor: Visitor, reason: str) -> None:
+        """The tunnel is gone: the visitor goes on over another one where it can, else it is reset."""
+        stream = self.streams[visitor]
         if stream.over:  # the last words were said, only the bookkeeping was cut short
             visitor.endpoint.close()
             self._finish(visitor, stream.end)
-        elif stream.failure is None and stream.unanswered is not None and visitor.tries < _TRIES:
-            visitor.early = bytes(stream.unanswered)
+        elif stream.aborted:  # only our answer was to be sent
+            visitor.endpoint.reset()
+            self._finish(visitor, stream.end)
+        elif stream.send_buffer is not None:
+            log.info("visitor waits for another tunnel", visitor=visitor.number, reason=reason)
+            self._end(visitor)
+            self._wait_anew(visitor)
+        elif visitor.tries < _TRIES and not (stream.taken or stream.received or stream.failure):
+            visitor.stream = None  # the service has got nothing of it
             self._put_back(visitor)
         else:
             visitor.endpoint.reset()
             self._finish(visitor, reason)
+
+    def _wait_anew(self, visitor: Visitor) -> None:
+        """Its stream goes on over the next tunnel. One that comes no further from one tunnel to the next waits no longer for that."""
+        stream = visitor.stream
+        assert stream is not None, "it had a tunnel"  # noqa: S101 - for type checkers
+        now = trio.current_time()
+        if stream.advance() or stream.attempt == 0:
+            visitor.since = now
+        elif now - visitor.since > self.resume_wait:
+            stream.fail(AbortReason.OTHER, "it gets no further over any tunnel")
+            visitor.endpoint.reset()
+        self.queue.put_back(visitor)
+
+    # -- what the control connection brings --------------------------------------------------------------------------
+
+    def acks(self) -> Acks | None:
+        """Return what the client does not know yet of how far its streams are, None: nothing; they count as told."""
+        return acks_of(self._on_tunnels())
+
+    def acknowledge(self, acks: Acks) -> None:
+        """Take the client's word for how far it is.
+
+        Raises:
+            RemoteProtocolError: it cannot be so far.
+        """
+        take_acks(acks, self._on_tunnels())
+
+    def _on_tunnels(self) -> Iterator[VisitorStream]:
+        for tunnel in self._tunnels:
+            yield from tunnel.streams
+
+    def give_up(self, lost: Lost) -> None:
+        """The client has lost these visitors' tunnels: they wait for others."""
+        attempts = dict(lost.streams)
+        for tunnel, served in list(self._tunnels.items()):
+            if any(attempts.get(stream.visitor) == stream.attempt for stream in tunnel.streams):
+                served.scope.cancel("the client has lost it")
+                tunnel.wire.reset()
 
     def _sweep(self) -> None:
         """See after every tunnel, and send home those that were not needed for a while."""
@@ -113,6 +186,8 @@ class NativeTunnels(Tunnels):
                 served.scope.cancel(str(error))
                 # The other end may wait for a plain end that does not read, and would not see a mere end.
                 tunnel.wire.reset()
+        if are_owed(self._on_tunnels()):
+            self.on_acks()
         self._sweeps += 1
         if self._sweeps % _RETIRE_AFTER == 0:
             busy = len(self._tunnels) - self.queue.idle

@@ -129,30 +129,45 @@ class Tunnels(ABC):
     # -- the book ----------------------------------------------------------------------------------------------------
 
     def _begin(self, visitor: Visitor, stream: VisitorStream) -> None:
-        """The visitor is served from now on: its bytes count, and its user's throttle holds it."""
+        """The visitor is served from now on: its bytes count, those of before do not, and its user's throttle holds it."""
         log.debug("visitor paired with a tunnel", visitor=visitor.number, served=len(self.streams))
         stream.throttle = self.queue.user_limits.throttle
+        self._received -= stream.taken
+        self._sent -= stream.given
         self.streams[visitor] = stream
 
     def _finish(self, visitor: Visitor, end: str) -> None:
         """The visitor was served; its endpoint is closed already."""
-        stream = self.streams.pop(visitor)
-        self._received += stream.taken
-        self._sent += stream.given
-        self.served += 1
+        stream = self._end(visitor)
+        told = visitor.has_left
         self.queue.leave(visitor)
+        if told:  # only its last words have gone over another tunnel
+            return
+        self.served += 1
         log.info(
             "visitor closed",
             visitor=visitor.number,
             address=str(visitor.address),
             port=visitor.visited.port,
             reason=end,
-            received=len(visitor.early) + stream.taken,
+            received=stream.taken,
             sent=stream.given,
             seconds=round(trio.current_time() - visitor.arrived, 3),
         )
 
+    def count_bytes(self, received: int, sent: int) -> None:
+        """Count what has gone another way than over a tunnel."""
+        self._received += received
+        self._sent += sent
+
     def _put_back(self, visitor: Visitor) -> None:
-        """The visitor goes to another tunnel, perhaps of another session; what was taken of it is counted here."""
-        self._received += self.streams.pop(visitor).taken
+        """The visitor goes to another tunnel, perhaps of another session."""
+        self._end(visitor)
         self.queue.put_back(visitor)
+
+    def _end(self, visitor: Visitor) -> VisitorStream:
+        """The visitor is not served any more; what was relayed is counted here."""
+        stream = self.streams.pop(visitor)
+        self._received += stream.taken
+        self._sent += stream.given
+        return stream

@@ -34,7 +34,7 @@ class _IdleTunnel:
 class VisitorQueue:
     """Joins visitors to idle tunnels: who has waited longest goes first, to the tunnel that was used last.
 
-    Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back. At most `most_waiting` wait
+    Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back, those who had a tunnel as well. At most `most_waiting` wait
     and at most `most_present` are there, waiting or served; `user_limits` has what its user may have on all leases together.
     `arrivals` is how many have begun to wait so far, and `arrived` is notified when another one does; `refusals` counts those who
     may not. `session` (the uid, or None while there is none) is for the log.
@@ -105,14 +105,18 @@ class VisitorQueue:
         )
 
     def put_back(self, visitor: Visitor) -> None:
-        """Take a visitor back, ahead of all others: its tunnel was dead."""
-        visitor.since = trio.current_time()
+        """Take a visitor back, ahead of all others: its tunnel is lost.
+
+        One that has left may come back too, because the client may not have heard its last words.
+        """
+        if not visitor.present:
+            visitor.present = True
+            self.present += 1
+            self.user_limits.visitors += 1
         if not self.open:
             visitor.endpoint.reset()
             self.refusals.counts[Bound.LEAVING] += 1
-            self.leave(visitor)
-            reason = "the tunnel was lost, and there will be no other"
-            log.info("visitor closed", **self._values(visitor, reason))
+            self._dismiss(visitor, "the tunnel was lost, and there will be no other")
         elif self._idle:
             self._give(visitor)
         else:
@@ -127,7 +131,10 @@ class VisitorQueue:
 
     def leave(self, visitor: Visitor) -> None:
         """A visitor that `next` or `take` gave out is done with."""
-        visitor.gone()
+        if not visitor.has_left:
+            visitor.has_left = True
+            visitor.gone()
+        visitor.present = False
         self.present -= 1
         self.user_limits.visitors -= 1
         if not self.present:
@@ -142,8 +149,8 @@ class VisitorQueue:
         """Return the visitor that has waited longest, or None where nobody waits."""
         while self._waiting:
             visitor = self._waiting.popleft()
-            if not visitor.endpoint.is_lost():
-                return visitor
+            if visitor.stream is not None or not visitor.endpoint.is_lost():
+                return visitor  # of one that had a tunnel the client has to be told
             self._dismiss(visitor, "the visitor reset its connection while it waited")
         return None
 
@@ -174,14 +181,32 @@ class VisitorQueue:
             del self._idle[tunnel]
             tunnel.woken.set()
 
-    def expire(self, before: float) -> None:
-        """Dismiss visitors that have waited since before that moment."""
-        late = [visitor for visitor in self._waiting if visitor.since < before]
-        for visitor in late:  # not only from the head: one that was put back there waits anew
-            self._waiting.remove(visitor)
-            if not visitor.endpoint.is_lost():
-                self.refusals.counts[Bound.WAIT] += 1
-            self._dismiss(visitor, "no tunnel for it in time")
+    def expire(self, *, wait: float, resume_wait: float) -> None:
+        """Dismiss visitors that have waited for longer than so many seconds; the second is for those who had a tunnel."""
+        now = trio.current_time()
+        for visitor in tuple(
+            self._waiting
+        ):  # not only from the head: one that was put back there waits anew
+            if visitor.stream is not None and visitor.tries:
+                if now - visitor.since > resume_wait:
+                    self._waiting.remove(visitor)
+                    self._dismiss(visitor, "its tunnel was lost, and no other came in time")
+            elif now - visitor.since > wait:
+                self._waiting.remove(visitor)
+                if not visitor.endpoint.is_lost():
+                    self.refusals.counts[Bound.WAIT] += 1
+                self._dismiss(visitor, "no tunnel for it in time")
+
+    def reset_streams(self, reason: str) -> None:
+        """Reset visitors with whom a client has begun that has gone for good; those of whom it can have got nothing begin anew."""
+        for visitor in tuple(self._waiting):
+            if (stream := visitor.stream) is None:
+                continue
+            if stream.taken or stream.received or stream.failure:
+                self._waiting.remove(visitor)
+                self._dismiss(visitor, reason)
+            else:
+                visitor.stream = None
 
     def kick(self, number: int, reason: str) -> bool:
         """Reset the visitor of that number; tell whether it waits here."""
@@ -201,9 +226,15 @@ class VisitorQueue:
             self._dismiss(self._waiting.popleft(), reason)
 
     def _dismiss(self, visitor: Visitor, reason: str) -> None:
+        if visitor.stream is None:
+            visitor.endpoint.close()
+        else:
+            visitor.endpoint.reset()  # what it got may not be all
+            visitor.stream.release()
+        told = visitor.has_left
         self.leave(visitor)
-        visitor.endpoint.close()
-        log.info("visitor closed", **self._values(visitor, reason))
+        if not told:
+            log.info("visitor closed", **self._values(visitor, reason))
 
     def _values(self, visitor: Visitor, reason: str) -> dict[str, object]:
         return {

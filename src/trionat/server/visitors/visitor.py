@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from trionat.protocol.tunnel_frames import Open
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.address import TCPAddress
+    from trionat.relay.stream import VisitorStream
     from trionat.transport.endpoint import Endpoint
 
 
@@ -18,9 +21,9 @@ if TYPE_CHECKING:
 class Visitor:
     """An outside connection to a visit port. Whoever holds it closes its endpoint.
 
-    `number` is unique on this server and stands on both sides' log lines. `early` are bytes of the visitor that were read and
-    given to a tunnel which turned out to be dead; they are counted, and the next tunnel gets them first. `since` is when it
-    began to wait, `tries` how many tunnels it was given. `gone` is called once, when it has left.
+    `number` is unique on this server and stands on both sides' log lines. `since` is when it began to wait. `stream` is there once it has had a
+    tunnel; if it waits nevertheless, it waits for another one to go on with it. `tries` is how many tunnels it was given before one took
+    anything of it. `gone` is called once, when it has left; it is `present` while it waits or is served.
     """
 
     number: int
@@ -30,6 +33,20 @@ class Visitor:
     visited: TCPAddress
     arrived: float = attrs.field(factory=trio.current_time)
     since: float = attrs.field(factory=trio.current_time)
-    early: bytes = attrs.field(default=b"", repr=False)
+    stream: VisitorStream | None = attrs.field(default=None, repr=False)
     tries: int = 0
     gone: Callable[[], None] = lambda: None
+    present: bool = attrs.field(init=False, default=True)
+    has_left: bool = attrs.field(init=False, default=False)
+
+    @property
+    def opening(self) -> Open:
+        """Who comes and what for, as the client is told."""
+        return Open(
+            visitor=self.number,
+            service=self.service,
+            host=self.address.host,
+            port=self.address.port,
+            visit_host=self.visited.host,
+            visit_port=self.visited.port,
+        )

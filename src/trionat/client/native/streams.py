@@ -1,0 +1,157 @@
+"""The streams of a client that have lost their tunnel and wait for another one, in this session or the next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress
+from trionat.log import get_logger
+from trionat.protocol.messages import MAX_STREAMS, Lost
+from trionat.relay.liveness import SWEEP_INTERVAL
+from trionat.relay.send_buffer import SendBuffer, SendMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trionat.protocol.messages import Resumption
+    from trionat.protocol.tunnel_frames import Open
+    from trionat.relay.stream import VisitorStream
+
+log = get_logger(__name__)
+
+# Bytes that are held for all streams, in case they have to be sent again: as a server does by default for one session.
+_MEMORY: Final = 64 * 1024 * 1024
+
+# Seconds for which a stream waits longer than the server lets it: the server may have noticed later that the tunnel was lost.
+_LONGER: Final = 15.0
+
+# Visitors that were given up and may still be resumed in vain.
+_MOST_GIVEN_UP: Final = 1024
+
+
+@attrs.define(eq=False)
+class _Waiting:
+    frame: Open
+    stream: VisitorStream
+    since: float = attrs.field(factory=trio.current_time)
+
+
+@attrs.define(eq=False)
+class WaitingStreams:
+    """Belongs to the client, not to a session. `expire` has to run while there is one; `drop_all` ends it.
+
+    `most` bounds their number. Each holds the connection to its service, which is not read meanwhile.
+    """
+
+    most: int
+    resumption: Resumption | None = attrs.field(init=False, default=None)
+    memory: SendMemory = attrs.field(init=False, factory=lambda: SendMemory(_MEMORY))
+    _waiting: dict[int, _Waiting] = attrs.field(init=False, factory=lambda: {})
+    _untold: dict[int, int] = attrs.field(init=False, factory=lambda: {})
+    _given_up: dict[int, None] = attrs.field(init=False, factory=lambda: {})
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[VisitorStream]:
+        return (waiting.stream for waiting in self._waiting.values())
+
+    def forget_acknowledged(self) -> None:
+        """Let go of those that have ended, and of which the server has got all."""
+        for waiting in list(self._waiting.values()):
+            if waiting.stream.over and waiting.stream.is_acknowledged:
+                del self._waiting[waiting.stream.visitor]
+
+    @property
+    def token(self) -> str | None:
+        """What the server is shown, so that it goes on with them."""
+        return None if self.resumption is None else self.resumption.lease
+
+    def begin(self, resumption: Resumption | None) -> None:
+        """A session is up. Where it is not the server's, or not in the lease, that has the streams, nobody will go on with them."""
+        if resumption is None or resumption.lease != self.token:
+            self.drop_all("the server does not have it any more")
+            self._given_up.clear()
+        self._untold.clear()  # with its session the server has lost them all
+        self.resumption = resumption
+
+    def new_buffer(self) -> SendBuffer | None:
+        """Return what a new stream needs to be one of these later; None: the server does not do it."""
+        return None if self.resumption is None else SendBuffer(self.resumption.buffer, self.memory)
+
+    def hold(self, frame: Open, stream: VisitorStream, *, told: bool = False) -> None:
+        """Take over a stream whose tunnel is lost, or that has none yet; one that cannot go on is reset.
+
+        `told` says that the server knows that it has no tunnel.
+        """
+        waiting = _Waiting(frame, stream)
+        if stream.aborted or stream.send_buffer is None or len(self._waiting) >= self.most:
+            self._give_up(waiting, "its tunnel was lost")
+            return
+        log.debug("visitor waits for a tunnel", visitor=stream.visitor)
+        self._waiting[stream.visitor] = waiting
+        if not told:
+            self._untold[stream.visitor] = stream.attempt
+
+    def take(self, visitor: int) -> VisitorStream | None:
+        """Return the stream with which another tunnel goes on; None: it was never here.
+
+        Raises:
+            LookupError: it was given up.
+        """
+        if visitor in self._given_up:
+            raise LookupError(visitor)
+        self._untold.pop(visitor, None)
+        waiting = self._waiting.pop(visitor, None)
+        return None if waiting is None else waiting.stream
+
+    def lost(self) -> Lost | None:
+        """Return what the server may not know yet of lost tunnels; None: nothing. It counts as told."""
+        told = tuple(self._untold.items())[:MAX_STREAMS]
+        for visitor, _ in told:
+            del self._untold[visitor]
+        return Lost(told) if told else None
+
+    async def expire(self) -> None:
+        """Reset streams that nobody has gone on with in time, for ever."""
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            wait = 0.0 if self.resumption is None else self.resumption.wait
+            before = trio.current_time() - wait - _LONGER
+            for waiting in list(self._waiting.values()):
+                if waiting.since < before:
+                    self._drop(waiting, "its tunnel was lost, and no other came in time")
+
+    def drop_all(self, reason: str) -> None:
+        """Reset all of them."""
+        for waiting in list(self._waiting.values()):
+            self._drop(waiting, reason)
+
+    def _drop(self, waiting: _Waiting, reason: str) -> None:
+        visitor = waiting.stream.visitor
+        del self._waiting[visitor]
+        self._untold.pop(visitor, None)
+        self._give_up(waiting, reason)
+
+    def _give_up(self, waiting: _Waiting, reason: str) -> None:
+        frame, stream = waiting.frame, waiting.stream
+        if len(self._given_up) >= _MOST_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+        self._given_up[stream.visitor] = None
+        stream.plain.reset()
+        stream.release()
+        if not stream.finished:
+            stream.finished = True
+            address = str(TCPAddress(frame.host, frame.port))
+            log.info(
+                "visitor closed",
+                visitor=stream.visitor,
+                address=address,
+                reason=reason,
+                received=stream.given,
+                sent=stream.taken,
+            )
