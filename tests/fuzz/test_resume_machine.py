@@ -439,10 +439,10 @@ class Machine:
         held[Side.CLIENT] += self.on_lines(Side.CLIENT)
         for side, memory in ((Side.SERVER, self.memory), (Side.CLIENT, self.waiting.memory)):
             buffers = [stream.send_buffer for stream in held[side]]
-            assert memory.held == sum(len(buffer._bytes) for buffer in buffers if buffer)
+            assert memory.held == sum(buffer.held for buffer in buffers if buffer)
             for buffer in buffers:
                 assert buffer is not None
-                assert len(buffer._bytes) <= self.buffer + self.plain[side]
+                assert buffer.held <= self.buffer + self.plain[side]
         assert self.whole.held == self.memory.held
 
     async def finish(self) -> None:

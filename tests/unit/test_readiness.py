@@ -13,7 +13,7 @@ import trio.testing
 
 from trionat.transport import readiness
 from trionat.transport.endpoint import SocketEndpoint
-from trionat.transport.readiness import TURN, Readiness, pump
+from trionat.transport.readiness import TURN, Gate, Readiness, pump
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -276,3 +276,80 @@ def tcp_pair() -> Iterator[tuple[SocketEndpoint, SocketEndpoint]]:
     yield near, far
     near.close()
     far.close()
+
+
+# -- gates ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False])
+def has_epoll(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "HAS_EPOLL", request.param and sys.platform == "linux")
+
+
+@pytest.mark.usefixtures("has_epoll")
+async def test_a_gate_lets_go_on_who_waits() -> None:
+    """A step that waits for it is called at `open`, whether that comes from a task or from another step."""
+    gate = Gate()
+    calls: list[str] = []
+    room = False
+
+    def step() -> Readiness | None:
+        calls.append("called")
+        return None if room else gate
+
+    gate.open()  # nobody waits: nothing is remembered
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump, step)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(calls) == 1
+        gate.open()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(calls) == 2
+        room = True
+        gate.open()
+    assert len(calls) == 3
+
+
+@pytest.mark.usefixtures("has_epoll")
+async def test_a_gate_that_a_step_opens() -> None:
+    one, two = socket.socketpair()
+    source = SocketEndpoint(two)
+    gate = Gate()
+    taken = bytearray()
+    room = memoryview(bytearray(65536))
+
+    def take() -> Readiness | None:
+        try:
+            count = source.recv_into(room)
+        except BlockingIOError:
+            return source.readable
+        taken.extend(room[:count])
+        gate.open()
+        return source.readable if count else None
+
+    def wait() -> Readiness | None:
+        return None if len(taken) == 3 else gate
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump, wait)
+        nursery.start_soon(pump, take)
+        for byte in b"abc":
+            one.send(bytes([byte]))
+            await trio.sleep(0.01)
+        one.close()
+    source.close()
+    assert taken == b"abc"
+
+
+@pytest.mark.usefixtures("has_epoll")
+async def test_a_gate_has_one_who_waits() -> None:
+    gate = Gate()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await gate.wait()
+        nursery.cancel_scope.cancel()
+    with trio.move_on_after(0.01) as scope:
+        await gate.wait()
+    assert scope.cancelled_caught

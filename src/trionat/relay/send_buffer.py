@@ -11,6 +11,9 @@ from trionat.transport.endpoint import TLS_RECORD_BYTES
 _ACKS_PER_BUFFER: Final = 4
 """How often a receiver acknowledges while a buffer of the other side is filled once: the sender is to have room again before it needs it."""
 
+_JOINED_BYTES: Final = 16 * 1024
+"""Up to which size small pieces are held together, since each has a price of its own."""
+
 
 @attrs.define(eq=False)
 class SendMemory:
@@ -27,7 +30,8 @@ class SendMemory:
     @property
     def is_used_up(self) -> bool:
         """Whether there is no more."""
-        return self.held >= self.limit or (self.whole is not None and self.whole.is_used_up)
+        whole = self.whole
+        return self.held >= self.limit or (whole is not None and whole.held >= whole.limit)
 
     def add(self, count: int) -> None:
         """So many bytes more, or less."""
@@ -40,29 +44,27 @@ class SendMemory:
 class SendBuffer:
     """Holds at most `size` bytes and one read. A position counts a stream's bytes from 0, and its END as one more.
 
-    `start` is the position of the first byte that is held. Whoever is done with the stream calls `release`.
+    `start` is the position of the first byte that is held, `held` how many there are. Whoever is done with the stream calls `release`.
     """
 
     size: int
     memory: SendMemory
+    ack_after: int = attrs.field(init=False)
     start: int = attrs.field(init=False, default=0)
-    _bytes: bytearray = attrs.field(init=False, repr=False, factory=bytearray)
+    held: int = attrs.field(init=False, default=0)
+    # As they were read, so that none is copied twice; small ones are joined. The first begins with bytes that are not held any more.
+    _chunks: list[bytearray] = attrs.field(init=False, repr=False, factory=lambda: [])
+    _passed: int = attrs.field(init=False, default=0)
 
-    @property
-    def ack_after(self) -> int:
-        """How many bytes the other side acknowledges at once, at the latest."""
-        return self.size // _ACKS_PER_BUFFER
+    def __attrs_post_init__(self) -> None:
+        self.ack_after = (
+            self.size // _ACKS_PER_BUFFER
+        )  # bytes that the other side acknowledges at once, at the latest
 
     @property
     def is_full(self) -> bool:
         """Whether an acknowledgement has to come before more is sent."""
-        held = len(self._bytes)
-        return held >= self.size or (held > 0 and self.memory.is_used_up)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether all bytes are acknowledged; the END may not be."""
-        return not self._bytes
+        return self.held >= self.size or (self.held > 0 and self.memory.is_used_up)
 
     def portion(self, room: memoryview) -> memoryview:
         """Return as much of the room as one read may fill."""
@@ -70,24 +72,34 @@ class SendBuffer:
 
     def keep(self, piece: memoryview) -> None:
         """Hold a copy of what is sent."""
-        self._bytes += piece
-        self.memory.add(len(piece))
+        count, chunks = len(piece), self._chunks
+        if chunks and len(chunks[-1]) + count <= _JOINED_BYTES:
+            chunks[-1] += piece
+        else:
+            chunks.append(bytearray(piece))
+        self.held += count
+        self.memory.add(count)
 
     def acknowledge(self, position: int) -> None:
         """Let go of everything before a position; one that was acknowledged before changes nothing."""
-        count = min(position - self.start, len(self._bytes))
+        count = min(position - self.start, self.held)
         if count > 0:
-            del self._bytes[:count]
             self.start += count
+            self.held -= count
             self.memory.add(-count)
+            self._passed += count
+            while self._chunks and self._passed >= len(self._chunks[0]):
+                self._passed -= len(self._chunks.pop(0))
 
     def piece(self, position: int, most: int) -> bytes:
         """Return a copy of at most so many bytes from a position on, or from `start` if that is behind it; empty: there are no more."""
-        at = max(0, position - self.start)
-        return bytes(self._bytes[at : at + most])
+        at = self._passed + max(0, position - self.start)
+        for chunk in self._chunks:
+            if at < len(chunk):
+                return bytes(memoryview(chunk)[at : at + most])
+            at -= len(chunk)
+        return b""
 
     def release(self) -> None:
         """Let go of everything; nothing will be sent again. Idempotent."""
-        self.memory.add(-len(self._bytes))
-        self.start += len(self._bytes)
-        self._bytes = bytearray()
+        self.acknowledge(self.start + self.held)

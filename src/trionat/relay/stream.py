@@ -10,6 +10,7 @@ import trio
 from trionat.errors import RemoteProtocolError
 from trionat.protocol.conversation import Side
 from trionat.signals import Signal
+from trionat.transport.readiness import Gate
 
 if TYPE_CHECKING:
     from trionat.protocol.tunnel_frames import AbortReason
@@ -38,7 +39,7 @@ class VisitorStream:
     often it was resumed.
 
     `over` says that both sides have said their last words, `aborted` that the peer has said ABORT, `finished` that its end has been logged;
-    `since` is when it began.
+    `since` is when it began. `room` opens when there may be room in the send buffer again.
     """
 
     visitor: int
@@ -59,6 +60,7 @@ class VisitorStream:
     told: int = attrs.field(init=False, default=0)
     _furthest: tuple[int, int] = attrs.field(init=False, default=(0, 0))
     changed: Signal = attrs.field(factory=Signal)
+    room: Gate = attrs.field(init=False, factory=Gate)
     _held_up: set[trio.CancelScope] = attrs.field(init=False, factory=lambda: set())
 
     @property
@@ -92,7 +94,7 @@ class VisitorStream:
         if position > self.acknowledged:
             self.acknowledged = position
             self.send_buffer.acknowledge(position)
-            self.changed.notify()  # in any case: other streams may have made room in the memory meanwhile
+            self.room.open()  # in any case: other streams may have made room in the memory meanwhile
 
     @property
     def owes_ack(self) -> bool:
@@ -121,6 +123,7 @@ class VisitorStream:
             for scope in self._held_up:
                 scope.cancel(text)
         self.changed.notify()
+        self.room.open()
 
     @property
     def is_limited(self) -> bool:

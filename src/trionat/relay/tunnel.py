@@ -392,24 +392,15 @@ class Tunnel(ABC):
                 frames, self._limited = self._limited, None
                 await stream.slow_down(len(frames) - HEADER_BYTES)
                 await self._write(frames)
-            elif not await self._wait_acknowledged(stream):
+            else:
                 break
         if (
             self._opening
         ):  # else a last word would follow about a visitor of whom the peer never heard
             await self._write(self._opening)
 
-    async def _wait_acknowledged(self, stream: VisitorStream) -> bool:
-        """Wait until there is room in the send buffer; False: the plain end has ended, or the stream has failed."""
-        if stream.took_end:
-            return False
-        buffer = stream.send_buffer
-        while buffer is not None and buffer.is_full and stream.failure is None:
-            await stream.changed.wait()
-        return stream.failure is None
-
     def _carry_step(self, stream: VisitorStream) -> Readiness | None:
-        """Take the plain end's bytes to the wire until it ends, the send buffer is full, or bandwidth is limited: then they are `_limited`.
+        """Take the plain end's bytes to the wire until it ends, the stream has failed, or bandwidth is limited: then they are `_limited`.
 
         Raises:
             ConnectionLostError: the wire is lost.
@@ -423,7 +414,7 @@ class Tunnel(ABC):
         room = stream.portion(outgoing[HEADROOM_BYTES:])
         if buffer is not None:
             if buffer.is_full:
-                return None
+                return stream.room if stream.failure is None else None
             room = buffer.portion(room)
         try:
             count = plain.recv_into(room)

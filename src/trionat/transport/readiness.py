@@ -84,6 +84,47 @@ async def pump(step: Step) -> None:
         awaited = await awaited.run(step)
 
 
+class Gate(Readiness):
+    """What a step waits for that a function of ours brings about: it calls `open`. Nothing is remembered, so a step looks first."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: _Waiting | None = None
+
+    async def wait(self) -> None:
+        """Wait for the next `open`."""
+        await self.run(_nothing)
+
+    async def run(self, step: Step) -> Readiness | None:
+        """See `Readiness`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waiting = _Waiting(step, trio.lowlevel.current_task())
+        self.park(waiting)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            waiting.leave()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        awaited: Readiness | None = await trio.lowlevel.wait_task_rescheduled(abort)
+        return awaited
+
+    def park(self, waiting: _Waiting) -> None:
+        """Have the step called at the next `open`."""
+        if self.waiting is not None:
+            raise trio.BusyResourceError
+        self.waiting, waiting.at = waiting, self
+
+    def open(self) -> None:
+        """Let who waits go on, if anybody does: soon, and not within this call."""
+        if (waiting := self.waiting) is not None:
+            waiting.leave()
+            if HAS_EPOLL:
+                current_poller().give_turn(waiting)
+            else:
+                trio.lowlevel.reschedule(waiting.task, outcome.Value(TURN))
+
+
 def open_readiness(sock: socket.socket) -> SocketReadiness:
     """Return both ends of a socket's readiness, in the way that is best here; whoever closes the socket closes it first."""
     return _EpollSocket(sock) if HAS_EPOLL else _TrioSocket(sock)
@@ -207,7 +248,7 @@ class _Waiting:
 
     def leave(self) -> None:
         at, self.at = self.at, None
-        if isinstance(at, _EpollReadiness):
+        if isinstance(at, _EpollReadiness | Gate):
             at.waiting = None
 
 
@@ -256,6 +297,7 @@ class Poller:
         self._sockets: dict[int, _EpollSocket] = {}
         self._turns: deque[_Waiting] = deque()  # can go on without anything having happened
         self._woken = False
+        self._calls_steps = False
 
     def park(self, waiting: _Waiting, at: _EpollReadiness) -> None:
         """Have the step called when the kernel tells it.
@@ -294,7 +336,11 @@ class Poller:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(fd)
-                self._call_steps()
+                self._calls_steps = True
+                try:
+                    self._call_steps()
+                finally:
+                    self._calls_steps = False
         finally:
             self._epoll.close()
 
@@ -351,8 +397,18 @@ class Poller:
         if awaited is TURN:
             waiting.at = TURN
             self._turns.append(waiting)
+        elif isinstance(awaited, Gate):
+            awaited.park(waiting)
         else:
             self.wake(waiting, outcome.Value(awaited))
+
+    def give_turn(self, waiting: _Waiting) -> None:
+        """Call the step in its turn; where no steps are called just now, its task does it."""
+        if self._calls_steps:
+            waiting.at = TURN
+            self._turns.append(waiting)
+        else:
+            self.wake(waiting, outcome.Value(TURN))
 
     def wake(self, waiting: _Waiting, result: outcome.Outcome[Readiness | None]) -> None:
         """Let the task go on that waits."""
