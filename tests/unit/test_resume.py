@@ -40,7 +40,7 @@ from trionat.relay.send_buffer import SendBuffer, SendMemory
 from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import VisitorStream
 from trionat.relay.throttle import Throttle
-from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
+from trionat.transport.endpoint import send_all
 from trionat.transport.scratch import SCRATCH_BYTES
 
 if TYPE_CHECKING:
@@ -106,19 +106,20 @@ async def test_what_a_stream_that_has_failed_sent_is_not_kept(tidy: Tidy) -> Non
 
 
 @pytest.mark.parametrize("used_up", ["a session's", "all"])
-def test_where_the_memory_is_used_up_streams_go_on_record_by_record(used_up: str) -> None:
+def test_a_stream_that_uses_up_the_memory_cannot_be_resumed(used_up: str) -> None:
+    """It goes on at full speed, and the others keep what they have."""
     whole = SendMemory(10 if used_up == "all" else 1000)
     memory = SendMemory(10 if used_up != "all" else 1000, whole)
-    full, fresh = SendBuffer(100, memory), SendBuffer(100, memory)
-    room = memoryview(bytearray(3 * TLS_RECORD_BYTES))
-    full.keep(memoryview(bytes(9)))
-    states = [(full.is_full, fresh.is_full, len(fresh.portion(room)))]
-    full.keep(memoryview(b"x"))
-    states.append((full.is_full, fresh.is_full, len(fresh.portion(room))))
-    full.acknowledge(1)
-    states.append((full.is_full, fresh.is_full, len(fresh.portion(room))))
-    free, used = (False, False, len(room)), (True, False, TLS_RECORD_BYTES)
-    assert states == [free, used, free]
+    other, greedy = SendBuffer(100, memory), SendBuffer(4, memory)
+    other.keep(memoryview(b"12345"))
+    greedy.keep(memoryview(b"1234"))
+    assert (greedy.used_up, greedy.is_full) == (False, True)
+    greedy.keep(memoryview(b"5"))
+    assert (greedy.used_up, greedy.is_full, greedy.held) == (True, False, 0)
+    greedy.keep(memoryview(b"more"))
+    greedy.acknowledge(5)
+    assert (greedy.piece(0, SIZE), memory.held, whole.held) == (b"", 5, 5)
+    assert (other.used_up, other.piece(0, SIZE)) == (False, b"12345")
 
 
 # -- one side, and a peer that is played by the test ------------------------------------------------------------------
@@ -263,19 +264,6 @@ async def test_a_full_buffer_stops_reading_until_an_ack(tidy: Tidy) -> None:
         assert await side.say(Ack(1, 1).encode()) == [b"more"]
         assert stream.send_buffer is not None
         assert stream.send_buffer.piece(0, 2 * SIZE) == b"x" * (SIZE - 1) + b"more"
-
-
-async def test_a_stream_goes_on_although_others_made_room_before_its_own_ack(tidy: Tidy) -> None:
-    async with open_server(tidy) as side:
-        side.memory.limit = 10
-        _, visitor = side.open(1)
-        side.memory.add(10)
-        visitor.send(b"one")
-        assert await side.hear() == [frame_for(1), b"one"]
-        visitor.send(b"two")
-        assert await side.hear() == []
-        side.memory.add(-10)
-        assert await side.say(Ack(1, 3).encode()) == [b"two"]
 
 
 async def test_a_quarter_of_a_buffer_is_acknowledged_at_once(tidy: Tidy) -> None:

@@ -276,6 +276,24 @@ async def test_no_tunnel_gets_it_further(tidy: Tidy, autojump_clock: MockClock) 
         assert isinstance(await wire.next(), Abort)
 
 
+async def test_what_used_up_the_memory_is_reset_and_the_client_told(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(tidy, resume_memory=65536) as server:
+        client = await resuming(server)
+        wire = await raw_tunnel(client)
+        visitor = server.visit(client.port, capacity=200_000, early=bytes(65536))
+        opened = await wire.next()
+        assert isinstance(opened, Open)
+        assert server.sessions[0].lease.send_memory.held == 0
+        wire.wire.reset()
+        wire = await raw_tunnel(client)
+        assert isinstance(await wire.next(), Resume)
+        assert was_reset(visitor)
+        wire.wire.send(Resumed(65536).encode())
+        assert isinstance(await wire.next(), Abort)
+
+
 async def test_kicked_while_it_waits(tidy: Tidy, autojump_clock: MockClock) -> None:
     async with open_memory_server(tidy) as server:
         client = await resuming(server)

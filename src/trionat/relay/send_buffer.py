@@ -6,8 +6,6 @@ from typing import Final
 
 import attrs
 
-from trionat.transport.endpoint import TLS_RECORD_BYTES
-
 _ACKS_PER_BUFFER: Final = 4
 """How often a receiver acknowledges while a buffer of the other side is filled once: the sender is to have room again before it needs it."""
 
@@ -19,8 +17,7 @@ _JOINED_BYTES: Final = 16 * 1024
 class SendMemory:
     """Bounds what all buffers of a session hold, and those of all sessions (`whole`). `limit` and `held` are bytes.
 
-    Where it is used up, a stream goes on as its own bytes are acknowledged, a TLS record at a time; so the bound may be passed by one for
-    each stream.
+    The stream that uses it up goes on at full speed, and can no longer be resumed: to wait for memory would let slow visitors stop others.
     """
 
     limit: int
@@ -42,7 +39,9 @@ class SendMemory:
 
 @attrs.define(eq=False)
 class SendBuffer:
-    """Holds at most `size` bytes and one read. A position counts a stream's bytes from 0, and its END as one more.
+    """Holds at most `size` bytes and one read, or nothing any more, where memory is `used_up`: then the stream cannot be resumed.
+
+    A position counts a stream's bytes from 0, and its END as one more.
 
     `start` is the position of the first byte that is held, `held` how many there are. Whoever is done with the stream calls `release`.
     """
@@ -50,6 +49,7 @@ class SendBuffer:
     size: int
     memory: SendMemory
     ack_after: int = attrs.field(init=False)
+    used_up: bool = attrs.field(init=False, default=False)
     start: int = attrs.field(init=False, default=0)
     held: int = attrs.field(init=False, default=0)
     # As they were read, so that none is copied twice; small ones are joined. The first begins with bytes that are not held any more.
@@ -64,14 +64,12 @@ class SendBuffer:
     @property
     def is_full(self) -> bool:
         """Whether an acknowledgement has to come before more is sent."""
-        return self.held >= self.size or (self.held > 0 and self.memory.is_used_up)
-
-    def portion(self, room: memoryview) -> memoryview:
-        """Return as much of the room as one read may fill."""
-        return room[:TLS_RECORD_BYTES] if self.memory.is_used_up else room
+        return self.held >= self.size
 
     def keep(self, piece: memoryview) -> None:
         """Hold a copy of what is sent."""
+        if self.used_up:
+            return
         count, chunks = len(piece), self._chunks
         if chunks and len(chunks[-1]) + count <= _JOINED_BYTES:
             chunks[-1] += piece
@@ -79,6 +77,9 @@ class SendBuffer:
             chunks.append(bytearray(piece))
         self.held += count
         self.memory.add(count)
+        if self.memory.is_used_up:
+            self.used_up = True
+            self.release()
 
     def acknowledge(self, position: int) -> None:
         """Let go of everything before a position; one that was acknowledged before changes nothing."""

@@ -83,6 +83,11 @@ class VisitorStream:
         """Whether both sides have all of it, with its end, and know that of each other."""
         return self.took_end and self.acknowledged == self.sent and not self.owes_ack
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether another tunnel could go on with it."""
+        return self.send_buffer is not None and not self.send_buffer.used_up
+
     def acknowledge(self, position: int) -> None:
         """Take the peer's word for how far it is.
 
@@ -94,7 +99,7 @@ class VisitorStream:
         if position > self.acknowledged:
             self.acknowledged = position
             self.send_buffer.acknowledge(position)
-            self.room.open()  # in any case: other streams may have made room in the memory meanwhile
+            self.room.open()
 
     @property
     def owes_ack(self) -> bool:

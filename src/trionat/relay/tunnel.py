@@ -415,7 +415,6 @@ class Tunnel(ABC):
         if buffer is not None:
             if buffer.is_full:
                 return stream.room if stream.failure is None else None
-            room = buffer.portion(room)
         try:
             count = plain.recv_into(room)
         except BlockingIOError:

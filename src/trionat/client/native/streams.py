@@ -89,7 +89,7 @@ class WaitingStreams:
         `told` says that the server knows that it has no tunnel.
         """
         waiting = _Waiting(frame, stream)
-        if stream.aborted or stream.send_buffer is None or len(self._waiting) >= self.most:
+        if stream.aborted or not stream.can_resume or len(self._waiting) >= self.most:
             self._give_up(waiting, "its tunnel was lost")
             return
         log.debug("visitor waits for a tunnel", visitor=stream.visitor)

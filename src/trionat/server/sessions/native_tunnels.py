@@ -110,6 +110,9 @@ class NativeTunnels(Tunnels):
             await tunnel.open(stream, frame)
         else:
             stream.attempt += 1
+            if not stream.can_resume:  # the client is told, and lets go of its end
+                stream.fail(AbortReason.OTHER, "too much was under way to go on (ResumeMemory)")
+                visitor.endpoint.reset()
             self._begin(visitor, stream)
             log.info("visitor goes on over another tunnel", visitor=visitor.number)
             await tunnel.resume(
