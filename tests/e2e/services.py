@@ -171,7 +171,7 @@ def http() -> AbstractAsyncContextManager[Service]:
     `GET /` says hello; `GET /bytes?n=N` sends N bytes that `pattern_digest(N)` tells; `POST /digest` answers with the SHA-256
     of the body in hexadecimal. No body is ever held in memory.
     """
-    return serve(_serve_http)
+    return serve(serve_http)
 
 
 def pattern_digest(size: int) -> str:
@@ -188,7 +188,8 @@ def pattern(size: int) -> list[bytes]:
     return [_PATTERN] * whole + [_PATTERN[:rest]]
 
 
-async def _serve_http(stream: trio.SocketStream) -> None:
+async def serve_http(stream: trio.SocketStream) -> None:
+    """Serve one connection as `http` does."""
     connection = h11.Connection(h11.SERVER)
 
     async def send(event: h11.Response | h11.InformationalResponse | h11.EndOfMessage) -> None:
@@ -271,6 +272,8 @@ class SSHServer(Service):
     user: str
     identity: Path
     options: tuple[str, ...]
+    daemon: tuple[str, ...]
+    """The command line of sshd, without what it listens at."""
 
     def ssh(self, *command: str, port: int | None = None) -> list[str]:
         """Return the command line that runs a command there; `port` is the public one when it is tunnelled."""
@@ -321,9 +324,11 @@ async def sshd() -> AsyncIterator[SSHServer]:
         for option, value in client_options.items():
             options += ["-o", f"{option}={value}"]
 
+        daemon = (program, "-e", "-f", str(folder / "config"))
+
         def command(port: int) -> list[str]:
             listen = f"ListenAddress={HOST}:{port}"
-            return [program, "-D", "-e", "-f", str(folder / "config"), "-o", listen]
+            return [*daemon, "-D", "-o", listen]
 
         async with started(command, _ssh_answers) as port:
             yield SSHServer(
@@ -331,6 +336,7 @@ async def sshd() -> AsyncIterator[SSHServer]:
                 user=getpass.getuser(),
                 identity=folder / "identity",
                 options=tuple(options),
+                daemon=daemon,
             )
 
 

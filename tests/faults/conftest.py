@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import echo_server
+from tests.e2e.conftest import echo_server, ssh_server
 from tests.faults import networks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["echo_server"]
+__all__ = ["echo_server", "ssh_server"]
 
 collect_ignore = [] if os.environ.get("ALL_FAULTS") else ["long"]
 
