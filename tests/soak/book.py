@@ -32,7 +32,10 @@ Place: TypeAlias = "int | str"
 
 @attrs.define(eq=False)
 class Spell:
-    """Something that we do to the conversations of a place; it explains `most` cuts, from `begin` to `end`."""
+    """Something that we do to a place: from `begin` to `end` it explains that its session is lost, and `most` cuts.
+
+    What is done to the network explains no cut: streams outlive their tunnels and their session.
+    """
 
     cause: str
     place: Place
@@ -41,7 +44,7 @@ class Spell:
     end: float = math.inf
 
     def covers(self, moment: float) -> bool:
-        return self.most > 0 and self.begin <= moment <= self.end
+        return self.begin <= moment <= self.end
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +69,8 @@ class Book:
     """Counts conversations by how they ended; `faults` are the kinds of which there must be none, `told` says more of the first.
 
     `left` are visitors that went away by themselves, `cuts` those that a disturbance explains, by its cause, `disturbances` how
-    many of these there were. `refused` were over a limit that is configured, which the server has told `refusals` of.
+    many of these there were. `refused` never had an answer: they were over a limit that is configured, or had no tunnel in time while
+    their client was away. The server has told `refusals` of them.
     """
 
     served: Counter[str] = attrs.field(factory=lambda: Counter())
@@ -82,7 +86,7 @@ class Book:
     """Conversations that were served where no cut would have been explained when they ended."""
     _spells: list[Spell] = attrs.field(factory=lambda: [])
     _refused_at: dict[int, list[float]] = attrs.field(factory=lambda: {})
-    _unanswered: list[Cut] = attrs.field(factory=lambda: [])
+    _unanswered: list[tuple[Cut, str]] = attrs.field(factory=lambda: [])
 
     def fault(self, kind: str, text: str) -> None:
         """Note what must not be."""
@@ -103,50 +107,65 @@ class Book:
             spell.end = trio.current_time() + GRACE
 
     def find_spell(self, *places: Place) -> Spell | None:
+        """Return what is being done to one of these places now."""
+        return next(self._find_spells(places), None)
+
+    def find_cause(self, *places: Place) -> Spell | None:
         """Return what would explain a cut at one of these places now."""
+        return next((spell for spell in self._find_spells(places) if spell.most > 0), None)
+
+    def _find_spells(self, places: tuple[Place, ...]) -> Iterator[Spell]:
         now = trio.current_time()
         self._spells = [spell for spell in self._spells if spell.end >= now]
-        covering = (spell for spell in self._spells if spell.place in places and spell.covers(now))
-        return next(covering, None)
+        return (spell for spell in self._spells if spell.place in places and spell.covers(now))
 
     def add_served(self, kind: str, port: int, moved: int) -> None:
         """A conversation went through, and all `moved` bytes of both directions were right."""
         self.served[kind] += 1
         self.bytes += moved
-        self.calm += self.find_spell(port) is None
+        self.calm += self.find_cause(port) is None
 
     def add_cut(self, cut: Cut) -> None:
         """A conversation ended before its time; whether it was refused is only known when the server's log is read.
 
         Whoever has had an answer has to see a reset: an end would say that this was all.
         """
-        spell = self.find_spell(cut.address, cut.port)
+        spell = self.find_cause(cut.address, cut.port)
         if cut.heard and cut.how == END:
             why = "nothing was done" if spell is None else spell.cause
             self.fault("wrong end", f"to the visitor: {cut}; {why}")
         if spell is not None:
             spell.most -= 1
             self.cuts[spell.cause] += 1
-        elif not cut.heard:
-            self._unanswered.append(cut)
         else:
-            self.fault("cut off unexplained", str(cut))
+            done = self.find_spell(cut.port)
+            text = str(cut) if done is None else f"{cut}, meanwhile: {done.cause}"
+            if cut.heard:
+                self.fault("cut off unexplained", text)
+            else:
+                self._unanswered.append((cut, text))
 
     def add_refusals(self, port: int, count: int) -> None:
         """The server has just told that it refused so many at this port."""
         self.refusals += count
         self._refused_at.setdefault(port, []).append(trio.current_time())
 
+    def add_not_served(self, port: int) -> None:
+        """The server has just told that a visitor had no tunnel in time (VisitorWait), which has to have a cause."""
+        if self.find_spell(port) is None:
+            self.fault("not served in time", f"a visitor on port {port}, where nothing was done")
+        self.add_refusals(port, 1)
+
     def settle(self) -> None:
         """Judge those that never had an answer: they were refused if the server was refusing at that time."""
-        for cut in self._unanswered:
+        for cut, text in self._unanswered:
             told = self._refused_at.get(cut.port, [])
             next_told = bisect_left(told, cut.began)
             if next_told < len(told) and told[next_told] <= cut.ended + TOLD_WITHIN:
                 self.refused += 1
             else:
-                self.fault("cut off unexplained", str(cut))
+                self.fault("cut off unexplained", text)
         self._unanswered.clear()
         if self.refused > self.refusals:
-            text = f"{self.refused} visitors, of which the server's log tells {self.refusals}"
-            self.fault("refused", text)
+            told_of = f"{self.refused} visitors, of which the server's log tells {self.refusals}"
+            self.fault("refused", told_of)

@@ -29,7 +29,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     yield f"| served, every byte right | {book.served.total():,} | {_shares(book.served)} |"
     yield f"| left by themselves | {book.left.total():,} | {_shares(book.left)} |"
     yield f"| cut off by a disturbance of ours | {book.cuts.total():,} | {_shares(book.cuts)} |"
-    yield f"| refused by the account's limit | {book.refused:,} | the server counts {book.refusals:,} |"
+    yield f"| refused by the account's limit, or not served in 8 s by a client that was away | {book.refused:,} | the server counts {book.refusals:,} |"
     for kind in KINDS:
         yield f"| {kind} | {book.faults[kind]:,} | |"
     yield ""

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 HICCUP: Final = 2.0
 """Seconds for which a client may be stopped without anybody being cut off."""
 SLEEP: Final = 12.0
-"""Seconds after which the server has given up a client that is stopped: its PeerTimeout of 8 s, and more than is needed."""
+"""Seconds after which the server has given up a client that is stopped: its PeerTimeout of 8 s, and more than is needed. But its
+visitors go on afterwards: they wait for ResumeWait, which is 30 s."""
 
 
 def _end(passage: Passage, how: str) -> None:
@@ -117,26 +118,25 @@ class Trouble:
         assert post.proxy is not None
         before = post.connections
         how = self.rng.choice(["closed", "reset"])
-        with self.book.spell(f"all connections {how}", post.port):
+        with self.book.spell(f"all connections {how}", post.port, most=0):
             for passage in list(post.proxy.passages):
                 _end(passage, how)
             await post.wait_connected(before)
 
     async def _cut_tunnel(self, post: Post) -> None:
-        """One connection, and not the oldest, which is the control connection: the session stays, and one visitor at most is cut off."""
-        assert post.port is not None
+        """One connection, and not the oldest, which is the control connection: the session stays, and nobody is cut off."""
         assert post.proxy is not None
-        with self.book.spell("one tunnel reset", post.port, most=1):
-            if len(post.proxy.passages) > 1:
-                _end(self.rng.choice(post.proxy.passages[1:]), "reset")
-            await trio.lowlevel.checkpoint()
+        self.book.disturbances["one tunnel reset"] += 1
+        if len(post.proxy.passages) > 1:
+            _end(self.rng.choice(post.proxy.passages[1:]), "reset")
+        await trio.lowlevel.checkpoint()
 
     async def _silence(self, post: Post) -> None:
         assert post.port is not None
         assert post.proxy is not None
         before = post.connections
         silent = list(post.proxy.passages)
-        with self.book.spell("connections silent", post.port):
+        with self.book.spell("connections silent", post.port, most=0):
             for passage in silent:
                 passage.freeze()
             await post.wait_connected(before)
@@ -151,11 +151,11 @@ class Trouble:
         await self._stop(post, HICCUP)
 
     async def sleep(self, post: Post) -> None:
-        """Stop a client until it has lost its session."""
+        """Stop a client until it has lost its session; its visitors wait for it."""
         if not post.up or post.port is None:  # which is in the book already
             return
         before = post.connections
-        with self.book.spell(f"client stopped for {SLEEP:g} s", post.port):
+        with self.book.spell(f"client stopped for {SLEEP:g} s", post.port, most=0):
             await self._stop(post, SLEEP)
             await post.wait_connected(before)
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 LISTEN_INTERVAL: Final = 0.2
 _REFUSED: Final = re.compile(r" visitor refused .*\brefused=(\d+) .*\bport=(\d+)\b")
+_NOT_SERVED: Final = re.compile(
+    r" visitor closed .*\bport=(\d+) .*\breason='no tunnel for it in time'"
+)
 _OURS: Final = re.compile(
     r"^\d\d:\d\d:\d\d (error|critical) |Traceback|internal error|were dropped"
 )
@@ -43,6 +46,8 @@ class Ears:
         for line in text.splitlines():
             if (refused := _REFUSED.search(line)) is not None:
                 self.book.add_refusals(int(refused[2]), int(refused[1]))
+            elif (not_served := _NOT_SERVED.search(line)) is not None:
+                self.book.add_not_served(int(not_served[1]))
             elif _OURS.search(line):
                 self.book.fault("in a log", f"{self.name}: {line}")
 
