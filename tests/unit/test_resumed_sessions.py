@@ -495,3 +495,24 @@ async def test_a_client_that_is_not_let_go_on_resets_its_services(
         streams.begin(other.welcome.resumption)
         assert len(streams) == 0
         assert was_reset(visitor)
+
+
+async def test_a_server_that_refuses_at_once_keeps_no_service_waiting(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """Tries that are over within a second do not keep streams for longer than they may wait."""
+    async with open_memory_server(tidy, resume_wait=5) as server:
+        streams = WaitingStreams(100)
+        client = await resuming(server)
+        scope = trio.CancelScope()
+        resuming_pool(client, tidy, streams, scope)
+        visitor = server.visit(client.port, early=b"x")
+        assert await receive_exactly(visitor, 1) == b"x"
+        client.hang_up()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        for tries in range(5):
+            with trio.move_on_after(0.01):
+                await streams.expire()
+            assert len(streams) == (tries < 4)
+            await trio.sleep(5.1)

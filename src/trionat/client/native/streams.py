@@ -117,14 +117,14 @@ class WaitingStreams:
         return Lost(told) if told else None
 
     async def expire(self) -> None:
-        """Reset streams that nobody has gone on with in time, for ever."""
+        """Reset streams that nobody has gone on with in time, for ever; at once, since a try to reach the server may be over at once."""
         while True:
-            await trio.sleep(SWEEP_INTERVAL)
             wait = 0.0 if self.resumption is None else self.resumption.wait
             before = trio.current_time() - wait - _LONGER
             for waiting in list(self._waiting.values()):
                 if waiting.since < before:
                     self._drop(waiting, "its tunnel was lost, and no other came in time")
+            await trio.sleep(SWEEP_INTERVAL)
 
     def drop_all(self, reason: str) -> None:
         """Reset all of them."""
