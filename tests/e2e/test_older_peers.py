@@ -196,6 +196,7 @@ async def test_client(tmp_path: Path) -> None:
             control.reset()
             with trio.fail_after(2):
                 assert await end_of(visitor) == "reset"
+        tunnel.reset()
         control, again = await log_in(server)
         assert again["ports"] == [port]
         assert "resumption" not in again
