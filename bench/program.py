@@ -8,7 +8,8 @@ import shutil
 import socket
 import subprocess
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import cache, partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ import attrs
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
 
 HOST: Final = "127.0.0.1"
 START_TIMEOUT: Final = 20.0
@@ -27,6 +28,10 @@ _LISTEN: Final = "0A"
 _ALL: Final = ("0.0.0.0", "::")  # noqa: S104 (looked for, not listened on)
 """All addresses; a socket of IPv6 takes IPv4 as well."""
 _LAST_WORDS: Final = 2000
+
+_BLOCK: Final = 256
+"""Ports that a process has for itself."""
+_guards: Final[list[socket.socket]] = []
 
 
 class MissingError(Exception):
@@ -52,12 +57,26 @@ def find(name: str, *, package: str = "", origin: str = "") -> Path:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now, and that no outgoing connection can take."""
-    while True:
-        port = random.randrange(20_000, 32_768)  # noqa: S311 (nothing to guess here)
+    """Return a port that nobody listens on now, that no outgoing connection can take, and that no other process returns as well."""
+    for port in _ports():
         with socket.socket() as probe, suppress(OSError):
             probe.bind((HOST, port))
             return port
+    raise AssertionError("there are always more")
+
+
+@cache
+def _ports() -> Iterator[int]:
+    """One after another from a block of ports that is this process's, since it holds the first one as long as it runs."""
+    while True:
+        first = random.randrange(20_000, 32_768, _BLOCK)  # noqa: S311 (nothing to guess here)
+        guard = socket.socket()
+        with suppress(OSError):
+            guard.bind((HOST, first))
+            break
+        guard.close()
+    _guards.append(guard)
+    return cycle(range(first + 1, min(first + _BLOCK, 32_768)))
 
 
 @attrs.frozen

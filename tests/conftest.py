@@ -16,6 +16,7 @@ import pytest
 import trio
 import trio.testing
 
+from bench.program import free_port
 from tests.mariadb import MariaDB, running
 from trionat.transport.readiness import current_poller
 
@@ -26,6 +27,11 @@ DEFAULT_LIMIT = 10.0
 """Seconds for an asynchronous test; `@pytest.mark.limit(seconds)` gives another."""
 SETTLE_TIMEOUT = 1.0
 """Seconds that `nothing_left` gives descriptors on their way out, such as those of an abandoned thread."""
+
+
+def pytest_configure() -> None:
+    """Claim this process's ports before any test counts descriptors."""
+    free_port()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -31,6 +31,8 @@ import pytest
 import trio
 import trio_websocket
 
+from bench.program import free_port
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
@@ -231,7 +233,7 @@ async def serve_http(stream: trio.SocketStream) -> None:
 async def _listen_on_low_port() -> list[trio.SocketListener]:
     for _ in range(PORT_ATTEMPTS):
         with suppress(OSError):
-            return await trio.open_tcp_listeners(random.randrange(20_000, 32_768), host=HOST)
+            return await trio.open_tcp_listeners(free_low_port(), host=HOST)
     raise RuntimeError("no free port between 20000 and 32767")
 
 
@@ -392,13 +394,8 @@ async def _wait_until_ready(process: trio.Process, answers: Callable[[], Awaitab
 
 
 def free_low_port() -> int:
-    """Return a port that nobody listens on now, and that no outgoing connection can take."""
-    for _ in range(PORT_ATTEMPTS):
-        port = random.randrange(20_000, 32_768)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return port
-    raise RuntimeError("no free port between 20000 and 32767")
+    """Return a port that nobody listens on now, that no outgoing connection can take, and that no other process returns as well."""
+    return free_port()
 
 
 async def stop_process(

@@ -412,9 +412,8 @@ class Tunnel(ABC):
             return self.wire.writable
         plain, outgoing, buffer = stream.plain, self._scratch.outgoing, stream.send_buffer
         room = stream.portion(outgoing[HEADROOM_BYTES:])
-        if buffer is not None:
-            if buffer.is_full:
-                return stream.room if stream.failure is None else None
+        if buffer is not None and buffer.is_full:
+            return stream.room if stream.failure is None else None
         try:
             count = plain.recv_into(room)
         except BlockingIOError:
