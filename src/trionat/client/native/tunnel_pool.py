@@ -91,6 +91,7 @@ class TunnelPool:
     _quiet_until: float = attrs.field(init=False, default=float("-inf"))
     _tunnels: dict[ClientTunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
     _idle: set[ClientTunnel] = attrs.field(init=False, factory=lambda: set())
+    _ending: set[ClientTunnel] = attrs.field(init=False, factory=lambda: set())
     _dialing: int = attrs.field(init=False, default=0)
     _waiting: int = attrs.field(init=False, default=0)
     _demanded: float = attrs.field(init=False, default=float("-inf"))
@@ -111,7 +112,7 @@ class TunnelPool:
 
     async def wait_not_busy(self) -> None:
         """Wait until no visitor is left, also none that waits for another tunnel."""
-        while self.busy or len(self.waiting_streams):
+        while self.busy or self._ending or len(self.waiting_streams):
             await self._less_busy.wait()
 
     async def run(self) -> None:
@@ -189,6 +190,7 @@ class TunnelPool:
     def _give_up(self, tunnel: ClientTunnel, reason: str) -> None:
         """End a tunnel, which counts no more from now on; its task is still to end. The caller closes the wire."""
         self._idle.discard(tunnel)
+        self._ending.add(tunnel)
         self._tunnels.pop(tunnel).cancel(reason)
 
     async def _serve_visitors(self, wire: Endpoint) -> None:
@@ -248,6 +250,7 @@ class TunnelPool:
         finally:
             self._tunnels.pop(tunnel, None)
             self._idle.discard(tunnel)
+            self._ending.discard(tunnel)
             for stream in tunnel.detach():
                 self.waiting_streams.hold(frames[stream], stream)
                 self.on_lost()
@@ -266,8 +269,9 @@ class TunnelPool:
             if tunnel.serves(visitor):
                 self._give_up(tunnel, "its visitor goes on over another tunnel")
                 tunnel.wire.reset()
-                while tunnel.serves(visitor):
-                    await self._less_busy.wait()
+        # One that was given up before may still have the stream: without it, the service would be connected to for a second time.
+        while any(tunnel.serves(visitor) for tunnel in self._ending):
+            await self._less_busy.wait()
         stream = self.waiting_streams.take(visitor)
         if stream is not None:
             log.debug("visitor goes on over another tunnel", visitor=visitor)
