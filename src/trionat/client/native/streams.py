@@ -117,7 +117,10 @@ class WaitingStreams:
         return Lost(told) if told else None
 
     async def expire(self) -> None:
-        """Reset streams that nobody has gone on with in time, for ever; at once, since a try to reach the server may be over at once."""
+        """Reset streams that nobody has gone on with in time, for ever; at once those for which it is time already.
+
+        So it may be cancelled and begun anew at short intervals, as with a server that refuses every connection.
+        """
         while True:
             wait = 0.0 if self.resumption is None else self.resumption.wait
             before = trio.current_time() - wait - _LONGER
