@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+import pytest
 import trio
 import trio.testing
 
 from tests.unit.memory import receive_exactly
-from tests.unit.memory_server import open_memory_server
+from tests.unit.memory_server import forwarder, open_memory_server, raw_tunnel
 from tests.unit.test_resumed_sessions import resuming, resuming_pool
+from trionat.client.native.early import EarlyStreams
 from trionat.client.native.streams import WaitingStreams
-from trionat.protocol.messages import Resumption
-from trionat.protocol.tunnel_frames import Open
+from trionat.errors import RemoteProtocolError
+from trionat.protocol.messages import Begin, Early, Resumption
+from trionat.protocol.tunnel_frames import Open, Resume
+from trionat.relay.client_tunnel import LocalServiceError
+from trionat.relay.early import MOST_EARLY, EarlyOutbox
 from trionat.relay.stream import VisitorStream
+from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
+    from trionat.transport.endpoint import Endpoint
+
+FRAME = Open(visitor=1, service=0, host="192.0.2.1", port=1, visit_host="192.0.2.2", visit_port=2)
 
 
 async def test_a_stream_whose_tunnel_was_given_up_a_moment_ago(
@@ -51,10 +61,7 @@ async def test_streams_are_given_up_in_time_where_no_session_lasts_a_second(
     streams = WaitingStreams(100)
     streams.begin(Resumption(lease="one", wait=5.0, buffer=65536))
     service, far = tidy.pair()
-    frame = Open(
-        visitor=1, service=0, host="192.0.2.1", port=1, visit_host="192.0.2.2", visit_port=2
-    )
-    streams.hold(frame, VisitorStream(1, service, streams.new_buffer()))
+    streams.hold(FRAME, VisitorStream(1, service, streams.new_buffer()))
     for _ in range(40):
         with trio.move_on_after(0.5):
             await streams.expire()
@@ -66,3 +73,63 @@ async def test_streams_are_given_up_in_time_where_no_session_lasts_a_second(
     assert len(streams) == 0
     assert service.closed
     far.close()
+
+
+async def test_visitors_that_leave_before_there_is_a_tunnel_cost_no_session(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """The client cannot know that they have left, so it has more of them than a server may begin at a time."""
+    async with open_memory_server(tidy, visitor_wait=8) as server:
+        streams = WaitingStreams(1000)
+        client = await resuming(server)
+        streams.begin(client.welcome.resumption)
+        outbox = EarlyOutbox(lambda: link.ask(Early, outbox.next))
+        link = ControlLink(client.channel, "the server", 2.5, 8)
+        services = forwarder(tidy, server.nursery)
+        early = EarlyStreams(lambda frame: services.open(frame.service), streams, outbox)
+        async with trio.open_nursery() as nursery:
+
+            def take(message: Begin | Early) -> None:
+                if isinstance(message, Begin):
+                    early.begin(message, nursery)
+                else:
+                    early.take(message)
+
+            client.on_early = take
+            nursery.start_soon(link.run)
+            for _ in range(4):
+                for _ in range(MOST_EARLY):
+                    server.visit(client.port, early=b"x")
+                await trio.sleep(8.6)  # each is told that there is no tunnel for it in time
+            assert len(streams) == 2 * MOST_EARLY
+            assert client.ended_at is None
+            assert server.sessions
+            visitor = server.visit(client.port, early=b"late")
+            wire = await raw_tunnel(client)
+            resume = await wire.next()
+            assert isinstance(resume, Resume)
+            assert (resume.received, resume.kept) == (0, 0)
+            await early.release(resume.open.visitor)
+            assert streams.take(resume.open.visitor) is None  # it begins on the tunnel
+            visitor.reset()
+            streams.drop_all("the test is over")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_begins_and_does_not_read_the_answers(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    streams = WaitingStreams(10)
+    streams.begin(Resumption(lease="one", wait=5.0, buffer=65536))
+
+    async def connect(_: Open) -> Endpoint:
+        await trio.lowlevel.checkpoint()
+        raise LocalServiceError("it is down")
+
+    early = EarlyStreams(connect, streams, EarlyOutbox(lambda: None))
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(RemoteProtocolError, match="does not read"):
+            for number in range(100_000):
+                early.begin(Begin(attrs.evolve(FRAME, visitor=number).payload()), nursery)
+                if number % 16 == 0:
+                    await trio.testing.wait_all_tasks_blocked()

@@ -59,6 +59,11 @@ class EarlyOutbox:
             self.on_posted()
         return message
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether far more waits than those who wait for room can have posted."""
+        return self._held >= 2 * _MOST_BYTES
+
     async def wait_room(self) -> None:
         """Wait until more may be posted."""
         while self._held >= _MOST_BYTES:

@@ -46,16 +46,24 @@ class EarlyStreams:
     _refused: dict[int, LocalServiceError] = attrs.field(init=False, factory=lambda: {})
 
     def begin(self, message: Begin, nursery: trio.Nursery) -> None:
-        """Serve a visitor, in that nursery.
+        """Serve a visitor, in that nursery; where there are too many, it begins when a tunnel comes for it.
+
+        There may be more than a server begins at a time, since nobody tells us which visitors have left again.
 
         Raises:
-            RemoteProtocolError: the server begins more than it may, or what is no visitor.
+            RemoteProtocolError: the server begins one for the second time, or what is no visitor, or does not read our answers.
         """
         frame = Open.decode(message.open)
-        if frame.visitor in self._begun or len(self._begun) >= 2 * MOST_EARLY:
-            raise RemoteProtocolError("BEGIN of too many visitors, or of one for the second time")
-        begun = self._begun[frame.visitor] = _Begun(frame)
+        if frame.visitor in self._begun:
+            raise RemoteProtocolError("BEGIN of a visitor for the second time")
+        if self.outbox.is_stuck:
+            raise RemoteProtocolError(
+                "BEGIN of more and more visitors from a server that does not read"
+            )
         self.outbox.post(Early(frame.visitor, 0, b""))
+        if len(self._begun) >= 2 * MOST_EARLY:
+            return
+        begun = self._begun[frame.visitor] = _Begun(frame)
         nursery.start_soon(self._serve, begun, name="early visitor")
 
     async def _serve(self, begun: _Begun) -> None:
