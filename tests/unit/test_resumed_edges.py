@@ -9,14 +9,22 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.memory import receive_exactly
+from tests.unit.memory import receive_exactly, receive_some
 from tests.unit.memory_server import forwarder, open_memory_server, raw_tunnel
 from tests.unit.test_resumed_sessions import resuming, resuming_pool
 from trionat.client.native.early import EarlyStreams
 from trionat.client.native.streams import WaitingStreams
 from trionat.errors import RemoteProtocolError
 from trionat.protocol.messages import Begin, Early, Resumption
-from trionat.protocol.tunnel_frames import Open, Resume
+from trionat.protocol.tunnel_frames import (
+    PROBED_FRAME,
+    Abort,
+    AbortReason,
+    Open,
+    Probe,
+    Resume,
+    Resumed,
+)
 from trionat.relay.client_tunnel import LocalServiceError
 from trionat.relay.early import MOST_EARLY, EarlyOutbox
 from trionat.relay.stream import VisitorStream
@@ -133,3 +141,25 @@ async def test_a_server_that_begins_and_does_not_read_the_answers(
                 early.begin(Begin(attrs.evolve(FRAME, visitor=number).payload()), nursery)
                 if number % 16 == 0:
                     await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_client_that_does_not_answer_begin(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        client.on_early = lambda _: None
+        visitor = server.visit(client.port, early=b"question")
+        started = trio.current_time()
+        wire = await raw_tunnel(client)
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        assert trio.current_time() - started < 20
+        while isinstance(frame := await wire.next(), Probe):
+            wire.wire.send(PROBED_FRAME)
+        assert isinstance(frame, Resume)
+        wire.wire.send(Resumed(0).encode())
+        abort = await wire.next()
+        assert isinstance(abort, Abort)
+        wire.wire.send(Abort(abort.visitor, AbortReason.OTHER, "").encode())
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.sessions[0].lease.queue.present == 0
+        assert server.sessions[0].lease.send_memory.held == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -10,6 +10,7 @@ import trio
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.protocol.messages import Begin
+from trionat.protocol.tunnel_frames import AbortReason
 from trionat.relay.early import MOST_EARLY, EarlyOutbox, EarlyStream
 from trionat.relay.stream import VisitorStream
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from trionat.server.visitors.visitor import Visitor
 
 log = get_logger(__name__)
+
+# Seconds in which the client has to answer BEGIN. It does so at once, behind what else waits on the control connection.
+_CONFIRMED_WITHIN: Final = 15.0
 
 
 @attrs.define(eq=False)
@@ -76,9 +80,16 @@ class EarlyVisitors:
             begun.early.take(early)
 
     async def release(self, visitor: Visitor) -> None:
-        """Let a tunnel have the visitor, as soon as the client is known to have heard of it: else it might begin twice there."""
+        """Let a tunnel have the visitor, as soon as the client is known to have heard of it: else it might begin twice there.
+
+        Where the client does not answer in time, the visitor is reset, which the tunnel tells.
+        """
         begun = self._begun.get(visitor.number)
         if begun is not None:
-            await begun.confirmed.wait()
+            with trio.move_on_after(_CONFIRMED_WITHIN) as scope:
+                await begun.confirmed.wait()
+            if scope.cancelled_caught:
+                begun.early.stream.fail(AbortReason.TIMEOUT, "the client did not answer BEGIN")
+                visitor.endpoint.reset()
             await begun.early.stop()
             del self._begun[visitor.number]
