@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import attrs
@@ -10,10 +11,11 @@ import trio
 import trio.testing
 
 from tests.unit.memory import receive_exactly, receive_some
-from tests.unit.memory_server import forwarder, open_memory_server, raw_tunnel
+from tests.unit.memory_server import Wire, forwarder, open_memory_server, raw_tunnel
 from tests.unit.test_resumed_sessions import resuming, resuming_pool
 from trionat.client.native.early import EarlyStreams
 from trionat.client.native.streams import WaitingStreams
+from trionat.client.native.tunnel_pool import TunnelPool
 from trionat.errors import RemoteProtocolError
 from trionat.protocol.messages import Begin, Early, Resumption
 from trionat.protocol.tunnel_frames import (
@@ -31,9 +33,12 @@ from trionat.relay.stream import VisitorStream
 from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
+    from tests.unit.memory import MemoryEndpoint
     from trionat.transport.endpoint import Endpoint
 
 FRAME = Open(visitor=1, service=0, host="192.0.2.1", port=1, visit_host="192.0.2.2", visit_port=2)
@@ -163,3 +168,52 @@ async def test_a_client_that_does_not_answer_begin(tidy: Tidy, autojump_clock: M
         await trio.testing.wait_all_tasks_blocked()
         assert server.sessions[0].lease.queue.present == 0
         assert server.sessions[0].lease.send_memory.held == 0
+
+
+@asynccontextmanager
+async def rogue_server(
+    tidy: Tidy, waiting: WaitingStreams
+) -> AsyncGenerator[tuple[TunnelPool, Callable[[], Awaitable[Wire]]]]:
+    """A client's pool of tunnels whose server the test is; what is returned opens another tunnel."""
+    waiting.begin(Resumption(lease="one", wait=5.0, buffer=65536))
+    wires: list[MemoryEndpoint] = []
+
+    async def open_wire() -> Endpoint:
+        await trio.lowlevel.checkpoint()
+        near, far = tidy.pair()
+        wires.append(far)
+        return near
+
+    async with trio.open_nursery() as nursery:
+        pool = TunnelPool(open_wire, forwarder(tidy, nursery), 100, 0, waiting)
+
+        async def next_wire() -> Wire:
+            pool.demand(1)
+            await trio.testing.wait_all_tasks_blocked()
+            return Wire(wires[-1])
+
+        nursery.start_soon(pool.run)
+        yield pool, next_wire
+        waiting.drop_all("the test is over")
+        nursery.cancel_scope.cancel()
+    for wire in wires:
+        wire.close()
+
+
+async def test_resume_of_another_service_than_before(tidy: Tidy, autojump_clock: MockClock) -> None:
+    waiting = WaitingStreams(10)
+    async with rogue_server(tidy, waiting) as (_, next_wire):
+        wire = await next_wire()
+        wire.wire.send(FRAME.encode())
+        wire.data(b"x")
+        assert await wire.next() == b"x"
+        wire.wire.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        wire = await next_wire()
+        wire.wire.send(Resume(attrs.evolve(FRAME, service=7), 0, 0, 1).encode())
+        with pytest.raises((AssertionError, ConnectionResetError)):  # the wire has ended
+            assert isinstance(await wire.next(), Resumed)
+            wire.end()  # the client would look for the service's name now, for its log
+            while True:
+                await wire.next()
+        assert len(waiting) == 1

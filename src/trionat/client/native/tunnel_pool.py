@@ -12,7 +12,7 @@ from trionat.address import TCPAddress
 from trionat.client.native.outage import Outage
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import foremost
-from trionat.errors import ConnectionLostError, PeerError
+from trionat.errors import ConnectionLostError, PeerError, RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.tunnel_frames import Open
 from trionat.relay.acknowledgements import acks_of, are_owed, take_acks
@@ -201,6 +201,8 @@ class TunnelPool:
             if len(frames) > 1:
                 del frames[next(iter(frames))]
             frames[stream] = frame
+            if frame.service >= len(self.forwarder.services):  # OPEN was refused for that before
+                raise RemoteProtocolError(f"RESUME for service {frame.service}, which is not there")
             opened.send_nowait((frame, stream))
 
         async def find(visitor: int) -> VisitorStream | None:
