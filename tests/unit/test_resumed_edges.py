@@ -11,7 +11,13 @@ import trio
 import trio.testing
 
 from tests.unit.memory import receive_exactly, receive_some
-from tests.unit.memory_server import Wire, forwarder, open_memory_server, raw_tunnel
+from tests.unit.memory_server import (
+    MemoryForwarder,
+    Wire,
+    forwarder,
+    open_memory_server,
+    raw_tunnel,
+)
 from tests.unit.test_resumed_sessions import resuming, resuming_pool
 from trionat.client.native.early import EarlyStreams
 from trionat.client.native.streams import WaitingStreams
@@ -217,3 +223,39 @@ async def test_resume_of_another_service_than_before(tidy: Tidy, autojump_clock:
             while True:
                 await wire.next()
         assert len(waiting) == 1
+
+
+@attrs.define(eq=False)
+class SlowForwarder(MemoryForwarder):
+    """Its service takes a while to be connected to."""
+
+    seconds: float = attrs.field(kw_only=True)
+
+    async def open(self, number: int, *_: object) -> Endpoint:
+        await trio.sleep(self.seconds)
+        return await super().open(number)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 7.0])
+async def test_a_service_that_is_slow_to_connect_costs_no_tunnel(
+    tidy: Tidy, autojump_clock: MockClock, seconds: float
+) -> None:
+    """The server waits no longer than 4 s for the answer to RESUME."""
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        streams = WaitingStreams(100)
+        slow = SlowForwarder(
+            forwarder(tidy, server.nursery).services,
+            60.0,
+            tidy=tidy,
+            nursery=server.nursery,
+            seconds=seconds,
+        )
+        visitor = server.visit(client.port, early=b"question")
+        resuming_pool(client, tidy, streams, trio.CancelScope(), slow)
+        wires = len(tidy.endpoints)
+        started = trio.current_time()
+        assert await receive_exactly(visitor, 8) == b"question"
+        assert trio.current_time() - started < seconds + 1.1
+        assert not [end for end in tidy.endpoints[wires:] if end.closed]
+    streams.drop_all("the test is over")

@@ -13,6 +13,7 @@ import trio.testing
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_exactly, receive_some
 from tests.unit.memory_server import (
     MemoryClient,
+    MemoryForwarder,
     MemoryServer,
     forwarder,
     open_memory_server,
@@ -391,7 +392,11 @@ async def test_a_session_that_ends_for_good_resets_them(
 
 
 def resuming_pool(
-    client: MemoryClient, tidy: Tidy, streams: WaitingStreams, scope: trio.CancelScope
+    client: MemoryClient,
+    tidy: Tidy,
+    streams: WaitingStreams,
+    scope: trio.CancelScope,
+    services: MemoryForwarder | None = None,
 ) -> TunnelPool:
     """Run a real client's pool in that scope, as its session does."""
     streams.begin(client.welcome.resumption)
@@ -399,7 +404,7 @@ def resuming_pool(
     link = ControlLink(client.channel, "the server", 2.5, 8)
     pool = TunnelPool(
         client.attach,
-        forwarder(tidy, client.server.nursery),
+        services or forwarder(tidy, client.server.nursery),
         100,
         1,
         streams,

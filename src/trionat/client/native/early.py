@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from trionat.client.native.streams import WaitingStreams
     from trionat.transport.endpoint import Endpoint
 
+# Seconds for which a tunnel waits for the connection to the service. The server wants an answer to RESUME within 4 s, so after that the tunnel
+# answers first, and connects then, as for OPEN.
+_CONNECTS_WITHIN: Final = 1.0
+
 # Visitors whose service could not be reached, which their tunnel is to tell. The oldest is forgotten, and tried again.
 _MOST_REFUSED: Final = 1024
 
@@ -30,6 +34,7 @@ class _Begun:
     """`ready` is set when `early` is there, or never will be. `said` is what the visitor has said before."""
 
     frame: Open
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     ready: trio.Event = attrs.field(factory=trio.Event)
     early: EarlyStream | None = None
     said: bytearray = attrs.field(factory=bytearray)
@@ -64,7 +69,11 @@ class EarlyStreams:
         if len(self._begun) >= 2 * MOST_EARLY:
             return
         begun = self._begun[frame.visitor] = _Begun(frame)
-        nursery.start_soon(self._serve, begun, name="early visitor")
+        nursery.start_soon(self._own, begun, name="early visitor")
+
+    async def _own(self, begun: _Begun) -> None:
+        with begun.scope:
+            await self._serve(begun)
 
     async def _serve(self, begun: _Begun) -> None:
         frame = begun.frame
@@ -106,7 +115,11 @@ class EarlyStreams:
             LocalServiceError: its service cannot be reached.
         """
         if (begun := self._begun.get(visitor)) is not None:
-            await begun.ready.wait()
+            with trio.move_on_after(_CONNECTS_WITHIN):
+                await begun.ready.wait()
+            if not begun.ready.is_set():
+                begun.scope.cancel("its tunnel connects to the service")
+                await begun.ready.wait()
             if begun.early is not None:
                 await begun.early.stop()
         if (refusal := self._refused.pop(visitor, None)) is not None:
