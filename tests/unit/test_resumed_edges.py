@@ -10,7 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.memory import receive_exactly, receive_some
+from tests.unit.client_side import Host
+from tests.unit.memory import MemoryEndpoint, receive_exactly, receive_some
 from tests.unit.memory_server import (
     MemoryForwarder,
     Wire,
@@ -18,11 +19,12 @@ from tests.unit.memory_server import (
     open_memory_server,
     raw_tunnel,
 )
+from tests.unit.test_client_session import session_at
 from tests.unit.test_resumed_sessions import resuming, resuming_pool
 from trionat.client.native.early import EarlyStreams
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.native.tunnel_pool import TunnelPool
-from trionat.errors import RemoteProtocolError
+from trionat.errors import ConnectionLostError, RemoteProtocolError
 from trionat.protocol.messages import Begin, Early, Resumption
 from trionat.protocol.tunnel_frames import (
     PROBED_FRAME,
@@ -40,11 +42,12 @@ from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+    from pathlib import Path
 
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
-    from tests.unit.memory import MemoryEndpoint
+    from trionat.address import TCPAddress
     from trionat.transport.endpoint import Endpoint
 
 FRAME = Open(visitor=1, service=0, host="192.0.2.1", port=1, visit_host="192.0.2.2", visit_port=2)
@@ -258,4 +261,71 @@ async def test_a_service_that_is_slow_to_connect_costs_no_tunnel(
         assert await receive_exactly(visitor, 8) == b"question"
         assert trio.current_time() - started < seconds + 1.1
         assert not [end for end in tidy.endpoints[wires:] if end.closed]
+    streams.drop_all("the test is over")
+
+
+async def test_visitors_that_do_not_read_do_not_slow_down_the_others(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """They use up the client's memory; the others' answers need not wait for what the control connection brings once a second."""
+    size = 1_000_000
+
+    async def answer(service: MemoryEndpoint) -> None:
+        with suppress(OSError):
+            while piece := await receive_some(service):
+                await send_all(service, bytes(size) if piece == b"x" else piece)
+
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        streams = WaitingStreams(100)
+        streams.memory.limit = 100_000
+        scope = trio.CancelScope()
+        resuming_pool(client, tidy, streams, scope, forwarder(tidy, server.nursery, answer))
+        idle = [server.visit(client.port, early=b"x") for _ in range(3)]
+        await trio.sleep(5)
+        visitor = server.visit(client.port, early=b"x")
+        with trio.fail_after(2):
+            await receive_exactly(visitor, size)
+            for _ in range(20):
+                visitor.send(b"question")
+                assert await receive_exactly(visitor, 8) == b"question"
+        for endpoint in (*idle, visitor):
+            endpoint.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        assert streams.memory.held == 0
+
+
+async def test_a_stop_does_not_wait_for_visitors_that_get_no_other_tunnel(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The server resets them as soon as it gets DRAIN, and does not tell that."""
+    wires: list[MemoryEndpoint] = []
+
+    def dial(_: TCPAddress) -> MemoryEndpoint:
+        wires.append(server.connect())
+        return wires[-1]
+
+    def fail(_: TCPAddress) -> MemoryEndpoint:
+        raise ConnectionLostError("there is no way to the server")
+
+    async with open_memory_server(tidy) as server:
+        host = Host(tidy, tmp_path)
+        host.dialer.dial = dial
+        streams = WaitingStreams(100)
+        session = session_at(host, forwarder(tidy, server.nursery), drain_grace=20)
+        session.waiting_streams = streams
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            await trio.sleep(0.1)
+            (port,) = session.ports or ()
+            visitor = server.visit(port, early=b"x")
+            assert await receive_exactly(visitor, 1) == b"x"
+            host.dialer.dial = fail
+            for wire in wires[1:]:  # the first is the control connection
+                wire.cut()
+            await trio.sleep(1)
+            assert len(streams) == 1
+            session.stopping.set()
+            started = trio.current_time()
+        assert trio.current_time() - started < 5
     streams.drop_all("the test is over")
