@@ -27,11 +27,14 @@ from trionat.client.native.tunnel_pool import TunnelPool
 from trionat.errors import ConnectionLostError, RemoteProtocolError
 from trionat.protocol.messages import Begin, Early, Resumption
 from trionat.protocol.tunnel_frames import (
+    PROBE_FRAME,
     PROBED_FRAME,
     Abort,
     AbortReason,
+    End,
     Open,
     Probe,
+    Probed,
     Resume,
     Resumed,
 )
@@ -329,3 +332,27 @@ async def test_a_stop_does_not_wait_for_visitors_that_get_no_other_tunnel(
             started = trio.current_time()
         assert trio.current_time() - started < 5
     streams.drop_all("the test is over")
+
+
+async def test_abort_and_probe_while_the_answer_to_resume_has_no_room(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """RESUMED is half sent when the tunnel is idle again: PROBED has to wait for it."""
+    waiting = WaitingStreams(10)
+    async with rogue_server(tidy, waiting) as (_, next_wire):
+        wire = await next_wire()
+        wire.wire.send(FRAME.encode())
+        wire.data(b"x")
+        wire.end()
+        assert [await wire.next(), await wire.next()] == [b"x", End()]
+        wire.wire.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(waiting) == 1
+        wire = await next_wire()
+        wire.wire.capacity = 3
+        wire.wire.send(Resume(FRAME, 2, 0, 1).encode())
+        await trio.testing.wait_all_tasks_blocked()
+        wire.wire.send(Abort(FRAME.visitor, AbortReason.OTHER, "").encode())
+        wire.wire.send(PROBE_FRAME)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [await wire.next(), await wire.next()] == [Resumed(2), Probed()]

@@ -57,7 +57,8 @@ class ClientTunnel(Tunnel):
         if self._conversation.resuming:
             resumed = Resumed(stream.received)
             stream.note_told()
-            await self._write(resumed.encode())
+            async with self._last_word:  # an ABORT may end the conversation meanwhile
+                await self._write(resumed.encode())
             self._conversation.sent_resumed()  # at once: the server may answer before the rest has left
             await self._carry_on(stream)
         else:
