@@ -41,6 +41,8 @@ from trionat.protocol.tunnel_frames import (
 from trionat.relay.client_tunnel import LocalServiceError
 from trionat.relay.early import MOST_EARLY, EarlyOutbox
 from trionat.relay.stream import VisitorStream
+from trionat.server.admin.kick import kick
+from trionat.server.admin.messages import Kicked, KickVisitor
 from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
@@ -356,3 +358,31 @@ async def test_abort_and_probe_while_the_answer_to_resume_has_no_room(
         wire.wire.send(PROBE_FRAME)
         await trio.testing.wait_all_tasks_blocked()
         assert [await wire.next(), await wire.next()] == [Resumed(2), Probed()]
+
+
+async def test_a_visitor_is_kicked_while_its_tunnel_waits_for_the_answer_to_begin(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        begun: list[int] = []
+
+        def note(message: Begin | Early) -> None:
+            if isinstance(message, Begin):
+                begun.append(Open.decode(message.open).visitor)
+
+        client.on_early = note
+        visitor = server.visit(client.port, early=b"question")
+        wire = await raw_tunnel(client)
+        (number,) = begun
+        kicked = await kick(server.context, KickVisitor(number))
+        assert kicked == Kicked(visitors=(number,))
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        await client.say(Early(number, 0, b""))
+        assert isinstance(await wire.next(), Resume)
+        wire.wire.send(Abort(number, AbortReason.GONE, "").encode())
+        assert isinstance(await wire.next(), Abort)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.sessions[0].lease.queue.present == 0
+        assert server.sessions[0].lease.send_memory.held == 0

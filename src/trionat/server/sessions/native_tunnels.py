@@ -40,9 +40,10 @@ async def _at_once(_: Visitor) -> None:
 
 @attrs.define(eq=False)
 class _Served:
-    """What runs on one tunnel: its current visitor, and the one before."""
+    """What runs on one tunnel: its current visitor, the one before, and the next, which `release` holds."""
 
     scope: trio.CancelScope
+    next: Visitor | None = None
     current: Visitor | None = None
     before: Visitor | None = None
 
@@ -89,11 +90,14 @@ class NativeTunnels(Tunnels):
 
     async def _carry(self, tunnel: ServerTunnel, served: _Served, scope: trio.CancelScope) -> None:
         while (visitor := await self.queue.next()) is not None:
+            served.next = visitor
             try:
                 await self.release(visitor)
             except BaseException:
                 self.queue.put_back(visitor)
                 raise
+            finally:
+                served.next = None
             served.current = visitor
             stream = await self._serve_visitor(visitor, tunnel)
             served.current, served.before = None, visitor
@@ -119,6 +123,16 @@ class NativeTunnels(Tunnels):
                 stream, Resume(frame, stream.received, stream.acknowledged, stream.attempt)
             )
         return stream
+
+    def kick(self, number: int, reason: str) -> bool:
+        """See `Tunnels`; finds those as well that `release` holds."""
+        for served in self._tunnels.values():
+            visitor = served.next
+            if visitor is not None and visitor.number == number and visitor.stream is not None:
+                visitor.stream.fail(AbortReason.OTHER, reason)
+                visitor.endpoint.reset()
+                return True
+        return super().kick(number, reason)
 
     def _rescue(self, visitor: Visitor, reason: str) -> None:
         """The tunnel is gone: the visitor goes on over another one where it can, else it is reset."""
