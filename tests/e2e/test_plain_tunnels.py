@@ -93,7 +93,9 @@ async def test_both_must_say_so(
         tapped(tmp_path / "s", *server_flags) as (server, tap),
         running.client(tmp_path / "c", server.ticket, echo_server, *client_flags) as client,
     ):
-        with trio.fail_after(5):  # a visitor that comes before the first tunnel begins on the control connection
+        with trio.fail_after(
+            5
+        ):  # a visitor that comes before the first tunnel begins on the control connection
             while len(tap.heard) < 2 or not all(tap.heard):  # noqa: ASYNC110 - the same as below
                 await trio.sleep(0.01)
         await trio.sleep(0.2)  # until the server has it

@@ -269,37 +269,6 @@ async def test_a_service_that_is_slow_to_connect_costs_no_tunnel(
     streams.drop_all("the test is over")
 
 
-async def test_visitors_that_do_not_read_do_not_slow_down_the_others(
-    tidy: Tidy, autojump_clock: MockClock
-) -> None:
-    """They use up the client's memory; the others' answers need not wait for what the control connection brings once a second."""
-    size = 1_000_000
-
-    async def answer(service: MemoryEndpoint) -> None:
-        with suppress(OSError):
-            while piece := await receive_some(service):
-                await send_all(service, bytes(size) if piece == b"x" else piece)
-
-    async with open_memory_server(tidy) as server:
-        client = await resuming(server)
-        streams = WaitingStreams(100)
-        streams.memory.limit = 100_000
-        scope = trio.CancelScope()
-        resuming_pool(client, tidy, streams, scope, forwarder(tidy, server.nursery, answer))
-        idle = [server.visit(client.port, early=b"x") for _ in range(3)]
-        await trio.sleep(5)
-        visitor = server.visit(client.port, early=b"x")
-        with trio.fail_after(2):
-            await receive_exactly(visitor, size)
-            for _ in range(20):
-                visitor.send(b"question")
-                assert await receive_exactly(visitor, 8) == b"question"
-        for endpoint in (*idle, visitor):
-            endpoint.reset()
-        await trio.testing.wait_all_tasks_blocked()
-        assert streams.memory.held == 0
-
-
 async def test_a_stop_does_not_wait_for_visitors_that_get_no_other_tunnel(
     tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
