@@ -57,7 +57,7 @@ MESSAGE = Cost(steps=0.3, transfers=8, waits=0.3, functions=90)
 """A message and its answer: each is read and written twice, and no task is woken for it."""
 VISITOR = Cost(steps=12, transfers=15, waits=9, functions=810)
 """A visitor that comes, asks, is answered and leaves, with idle tunnels ready."""
-MEBIBYTE = Cost(steps=5, transfers=85, waits=1.5, functions=400)
+MEBIBYTE = Cost(steps=5, transfers=92, waits=1.5, functions=600)
 """One way, from a visitor or to it."""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import socket
 import struct
 import sys
+import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,6 +25,8 @@ from trionat.transport.endpoint import (
     send_all,
     set_stream_options,
 )
+from trionat.transport.tls import client_context
+from trionat.transport.tls_endpoint import TLSEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -379,3 +383,30 @@ async def test_silence_of_what_is_no_tcp(tidy: Tidy) -> None:
     assert near.silent_for() == 0
     near.close()
     two.close()
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_what_is_closed_is_free_at_once(encrypted: bool) -> None:
+    """A tunnel's buffers are large; many of them die together, and the garbage collector comes rarely."""
+    near, far = socket.socketpair()
+    endpoint = (
+        TLSEndpoint(near, client_context(pinned=True), server_hostname="localhost")
+        if encrypted
+        else SocketEndpoint(near)
+    )
+    parts: list[weakref.ref[object]] = [weakref.ref(endpoint), weakref.ref(near)]
+    with trio.move_on_after(0.01):
+        await endpoint.readable.wait()
+    del near
+    gc.disable()
+    try:
+        endpoint.close()
+        del endpoint
+        await trio.lowlevel.checkpoint()
+        assert [part() for part in parts] == [None, None]
+    finally:
+        gc.enable()
+    far.close()

@@ -115,9 +115,6 @@ class SocketBase:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        # Bound methods of the socket itself: no layer of ours on the way of the bytes.
-        self.recv_into: Callable[[memoryview], int] = sock.recv_into
-        self.send: Callable[[bytes | memoryview], int] = sock.send
         self._readiness = open_readiness(sock)
         self.readable = self._readiness.readable
         self.writable = self._readiness.writable
@@ -178,6 +175,12 @@ class SocketBase:
 
 class SocketEndpoint(SocketBase):
     """A plain stream socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        # Bound methods of the socket itself: no layer of ours on the way of the bytes.
+        self.recv_into: Callable[[memoryview], int] = sock.recv_into
+        self.send: Callable[[bytes | memoryview], int] = sock.send
 
 
 def _is_tcp(sock: socket.socket) -> bool:

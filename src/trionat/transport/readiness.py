@@ -231,6 +231,7 @@ class _EpollSocket:
             self.poller.forget(self)
         for end in (self.readable, self.writable):
             end.missed = True
+            end.socket = None  # no circle: what is closed is free at once, and waits for no garbage collector
             if (waiting := end.waiting) is not None:
                 waiting.leave()
                 current_poller().wake(waiting, outcome.Error(trio.ClosedResourceError()))
@@ -258,19 +259,19 @@ class _EpollReadiness(Readiness):
     __slots__ = ("ended", "missed", "socket", "waiting")
 
     def __init__(self, socket: _EpollSocket) -> None:
-        self.socket = socket
+        self.socket: _EpollSocket | None = socket  # none once it is closed
         self.waiting: _Waiting | None = None
         self.missed = False
         self.ended = False
 
     async def wait(self) -> None:
-        if self.socket.poller is not None and not self.socket.closed:
-            self.socket.poller.ask_anew(self.socket)
+        if (sock := self.socket) is not None and sock.poller is not None:
+            sock.poller.ask_anew(sock)
         await self.run(_nothing)
 
     async def run(self, step: Step) -> Readiness | None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.missed and not self.socket.closed:
+        if self.missed and self.socket is not None:
             self.missed = self.ended
             await trio.lowlevel.cancel_shielded_checkpoint()
             return step()
@@ -306,7 +307,7 @@ class Poller:
             trio.ClosedResourceError, trio.BusyResourceError: see `Readiness`.
         """
         sock = at.socket
-        if sock.closed:
+        if sock is None:
             raise trio.ClosedResourceError
         if at.waiting is not None:
             raise trio.BusyResourceError
@@ -386,7 +387,7 @@ class Poller:
         try:
             awaited = waiting.step()
             if isinstance(awaited, _EpollReadiness):
-                if not awaited.missed or awaited.socket.closed:
+                if not awaited.missed or awaited.socket is None:
                     self.park(waiting, awaited)
                     return
                 awaited.missed = awaited.ended

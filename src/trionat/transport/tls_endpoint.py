@@ -58,8 +58,6 @@ class TLSEndpoint(SocketBase):
         self._read = cast("Callable[[int, memoryview], int]", self.tls.read)
         self._room = scratch().records[:_PIECE_BYTES]
         self._unsent = b""
-        self.recv_into = self._recv_into
-        self.send = self._send
 
     @property
     def has_unsent(self) -> bool:
@@ -81,7 +79,8 @@ class TLSEndpoint(SocketBase):
         self._incoming.write(self._room[:count])
         return count < len(self._room)
 
-    def _recv_into(self, buffer: memoryview) -> int:
+    def recv_into(self, buffer: memoryview) -> int:
+        """See `Endpoint`."""
         tls, incoming, room = self.tls, self._incoming, len(buffer)
         filled = 0
         emptied = False
@@ -108,7 +107,8 @@ class TLSEndpoint(SocketBase):
                 break
         return filled
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
+        """See `Endpoint`."""
         if self._unsent:
             self.flush()
         view = memoryview(data)
