@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import attrs
 
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 class LocalServiceError(Exception):
     """A client's local service could not be reached; the message is for both sides' logs."""
+
+
+async def _no_service(_: Open) -> NoReturn:
+    raise LocalServiceError("the tunnel has ended")
+
+
+def _nothing_more(_: Open, stream: VisitorStream) -> None:
+    stream.plain.reset()
 
 
 @attrs.define(eq=False)
@@ -141,6 +149,12 @@ class ClientTunnel(Tunnel):
         stream.attempt = frame.attempt
         self.stream = stream
         self.on_stream(frame.open, stream)
+
+    def detach(self) -> list[VisitorStream]:
+        """See `Tunnel`. Lets go of its callbacks as well: they refer to it, so it and its wire would wait for the garbage collector."""
+        self.connect, self.on_stream, self.on_idle = _no_service, _nothing_more, lambda: None
+        self.new_buffer = self.find = None
+        return super().detach()
 
     def _rest(self) -> None:
         self.on_idle()
