@@ -9,7 +9,7 @@ import pytest
 import trio.testing
 
 from tests.unit.memory_server import open_memory_server
-from trionat.protocol.messages import RefusalCode, Refused
+from trionat.protocol.messages import Attach, RefusalCode, Refused
 from trionat.transport.channel import Channel
 from trionat.transport.descriptors import is_for_control
 
@@ -47,9 +47,10 @@ async def test_tunnels_leave_room_for_control_connections(
         client = await server.welcome()
         limit(monkeypatch, 160)
         for number, attached in ((149, True), (150, False)):
-            wire = await client.attach()
-            wire.peer.number = number
+            wire = server.connect()
+            wire.peer.number = number  # before the server looks at it
             channel = Channel(wire)
+            await channel.send(Attach(client.welcome.uid, client.welcome.secret))
             if attached:
                 await trio.testing.wait_all_tasks_blocked()
                 assert server.sessions[0].tunnels.count == 1
