@@ -33,7 +33,7 @@ class LocalServiceError(Exception):
     """A client's local service could not be reached; the message is for both sides' logs."""
 
 
-async def _no_service(_: Open) -> NoReturn:
+async def _no_service(_: Open) -> NoReturn:  # noqa: ASYNC124 - what it stands for waits
     raise LocalServiceError("the tunnel has ended")
 
 

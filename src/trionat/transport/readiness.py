@@ -392,9 +392,9 @@ class Poller:
                     return
                 awaited.missed = awaited.ended
                 awaited = TURN
-        except BaseException as error:  # noqa: BLE001 - it belongs to the task that pumps
+        except BaseException as error:  # noqa: BLE001, ASYNC103 - it belongs to the task that pumps
             self.wake(waiting, outcome.Error(error))
-            return
+            return  # noqa: ASYNC104 - the same
         if awaited is TURN:
             waiting.at = TURN
             self._turns.append(waiting)
