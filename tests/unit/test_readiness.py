@@ -341,6 +341,32 @@ async def test_a_gate_that_a_step_opens() -> None:
     assert taken == b"abc"
 
 
+async def test_two_at_a_gate_cost_the_second_one_only() -> None:
+    """A step of the poller's that finds somebody there: the error is its task's, and the other streams go on."""
+    gate = Gate()
+    one, two = socket.socketpair()
+    source = SocketEndpoint(two)
+    arrived = False
+
+    def step() -> Readiness | None:
+        return gate if arrived else source.readable
+
+    async def second() -> None:
+        with pytest.raises(trio.BusyResourceError):
+            await pump(step)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate.wait)
+        nursery.start_soon(second)
+        await trio.testing.wait_all_tasks_blocked()
+        arrived = True
+        one.send(b"x")
+        await trio.sleep(0.05)
+        gate.open()
+    source.close()
+    one.close()
+
+
 @pytest.mark.usefixtures("has_epoll")
 async def test_a_gate_has_one_who_waits() -> None:
     gate = Gate()

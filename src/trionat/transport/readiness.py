@@ -392,14 +392,15 @@ class Poller:
                     return
                 awaited.missed = awaited.ended
                 awaited = TURN
+            elif isinstance(awaited, Gate):
+                awaited.park(waiting)
+                return
         except BaseException as error:  # noqa: BLE001, ASYNC103 - it belongs to the task that pumps
             self.wake(waiting, outcome.Error(error))
             return  # noqa: ASYNC104 - the same
         if awaited is TURN:
             waiting.at = TURN
             self._turns.append(waiting)
-        elif isinstance(awaited, Gate):
-            awaited.park(waiting)
         else:
             self.wake(waiting, outcome.Value(awaited))
 
