@@ -18,6 +18,7 @@ _TICKET_IN_TEXT: Final = re.compile(
     r"((?i:tn)[0-9]+_)[\w-]+(?:(?:\s|\\[nrt])+(?=[\w-]*[0-9A-Z_])[\w-]{6,})*"
 )
 """With the rests of one that was cut: words behind it with a digit or a capital in them, as base64 has, and hardly any other word."""
+_MASKED_TICKET: Final = rf"\1{MASK}"
 _QUOTED: Final = 40
 """Characters of a value that a message shows; what is longer may be a part of a ticket."""
 
@@ -135,7 +136,7 @@ def invisible_in(text: str, *, offset: int = 0) -> str | None:
 
 def mask_tickets(text: str) -> str:
     """Return a text without the tickets in it; what is left of each is its beginning, `tn1_`."""
-    return _TICKET_IN_TEXT.sub(rf"\1{MASK}", text)
+    return _TICKET_IN_TEXT.sub(_MASKED_TICKET, text) if "_" in text else text
 
 
 def mask_secrets(text: str) -> str:

@@ -15,7 +15,7 @@ from trionat.log import get_logger
 from trionat.protocol.proxy import proxy_header
 from trionat.relay.client_tunnel import LocalServiceError
 from trionat.transport.descriptors import SHORTAGE
-from trionat.transport.dial import dial_service, is_taken
+from trionat.transport.dial import dial_at_once, dial_service, is_taken
 from trionat.transport.endpoint import SocketEndpoint, send_all
 
 if TYPE_CHECKING:
@@ -58,26 +58,30 @@ class Forwarder:
             raise LocalServiceError(f"there is no service number {number}")
         service, health = self.services[number], self._health[number]
         local, version = service.local, service.proxy_protocol
-        with trio.move_on_after(self.timeout):
-            try:
-                endpoint = SocketEndpoint(await dial_service(local))
-                if version not in (None, NO_PROXY) and visitor is not None and visited is not None:
-                    await _introduce(endpoint, proxy_header(version, visitor, visited))
-            except OSError as error:
-                if error.errno == errno.EADDRNOTAVAIL:
-                    raise LocalServiceError(
-                        f"no local port or address is left for a connection to the local service {local}: {error.strerror}"
-                    ) from error
-                if error.errno in SHORTAGE:  # which is not the service's doing
-                    raise LocalServiceError(
-                        f"no descriptor is left for a connection to the local service {local}: {error.strerror}"
-                    ) from error
-                raise self._failed(
-                    number, f"cannot be reached: {error.strerror or error}"
+        header = b""
+        if version not in (None, NO_PROXY) and visitor is not None and visited is not None:
+            header = proxy_header(version, visitor, visited)
+        try:
+            if header or (sock := dial_at_once(local)) is None:
+                with trio.fail_after(self.timeout):
+                    endpoint = SocketEndpoint(await dial_service(local))
+                    await _introduce(endpoint, header)
+            else:
+                endpoint = SocketEndpoint(sock)
+        except trio.TooSlowError as error:
+            raise self._failed(number, f"did not answer within {self.timeout:g} s") from error
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise LocalServiceError(
+                    f"no local port or address is left for a connection to the local service {local}: {error.strerror}"
                 ) from error
-            health.worked()
-            return endpoint
-        raise self._failed(number, f"did not answer within {self.timeout:g} s")
+            if error.errno in SHORTAGE:  # which is not the service's doing
+                raise LocalServiceError(
+                    f"no descriptor is left for a connection to the local service {local}: {error.strerror}"
+                ) from error
+            raise self._failed(number, f"cannot be reached: {error.strerror or error}") from error
+        health.worked()
+        return endpoint
 
     def _failed(self, number: int, what: str) -> LocalServiceError:
         reason = f"the local service {self.services[number].local} {what}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
@@ -51,7 +52,7 @@ class Logger:
         self, event: str, *, exc_info: BaseException | None = None, **values: object
     ) -> None:
         """Log a bug of ours with the traceback of `exc_info`, or else of the exception that is being handled."""
-        self._log(logging.ERROR, event, values, exc_info=exc_info or True)
+        self._log(logging.ERROR, event, values, error=exc_info or sys.exception())
 
     def _log(
         self,
@@ -59,14 +60,27 @@ class Logger:
         event: str,
         values: dict[str, object],
         *,
-        exc_info: BaseException | bool | None = None,
+        error: BaseException | None = None,
     ) -> None:
         if not self._logger.isEnabledFor(level):
             return
-        record = Event({**values, **context(), **values, "event": event})
-        mask_secrets(record)
-        # 3: whoever called `info`, for a host program whose lines name the place.
-        self._logger.log(level, record, exc_info=exc_info, stacklevel=3)
+        message = Event({**values, **context(), **values, "event": event})
+        mask_secrets(message)
+        # Whoever called `info`, for a host program whose lines name the place. `logging` itself looks for it with
+        # path names, which costs as much as all the rest.
+        caller = sys._getframe(2)  # noqa: SLF001 - as `logging` does
+        code = caller.f_code
+        record = self._logger.makeRecord(
+            self._logger.name,
+            level,
+            code.co_filename,
+            caller.f_lineno,
+            message,
+            (),
+            None if error is None else (type(error), error, error.__traceback__),
+            code.co_name,
+        )
+        self._logger.handle(record)
 
 
 def get_logger(name: str) -> Logger:

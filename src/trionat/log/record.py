@@ -10,6 +10,7 @@ import json
 import re
 import time
 import traceback
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from trionat.text import MASK, mask_tickets
@@ -75,11 +76,16 @@ def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
 def mask_secrets(event: Event) -> None:
     """Hide secrets in an event, by key and by look, and cut long texts. The renderers look once more, inside nested values."""
     for key, value in event.items():
-        if key.lower().endswith(_SECRET_KEYS):
+        if _is_secret(key):
             event[key] = MASK
         elif isinstance(value, str):
             value = mask_tickets(value)  # noqa: PLW2901 (the same value, made fit)
             event[key] = value if len(value) <= TEXT_CHARACTERS else value[:TEXT_CHARACTERS] + "..."
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return key.lower().endswith(_SECRET_KEYS)
 
 
 def _plain(value: object) -> str:

@@ -270,6 +270,18 @@ class TunnelPool:
     async def _find(self, visitor: int) -> VisitorStream | None:
         """Take a visitor's stream off its tunnel, which we may not have noticed to be lost; see `ClientTunnel.find`."""
         await self.release(visitor)
+        stream = self.waiting_streams.take(visitor)
+        if stream is None:
+            await self._take_off(visitor)
+            stream = self.waiting_streams.take(visitor)
+        if stream is not None:
+            log.debug("visitor goes on over another tunnel", visitor=visitor)
+            self._waiting = max(0, self._waiting - 1)
+            self._changed.notify()
+        return stream
+
+    async def _take_off(self, visitor: int) -> None:
+        """Give up the tunnels that serve this visitor, so that its stream waits, if there is one."""
         for tunnel in list(self._tunnels):
             if tunnel.serves(visitor):
                 self._give_up(tunnel, "its visitor goes on over another tunnel")
@@ -277,12 +289,6 @@ class TunnelPool:
         # One that was given up before may still have the stream: without it, the service would be connected to for a second time.
         while any(tunnel.serves(visitor) for tunnel in self._ending):
             await self._less_busy.wait()
-        stream = self.waiting_streams.take(visitor)
-        if stream is not None:
-            log.debug("visitor goes on over another tunnel", visitor=visitor)
-            self._waiting = max(0, self._waiting - 1)
-            self._changed.notify()
-        return stream
 
     def acks(self) -> Acks | None:
         """Return what the server does not know yet of how far its streams are, None: nothing; they count as told."""
