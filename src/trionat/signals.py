@@ -22,7 +22,8 @@ class Signal:
 
     def notify(self) -> None:
         """Wake all who wait now; those who come later wait for the next call."""
-        self._lot.unpark_all()
+        if self._lot:  # most often nobody does
+            self._lot.unpark_all()
 
     async def wait(self) -> None:
         """Wait for the next `notify`. Always a checkpoint; cancelling it leaves nothing behind."""

@@ -74,7 +74,7 @@ class ServerTunnel(Tunnel):
             )
         self._conversation.receive_resumed(sent_last=stream.took_end and received == stream.sent)
         stream.acknowledge(received)
-        stream.changed.notify()
+        stream.changed.open()
 
     def sweep(self, *, doubtful: bool = False) -> None:
         """See `Tunnel`; probes an idle tunnel that was silent for a while.

@@ -9,7 +9,6 @@ import trio
 
 from trionat.errors import RemoteProtocolError
 from trionat.protocol.conversation import Side
-from trionat.signals import Signal
 from trionat.transport.readiness import Gate
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class VisitorStream:
     often it was resumed.
 
     `over` says that both sides have said their last words, `aborted` that the peer has said ABORT, `finished` that its end has been logged;
-    `since` is when it began. `room` opens when there may be room in the send buffer again.
+    `since` is when it began. `changed` opens when there may be room in the send buffer again, and when it is over or has failed.
     """
 
     visitor: int
@@ -59,8 +58,7 @@ class VisitorStream:
     acknowledged: int = attrs.field(init=False, default=0)
     told: int = attrs.field(init=False, default=0)
     _furthest: tuple[int, int] = attrs.field(init=False, default=(0, 0))
-    changed: Signal = attrs.field(factory=Signal)
-    room: Gate = attrs.field(init=False, factory=Gate)
+    changed: Gate = attrs.field(init=False, factory=Gate)
     _held_up: set[trio.CancelScope] = attrs.field(init=False, factory=lambda: set())
 
     @property
@@ -99,7 +97,7 @@ class VisitorStream:
         if position > self.acknowledged:
             self.acknowledged = position
             self.send_buffer.acknowledge(position)
-            self.room.open()
+            self.changed.open()
 
     @property
     def owes_ack(self) -> bool:
@@ -127,8 +125,7 @@ class VisitorStream:
             self.release()
             for scope in self._held_up:
                 scope.cancel(text)
-        self.changed.notify()
-        self.room.open()
+        self.changed.open()
 
     @property
     def is_limited(self) -> bool:

@@ -329,7 +329,7 @@ class Tunnel(ABC):
                 self.stream = None
                 stream.over = True
                 stream.plain.close()  # both directions have ended, so nobody uses it any more
-                stream.changed.notify()
+                stream.changed.open()
                 if stream.send_buffer is not None and not stream.aborted:
                     self.before = stream
             self._ack_due = False
@@ -351,6 +351,7 @@ class Tunnel(ABC):
         """
         if stream.failure is None and not stream.took_end:
             await self._carry_bytes(stream, opening)
+        # Left to do is what `_carry_step` does not: an END that another tunnel was to send, and an ABORT.
         if stream.failure is None and not self._conversation.sent_last and not stream.over:
             await self._write(END_FRAME)
             self._conversation.sent_end()
@@ -377,7 +378,7 @@ class Tunnel(ABC):
         await self.carry(stream)
 
     async def _carry_bytes(self, stream: VisitorStream, opening: bytes) -> None:
-        """Read and send until the plain end says that there is no more, or is lost."""
+        """Read and send, END as well, until the stream is over, or the plain end is lost."""
         self._opening = opening
         step = partial(self._carry_step, stream)
         while True:
@@ -400,20 +401,24 @@ class Tunnel(ABC):
             await self._write(self._opening)
 
     def _carry_step(self, stream: VisitorStream) -> Readiness | None:
-        """Take the plain end's bytes to the wire until it ends, the stream has failed, or bandwidth is limited: then they are `_limited`.
+        """Take the plain end's bytes and its END to the wire until the stream is over or has failed, or bandwidth is limited: then they are `_limited`.
 
         Raises:
             ConnectionLostError: the wire is lost.
             OSError: the plain end is.
         """
+        if stream.over:  # the wire may be the next visitor's
+            return None
         if (len(self._unsent) > 0 or self.wire.has_unsent) and not self._send_rest():
             return self.wire.writable
         if self._ack_due and not self._acknowledge(stream):
             return self.wire.writable
+        if stream.took_end:
+            return self._note_end(stream)
         plain, outgoing, buffer = stream.plain, self._scratch.outgoing, stream.send_buffer
         room = stream.portion(outgoing[HEADROOM_BYTES:])
         if buffer is not None and buffer.is_full:
-            return stream.room if stream.failure is None else None
+            return stream.changed if stream.failure is None else None
         try:
             count = plain.recv_into(room)
         except BlockingIOError:
@@ -423,7 +428,11 @@ class Tunnel(ABC):
             return plain.readable
         if not count:
             stream.took_end = True
-            return None
+            frames, self._opening = memoryview(self._opening + END_FRAME), b""
+            self._unsent = frames[self._send(frames) :]
+            if self._unsent or self.wire.has_unsent:
+                return self.wire.writable
+            return self._note_end(stream)
         stream.taken += count
         if buffer is not None:
             buffer.keep(room[:count])
@@ -442,6 +451,13 @@ class Tunnel(ABC):
         if self.wire.has_unsent:
             return self.wire.writable
         return plain.readable if count < MORE_LIKELY_BYTES else TURN
+
+    def _note_end(self, stream: VisitorStream) -> Readiness | None:
+        """END has left; wait until the other side has said its last word as well."""
+        if not self._conversation.sent_last:
+            self._conversation.sent_end()
+            self._settle()
+        return None if stream.over or stream.failure is not None else stream.changed
 
     def _send(self, data: memoryview) -> int:
         """Write to the wire what it takes at once; return how much that was."""

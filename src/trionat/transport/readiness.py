@@ -386,13 +386,14 @@ class Poller:
         waiting.leave()  # a step may close what it waited for
         try:
             awaited = waiting.step()
-            if isinstance(awaited, _EpollReadiness):
+            # By type: `isinstance` asks an ABC, which costs as much as the rest of this.
+            if type(awaited) is _EpollReadiness:
                 if not awaited.missed or awaited.socket is None:
                     self.park(waiting, awaited)
                     return
                 awaited.missed = awaited.ended
                 awaited = TURN
-            elif isinstance(awaited, Gate):
+            elif type(awaited) is Gate:
                 awaited.park(waiting)
                 return
         except BaseException as error:  # noqa: BLE001, ASYNC103 - it belongs to the task that pumps
