@@ -111,7 +111,7 @@ class Report:
         yield "and all of it is on one machine, load generators included. nginx has a stream proxy for each end, with one worker."
         yield "In each round every scenario was run on one chain right after the other, each built anew. Figures are medians of"
         yield f"the rounds ({self.effort.rounds}), with the least and the most in brackets. Ratios compare figures of the same round, so they are not"
-        yield "always those of the medians."
+        yield "always those of the medians. The link was cut in the first round only."
         yield ""
         yield "**Bold** is the best figure of a column among those that encrypt what passes between the two ends, and the best among those"
         yield f"that do not. These encrypt: {self._names(encrypted=True)}. These do not: {self._names(encrypted=False)}."

@@ -53,11 +53,11 @@ class Cost:
 
 
 # What it takes now, on all Pythons about the same.
-MESSAGE = Cost(steps=0.3, transfers=8, waits=0.3, functions=90)
+MESSAGE = Cost(steps=0.3, transfers=8, waits=0.3, functions=110)
 """A message and its answer: each is read and written twice, and no task is woken for it."""
-VISITOR = Cost(steps=12, transfers=15, waits=9, functions=810)
+VISITOR = Cost(steps=10, transfers=14.5, waits=8.5, functions=710)
 """A visitor that comes, asks, is answered and leaves, with idle tunnels ready."""
-MEBIBYTE = Cost(steps=5, transfers=92, waits=1.5, functions=600)
+MEBIBYTE = Cost(steps=5.5, transfers=91, waits=1.5, functions=675)
 """One way, from a visitor or to it."""
 
 

@@ -41,7 +41,7 @@ from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import VisitorStream
 from trionat.relay.throttle import Throttle
 from trionat.transport.endpoint import send_all
-from trionat.transport.scratch import SCRATCH_BYTES
+from trionat.transport.scratch import HEADROOM_BYTES, SCRATCH_BYTES, scratch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -120,6 +120,37 @@ def test_a_stream_that_uses_up_the_memory_cannot_be_resumed(used_up: str) -> Non
     greedy.acknowledge(5)
     assert (greedy.piece(0, SIZE), memory.held, whole.held) == (b"", 5, 5)
     assert (other.used_up, other.piece(0, SIZE)) == (False, b"12345")
+
+
+async def test_large_reads_are_held_where_they_were_read(tidy: Tidy) -> None:
+    """And no later read goes there before they are acknowledged."""
+    del tidy
+    memory, size = SendMemory(16 * SCRATCH_BYTES), SCRATCH_BYTES
+    buffer = SendBuffer(PLENTY, memory)
+
+    def read(letter: bytes, count: int = size) -> memoryview:
+        room = scratch().outgoing
+        room[HEADROOM_BYTES : HEADROOM_BYTES + count] = letter * count
+        buffer.keep_read(count)
+        return room
+
+    rooms = [read(letter) for letter in (b"a", b"b", b"c")]
+    assert scratch().outgoing not in rooms
+    small = read(b"d", 10)
+    assert small is scratch().outgoing
+    assert read(b"e") is small
+    held = [buffer.piece(position, size) for position in range(0, 3 * size, size)]
+    assert held == [b"a" * size, b"b" * size, b"c" * size]
+    buffer.acknowledge(size + 1)
+    assert (memory.held, buffer.piece(0, size)) == (2 * size - 1 + 10 + size, b"b" * (size - 1))
+    begun = {id(room.obj) for room in rooms}
+    assert id(read(b"f").obj) not in begun  # this one was new
+    assert id(read(b"g").obj) == id(rooms[0].obj)  # nobody needs `a` any more
+    assert buffer.piece(2 * size, size) == b"c" * size
+    assert buffer.piece(3 * size, size) == b"d" * 10
+    assert buffer.piece(3 * size + 10, size) == b"e" * size
+    buffer.release()
+    assert memory.held == 0
 
 
 # -- one side, and a peer that is played by the test ------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Logger:
         mask_secrets(message)
         # Whoever called `info`, for a host program whose lines name the place. `logging` itself looks for it with
         # path names, which costs as much as all the rest.
-        caller = sys._getframe(2)  # noqa: SLF001 - as `logging` does
+        caller = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as `logging` does
         code = caller.f_code
         record = self._logger.makeRecord(
             self._logger.name,

@@ -6,11 +6,16 @@ from typing import Final
 
 import attrs
 
+from trionat.transport.scratch import HEADROOM_BYTES, SCRATCH_BYTES, scratch
+
 _ACKS_PER_BUFFER: Final = 4
 """How often a receiver acknowledges while a buffer of the other side is filled once: the sender is to have room again before it needs it."""
 
 _JOINED_BYTES: Final = 16 * 1024
 """Up to which size small pieces are held together, since each has a price of its own."""
+
+_WHOLE_BYTES: Final = SCRATCH_BYTES * 3 // 4
+"""From which size on a read is not copied. What the buffer has room for beyond that is not counted as held: a third of it at most."""
 
 
 @attrs.define(eq=False)
@@ -53,7 +58,8 @@ class SendBuffer:
     start: int = attrs.field(init=False, default=0)
     held: int = attrs.field(init=False, default=0)
     # As they were read, so that none is copied twice; small ones are joined. The first begins with bytes that are not held any more.
-    _chunks: list[bytearray] = attrs.field(init=False, repr=False, factory=lambda: [])
+    # Views are parts of buffers that were read into.
+    _chunks: list[bytearray | memoryview] = attrs.field(init=False, repr=False, factory=lambda: [])
     _passed: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
@@ -66,15 +72,28 @@ class SendBuffer:
         """Whether an acknowledgement has to come before more is sent."""
         return self.held >= self.size
 
+    def keep_read(self, count: int) -> None:
+        """Hold so many bytes, which were read into `scratch().outgoing` behind its headroom: that buffer itself where they about fill it."""
+        if count < _WHOLE_BYTES:
+            self.keep(scratch().outgoing[HEADROOM_BYTES : HEADROOM_BYTES + count])
+        elif not self.used_up:
+            kept = scratch().part_with_outgoing()
+            self._chunks.append(kept[HEADROOM_BYTES : HEADROOM_BYTES + count])
+            self._count(count)
+
     def keep(self, piece: memoryview) -> None:
         """Hold a copy of what is sent."""
         if self.used_up:
             return
         count, chunks = len(piece), self._chunks
-        if chunks and len(chunks[-1]) + count <= _JOINED_BYTES:
-            chunks[-1] += piece
+        last = chunks[-1] if chunks else None
+        if isinstance(last, bytearray) and len(last) + count <= _JOINED_BYTES:
+            last += piece
         else:
             chunks.append(bytearray(piece))
+        self._count(count)
+
+    def _count(self, count: int) -> None:
         self.held += count
         self.memory.add(count)
         if self.memory.is_used_up:
@@ -90,7 +109,10 @@ class SendBuffer:
             self.memory.add(-count)
             self._passed += count
             while self._chunks and self._passed >= len(self._chunks[0]):
-                self._passed -= len(self._chunks.pop(0))
+                chunk = self._chunks.pop(0)
+                self._passed -= len(chunk)
+                if isinstance(chunk, memoryview):
+                    scratch().take_back(memoryview(chunk.obj))
 
     def piece(self, position: int, most: int) -> bytes:
         """Return a copy of at most so many bytes from a position on, or from `start` if that is behind it; empty: there are no more."""

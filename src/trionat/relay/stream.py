@@ -59,7 +59,7 @@ class VisitorStream:
     told: int = attrs.field(init=False, default=0)
     _furthest: tuple[int, int] = attrs.field(init=False, default=(0, 0))
     changed: Gate = attrs.field(init=False, factory=Gate)
-    _held_up: set[trio.CancelScope] = attrs.field(init=False, factory=lambda: set())
+    _held_up: list[trio.CancelScope] = attrs.field(init=False, factory=lambda: [])
 
     @property
     def received(self) -> int:
@@ -141,7 +141,7 @@ class VisitorStream:
         if self.throttle is None or self.failure is not None or self.throttle.take_nowait(count):
             return
         with trio.CancelScope() as scope:
-            self._held_up.add(scope)
+            self._held_up.append(scope)
             try:
                 await self.throttle.take(count)
             finally:

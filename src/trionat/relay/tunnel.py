@@ -435,7 +435,7 @@ class Tunnel(ABC):
             return self._note_end(stream)
         stream.taken += count
         if buffer is not None:
-            buffer.keep(room[:count])
+            buffer.keep_read(count)
         start = _OPENING_BYTES - len(self._opening)
         outgoing[start:_OPENING_BYTES] = self._opening
         self._opening = b""
