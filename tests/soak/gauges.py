@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from tests.soak.watch import Cost
+from trionat.errors import StartupError
 
 if TYPE_CHECKING:
     from tests.soak.book import Book
@@ -33,7 +34,8 @@ class Gauges:
     """Looks at the server and at all clients. Descriptors of clients that replace each other are added up, by group.
 
     `memory` are the samples, in bytes, of processes that are there from beginning to end; `rest` and `back` are counts at rest,
-    before and after, by what was counted, `peak` the most there was between. Seconds until all is at rest are `rest_within` at most.
+    before and after, by what was counted, `peak` the most there was between. `unanswered` is how often the server did not
+    tell its own in time. Seconds until all is at rest are `rest_within` at most.
     """
 
     server: int
@@ -47,6 +49,7 @@ class Gauges:
     rest: dict[str, int] = attrs.field(factory=lambda: {})
     peak: dict[str, int] = attrs.field(factory=lambda: {})
     back: dict[str, int] = attrs.field(factory=lambda: {})
+    unanswered: int = 0
 
     async def rest_before(self) -> None:
         """Wait until all is at rest, and keep the figures."""
@@ -79,8 +82,13 @@ class Gauges:
         while True:
             for name, size in self._memory().items():
                 self.memory.setdefault(name, []).append(size)
-            for name, count in (await self._count()).items():
-                self.peak[name] = max(count, self.peak.get(name, 0))
+            try:
+                counts = await self._count()
+            except StartupError:  # a server that is kept from running gives a command up after 5 s
+                self.unanswered += 1
+            else:
+                for name, count in counts.items():
+                    self.peak[name] = max(count, self.peak.get(name, 0))
             await trio.sleep(interval)
 
     def plateau(self, name: str) -> tuple[float, float]:

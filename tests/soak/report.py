@@ -51,6 +51,9 @@ def _lines(outcome: Outcome) -> Iterator[str]:
         what = name if name == TASKS else f"descriptors of {name}"
         yield f"| {what} | {before} | {gauges.peak[name]} | {gauges.back[name]} |"
     yield ""
+    if gauges.unanswered:
+        yield f"The server did not tell its tasks in time {gauges.unanswered} times: the machine is too busy."
+        yield ""
     if not book.faults:
         yield "No faults."
     for kind, count in book.faults.items():
