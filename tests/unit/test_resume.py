@@ -737,6 +737,36 @@ async def test_a_client_that_does_not_answer_resume_is_given_up(tidy: Tidy) -> N
                 side.tunnel.sweep()
 
 
+async def test_resume_on_a_tunnel_that_owes_an_answer_grants_no_more_time(tidy: Tidy) -> None:
+    async with open_server(tidy) as side:
+        for _ in range(16 + 3):
+            side.tunnel.sweep()
+        assert await side.hear() == [Probe()]
+        stream, _ = side.stream(1)
+        side.resume(stream)
+        await side.hear()
+        side.tunnel.sweep()
+        with pytest.raises(PeerTimeoutError):
+            side.tunnel.sweep()
+
+
+async def test_resume_has_its_own_time_where_the_probe_was_answered_a_moment_ago(
+    tidy: Tidy,
+) -> None:
+    async with open_server(tidy) as side:
+        for _ in range(16 + 3):
+            side.tunnel.sweep()
+        assert await side.hear() == [Probe()]
+        await side.say(PROBED_FRAME)
+        stream, _ = side.stream(1)
+        side.resume(stream)
+        await side.hear()
+        for _ in range(4):
+            side.tunnel.sweep()
+        with pytest.raises(PeerTimeoutError):
+            side.tunnel.sweep()
+
+
 async def test_an_abort_that_was_the_last_word_is_told_again(tidy: Tidy) -> None:
     """The visitor has ended, the service resets: with our ABORT it is over here, but the tunnel may be lost before the server hears it."""
     async with open_client(tidy) as first:

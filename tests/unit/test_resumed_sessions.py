@@ -35,7 +35,17 @@ from trionat.protocol.messages import (
     Lost,
     Welcome,
 )
-from trionat.protocol.tunnel_frames import Abort, AbortReason, Ack, End, Open, Resume, Resumed
+from trionat.protocol.tunnel_frames import (
+    PROBED_FRAME,
+    Abort,
+    AbortReason,
+    Ack,
+    End,
+    Open,
+    Probe,
+    Resume,
+    Resumed,
+)
 from trionat.relay.early import EarlyOutbox
 from trionat.server.admin.kick import kick
 from trionat.server.admin.messages import Kicked, KickVisitor
@@ -194,6 +204,78 @@ async def test_a_client_that_has_lost_a_tunnel_says_so(
         await client.say(Lost(((opened.visitor, 1),)))
         await trio.testing.wait_all_tasks_blocked()
         assert server.sessions[0].tunnels.count == 0
+
+
+@pytest.mark.parametrize("noticed_by", ["server", "client"])
+async def test_tunnels_that_may_have_died_together_are_not_tried_one_after_another(
+    tidy: Tidy, autojump_clock: MockClock, noticed_by: str
+) -> None:
+    """Those that are idle are probed, and get nobody before they have answered: a new tunnel is faster."""
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        server.nursery.start_soon(client.ping)
+        dead = [await raw_tunnel(client) for _ in range(3)]
+        server.visit(client.port, early=b"x")
+        opened = await dead[2].next()
+        assert isinstance(opened, Open)
+        await trio.sleep(3)
+        lost = trio.current_time()
+        if noticed_by == "server":
+            assert isinstance(dead[2].wire.peer, MemoryEndpoint)
+            dead[2].wire.peer.silence = 300.0
+        else:
+            await client.say(Lost(((opened.visitor, 0),)))
+        assert await client.hear(Demand) == Demand(1)
+        new = await raw_tunnel(client)
+        assert isinstance(await new.next(), bytes | Resume)
+        assert trio.current_time() - lost < 6
+        for wire in dead[:2]:
+            assert await wire.next() == Probe()
+            with suppress(AssertionError, ConnectionResetError):  # it has ended
+                while True:
+                    assert isinstance(await wire.next(), Probe)
+
+
+async def test_a_tunnel_that_is_in_doubt_and_lives_goes_on(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        other, busy = await raw_tunnel(client), await raw_tunnel(client)
+        server.visit(client.port, early=b"x")
+        opened = await busy.next()
+        assert isinstance(opened, Open)
+        await trio.sleep(3)
+        await client.say(Lost(((opened.visitor, 0),)))
+        assert await other.next() == Probe()
+        await trio.sleep(2)
+        queue = server.sessions[0].lease.queue
+        assert (queue.waiting, queue.idle) == (1, 0)
+        other.wire.send(PROBED_FRAME)
+        assert await other.next() == Resume(opened, received=0, kept=0, attempt=1)
+        assert queue.waiting == 0
+
+
+async def test_who_comes_while_a_tunnel_is_silent_gets_no_other_that_is(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """It begins on the control connection, which lives."""
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        server.nursery.start_soon(client.ping)
+        other, busy = await raw_tunnel(client), await raw_tunnel(client)
+        server.visit(client.port, early=b"x")
+        assert isinstance(await busy.next(), Open)
+        assert isinstance(busy.wire.peer, MemoryEndpoint)
+        busy.wire.peer.silence = 300.0
+        await trio.sleep(3.5)
+        assert server.sessions[0].tunnels.count == 2
+        server.visit(client.port, early=b"y")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [message for message in client.heard if isinstance(message, Begin)]
+        assert await other.next() == Probe()
+        other.wire.send(PROBED_FRAME)
+        assert isinstance(await other.next(), Resume | Probe)
 
 
 async def test_over_another_session(tidy: Tidy, autojump_clock: MockClock) -> None:

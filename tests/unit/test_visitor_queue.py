@@ -12,7 +12,7 @@ from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
 from trionat.address import TCPAddress
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.refusals import Bound
-from trionat.server.visitors.queue import VisitorQueue
+from trionat.server.visitors.queue import Place, VisitorQueue
 from trionat.server.visitors.visitor import Visitor
 from trionat.store.base import Limits
 
@@ -154,6 +154,44 @@ async def test_cancelled_places_lose_nobody(line: VisitorQueue, crowd: Crowd, st
     else:
         assert await line.next() is visitor
     crowd.go()
+
+
+async def test_a_tunnel_that_is_withheld_gets_nobody(line: VisitorQueue, crowd: Crowd) -> None:
+    place, served = Place(), list[Visitor | None]()
+
+    async def tunnel() -> None:
+        served.append(await line.next(place))
+
+    line.withhold(place)  # nobody waits there: nothing is done
+    for number in (1, 2):  # the place is used again and again
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tunnel)
+            await trio.testing.wait_all_tasks_blocked()
+            assert line.idle == 1
+            line.withhold(place)
+            visitor = crowd.come()
+            await trio.testing.wait_all_tasks_blocked()
+            assert (line.idle, line.waiting, len(served)) == (0, 1, number - 1)
+            line.restore(place)
+            assert (line.idle, line.waiting) == (0, 0)
+        assert served[-1] is visitor
+        line.restore(place)  # it was not withheld
+    assert line.idle == 0
+    crowd.go()
+
+
+async def test_a_tunnel_that_is_restored_waits_where_nobody_does(line: VisitorQueue) -> None:
+    place = Place()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(line.next, place)
+        await trio.testing.wait_all_tasks_blocked()
+        line.withhold(place)
+        line.restore(place)
+        assert line.idle == 1
+        line.withhold(place)
+        nursery.cancel_scope.cancel()
+    line.restore(place)  # too late
+    assert line.idle == 0
 
 
 async def test_limits(line: VisitorQueue, crowd: Crowd) -> None:

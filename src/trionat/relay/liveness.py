@@ -71,10 +71,16 @@ class Liveness:
         """Whether the peer owes an answer to a probe."""
         return self._unanswered_probe is not None
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the peer has owed an answer to a probe, or an acknowledgement, for more than a sweep."""
+        return self._unacknowledged > 1 or (self._unanswered_probe or 0) > 1
+
     def ask(self) -> None:
-        """A probe is on its way. What was heard before is no answer."""
-        self._unanswered_probe = 0
-        self.heard = False
+        """A probe, or what is answered like one, is on its way. What was heard before is no answer; what was owed before is owed since then."""
+        if self._unanswered_probe is None or self.heard:
+            self._unanswered_probe = 0
+            self.heard = False
 
     def sweep(self, *, busy: bool, aborting: bool, given: int) -> None:
         """Count one sweep. `given` are the bytes that the visitor, or the service, has taken so far.

@@ -14,15 +14,18 @@ from trionat.relay.tunnel import Tunnel
 from trionat.transport.endpoint import lost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.protocol.tunnel_frames import Open, Resume, TunnelFrame
     from trionat.relay.stream import VisitorStream
 
 
 @attrs.define(eq=False)
 class ServerTunnel(Tunnel):
-    """See `Tunnel`."""
+    """See `Tunnel`. `on_probed` is called when the client has answered a probe."""
 
     side: ClassVar[Side] = Side.SERVER
+    on_probed: Callable[[], None] = attrs.field(default=lambda: None, kw_only=True)
 
     async def open(self, stream: VisitorStream, frame: Open) -> None:
         """Give the idle tunnel its next visitor, and `carry` for it.
@@ -59,7 +62,7 @@ class ServerTunnel(Tunnel):
             case Resumed(received):
                 self._take_resumed(received)
             case Probed():
-                pass
+                self.on_probed()
             case _:
                 raise RemoteProtocolError(f"{type(frame).__name__.upper()} from a client")
 
@@ -86,6 +89,18 @@ class ServerTunnel(Tunnel):
         silence = PROBE_SOON_AFTER if doubtful else PROBE_AFTER
         if self.idle and self.liveness.silent >= silence and not self.liveness.is_asked:
             self._probe()
+
+    def doubt(self) -> bool:
+        """Probe an idle tunnel that was not heard of lately, and tell whether it owes the answer. For when another one has died in silence.
+
+        Raises:
+            ConnectionLostError: the wire is lost.
+        """
+        if not self.idle or self.liveness.heard or self.liveness.silent < PROBE_SOON_AFTER:
+            return False
+        if not self.liveness.is_asked:
+            self._probe()
+        return True
 
     def _probe(self) -> None:
         if self._last_word.locked():  # it has tried to leave all the while

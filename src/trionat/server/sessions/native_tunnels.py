@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from trionat.errors import PeerError
+from trionat.errors import PeerError, PeerTimeoutError
 from trionat.log import get_logger
 from trionat.protocol.tunnel_frames import AbortReason, Resume
 from trionat.relay.acknowledgements import acks_of, are_owed, take_acks
@@ -15,6 +16,7 @@ from trionat.relay.liveness import ACKNOWLEDGED_WITHIN
 from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import VisitorStream
 from trionat.server.sessions.tunnels import Tunnels
+from trionat.server.visitors.queue import Place
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
@@ -40,9 +42,10 @@ async def _at_once(_: Visitor) -> None:
 
 @attrs.define(eq=False)
 class _Served:
-    """What runs on one tunnel: its current visitor, the one before, and the next, which `release` holds."""
+    """What runs on one tunnel: its current visitor, the one before, and the next, which `release` holds. `place` is its own in the queue."""
 
     scope: trio.CancelScope
+    place: Place
     next: Visitor | None = None
     current: Visitor | None = None
     before: Visitor | None = None
@@ -68,8 +71,13 @@ class NativeTunnels(Tunnels):
 
     async def _serve(self, wire: Endpoint, early: bytes) -> None:
         assert not early, "a login lets nothing through behind ATTACH"  # noqa: S101 - its bug, not the peer's
-        tunnel = ServerTunnel(wire, acknowledged_within=self.acknowledged_within)
-        served = self._tunnels[tunnel] = _Served(trio.CancelScope())
+        place = Place()
+        tunnel = ServerTunnel(
+            wire,
+            acknowledged_within=self.acknowledged_within,
+            on_probed=partial(self.queue.restore, place),
+        )
+        served = self._tunnels[tunnel] = _Served(trio.CancelScope(), place)
         reason = "its session has ended"
         try:
             with isolated(log, "tunnel lost"), served.scope:
@@ -89,7 +97,7 @@ class NativeTunnels(Tunnels):
                 self._rescue(served.current, reason)
 
     async def _carry(self, tunnel: ServerTunnel, served: _Served, scope: trio.CancelScope) -> None:
-        while (visitor := await self.queue.next()) is not None:
+        while (visitor := await self.queue.next(served.place)) is not None:
             served.next = visitor
             try:
                 await self.release(visitor)
@@ -186,23 +194,28 @@ class NativeTunnels(Tunnels):
 
     def give_up(self, lost: Lost) -> None:
         """The client has lost these visitors' tunnels: they wait for others."""
-        attempts = dict(lost.streams)
-        for tunnel, served in list(self._tunnels.items()):
+        attempts, silent = dict(lost.streams), False
+        for tunnel in list(self._tunnels):
             if any(attempts.get(stream.visitor) == stream.attempt for stream in tunnel.streams):
-                served.scope.cancel("the client has lost it")
-                tunnel.wire.reset()
+                self._end_tunnel(tunnel, "the client has lost it")
+                silent = True
+        if silent:
+            self._doubt_idle()
 
     def _sweep(self) -> None:
         """See after every tunnel, and send home those that were not needed for a while."""
         doubtful = any(tunnel.liveness.is_asked for tunnel in self._tunnels)
-        for tunnel, served in list(self._tunnels.items()):
+        silent = False
+        for tunnel in list(self._tunnels):
             try:
                 tunnel.sweep(doubtful=doubtful)
             except PeerError as error:
-                log.info("tunnel given up", reason=str(error))
-                served.scope.cancel(str(error))
-                # The other end may wait for a plain end that does not read, and would not see a mere end.
-                tunnel.wire.reset()
+                self._give_up_tunnel(tunnel, error)
+                silent = silent or isinstance(error, PeerTimeoutError)
+            else:
+                silent = silent or tunnel.liveness.is_overdue
+        if silent:
+            self._doubt_idle()
         if are_owed(self._on_tunnels()):
             self.on_acks()
         self._sweeps += 1
@@ -210,3 +223,28 @@ class NativeTunnels(Tunnels):
             busy = len(self._tunnels) - self.queue.idle
             self.queue.retire(max(0, self.queue.least_idle - max(self.keep_idle, busy // 4)))
             self.queue.least_idle = self.queue.idle
+
+    def _doubt_idle(self) -> None:
+        """A tunnel is silent, and others may have died with it: those that were not heard of lately get no visitor until they answer a probe.
+
+        Those who come meanwhile wait, so the client opens new ones.
+        """
+        for tunnel, served in list(self._tunnels.items()):
+            if served.scope.cancel_called:
+                continue
+            try:
+                if tunnel.doubt():
+                    self.queue.withhold(served.place)
+            except PeerError as error:
+                self._give_up_tunnel(tunnel, error)
+
+    def _give_up_tunnel(self, tunnel: ServerTunnel, error: PeerError) -> None:
+        log.info("tunnel given up", reason=str(error))
+        self._end_tunnel(tunnel, str(error))
+
+    def _end_tunnel(self, tunnel: ServerTunnel, reason: str) -> None:
+        """End a tunnel whose client may not notice a mere end, since it may wait for a plain end that does not read."""
+        served = self._tunnels[tunnel]
+        served.scope.cancel(reason)
+        self.queue.withhold(served.place)  # its task is still to end
+        tunnel.wire.reset()

@@ -23,11 +23,11 @@ log = get_logger(__name__)
 
 
 @attrs.define(eq=False)
-class _IdleTunnel:
-    """A tunnel that waits: woken with a visitor, or without one when it is not needed any more."""
+class Place:
+    """Where a tunnel waits: it is woken with a visitor, or without one when it is not needed any more."""
 
-    woken: trio.Event = attrs.field(factory=trio.Event)
-    visitor: Visitor | None = None
+    woken: trio.Event = attrs.field(init=False, factory=trio.Event)
+    visitor: Visitor | None = attrs.field(init=False, default=None)
 
 
 @attrs.define(eq=False)
@@ -52,7 +52,8 @@ class VisitorQueue:
     arrived: Signal = attrs.field(init=False, factory=Signal)
     _left: Signal = attrs.field(init=False, factory=Signal)
     _waiting: deque[Visitor] = attrs.field(init=False, factory=lambda: deque())
-    _idle: dict[_IdleTunnel, None] = attrs.field(init=False, factory=lambda: {})
+    _idle: dict[Place, None] = attrs.field(init=False, factory=lambda: {})
+    _withheld: set[Place] = attrs.field(init=False, factory=lambda: set())
 
     @property
     def waiting(self) -> int:
@@ -66,7 +67,7 @@ class VisitorQueue:
 
     @property
     def idle(self) -> int:
-        """How many tunnels wait."""
+        """How many tunnels wait, and can have a visitor."""
         return len(self._idle)
 
     def put(self, visitor: Visitor) -> None:
@@ -154,8 +155,10 @@ class VisitorQueue:
             self._dismiss(visitor, "the visitor reset its connection while it waited")
         return None
 
-    async def next(self) -> Visitor | None:
+    async def next(self, place: Place | None = None) -> Visitor | None:
         """Return the visitor that has waited longest, or wait for one as an idle tunnel; None: retire.
+
+        A tunnel that may be withheld has a `place` of its own.
 
         Cancelling it loses no visitor.
         """
@@ -164,16 +167,36 @@ class VisitorQueue:
             await trio.lowlevel.checkpoint()
             if (visitor := self.take()) is not None:
                 return visitor
-        tunnel = _IdleTunnel()
-        self._idle[tunnel] = None
+        if place is None:
+            place = Place()
+        place.woken = trio.Event()
+        self._idle[place] = None
         try:
-            await tunnel.woken.wait()
+            await place.woken.wait()
         except BaseException:
-            self._idle.pop(tunnel, None)
-            if tunnel.visitor is not None:
-                self.put_back(tunnel.visitor)
+            self._idle.pop(place, None)
+            self._withheld.discard(place)
+            if place.visitor is not None:
+                self.put_back(place.visitor)
             raise
-        return tunnel.visitor
+        else:
+            return place.visitor
+        finally:
+            place.visitor = None
+
+    def withhold(self, place: Place) -> None:
+        """The tunnel that waits there may be dead: it gets no visitor until it is restored. Nothing is done where none waits there."""
+        if place in self._idle:
+            del self._idle[place]
+            self._withheld.add(place)
+
+    def restore(self, place: Place) -> None:
+        """The tunnel is not dead: if it was withheld, it may have a visitor again."""
+        if place in self._withheld:
+            self._withheld.remove(place)
+            self._idle[place] = None
+            if (visitor := self.take()) is not None:
+                self._give(visitor)
 
     def retire(self, count: int) -> None:
         """Send home the `count` tunnels that have been idle longest."""
