@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from tests.unit.client_side import Host
-from tests.unit.memory import MemoryEndpoint, receive_exactly, receive_some
+from tests.unit.memory import MemoryEndpoint, receive_all, receive_exactly, receive_some
 from tests.unit.memory_server import (
     MemoryForwarder,
     Wire,
@@ -20,7 +20,7 @@ from tests.unit.memory_server import (
     raw_tunnel,
 )
 from tests.unit.test_client_session import session_at
-from tests.unit.test_resumed_sessions import resuming, resuming_pool
+from tests.unit.test_resumed_sessions import resuming, resuming_pool, was_reset
 from trionat.client.native.early import EarlyStreams
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.native.tunnel_pool import TunnelPool
@@ -269,18 +269,19 @@ async def test_a_service_that_is_slow_to_connect_costs_no_tunnel(
     streams.drop_all("the test is over")
 
 
-async def test_a_stop_does_not_wait_for_visitors_that_get_no_other_tunnel(
-    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+@pytest.mark.parametrize("comes", [True, False])
+async def test_a_stop_waits_for_visitors_that_wait_for_another_tunnel(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, comes: bool
 ) -> None:
-    """The server resets them as soon as it gets DRAIN, and does not tell that."""
+    """They go on if one comes within DrainGrace; without one, the client is gone then."""
     wires: list[MemoryEndpoint] = []
+    up = True
 
     def dial(_: TCPAddress) -> MemoryEndpoint:
+        if not up:
+            raise ConnectionLostError("there is no way to the server")
         wires.append(server.connect())
         return wires[-1]
-
-    def fail(_: TCPAddress) -> MemoryEndpoint:
-        raise ConnectionLostError("there is no way to the server")
 
     async with open_memory_server(tidy) as server:
         host = Host(tidy, tmp_path)
@@ -294,14 +295,22 @@ async def test_a_stop_does_not_wait_for_visitors_that_get_no_other_tunnel(
             (port,) = session.ports or ()
             visitor = server.visit(port, early=b"x")
             assert await receive_exactly(visitor, 1) == b"x"
-            host.dialer.dial = fail
+            up = False
             for wire in wires[1:]:  # the first is the control connection
                 wire.cut()
             await trio.sleep(1)
             assert len(streams) == 1
             session.stopping.set()
             started = trio.current_time()
-        assert trio.current_time() - started < 5
+            if comes:
+                await trio.sleep(3)
+                up = True
+                visitor.send(b"y")
+                visitor.send_eof()
+                assert await receive_all(visitor) == b"y"
+        took = trio.current_time() - started
+        assert 3 <= took < 10 if comes else 20 <= took < 23
+        assert was_reset(visitor) is not comes
     streams.drop_all("the test is over")
 
 

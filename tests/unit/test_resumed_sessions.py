@@ -31,6 +31,7 @@ from trionat.protocol.messages import (
     Close,
     CloseCode,
     Demand,
+    Drain,
     Early,
     Lost,
     Welcome,
@@ -321,6 +322,39 @@ async def test_a_client_that_does_not_have_them(
         assert isinstance(await wire.next(), Resume)  # it has begun on the control connection, anew
         assert not was_reset(waiting)
         assert server.sessions[0].lease.send_memory.held == 0
+
+
+async def test_while_the_client_drains(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """Who has begun goes on over another tunnel, as often as it takes; who has not is closed. With CLOSE it is over."""
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        wire = await raw_tunnel(client)
+        visitor = server.visit(client.port, early=b"question")
+        opened = await wire.next()
+        assert isinstance(opened, Open)
+        wire.wire.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        await client.say(Drain(seconds=10))
+        assert await receive_all(server.visit(client.port)) == b""
+        for attempt in (1, 2):
+            assert await client.hear(Demand) == Demand(1)
+            wire = await raw_tunnel(client)
+            assert await wire.next() == Resume(opened, received=0, kept=0, attempt=attempt)
+            wire.wire.send(Resumed(0 if attempt == 1 else 8).encode())
+            await trio.testing.wait_all_tasks_blocked()
+            if attempt == 1:
+                wire.wire.reset()
+                await trio.testing.wait_all_tasks_blocked()
+        wire.data(b"answer")
+        assert await receive_some(visitor) == b"answer"
+        wire.wire.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.sessions[0].lease.queue.waiting == 1
+        await client.say(Close(code=CloseCode.STOPPED, text="the client stops"))
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitor)
+        await client.hear_end()
+        assert not server.sessions
 
 
 async def test_nobody_comes_for_it(tidy: Tidy, autojump_clock: MockClock) -> None:

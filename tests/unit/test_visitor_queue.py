@@ -10,6 +10,7 @@ import trio.testing
 
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_some
 from trionat.address import TCPAddress
+from trionat.relay.stream import VisitorStream
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.refusals import Bound
 from trionat.server.visitors.queue import Place, VisitorQueue
@@ -246,6 +247,26 @@ async def test_close_dismisses_who_waits_and_admits_nobody(
     assert (line.waiting, line.present) == (0, 1)
     with pytest.raises(BlockingIOError):
         crowd.far[1].recv_into(memoryview(bytearray(20_000)))
+    crowd.go()
+
+
+async def test_who_has_begun_waits_on_while_it_drains(line: VisitorQueue, crowd: Crowd) -> None:
+    """Another tunnel may come, until the end."""
+    begun, new = crowd.come(), crowd.come()
+    begun.stream = VisitorStream(begun.number, begun.endpoint)
+    line.drain("the client is leaving")
+    assert await receive_all(crowd.far[new.number]) == b""
+    crowd.come()
+    assert await receive_all(crowd.far[3]) == b""
+    assert (line.waiting, line.present) == (1, 1)
+    assert await line.next() is begun
+    line.put_back(begun)
+    assert await line.next() is begun
+    line.close("over")
+    line.put_back(begun)
+    assert (line.waiting, line.present) == (0, 0)
+    with pytest.raises(ConnectionResetError):
+        await receive_some(crowd.far[begun.number])
     crowd.go()
 
 

@@ -59,9 +59,6 @@ _LAST_WORDS: Final = 1.0
 # by this much, in seconds. Less than the second for which the server reads on, so that no PING of ours fails meanwhile.
 _LAST_BYTES: Final = 0.5
 
-# Visitors that wait for another tunnel are reset by a server that gets DRAIN. For some of them RESUME may be on its way, for so many seconds.
-_RESUMED_WITHIN: Final = 2.0
-
 # What a server may ask for at most, in seconds; its own configuration allows no less.
 _SHORTEST_PING_INTERVAL: Final = 0.1
 
@@ -227,7 +224,7 @@ class NativeSession(Session):
             await self.stopping.wait()
             link.post(Drain(seconds=self.config.drain_grace))
             with trio.move_on_after(self.config.drain_grace):
-                await pool.wait_not_busy(resumed_within=_RESUMED_WITHIN)
+                await pool.wait_not_busy()
             nursery.cancel_scope.cancel("the client stops")
         await link.say_last(Close(code=CloseCode.STOPPED, text="the client stops"))
 

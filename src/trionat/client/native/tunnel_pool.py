@@ -110,12 +110,9 @@ class TunnelPool:
         self._demanded = trio.current_time()
         self._changed.notify()
 
-    async def wait_not_busy(self, *, resumed_within: float = float("inf")) -> None:
-        """Wait until no visitor is left; those that wait for another tunnel count for so many seconds, give or take one."""
-        until = trio.current_time() + resumed_within
-        while (
-            self.busy or self._ending or (len(self.waiting_streams) and trio.current_time() < until)
-        ):
+    async def wait_not_busy(self) -> None:
+        """Wait until no visitor is left, neither on a tunnel nor waiting for another one."""
+        while self.busy or self._ending or len(self.waiting_streams):
             await self._less_busy.wait()  # notified once a second, at the latest
 
     async def run(self) -> None:

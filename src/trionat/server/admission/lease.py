@@ -101,6 +101,11 @@ class Lease:
         self._vacated.notify()
         self.on_idle(self)
 
+    def drain(self) -> None:
+        """The client is leaving: visitors that come now are closed, those who have begun may finish, and it ends with its session."""
+        self.given_up = True
+        self.queue.drain("the client is leaving")
+
     def give_up(self) -> None:
         """No client will come back for it: visitors that come now are closed, and it ends with its session."""
         self.given_up = True

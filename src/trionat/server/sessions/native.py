@@ -146,7 +146,7 @@ class NativeSession(Session):
                 case Drain(seconds=seconds):
                     if not self.lease.given_up:  # else it is known
                         log.info("the client is leaving", seconds=seconds)
-                        self.lease.give_up()
+                        self.lease.drain()
                 case Acks() if self.resumes:
                     self._tunnels.acknowledge(message)
                 case Early() if self.resumes:

@@ -37,7 +37,8 @@ class VisitorQueue:
     Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back, those who had a tunnel as well. At most `most_waiting` wait
     and at most `most_present` are there, waiting or served; `user_limits` has what its user may have on all leases together.
     `arrivals` is how many have begun to wait so far, and `arrived` is notified when another one does; `refusals` counts those who
-    may not. `session` (the uid, or None while there is none) is for the log.
+    may not. `session` (the uid, or None while there is none) is for the log. `open` says that new visitors are taken, `ended` that nobody waits
+    any more.
     """
 
     most_waiting: int
@@ -46,6 +47,7 @@ class VisitorQueue:
     refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
     session: int | None = attrs.field(init=False, default=None)
     open: bool = attrs.field(init=False, default=True)
+    ended: bool = attrs.field(init=False, default=False)
     present: int = attrs.field(init=False, default=0)
     least_idle: int = attrs.field(init=False, default=0)
     arrivals: int = attrs.field(init=False, default=0)
@@ -114,7 +116,7 @@ class VisitorQueue:
             visitor.present = True
             self.present += 1
             self.user_limits.visitors += 1
-        if not self.open:
+        if self.ended or not (self.open or visitor.stream is not None):
             visitor.endpoint.reset()
             self.refusals.counts[Bound.LEAVING] += 1
             self._dismiss(visitor, "the tunnel was lost, and there will be no other")
@@ -241,9 +243,18 @@ class VisitorQueue:
                 return True
         return False
 
+    def drain(self, reason: str) -> None:
+        """Take nobody new any more, and dismiss those who wait and have not begun; those who have go on over another tunnel."""
+        self.open = False
+        for visitor in tuple(self._waiting):
+            if visitor.stream is None:
+                self._waiting.remove(visitor)
+                self.refusals.counts[Bound.LEAVING] += 1
+                self._dismiss(visitor, reason)
+
     def close(self, reason: str) -> None:
         """Take nobody any more, and dismiss those who wait."""
-        self.open = False
+        self.open, self.ended = False, True
         while self._waiting:
             self.refusals.counts[Bound.LEAVING] += 1
             self._dismiss(self._waiting.popleft(), reason)
