@@ -122,8 +122,10 @@ async def test_only_so_many_begin(tidy: Tidy, autojump_clock: MockClock) -> None
         await trio.testing.wait_all_tasks_blocked()
         begun = [each for each in heard if isinstance(each, Begin)]
         assert len(begun) == MOST_EARLY
-        number = opened(begun[0]).visitor
-        assert server.sessions[0].lease.queue.kick(number, "gone")
+        server.sessions[0].lease.queue.waiting_visitors[0].since -= 60
+        await trio.sleep(1)
+        with pytest.raises(ConnectionResetError):
+            await receive_some(visitors[0])
         visitors.append(server.visit(client.port))
         await trio.testing.wait_all_tasks_blocked()
         assert len([each for each in heard if isinstance(each, Begin)]) == MOST_EARLY + 1

@@ -373,7 +373,11 @@ async def test_nobody_comes_for_it(tidy: Tidy, autojump_clock: MockClock) -> Non
         assert server.sessions[0].lease.send_memory.held == 0
 
 
-async def test_no_tunnel_gets_it_further(tidy: Tidy, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("pause", [0.3, 0.9])
+async def test_no_tunnel_gets_it_further(
+    tidy: Tidy, autojump_clock: MockClock, pause: float
+) -> None:
+    """It is reset, and the next tunnel tells the client, also if it takes a while to come."""
     async with open_memory_server(tidy, resume_wait=5) as server:
         client = await resuming(server)
         wire = await raw_tunnel(client)
@@ -385,10 +389,10 @@ async def test_no_tunnel_gets_it_further(tidy: Tidy, autojump_clock: MockClock) 
         while not was_reset(visitor):
             attempts += 1
             wire.wire.reset()
-            await trio.sleep(0.3)
+            await trio.sleep(pause)
             wire = await raw_tunnel(client)
             assert await wire.next() == Resume(opened, received=0, kept=0, attempt=attempts)
-        assert 4 < trio.current_time() - started < 6
+        assert 4 < trio.current_time() - started < 7
         wire.wire.send(Resumed(0).encode())
         assert isinstance(await wire.next(), Abort)
 
@@ -411,8 +415,13 @@ async def test_what_used_up_the_memory_is_reset_and_the_client_told(
         assert isinstance(await wire.next(), Abort)
 
 
-async def test_kicked_while_it_waits(tidy: Tidy, autojump_clock: MockClock) -> None:
-    async with open_memory_server(tidy) as server:
+@pytest.mark.parametrize("told", [True, False])
+async def test_kicked_while_it_waits(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, told: bool
+) -> None:
+    """The client is told over the next tunnel; if none comes, it finds out by itself."""
+    caplog.set_level("INFO")
+    async with open_memory_server(tidy, resume_wait=5) as server:
         client = await resuming(server)
         wire = await raw_tunnel(client)
         visitor = server.visit(client.port, early=b"question")
@@ -423,8 +432,20 @@ async def test_kicked_while_it_waits(tidy: Tidy, autojump_clock: MockClock) -> N
         kicked = await kick(server.context, KickVisitor(opened.visitor))
         assert kicked == Kicked(visitors=(opened.visitor,))
         assert was_reset(visitor)
-        assert server.sessions[0].lease.queue.present == 0
         assert server.sessions[0].lease.send_memory.held == 0
+        if told:
+            wire = await raw_tunnel(client)
+            assert isinstance(await wire.next(), Resume)
+            wire.wire.send(Resumed(8).encode())
+            abort = Abort(opened.visitor, AbortReason.OTHER, "sent away by the server's operator")
+            assert await wire.next() == abort
+            wire.wire.send(Abort(opened.visitor, AbortReason.OTHER, "").encode())
+            await trio.testing.wait_all_tasks_blocked()
+        else:
+            await trio.sleep(7)
+        assert server.sessions[0].lease.queue.present == 0
+    (closed,) = [m for m in caplog.messages if m.startswith("visitor closed")]
+    assert "sent away by the server's operator" in closed
 
 
 async def test_a_visitor_that_resets_while_it_waits(tidy: Tidy, autojump_clock: MockClock) -> None:

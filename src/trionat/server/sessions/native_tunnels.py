@@ -169,9 +169,10 @@ class NativeTunnels(Tunnels):
         now = trio.current_time()
         if stream.advance() or stream.attempt == 0:
             visitor.since = now
-        elif now - visitor.since > self.resume_wait:
+        elif now - visitor.since > self.resume_wait and stream.failure is None:
             stream.fail(AbortReason.OTHER, "it gets no further over any tunnel")
             visitor.endpoint.reset()
+            visitor.since = now  # until the client is told
         self.queue.put_back(visitor)
 
     # -- what the control connection brings --------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from trionat.log import get_logger
+from trionat.protocol.tunnel_frames import AbortReason
 from trionat.server.refusals import Bound, RefusalCounters
 from trionat.signals import Signal
 
@@ -214,8 +215,14 @@ class VisitorQueue:
         ):  # not only from the head: one that was put back there waits anew
             if visitor.stream is not None and visitor.tries:
                 if now - visitor.since > resume_wait:
+                    failure = visitor.stream.failure
                     self._waiting.remove(visitor)
-                    self._dismiss(visitor, "its tunnel was lost, and no other came in time")
+                    self._dismiss(
+                        visitor,
+                        "its tunnel was lost, and no other came in time"
+                        if failure is None
+                        else failure.text,
+                    )
             elif now - visitor.since > wait:
                 self._waiting.remove(visitor)
                 if not visitor.endpoint.is_lost():
@@ -234,12 +241,18 @@ class VisitorQueue:
                 visitor.stream = None
 
     def kick(self, number: int, reason: str) -> bool:
-        """Reset the visitor of that number; tell whether it waits here."""
+        """Reset the visitor of that number; tell whether it waits here.
+
+        Where the client has begun with it, it keeps its place: the next tunnel tells the client, which would keep its end otherwise.
+        """
         for visitor in self._waiting:
             if visitor.number == number:
-                self._waiting.remove(visitor)
                 visitor.endpoint.reset()
-                self._dismiss(visitor, reason)
+                if visitor.stream is None:
+                    self._waiting.remove(visitor)
+                    self._dismiss(visitor, reason)
+                else:
+                    visitor.stream.fail(AbortReason.OTHER, reason)
                 return True
         return False
 
