@@ -49,6 +49,7 @@ from trionat.protocol.legacy import (
     encode,
 )
 from trionat.protocol.messages import RefusalCode
+from trionat.server.admin.task_tree import grow, main_task
 from trionat.transport.channel import LegacyChannel
 
 if TYPE_CHECKING:
@@ -620,6 +621,17 @@ async def test_the_traffic_can_be_read_and_that_is_said_once(
     assert len(warnings) == 1
     assert "no encryption" in warnings[0].getMessage()
     assert "geheim" not in caplog.text
+
+
+async def test_nothing_waits_for_another_tunnel(
+    tidy: Tidy, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An original server goes on with no stream, so there is no task that looks after those."""
+    async with open_world(tidy, monkeypatch) as world:
+        await world.answer(INFORMATION)
+        tree = str(await grow(main_task()))
+    assert "stop before it is up" in tree
+    assert "waiting streams" not in tree
 
 
 async def test_comes_back_at_once_and_tells(

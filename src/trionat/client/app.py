@@ -172,7 +172,8 @@ class Client:
                     nursery.cancel_scope,
                     name="stop before it is up",
                 )
-                nursery.start_soon(self._waiting_streams.expire, name="waiting streams")
+                if self.config.dialect == NATIVE:
+                    nursery.start_soon(self._waiting_streams.expire, name="waiting streams")
                 await session.run()
                 nursery.cancel_scope.cancel("the session has ended")
         except* PeerError as group:
