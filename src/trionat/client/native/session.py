@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -39,6 +39,7 @@ from trionat.protocol.messages import (
     Pong,
     Welcome,
 )
+from trionat.relay.acknowledgements import acks_of, take_acks
 from trionat.relay.early import EarlyOutbox
 from trionat.relay.liveness import RESUMED_AFTER, acknowledged_within
 from trionat.signals import Signal
@@ -198,7 +199,7 @@ class NativeSession(Session):
             least_idle=self.config.min_idle_tunnels,
             waiting_streams=self.waiting_streams,
             on_lost=lambda: link.ask(Lost, self.waiting_streams.lost),
-            on_acks=lambda: link.ask(Acks, pool.acks),
+            on_acks=lambda: link.ask(Acks, lambda: acks_of(pool.streams_on_tunnels())),
             release=lambda visitor: early.release(visitor),
             acknowledged_within=acknowledged_within(peer_timeout)
             if resumption is None
@@ -241,7 +242,8 @@ class NativeSession(Session):
                 case messages.Demand(number):
                     pool.demand(number)
                 case Acks() if resumes:
-                    pool.acknowledge(message)
+                    take_acks(message, chain(pool.streams_on_tunnels(), self.waiting_streams))
+                    self.waiting_streams.forget_acknowledged()
                 case Begin() if resumes:
                     early.begin(message, nursery)
                 case Early() if resumes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -15,7 +14,7 @@ from trionat.client.reconnect import foremost
 from trionat.errors import ConnectionLostError, PeerError, RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.tunnel_frames import Open
-from trionat.relay.acknowledgements import acks_of, are_owed, take_acks
+from trionat.relay.acknowledgements import are_owed
 from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, SWEEP_INTERVAL
 from trionat.relay.stream import VisitorStream
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from trionat.client.forwarder import Forwarder
-    from trionat.protocol.messages import Acks
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
@@ -72,7 +70,7 @@ class TunnelPool:
     in any crowd. `acknowledged_within` is as in `Tunnel`.
 
     A stream whose tunnel is lost goes to `waiting_streams`, and `on_lost` is called. Where the server cannot resume streams, those are reset.
-    `on_acks` is called, at most once a second, when the server is to be told what `acks` returns. `release` is waited for before a tunnel
+    `on_acks` is called, at most once a second, when the server is to be told how far they are. `release` is waited for before a tunnel
     goes on with a visitor's stream.
     """
 
@@ -287,20 +285,8 @@ class TunnelPool:
         while any(tunnel.serves(visitor) for tunnel in self._ending):
             await self._less_busy.wait()
 
-    def acks(self) -> Acks | None:
-        """Return what the server does not know yet of how far its streams are, None: nothing; they count as told."""
-        return acks_of(self._on_tunnels())
-
-    def acknowledge(self, acks: Acks) -> None:
-        """Take the server's word for how far it is.
-
-        Raises:
-            RemoteProtocolError: it cannot be so far.
-        """
-        take_acks(acks, chain(self._on_tunnels(), self.waiting_streams))
-        self.waiting_streams.forget_acknowledged()
-
-    def _on_tunnels(self) -> Iterator[VisitorStream]:
+    def streams_on_tunnels(self) -> Iterator[VisitorStream]:
+        """Those of which each side tells the other how far it is; some that wait are told by the server, too."""
         for tunnel in self._tunnels:
             yield from tunnel.streams
 
@@ -367,7 +353,7 @@ class TunnelPool:
                     self._give_up(tunnel, str(error))
                     # The other end may wait for a plain end that does not read, and would not see a mere end.
                     tunnel.wire.reset()
-            if are_owed(self._on_tunnels()):
+            if are_owed(self.streams_on_tunnels()):
                 self.on_acks()
             if self._limit_when_short is not None:
                 self._fit()

@@ -26,6 +26,7 @@ from trionat.protocol.messages import (
     Resumption,
     Welcome,
 )
+from trionat.relay.acknowledgements import acks_of, take_acks
 from trionat.relay.early import EarlyOutbox
 from trionat.relay.liveness import RESUMED_AFTER, acknowledged_within
 from trionat.relay.send_buffer import SendBuffer
@@ -94,7 +95,9 @@ class NativeSession(Session):
             else acknowledged_within(self.config.peer_timeout),
             new_buffer=self._new_buffer if self.resumes else None,
             resume_wait=self.config.effective_resume_wait,
-            on_acks=lambda: self.link.ask(Acks, self._tunnels.acks),
+            on_acks=lambda: self.link.ask(
+                Acks, lambda: acks_of(self._tunnels.streams_on_tunnels())
+            ),
             release=self._early.release,
         )
 
@@ -148,7 +151,7 @@ class NativeSession(Session):
                         log.info("the client is leaving", seconds=seconds)
                         self.lease.drain()
                 case Acks() if self.resumes:
-                    self._tunnels.acknowledge(message)
+                    take_acks(message, self._tunnels.streams_on_tunnels())
                 case Early() if self.resumes:
                     self._early.take(message)
                 case Lost() if self.resumes:

@@ -11,7 +11,7 @@ import trio
 from trionat.errors import PeerError, PeerTimeoutError
 from trionat.log import get_logger
 from trionat.protocol.tunnel_frames import AbortReason, Resume
-from trionat.relay.acknowledgements import acks_of, are_owed, take_acks
+from trionat.relay.acknowledgements import are_owed
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN
 from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import VisitorStream
@@ -22,7 +22,7 @@ from trionat.transport.isolation import isolated
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from trionat.protocol.messages import Acks, Lost
+    from trionat.protocol.messages import Lost
     from trionat.relay.send_buffer import SendBuffer
     from trionat.server.visitors.visitor import Visitor
     from trionat.transport.endpoint import Endpoint
@@ -57,7 +57,7 @@ class NativeTunnels(Tunnels):
 
     `keep_idle` is how many idle tunnels the client wants at least, `acknowledged_within` is as in `Tunnel`. With `new_buffer` streams outlive
     their tunnels, and one that gets no further over any of them is reset after `resume_wait` seconds. `on_acks` is called, at most once a
-    second, when the client is to be told what `acks` returns. `release` is waited for before a tunnel gets a visitor.
+    second, when the client is to be told how far they are. `release` is waited for before a tunnel gets a visitor.
     """
 
     keep_idle: int
@@ -177,19 +177,8 @@ class NativeTunnels(Tunnels):
 
     # -- what the control connection brings --------------------------------------------------------------------------
 
-    def acks(self) -> Acks | None:
-        """Return what the client does not know yet of how far its streams are, None: nothing; they count as told."""
-        return acks_of(self._on_tunnels())
-
-    def acknowledge(self, acks: Acks) -> None:
-        """Take the client's word for how far it is.
-
-        Raises:
-            RemoteProtocolError: it cannot be so far.
-        """
-        take_acks(acks, self._on_tunnels())
-
-    def _on_tunnels(self) -> Iterator[VisitorStream]:
+    def streams_on_tunnels(self) -> Iterator[VisitorStream]:
+        """Those of which each side tells the other how far it is."""
         for tunnel in self._tunnels:
             yield from tunnel.streams
 
@@ -217,7 +206,7 @@ class NativeTunnels(Tunnels):
                 silent = silent or tunnel.liveness.is_overdue
         if silent:
             self._doubt_idle()
-        if are_owed(self._on_tunnels()):
+        if are_owed(self.streams_on_tunnels()):
             self.on_acks()
         self._sweeps += 1
         if self._sweeps % _RETIRE_AFTER == 0:
