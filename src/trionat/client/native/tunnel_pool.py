@@ -13,7 +13,6 @@ from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import foremost
 from trionat.errors import ConnectionLostError, PeerError, RemoteProtocolError
 from trionat.log import get_logger
-from trionat.protocol.tunnel_frames import Open
 from trionat.relay.acknowledgements import are_owed
 from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, SWEEP_INTERVAL
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from trionat.client.forwarder import Forwarder
+    from trionat.protocol.tunnel_frames import Open
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
@@ -192,7 +192,8 @@ class TunnelPool:
         self._tunnels.pop(tunnel).cancel(reason)
 
     async def _serve_visitors(self, wire: Endpoint) -> None:
-        opened, streams = trio.open_memory_channel[tuple[Open, VisitorStream]](1)
+        # Not a channel, of which each tunnel would cost a kilobyte: at most one stream is there, since the tunnel is busy until it is over.
+        opened, changed = list[VisitorStream](), Signal()
         frames: dict[VisitorStream, Open] = {}  # of the current visitor and the one before
 
         def take_over(frame: Open, stream: VisitorStream) -> None:
@@ -201,7 +202,16 @@ class TunnelPool:
             frames[stream] = frame
             if frame.service >= len(self.forwarder.services):  # OPEN was refused for that before
                 raise RemoteProtocolError(f"RESUME for service {frame.service}, which is not there")
-            opened.send_nowait((frame, stream))
+            opened.append(stream)
+            changed.notify()
+
+        async def carry() -> None:
+            while True:
+                while not opened:
+                    await changed.wait()
+                stream = opened.pop()
+                await tunnel.serve(stream)
+                self._note_end(frames[stream], stream)
 
         async def find(visitor: int) -> VisitorStream | None:
             self._idle.discard(tunnel)
@@ -238,7 +248,7 @@ class TunnelPool:
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._carry, tunnel, streams, name="carry")
+                    nursery.start_soon(carry, name="carry")
                     if self._outage.lasts:
                         nursery.start_soon(self._prove, name="prove")
                     await tunnel.receive()
@@ -321,25 +331,22 @@ class TunnelPool:
             )
             raise
 
-    async def _carry(
-        self, tunnel: ClientTunnel, streams: trio.MemoryReceiveChannel[tuple[Open, VisitorStream]]
-    ) -> None:
-        async for frame, stream in streams:
-            await tunnel.serve(stream)
-            if stream.finished:  # only its last words have gone over another tunnel
-                continue
-            stream.finished = True
-            self.served += 1
-            log.info(
-                "visitor closed",
-                visitor=frame.visitor,
-                address=_address(frame),
-                service=str(self.forwarder.services[frame.service].local),
-                reason=stream.end,
-                received=stream.given,
-                sent=stream.taken,
-                seconds=round(trio.current_time() - stream.since, 3),
-            )
+    def _note_end(self, frame: Open, stream: VisitorStream) -> None:
+        """A visitor is done with; of one that was before, only the last words have gone over another tunnel."""
+        if stream.finished:
+            return
+        stream.finished = True
+        self.served += 1
+        log.info(
+            "visitor closed",
+            visitor=frame.visitor,
+            address=_address(frame),
+            service=str(self.forwarder.services[frame.service].local),
+            reason=stream.end,
+            received=stream.given,
+            sent=stream.taken,
+            seconds=round(trio.current_time() - stream.since, 3),
+        )
 
     async def _sweep(self) -> None:
         """Once a second: see after every tunnel, and after a pause."""
