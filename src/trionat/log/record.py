@@ -47,7 +47,7 @@ def render_json(record: logging.LogRecord) -> str:
     created = dt.datetime.fromtimestamp(record.created, dt.UTC)
     event = cast("Event", record.msg)
     frame = {
-        "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": created.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z",
         "level": record.levelname.lower(),
         "logger": record.name,
         "event": event.get("event"),
@@ -56,12 +56,12 @@ def render_json(record: logging.LogRecord) -> str:
     line = {**frame, **event, **frame}
     if record.exc_info:
         line["exception"] = _traceback(record)
-    return mask_tickets(json.dumps(line, default=_text, skipkeys=True))
+    return mask_tickets(_json.encode(line))
 
 
 def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
     """Return one line for people, and under it the traceback, indented so that no line of it can pass for a record."""
-    clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+    clock = _clock(int(record.created))
     level = record.levelname.lower()
     if colours:
         clock = f"\x1b[2m{clock}\x1b[0m"
@@ -88,8 +88,15 @@ def _is_secret(key: str) -> bool:
     return key.lower().endswith(_SECRET_KEYS)
 
 
+@lru_cache(maxsize=1)
+def _clock(seconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
 def _plain(value: object) -> str:
     """Return a value as it stands in a line of text: bare where that is unmistakable, else quoted."""
+    if type(value) is int or type(value) is float:
+        return str(value)
     if isinstance(value, tuple | list):
         text = ",".join(map(_text, cast("Iterable[object]", value)))
     elif isinstance(value, set | frozenset):
@@ -106,6 +113,9 @@ def _text(value: object) -> str:
         return str(value)
     except Exception:  # noqa: BLE001 (a broken __str__ must not cost the record)
         return f"<{type(value).__name__}>"
+
+
+_json: Final = json.JSONEncoder(default=_text, skipkeys=True)
 
 
 def escape(text: str) -> str:

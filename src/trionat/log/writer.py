@@ -217,13 +217,19 @@ class RotatingFile:
         )
 
     def emit(self, records: Sequence[logging.LogRecord]) -> Sequence[Exception]:
-        """Write line by line: each may be the one that the file rotates before."""
+        """Write the lines in as few calls as there are files for them: each call takes the interpreter's lock away from the Trio thread."""
+        lines: list[str] = []
         errors: list[Exception] = []
         for record in records:
             try:
-                self._handler.emit(record)
-            except Exception as error:  # noqa: BLE001 (a disk, or some value's __str__: the log goes on)
+                lines.append(f"{render_json(record)}\n")
+            except Exception as error:  # noqa: BLE001 (some value's __str__: the log goes on)
                 errors.append(error)
+        try:
+            while lines:
+                del lines[: self._handler.write(lines)]
+        except Exception as error:  # noqa: BLE001 (whatever a disk is)
+            errors += [error] * len(lines)
         return errors
 
     def close(self) -> None:
@@ -241,19 +247,33 @@ class _RotatingHandler(logging.handlers.RotatingFileHandler):
     _file_mode = 0o666
     """Who may read and write the file, as long as the umask lets them: a new one is no more open to others than the one before."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the JSON line, into a new file where it has no room in this one.
+    def write(self, lines: Sequence[str]) -> int:
+        """Write lines, as many as one file takes, into a new one where the first has no room in this one; return how many.
 
         The disk is asked for the file's name and size once a second, and not for each record.
         """
-        line = render_json(record) + "\n"
         stream = self._current()
-        if self._is_regular and self._size and self._size + len(line) >= self.maxBytes > 0:
+        count = self._fitting(lines)
+        if not count:
             self.doRollover()
             stream = self._current()
-        stream.write(line)
+            count = max(1, self._fitting(lines))
+        text = "".join(lines[:count])
+        stream.write(text)
         stream.flush()
-        self._size += len(line)
+        self._size += len(text)
+        return count
+
+    def _fitting(self, lines: Sequence[str]) -> int:
+        """Return how many of the lines this file has room for; the first of an empty one always has."""
+        if not self._is_regular or self.maxBytes <= 0:
+            return len(lines)
+        size = self._size
+        for count, line in enumerate(lines):
+            if size and size + len(line) >= self.maxBytes:
+                return count
+            size += len(line)
+        return len(lines)
 
     def _current(self) -> TextIO:
         """Return the open file of our name, which is another one by now where logrotate has renamed it or somebody has deleted it."""
