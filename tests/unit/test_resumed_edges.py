@@ -314,6 +314,30 @@ async def test_a_stop_waits_for_visitors_that_wait_for_another_tunnel(
     streams.drop_all("the test is over")
 
 
+async def test_both_sides_tell_on_the_control_connection_how_far_they_are(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Of a few bytes, behind which nothing comes on the tunnel: neither side keeps them for long."""
+    async with open_memory_server(tidy) as server:
+        host = Host(tidy, tmp_path)
+        host.dialer.dial = lambda _: server.connect()
+        streams = WaitingStreams(100)
+        session = session_at(host, forwarder(tidy, server.nursery))
+        session.waiting_streams = streams
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            await trio.sleep(2)
+            (port,) = session.ports or ()
+            visitor = server.visit(port, early=b"x")
+            assert await receive_exactly(visitor, 1) == b"x"
+            memories = server.sessions[0].lease.send_memory, streams.memory
+            assert [memory.held for memory in memories] == [1, 1]
+            await trio.sleep(2.5)
+            assert [memory.held for memory in memories] == [0, 0]
+            nursery.cancel_scope.cancel()
+    streams.drop_all("the test is over")
+
+
 async def test_abort_and_probe_while_the_answer_to_resume_has_no_room(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
