@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.limit(60), pytest.mark.slow]
 
 NOTICED_WITHIN = {"close": 0.0, "reset": 0.0, "freeze": 6.0}
-"""Seconds until dead tunnels are given up: at once, or when the one with the visitor, and a sweep later all others, have not answered
-a probe."""
+"""Seconds until another tunnel has the visitor: at once, or when the one that it was given has not answered a probe. The others owe an answer then
+as well, and are not tried."""
 SLACK = 2.0
 
 
