@@ -308,6 +308,23 @@ async def test_a_service_that_is_down(tidy: Tidy) -> None:
         assert len(side.waiting) == 0
 
 
+async def test_those_for_whom_there_is_no_room_wait_for_a_tunnel(tidy: Tidy) -> None:
+    async with trio.open_nursery() as nursery:
+        side = Side(tidy, nursery)
+        side.early.room = lambda: 2 - len(side.waiting)
+        side.dialling = trio.Event()
+        for visitor in (41, 42, 43):
+            frame = attrs.evolve(FRAME, visitor=visitor)
+            side.early.begin(Begin(frame.payload()), nursery)
+        side.dialling.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert side.sent == [Early(visitor, 0, b"") for visitor in (41, 42, 43)]
+        assert {stream.visitor for stream in side.waiting} == {41, 42}
+        await side.early.release(43)
+        assert side.waiting.take(43) is None  # the tunnel connects, as for OPEN
+        side.close()
+
+
 async def test_a_server_that_begins_too_much(tidy: Tidy) -> None:
     async with trio.open_nursery() as nursery:
         side = Side(tidy, nursery)

@@ -42,11 +42,15 @@ class _Begun:
 
 @attrs.define(eq=False)
 class EarlyStreams:
-    """Their streams are in `waiting`, where a tunnel finds them after `release`. `connect` is the way to the local service."""
+    """Their streams are in `waiting`, where a tunnel finds them after `release`.
+
+    `connect` is the way to the local service, `room` tells for how many more visitors there is one, those who connect just now included.
+    """
 
     connect: Callable[[Open], Awaitable[Endpoint]]
     waiting: WaitingStreams
     outbox: EarlyOutbox
+    room: Callable[[], int] = lambda: MOST_EARLY
     _begun: dict[int, _Begun] = attrs.field(init=False, factory=lambda: {})
     _refused: dict[int, LocalServiceError] = attrs.field(init=False, factory=lambda: {})
 
@@ -66,7 +70,8 @@ class EarlyStreams:
                 "BEGIN of more and more visitors from a server that does not read"
             )
         self.outbox.post(Early(frame.visitor, 0, b""))
-        if len(self._begun) >= 2 * MOST_EARLY:
+        connecting = sum(begun.early is None for begun in self._begun.values())
+        if len(self._begun) >= 2 * MOST_EARLY or connecting >= self.room():
             return
         begun = self._begun[frame.visitor] = _Begun(frame)
         nursery.start_soon(self._own, begun, name="early visitor")

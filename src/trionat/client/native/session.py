@@ -206,7 +206,7 @@ class NativeSession(Session):
             else RESUMED_AFTER,
         )
         outbox = EarlyOutbox(lambda: link.ask(Early, outbox.next))
-        early = EarlyStreams(pool.open_service, self.waiting_streams, outbox)
+        early = EarlyStreams(pool.open_service, self.waiting_streams, outbox, lambda: pool.room)
         server = self.dialer.server
         self._come_up(
             uid=welcome.uid,

@@ -102,6 +102,15 @@ class TunnelPool:
         """Tunnels with a visitor."""
         return len(self._tunnels) - len(self._idle)
 
+    @property
+    def room(self) -> int:
+        """How many more visitors could have a tunnel and a connection to their service. Those whose stream waits for a tunnel have the latter."""
+        return self._most - self.busy - len(self.waiting_streams)
+
+    @property
+    def _most(self) -> int:
+        return self.limit if self._limit_when_short is None else self._limit_when_short
+
     def demand(self, visitors: int) -> None:
         """So many visitors wait at the server for a tunnel."""
         self._waiting = visitors
@@ -138,8 +147,7 @@ class TunnelPool:
         count, busy = len(self._tunnels), self.busy
         wanted = max(self.least_idle, min(busy // _IDLE_SHARE, _MOST_IDLE)) + self._waiting
         missing = wanted - self._usable() - self._dialing
-        limit = self.limit if self._limit_when_short is None else self._limit_when_short
-        return max(0, min(missing, limit - count - self._dialing, _MOST_DIALS - self._dialing))
+        return max(0, min(missing, self._most - count - self._dialing, _MOST_DIALS - self._dialing))
 
     def _usable(self) -> int:
         """Return how many tunnels are idle; while visitors wait, not those that the server would use if it still had them."""
