@@ -205,12 +205,12 @@ if sys.platform == "linux":
     _BATCH: Final = 256
 
     # Seconds for which the poller waits itself when steps were called and no task is to run: the answer to what was just sent is most often
-    # a few hundred microseconds away, and the way through Trio's own wait costs fifty. It is the shortest that epoll knows, and what Trio's
-    # deadlines and other sockets may be late by while bytes move.
+    # a few hundred microseconds away, and the way through Trio's own wait costs fifty. It is the shortest that epoll knows.
     _LINGER: Final = 0.001
 
-    # Seconds after which Trio's other tasks have their turn in any case.
-    _STAY: Final = 0.002
+    # Seconds after which Trio's other tasks have their turn in any case: while bytes move, its deadlines and other sockets may be late by so much.
+    # With 0.002 a single connection made 5 % fewer requests, since Trio's turn costs some fifty microseconds.
+    _STAY: Final = 0.005
 
 
 class _EpollSocket:
@@ -349,13 +349,15 @@ class Poller:
         poll, sockets, turns, call = self._epoll.poll, self._sockets, self._turns, self._call
         until = perf_counter() + _STAY
         self._woken = False
+        lingers = False
         while True:
-            events = poll(0, _BATCH)
+            events = poll(_LINGER if lingers and not turns else 0, _BATCH)
             if not events and not turns:
-                if trio.lowlevel.current_statistics().tasks_runnable:
+                # Asked once: from here on nobody becomes runnable but by a step, and that is `_woken`.
+                if lingers or trio.lowlevel.current_statistics().tasks_runnable:
                     return
-                if not (events := poll(_LINGER, _BATCH)):
-                    return
+                lingers = True
+                continue
             for _ in range(len(turns)):
                 waiting = turns.popleft()
                 if waiting.at is not None:  # else it was cancelled, or what it waited for is closed
