@@ -23,7 +23,7 @@ import trio
 from trionat.log import bind_context, get_logger, log_to, record, unbind_context, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LOG = get_logger("trionat.test")
 TICKET = "tn1_QWxhZGRpbjpvcGVuIHNlc2FtZQ-_x"
@@ -420,6 +420,53 @@ def test_a_new_file_is_open_to_nobody_whom_the_old_one_was_closed_to(
             LOG.info("x", number=number)
     assert (tmp_path / "x.log.1").exists()
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+@pytest.fixture
+def full_from() -> Iterator[Callable[[int], None]]:
+    """Give what has every file end at so many bytes, as on a disk that is full; for the test only."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line_breaks_none(
+    tmp_path: Path, full_from: Callable[[int], None]
+) -> None:
+    file = tmp_path / "x.log"
+    log = writer.RotatingFile(file)
+
+    def emit(*numbers: int) -> int:
+        return len(log.emit([writer._own_record("x", number=number) for number in numbers]))
+
+    assert emit(0) == 0
+    line = file.stat().st_size
+    full_from(4 * line + line // 2)
+    assert emit(*range(1, 200)) == 195  # the fifth line is half written, and will be completed
+    assert file.stat().st_size == 4 * line + line // 2
+    assert emit(200) == 1
+    full_from(-1)
+    assert emit(201) == 0
+    log.close()
+    assert [line["number"] for line in lines_of(file)] == [0, 1, 2, 3, 4, 201]
+
+
+def test_a_file_that_is_renamed_while_the_disk_is_full(
+    tmp_path: Path, full_from: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log goes on as soon as there is room again, in a file of its own, whose first line is whole."""
+    monkeypatch.setattr(writer, "_LOOK_INTERVAL", 0.0)
+    file = tmp_path / "x.log"
+    log = writer.RotatingFile(file)
+    full_from(10)
+    assert len(log.emit([writer._own_record("x", number=1)])) == 0  # half of it, the rest later
+    assert len(log.emit([writer._own_record("x", number=2)])) == 1
+    file.rename(tmp_path / "old.log")
+    full_from(-1)
+    assert len(log.emit([writer._own_record("x", number=3)])) == 0
+    log.close()
+    assert [line["number"] for line in lines_of(file)] == [3]
 
 
 @pytest.mark.parametrize("how", ["renamed", "deleted"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import io
 import logging
 import logging.handlers
 import os
@@ -17,6 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO, TypeAlias
 
@@ -26,7 +28,6 @@ from trionat.log.logger import context
 from trionat.log.record import Event, mask_secrets, render_json, render_text
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Callable, Sequence
 
 QUEUE_RECORDS: Final = 8192
@@ -208,101 +209,120 @@ class Pipe:
 
 
 class RotatingFile:
-    """JSON lines in a file, opened with the first record."""
+    """JSON lines in a file, opened with the first record.
+
+    What is half written because the disk is full is completed before anything else, so that no line of the file is broken.
+    """
 
     def __init__(self, filename: Path) -> None:
         self.place = str(filename)
-        self._handler = _RotatingHandler(
-            filename, maxBytes=FILE_BYTES, backupCount=FILE_BACKUPS, encoding="ascii", delay=True
+        self._filename = filename.absolute()
+        self._file: io.FileIO | None = None
+        self._looked_at = float("-inf")
+        self._size = 0
+        self._is_regular = True  # has a size and can be renamed: a pipe or a device does not rotate
+        self._mode = (
+            0o666  # as the umask lets it; a new one is no more open to others than the one before
         )
+        self._rest = b""  # of the line that is half written
 
     def emit(self, records: Sequence[logging.LogRecord]) -> Sequence[Exception]:
         """Write the lines in as few calls as there are files for them: each call takes the interpreter's lock away from the Trio thread."""
-        lines: list[str] = []
+        lines: list[bytes] = []
         errors: list[Exception] = []
         for record in records:
             try:
-                lines.append(f"{render_json(record)}\n")
+                lines.append(f"{render_json(record)}\n".encode("ascii"))
             except Exception as error:  # noqa: BLE001 (some value's __str__: the log goes on)
                 errors.append(error)
         try:
             while lines:
-                del lines[: self._handler.write(lines)]
+                del lines[: self._write(lines)]
         except Exception as error:  # noqa: BLE001 (whatever a disk is)
             errors += [error] * len(lines)
         return errors
 
     def close(self) -> None:
         """Close the file."""
-        self._handler.close()
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
 
-
-class _RotatingHandler(logging.handlers.RotatingFileHandler):
-    """Used by one thread, so without the lock of `handle`."""
-
-    _looked_at = float("-inf")
-    _size = 0
-    _is_regular = True
-    """Whether it has a size and can be renamed: a pipe or a device does not rotate."""
-    _file_mode = 0o666
-    """Who may read and write the file, as long as the umask lets them: a new one is no more open to others than the one before."""
-
-    def write(self, lines: Sequence[str]) -> int:
-        """Write lines, as many as one file takes, into a new one where the first has no room in this one; return how many.
+    def _write(self, lines: Sequence[bytes]) -> int:
+        """Write lines, as many as one file takes, into a new one where the first has no room in this one; return how many were begun, at least.
 
         The disk is asked for the file's name and size once a second, and not for each record.
+
+        Raises:
+            OSError: nothing could be written.
         """
-        stream = self._current()
+        file = self._current()
         count = self._fitting(lines)
         if not count:
-            self.doRollover()
-            stream = self._current()
+            self._rotate()
+            file = self._current()
             count = max(1, self._fitting(lines))
-        text = "".join(lines[:count])
-        stream.write(text)
-        stream.flush()
-        self._size += len(text)
-        return count
+        before = len(self._rest)
+        data = self._rest + b"".join(lines[:count])
+        done = 0
+        try:
+            while done < len(data):
+                done += file.write(data[done:])
+        except OSError:
+            if not done:
+                raise
+        self._size += done
+        if data[done - 1 : done] == b"\n":
+            self._rest = b""
+        else:
+            self._rest = data[done : data.index(b"\n", done) + 1]
+        return data[before : done + len(self._rest)].count(b"\n")
 
-    def _fitting(self, lines: Sequence[str]) -> int:
+    def _fitting(self, lines: Sequence[bytes]) -> int:
         """Return how many of the lines this file has room for; the first of an empty one always has."""
-        if not self._is_regular or self.maxBytes <= 0:
+        if not self._is_regular:
             return len(lines)
         size = self._size
         for count, line in enumerate(lines):
-            if size and size + len(line) >= self.maxBytes:
+            if size and size + len(line) >= FILE_BYTES:
                 return count
             size += len(line)
         return len(lines)
 
-    def _current(self) -> TextIO:
+    def _rotate(self) -> None:
+        """Rename the file, and those before it; the last of them is replaced."""
+        self.close()
+        files = [self._filename]
+        files += [Path(f"{self._filename}.{number}") for number in range(1, FILE_BACKUPS + 1)]
+        for newer, older in reversed(list(pairwise(files))):
+            with suppress(FileNotFoundError):
+                newer.replace(older)
+
+    def _current(self) -> io.FileIO:
         """Return the open file of our name, which is another one by now where logrotate has renamed it or somebody has deleted it."""
-        stream: TextIO | None = self.stream
         now = time.monotonic()
         if (
-            stream is not None
+            self._file is not None
             and now - self._looked_at >= _LOOK_INTERVAL
-            and not self._is_ours(stream)
+            and not self._is_ours(self._file)
         ):
-            stream.close()
-            stream = self.stream = None
-        if stream is None:
-            stream = self.stream = self._open()
-            found = os.fstat(stream.fileno())
+            with suppress(OSError):
+                self.close()
+        if self._file is None:
+            opener = partial(os.open, mode=self._mode)
+            self._file = io.FileIO(str(self._filename), "a", opener=opener)
+            found = os.fstat(self._file.fileno())
             self._is_regular = stat.S_ISREG(found.st_mode)
             self._size = found.st_size
-            self._file_mode = stat.S_IMODE(found.st_mode) & 0o666
+            self._mode = stat.S_IMODE(found.st_mode) & 0o666
+            self._rest = b""
         if now - self._looked_at >= _LOOK_INTERVAL:
             self._looked_at = now
-        return stream
+        return self._file
 
-    def _open(self) -> io.TextIOWrapper:
-        opener = partial(os.open, mode=self._file_mode)
-        return open(self.baseFilename, "a", encoding=self.encoding, opener=opener)
-
-    def _is_ours(self, stream: TextIO) -> bool:
+    def _is_ours(self, file: io.FileIO) -> bool:
         try:
-            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(stream.fileno()))
+            return os.path.samestat(self._filename.stat(), os.fstat(file.fileno()))
         except FileNotFoundError:
             return False
 
