@@ -90,6 +90,23 @@ async def test_question_and_answer_need_no_tunnel(tidy: Tidy, autojump_clock: Mo
         assert (tunnels.served, tunnels.relayed) == (1, len(b"question!" + b"answer, and more"))
 
 
+async def test_nobody_begins_where_memory_is_used_up(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """What began could not be resumed, and a tunnel has to resume it. So it waits for a tunnel, and is served as before there was any of this."""
+    async with open_memory_server(tidy) as server:
+        client, heard = await early_client(server)
+        memory = server.sessions[0].lease.send_memory
+        memory.add(memory.limit)
+        visitor = server.visit(client.port, early=b"question")
+        await trio.testing.wait_all_tasks_blocked()
+        assert heard == []
+        wire = await raw_tunnel(client)
+        assert isinstance(await wire.next(), Open)
+        assert await wire.next() == b"question"
+        wire.data(b"answer")
+        assert await receive_exactly(visitor, 6) == b"answer"
+        memory.add(-memory.limit)
+
+
 async def test_no_tunnel_before_the_client_has_heard_of_it(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
@@ -323,6 +340,16 @@ async def test_those_for_whom_there_is_no_room_wait_for_a_tunnel(tidy: Tidy) -> 
         await side.early.release(43)
         assert side.waiting.take(43) is None  # the tunnel connects, as for OPEN
         side.close()
+
+
+async def test_nobody_begins_at_a_client_whose_memory_is_used_up(tidy: Tidy) -> None:
+    async with trio.open_nursery() as nursery:
+        side = Side(tidy, nursery)
+        side.waiting.memory.add(side.waiting.memory.limit)
+        side.begin()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (side.sent, len(side.waiting)) == ([Early(41, 0, b"")], 0)
+        side.waiting.memory.add(-side.waiting.memory.limit)
 
 
 async def test_a_server_that_begins_too_much(tidy: Tidy) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+import trionat
 from tests.unit.client_side import Host
 from tests.unit.memory import MemoryEndpoint, receive_all, receive_exactly, receive_some
 from tests.unit.memory_server import (
@@ -100,6 +101,57 @@ async def test_streams_are_given_up_in_time_where_no_session_lasts_a_second(
     assert len(streams) == 0
     assert service.closed
     far.close()
+
+
+@pytest.mark.limit(60)
+async def test_a_service_that_reads_nothing_while_it_writes(tmp_path: Path) -> None:
+    """Everything on the way to it is full, and the ACKs of what it writes stand behind that: the control connection has them."""
+    any_port, size = trionat.TCPAddress("127.0.0.1", 0), 3 * 2**20
+    server = trionat.ServerConfig(
+        controller_addr=any_port,
+        tunnel_addr=any_port,
+        visit_port=(0,),
+        state_dir=tmp_path / "server",
+    )
+    stuck = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stuck.wait()
+        with suppress(trio.BrokenResourceError):  # the client has looked whether we are there
+            await stream.send_all(bytes(size))
+            received = 0
+            async for piece in stream:
+                received += len(piece)
+            await stream.send_all(b"%d" % received)
+            await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        ready = await nursery.start(trionat.serve, server)
+        service = trionat.parse_service(str(listener.socket.getsockname()[1]))
+        client = trionat.ClientConfig(
+            ticket=ready.ticket, services=(service,), state_dir=tmp_path / "client"
+        )
+        async with trionat.connect(client) as connection:
+            port = connection.services[0].public.port
+            async with await trio.open_tcp_stream("127.0.0.1", port) as visitor:
+                sent = 0
+                while True:  # until nothing moves any more
+                    with trio.move_on_after(0.5):
+                        sent += await visitor.socket.send(bytes(2**16))
+                        continue
+                    break
+                assert sent > size
+                stuck.set()
+                answer = b""
+                while len(answer) < size:
+                    answer += await visitor.receive_some(2**20)
+                await visitor.send_eof()
+                async for piece in visitor:
+                    answer += piece
+                assert int(answer[size:]) == sent
+        nursery.cancel_scope.cancel()
 
 
 async def test_visitors_that_leave_before_there_is_a_tunnel_cost_no_session(

@@ -142,13 +142,16 @@ async def test_what_is_acknowledged_is_not_kept(tidy: Tidy, autojump_clock: Mock
         opened = await wire.next()
         assert isinstance(opened, Open)
         memory = server.sessions[0].lease.send_memory
-        assert memory.held == 10
+        (stream,) = server.sessions[0].tunnels.streams.values()
+        buffer = stream.send_buffer
+        assert buffer is not None
+        assert (buffer.held, memory.held) == (10, 10)
         wire.wire.send(Ack(opened.visitor, 4).encode())
         await trio.testing.wait_all_tasks_blocked()
-        assert memory.held == 6
+        assert buffer.held == 6
         await client.say(Acks(((opened.visitor, 7), (99, 5))))
         await trio.testing.wait_all_tasks_blocked()
-        assert memory.held == 3
+        assert (buffer.held, memory.held) == (3, 10)  # in one piece
         wire.wire.reset()
         other = await raw_tunnel(client)
         assert await other.next() == Resume(opened, received=0, kept=7, attempt=1)
@@ -506,6 +509,32 @@ async def test_last_words_that_may_not_have_arrived(tidy: Tidy, autojump_clock: 
         assert await wire.next() == Resume(opened, received=1, kept=0, attempt=1)
         wire.wire.send(Resumed(4).encode())
         assert await wire.next() == b"of it"
+        assert await wire.next() == End()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (tunnels.served, queue.present, queue.idle) == (1, 0, 1)
+
+
+async def test_last_words_and_the_end_of_the_tunnel_in_one_moment(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """The task that serves the visitor has not run since its stream was over."""
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        wire = await raw_tunnel(client)
+        visitor = server.visit(client.port, early=b"all of it")
+        visitor.send_eof()
+        opened = await wire.next()
+        assert isinstance(opened, Open)
+        await trio.testing.wait_all_tasks_blocked()
+        wire.end()
+        wire.wire.close()
+        await trio.testing.wait_all_tasks_blocked()
+        tunnels, queue = server.sessions[0].tunnels, server.sessions[0].lease.queue
+        assert (tunnels.served, queue.waiting, queue.present) == (1, 1, 1)
+        wire = await raw_tunnel(client)
+        assert await wire.next() == Resume(opened, received=1, kept=0, attempt=1)
+        wire.wire.send(Resumed(0).encode())
+        assert await wire.next() == b"all of it"
         assert await wire.next() == End()
         await trio.testing.wait_all_tasks_blocked()
         assert (tunnels.served, queue.present, queue.idle) == (1, 0, 1)

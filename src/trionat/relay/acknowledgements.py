@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def are_owed(streams: Iterable[VisitorStream]) -> bool:
-    """Tell whether the peer does not know how far we are with any of these streams."""
-    return any(stream.owes_ack for stream in streams)
+    """Tell whether the peer may not know how far we are with any of these streams."""
+    return any(stream.is_unconfirmed for stream in streams)
 
 
 def acks_of(streams: Iterable[VisitorStream]) -> Acks | None:
-    """Return how far those streams are of which the peer does not know it, None: there are none. They count as told from now on."""
-    owing = list(islice((stream for stream in streams if stream.owes_ack), MAX_STREAMS))
+    """Return how far those streams are of which the peer may not know it, None: there are none. They count as told from now on."""
+    owing = list(islice((stream for stream in streams if stream.is_unconfirmed), MAX_STREAMS))
     for stream in owing:
-        stream.note_told()
+        stream.note_confirmed()
     return Acks(tuple((stream.visitor, stream.received) for stream in owing)) if owing else None
 
 

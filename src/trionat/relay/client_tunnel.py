@@ -64,7 +64,7 @@ class ClientTunnel(Tunnel):
         """`carry` for a stream that `on_stream` was told of, or go on with it, where it was on another tunnel. Raises as `carry`."""
         if self._conversation.resuming:
             resumed = Resumed(stream.received)
-            stream.note_told()
+            stream.note_confirmed()
             async with self._last_word:  # an ABORT may end the conversation meanwhile
                 await self._write(resumed.encode())
             self._conversation.sent_resumed()  # at once: the server may answer before the rest has left
@@ -135,7 +135,9 @@ class ClientTunnel(Tunnel):
 
     def _go_on(self, stream: VisitorStream, frame: Resume) -> None:
         if not (
-            frame.kept <= stream.received and stream.acknowledged <= frame.received <= stream.sent
+            frame.kept <= stream.received
+            and stream.acknowledged <= frame.received <= stream.sent
+            and (stream.can_resume or frame.received == stream.sent)  # all that is missing is kept
         ):
             stream.fail(AbortReason.OTHER, "the server resumed it where it cannot go on")
         else:

@@ -104,6 +104,8 @@ class EarlyStream:
         assert buffer is not None, "only a stream that can be resumed begins here"  # noqa: S101 - for type checkers
         while stream.taken < EARLY_BYTES and stream.failure is None:
             await self.outbox.wait_room()
+            if not buffer.memory.has_room(EARLY_BYTES):
+                return  # it could not go on over a tunnel, which need not keep what it reads
             room = scratch().outgoing[:EARLY_BYTES]
             try:
                 count = stream.plain.recv_into(room)

@@ -15,14 +15,14 @@ _JOINED_BYTES: Final = 16 * 1024
 """Up to which size small pieces are held together, since each has a price of its own."""
 
 _WHOLE_BYTES: Final = SCRATCH_BYTES * 3 // 4
-"""From which size on a read is not copied. What the buffer has room for beyond that is not counted as held: a third of it at most."""
+"""From which size on a read is not copied, so that at most a quarter of the memory is wasted."""
 
 
 @attrs.define(eq=False)
 class SendMemory:
-    """Bounds what all buffers of a session hold, and those of all sessions (`whole`). `limit` and `held` are bytes.
+    """Bounds what all buffers of a session hold, and those of all sessions (`whole`).
 
-    The stream that uses it up goes on at full speed, and can no longer be resumed: to wait for memory would let slow visitors stop others.
+    `limit` and `held` are bytes of memory: a piece counts as a whole until all of it is acknowledged. The stream that uses it up goes on at full speed, and can no longer be resumed: to wait for memory would let slow visitors stop others.
     """
 
     limit: int
@@ -32,8 +32,11 @@ class SendMemory:
     @property
     def is_used_up(self) -> bool:
         """Whether there is no more."""
-        whole = self.whole
-        return self.held >= self.limit or (whole is not None and whole.held >= whole.limit)
+        return not self.has_room(0)
+
+    def has_room(self, count: int) -> bool:
+        """Whether it would not be used up by so many bytes more."""
+        return self.held + count < self.limit and (self.whole is None or self.whole.has_room(count))
 
     def add(self, count: int) -> None:
         """So many bytes more, or less."""
@@ -73,13 +76,13 @@ class SendBuffer:
         return self.held >= self.size
 
     def keep_read(self, count: int) -> None:
-        """Hold so many bytes, which were read into `scratch().outgoing` behind its headroom: that buffer itself where they about fill it."""
+        """Hold so many bytes, which were read into `scratch().keepable()` behind its headroom: that buffer itself where they about fill it."""
         if count < _WHOLE_BYTES:
-            self.keep(scratch().outgoing[HEADROOM_BYTES : HEADROOM_BYTES + count])
+            self.keep(scratch().keepable()[HEADROOM_BYTES : HEADROOM_BYTES + count])
         elif not self.used_up:
-            kept = scratch().part_with_outgoing()
+            kept = scratch().keep()
             self._chunks.append(kept[HEADROOM_BYTES : HEADROOM_BYTES + count])
-            self._count(count)
+            self._count(count, len(kept))
 
     def keep(self, piece: memoryview) -> None:
         """Hold a copy of what is sent."""
@@ -91,11 +94,11 @@ class SendBuffer:
             last += piece
         else:
             chunks.append(bytearray(piece))
-        self._count(count)
+        self._count(count, count)
 
-    def _count(self, count: int) -> None:
+    def _count(self, count: int, memory: int) -> None:
         self.held += count
-        self.memory.add(count)
+        self.memory.add(memory)
         if self.memory.is_used_up:
             self.used_up = True
             self.release()
@@ -106,13 +109,14 @@ class SendBuffer:
         if count > 0:
             self.start += count
             self.held -= count
-            self.memory.add(-count)
             self._passed += count
             while self._chunks and self._passed >= len(self._chunks[0]):
                 chunk = self._chunks.pop(0)
                 self._passed -= len(chunk)
                 if isinstance(chunk, memoryview):
-                    scratch().take_back(memoryview(chunk.obj))
+                    chunk = memoryview(chunk.obj)
+                    scratch().take_back(chunk)
+                self.memory.add(-len(chunk))
 
     def piece(self, position: int, most: int) -> bytes:
         """Return a copy of at most so many bytes from a position on, or from `start` if that is behind it; empty: there are no more."""

@@ -51,7 +51,7 @@ class ServerTunnel(Tunnel):
         self.stream = stream
         self.liveness.ask()
         await self._write(frame.encode())
-        stream.note_told()
+        stream.note_confirmed()
         while self._conversation.resuming:
             await stream.changed.wait()
         await self._carry_on(stream)
@@ -70,7 +70,10 @@ class ServerTunnel(Tunnel):
         stream = self.stream
         if stream is None or stream.send_buffer is None:
             raise RemoteProtocolError("RESUMED without a RESUME")
-        if not stream.acknowledged <= received <= stream.sent:
+        if not (
+            stream.acknowledged <= received <= stream.sent
+            and (stream.can_resume or received == stream.sent)
+        ):
             stream.fail(AbortReason.OTHER, "the client resumed it where it cannot go on")
             raise RemoteProtocolError(
                 f"RESUMED at {received}, where {stream.acknowledged} to {stream.sent} can be had"

@@ -34,8 +34,8 @@ class VisitorStream:
     `gave_end` that it was told so. `throttle` slows the stream down; a server sets it.
 
     With a `send_buffer` the stream outlives its tunnel: another one goes on with it. Its positions, in both directions, count bytes and then
-    1 for the end. `acknowledged` is the position that the peer has acknowledged, `told` the one that was acknowledged to it. `attempt` is how
-    often it was resumed.
+    1 for the end. `acknowledged` is the position that the peer has acknowledged, `told` the one that was acknowledged to it, and `confirmed` the one of
+    which it will hear whatever becomes of the tunnel. `attempt` is how often it was resumed.
 
     `over` says that both sides have said their last words, `aborted` that the peer has said ABORT, `finished` that its end has been logged;
     `since` is when it began. `changed` opens when there may be room in the send buffer again, and when it is over or has failed.
@@ -57,6 +57,7 @@ class VisitorStream:
     attempt: int = 0
     acknowledged: int = attrs.field(init=False, default=0)
     told: int = attrs.field(init=False, default=0)
+    confirmed: int = attrs.field(init=False, default=0)
     _furthest: tuple[int, int] = attrs.field(init=False, default=(0, 0))
     changed: Gate = attrs.field(init=False, factory=Gate)
     _held_up: list[trio.CancelScope] = attrs.field(init=False, factory=lambda: [])
@@ -104,9 +105,18 @@ class VisitorStream:
         """Whether the peer does not know how far we are."""
         return self.send_buffer is not None and self.told != self.received
 
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether the peer may not know how far we are, although it was told: an ACK on the tunnel waits behind bytes that nobody may take."""
+        return self.send_buffer is not None and self.confirmed != self.received
+
     def note_told(self) -> None:
-        """The peer is told how far we are."""
+        """The peer is told how far we are, on the tunnel."""
         self.told = self.received
+
+    def note_confirmed(self) -> None:
+        """The peer is told how far we are where nothing holds that up: on the control connection, or with the first frame on a tunnel."""
+        self.told = self.confirmed = self.received
 
     def advance(self) -> bool:
         """Tell whether it has come further, in either direction, since this was asked last."""

@@ -43,6 +43,8 @@ from trionat.transport.readiness import TURN, pump
 from trionat.transport.scratch import HEADROOM_BYTES, SCRATCH_BYTES, Scratch, scratch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.protocol.conversation import Side
     from trionat.protocol.tunnel_frames import TunnelFrame
     from trionat.transport.readiness import Readiness
@@ -61,13 +63,15 @@ _OPENING_BYTES: Final = HEADROOM_BYTES - HEADER_BYTES
 class Tunnel(ABC):
     """What both ends of a tunnel do alike. Does not own the wire; whoever runs the two tasks closes it, and then calls `detach` or `abandon`.
 
-    `acknowledged_within` is in seconds. `stream` is that of the current visitor, `before` that of the one before, as long as the peer may not
+    `on_full` is called when no more is sent before the peer acknowledges some of it, and it may not know how far we are: where neither plain end takes
+    anything before it has got rid of something, each side would wait for an ACK that stands behind bytes in the tunnel. `acknowledged_within` is in seconds. `stream` is that of the current visitor, `before` that of the one before, as long as the peer may not
     have heard all of it.
     """
 
     side: ClassVar[Side]
     wire: Endpoint
     acknowledged_within: float = attrs.field(default=ACKNOWLEDGED_WITHIN, kw_only=True)
+    on_full: Callable[[], None] = attrs.field(default=lambda: None, kw_only=True)
     stream: VisitorStream | None = attrs.field(init=False, default=None)
     before: VisitorStream | None = attrs.field(init=False, default=None)
     liveness: Liveness = attrs.field(init=False)
@@ -415,10 +419,15 @@ class Tunnel(ABC):
             return self.wire.writable
         if stream.took_end:
             return self._note_end(stream)
-        plain, outgoing, buffer = stream.plain, self._scratch.outgoing, stream.send_buffer
+        plain, buffer = stream.plain, stream.send_buffer
+        outgoing = self._scratch.outgoing if buffer is None else self._scratch.keepable()
         room = stream.portion(outgoing[HEADROOM_BYTES:])
         if buffer is not None and buffer.is_full:
-            return stream.changed if stream.failure is None else None
+            if stream.failure is not None:
+                return None
+            if stream.is_unconfirmed:
+                self.on_full()
+            return stream.changed
         try:
             count = plain.recv_into(room)
         except BlockingIOError:

@@ -29,23 +29,31 @@ def _new_outgoing() -> memoryview:
 
 @attrs.define(eq=False)
 class Scratch:
-    """`incoming` is read into from tunnels, `outgoing` from visitors and local services, `records` from sockets below TLS."""
+    """`incoming` is read into from tunnels, `outgoing` from visitors and local services, `records` from sockets below TLS.
+
+    What is read for a send buffer goes to `keepable()` instead of `outgoing`: that is another buffer each time after one was kept, so nobody
+    holds on to it from one read to the next. Who did would read into what a send buffer keeps of another stream.
+    """
 
     incoming: memoryview = attrs.field(factory=lambda: memoryview(bytearray(SCRATCH_BYTES)))
     outgoing: memoryview = attrs.field(factory=_new_outgoing)
     records: memoryview = attrs.field(factory=lambda: memoryview(bytearray(SCRATCH_BYTES)))
     _spare: list[memoryview] = attrs.field(init=False, factory=lambda: [])
 
-    def part_with_outgoing(self) -> memoryview:
-        """Return `outgoing`, with what was read into it, for somebody who keeps that; the next read goes to another buffer."""
-        kept = self.outgoing
-        self.outgoing = self._spare.pop() if self._spare else _new_outgoing()
-        return kept
+    def keepable(self) -> memoryview:
+        """Return a buffer like `outgoing` for one read, for which `keep` may be called before the next checkpoint."""
+        if not self._spare:
+            self._spare.append(_new_outgoing())
+        return self._spare[-1]
 
-    def take_back(self, outgoing: memoryview) -> None:
-        """Nobody keeps what is in it any more."""
+    def keep(self) -> memoryview:
+        """Return what `keepable` has returned, for the caller to keep until `take_back`."""
+        return self._spare.pop()
+
+    def take_back(self, kept: memoryview) -> None:
+        """Nobody needs what is in it any more."""
         if len(self._spare) < _MOST_SPARE:
-            self._spare.append(outgoing)
+            self._spare.append(kept)
 
 
 _of_run: trio.lowlevel.RunVar[Scratch] = trio.lowlevel.RunVar("scratch")

@@ -63,7 +63,7 @@ class EarlyStreams:
             RemoteProtocolError: the server begins one for the second time, or what is no visitor, or does not read our answers.
         """
         frame = Open.decode(message.open)
-        if frame.visitor in self._begun:
+        if frame.visitor in self._begun or frame.visitor in self.waiting:
             raise RemoteProtocolError("BEGIN of a visitor for the second time")
         if self.outbox.is_stuck:
             raise RemoteProtocolError(
@@ -71,7 +71,11 @@ class EarlyStreams:
             )
         self.outbox.post(Early(frame.visitor, 0, b""))
         connecting = sum(begun.early is None for begun in self._begun.values())
-        if len(self._begun) >= 2 * MOST_EARLY or connecting >= self.room():
+        if (
+            len(self._begun) >= 2 * MOST_EARLY
+            or connecting >= self.room()
+            or not self.waiting.memory.has_room((connecting + 1) * EARLY_BYTES)
+        ):
             return
         begun = self._begun[frame.visitor] = _Begun(frame)
         nursery.start_soon(self._own, begun, name="early visitor")

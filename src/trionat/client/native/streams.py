@@ -60,6 +60,15 @@ class WaitingStreams:
     def __iter__(self) -> Iterator[VisitorStream]:
         return (waiting.stream for waiting in self._waiting.values())
 
+    def __contains__(self, visitor: int) -> bool:
+        """Whether that visitor's waits."""
+        return visitor in self._waiting
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether `lost` has something to say."""
+        return bool(self._untold)
+
     def forget_acknowledged(self) -> None:
         """Let go of those that have ended, and of which the server has got all."""
         for waiting in list(self._waiting.values()):

@@ -49,6 +49,9 @@ _PAUSE: Final = 0.5
 # A tunnel that ends within this many seconds without a visitor counts as one that could not be opened.
 _AT_ONCE: Final = 1.0
 
+# Seconds for which a client that stops waits until the server has asked for last words that it may not have heard. It does so at once, where it has not.
+_LAST_WORDS_WITHIN: Final = 2.0
+
 # A server gives a tunnel up that is silent for so many sweeps when a visitor comes; the end of the connection may be lost as well.
 _FORGOTTEN_AFTER: Final = 5
 
@@ -72,7 +75,7 @@ class TunnelPool:
     in any crowd. `acknowledged_within` is as in `Tunnel`.
 
     A stream whose tunnel is lost goes to `waiting_streams`, and `on_lost` is called. Where the server cannot resume streams, those are reset.
-    `on_acks` is called, at most once a second, when the server is to be told how far they are. `release` is waited for before a tunnel
+    `on_acks` is called, once a second or where a buffer is full, when the server is to be told how far they are. `release` is waited for before a tunnel
     goes on with a visitor's stream.
     """
 
@@ -120,8 +123,18 @@ class TunnelPool:
         self._changed.notify()
 
     async def wait_not_busy(self) -> None:
-        """Wait until no visitor is left, neither on a tunnel nor waiting for another one."""
-        while self.busy or self._ending or len(self.waiting_streams):
+        """Wait until no visitor is left, neither on a tunnel nor waiting for another one.
+
+        Those of whom only the last words may have to be said once more count for `_LAST_WORDS_WITHIN`.
+        """
+        until = trio.current_time() + _LAST_WORDS_WITHIN
+        while (
+            self.busy
+            or self._ending
+            or any(
+                not stream.over or trio.current_time() < until for stream in self.waiting_streams
+            )
+        ):
             await self._less_busy.wait()  # notified once a second, at the latest
 
     async def run(self) -> None:
@@ -250,6 +263,7 @@ class TunnelPool:
             None if self.waiting_streams.resumption is None else self.waiting_streams.new_buffer,
             None if self.waiting_streams.resumption is None else find,
             acknowledged_within=self.acknowledged_within,
+            on_full=self.on_acks,
         )
         log.debug("tunnel opened", idle=len(self._idle) + 1, busy=self.busy)
         began = trio.current_time()
@@ -272,6 +286,9 @@ class TunnelPool:
             self._tunnels.pop(tunnel, None)
             self._idle.discard(tunnel)
             self._ending.discard(tunnel)
+            for stream, frame in frames.items():
+                if stream.over:  # else `carry` was cut short before it had told so
+                    self._note_end(frame, stream)
             for stream in tunnel.detach():
                 self.waiting_streams.hold(frames[stream], stream)
                 self.on_lost()
@@ -373,6 +390,8 @@ class TunnelPool:
                     tunnel.wire.reset()
             if are_owed(self.streams_on_tunnels()):
                 self.on_acks()
+            if self.waiting_streams.has_untold:  # one message does not hold them all
+                self.on_lost()
             if self._limit_when_short is not None:
                 self._fit()
                 if self._limit_when_short >= self.limit:

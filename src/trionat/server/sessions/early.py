@@ -9,7 +9,7 @@ import trio
 
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
-from trionat.protocol.messages import Begin
+from trionat.protocol.messages import EARLY_BYTES, Begin
 from trionat.protocol.tunnel_frames import AbortReason
 from trionat.relay.early import MOST_EARLY, EarlyOutbox, EarlyStream
 from trionat.relay.stream import VisitorStream
@@ -64,7 +64,10 @@ class EarlyVisitors:
     def _begin(self, visitor: Visitor, nursery: trio.Nursery) -> None:
         if self.queue.user_limits.throttle.rate is not None:
             return  # its bytes wait for their turn
-        stream = VisitorStream(visitor.number, visitor.endpoint, self.new_buffer())
+        buffer = self.new_buffer()
+        if not buffer.memory.has_room(EARLY_BYTES):
+            return
+        stream = VisitorStream(visitor.number, visitor.endpoint, buffer)
         visitor.stream = stream
         early = EarlyStream(stream, Side.SERVER, self.outbox, self.on_moved)
         self._begun[visitor.number] = _Begun(visitor, early)

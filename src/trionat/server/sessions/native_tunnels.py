@@ -56,8 +56,8 @@ class NativeTunnels(Tunnels):
     """Cancelled, `run` puts visitors whose streams can go on over another tunnel back into the queue, and resets the others.
 
     `keep_idle` is how many idle tunnels the client wants at least, `acknowledged_within` is as in `Tunnel`. With `new_buffer` streams outlive
-    their tunnels, and one that gets no further over any of them is reset after `resume_wait` seconds. `on_acks` is called, at most once a
-    second, when the client is to be told how far they are. `release` is waited for before a tunnel gets a visitor.
+    their tunnels, and one that gets no further over any of them is reset after `resume_wait` seconds. `on_acks` is called, once a second or where a
+    buffer is full, when the client is to be told how far they are. `release` is waited for before a tunnel gets a visitor.
     """
 
     keep_idle: int
@@ -75,6 +75,7 @@ class NativeTunnels(Tunnels):
         tunnel = ServerTunnel(
             wire,
             acknowledged_within=self.acknowledged_within,
+            on_full=self.on_acks,
             on_probed=partial(self.queue.restore, place),
         )
         served = self._tunnels[tunnel] = _Served(trio.CancelScope(), place)
@@ -91,10 +92,15 @@ class NativeTunnels(Tunnels):
         finally:
             del self._tunnels[tunnel]
             streams = tunnel.detach()
-            if served.before is not None and served.before.stream in streams:
-                self._wait_anew(served.before)
-            if served.current is not None:
-                self._rescue(served.current, reason)
+            current, before = served.current, served.before
+            if current is not None and self.streams[current].over:
+                # The last words were said, only the bookkeeping was cut short. The client may not have heard them.
+                self._finish(current, self.streams[current].end)
+                current, before = None, current
+            if before is not None and before.stream in streams:
+                self._wait_anew(before)
+            if current is not None:
+                self._rescue(current, reason)
 
     async def _carry(self, tunnel: ServerTunnel, served: _Served, scope: trio.CancelScope) -> None:
         while (visitor := await self.queue.next(served.place)) is not None:
@@ -145,10 +151,7 @@ class NativeTunnels(Tunnels):
     def _rescue(self, visitor: Visitor, reason: str) -> None:
         """The tunnel is gone: the visitor goes on over another one where it can, else it is reset."""
         stream = self.streams[visitor]
-        if stream.over:  # the last words were said, only the bookkeeping was cut short
-            visitor.endpoint.close()
-            self._finish(visitor, stream.end)
-        elif stream.aborted:  # only our answer was to be sent
+        if stream.aborted:  # only our answer was to be sent
             visitor.endpoint.reset()
             self._finish(visitor, stream.end)
         elif stream.send_buffer is not None:

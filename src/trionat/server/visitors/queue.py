@@ -192,6 +192,7 @@ class VisitorQueue:
         if place in self._idle:
             del self._idle[place]
             self._withheld.add(place)
+            self.least_idle = min(self.least_idle, len(self._idle))
 
     def restore(self, place: Place) -> None:
         """The tunnel is not dead: if it was withheld, it may have a visitor again."""
@@ -213,21 +214,20 @@ class VisitorQueue:
         for visitor in tuple(
             self._waiting
         ):  # not only from the head: one that was put back there waits anew
-            if visitor.stream is not None and visitor.tries:
-                if now - visitor.since > resume_wait:
-                    failure = visitor.stream.failure
-                    self._waiting.remove(visitor)
-                    self._dismiss(
-                        visitor,
-                        "its tunnel was lost, and no other came in time"
-                        if failure is None
-                        else failure.text,
-                    )
-            elif now - visitor.since > wait:
-                self._waiting.remove(visitor)
+            stream = visitor.stream
+            had_tunnel = stream is not None and visitor.tries > 0
+            if now - visitor.since <= (resume_wait if had_tunnel else wait):
+                continue
+            self._waiting.remove(visitor)
+            if stream is not None and stream.failure is not None:
+                reason = stream.failure.text
+            elif had_tunnel:
+                reason = "its tunnel was lost, and no other came in time"
+            else:
+                reason = "no tunnel for it in time"
                 if not visitor.endpoint.is_lost():
                     self.refusals.counts[Bound.WAIT] += 1
-                self._dismiss(visitor, "no tunnel for it in time")
+            self._dismiss(visitor, reason)
 
     def reset_streams(self, reason: str) -> None:
         """Reset visitors with whom a client has begun that has gone for good; those of whom it can have got nothing begin anew."""
