@@ -331,6 +331,28 @@ async def test_a_visitor_is_served_and_counted(tidy: Tidy, autojump_clock: MockC
         assert len(yard.wires) == 2  # one more was opened while the first was in use
 
 
+async def test_a_visitor_is_counted_whose_tunnel_ends_with_its_last_words(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """The task that serves it has not run since its stream was over."""
+
+    async def answer(service: MemoryEndpoint) -> None:
+        await trio.lowlevel.checkpoint()
+        service.send(b"answer")
+        service.send_eof()
+
+    async with open_yard(tidy) as yard:
+        yard.forwarder.serve = answer
+        (wire, *_) = yard.wires
+        wire.send(open_frame(1))
+        await yard.settle()
+        assert await receive_some(wire) == encode_frame(DATA_ID, b"answer") + END_FRAME
+        wire.send(END_FRAME)
+        wire.close()
+        await yard.settle()
+        assert yard.pool.served == 1
+
+
 async def test_refused_local_service(tidy: Tidy, autojump_clock: MockClock) -> None:
     async with open_yard(tidy) as yard:
         yard.forwarder.refusals.append("cannot be reached")
