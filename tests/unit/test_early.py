@@ -90,6 +90,30 @@ async def test_question_and_answer_need_no_tunnel(tidy: Tidy, autojump_clock: Mo
         assert (tunnels.served, tunnels.relayed) == (1, len(b"question!" + b"answer, and more"))
 
 
+@pytest.mark.parametrize(("answered", "waits"), [(False, 8), (True, 30)])
+async def test_how_long_it_waits_for_a_tunnel(
+    tidy: Tidy, autojump_clock: MockClock, answered: bool, waits: int
+) -> None:
+    """Whoever has had an answer is being served, and waits for a client that is away as those do who have lost their tunnel."""
+    async with open_memory_server(tidy, visitor_wait=8, resume_wait=30) as server:
+        client, heard = await early_client(server)
+        visitor = server.visit(client.port, early=b"question")
+        await trio.testing.wait_all_tasks_blocked()
+        frame = opened(heard[0])
+        await client.say(Early(frame.visitor, 0, b"answer" if answered else b""))
+        await trio.testing.wait_all_tasks_blocked()
+        queue = server.sessions[0].lease.queue
+        assert queue.waiting == 1
+        server.sessions[0].lease.queue.expire(wait=8, resume_wait=30)
+        begun = trio.current_time()
+        while queue.waiting:
+            await trio.sleep(0.5)
+            queue.expire(wait=8, resume_wait=30)
+            assert trio.current_time() < begun + 40
+        assert waits <= trio.current_time() - begun <= waits + 1
+        visitor.close()
+
+
 async def test_nobody_begins_where_memory_is_used_up(tidy: Tidy, autojump_clock: MockClock) -> None:
     """What began could not be resumed, and a tunnel has to resume it. So it waits for a tunnel, and is served as before there was any of this."""
     async with open_memory_server(tidy) as server:

@@ -154,6 +154,10 @@ async def test_a_service_that_reads_nothing_while_it_writes(tmp_path: Path) -> N
         nursery.cancel_scope.cancel()
 
 
+async def say_nothing(_: MemoryEndpoint) -> None:
+    await trio.sleep_forever()
+
+
 async def test_visitors_that_leave_before_there_is_a_tunnel_cost_no_session(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:
@@ -165,6 +169,7 @@ async def test_visitors_that_leave_before_there_is_a_tunnel_cost_no_session(
         outbox = EarlyOutbox(lambda: link.ask(Early, outbox.next))
         link = ControlLink(client.channel, "the server", 2.5, 8)
         services = forwarder(tidy, server.nursery)
+        services.serve = say_nothing  # those who had an answer wait longer
         early = EarlyStreams(lambda frame: services.open(frame.service), streams, outbox)
         async with trio.open_nursery() as nursery:
 

@@ -209,19 +209,19 @@ class VisitorQueue:
             tunnel.woken.set()
 
     def expire(self, *, wait: float, resume_wait: float) -> None:
-        """Dismiss visitors that have waited for longer than so many seconds; the second is for those who had a tunnel."""
+        """Dismiss visitors that have waited for longer than so many seconds; the second is for those who had a tunnel, or an answer without one."""
         now = trio.current_time()
         for visitor in tuple(
             self._waiting
         ):  # not only from the head: one that was put back there waits anew
             stream = visitor.stream
-            had_tunnel = stream is not None and visitor.tries > 0
-            if now - visitor.since <= (resume_wait if had_tunnel else wait):
+            is_served = stream is not None and (visitor.tries > 0 or stream.received > 0)
+            if now - visitor.since <= (resume_wait if is_served else wait):
                 continue
             self._waiting.remove(visitor)
             if stream is not None and stream.failure is not None:
                 reason = stream.failure.text
-            elif had_tunnel:
+            elif is_served:
                 reason = "its tunnel was lost, and no other came in time"
             else:
                 reason = "no tunnel for it in time"
