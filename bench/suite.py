@@ -48,9 +48,8 @@ async def run_suite(
     present = [chain for chain in chains if await _stands(chain, results)]
     for number in range(effort.rounds):
         for scenario in scenarios:
-            if (
-                scenario.cuttable and number
-            ):  # what happens in seconds of outage is not a matter of noise
+            # What happens in seconds of outage is not a matter of noise.
+            if scenario.cuttable and number > 0:
                 continue
             for chain in _rotated(present, number):
                 await _measure(number, scenario, chain, effort, results)

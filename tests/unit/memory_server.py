@@ -381,6 +381,12 @@ class Wire:
             self.reader.feed(memoryview(piece))
         return bytes(event) if isinstance(event, memoryview) else event
 
+    async def opened(self) -> Open:
+        """Return the OPEN that comes next."""
+        frame = await self.next()
+        assert isinstance(frame, Open)
+        return frame
+
     def data(self, data: bytes) -> None:
         self.wire.send(encode_frame(DATA_ID, data))
 

@@ -103,14 +103,10 @@ async def test_how_long_it_waits_for_a_tunnel(
         await client.say(Early(frame.visitor, 0, b"answer" if answered else b""))
         await trio.testing.wait_all_tasks_blocked()
         queue = server.sessions[0].lease.queue
+        await trio.sleep(waits - 1)
         assert queue.waiting == 1
-        server.sessions[0].lease.queue.expire(wait=8, resume_wait=30)
-        begun = trio.current_time()
-        while queue.waiting:
-            await trio.sleep(0.5)
-            queue.expire(wait=8, resume_wait=30)
-            assert trio.current_time() < begun + 40
-        assert waits <= trio.current_time() - begun <= waits + 1
+        await trio.sleep(2)
+        assert queue.waiting == 0
         visitor.close()
 
 

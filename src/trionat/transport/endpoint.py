@@ -113,9 +113,7 @@ class SocketBase:
     """What plain and TLS endpoints share. Takes ownership of the socket, and makes it non-blocking."""
 
     def __init__(self, sock: socket.socket) -> None:
-        if (
-            sock.gettimeout() != 0
-        ):  # else it is non-blocking already, and asking the kernel costs a call
+        if sock.gettimeout() != 0:  # else it is so already, and the kernel need not be asked
             sock.setblocking(False)
         self.sock = sock
         self._readiness = open_readiness(sock)
