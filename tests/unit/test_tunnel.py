@@ -44,6 +44,7 @@ from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import Failure, VisitorStream
 from trionat.transport.endpoint import send_all
+from trionat.transport.readiness import TURN
 from trionat.transport.scratch import SCRATCH_BYTES
 
 if TYPE_CHECKING:
@@ -440,6 +441,21 @@ async def test_slow_reader_keeps_memory_bounded(
         await trio.sleep(2)
 
 
+async def test_a_peer_that_always_has_more_holds_nobody_up(tidy: Tidy) -> None:
+    """One step takes one read. It took 64, and others' bytes were 20 ms late beside an encrypted bulk transfer."""
+    capacity = 4 * SCRATCH_BYTES
+    async with open_half(tidy, Side.SERVER, capacity=capacity) as half:
+        far, stream = half.visit(capacity)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3 * SCRATCH_BYTES // 20_000):
+            half.raw.wire.send(encode_frame(DATA_ID, bytes(20_000)))
+        waits_for = half.tunnel._receive_step()
+        given = stream.given
+        far.close()
+        assert waits_for is TURN
+        assert SCRATCH_BYTES // 2 < given <= SCRATCH_BYTES
+
+
 async def test_opening_leaves_with_the_first_bytes_in_one_piece(tidy: Tidy) -> None:
     server, client = tidy.pair()
     far, near = tidy.pair()
@@ -530,8 +546,8 @@ class Half:
         except Exception as error:  # noqa: BLE001 - looked at by the test
             self.end = error
 
-    def visit(self) -> tuple[MemoryEndpoint, VisitorStream]:
-        far, near = self.tidy.pair()
+    def visit(self, capacity: int = CAPACITY) -> tuple[MemoryEndpoint, VisitorStream]:
+        far, near = self.tidy.pair(capacity)
         stream = VisitorStream(1, near)
         self.nursery.start_soon(self._open, stream)
         return far, stream

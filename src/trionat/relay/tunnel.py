@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from trionat.protocol.tunnel_frames import TunnelFrame
     from trionat.transport.readiness import Readiness
 
-# Frames before the others get their turn; each costs a few microseconds, and a peer may send nothing but the smallest.
+# Frames before the others get their turn; each costs a few microseconds, and a peer may send nothing but the smallest. A read after which there is
+# most likely more ends the turn as well: to decrypt what it brings and give it away may take a millisecond, and a faster peer has always more.
 _EVENTS_TURN: Final = 64
 
 # At the end of a direction so many bytes are acknowledged at once, so that the peer need not keep them until the next visitor comes.
@@ -145,19 +146,22 @@ class Tunnel(ABC):
         """
         if self._ungiven is not None and not self._give_rest(*self._ungiven):
             return self._ungiven[0].plain.writable
-        reader = self._reader
+        reader, has_read = self._reader, False
         for _ in range(_EVENTS_TURN):
             event = reader.next()
             if event is None:
                 if self._emptied:  # by the read before
                     self._emptied = False
                     return self.wire.readable
+                if has_read:
+                    return TURN
                 try:
                     count = self._read_wire()
                 except BlockingIOError:
                     return self.wire.readable
                 if not count:
                     return None
+                has_read = True
             elif not isinstance(event, memoryview):
                 if not self._take_at_once(event):
                     self._event = event
