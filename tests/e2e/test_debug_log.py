@@ -71,3 +71,32 @@ async def test_both_logs_tell_what_happens(echo_server: Service, tmp_path: Path)
             assert "debug" in {record["level"] for record in log.records}
             # Of 32 bytes, as the secret of a session is.
             assert not re.findall(r"\b[0-9a-f]{64}\b", log.log_text())
+
+
+async def test_visitors_that_begin_before_a_tunnel_is_idle(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    """The first tunnel of each is one like any other, and no other one that it goes on over."""
+    async with (
+        running.server(tmp_path / "s", environ=DEBUG) as server,
+        running.client_process(
+            tmp_path / "c",
+            *(server.ticket, str(echo_server), "--min-idle-tunnels", "1"),
+            environ=DEBUG,
+        ) as client,
+    ):
+        await client.wait_connected()
+        visitors = [await client.visit() for _ in range(20)]  # and one tunnel is idle
+        for visitor in visitors:
+            assert await ask(visitor, b"early") == b"early"
+        begins = "visitor begins on the control connection"
+        await server.wait_record(begins)
+        for visitor in visitors:
+            assert await ask(visitor, b"over a tunnel") == b"over a tunnel"
+            await visitor.aclose()
+        await client.wait_record("visitor closed", count=len(visitors))
+        for early in [record for record in server.records if record["event"] == begins]:
+            for log in (server, client):
+                await log.wait_record("visitor paired with a tunnel", visitor=early["visitor"])
+        for log in (server, client):
+            assert "goes on over another" not in log.log_text()

@@ -392,8 +392,9 @@ async def test_no_tunnel_gets_it_further(
 
 
 async def test_what_used_up_the_memory_is_reset_and_the_client_told(
-    tidy: Tidy, autojump_clock: MockClock
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="trionat")
     async with open_memory_server(tidy, resume_memory=65536) as server:
         client = await resuming(server)
         wire = await raw_tunnel(client)
@@ -406,6 +407,7 @@ async def test_what_used_up_the_memory_is_reset_and_the_client_told(
         assert was_reset(visitor)
         wire.wire.send(Resumed(65536).encode())
         assert isinstance(await wire.next(), Abort)
+    assert "goes on" not in caplog.text
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -438,6 +440,7 @@ async def test_kicked_while_it_waits(
         assert server.sessions[0].lease.queue.present == 0
     (closed,) = [m for m in caplog.messages if m.startswith("visitor closed")]
     assert "sent away by the server's operator" in closed
+    assert "goes on" not in caplog.text
 
 
 async def test_a_visitor_that_resets_while_it_waits(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -548,6 +551,7 @@ def resuming_pool(
     streams: WaitingStreams,
     scope: trio.CancelScope,
     services: MemoryForwarder | None = None,
+    limit: int = 100,
 ) -> TunnelPool:
     """Run a real client's pool in that scope, as its session does."""
     streams.begin(client.welcome.resumption)
@@ -556,7 +560,7 @@ def resuming_pool(
     pool = TunnelPool(
         client.attach,
         services or forwarder(tidy, client.server.nursery),
-        100,
+        limit,
         1,
         streams,
         release=lambda visitor: early.release(visitor),
@@ -579,6 +583,51 @@ def resuming_pool(
 
     client.server.nursery.start_soon(run)
     return pool
+
+
+async def test_what_the_logs_tell_of_a_visitor_and_its_tunnels(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first tunnel of one that began without any is its first; the next one is another."""
+    caplog.set_level("DEBUG", logger="trionat")
+    server_says, client_says = "trionat.server.sessions", "trionat.client.native"
+
+    def told(logger: str) -> list[str]:
+        return [
+            record.getMessage().partition(" visitor=")[0]
+            for record in caplog.records
+            if record.name.startswith(logger)
+            and ("paired" in record.getMessage() or "goes on" in record.getMessage())
+        ]
+
+    async with open_memory_server(tidy) as server:
+        streams, scope = WaitingStreams(100), trio.CancelScope()
+        client = await resuming(server)
+        resuming_pool(client, tidy, streams, scope, limit=1)
+        first = server.visit(client.port, early=b"x")
+        assert await receive_exactly(first, 1) == b"x"
+        early = server.visit(client.port, early=b"y")
+        assert await receive_exactly(early, 1) == b"y"
+        paired = "visitor paired with a tunnel"
+        assert told(server_says) == told(client_says) == [paired]
+        first.close()
+        await trio.testing.wait_all_tasks_blocked()
+        early.send(b"z")
+        assert await receive_exactly(early, 1) == b"z"
+        assert told(server_says) == told(client_says) == [paired, paired]
+        tunnels = server.sessions[0].tunnels
+        assert isinstance(tunnels, NativeTunnels)
+        for tunnel in list(tunnels._tunnels):
+            assert isinstance(tunnel.wire, MemoryEndpoint)
+            tunnel.wire.cut()
+        early.send(b"!")
+        assert await receive_exactly(early, 1) == b"!"
+        goes_on = "visitor goes on over another tunnel"
+        assert told(server_says) == [paired, paired, paired, goes_on]
+        assert told(client_says) == [paired, paired, goes_on]
+        early.close()
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -91,7 +91,7 @@ class EarlyStreams:
             stream = VisitorStream(frame.visitor, plain, self.waiting.new_buffer())
             begun.early = EarlyStream(stream, Side.CLIENT, self.outbox)
             begun.early.take(Early(frame.visitor, 0, bytes(begun.said)))
-            self.waiting.hold(frame, stream, told=True)
+            self.waiting.hold(frame, stream, is_early=True)
             begun.ready.set()
             await begun.early.run()
         except LocalServiceError as error:

@@ -36,6 +36,7 @@ _MOST_GIVEN_UP: Final = 1024
 class _Waiting:
     frame: Open
     stream: VisitorStream
+    is_early: bool = False
     since: float = attrs.field(factory=trio.current_time)
 
 
@@ -92,18 +93,18 @@ class WaitingStreams:
         """Return what a new stream needs to be one of these later; None: the server does not do it."""
         return None if self.resumption is None else SendBuffer(self.resumption.buffer, self.memory)
 
-    def hold(self, frame: Open, stream: VisitorStream, *, told: bool = False) -> None:
-        """Take over a stream whose tunnel is lost, or that has none yet; one that cannot go on is reset.
+    def hold(self, frame: Open, stream: VisitorStream, *, is_early: bool = False) -> None:
+        """Take over a stream whose tunnel is lost, or that has had none yet; one that cannot go on is reset.
 
-        `told` says that the server knows that it has no tunnel.
+        `is_early` says that it has had none, which the server knows.
         """
-        waiting = _Waiting(frame, stream)
+        waiting = _Waiting(frame, stream, is_early)
         if stream.aborted or not stream.can_resume or len(self._waiting) >= self.most:
             self._give_up(waiting, "its tunnel was lost")
             return
         log.debug("visitor waits for a tunnel", visitor=stream.visitor)
         self._waiting[stream.visitor] = waiting
-        if not told:
+        if not is_early:
             self._untold[stream.visitor] = stream.attempt
 
     def take(self, visitor: int) -> VisitorStream | None:
@@ -115,8 +116,15 @@ class WaitingStreams:
         if visitor in self._given_up:
             raise LookupError(visitor)
         self._untold.pop(visitor, None)
-        waiting = self._waiting.pop(visitor, None)
-        return None if waiting is None else waiting.stream
+        if (waiting := self._waiting.pop(visitor, None)) is None:
+            return None
+        stream = waiting.stream
+        if waiting.is_early:
+            service = waiting.frame.service
+            log.debug("visitor paired with a tunnel", visitor=visitor, service=service)
+        elif stream.failure is None and not stream.over:  # else only its last words are said
+            log.debug("visitor goes on over another tunnel", visitor=visitor)
+        return stream
 
     def lost(self) -> Lost | None:
         """Return what the server may not know yet of lost tunnels; None: nothing. It counts as told."""

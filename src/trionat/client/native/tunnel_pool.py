@@ -308,7 +308,6 @@ class TunnelPool:
             await self._take_off(visitor)
             stream = self.waiting_streams.take(visitor)
         if stream is not None:
-            log.debug("visitor goes on over another tunnel", visitor=visitor)
             self._waiting = max(0, self._waiting - 1)
             self._changed.notify()
         return stream

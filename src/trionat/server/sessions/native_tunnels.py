@@ -132,7 +132,9 @@ class NativeTunnels(Tunnels):
                 stream.fail(AbortReason.OTHER, "too much was under way to go on (ResumeMemory)")
                 visitor.endpoint.reset()
             self._begin(visitor, stream)
-            log.info("visitor goes on over another tunnel", visitor=visitor.number)
+            # Not one that began on the control connection, whose first tunnel this is, nor one of whom only the last words are to be said.
+            if visitor.tries > 1 and stream.failure is None and not visitor.has_left:
+                log.info("visitor goes on over another tunnel", visitor=visitor.number)
             await tunnel.resume(
                 stream, Resume(frame, stream.received, stream.acknowledged, stream.attempt)
             )
