@@ -280,10 +280,11 @@ class _Sources:
         return built
 
     def _placed(self, faults: Iterable[Fault], paths: Mapping[str, str]) -> Iterator[Problem]:
-        """Name the place of the first field that was given; values that are wrong themselves are not blamed a second time."""
+        """Name the place of the first field that was given; values that are wrong themselves are not blamed a second time, nor are defaults."""
         for fields, reason in faults:
             involved = [paths[field] for field in fields]
-            if self.wrong.isdisjoint(involved):
-                path = next(path for path in involved if path in self.given)
+            given = [path for path in involved if path in self.given]
+            if given and self.wrong.isdisjoint(involved):
+                path = given[0]
                 place = self.given[path]
                 yield Problem(place.where, reason, path, place.line)

@@ -432,5 +432,21 @@ class ServerConfig:
             )
 
     def warnings(self) -> Iterator[Fault]:
-        """Nothing here; what may not be meant is in the files that it names."""
-        yield from ()
+        """What another key makes of no use; more that may not be meant is in the files that it names."""
+        wait, reservation = self.resume_wait, self.port_reservation
+        if wait > reservation:
+            yield (
+                ("resume_wait",),
+                f"ResumeWait {wait:g} s is above PortReservation {reservation:g} s, which counts: nobody waits for longer than the ports are kept",
+            )
+        buffer, memory, total = self.resume_buffer, self.resume_memory, self.resume_memory_total
+        if buffer >= memory:
+            yield (
+                ("resume_buffer", "resume_memory"),
+                f"ResumeBuffer {buffer} is not below ResumeMemory {memory}, which counts: one visitor can use that up, and then cannot go on",
+            )
+        if memory > total:
+            yield (
+                ("resume_memory", "resume_memory_total"),
+                f"ResumeMemory {memory} is above ResumeMemoryTotal {total}, which counts: all sessions together hold no more",
+            )

@@ -485,6 +485,20 @@ def test_a_password_that_is_no_value_is_told_and_not_shown(text: str, told: str)
             'Database: {Username: u, Host: h, DBName: d, Password: "a\\tb"}\n',
             ["f.yml:1: Database.Password: the password has an invisible character U+0009 at position 2: was it pasted with more than it is?"],
         ),
+        ("Server: {ResumeWait: 60, PortReservation: 60, ResumeBuffer: 65536, ResumeMemory: 65537}\n", []),
+        ("Server: {PortReservation: 10}\n", []),  # the default of ResumeWait is nobody's mistake
+        (
+            "Server:\n  PortReservation: 10\n  ResumeWait: 60\n",
+            ["f.yml:3: Server.ResumeWait: ResumeWait 60 s is above PortReservation 10 s, which counts: nobody waits for longer than the ports are kept"],
+        ),
+        (
+            "Server:\n  ResumeMemory: 1048576\n",
+            ["f.yml:2: Server.ResumeMemory: ResumeBuffer 1048576 is not below ResumeMemory 1048576, which counts: one visitor can use that up, and then cannot go on"],
+        ),
+        (
+            "Server:\n  ResumeMemory: 1073741824\n",
+            ["f.yml:2: Server.ResumeMemory: ResumeMemory 1073741824 is above ResumeMemoryTotal 536870912, which counts: all sessions together hold no more"],
+        ),
     ],
 )  # fmt: skip
 def test_what_is_most_likely_not_meant_is_a_warning(text: str, told: list[str]) -> None:
