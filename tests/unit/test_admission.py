@@ -462,7 +462,7 @@ async def test_refused_in_the_moment_in_which_it_was_let_in(
         await trio.sleep(1)
         (kept,) = leases
         user = kept.key[0]
-        leases.release(kept)
+        leases.release(kept, "its client has left")
         server.admission._assign()
         (granted,) = leases
         assert not granted.occupied

@@ -131,7 +131,13 @@ SNAPSHOT = Snapshot(
     ),
     reserved=(
         ReservedView(
-            user="dave", ports=(60002,), since=WHEN, seconds=8.7, remaining=21.3, waiting=1
+            user="dave",
+            ports=(60002,),
+            since=WHEN,
+            seconds=8.7,
+            remaining=21.3,
+            waiting=1,
+            visitors=(attrs.evolve(make_visitors(0, 1)[0], number=4801, port=60002),),
         ),
     ),
     refused={"VisitorRate": 12, "MaxVisitors": 3976},
@@ -196,6 +202,8 @@ def test_visitors() -> None:
     assert lines[at + 1] == "    v4711 served 7s 198.51.100.9:5000 at 60000, 1.2k in, 0 out"
     assert lines[at + 5] == "    v4715 waiting 7s 198.51.100.9:5004 at 60000, 1.2k in, 0 out"
     assert lines[at + 6] == ""
+    at = next(number for number, line in enumerate(lines) if line.startswith("  60002  dave"))
+    assert lines[at + 1] == "    v4801 waiting 7s 198.51.100.9:5000 at 60002, 1.2k in, 0 out"
 
 
 def test_names_cannot_forge_lines() -> None:

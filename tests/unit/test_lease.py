@@ -96,9 +96,9 @@ async def test_released_when_nobody_came_back_in_time(autojump_clock: MockClock)
 async def test_given_up_without_a_session(autojump_clock: MockClock) -> None:
     table = leases()
     lease = grant(table)
-    lease.give_up()
+    lease.give_up("the client has left")
     assert lease.released
-    lease.give_up()  # once more does no harm
+    lease.give_up("the client has left")  # once more does no harm
     assert table.ports.free == 2
 
 
@@ -106,7 +106,7 @@ async def test_given_up_under_its_session(autojump_clock: MockClock) -> None:
     table = leases()
     lease = grant(table)
     lease.occupy(7, ignore)
-    lease.give_up()
+    lease.give_up("the client has left")
     assert table.by_key
     assert not lease.queue.open
     lease.vacate()

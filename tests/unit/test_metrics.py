@@ -276,7 +276,20 @@ async def test_ports_reserved_for_a_client_that_was_lost(
             seconds=7.25,
             remaining=22.75,
             waiting=1,
+            visitors=(
+                VisitorView(
+                    number=3,
+                    address="198.51.100.9:1234",
+                    port=60001,
+                    since="2026-11-23T12:00:09.250Z",
+                    seconds=0.0,
+                    received=0,
+                    sent=0,
+                    waiting=True,
+                ),
+            ),
         )
+        assert Snapshot.of(json.loads(json.dumps(attrs.asdict(snapshot)))) == snapshot
         assert len(snapshot.reserved) == 2
         again = await come_in(server, "alice", identity="same")
         assert again.port == lost.port

@@ -114,7 +114,7 @@ async def test_over_another_tunnel(tidy: Tidy, autojump_clock: MockClock) -> Non
         assert await receive_some(visitor) == b"half an "
         first.wire.reset()
         await trio.testing.wait_all_tasks_blocked()
-        assert (server.sessions[0].lease.queue.waiting, server.sessions[0].tunnels.served) == (1, 0)
+        assert (server.sessions[0].lease.queue.waiting, server.sessions[0].tunnels.served) == (1, 1)
         visitor.send(b"three")
         visitor.send_eof()
         assert await client.hear(Demand) == Demand(1)

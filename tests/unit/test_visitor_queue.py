@@ -270,6 +270,40 @@ async def test_who_has_begun_waits_on_while_it_drains(line: VisitorQueue, crowd:
     crowd.go()
 
 
+async def test_only_who_was_never_served_counts_as_refused(
+    line: VisitorQueue, crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was moved of each is told, and why it was closed, also of one that comes back when it is over."""
+    caplog.set_level("INFO", logger="trionat")
+    late, served, kicked = (crowd.come() for _ in range(3))
+    for visitor in (late, served, kicked):
+        visitor.stream = VisitorStream(visitor.number, visitor.endpoint, taken=5, given=7)
+        visitor.tries = 1
+    assert await line.next() is late
+    new = crowd.come()
+    assert line.kick(kicked.number, "sent away")
+    assert not line.kick(kicked.number, "sent away")
+    assert line.waiting == 3
+    assert line.waiting_visitors == (served, new)
+    line.close("the server stops")
+    line.close("another reason")
+    line.put_back(late)
+    assert line.refusals.counts == {Bound.LEAVING: 1}
+    told = [message for message in caplog.messages if message.startswith("visitor closed")]
+    for message, visitor, reason, received, sent in zip(
+        told,
+        (served, kicked, new, late),
+        ("the server stops", "sent away", "the server stops", "the server stops"),
+        (5, 5, 0, 5),
+        (7, 7, 0, 7),
+        strict=True,
+    ):
+        assert f" visitor={visitor.number} " in message
+        assert f"reason='{reason}'" in message
+        assert f"received={received} sent={sent}" in message
+    crowd.go()
+
+
 async def test_who_was_reset_while_it_waited_is_passed_over(
     line: VisitorQueue, crowd: Crowd
 ) -> None:

@@ -40,7 +40,7 @@ class Table:
     width: int | None
 
     def draw(self, snapshot: Snapshot, *, visitors: bool) -> list[str]:
-        """Return the lines; with `visitors`, every visitor has one below its session."""
+        """Return the lines; with `visitors`, every visitor has one below its session, or below the ports that are reserved for its client."""
         return [self._cut(line) for line in self._lines(snapshot, visitors)]
 
     def _lines(self, snapshot: Snapshot, visitors: bool) -> Iterator[str]:
@@ -57,7 +57,10 @@ class Table:
         if snapshot.reserved:
             yield ""
             yield "Reserved for clients that were lost:"
-            yield from map(_reserved, snapshot.reserved)
+            for reserved in snapshot.reserved:
+                yield _reserved(reserved)
+                if visitors:
+                    yield from map(_visitor, reserved.visitors)
 
     def _sessions(self, sessions: Sequence[SessionView], visitors: bool) -> Iterator[str]:
         rows = [_TITLES, *map(_row, sessions)]

@@ -76,12 +76,17 @@ class Metrics:
             await trio.sleep(COUNT_INTERVAL)
 
     async def snapshot(self) -> Snapshot:
-        """Take a snapshot. Others get their turn after each session and some bans, so the last one is seen a moment later than the first."""
+        """Take a snapshot. Others get their turn after each session, each reserved lease and some bans, so the last one is seen a moment later than the first."""
         context, ports = self.context, self.context.leases.ports
         sessions: list[SessionView] = []
         for session in list(context.sessions.by_uid.values()):
             if session.uid in context.sessions.by_uid:
                 sessions.append(self._session(session))
+                await trio.lowlevel.checkpoint()
+        reserved: list[ReservedView] = []
+        for lease in context.leases:
+            if lease.vacant_since is not None and not lease.given_up and not lease.released:
+                reserved.append(self._reserved(lease, lease.vacant_since))
                 await trio.lowlevel.checkpoint()
         banned: list[BannedView] = []
         for network, seconds in context.bans.banned().items():
@@ -105,11 +110,7 @@ class Metrics:
             ),
             sessions=tuple(sessions),
             queue=tuple(self._queued(client) for client in context.admission.queue),
-            reserved=tuple(
-                self._reserved(lease, lease.vacant_since)
-                for lease in context.leases
-                if lease.vacant_since is not None and not lease.given_up
-            ),
+            reserved=tuple(reserved),
             refused=self._refused(),
             banned=tuple(banned),
         )
@@ -122,11 +123,12 @@ class Metrics:
 
     def _session(self, session: Session) -> SessionView:
         lease, tunnels = session.lease, session.tunnels
-        served = [self._visitor(*both) for both in tunnels.streams.items()]
-        waiting = [
-            self._visitor(visitor, visitor.stream, waits=True)
-            for visitor in lease.queue.waiting_visitors
+        served = [
+            self._visitor(visitor, stream)
+            for visitor, stream in tunnels.streams.items()
+            if not visitor.is_over
         ]
+        visitors = served + self._waiting(lease)
         return SessionView(
             uid=session.uid,
             user=session.username,
@@ -140,9 +142,9 @@ class Metrics:
                 ServiceView(name=service.name, local=service.local, port=port)
                 for service, port in zip(lease.services, lease.port_numbers, strict=True)
             ),
-            visitors=tuple(sorted(served + waiting, key=lambda visitor: visitor.number)),
-            tunnels_idle=tunnels.count - len(served),
-            tunnels_busy=len(served),
+            visitors=tuple(sorted(visitors, key=lambda visitor: visitor.number)),
+            tunnels_idle=tunnels.count - len(tunnels.streams),
+            tunnels_busy=len(tunnels.streams),
             received=tunnels.received,
             sent=tunnels.sent,
             rate=self._rate(session),
@@ -155,6 +157,12 @@ class Metrics:
         seconds = _ago(max(before.time, session.since))
         new = session.tunnels.relayed - before.relayed.get(session.uid, 0)
         return round(new / seconds, 1) if seconds else 0.0
+
+    def _waiting(self, lease: Lease) -> list[VisitorView]:
+        return [
+            self._visitor(visitor, visitor.stream, waits=True)
+            for visitor in lease.queue.waiting_visitors
+        ]
 
     def _visitor(
         self, visitor: Visitor, stream: VisitorStream | None, *, waits: bool = False
@@ -181,13 +189,15 @@ class Metrics:
         )
 
     def _reserved(self, lease: Lease, since: float) -> ReservedView:
+        waiting = self._waiting(lease)
         return ReservedView(
             user=lease.key[0],
             ports=lease.port_numbers,
             since=self._date(since),
             seconds=_ago(since),
             remaining=round(max(0.0, self.context.config.port_reservation - _ago(since)), 3),
-            waiting=lease.queue.waiting,
+            waiting=len(waiting),
+            visitors=tuple(sorted(waiting, key=lambda visitor: visitor.number)),
         )
 
     def _date(self, moment: float) -> str:

@@ -94,7 +94,7 @@ class QueuedView:
 
 @attrs.frozen(kw_only=True)
 class ReservedView:
-    """Ports that are kept for a client which was lost, for `remaining` seconds; `waiting` visitors wait for it."""
+    """Ports that are kept for a client which was lost, for `remaining` seconds; `visitors` wait for it, `waiting` is how many."""
 
     user: str
     ports: tuple[int, ...]
@@ -102,6 +102,7 @@ class ReservedView:
     seconds: float
     remaining: float
     waiting: int
+    visitors: tuple[VisitorView, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -135,10 +136,7 @@ class Snapshot:
             server=ServerView(**values["server"]),
             sessions=tuple(map(_session, values["sessions"])),
             queue=tuple(QueuedView(**each) for each in values["queue"]),
-            reserved=tuple(
-                ReservedView(**each | {"ports": tuple(each["ports"])})
-                for each in values["reserved"]
-            ),
+            reserved=tuple(map(_reserved, values["reserved"])),
             refused=dict(values["refused"]),
             banned=tuple(BannedView(**each) for each in values["banned"]),
         )
@@ -150,3 +148,11 @@ def _session(values: dict[str, Any]) -> SessionView:
         "visitors": tuple(VisitorView(**each) for each in values["visitors"]),
     }
     return SessionView(**values | parts)
+
+
+def _reserved(values: dict[str, Any]) -> ReservedView:
+    parts: dict[str, Any] = {
+        "ports": tuple(values["ports"]),
+        "visitors": tuple(VisitorView(**each) for each in values.get("visitors", ())),
+    }
+    return ReservedView(**values | parts)

@@ -102,14 +102,14 @@ class Lease:
         self.on_idle(self)
 
     def drain(self) -> None:
-        """The client is leaving: visitors that come now are closed, those who have begun may finish, and it ends with its session."""
+        """The client is leaving, as it says: visitors that come now are closed, those who have begun may finish, and it ends with its session."""
         self.given_up = True
         self.queue.drain("the client is leaving")
 
-    def give_up(self) -> None:
-        """No client will come back for it: visitors that come now are closed, and it ends with its session."""
+    def give_up(self, reason: str) -> None:
+        """No client will come back for it: visitors that wait or come now are closed for that reason, and it ends with its session."""
         self.given_up = True
-        self.queue.close("the client has left")
+        self.queue.close(reason)
         if not self.occupied:
             self.on_idle(self)
 

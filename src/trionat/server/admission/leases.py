@@ -83,7 +83,7 @@ class Leases:
 
         while is_wanted() and (lease := self.by_key.get(client.key)) is not None:
             if lease.given_up or not lease.serves(client.services, client.limits.visit_ports):
-                lease.give_up()
+                lease.give_up(reason if lease.given_up else "the client came back for other ports")
                 await lease.wait_vacant(reason, is_wanted)
                 continue
             await lease.wait_vacant(reason, is_wanted)
@@ -104,7 +104,8 @@ class Leases:
     def expire(self, lease: Lease) -> None:
         """Release a lease if it has stood without a session for `PortReservation`."""
         if self.expires_at(lease) <= trio.current_time():
-            self.release(lease)
+            lease.queue.expire_all()
+            self.release(lease, "the client did not come back in time")
 
     async def expire_visitors(self) -> None:
         """Dismiss visitors that have waited for longer than `VisitorWait`, or `ResumeWait`, for ever."""
@@ -118,16 +119,16 @@ class Leases:
     def _idle(self, lease: Lease) -> None:
         """No session uses the lease: it ends now if nobody will come back for it, else by `expire`."""
         if lease.given_up:
-            self.release(lease)
+            self.release(lease, "the client has left")
         else:
             self.changed.notify()
 
-    def release(self, lease: Lease) -> None:
-        """Give back slot and ports, and dismiss the visitors that wait. Idempotent."""
+    def release(self, lease: Lease, reason: str) -> None:
+        """Give back slot and ports, and dismiss the visitors that wait, for that reason. Idempotent."""
         if lease.released:
             return
         lease.released = True
-        lease.queue.close("the port was given back")
+        lease.queue.close(reason)
         self.live_limits.give_back(lease.queue.user_limits)
         self.ports.give_back(lease.ports)
         del self.by_key[lease.key]

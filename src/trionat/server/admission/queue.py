@@ -88,7 +88,7 @@ class Admission:
             return lease
         except BaseException:
             if client.lease is not None:
-                client.lease.give_up()
+                client.lease.give_up("the client has left")
             raise
         finally:
             self._leave(client)
@@ -123,7 +123,7 @@ class Admission:
             )
         others = [lease for lease in reserved if lease.key != client.key]
         for lease in others[: max(0, len(present) + len(others) + 1 - most)]:
-            lease.give_up()
+            lease.give_up("this user has another session instead")
 
     async def _wait_in_queue(self, client: QueuedClient) -> Lease | None:
         """Wait until the client is answered; return its lease, or None where it was refused."""
@@ -176,7 +176,7 @@ class Admission:
                     await self.leases.changed.wait()
         finally:
             for lease in self.leases:
-                self.leases.release(lease)
+                self.leases.release(lease, "the server stops")
 
     def _next_moment(self) -> float:
         """Return when a lease expires, or whose turn it is may change, without anything else happening."""
@@ -219,7 +219,7 @@ class Admission:
         for lease in self.leases.of_user(user):
             if not lease.occupied:
                 reserved += lease.port_numbers
-                lease.give_up()
+                lease.give_up(refusal.text)
         return len(waiting), tuple(reserved)
 
     def drain(self) -> None:
@@ -228,4 +228,4 @@ class Admission:
             client.refuse(RefusedError(RefusalCode.DRAINING, "the server stops"))
         for lease in self.leases:
             if not lease.occupied:
-                lease.give_up()
+                lease.give_up("the server stops")

@@ -161,7 +161,7 @@ class NativeSession(Session):
                         "left", f"the client has left: {text}", tell=False, goodbye=True
                     )
                     self._note(end)
-                    self.lease.give_up()
+                    self.lease.give_up(end.text)
                     with trio.move_on_after(_LAST_BYTES):
                         await self.lease.queue.wait_empty()
                     return end

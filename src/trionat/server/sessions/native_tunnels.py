@@ -144,7 +144,9 @@ class NativeTunnels(Tunnels):
         """See `Tunnels`; finds those as well that `release` holds."""
         for served in self._tunnels.values():
             visitor = served.next
-            if visitor is not None and visitor.number == number and visitor.stream is not None:
+            if visitor is None or visitor.number != number or visitor.is_over:
+                continue
+            if visitor.stream is not None:
                 visitor.stream.fail(AbortReason.OTHER, reason)
                 visitor.endpoint.reset()
                 return True
@@ -157,7 +159,8 @@ class NativeTunnels(Tunnels):
             visitor.endpoint.reset()
             self._finish(visitor, stream.end)
         elif stream.send_buffer is not None:
-            log.info("visitor waits for another tunnel", visitor=visitor.number, reason=reason)
+            if not visitor.is_over:  # else only the client is to be told
+                log.info("visitor waits for another tunnel", visitor=visitor.number, reason=reason)
             self._end(visitor)
             self._wait_anew(visitor)
         elif visitor.tries < _TRIES and not (stream.taken or stream.received or stream.failure):

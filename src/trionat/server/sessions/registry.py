@@ -11,6 +11,7 @@ import trio
 
 from trionat.log import bind_context
 from trionat.protocol.messages import CloseCode
+from trionat.server.sessions.session import CUT_OFF
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
@@ -33,22 +34,22 @@ class Sessions:
     async def run(self, lease: Lease, open_session: Callable[[int, Lease], Session]) -> None:
         """Run a session, made from a uid and a lease that no session uses, to its end.
 
-        There is no checkpoint before it uses the lease. Afterwards the lease is vacant, or given up.
+        There is no checkpoint before it uses the lease. Afterwards the lease is vacant, and given up for the reason of a session that ended for good.
         """
         session = open_session(next(self._uids), lease)
         lease.occupy(session.uid, partial(session.end, CloseCode.EVICTED))
         self.by_uid[session.uid] = session
         bind_context(session=session.uid)
         trio.lowlevel.current_task().name = f"session {session.uid} of {session.username}"
-        goodbye = True
+        end = CUT_OFF
         try:
             with self.traffic.metered(session.username, lambda: session.tunnels.relayed):
-                goodbye = (await session.run()).goodbye
+                end = await session.run()
         finally:
             del self.by_uid[session.uid]
+            if end.goodbye:
+                lease.give_up(end.text)
             lease.vacate()
-            if goodbye:
-                lease.give_up()
             self._ended.notify()
 
     async def wait_none(self) -> None:

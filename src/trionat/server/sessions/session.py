@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -34,8 +34,8 @@ class SessionEnd:
     goodbye: bool
 
 
-# The server is stopped at once, or a bug of ours has ended the session.
-_CUT_OFF = SessionEnd("cancelled", "the session was cut off", tell=False, goodbye=True)
+CUT_OFF: Final = SessionEnd("cancelled", "the session was cut off", tell=False, goodbye=True)
+"""The server is stopped at once, or a bug of ours has ended the session."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -102,12 +102,12 @@ class Session(ABC):
                 self._note(SessionEnd(CloseCode.TIMEOUT, _first(group), tell=True, goodbye=False))
             except* PeerError as group:
                 self._note(SessionEnd("lost", _first(group), tell=False, goodbye=False))
-            end = self._end or _CUT_OFF
+            end = self._end or CUT_OFF
             if end.tell:
                 await self._tell_end(end)
             return end
         finally:
-            end = self._end or _CUT_OFF
+            end = self._end or CUT_OFF
             log.info(
                 "session closed",
                 reason=end.text,

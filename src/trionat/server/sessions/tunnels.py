@@ -29,7 +29,7 @@ class Tunnels(ABC):
     """Serves the visitors of `queue` over the tunnels that the client opens, at most `limit` at once.
 
     `run` owns all of them: when it is cancelled every tunnel is closed, and no visitor is served any more. `count` is how many
-    tunnels there are, `served` how many visitors have been, `streams` has those who are served now.
+    tunnels there are, `served` how many visitors have had one, `streams` has those who are served now.
     """
 
     queue: VisitorQueue
@@ -80,9 +80,9 @@ class Tunnels(ABC):
         return True
 
     def kick(self, number: int, reason: str) -> bool:
-        """Reset the visitor of that number, and tell the client why; tell whether it is served here."""
+        """Reset the visitor of that number, and tell the client why; tell whether it is served here, and not reset already."""
         for visitor, stream in self.streams.items():
-            if visitor.number == number:
+            if visitor.number == number and not visitor.is_over:
                 stream.fail(AbortReason.OTHER, reason)
                 visitor.endpoint.reset()  # wakes whoever reads or writes it, and so the tunnel
                 return True
@@ -135,6 +135,9 @@ class Tunnels(ABC):
         self._received -= stream.taken
         self._sent -= stream.given
         self.streams[visitor] = stream
+        if visitor.session != self.queue.session and not visitor.has_left:  # else it was counted
+            visitor.session = self.queue.session
+            self.served += 1
 
     def _finish(self, visitor: Visitor, end: str) -> None:
         """The visitor was served; its endpoint is closed already."""
@@ -143,7 +146,6 @@ class Tunnels(ABC):
         self.queue.leave(visitor)
         if told:  # only its last words have gone over another tunnel
             return
-        self.served += 1
         log.info(
             "visitor closed",
             visitor=visitor.number,

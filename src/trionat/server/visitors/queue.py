@@ -36,10 +36,11 @@ class VisitorQueue:
     """Joins visitors to idle tunnels: who has waited longest goes first, to the tunnel that was used last.
 
     Belongs to a lease, so it outlives a lost session: visitors wait for the client to come back, those who had a tunnel as well. At most `most_waiting` wait
-    and at most `most_present` are there, waiting or served; `user_limits` has what its user may have on all leases together.
+    and at most `most_present` are there, waiting or served; `user_limits` has what its user may have on all leases together. All three bound memory, so they
+    count those as well that have left, or were reset, and keep a place because the client is still to be told.
     `arrivals` is how many have begun to wait so far, and `arrived` is notified when another one does; `refusals` counts those who
     may not. `session` (the uid, or None while there is none) is for the log. `open` says that new visitors are taken, `ended` that nobody waits
-    any more.
+    any more, `why` is the reason for either.
     """
 
     most_waiting: int
@@ -49,6 +50,7 @@ class VisitorQueue:
     session: int | None = attrs.field(init=False, default=None)
     open: bool = attrs.field(init=False, default=True)
     ended: bool = attrs.field(init=False, default=False)
+    why: str = attrs.field(init=False, default="")
     present: int = attrs.field(init=False, default=0)
     least_idle: int = attrs.field(init=False, default=0)
     arrivals: int = attrs.field(init=False, default=0)
@@ -60,13 +62,13 @@ class VisitorQueue:
 
     @property
     def waiting(self) -> int:
-        """How many visitors wait."""
+        """How many places are taken: so many tunnels are wanted."""
         return len(self._waiting)
 
     @property
     def waiting_visitors(self) -> tuple[Visitor, ...]:
-        """Those who wait, in their order."""
-        return tuple(self._waiting)
+        """Those who really wait, in their order: without those of whom only the client is to be told."""
+        return tuple(visitor for visitor in self._waiting if not visitor.is_over)
 
     @property
     def idle(self) -> int:
@@ -77,7 +79,7 @@ class VisitorQueue:
         """Take a new visitor over: give it to an idle tunnel, let it wait, or close it at once where a limit is reached."""
         most, user_limits = self.user_limits.limits.visitors, self.user_limits
         if not self.open:
-            bound, refusal = Bound.LEAVING, "the client is leaving"
+            bound, refusal = Bound.LEAVING, self.why
         elif most is not None and user_limits.visitors >= most:
             bound = Bound.ACCOUNT_VISITORS
             refusal = f"this user has all the visitors that it may have at once ({most})"
@@ -119,8 +121,7 @@ class VisitorQueue:
             self.user_limits.visitors += 1
         if self.ended or not (self.open or visitor.stream is not None):
             visitor.endpoint.reset()
-            self.refusals.counts[Bound.LEAVING] += 1
-            self._dismiss(visitor, "the tunnel was lost, and there will be no other")
+            self._send_off(visitor)
         elif self._idle:
             self._give(visitor)
         else:
@@ -214,20 +215,23 @@ class VisitorQueue:
         for visitor in tuple(
             self._waiting
         ):  # not only from the head: one that was put back there waits anew
-            stream = visitor.stream
-            is_served = stream is not None and (visitor.tries > 0 or stream.received > 0)
-            if now - visitor.since <= (resume_wait if is_served else wait):
-                continue
-            self._waiting.remove(visitor)
-            if stream is not None and stream.failure is not None:
-                reason = stream.failure.text
-            elif is_served:
-                reason = "its tunnel was lost, and no other came in time"
-            else:
-                reason = "no tunnel for it in time"
-                if not visitor.endpoint.is_lost():
-                    self.refusals.counts[Bound.WAIT] += 1
-            self._dismiss(visitor, reason)
+            if now - visitor.since > (resume_wait if visitor.was_served else wait):
+                self._expire(visitor)
+
+    def expire_all(self) -> None:
+        """The client has not come back in time for any of them."""
+        for visitor in tuple(self._waiting):
+            self._expire(visitor)
+
+    def _expire(self, visitor: Visitor) -> None:
+        self._waiting.remove(visitor)
+        if visitor.was_served:
+            reason = "its tunnel was lost, and no other came in time"
+        else:
+            reason = "no tunnel for it in time"
+            if not visitor.is_over and not visitor.endpoint.is_lost():
+                self.refusals.counts[Bound.WAIT] += 1
+        self._dismiss(visitor, reason)
 
     def reset_streams(self, reason: str) -> None:
         """Reset visitors with whom a client has begun that has gone for good; those of whom it can have got nothing begin anew."""
@@ -243,10 +247,11 @@ class VisitorQueue:
     def kick(self, number: int, reason: str) -> bool:
         """Reset the visitor of that number; tell whether it waits here.
 
-        Where the client has begun with it, it keeps its place: the next tunnel tells the client, which would keep its end otherwise.
+        Where the client has begun with it, it keeps its place: the next tunnel tells the client, which would keep its end otherwise. It does not
+        wait any more, so it cannot be kicked for a second time.
         """
         for visitor in self._waiting:
-            if visitor.number == number:
+            if visitor.number == number and not visitor.is_over:
                 visitor.endpoint.reset()
                 if visitor.stream is None:
                     self._waiting.remove(visitor)
@@ -258,30 +263,42 @@ class VisitorQueue:
 
     def drain(self, reason: str) -> None:
         """Take nobody new any more, and dismiss those who wait and have not begun; those who have go on over another tunnel."""
-        self.open = False
+        self.open, self.why = False, reason
         for visitor in tuple(self._waiting):
             if visitor.stream is None:
                 self._waiting.remove(visitor)
-                self.refusals.counts[Bound.LEAVING] += 1
-                self._dismiss(visitor, reason)
+                self._send_off(visitor)
 
     def close(self, reason: str) -> None:
-        """Take nobody any more, and dismiss those who wait."""
-        self.open, self.ended = False, True
-        while self._waiting:
+        """Take nobody any more, and dismiss those who wait. Once it is closed, another reason changes nothing."""
+        if not self.ended:
+            self.open, self.ended, self.why = False, True, reason
+            while self._waiting:
+                self._send_off(self._waiting.popleft())
+
+    def _send_off(self, visitor: Visitor) -> None:
+        """Nobody takes it any more; who was not served counts as refused."""
+        if not visitor.was_served and not visitor.is_over:
             self.refusals.counts[Bound.LEAVING] += 1
-            self._dismiss(self._waiting.popleft(), reason)
+        self._dismiss(visitor, self.why)
 
     def _dismiss(self, visitor: Visitor, reason: str) -> None:
-        if visitor.stream is None:
+        """Be done with one that waited. The reason does not count for one that was reset before, for another."""
+        stream, told = visitor.stream, visitor.has_left
+        if stream is None:
             visitor.endpoint.close()
         else:
             visitor.endpoint.reset()  # what it got may not be all
-            visitor.stream.release()
-        told = visitor.has_left
+            stream.release()
+            if stream.failure is not None:
+                reason = stream.failure.text
         self.leave(visitor)
         if not told:
-            log.info("visitor closed", **self._values(visitor, reason))
+            moved = {
+                "received": 0 if stream is None else stream.taken,
+                "sent": 0 if stream is None else stream.given,
+            }
+            log.info("visitor closed", **self._values(visitor, reason), **moved)
 
     def _values(self, visitor: Visitor, reason: str) -> dict[str, object]:
         return {

@@ -23,7 +23,8 @@ class Visitor:
 
     `number` is unique on this server and stands on both sides' log lines. `since` is when it began to wait. `stream` is there once it has had a
     tunnel; if it waits nevertheless, it waits for another one to go on with it. `tries` is how many tunnels it was given before one took
-    anything of it. `gone` is called once, when it has left; it is `present` while it waits or is served.
+    anything of it. `session` is the one that has served it last, 0 before the first. `gone` is called once, when it has left; it is `present`
+    while it waits or is served.
     """
 
     number: int
@@ -35,9 +36,20 @@ class Visitor:
     since: float = attrs.field(factory=trio.current_time)
     stream: VisitorStream | None = attrs.field(default=None, repr=False)
     tries: int = 0
+    session: int | None = 0
     gone: Callable[[], None] = lambda: None
     present: bool = attrs.field(init=False, default=True)
     has_left: bool = attrs.field(init=False, default=False)
+
+    @property
+    def was_served(self) -> bool:
+        """Whether it has had a tunnel, or an answer without one."""
+        return self.stream is not None and (self.tries > 0 or self.stream.received > 0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has left or was reset. It may still be here for what the client is to be told of it."""
+        return self.has_left or (self.stream is not None and self.stream.failure is not None)
 
     @property
     def opening(self) -> Open:
