@@ -176,6 +176,68 @@ async def test_a_lost_session_comes_back_at_once_with_its_port(
         assert "lost" in disconnected.reason or "closed" in disconnected.reason
 
 
+async def test_the_log_tells_that_visitors_wait_and_go_on(
+    here: Here, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line for all of them together; none for what never was, and none about visitors where there are none."""
+    caplog.set_level("INFO", logger="trionat.client")
+    async with open_world(*here) as world:
+        await world.start()
+        await until_up(world)
+        port = world.client.services[0].public.port
+        visitors = [world.server.visit(port, early=b"x") for _ in range(3)]
+        for visitor in visitors:
+            assert await receive_some(visitor) == b"x"
+        await trio.sleep(3)
+        assert caplog.messages == []
+        world.error = ConnectionLostError("cannot reach it")
+        world.cut()
+        await trio.sleep(10)
+        [wait] = caplog.messages
+        assert wait.startswith("visitors wait until the client is connected again visitors=3")
+        world.error = None
+        await until_up(world)
+        await trio.sleep(2)
+        again, go_on = caplog.messages[1:]
+        assert again.startswith("connected again seconds=1")
+        assert again.endswith(" waiting=3")
+        assert go_on.startswith("visitors go on over another tunnel visitors=3")
+        for visitor in visitors:
+            visitor.send(b"y")
+            assert await receive_some(visitor) == b"y"
+            visitor.close()
+        await trio.sleep(2)
+        caplog.clear()
+        world.cut()
+        await trio.sleep(3)
+        [again] = caplog.messages
+        assert again.startswith("connected again seconds=")
+        assert "waiting" not in again
+
+
+@pytest.mark.parametrize("final", [True, False])
+async def test_why_visitors_are_closed_that_wait_at_the_end(
+    here: Here, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, final: bool
+) -> None:
+    caplog.set_level("INFO", logger="trionat.client")
+    async with open_world(*here) as world:
+        await world.start()
+        await until_up(world)
+        visitor = world.server.visit(world.client.services[0].public.port, early=b"x")
+        assert await receive_some(visitor) == b"x"
+        world.error = ConnectionLostError("cannot reach it")
+        world.cut()
+        await trio.sleep(5)
+        if final:
+            world.error = RefusedError(RefusalCode.AUTH_FAILED, "the password was changed")
+            await trio.sleep(6)
+        else:
+            world.client.stopping.set()
+            await trio.sleep(1)
+        [closed] = [line for line in caplog.messages if line.startswith("visitor closed")]
+        assert f"reason='{'the password was changed' if final else 'the client stops'}'" in closed
+
+
 async def test_its_port_again_although_the_reservation_is_over(
     here: Here, autojump_clock: MockClock
 ) -> None:

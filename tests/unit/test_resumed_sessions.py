@@ -630,6 +630,38 @@ async def test_what_the_logs_tell_of_a_visitor_and_its_tunnels(
         scope.cancel()
 
 
+async def test_a_client_tells_of_all_visitors_that_lose_their_tunnels_in_one_line(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not of those that begin without any, as most do here."""
+    caplog.set_level("INFO", logger="trionat.client.native.streams")
+    async with open_memory_server(tidy) as server:
+        streams, scope = WaitingStreams(100), trio.CancelScope()
+        client = await resuming(server)
+        resuming_pool(client, tidy, streams, scope)
+        visitors = [server.visit(client.port, early=b"x") for _ in range(20)]
+        for visitor in visitors:
+            assert await receive_exactly(visitor, 1) == b"x"
+        await trio.sleep(3)
+        assert caplog.messages == []
+        tunnels = server.sessions[0].tunnels
+        assert isinstance(tunnels, NativeTunnels)
+        for tunnel in list(tunnels._tunnels):
+            assert isinstance(tunnel.wire, MemoryEndpoint)
+            tunnel.wire.cut()
+        await trio.sleep(5)
+        wait = [line for line in caplog.messages if "wait for another tunnel" in line]
+        go_on = [line for line in caplog.messages if "go on over another tunnel" in line]
+        assert wait == ["visitors wait for another tunnel visitors=20"]
+        assert go_on == ["visitors go on over another tunnel visitors=20"]
+        for visitor in visitors:
+            visitor.send(b"y")
+            assert await receive_exactly(visitor, 1) == b"y"
+            visitor.close()
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_sessions_and_tunnels_that_are_cut_cost_nothing(
     tidy: Tidy, autojump_clock: MockClock, seed: int

@@ -52,6 +52,7 @@ class Client:
     services: tuple[PublicService, ...] = attrs.field(init=False, default=())
     _ports: tuple[int | None, ...] = attrs.field(init=False, default=())
     _connected: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _lost_at: float | None = attrs.field(init=False, default=None)
     _waiting_streams: WaitingStreams = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -73,6 +74,7 @@ class Client:
         def tell(event: ClientEvent) -> None:
             if isinstance(event, Connected):
                 self.services = event.services
+                self._log_return()
                 if not self._connected.is_set():
                     self._connected.set()
                     task_status.started()
@@ -103,6 +105,7 @@ class Client:
             if isinstance(problem, SessionOverError) and problem.code not in _COMES_BACK:
                 self._waiting_streams.drop_all(str(problem))
             if self.config.once or is_final(problem, connected_before=self._connected.is_set()):
+                self._waiting_streams.drop_all(str(problem))
                 tell(Disconnected(reason=str(problem), retry_in=None))
                 raise problem
             now = trio.current_time()
@@ -112,8 +115,18 @@ class Client:
             )
             log.debug("session ended", reason=str(problem), delay=round(delay, 2))
             tell(Disconnected(reason=str(problem), retry_in=round(delay, 2)))
+            if session.up_since is not None:
+                self._lost_at = now
+                self._waiting_streams.tell_disconnected()
             with trio.move_on_after(delay):
                 await self.stopping.wait()
+
+    def _log_return(self) -> None:
+        """Log that there is a session again, if there was one before."""
+        if self._lost_at is not None:
+            seconds = round(trio.current_time() - self._lost_at, 3)
+            waiting = self._waiting_streams.visitors or None
+            log.info("connected again", seconds=seconds, waiting=waiting)
 
     async def _native_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
         """Return what makes each session: the same server and identity, and the ports of the one before."""

@@ -44,7 +44,7 @@ class _Waiting:
 class WaitingStreams:
     """Belongs to the client, not to a session. `expire` has to run while there is one; `drop_all` ends it.
 
-    `most` bounds their number. Each holds the connection to its service, which is not read meanwhile.
+    `most` bounds their number. Each holds the connection to its service, which is not read meanwhile. `tell` has to be called now and then.
     """
 
     most: int
@@ -53,6 +53,8 @@ class WaitingStreams:
     _waiting: dict[int, _Waiting] = attrs.field(init=False, factory=lambda: {})
     _untold: dict[int, int] = attrs.field(init=False, factory=lambda: {})
     _given_up: dict[int, None] = attrs.field(init=False, factory=lambda: {})
+    _begun_to_wait: int = attrs.field(init=False, default=0)  # since the log was told
+    _gone_on: int = attrs.field(init=False, default=0)
 
     def __len__(self) -> int:
         """How many wait."""
@@ -64,6 +66,26 @@ class WaitingStreams:
     def __contains__(self, visitor: int) -> bool:
         """Whether that visitor's waits."""
         return visitor in self._waiting
+
+    @property
+    def visitors(self) -> int:
+        """How many visitors wait, without those of whom only the last words are to be said."""
+        return sum(_is_alive(stream) for stream in self)
+
+    def tell(self) -> None:
+        """Log how many have lost their tunnel since this was called last, and how many have got another: a line for all of them."""
+        if self._begun_to_wait:
+            log.info("visitors wait for another tunnel", visitors=self._begun_to_wait)
+        if self._gone_on:
+            log.info("visitors go on over another tunnel", visitors=self._gone_on)
+        self._begun_to_wait = self._gone_on = 0
+
+    def tell_disconnected(self) -> None:
+        """The same where the session is lost, so that all of them wait."""
+        self._begun_to_wait = 0
+        self.tell()
+        if visitors := self.visitors:
+            log.info("visitors wait until the client is connected again", visitors=visitors)
 
     @property
     def has_untold(self) -> bool:
@@ -106,6 +128,7 @@ class WaitingStreams:
         self._waiting[stream.visitor] = waiting
         if not is_early:
             self._untold[stream.visitor] = stream.attempt
+            self._begun_to_wait += _is_alive(stream)
 
     def take(self, visitor: int) -> VisitorStream | None:
         """Return the stream with which another tunnel goes on; None: it was never here.
@@ -122,8 +145,9 @@ class WaitingStreams:
         if waiting.is_early:
             service = waiting.frame.service
             log.debug("visitor paired with a tunnel", visitor=visitor, service=service)
-        elif stream.failure is None and not stream.over:  # else only its last words are said
+        elif _is_alive(stream):
             log.debug("visitor goes on over another tunnel", visitor=visitor)
+            self._gone_on += 1
         return stream
 
     def lost(self) -> Lost | None:
@@ -166,6 +190,8 @@ class WaitingStreams:
         stream.release()
         if not stream.finished:
             stream.finished = True
+            if stream.failure is not None:
+                reason = stream.failure.text
             address = str(TCPAddress(frame.host, frame.port))
             log.info(
                 "visitor closed",
@@ -175,3 +201,8 @@ class WaitingStreams:
                 received=stream.given,
                 sent=stream.taken,
             )
+
+
+def _is_alive(stream: VisitorStream) -> bool:
+    """Whether there is more of it than last words."""
+    return stream.failure is None and not stream.over

@@ -389,6 +389,7 @@ class TunnelPool:
                     tunnel.wire.reset()
             if are_owed(self.streams_on_tunnels()):
                 self.on_acks()
+            self.waiting_streams.tell()
             if self.waiting_streams.has_untold:  # one message does not hold them all
                 self.on_lost()
             if self._limit_when_short is not None:
