@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -597,7 +598,7 @@ async def test_what_the_logs_tell_of_a_visitor_and_its_tunnels(
             record.getMessage().partition(" visitor=")[0]
             for record in caplog.records
             if record.name.startswith(logger)
-            and ("paired" in record.getMessage() or "goes on" in record.getMessage())
+            and re.search("paired|goes on|another", record.getMessage())
         ]
 
     async with open_memory_server(tidy) as server:
@@ -622,9 +623,10 @@ async def test_what_the_logs_tell_of_a_visitor_and_its_tunnels(
             tunnel.wire.cut()
         early.send(b"!")
         assert await receive_exactly(early, 1) == b"!"
+        waits = "visitor waits for another tunnel"
         goes_on = "visitor goes on over another tunnel"
-        assert told(server_says) == [paired, paired, paired, goes_on]
-        assert told(client_says) == [paired, paired, goes_on]
+        assert told(server_says) == [paired, paired, waits, paired, goes_on]
+        assert told(client_says) == [paired, paired, "visitor has another tunnel"]
         early.close()
         await trio.testing.wait_all_tasks_blocked()
         scope.cancel()
@@ -649,12 +651,19 @@ async def test_a_client_tells_of_all_visitors_that_lose_their_tunnels_in_one_lin
         for tunnel in list(tunnels._tunnels):
             assert isinstance(tunnel.wire, MemoryEndpoint)
             tunnel.wire.cut()
+        queue = server.sessions[0].lease.queue
+        while not queue.waiting_visitors:
+            await trio.lowlevel.checkpoint()
+        assert queue.kick(queue.waiting_visitors[0].number, "sent away")
         await trio.sleep(5)
         wait = [line for line in caplog.messages if "wait for another tunnel" in line]
         go_on = [line for line in caplog.messages if "go on over another tunnel" in line]
         assert wait == ["visitors wait for another tunnel visitors=20"]
-        assert go_on == ["visitors go on over another tunnel visitors=20"]
+        assert go_on == ["visitors go on over another tunnel visitors=19"]
+        assert sum(map(was_reset, visitors)) == 1
         for visitor in visitors:
+            if was_reset(visitor):
+                continue
             visitor.send(b"y")
             assert await receive_exactly(visitor, 1) == b"y"
             visitor.close()

@@ -54,7 +54,7 @@ class WaitingStreams:
     _untold: dict[int, int] = attrs.field(init=False, factory=lambda: {})
     _given_up: dict[int, None] = attrs.field(init=False, factory=lambda: {})
     _begun_to_wait: int = attrs.field(init=False, default=0)  # since the log was told
-    _gone_on: int = attrs.field(init=False, default=0)
+    _resumed: list[VisitorStream] = attrs.field(init=False, factory=lambda: [])
 
     def __len__(self) -> int:
         """How many wait."""
@@ -73,12 +73,14 @@ class WaitingStreams:
         return sum(_is_alive(stream) for stream in self)
 
     def tell(self) -> None:
-        """Log how many have lost their tunnel since this was called last, and how many have got another: a line for all of them."""
+        """Log how many have lost their tunnel since this was called last, and how many go on over another: a line for all of them."""
         if self._begun_to_wait:
             log.info("visitors wait for another tunnel", visitors=self._begun_to_wait)
-        if self._gone_on:
-            log.info("visitors go on over another tunnel", visitors=self._gone_on)
-        self._begun_to_wait = self._gone_on = 0
+        # The server may have taken up others only to say that they are over.
+        if go_on := sum(stream.failure is None for stream in self._resumed):
+            log.info("visitors go on over another tunnel", visitors=go_on)
+        self._begun_to_wait = 0
+        self._resumed.clear()
 
     def tell_disconnected(self) -> None:
         """The same where the session is lost, so that all of them wait."""
@@ -141,14 +143,14 @@ class WaitingStreams:
         self._untold.pop(visitor, None)
         if (waiting := self._waiting.pop(visitor, None)) is None:
             return None
-        stream = waiting.stream
         if waiting.is_early:
             service = waiting.frame.service
             log.debug("visitor paired with a tunnel", visitor=visitor, service=service)
-        elif _is_alive(stream):
-            log.debug("visitor goes on over another tunnel", visitor=visitor)
-            self._gone_on += 1
-        return stream
+        else:
+            log.debug("visitor has another tunnel", visitor=visitor)
+            if _is_alive(waiting.stream):
+                self._resumed.append(waiting.stream)
+        return waiting.stream
 
     def lost(self) -> Lost | None:
         """Return what the server may not know yet of lost tunnels; None: nothing. It counts as told."""

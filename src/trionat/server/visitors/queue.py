@@ -294,18 +294,17 @@ class VisitorQueue:
                 reason = stream.failure.text
         self.leave(visitor)
         if not told:
-            moved = {
-                "received": 0 if stream is None else stream.taken,
-                "sent": 0 if stream is None else stream.given,
-            }
-            log.info("visitor closed", **self._values(visitor, reason), **moved)
+            received, sent = (0, 0) if stream is None else (stream.taken, stream.given)
+            values = self._values(visitor, reason, received=received, sent=sent)
+            log.info("visitor closed", **values)
 
-    def _values(self, visitor: Visitor, reason: str) -> dict[str, object]:
+    def _values(self, visitor: Visitor, reason: str, **moved: int) -> dict[str, object]:
         return {
             "visitor": visitor.number,
             "address": str(visitor.address),
             "port": visitor.visited.port,
             "reason": reason,
+            **moved,
             "seconds": round(trio.current_time() - visitor.arrived, 3),
             "user": self.user_limits.user,
             "session": self.session,
