@@ -70,12 +70,12 @@ async def test_a_stream_whose_tunnel_was_given_up_a_moment_ago(
         await trio.testing.wait_all_tasks_blocked()
         visitor = server.visit(client.port, early=b"x")
         assert await receive_exactly(visitor, 1) == b"x"
-        (tunnel,) = (tunnel for tunnel in pool._tunnels if not tunnel.idle)
-        assert tunnel.stream is not None
-        number = tunnel.stream.visitor
-        pool._give_up(tunnel, "silent for too long")
-        tunnel.wire.reset()
-        stream = await pool._find(number)
+        (busy,) = (each for each in pool._tunnels if not each.tunnel.idle)
+        assert busy.tunnel.stream is not None
+        number = busy.tunnel.stream.visitor
+        pool._give_up(busy, "silent for too long")
+        busy.wire.reset()
+        stream = await pool.find(number)
         assert stream is not None
         assert stream.given == 1
         stream.plain.reset()

@@ -9,23 +9,23 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.client.native.outage import Outage
+from trionat.client.native.pooled_tunnel import PooledTunnel
 from trionat.client.native.streams import WaitingStreams
-from trionat.client.reconnect import foremost
-from trionat.errors import ConnectionLostError, PeerError, RemoteProtocolError
+from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.relay.acknowledgements import are_owed
-from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
+from trionat.relay.client_tunnel import LocalServiceError
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN, SWEEP_INTERVAL
-from trionat.relay.stream import VisitorStream
 from trionat.signals import Signal
 from trionat.transport.descriptors import SHORTAGE, TOLD_AGAIN_AFTER, room_for_visitors
-from trionat.transport.isolation import isolated, leaves
+from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from trionat.client.forwarder import Forwarder
     from trionat.protocol.tunnel_frames import Open
+    from trionat.relay.stream import VisitorStream
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
@@ -45,9 +45,6 @@ _LEAST_GROUP: Final = 2
 
 # After a tunnel for which there was no descriptor, nobody tries for this long, in seconds.
 _PAUSE: Final = 0.5
-
-# A tunnel that ends within this many seconds without a visitor counts as one that could not be opened.
-_AT_ONCE: Final = 1.0
 
 # Seconds for which a client that stops waits until the server has asked for last words that it may not have heard. It does so at once, where it has not.
 _LAST_WORDS_WITHIN: Final = 2.0
@@ -89,16 +86,16 @@ class TunnelPool:
     release: Callable[[int], Awaitable[None]] = _at_once
     acknowledged_within: float = ACKNOWLEDGED_WITHIN
     served: int = attrs.field(init=False, default=0)
+    outage: Outage = attrs.field(init=False, factory=Outage)
     _limit_when_short: int | None = attrs.field(init=False, default=None)
     _told_shortage: bool = attrs.field(init=False, default=False)
     _quiet_until: float = attrs.field(init=False, default=float("-inf"))
-    _tunnels: dict[ClientTunnel, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
-    _idle: set[ClientTunnel] = attrs.field(init=False, factory=lambda: set())
-    _ending: set[ClientTunnel] = attrs.field(init=False, factory=lambda: set())
+    _tunnels: set[PooledTunnel] = attrs.field(init=False, factory=lambda: set())
+    _idle: set[PooledTunnel] = attrs.field(init=False, factory=lambda: set())
+    _ending: set[PooledTunnel] = attrs.field(init=False, factory=lambda: set())
     _dialing: int = attrs.field(init=False, default=0)
     _waiting: int = attrs.field(init=False, default=0)
     _demanded: float = attrs.field(init=False, default=float("-inf"))
-    _outage: Outage = attrs.field(init=False, factory=Outage)
     _changed: Signal = attrs.field(init=False, factory=Signal)
     _less_busy: Signal = attrs.field(init=False, factory=Signal)
 
@@ -158,7 +155,7 @@ class TunnelPool:
 
     def _missing(self) -> int:
         """Return how many tunnels to open now."""
-        if trio.current_time() < self._outage.paused_until:
+        if trio.current_time() < self.outage.paused_until:
             return 0
         count, busy = len(self._tunnels), self.busy
         wanted = max(self.least_idle, min(busy // _IDLE_SHARE, _MOST_IDLE)) + self._waiting
@@ -169,7 +166,7 @@ class TunnelPool:
         """Return how many tunnels are idle; while visitors wait, not those that the server would use if it still had them."""
         if not self._waiting:
             return len(self._idle)
-        return sum(tunnel.liveness.silent < _FORGOTTEN_AFTER for tunnel in self._idle)
+        return sum(each.tunnel.liveness.silent < _FORGOTTEN_AFTER for each in self._idle)
 
     async def _serve(self) -> None:
         """Open one tunnel and serve visitors over it until it ends. Its failure is nobody else's."""
@@ -180,15 +177,15 @@ class TunnelPool:
             except PeerError as error:
                 now = trio.current_time()
                 if _is_shortage(error):
-                    self._outage.paused_until = now + _PAUSE
+                    self.outage.paused_until = now + _PAUSE
                     self._note_shortage()
                 else:
-                    self._outage.failed(error, tried_for=now - began, opened=False)
+                    self.outage.failed(error, tried_for=now - began, opened=False)
                 return
             finally:
                 self._dialing -= 1
                 self._changed.notify()
-            await self._serve_visitors(wire)
+            await PooledTunnel(self, wire).run()
 
     def _note_shortage(self) -> None:
         """There was no descriptor for a tunnel or a service: send idle tunnels home, and tell that once."""
@@ -209,99 +206,56 @@ class TunnelPool:
             self._give_up(tunnel, "descriptors are short")
             tunnel.wire.close()  # at once: somebody waits for a descriptor
 
-    def _give_up(self, tunnel: ClientTunnel, reason: str) -> None:
+    def _give_up(self, tunnel: PooledTunnel, reason: str) -> None:
         """End a tunnel, which counts no more from now on; its task is still to end. The caller closes the wire."""
         self._idle.discard(tunnel)
         self._ending.add(tunnel)
-        self._tunnels.pop(tunnel).cancel(reason)
+        self._tunnels.remove(tunnel)
+        tunnel.scope.cancel(reason)
 
-    async def _serve_visitors(self, wire: Endpoint) -> None:
-        # Not a channel, of which each tunnel would cost a kilobyte: at most one stream is there, since the tunnel is busy until it is over.
-        opened, changed = list[VisitorStream](), Signal()
-        frames: dict[VisitorStream, Open] = {}  # of the current visitor and the one before
+    # -- what a tunnel of it tells, and asks for ----------------------------------------------------------------------
 
-        def take_over(frame: Open, stream: VisitorStream) -> None:
-            if len(frames) > 1:
-                del frames[next(iter(frames))]
-            frames[stream] = frame
-            if frame.service >= len(self.forwarder.services):  # OPEN was refused for that before
-                raise RemoteProtocolError(f"RESUME for service {frame.service}, which is not there")
-            opened.append(stream)
-            changed.notify()
-
-        async def carry() -> None:
-            while True:
-                while not opened:
-                    await changed.wait()
-                stream = opened.pop()
-                await tunnel.serve(stream)
-                self._note_end(frames[stream], stream)
-
-        async def find(visitor: int) -> VisitorStream | None:
-            self._idle.discard(tunnel)
-            return await self._find(visitor)
-
-        def connect_locally(frame: Open) -> Awaitable[Endpoint]:
-            self._idle.discard(tunnel)
-            return self._connect_locally(frame)
-
-        def rest() -> None:
-            if tunnel in self._tunnels:
-                self._idle.add(tunnel)
-            self._less_busy.notify()
-
-        def ended_at_once() -> bool:
-            return (
-                tunnel.unused and not scope.cancel_called and trio.current_time() - began < _AT_ONCE
-            )
-
-        tunnel = ClientTunnel(
-            wire,
-            connect_locally,
-            take_over,
-            rest,
-            None if self.waiting_streams.resumption is None else self.waiting_streams.new_buffer,
-            None if self.waiting_streams.resumption is None else find,
-            acknowledged_within=self.acknowledged_within,
-            on_full=self.on_acks,
-        )
+    def add(self, tunnel: PooledTunnel) -> None:
+        """It is open, and idle."""
         log.debug("tunnel opened", idle=len(self._idle) + 1, busy=self.busy)
-        began = trio.current_time()
-        scope = self._tunnels[tunnel] = trio.CancelScope()
+        self._tunnels.add(tunnel)
         self._idle.add(tunnel)
-        problem: PeerError = ConnectionLostError("the server closed the tunnel at once")
-        try:
-            with scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(carry, name="carry")
-                    if self._outage.lasts:
-                        nursery.start_soon(self._prove, name="prove")
-                    await tunnel.receive()
-                    nursery.cancel_scope.cancel("the server closed the tunnel")
-        except* PeerError as group:
-            if not ended_at_once() and not scope.cancel_called:  # else it is our own doing
-                raise
-            problem = foremost(error for error in leaves(group) if isinstance(error, PeerError))
-        finally:
-            self._tunnels.pop(tunnel, None)
-            self._idle.discard(tunnel)
-            self._ending.discard(tunnel)
-            for stream, frame in frames.items():
-                if stream.over:  # else `carry` was cut short before it had told so
-                    self._note_end(frame, stream)
-            for stream in tunnel.detach():
-                self.waiting_streams.hold(frames[stream], stream)
-                self.on_lost()
-            wire.close()
-            log.debug("tunnel closed", idle=len(self._idle), busy=self.busy)
-            self._changed.notify()
-            self._less_busy.notify()
-        if ended_at_once():
-            self._outage.failed(problem, tried_for=trio.current_time() - began, opened=True)
-            self._changed.notify()
 
-    async def _find(self, visitor: int) -> VisitorStream | None:
-        """Take a visitor's stream off its tunnel, which we may not have noticed to be lost; see `ClientTunnel.find`."""
+    def take(self, tunnel: PooledTunnel) -> None:
+        """The server has given it a visitor."""
+        self._idle.discard(tunnel)
+
+    def rests(self, tunnel: PooledTunnel) -> None:
+        """Its visitor is done with."""
+        if tunnel in self._tunnels:
+            self._idle.add(tunnel)
+        self._less_busy.notify()
+
+    def remove(self, tunnel: PooledTunnel) -> None:
+        """It has ended."""
+        for tunnels in (self._tunnels, self._idle, self._ending):
+            tunnels.discard(tunnel)
+        log.debug("tunnel closed", idle=len(self._idle), busy=self.busy)
+        self._changed.notify()
+        self._less_busy.notify()
+
+    def note_failed(self, problem: PeerError, tried_for: float) -> None:
+        """A tunnel has ended as soon as it was open."""
+        self.outage.failed(problem, tried_for=tried_for, opened=True)
+        self._changed.notify()
+
+    def note_worked(self) -> None:
+        """A tunnel that was opened in an outage stays."""
+        self.outage.worked()
+        self._changed.notify()
+
+    def lose(self, frame: Open, stream: VisitorStream) -> None:
+        """The stream's tunnel is lost: another one may go on with it."""
+        self.waiting_streams.hold(frame, stream)
+        self.on_lost()
+
+    async def find(self, visitor: int) -> VisitorStream | None:
+        """Take a visitor's stream off its tunnel, which we may not have noticed to be lost; see `ClientTunnel`."""
         await self.release(visitor)
         stream = self.waiting_streams.take(visitor)
         if stream is None:
@@ -314,26 +268,21 @@ class TunnelPool:
 
     async def _take_off(self, visitor: int) -> None:
         """Give up the tunnels that serve this visitor, so that its stream waits, if there is one."""
-        for tunnel in list(self._tunnels):
-            if tunnel.serves(visitor):
-                self._give_up(tunnel, "its visitor goes on over another tunnel")
-                tunnel.wire.reset()
+        for each in list(self._tunnels):
+            if each.tunnel.serves(visitor):
+                self._give_up(each, "its visitor goes on over another tunnel")
+                each.wire.reset()
         # One that was given up before may still have the stream: without it, the service would be connected to for a second time.
-        while any(tunnel.serves(visitor) for tunnel in self._ending):
+        while any(each.tunnel.serves(visitor) for each in self._ending):
             await self._less_busy.wait()
 
     def streams_on_tunnels(self) -> Iterator[VisitorStream]:
         """Those of which each side tells the other how far it is; some that wait are told by the server, too."""
-        for tunnel in self._tunnels:
-            yield from tunnel.streams
+        for each in self._tunnels:
+            yield from each.tunnel.streams
 
-    async def _prove(self) -> None:
-        """A tunnel that was opened in an outage, and stays, ends it."""
-        await trio.sleep(_AT_ONCE)
-        self._outage.worked()
-        self._changed.notify()
-
-    async def _connect_locally(self, frame: Open) -> Endpoint:
+    async def connect(self, frame: Open) -> Endpoint:
+        """Return a connection to the local service of a visitor for whom a tunnel was opened; see `open_service`."""
         log.debug("visitor paired with a tunnel", visitor=frame.visitor, service=frame.service)
         self._waiting = max(0, self._waiting - 1)
         if self._missing():  # one idle tunnel less
@@ -358,7 +307,7 @@ class TunnelPool:
             )
             raise
 
-    def _note_end(self, frame: Open, stream: VisitorStream) -> None:
+    def note_end(self, frame: Open, stream: VisitorStream) -> None:
         """A visitor is done with; of one that was before, only the last words have gone over another tunnel."""
         if stream.finished:
             return
@@ -379,14 +328,14 @@ class TunnelPool:
         """Once a second: see after every tunnel, and after a pause."""
         while True:
             await trio.sleep(SWEEP_INTERVAL)
-            for tunnel in list(self._tunnels):
+            for each in list(self._tunnels):
                 try:
-                    tunnel.sweep()
+                    each.tunnel.sweep()
                 except PeerError as error:
                     log.info("tunnel given up", reason=str(error))
-                    self._give_up(tunnel, str(error))
+                    self._give_up(each, str(error))
                     # The other end may wait for a plain end that does not read, and would not see a mere end.
-                    tunnel.wire.reset()
+                    each.wire.reset()
             if are_owed(self.streams_on_tunnels()):
                 self.on_acks()
             self.waiting_streams.tell()
