@@ -69,7 +69,7 @@ class Operator:
 
 
 async def test_status_and_kick(tmp_path: Path) -> None:
-    """Three visitors are served and two wait, a client queues, ports are reserved; then each of them is sent away."""
+    """Three visitors are served and two wait, a client queues, ports are reserved, for which one waits; then each of them is sent away."""
     async with (
         services.echo() as echo,
         running.server(
@@ -98,6 +98,7 @@ async def test_status_and_kick(tmp_path: Path) -> None:
         lost_ports = [lost.port(0), lost.port(1)]
         lost.kill()
         await server.wait_record("session closed", code="lost")
+        patient = await others.enter_async_context(await lost.visit())
         queued = await others.enter_async_context(
             running.client_process(tmp_path / "queued", server.ticket, str(echo))
         )
@@ -120,20 +121,26 @@ async def test_status_and_kick(tmp_path: Path) -> None:
         [reserved] = status["reserved"]
         assert reserved["ports"] == lost_ports
         assert 20 < reserved["remaining"] <= 30
+        assert reserved["waiting"] == 1
+        [waits] = reserved["visitors"]
+        assert (waits["address"], waits["waiting"]) == (running.name_of(patient), True)
 
         text = await operator("status", "--visitors")
-        assert re.search(r"\n  visitors   3 served, 2 waiting, ", text)
+        assert re.search(r"\n  visitors   3 served, 3 waiting, ", text)
         assert len(re.findall(r"\n    v\d+ served ", text)) == 3
         assert "\nIn the queue:\n    1  trionat, 127.0.0.1:" in text
         assert "\nReserved for clients that were lost:\n" in text
+        assert f"\n    v{waits['number']} waiting " in text
 
         numbers = [each["number"] for each in one["visitors"]]
         assert await operator("kick", f"v{numbers[0]}") == f"visitor v{numbers[0]} is reset\n"
         assert await end_of(visitors[0]) == "reset"
         await client.wait_record("visitor closed", reason="sent away by the server's operator")
         assert await ask(waiting[0], b"my turn") == b"my turn"
-        await operator.ask(KickVisitor(numbers[4]))
-        assert await end_of(waiting[1]) == "reset"
+        for number, visitor in ((numbers[4], waiting[1]), (waits["number"], patient)):
+            assert (await operator.ask(KickVisitor(number)))["visitors"] == [number]
+            assert await end_of(visitor) == "reset"
+            assert (await operator.ask(KickVisitor(number)))["visitors"] == []
 
         assert await operator("kick", "1") == "session 1 is ended\n"
         assert await client.wait(within=5) == 4
@@ -158,7 +165,7 @@ async def test_status_and_kick(tmp_path: Path) -> None:
             async with await again.visit() as visitor:
                 assert await ask(visitor, b"again") == b"again"
         kicked = [record for record in server.records if record["event"] == "kicked"]
-        assert len(kicked) == 4
+        assert len(kicked) == 5
 
 
 async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Path) -> None:

@@ -652,7 +652,7 @@ async def test_a_client_tells_of_all_visitors_that_lose_their_tunnels_in_one_lin
             assert isinstance(tunnel.wire, MemoryEndpoint)
             tunnel.wire.cut()
         queue = server.sessions[0].lease.queue
-        while not queue.waiting_visitors:
+        while not queue.waiting_visitors:  # noqa: ASYNC110 - in the moment in which they wait
             await trio.lowlevel.checkpoint()
         assert queue.kick(queue.waiting_visitors[0].number, "sent away")
         await trio.sleep(5)

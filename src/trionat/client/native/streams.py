@@ -202,6 +202,7 @@ class WaitingStreams:
                 reason=reason,
                 received=stream.given,
                 sent=stream.taken,
+                seconds=round(trio.current_time() - stream.since, 3),
             )
 
 
