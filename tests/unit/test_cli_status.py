@@ -200,10 +200,14 @@ def test_visitors() -> None:
     lines = draw(attrs.evolve(SNAPSHOT, sessions=(BOB, ALICE)), visitors=True)
     at = next(number for number, line in enumerate(lines) if line.startswith("  1 alice"))
     assert lines[at + 1] == "    v4711 served 7s 198.51.100.9:5000 at 60000, 1.2k in, 0 out"
-    assert lines[at + 5] == "    v4715 waiting 7s 198.51.100.9:5004 at 60000, 1.2k in, 0 out"
+    assert (
+        lines[at + 5] == "    v4715 waiting, here for 7s 198.51.100.9:5004 at 60000, 1.2k in, 0 out"
+    )
     assert lines[at + 6] == ""
     at = next(number for number, line in enumerate(lines) if line.startswith("  60002  dave"))
-    assert lines[at + 1] == "    v4801 waiting 7s 198.51.100.9:5000 at 60002, 1.2k in, 0 out"
+    assert (
+        lines[at + 1] == "    v4801 waiting, here for 7s 198.51.100.9:5000 at 60002, 1.2k in, 0 out"
+    )
 
 
 def test_names_cannot_forge_lines() -> None:

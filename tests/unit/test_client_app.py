@@ -201,7 +201,7 @@ async def test_the_log_tells_that_visitors_wait_and_go_on(
         await trio.sleep(2)
         again, go_on = caplog.messages[1:]
         assert again.startswith("connected again seconds=1")
-        assert again.endswith(" waiting=3")
+        assert again.endswith(" waiting=3 session=2")
         assert go_on.startswith("visitors go on over another tunnel visitors=3")
         for visitor in visitors:
             visitor.send(b"y")

@@ -292,8 +292,8 @@ async def test_only_who_was_never_served_counts_as_refused(
     told = [message for message in caplog.messages if message.startswith("visitor closed")]
     for message, visitor, reason, received, sent in zip(
         told,
-        (served, kicked, new, late),
-        ("the server stops", "sent away", "the server stops", "the server stops"),
+        (kicked, served, new, late),
+        ("sent away", "the server stops", "the server stops", "the server stops"),
         (5, 5, 0, 5),
         (7, 7, 0, 7),
         strict=True,

@@ -19,8 +19,9 @@ from tests.unit.memory_server import (
     token_of,
 )
 from tests.unit.test_metrics import observe
+from tests.unit.test_resumed_sessions import was_reset
 from trionat.protocol.messages import CAPABILITIES, RESUME, Close, CloseCode, Drain, Welcome
-from trionat.protocol.tunnel_frames import Resume, Resumed
+from trionat.protocol.tunnel_frames import Abort, Resume, Resumed
 from trionat.server.admin.kick import kick
 from trionat.server.admin.messages import Kicked, KickUser, KickVisitor
 from trionat.server.refusals import Bound
@@ -252,8 +253,8 @@ async def test_who_was_kicked_does_not_wait_any_more(
         wire.wire.close()
         await trio.sleep(40)
         assert [(each["visitor"], each["reason"]) for each in told(caplog)] == [
-            (str(number + 1), "no tunnel for it in time"),
             (str(number), KICKED),
+            (str(number + 1), "no tunnel for it in time"),
         ]
         assert len(told(caplog, "visitor waits for another tunnel")) == 1
 
@@ -311,3 +312,73 @@ async def test_a_session_counts_whom_it_has_served(
         client.hang_up()
         await trio.sleep(1)
         assert told(caplog, "session closed")[-1]["visitors"] == "0"
+
+
+async def test_a_kick_is_told_at_once(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Although its place is kept until the client is told."""
+    async with away(tidy) as (server, client, number):
+        assert await kick(server.context, KickVisitor(number)) == Kicked(visitors=(number,))
+        (closed,) = told(caplog)
+        assert closed["reason"] == KICKED
+        assert client.welcome.resumption is not None
+        back = await resuming(server, lease=client.welcome.resumption.lease)
+        wire = await raw_tunnel(back)
+        assert isinstance(await wire.next(), Resume)
+        wire.wire.send(Resumed(len(b"question")).encode())
+        assert isinstance(await wire.next(), Abort)
+        back.hang_up()
+        await trio.sleep(1)
+        assert len(told(caplog)) == 1
+        assert [ended["visitors"] for ended in told(caplog, "session closed")] == ["1", "0"]
+
+
+async def test_who_has_gone_is_not_refused(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with away(tidy) as (server, client, _):
+        visitor = server.visit(client.port)
+        await trio.sleep(0.1)
+        visitor.reset()
+        await trio.sleep(0.1)
+        await server.drain()
+        assert Bound.LEAVING not in server.context.refusals.counts
+
+
+@pytest.mark.parametrize("quiet", [2, 25, 31, 3600])
+async def test_who_says_nothing_survives_the_next_loss_as_well(
+    tidy: Tidy, autojump_clock: MockClock, quiet: float
+) -> None:
+    """As somebody who does not type. It was reset at once when it had been quiet for longer than `ResumeWait`."""
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        visitor, number, wire = await begun(server, client)
+        for _ in range(3):
+            wire.reset()
+            await trio.sleep(25)
+            tunnel = await raw_tunnel(client)
+            resume = await tunnel.next()
+            assert isinstance(resume, Resume)
+            assert resume.open.visitor == number
+            wire = tunnel.wire
+            wire.send(Resumed(len(b"question")).encode())
+            await trio.sleep(quiet)
+        assert not was_reset(visitor)
+
+
+async def test_who_says_nothing_survives_the_next_loss_of_its_session(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        visitor, _, _ = await begun(server, client)
+        for _ in range(3):
+            assert client.welcome.resumption is not None
+            lease = client.welcome.resumption.lease
+            client.hang_up()
+            await trio.sleep(25)
+            client = await resuming(server, lease=lease)
+            tunnel = await raw_tunnel(client)
+            assert isinstance(await tunnel.next(), Resume)
+            tunnel.wire.send(Resumed(len(b"question")).encode())
+            await trio.sleep(60)
+        assert not was_reset(visitor)

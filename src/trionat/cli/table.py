@@ -126,7 +126,7 @@ def _cell(title: str, text: str, width: int) -> str:
 
 
 def _visitor(visitor: VisitorView) -> str:
-    how = "waiting" if visitor.waiting else "served"
+    how = "waiting, here for" if visitor.waiting else "served"
     amounts = f"{_short(visitor.received)} in, {_short(visitor.sent)} out"
     return f"    v{visitor.number} {how} {_age(visitor.seconds)} {visitor.address} at {visitor.port}, {amounts}"
 

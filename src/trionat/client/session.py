@@ -69,6 +69,7 @@ class Session(ABC):
             host, _ = parse_public_address(shown)
         self.ports = ports
         self.up_since = trio.current_time()
+        bind_context(session=uid)
         self.tell(
             Connected(
                 uid=uid,
@@ -84,4 +85,3 @@ class Session(ABC):
                 encrypted=encrypted,
             )
         )
-        bind_context(session=uid)

@@ -440,12 +440,12 @@ class ServerConfig:
                 f"ResumeWait {wait:g} s is above PortReservation {reservation:g} s, which counts: nobody waits for longer than the ports are kept",
             )
         buffer, memory, total = self.resume_buffer, self.resume_memory, self.resume_memory_total
-        if buffer >= memory:
+        if self.effective_resume_wait and buffer >= memory:
             yield (
                 ("resume_buffer", "resume_memory"),
                 f"ResumeBuffer {buffer} is not below ResumeMemory {memory}, which counts: one visitor can use that up, and then cannot go on",
             )
-        if memory > total:
+        if self.effective_resume_wait and memory > total:
             yield (
                 ("resume_memory", "resume_memory_total"),
                 f"ResumeMemory {memory} is above ResumeMemoryTotal {total}, which counts: all sessions together hold no more",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
+import trio
 
 from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
 from trionat.protocol.conversation import Side
@@ -47,6 +48,7 @@ class ServerTunnel(Tunnel):
     async def resume(self, stream: VisitorStream, frame: Resume) -> None:
         """Go on with a stream of another tunnel on this idle one; otherwise as `open`. The client answers at once, or is given up."""
         stream.over = False
+        stream.resumed_at = None
         self._conversation.resume(stream.visitor, received_last=stream.gave_end)
         self.stream = stream
         self.liveness.ask()
@@ -80,6 +82,7 @@ class ServerTunnel(Tunnel):
             )
         self._conversation.receive_resumed(sent_last=stream.took_end and received == stream.sent)
         stream.acknowledge(received)
+        stream.resumed_at = trio.current_time()
         stream.changed.open()
 
     def sweep(self, *, doubtful: bool = False) -> None:

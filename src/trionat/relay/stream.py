@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from trionat.relay.send_buffer import SendBuffer
     from trionat.relay.throttle import Throttle
     from trionat.transport.endpoint import Endpoint
+
+
+# Seconds for which a tunnel lives that has not been killed by what it had to carry first: nothing of ours, or bytes that were on their way. A tunnel that
+# has died in silence with bytes on it is given up after 6 s.
+_LIVED: Final = 1.0
+_OUTLIVED: Final = 10.0
 
 
 @attrs.frozen
@@ -35,7 +41,8 @@ class VisitorStream:
 
     With a `send_buffer` the stream outlives its tunnel: another one goes on with it. Its positions, in both directions, count bytes and then
     1 for the end. `acknowledged` is the position that the peer has acknowledged, `told` the one that was acknowledged to it, and `confirmed` the one of
-    which it will hear whatever becomes of the tunnel. `attempt` is how often it was resumed.
+    which it will hear whatever becomes of the tunnel. `attempt` is how often it was resumed, `resumed_at` when the peer answered that on the
+    tunnel that has it now.
 
     `over` says that both sides have said their last words, `aborted` that the peer has said ABORT, `finished` that its end has been logged;
     `since` is when it began. `changed` opens when there may be room in the send buffer again, and when it is over or has failed.
@@ -55,6 +62,7 @@ class VisitorStream:
     since: float = attrs.field(factory=trio.current_time)
     throttle: Throttle | None = None
     attempt: int = 0
+    resumed_at: float | None = attrs.field(init=False, default=None)
     acknowledged: int = attrs.field(init=False, default=0)
     told: int = attrs.field(init=False, default=0)
     confirmed: int = attrs.field(init=False, default=0)
@@ -119,9 +127,17 @@ class VisitorStream:
         self.told = self.confirmed = self.received
 
     def advance(self) -> bool:
-        """Tell whether it has come further, in either direction, since this was asked last."""
+        """Tell whether the tunnel that is lost now has carried it: whether it has come further, in either direction, since this was asked last.
+
+        Somebody who says nothing comes no further. There the tunnel counts if it was resumed on it and then lived for a while.
+        """
         before, self._furthest = self._furthest, (self.acknowledged, self.received)
-        return self._furthest != before
+        if self._furthest != before or self.attempt == 0:
+            return True
+        if self.resumed_at is None:
+            return False
+        lived = trio.current_time() - self.resumed_at
+        return lived > (_LIVED if self.acknowledged == self.sent else _OUTLIVED)
 
     def release(self) -> None:
         """Nobody goes on with it. Idempotent."""

@@ -53,8 +53,9 @@ class WaitingStreams:
     _waiting: dict[int, _Waiting] = attrs.field(init=False, factory=lambda: {})
     _untold: dict[int, int] = attrs.field(init=False, factory=lambda: {})
     _given_up: dict[int, None] = attrs.field(init=False, factory=lambda: {})
-    _begun_to_wait: int = attrs.field(init=False, default=0)  # since the log was told
-    _resumed: list[VisitorStream] = attrs.field(init=False, factory=lambda: [])
+    # Since the log was told. Sets, since one may lose several tunnels in a second.
+    _begun_to_wait: set[VisitorStream] = attrs.field(init=False, factory=lambda: set())
+    _resumed: set[VisitorStream] = attrs.field(init=False, factory=lambda: set())
 
     def __len__(self) -> int:
         """How many wait."""
@@ -75,16 +76,16 @@ class WaitingStreams:
     def tell(self) -> None:
         """Log how many have lost their tunnel since this was called last, and how many go on over another: a line for all of them."""
         if self._begun_to_wait:
-            log.info("visitors wait for another tunnel", visitors=self._begun_to_wait)
+            log.info("visitors wait for another tunnel", visitors=len(self._begun_to_wait))
         # The server may have taken up others only to say that they are over.
         if go_on := sum(stream.failure is None for stream in self._resumed):
             log.info("visitors go on over another tunnel", visitors=go_on)
-        self._begun_to_wait = 0
+        self._begun_to_wait.clear()
         self._resumed.clear()
 
     def tell_disconnected(self) -> None:
         """The same where the session is lost, so that all of them wait."""
-        self._begun_to_wait = 0
+        self._begun_to_wait.clear()
         self.tell()
         if visitors := self.visitors:
             log.info("visitors wait until the client is connected again", visitors=visitors)
@@ -130,7 +131,8 @@ class WaitingStreams:
         self._waiting[stream.visitor] = waiting
         if not is_early:
             self._untold[stream.visitor] = stream.attempt
-            self._begun_to_wait += _is_alive(stream)
+            if _is_alive(stream):
+                self._begun_to_wait.add(stream)
 
     def take(self, visitor: int) -> VisitorStream | None:
         """Return the stream with which another tunnel goes on; None: it was never here.
@@ -149,7 +151,7 @@ class WaitingStreams:
         else:
             log.debug("visitor has another tunnel", visitor=visitor)
             if _is_alive(waiting.stream):
-                self._resumed.append(waiting.stream)
+                self._resumed.add(waiting.stream)
         return waiting.stream
 
     def lost(self) -> Lost | None:

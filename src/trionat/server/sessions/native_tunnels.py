@@ -175,7 +175,7 @@ class NativeTunnels(Tunnels):
         stream = visitor.stream
         assert stream is not None, "it had a tunnel"  # noqa: S101 - for type checkers
         now = trio.current_time()
-        if stream.advance() or stream.attempt == 0:
+        if stream.advance():
             visitor.since = now
         elif now - visitor.since > self.resume_wait and stream.failure is None:
             stream.fail(AbortReason.OTHER, "it gets no further over any tunnel")

@@ -135,7 +135,7 @@ class Tunnels(ABC):
         self._received -= stream.taken
         self._sent -= stream.given
         self.streams[visitor] = stream
-        if visitor.session != self.queue.session and not visitor.has_left:  # else it was counted
+        if visitor.session != self.queue.session and not visitor.is_over:  # else it was counted
             visitor.session = self.queue.session
             self.served += 1
 

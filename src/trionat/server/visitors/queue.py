@@ -136,9 +136,7 @@ class VisitorQueue:
 
     def leave(self, visitor: Visitor) -> None:
         """A visitor that `next` or `take` gave out is done with."""
-        if not visitor.has_left:
-            visitor.has_left = True
-            visitor.gone()
+        visitor.leave()
         visitor.present = False
         self.present -= 1
         self.user_limits.visitors -= 1
@@ -247,8 +245,8 @@ class VisitorQueue:
     def kick(self, number: int, reason: str) -> bool:
         """Reset the visitor of that number; tell whether it waits here.
 
-        Where the client has begun with it, it keeps its place: the next tunnel tells the client, which would keep its end otherwise. It does not
-        wait any more, so it cannot be kicked for a second time.
+        Where the client has begun with it, it keeps its place: the next tunnel tells the client, which would keep its end otherwise. It has left,
+        so it cannot be kicked for a second time.
         """
         for visitor in self._waiting:
             if visitor.number == number and not visitor.is_over:
@@ -258,6 +256,8 @@ class VisitorQueue:
                     self._dismiss(visitor, reason)
                 else:
                     visitor.stream.fail(AbortReason.OTHER, reason)
+                    visitor.leave()
+                    self._log_end(visitor, reason)
                 return True
         return False
 
@@ -278,7 +278,7 @@ class VisitorQueue:
 
     def _send_off(self, visitor: Visitor) -> None:
         """Nobody takes it any more; who was not served counts as refused."""
-        if not visitor.was_served and not visitor.is_over:
+        if not (visitor.was_served or visitor.is_over or visitor.endpoint.is_lost()):
             self.refusals.counts[Bound.LEAVING] += 1
         self._dismiss(visitor, self.why)
 
@@ -294,9 +294,12 @@ class VisitorQueue:
                 reason = stream.failure.text
         self.leave(visitor)
         if not told:
-            received, sent = (0, 0) if stream is None else (stream.taken, stream.given)
-            values = self._values(visitor, reason, received=received, sent=sent)
-            log.info("visitor closed", **values)
+            self._log_end(visitor, reason)
+
+    def _log_end(self, visitor: Visitor, reason: str) -> None:
+        stream = visitor.stream
+        received, sent = (0, 0) if stream is None else (stream.taken, stream.given)
+        log.info("visitor closed", **self._values(visitor, reason, received=received, sent=sent))
 
     def _values(self, visitor: Visitor, reason: str, **moved: int) -> dict[str, object]:
         return {

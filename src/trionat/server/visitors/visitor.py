@@ -51,6 +51,12 @@ class Visitor:
         """Whether it has left or was reset. It may still be here for what the client is to be told of it."""
         return self.has_left or (self.stream is not None and self.stream.failure is not None)
 
+    def leave(self) -> None:
+        """It is not here any more, but perhaps for what the client is to be told of it. Idempotent."""
+        if not self.has_left:
+            self.has_left = True
+            self.gone()
+
     @property
     def opening(self) -> Open:
         """Who comes and what for, as the client is told."""
