@@ -130,7 +130,7 @@ async def test_status_and_kick(tmp_path: Path) -> None:
         assert len(re.findall(r"\n    v\d+ served ", text)) == 3
         assert "\nIn the queue:\n    1  trionat, 127.0.0.1:" in text
         assert "\nReserved for clients that were lost:\n" in text
-        assert f"\n    v{waits['number']} waiting " in text
+        assert f"\n    v{waits['number']} waiting, here for " in text
 
         numbers = [each["number"] for each in one["visitors"]]
         assert await operator("kick", f"v{numbers[0]}") == f"visitor v{numbers[0]} is reset\n"
