@@ -25,6 +25,7 @@ SERVER_ROOMS = [
     {"control"},
     {"sessions"},
     {"admission"},
+    {"registry"},
     {"visitors"},
     {"accounts"},
     {"state_folder", "refusals"},

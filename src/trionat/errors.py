@@ -90,13 +90,15 @@ class IdentityError(PeerError):
 class RefusedError(PeerError):
     """The server refused us.
 
-    `code` is one of `protocol.messages.RefusalCode`'s values (a newer server may send others), `text` is for people.
+    `code` is one of `protocol.messages.RefusalCode`'s values (a newer server may send others), `text` is for people. `route` leads to
+    the process that would take us.
     """
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, *, route: str | None = None) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
+        self.route = route
 
 
 class LocalProtocolError(TrionatError):

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from trionat.errors import RefusedError, RemoteProtocolError
+from trionat.protocol.client_hello import CLIENT_HELLO_BYTES, parse_client_hello
 from trionat.protocol.dialect import detect_dialect
 from trionat.protocol.frames import (
     CONTROL_FRAME_BYTES,
@@ -149,6 +150,22 @@ def dialect(data: bytes) -> None:
     assert told == sorted(told, key=lambda answer: answer is not None)
 
 
+def client_hello(data: bytes) -> None:
+    """A ClientHello is found, or is none, or needs more bytes, and never more than the bound; what more bytes follow changes nothing."""
+    for first in (data, b"\x16\x03\x01" + len(data).to_bytes(2) + data):
+        told: list[object] = []
+        for length in range(0, len(first) + 1, max(1, len(first) // 50)):
+            try:
+                told.append(parse_client_hello(first[:length]))
+            except RemoteProtocolError:
+                told.append("none")
+        decided = [answer for answer in told if answer is not None]
+        assert told == [None] * (len(told) - len(decided)) + decided
+        assert all(answer == decided[0] for answer in decided)
+    with suppress(RemoteProtocolError):
+        assert parse_client_hello((data or b"\x16") * CLIENT_HELLO_BYTES) is not None
+
+
 def ticket(data: bytes) -> None:
     """Any text, and any body with the right checksum, is a ticket that is written as it was read, or is refused."""
     checksum = hashlib.sha256(b"tn1_" + data).digest()[:4]
@@ -159,5 +176,5 @@ def ticket(data: bytes) -> None:
 
 
 DECODERS: Final[dict[str, Callable[[bytes], None]]] = {
-    target.__name__: target for target in (control, tunnel, legacy, dialect, ticket)
+    target.__name__: target for target in (control, tunnel, legacy, dialect, client_hello, ticket)
 }

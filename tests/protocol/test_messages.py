@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trionat.errors import RemoteProtocolError
+from trionat.protocol.client_hello import ROUTE
 from trionat.protocol.fields import NAME_CHARACTERS, TEXT_CHARACTERS
 from trionat.protocol.frames import (
     CONTROL_FRAME_BYTES,
@@ -118,8 +119,11 @@ messages: st.SearchStrategy[Message] = st.one_of(
         capabilities=capabilities,
         resumption=st.none()
         | st.builds(Resumption, lease=names, wait=spans, buffer=st.integers(1, 2**31)),
+        route=st.none() | st.from_regex(ROUTE, fullmatch=True),
     ),
-    st.builds(Refused, code=names, text=texts),
+    st.builds(
+        Refused, code=names, text=texts, route=st.none() | st.from_regex(ROUTE, fullmatch=True)
+    ),
     st.builds(Close, code=names, text=texts),
     st.builds(Ping, numbers),
     st.builds(Pong, numbers),
@@ -166,8 +170,9 @@ GOOD: dict[type[Any], dict[str, Any]] = {
         "version": 1,
         "capabilities": [],
         "resumption": {"lease": "l", "wait": 30, "buffer": 65536},
+        "route": "w1",
     },
-    Refused: {"code": "full", "text": "t"},
+    Refused: {"code": "moved", "text": "t", "route": "n1.w2"},
     Close: {"code": "stopped", "text": "t"},
     Drain: {"seconds": 30},
 }
@@ -189,6 +194,7 @@ NO_TEXTS: list[Any] = [
 ]
 NO_HEX: list[Any] = [7, "0", "zz", "é", [], "00" * 128]
 SERVICE = GOOD[Expose]["services"][0]
+NO_ROUTE: list[Any] = [1, True, [], {}, "", ".", "W1", "w 1", "w-1", "é", "w1\n", "x" * 64]
 RESUMPTION = GOOD[Welcome]["resumption"]
 
 BAD: dict[tuple[type[Any], str], list[Any]] = {
@@ -239,15 +245,24 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
         *(RESUMPTION | {"wait": span} for span in NO_SPAN),
         *(RESUMPTION | {"buffer": number} for number in (None, 0, 2**31 + 1, *NO_NUMBER)),
     ],
+    (Welcome, "route"): NO_ROUTE,
     (Refused, "code"): NO_TEXT,
     (Refused, "text"): NO_LONG_TEXT,
+    (Refused, "route"): NO_ROUTE,
     (Close, "code"): NO_TEXT,
     (Close, "text"): NO_LONG_TEXT,
     (Drain, "seconds"): NO_SPAN,
 }
 
 
-OPTIONAL = {(Hello, "password"), (Hello, "token"), (Hello, "resume"), (Welcome, "resumption")}
+OPTIONAL = {
+    (Hello, "password"),
+    (Hello, "token"),
+    (Hello, "resume"),
+    (Welcome, "resumption"),
+    (Welcome, "route"),
+    (Refused, "route"),
+}
 
 
 def decode(kind: type[Any], value: object) -> Message:

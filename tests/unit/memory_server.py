@@ -39,6 +39,7 @@ from trionat.protocol.tunnel_frames import DATA_ID, END_FRAME, Open, TunnelFrame
 from trionat.relay.client_tunnel import LocalServiceError
 from trionat.server.accounts.accounts import Accounts
 from trionat.server.accounts.traffic import Traffic
+from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.bans import Bans
 from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission
@@ -117,6 +118,7 @@ class MemoryServer:
     tidy: Tidy
     admission: Admission
     context: ServerContext
+    traffic: Traffic
     stopping: trio.Event
     nursery: trio.Nursery
     clients: list[MemoryClient] = attrs.field(factory=list)
@@ -191,8 +193,8 @@ class MemoryServer:
 
     def counted(self) -> dict[str, int]:
         """Return the bytes that are counted so far, by user; the server has no store to bring them to."""
-        self.context.traffic._count()
-        return self.context.traffic.journal.unsettled()
+        self.traffic._count()
+        return self.traffic.journal.unsettled()
 
     async def drain(self) -> None:
         """The planned stop, in the order of `serve`."""
@@ -214,15 +216,15 @@ async def open_memory_server(
     stopping = trio.Event()
     traffic = Traffic(state.folder, store or MemoryStore(), Journal(), lambda: datetime.now(UTC))  # type: ignore[arg-type]
     accounts = Accounts(state, store, traffic)  # type: ignore[arg-type]
+    bans = Bans(config.ban_after, config.ban_time)
     context = ServerContext(
         config=config,
-        accounts=accounts,
-        traffic=traffic,
+        authenticator=LocalAuthenticator(accounts, bans),
         refusals=leases.refusals,
-        bans=Bans(config.ban_after, config.ban_time),
+        bans=bans,
         leases=leases,
         admission=admission,
-        sessions=Sessions(traffic),
+        sessions=Sessions(traffic.accounted),
         stopping=stopping,
         public_host="public.example",
     )
@@ -233,7 +235,7 @@ async def open_memory_server(
             nursery.start_soon(leases.expire_visitors)
             nursery.start_soon(accounts.watch, context.sessions.by_uid)
             server = MemoryServer(
-                config, tidy, admission, context, stopping, nursery, outside=outside
+                config, tidy, admission, context, traffic, stopping, nursery, outside=outside
             )
             yield server
             nursery.cancel_scope.cancel()

@@ -463,7 +463,7 @@ async def test_refused_in_the_moment_in_which_it_was_let_in(
         (kept,) = leases
         user = kept.key[0]
         leases.release(kept, "its client has left")
-        server.admission._assign()
+        await server.admission._assign()
         (granted,) = leases
         assert not granted.occupied
         refused = server.admission.send_away(user, RefusedError("kicked", "go"))

@@ -53,8 +53,8 @@ def client() -> QueuedClient:
     )
 
 
-def grant(leases: Leases) -> Lease:
-    lease = leases.grant(client())
+async def grant(leases: Leases) -> Lease:
+    lease = await leases.grant(client())
     assert lease is not None
     return lease
 
@@ -62,14 +62,14 @@ def grant(leases: Leases) -> Lease:
 async def test_no_more_than_there_are_ports_and_slots(autojump_clock: MockClock) -> None:
     table = leases()
     assert table.free_slots == 4
-    grant(table)
+    await grant(table)
     assert table.free_slots == 3
-    assert table.grant(client()) is None
+    assert await table.grant(client()) is None
 
 
 async def test_first_session_is_waited_for(autojump_clock: MockClock) -> None:
     table = leases()
-    lease = grant(table)
+    lease = await grant(table)
     await trio.sleep(1000)
     table.expire(lease)
     assert not lease.released
@@ -77,7 +77,7 @@ async def test_first_session_is_waited_for(autojump_clock: MockClock) -> None:
 
 async def test_released_when_nobody_came_back_in_time(autojump_clock: MockClock) -> None:
     table = leases()
-    lease = grant(table)
+    lease = await grant(table)
     for _ in range(10):
         lease.occupy(7, ignore)
         await trio.sleep(100)
@@ -95,7 +95,7 @@ async def test_released_when_nobody_came_back_in_time(autojump_clock: MockClock)
 
 async def test_given_up_without_a_session(autojump_clock: MockClock) -> None:
     table = leases()
-    lease = grant(table)
+    lease = await grant(table)
     lease.give_up("the client has left")
     assert lease.released
     lease.give_up("the client has left")  # once more does no harm
@@ -104,7 +104,7 @@ async def test_given_up_without_a_session(autojump_clock: MockClock) -> None:
 
 async def test_given_up_under_its_session(autojump_clock: MockClock) -> None:
     table = leases()
-    lease = grant(table)
+    lease = await grant(table)
     lease.occupy(7, ignore)
     lease.give_up("the client has left")
     assert table.by_key

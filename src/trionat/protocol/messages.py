@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeAlias
 import attrs
 
 from trionat.errors import RemoteProtocolError
+from trionat.protocol.client_hello import ROUTE
 from trionat.protocol.fields import TEXT_CHARACTERS, Fields, to_json
 from trionat.protocol.frames import encode_frame
 
@@ -45,6 +46,9 @@ PLAIN_TUNNELS: Final = "plain-tunnels"
 
 # Streams outlive their tunnels, and the session, where both sides name it: see `Resume`.
 RESUME: Final = "resume"
+
+# In HELLO: the client offers the route that it was told, as a name for ALPN (`client_hello.py`). In WELCOME: there is a route.
+ROUTES: Final = "routes"
 
 # A session is found by its uid and opened by its secret; 256 random bits, where the specification asks for 128 at least.
 SECRET_BYTES: Final = 32
@@ -74,6 +78,7 @@ class RefusalCode(enum.StrEnum):
     STORE_UNAVAILABLE = "store-unavailable"  # yes
     DRAINING = "draining"  # yes
     BANNED = "banned"  # yes
+    MOVED = "moved"  # yes, at once, by way of the route that comes with it
     UNKNOWN_SESSION = "unknown-session"  # of a tunnel: its session is over
 
 
@@ -238,7 +243,8 @@ class Welcome:
 
     `ports` has one visit port per service asked for. `host` is what the server thinks visitors should dial, or empty where it
     does not know. `ping_interval` and `peer_timeout` are seconds and bind both sides; `max_tunnels` is the number of tunnels
-    that the server accepts of this session. `resumption` is there where both sides can resume streams.
+    that the server accepts of this session. `resumption` is there where both sides can resume streams, `route` where the server has several
+    processes: what leads to this one.
     """
 
     id: ClassVar[int] = 40004
@@ -252,12 +258,14 @@ class Welcome:
     version: int = PROTOCOL_VERSION
     capabilities: tuple[str, ...] = CAPABILITIES
     resumption: Resumption | None = None
+    route: str | None = None
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
         values = {**attrs.asdict(self), "secret": self.secret.hex()}
-        if self.resumption is None:
-            del values["resumption"]
+        for optional in ("resumption", "route"):
+            if values[optional] is None:
+                del values[optional]
         return to_json(values)
 
     @classmethod
@@ -283,7 +291,20 @@ class Welcome:
             resumption=None
             if fields.values.get("resumption") is None
             else Resumption.from_value(fields.values["resumption"]),
+            route=_route(fields),
         )
+
+
+def _route(fields: Fields) -> str | None:
+    """Take a route that need not be there."""
+    if fields.values.get("route") is None:
+        return None
+    route = fields.text("route")
+    if not ROUTE.fullmatch(route):
+        raise RemoteProtocolError(
+            f"{fields.message}: a route has 1 to 63 small letters, digits and dots"
+        )
+    return route
 
 
 @attrs.frozen(kw_only=True)
@@ -304,9 +325,21 @@ class _CodeAndText:
 
 @attrs.frozen(kw_only=True)
 class Refused(_CodeAndText):
-    """No session (or, as the answer to ATTACH, no tunnel): `code` is a `RefusalCode`, `text` is for people."""
+    """No session (or, as the answer to ATTACH, no tunnel): `code` is a `RefusalCode`, `text` is for people; `route` comes with `moved`."""
 
     id: ClassVar[int] = 40005
+    route: str | None = None
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        route = {} if self.route is None else {"route": self.route}
+        return to_json({"code": self.code, "text": self.text, **route})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        refused = super().from_payload(payload)
+        return attrs.evolve(refused, route=_route(Fields.parse("REFUSED", payload)))
 
 
 @attrs.frozen(kw_only=True)

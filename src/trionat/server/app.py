@@ -25,9 +25,11 @@ from trionat.server.accounts.accounts import ANONYMOUS, Accounts
 from trionat.server.accounts.first_user import ensure_first_user, find_first_user
 from trionat.server.accounts.tickets import make_ticket
 from trionat.server.accounts.traffic import open_traffic
+from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admin.server import AdminServer
 from trionat.server.admin.socket import open_admin_socket
+from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.bans import Bans
 from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission
@@ -153,18 +155,21 @@ async def serve(
             first_user=None if first is None else first.user.name,
             first_password=None if first is None else first.password,
         )
+        # Also while visitors may finish: their traffic is for the store.
+        prepare_later = partial(_prepare, store, wait=True, stopping=trio.Event())
         if config.legacy_clients:
             log.warning("clients of NAT are let in: their traffic can be read on the way")
         refusals = RefusalCounters()
+        bans = Bans(config.ban_after, config.ban_time)
+        admin_socket = resources.enter_context(open_admin_socket(folder))
         ports = [VisitPort(listener.address.port) for listener in visits]
         leases = Leases(config, PortPool(ports), refusals)
-        sessions = Sessions(traffic)
+        sessions = Sessions(traffic.accounted)
         context = ServerContext(
             config=config,
-            accounts=accounts,
-            traffic=traffic,
+            authenticator=LocalAuthenticator(accounts, bans),
             refusals=refusals,
-            bans=Bans(config.ban_after, config.ban_time),
+            bans=bans,
             leases=leases,
             admission=Admission(config, leases),
             sessions=sessions,
@@ -174,20 +179,18 @@ async def serve(
         connections = ConnectionHandler(context, tls)
         acceptor = VisitorAcceptor(config, refusals)
         metrics = Metrics(ready, context, descriptors)
-        admin_socket = resources.enter_context(open_admin_socket(folder))
         async with trio.open_nursery() as serving:
             serving.start_soon(context.admission.run, name="admission")
             serving.start_soon(leases.expire_visitors, name="expire visitors")
             serving.start_soon(refusals.tell_regularly, name="tell refusals")
             if not config.start_auth:
-                # Also while visitors may finish: their traffic is for the store.
-                prepare = partial(_prepare, store, wait=True, stopping=trio.Event())
-                serving.start_soon(prepare, name="prepare the store")
+                serving.start_soon(prepare_later, name="prepare the store")
             serving.start_soon(accounts.watch, sessions.by_uid, name="watch accounts")
             serving.start_soon(traffic.flush_regularly, name="flush traffic")
             serving.start_soon(metrics.count_rates, name="count rates")
             if admin_socket is not None:
-                serving.start_soon(AdminServer(metrics).serve, admin_socket, name="admin server")
+                admin = AdminServer(LocalCommands(metrics))
+                serving.start_soon(admin.serve, admin_socket, name="admin server")
             for listener in (control, tunnel):
                 accept = connections.acceptor(serving)
                 name = f"listener {listener.address}"

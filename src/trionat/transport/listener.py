@@ -171,6 +171,11 @@ class Listener:
             if descriptors.is_room(most):
                 return
 
+    def rest(self) -> None:
+        """Let go of what `serve`, which has ended, has left with the kernel: somebody else accepts here meanwhile, in another process."""
+        self._readiness.close()
+        self._readiness = open_readiness(self.sock)
+
     def close(self) -> None:
         """Close, and wake whoever accepts."""
         if self.sock.fileno() >= 0:

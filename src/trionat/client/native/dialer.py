@@ -20,6 +20,7 @@ from trionat.errors import (
 )
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.log import get_logger
+from trionat.protocol.client_hello import alpn_names
 from trionat.protocol.ticket import Ticket
 from trionat.text import NotTextError, decode_text
 from trionat.transport.deadline import deadline
@@ -124,7 +125,7 @@ class ServerDialer:
 
     In this order: the pin; what `known_servers` has for the address; with TrustOnFirstUse, whatever it shows, which is then
     remembered; else a check by certificate authority and name. TLS sessions are resumed, which saves the server a signature
-    for every tunnel. `state_dir` is asked only where `known_servers` matters.
+    for every tunnel. `route` is what the server has told of the way to the process that knows us. `state_dir` is asked only where `known_servers` matters.
     """
 
     server: Server
@@ -132,6 +133,7 @@ class ServerDialer:
     state_dir: Callable[[], Path]
     trust_on_first_use: bool = False
     ca_file: Path | None = None
+    route: str | None = attrs.field(init=False, default=None)
     _pin: bytes | None = attrs.field(init=False)
     _context: ssl.SSLContext | None = attrs.field(init=False, default=None)
     _resumable: ssl.SSLSession | None = attrs.field(init=False, default=None)
@@ -190,6 +192,7 @@ class ServerDialer:
                     f"{self.ca_file}: cannot use it as certificate authorities: {error.strerror or error}"
                 ) from error
         sock = await reach(address)
+        self._context.set_alpn_protocols(alpn_names(self.route))
         try:
             endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
         except ConnectionLostError as error:

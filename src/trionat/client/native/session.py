@@ -25,6 +25,7 @@ from trionat.protocol.messages import (
     QUEUE_INTERVAL,
     QUEUE_TIMEOUT,
     RESUME,
+    ROUTES,
     Acks,
     Attach,
     Begin,
@@ -37,6 +38,7 @@ from trionat.protocol.messages import (
     Lost,
     Ping,
     Pong,
+    RefusalCode,
     Welcome,
 )
 from trionat.relay.acknowledgements import acks_of, take_acks
@@ -66,6 +68,9 @@ _SHORTEST_PING_INTERVAL: Final = 0.1
 # Seconds between two positions in the queue that are told: a server may send as many as it likes. The last one is told always.
 _TELL_INTERVAL: Final = 1.0
 
+# Times that a server may send us to another of its processes, one after another: it has moved us, and then somebody has moved again.
+_MOST_MOVES: Final = 3
+
 _SOFTWARE: Final = f"trionat {version('trionat')}"
 
 
@@ -86,20 +91,33 @@ class NativeSession(Session):
 
     async def run(self) -> None:
         """See `Session`."""
+        moves = 0
+        while (refused := await self._run_at_once()) is not None:
+            if (moves := moves + 1) > _MOST_MOVES:
+                raise RefusedError(refused.code, refused.text)
+            self.dialer.route = refused.route
+            log.debug("the server sends us to another of its processes", route=refused.route)
+
+    async def _run_at_once(self) -> messages.Refused | None:
+        """Run where the route leads; return what the server said where another process of it has to be asked."""
         endpoint = await self.dialer.connect(self.dialer.server.control)
         try:
             channel = Channel(endpoint)
             channel.allow_control_frames()
             welcome = await self._log_in(channel)
+            if isinstance(welcome, messages.Refused):
+                return welcome
+            self.dialer.route = welcome.route if ROUTES in welcome.capabilities else None
             self.dialer.remember_session(endpoint)
             await self._serve(channel, welcome)
             with trio.move_on_after(_LAST_WORDS, shield=True):
                 await close_after_last_words(endpoint)
+            return None
         finally:
             # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
             endpoint.close()
 
-    async def _log_in(self, channel: Channel) -> Welcome:
+    async def _log_in(self, channel: Channel) -> Welcome | messages.Refused:
         server = self.dialer.server
         with deadline(QUEUE_TIMEOUT, f"the server has read nothing for {QUEUE_TIMEOUT:g} s"):
             await channel.send(
@@ -113,6 +131,7 @@ class NativeSession(Session):
                     capabilities=(
                         *CAPABILITIES,
                         RESUME,
+                        ROUTES,
                         *([PLAIN_TUNNELS] if self._wants_plain else []),
                     ),
                     resume=self.waiting_streams.token,
@@ -130,6 +149,8 @@ class NativeSession(Session):
             nursery.start_soon(self._tell_position, name="tell the position")
             welcome = await self._wait_welcome(channel)
             nursery.cancel_scope.cancel("let in")
+        if isinstance(welcome, messages.Refused):
+            return welcome
         if len(welcome.ports) != len(self.forwarder.services):
             raise RemoteProtocolError(
                 f"WELCOME with {len(welcome.ports)} ports for {len(self.forwarder.services)} services"
@@ -153,7 +174,8 @@ class NativeSession(Session):
             self.tell(Queued(told))
             await trio.sleep(_TELL_INTERVAL)
 
-    async def _wait_welcome(self, channel: Channel) -> Welcome:
+    async def _wait_welcome(self, channel: Channel) -> Welcome | messages.Refused:
+        """Return what ends the wait, unless it is a refusal for good or for now."""
         while True:
             with deadline(QUEUE_TIMEOUT, f"nothing heard from the server for {QUEUE_TIMEOUT:g} s"):
                 message = await channel.receive()
@@ -163,6 +185,8 @@ class NativeSession(Session):
                 case messages.Queued(position=position):
                     self._position = position  # it comes again and again, as a sign of life
                     self._moved.notify()
+                case messages.Refused(code=RefusalCode.MOVED, route=str()):
+                    return message
                 case messages.Refused(code=code, text=text):
                     raise RefusedError(code, text)
                 case Ping() | Pong():

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from trionat.server.accounts.credential import Credential
-    from trionat.server.accounts.limits import UserLimits
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.state_folder import StateFolder
-    from trionat.store.base import Store, User
+    from trionat.store.base import Limits, Store, User
 
 log = get_logger(__name__)
 
@@ -37,6 +36,14 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+class Limited(Protocol):
+    """What is asked of what the sessions of a user share."""
+
+    def change(self, limits: Limits) -> None:
+        """Put new limits into force."""
+        ...
+
+
 class LiveSession(Protocol):
     """What is asked of a session whose account is watched."""
 
@@ -45,7 +52,7 @@ class LiveSession(Protocol):
     credential: Credential | None
 
     @property
-    def user_limits(self) -> UserLimits:
+    def user_limits(self) -> Limited:
         """What all sessions of its user share."""
         ...
 

@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 import trio
@@ -26,6 +26,7 @@ from trionat.store.month import month_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Generator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from trionat.store.base import Flush, Store
@@ -74,6 +75,26 @@ async def open_traffic(
         with trio.move_on_after(_STOP_GRACE, shield=True):
             await traffic.flush()
         traffic.tell_rest()
+
+
+class Relaying(Protocol):
+    """Tunnels, which know how many bytes they have relayed."""
+
+    @property
+    def relayed(self) -> int:
+        """Bytes so far; never less than before."""
+        ...
+
+
+class Counted(Protocol):
+    """What is asked of a session whose bytes are counted."""
+
+    username: str
+
+    @property
+    def tunnels(self) -> Relaying:
+        """What relays its bytes."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -125,6 +146,10 @@ class Traffic:
     def __attrs_post_init__(self) -> None:
         self._on_disk = self.journal
         self._sent = self.journal.attempted
+
+    def accounted(self, session: Counted) -> AbstractContextManager[None]:
+        """Count for the user of a session while the block runs."""
+        return self.metered(session.username, lambda: session.tunnels.relayed)
 
     @contextmanager
     def metered(self, user: str, relayed: Callable[[], int]) -> Generator[None]:

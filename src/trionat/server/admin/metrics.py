@@ -25,12 +25,15 @@ from trionat.server.refusals import Bound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.relay.stream import VisitorStream
+    from trionat.server.admission.bans import Bans
     from trionat.server.admission.lease import Lease
     from trionat.server.admission.queued_client import QueuedClient
     from trionat.server.control.context import ServerContext
     from trionat.server.sessions.session import Session
+    from trionat.server.visitors.ports import PortPool
     from trionat.server.visitors.visitor import Visitor
     from trionat.transport.descriptors import Descriptors
 
@@ -88,31 +91,22 @@ class Metrics:
             if lease.vacant_since is not None and not lease.given_up and not lease.released:
                 reserved.append(self._reserved(lease, lease.vacant_since))
                 await trio.lowlevel.checkpoint()
-        banned: list[BannedView] = []
-        for network, seconds in context.bans.banned().items():
-            banned.append(BannedView(network=network, remaining=round(seconds, 3)))
-            if len(banned) % _BANS_TURN == 0:
-                await trio.lowlevel.checkpoint()
+        banned = await view_banned(context.bans)
         return Snapshot(
-            server=ServerView(
-                name=self.ready.name,
-                version=_VERSION,
-                since=self._date(self._started),
-                seconds=_ago(self._started),
-                control=str(self.ready.control),
-                tunnel=str(self.ready.tunnel),
-                ports_free=ports.free,
-                ports_held=len(ports.ports) - ports.free,
-                session_limit=context.config.session_limit,
-                queue_places=context.config.queue_places,
-                rate=round(sum((session.rate for session in sessions), 0.0), 1),
+            server=view_server(
+                self.ready,
+                context.config,
+                self._started,
+                ports,
+                rate=sum((session.rate for session in sessions), 0.0),
                 stopping=context.stopping.is_set(),
+                now=self.now,
             ),
             sessions=tuple(sessions),
             queue=tuple(self._queued(client) for client in context.admission.queue),
             reserved=tuple(reserved),
             refused=self._refused(),
-            banned=tuple(banned),
+            banned=banned,
         )
 
     def _refused(self) -> dict[str, int]:
@@ -201,8 +195,49 @@ class Metrics:
         )
 
     def _date(self, moment: float) -> str:
-        date = self.now() - timedelta(seconds=_ago(moment))
-        return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return _date(moment, self.now)
+
+
+def view_server(
+    ready: Ready,
+    config: ServerConfig,
+    started: float,
+    ports: PortPool,
+    *,
+    rate: float,
+    stopping: bool,
+    now: Callable[[], datetime] = _now,
+) -> ServerView:
+    """Look at the server itself, which has `started` at that moment of Trio's clock."""
+    return ServerView(
+        name=ready.name,
+        version=_VERSION,
+        since=_date(started, now),
+        seconds=_ago(started),
+        control=str(ready.control),
+        tunnel=str(ready.tunnel),
+        ports_free=ports.free,
+        ports_held=len(ports.ports) - ports.free,
+        session_limit=config.session_limit,
+        queue_places=config.queue_places,
+        rate=round(rate, 1),
+        stopping=stopping,
+    )
+
+
+async def view_banned(bans: Bans) -> tuple[BannedView, ...]:
+    """Look at the bans. Others get their turn after some of them."""
+    banned: list[BannedView] = []
+    for network, seconds in bans.banned().items():
+        banned.append(BannedView(network=network, remaining=round(seconds, 3)))
+        if len(banned) % _BANS_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    return tuple(banned)
+
+
+def _date(moment: float, now: Callable[[], datetime]) -> str:
+    date = now() - timedelta(seconds=_ago(moment))
+    return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _ago(moment: float) -> float:

@@ -10,12 +10,10 @@ import trio
 
 from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
-from trionat.server.admin.kick import kick
 from trionat.server.admin.messages import (
     REQUEST_BYTES,
     AskStatus,
     AskTasks,
-    Kicked,
     KickSession,
     KickUser,
     KickVisitor,
@@ -24,14 +22,14 @@ from trionat.server.admin.messages import (
     encode_answer,
     encode_error,
 )
-from trionat.server.admin.task_tree import grow, main_task
 from trionat.transport.deadline import deadline
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
     import socket
 
-    from trionat.server.admin.metrics import Metrics
+    from trionat.server.admin.commands import Commands
+    from trionat.server.admin.messages import Kicked
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.admin.task_tree import Branch
 
@@ -51,7 +49,7 @@ _SHORTAGE_WAIT: Final = 1.0
 class AdminServer:
     """Answers what commands ask for, until it is cancelled. Does not own the listening socket."""
 
-    metrics: Metrics
+    commands: Commands
     _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, _PLACES))
     _scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
@@ -96,11 +94,11 @@ class AdminServer:
         answer: Snapshot | Branch | Kicked
         match request:
             case AskStatus():
-                answer = await self.metrics.snapshot()
+                answer = await self.commands.snapshot()
             case AskTasks():
-                answer = await grow(main_task())
+                answer = await self.commands.tasks()
             case KickUser() | KickSession() | KickVisitor():
-                answer = await kick(self.metrics.context, request)
+                answer = await self.commands.kick(request)
                 if answer.anybody:
                     log.info("kicked", request=str(request), **attrs.asdict(answer))
             case _:

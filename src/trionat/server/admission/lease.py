@@ -32,7 +32,7 @@ def _new_token() -> str:
 
 @attrs.define(eq=False)
 class Lease:
-    """See the module. Made and released by `Leases`, which `on_idle` tells that no session uses it (any more).
+    """See the module. Made and released by `Leases`, which `on_idle` tells that no session uses it (any more), and `on_occupied` that one does.
 
     `given_up` says that nobody will come back for it, `released` that it is gone for good. `services` are those of the session
     that uses it, or did so last; `vacant_since` is when that one ended.
@@ -45,6 +45,7 @@ class Lease:
     queue: VisitorQueue
     send_memory: SendMemory
     on_idle: Callable[[Lease], None] = lambda _: None
+    on_occupied: Callable[[Lease], None] = lambda _: None
     released: bool = attrs.field(init=False, default=False)
     given_up: bool = attrs.field(init=False, default=False)
     services: tuple[ServiceRequest, ...] = attrs.field(init=False, default=())
@@ -83,6 +84,12 @@ class Lease:
         self.queue.session = uid
         self.vacant_since = None
         self._evict = evict
+        self.on_occupied(self)
+
+    def evict(self, reason: str) -> None:
+        """End the session that uses the lease, if one does."""
+        if self._evict is not None:
+            self._evict(reason)
 
     def resume(self, token: str | None) -> None:
         """Let the session that begins go on with the streams of the one before; without the right token they are reset.

@@ -12,6 +12,9 @@ from trionat.relay.send_buffer import SendMemory
 from trionat.server.accounts.limits import LiveLimits
 from trionat.server.admission.lease import Lease
 from trionat.server.refusals import RefusalCounters
+from trionat.server.registry.claim import Claim, Wish
+from trionat.server.registry.local import LocalRegistry
+from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.queue import VisitorQueue
 from trionat.signals import Signal
 
@@ -20,29 +23,41 @@ if TYPE_CHECKING:
 
     from trionat.config.server import ServerConfig
     from trionat.server.admission.queued_client import QueuedClient
+    from trionat.server.registry.registry import Registry
     from trionat.server.visitors.ports import LeaseKey, PortPool
 
 log = get_logger(__name__)
 
 
+def _in_this_process(leases: Leases) -> Registry:
+    return LocalRegistry(ClaimTable(leases.config.session_limit, leases.ports))
+
+
 @attrs.define(eq=False)
 class Leases:
-    """Every lease takes one session slot of `ServerConfig.session_limit`, and its ports of the pool, until it is released.
+    """Every lease is a claim in the registry (one session slot, and its ports) until it is released.
 
-    `by_key` has those that exist; `live_limits` what their users may have; `changed` is notified when slots and ports are free
+    `ports` are the visit ports of this process; where the registry is in it as well, which it is unless given, they are its pool. `by_key` has
+    the leases that exist; `live_limits` what their users may have; `changed` is notified when slots and ports are free
     again, or will be in a while, and when a client leaves the queue.
     """
 
     config: ServerConfig
     ports: PortPool
     refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
+    registry: Registry = attrs.field(
+        default=attrs.Factory(_in_this_process, takes_self=True), kw_only=True
+    )
     by_key: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
+    _claims: dict[LeaseKey, Claim] = attrs.field(init=False, factory=lambda: {})
     live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
     send_memory: SendMemory = attrs.field(init=False)
     changed: Signal = attrs.field(init=False, factory=Signal)
 
     def __attrs_post_init__(self) -> None:
         self.send_memory = SendMemory(self.config.resume_memory_total)
+        self.registry.on_free = self.changed.notify
+        self.registry.on_evict = self.evict
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self.by_key.values()))
@@ -50,24 +65,32 @@ class Leases:
     @property
     def free_slots(self) -> int:
         """How many more sessions there may be."""
-        return self.config.session_limit - len(self.by_key)
+        return self.registry.free_slots
 
-    def grant(self, client: QueuedClient) -> Lease | None:
-        """Return a new lease for a client that has none, or None where too few ports are free. There has to be a free slot.
+    async def grant(self, client: QueuedClient) -> Lease | None:
+        """Return a new lease for a client that has none, or None where too few slots or ports are free. No checkpoint where the registry is in this process.
 
         Raises:
+            TakenError: another process holds its key.
             RefusedError: a port that it names is taken, or too many of those that its user may have are.
         """
-        ports = self.ports.take(client.services, client.key, client.limits.visit_ports)
-        if ports is None:
-            return None
-        user_limits = self.live_limits.take(client.key[0], client.limits)
+        claim = await self.registry.claim(
+            Wish(key=client.key, services=client.services, limits=client.limits)
+        )
+        return None if claim is None else self.open(claim)
+
+    def open(self, claim: Claim) -> Lease:
+        """Return the lease of a claim that has none; no session uses it."""
+        limits = claim.wish.limits
+        user_limits = self.live_limits.take(claim.key[0], limits)
         queue = VisitorQueue(
             self.config.max_waiting_visitors, self.config.max_visitors, user_limits, self.refusals
         )
         memory = SendMemory(self.config.resume_memory, self.send_memory)
-        lease = Lease(client.key, ports, queue, memory, self._idle)
+        ports = tuple(self.ports.ports[number] for number in claim.ports)
+        lease = Lease(claim.key, ports, queue, memory, self._idle, self._occupied)
         self.by_key[lease.key] = lease
+        self._claims[lease.key] = claim
         return lease
 
     async def reclaim(self, client: QueuedClient) -> Lease | None:
@@ -120,8 +143,19 @@ class Leases:
         """No session uses the lease: it ends now if nobody will come back for it, else by `expire`."""
         if lease.given_up:
             self.release(lease, "the client has left")
-        else:
+        elif not lease.released:
+            self.registry.occupy(self._claims[lease.key], occupied=False)
             self.changed.notify()
+
+    def _occupied(self, lease: Lease) -> None:
+        self.registry.occupy(self._claims[lease.key], occupied=True)
+
+    def evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:
+        """Another process wants a key: give its lease up, and end the session that uses it. With `vacant_only`, only where none does."""
+        lease = self.by_key.get(key)
+        if lease is not None and not (vacant_only and lease.occupied):
+            lease.give_up(reason)
+            lease.evict(reason)
 
     def release(self, lease: Lease, reason: str) -> None:
         """Give back slot and ports, and dismiss the visitors that wait, for that reason. Idempotent."""
@@ -130,7 +164,9 @@ class Leases:
         lease.released = True
         lease.queue.close(reason)
         self.live_limits.give_back(lease.queue.user_limits)
-        self.ports.give_back(lease.ports)
+        for port in lease.ports:
+            port.queue = None
         del self.by_key[lease.key]
         log.info("ports are free again", ports=lease.port_numbers, user=lease.key[0])
+        self.registry.release(self._claims.pop(lease.key))
         self.changed.notify()

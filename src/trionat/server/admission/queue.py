@@ -5,7 +5,8 @@ than ports are free may be overtaken by those behind it. So that this cannot go 
 `OVERTAKEN_FOR` seconds only; for as long again, ports that become free are kept for it; then it may be overtaken again,
 since the ports that it still lacks may be in use for days.
 
-Everything about the queue is decided in one plain function, `_assign`, so that positions and places are true at every moment.
+Everything about the queue is decided in one function, `_assign`, which has no checkpoint where the registry is in this process. Where it is
+not, one client at a time is claimed for, so that nobody is overtaken meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.protocol.messages import QUEUE_INTERVAL, RefusalCode
 from trionat.server.refusals import Bound
+from trionat.server.registry.claim import TakenError
+from trionat.signals import Signal
 
 if TYPE_CHECKING:
     from trionat.config.server import ServerConfig
@@ -41,12 +44,14 @@ _LOOK_AGAIN: Final = 1.0
 
 @attrs.define(eq=False)
 class Admission:
-    """Who may run a session. `run` has to run; all state changes between two checkpoints."""
+    """Who may run a session. `run` has to run."""
 
     config: ServerConfig
     leases: Leases
     _present: dict[LeaseKey, QueuedClient] = attrs.field(init=False, factory=lambda: {})
     _queue: list[QueuedClient] = attrs.field(init=False, factory=lambda: [])
+    _assigning: bool = attrs.field(init=False, default=False)
+    _assigned: Signal = attrs.field(init=False, factory=Signal)
 
     @property
     def queue(self) -> tuple[QueuedClient, ...]:
@@ -79,6 +84,8 @@ class Admission:
             lease: Lease | None = None
             with client.reclaiming:
                 lease = await self.leases.reclaim(client)
+                if lease is None and client.refusal is None:
+                    await self._come_over(client)
             if lease is None and client.refusal is None:
                 lease = await self._wait_in_queue(client)
             if client.refusal is not None:  # perhaps a rival has come meanwhile
@@ -92,6 +99,22 @@ class Admission:
             raise
         finally:
             self._leave(client)
+
+    async def _come_over(self, client: QueuedClient) -> None:
+        """Send the client to the process that has its lease, and the visitors that wait there, if another one does.
+
+        Where it cannot be sent, that process has to give up the lease.
+
+        Raises:
+            RefusedError: it is sent there, or nobody can be asked now.
+        """
+        holder = await self.leases.registry.holder(client.key)
+        if holder is not None and client.follows_routes:
+            text = "another process of this server has what is kept for this client"
+            raise RefusedError(RefusalCode.MOVED, text, route=holder)
+        if holder is not None:
+            reason = f"the same client has come to another process ({client.client_name})"
+            await self.leases.registry.evict(client.key, reason)
 
     def _check(self, client: QueuedClient) -> None:
         """Refuse what waiting would not help, and give up leases that only stand reserved for a user who has too many.
@@ -128,7 +151,7 @@ class Admission:
     async def _wait_in_queue(self, client: QueuedClient) -> Lease | None:
         """Wait until the client is answered; return its lease, or None where it was refused."""
         self._queue.append(client)
-        self._assign()
+        await self._assign()
         if client.position > self.config.queue_places:
             self.leases.refusals.counts[Bound.QUEUE] += 1
             raise RefusedError(
@@ -171,7 +194,7 @@ class Admission:
                 for lease in self.leases:
                     if not self.is_awaited(lease.key):
                         self.leases.expire(lease)
-                self._assign()
+                await self._assign()
                 with trio.CancelScope(deadline=self._next_moment()):
                     await self.leases.changed.wait()
         finally:
@@ -187,22 +210,48 @@ class Admission:
             moments.append(trio.current_time() + _LOOK_AGAIN)
         return min(moments, default=float("inf"))
 
-    def _assign(self) -> None:
-        """Give leases to those whose turn it is; see the module."""
-        for client in self.queue:
-            if not self.leases.free_slots:
-                break
-            try:
-                lease = self.leases.grant(client)
-            except RefusedError as refusal:
-                client.refuse(refusal)
-            else:
-                if lease is not None:
-                    client.grant(lease)
-                elif (trio.current_time() - client.since) // OVERTAKEN_FOR % 2:
-                    break  # the ports that are free are kept for it
-        self._queue = [client for client in self._queue if not client.answered]
-        self._renumber()
+    async def _assign(self) -> None:
+        """Give leases to those whose turn it is; see the module. Cancelled, the rest is for the next one who calls it."""
+        while self._assigning:
+            await self._assigned.wait()
+        self._assigning = True
+        try:
+            for client in self.queue:
+                if not self.leases.free_slots or not await self._assign_to(client):
+                    break
+        finally:
+            self._assigning = False
+            self._queue = [client for client in self._queue if not client.answered]
+            self._renumber()
+            self._assigned.notify()
+
+    async def _assign_to(self, client: QueuedClient) -> bool:
+        """Give the client its lease, if it can have one now; tell whether it is the turn of those behind it as well."""
+        if not self._waits(client):
+            return True
+        try:
+            lease = await self._grant(client)
+        except RefusedError as refusal:
+            client.refuse(refusal)
+            return True
+        if lease is None:
+            # Every other time, the ports that are free are kept for it.
+            return not (trio.current_time() - client.since) // OVERTAKEN_FOR % 2
+        if self._waits(client):
+            client.grant(lease)
+        else:  # it has left meanwhile
+            lease.give_up("the client has left")
+        return True
+
+    async def _grant(self, client: QueuedClient) -> Lease | None:
+        try:
+            return await self.leases.grant(client)
+        except TakenError:
+            await self._come_over(client)
+            return None
+
+    def _waits(self, client: QueuedClient) -> bool:
+        return self._present.get(client.key) is client and not client.answered
 
     def _renumber(self) -> None:
         for position, client in enumerate(self._queue, 1):

@@ -27,7 +27,7 @@ class QueuedClient(ABC):
     """Wants a lease; `key` says whose that is, `limits` are its user's. It gets `lease` or `refusal`, or leaves.
 
     `position` counts from 1; 0 means that it does not stand in the queue. `reclaiming` is round the wait for a lease of its own
-    that another connection of it still uses.
+    that another connection of it still uses. `follows_routes` says that it can be sent to another process of the server.
     """
 
     key: LeaseKey
@@ -35,6 +35,7 @@ class QueuedClient(ABC):
     address: TCPAddress
     services: tuple[ServiceRequest, ...]
     limits: Limits
+    follows_routes: bool = False
     since: float = attrs.field(init=False, factory=trio.current_time)
     lease: Lease | None = attrs.field(init=False, default=None)
     refusal: RefusedError | None = attrs.field(init=False, default=None)

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     import trio
 
     from trionat.config.server import ServerConfig
-    from trionat.server.accounts.accounts import Accounts
-    from trionat.server.accounts.traffic import Traffic
+    from trionat.server.admission.authenticator import Authenticator
     from trionat.server.admission.bans import Bans
     from trionat.server.admission.leases import Leases
     from trionat.server.admission.queue import Admission
@@ -21,11 +20,10 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False, kw_only=True)
 class ServerContext:
-    """See the module. `stopping` is the planned stop; `public_host` is what clients show as the server's name."""
+    """See the module. `bans` is asked who may connect, `authenticator` who may log in. `stopping` is the planned stop; `public_host` is what clients show as the server's name. `route` leads to this process, where there are several."""
 
     config: ServerConfig
-    accounts: Accounts
-    traffic: Traffic
+    authenticator: Authenticator
     refusals: RefusalCounters
     bans: Bans
     leases: Leases
@@ -33,3 +31,4 @@ class ServerContext:
     sessions: Sessions
     stopping: trio.Event
     public_host: str
+    route: str | None = None

@@ -21,12 +21,9 @@ from trionat.protocol.legacy import (
     UserInformation,
 )
 from trionat.protocol.messages import RefusalCode, ServiceRequest
-from trionat.server.accounts.accounts import ANONYMOUS
-from trionat.server.accounts.credential import Credential
 from trionat.server.admission.legacy_client import LegacyQueuedClient
 from trionat.server.control.login import Login
 from trionat.server.sessions.legacy import LegacySession
-from trionat.store.base import Limits
 from trionat.transport.channel import LegacyChannel
 from trionat.transport.deadline import deadline
 
@@ -87,17 +84,16 @@ class LegacyLogin(Login):
         config = self.context.config
         self.endpoint.limit_silence(config.peer_timeout)
         user = await self._log_in(credentials.username, password=credentials.password)
-        username = ANONYMOUS if user is None else user.name
         if config.start_auth:
             with deadline(config.peer_timeout, "the client does not read"):
                 await self._channel.send(AuthSuccess())
         # No checkpoint from here on until `admit` has noted that the key is taken.
         client = LegacyQueuedClient(
-            key=self._choose_key(username),
+            key=self._choose_key(user.username),
             client_name=_CLIENT_NAME,
             address=self.address,
             services=(ServiceRequest(),),
-            limits=Limits() if user is None else user.limits,
+            limits=user.limits,
             channel=self._channel,
         )
 
@@ -108,9 +104,9 @@ class LegacyLogin(Login):
                 config=config,
                 stopping=self.context.stopping,
                 address=self.address,
-                username=username,
-                account_id=0 if user is None else user.account_id,
-                credential=None if user is None else Credential.of(user, by_ticket=False),
+                username=user.username,
+                account_id=user.account_id,
+                credential=user.credential,
                 client_name=_CLIENT_NAME,
                 channel=self._channel,
                 dialect=self.dialect,

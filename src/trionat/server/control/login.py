@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,7 +11,6 @@ import trio
 from trionat.errors import PeerError, RefusedError
 from trionat.log import bind_context, get_logger
 from trionat.protocol.messages import RefusalCode
-from trionat.server.accounts.accounts import ANONYMOUS
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import close_after_last_words
 from trionat.transport.isolation import leaves
@@ -22,11 +20,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from trionat.address import TCPAddress
+    from trionat.server.admission.authenticator import Identity
     from trionat.server.admission.lease import Lease
     from trionat.server.admission.queued_client import QueuedClient
     from trionat.server.control.context import ServerContext
     from trionat.server.sessions.session import Session
-    from trionat.store.base import User
     from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
@@ -93,42 +91,25 @@ class Login(ABC):
 
     async def _log_in(
         self, username: str, *, password: str | None, token: bytes | None = None
-    ) -> User | None:
-        """Return the account of a client that is to be let in, or None where all are `anonymity`.
+    ) -> Identity:
+        """Return as whom a client is to be let in.
 
         Raises:
             RefusedError: the credentials open no account, or are not tried, or the server stops.
         """
         bind_context(user=username)
-        user = await self._authenticate(username, password, token)
+        identity = await self.context.authenticator.authenticate(
+            self.address.host, username, password=password, token=token
+        )
         log.debug(
             "login accepted",
             address=str(self.address),
             credential="ticket" if token is not None else "password",
         )
-        if user is None:
-            bind_context(user=ANONYMOUS)
+        bind_context(user=identity.username)
         if self.context.stopping.is_set():
             raise RefusedError(RefusalCode.DRAINING, "the server stops")
-        return user
-
-    async def _authenticate(
-        self, username: str, password: str | None, token: bytes | None
-    ) -> User | None:
-        """Ask for the account; see `Bans` for who may not try, and for whom the answer has to wait."""
-        bans, host = self.context.bans, self.address.host
-        tries_password = token is None and self.context.config.start_auth
-        async with bans.trying(host) if tries_password else nullcontext():
-            try:
-                return await self.context.accounts.authenticate(
-                    username, password=password, token=token
-                )
-            except RefusedError as refusal:
-                if refusal.code != RefusalCode.AUTH_FAILED:
-                    raise
-                failure, delay = refusal, bans.fail(host)
-        await trio.sleep(delay)
-        raise failure
+        return identity
 
     async def _run_session(
         self, client: QueuedClient, open_session: Callable[[int, Lease], Session]

@@ -11,6 +11,7 @@ from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.protocol.messages import (
     PLAIN_TUNNELS,
     RESUME,
+    ROUTES,
     Attach,
     Expose,
     Hello,
@@ -19,12 +20,9 @@ from trionat.protocol.messages import (
     RefusalCode,
     Refused,
 )
-from trionat.server.accounts.accounts import ANONYMOUS
-from trionat.server.accounts.credential import Credential
 from trionat.server.admission.native_client import NativeQueuedClient
 from trionat.server.control.login import Login
 from trionat.server.sessions.native import NativeSession
-from trionat.store.base import Limits
 from trionat.transport.channel import Channel
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ class NativeLogin(Login):
             return await self._channel.receive()
 
     async def _refuse(self, refusal: RefusedError) -> None:
-        await self._channel.send(Refused(code=refusal.code, text=refusal.text))
+        await self._channel.send(Refused(code=refusal.code, text=refusal.text, route=refusal.route))
 
     def _attach(self, attach: Attach | Join) -> None:
         if self._channel.trailing:
@@ -73,18 +71,18 @@ class NativeLogin(Login):
 
     async def _serve_client(self, hello: Hello) -> None:
         user = await self._log_in(hello.username, password=hello.password, token=hello.token)
-        username = ANONYMOUS if user is None else user.name
         self._channel.allow_control_frames()
         expose = await self._expect("the list of its services")
         if not isinstance(expose, Expose):
             raise RemoteProtocolError(f"{type(expose).__name__.upper()} instead of EXPOSE")
         client = NativeQueuedClient(
-            key=(username, hello.identity),
+            key=(user.username, hello.identity),
             client_name=hello.name,
             address=self.address,
             services=expose.services,
-            limits=Limits() if user is None else user.limits,
+            limits=user.limits,
             channel=self._channel,
+            follows_routes=ROUTES in hello.capabilities,
         )
 
         resumes = RESUME in hello.capabilities and self.context.config.effective_resume_wait > 0
@@ -98,17 +96,16 @@ class NativeLogin(Login):
                 stopping=self.context.stopping,
                 public_host=self.context.public_host,
                 address=self.address,
-                username=username,
-                account_id=0 if user is None else user.account_id,
-                credential=None
-                if user is None
-                else Credential.of(user, by_ticket=hello.token is not None),
+                username=user.username,
+                account_id=user.account_id,
+                credential=user.credential,
                 client_name=hello.name,
                 channel=self._channel,
                 keep_idle=expose.idle_tunnels,
                 plain_tunnels=self.context.config.tunnel_encryption == UNENCRYPTED
                 and PLAIN_TUNNELS in hello.capabilities,
                 resumes=resumes,
+                route=self.context.route if client.follows_routes else None,
             )
 
         await self._run_session(client, open_session)

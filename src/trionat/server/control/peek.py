@@ -1,9 +1,9 @@
-"""A look at a new connection's first bytes, which tell what the peer speaks."""
+"""A look at a new connection's first bytes, which tell what the peer speaks, and where it wants to go."""
 
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -13,18 +13,27 @@ from trionat.protocol.frames import HEADER_BYTES
 from trionat.transport.endpoint import lost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.protocol.dialect import Dialect
 
-# How long to look away when a connection's first bytes came in too small a piece to tell what they are. Rare: every client
-# that we know sends them in one segment.
-_PEEK_INTERVAL: Final = 0.05
+T = TypeVar("T")
+
+# How long to look away when a connection's first bytes came in too small a piece to tell what they are. Rare for the dialect: every
+# client that we know sends that in one segment. A ClientHello may come in two, the second one right behind the first.
+_PEEK_INTERVAL: Final = 0.002
 _LONGEST_PEEK_INTERVAL: Final = 1.0
 
 
 async def peek_dialect(sock: socket.socket) -> Dialect:
-    """Look at a connection's first bytes, without taking them, until they tell what the peer speaks.
+    """Look at a connection's first bytes until they tell what the peer speaks; see `peek`."""
+    return await peek(sock, HEADER_BYTES, detect_dialect)
 
-    The caller sets the deadline and closes the socket.
+
+async def peek(sock: socket.socket, size: int, tell: Callable[[bytes], T | None]) -> T:
+    """Look at a connection's first bytes, at most `size` and without taking them, until `tell` makes something of them.
+
+    It has to, or to raise, when it has got so many. The caller sets the deadline and closes the socket.
 
     Raises:
         ConnectionLostError: the peer went away before it had said enough.
@@ -34,13 +43,13 @@ async def peek_dialect(sock: socket.socket) -> Dialect:
     while True:
         await trio.lowlevel.wait_readable(sock)
         try:
-            first = sock.recv(HEADER_BYTES, socket.MSG_PEEK)
+            first = sock.recv(size, socket.MSG_PEEK)
         except BlockingIOError:
             continue
         except OSError as error:
             raise lost(error) from error
-        if (dialect := detect_dialect(first)) is not None:
-            return dialect
+        if (told := tell(first)) is not None:
+            return told
         if not first or (len(first) == seen and _is_half_closed(sock)):
             raise ConnectionLostError(
                 f"the peer closed the connection after {max(len(first), 0)} bytes"

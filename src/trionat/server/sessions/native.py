@@ -15,6 +15,7 @@ from trionat.protocol.messages import (
     CAPABILITIES,
     PLAIN_TUNNELS,
     RESUME,
+    ROUTES,
     SECRET_BYTES,
     Acks,
     Close,
@@ -60,6 +61,7 @@ class NativeSession(Session):
     """See `Session`. `keep_idle` is how many idle tunnels the client wants at least.
 
     `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
+    `route` is told to the client, so that its tunnels come to this process.
     """
 
     channel: Channel
@@ -67,6 +69,7 @@ class NativeSession(Session):
     public_host: str
     plain_tunnels: bool = False
     resumes: bool = False
+    route: str | None = None
     link: ControlLink = attrs.field(init=False)
     _tunnels: NativeTunnels = attrs.field(init=False)
     _early: EarlyVisitors = attrs.field(init=False)
@@ -183,7 +186,9 @@ class NativeSession(Session):
                 *CAPABILITIES,
                 *([PLAIN_TUNNELS] if self.plain_tunnels else []),
                 *([RESUME] if self.resumes else []),
+                *([] if self.route is None else [ROUTES]),
             ),
+            route=self.route,
             resumption=Resumption(
                 lease=self.lease.token,
                 wait=self.config.effective_resume_wait,

@@ -15,20 +15,23 @@ from trionat.server.sessions.session import CUT_OFF
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
 
-    from trionat.server.accounts.traffic import Traffic
     from trionat.server.admission.lease import Lease
     from trionat.server.sessions.session import Session
 
 
 @attrs.define(eq=False)
 class Sessions:
-    """Runs sessions, each in the task of its control connection, and has their bytes counted. `by_uid` has those that are up."""
+    """Runs sessions, each in the task of its control connection, within what `accounted` gives for it. `by_uid` has those that are up.
 
-    traffic: Traffic
+    `uids` are the numbers of those to come.
+    """
+
+    accounted: Callable[[Session], AbstractContextManager[None]]
+    uids: Iterator[int] = attrs.field(factory=lambda: count(1))
     by_uid: dict[int, Session] = attrs.field(init=False, factory=lambda: {})
-    _uids: count[int] = attrs.field(init=False, factory=lambda: count(1))
     _ended: Signal = attrs.field(init=False, factory=Signal)
 
     async def run(self, lease: Lease, open_session: Callable[[int, Lease], Session]) -> None:
@@ -36,14 +39,14 @@ class Sessions:
 
         There is no checkpoint before it uses the lease. Afterwards the lease is vacant, and given up for the reason of a session that ended for good.
         """
-        session = open_session(next(self._uids), lease)
+        session = open_session(next(self.uids), lease)
         lease.occupy(session.uid, partial(session.end, CloseCode.EVICTED))
         self.by_uid[session.uid] = session
         bind_context(session=session.uid)
         trio.lowlevel.current_task().name = f"session {session.uid} of {session.username}"
         end = CUT_OFF
         try:
-            with self.traffic.metered(session.username, lambda: session.tunnels.relayed):
+            with self.accounted(session):
                 end = await session.run()
         finally:
             del self.by_uid[session.uid]

@@ -17,6 +17,7 @@ from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from trionat.config.server import ServerConfig
     from trionat.server.visitors.ports import VisitPort
@@ -26,12 +27,15 @@ log = get_logger(__name__)
 
 @attrs.define(eq=False)
 class VisitorAcceptor:
-    """What the listeners of all visit ports call. A visitor that may not come in is closed before one byte of it is read."""
+    """What the listeners of all visit ports call. A visitor that may not come in is closed before one byte of it is read.
+
+    `numbers` are those of the visitors to come.
+    """
 
     config: ServerConfig
     refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
+    numbers: Iterator[int] = attrs.field(factory=lambda: count(1))
     _policy: AccessPolicy = attrs.field(init=False)
-    _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
 
     def __attrs_post_init__(self) -> None:
         self._policy = AccessPolicy(self.config)
@@ -64,7 +68,7 @@ class VisitorAcceptor:
             return
         queue.put(
             Visitor(
-                number=next(self._numbers),
+                number=next(self.numbers),
                 endpoint=SocketEndpoint(connection),
                 address=address,
                 service=port.service,

@@ -53,6 +53,10 @@ class PortPool:
         """How many ports are free."""
         return len(self._free)
 
+    def is_free(self, number: int) -> bool:
+        """Tell whether nobody has this port."""
+        return number in self._free
+
     def check(
         self, services: Sequence[ServiceRequest], allowed: Container[int] | None = None
     ) -> None:

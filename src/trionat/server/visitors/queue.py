@@ -77,12 +77,13 @@ class VisitorQueue:
 
     def put(self, visitor: Visitor) -> None:
         """Take a new visitor over: give it to an idle tunnel, let it wait, or close it at once where a limit is reached."""
-        most, user_limits = self.user_limits.limits.visitors, self.user_limits
+        most, user_limits = self.user_limits.share.visitors, self.user_limits
         if not self.open:
             bound, refusal = Bound.LEAVING, self.why
         elif most is not None and user_limits.visitors >= most:
             bound = Bound.ACCOUNT_VISITORS
-            refusal = f"this user has all the visitors that it may have at once ({most})"
+            user_limits.refused += 1
+            refusal = f"this user has all the visitors that it may have at once ({user_limits.limits.visitors})"
         elif self.present >= self.most_present:
             bound = Bound.VISITORS
             refusal = f"{self.most_present} visitors are here already (MaxVisitors)"

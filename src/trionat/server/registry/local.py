@@ -1,0 +1,50 @@
+"""The registry whose truth is in this process: no task, and no wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from trionat.server.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from trionat.server.registry.claim import Claim, Wish
+    from trionat.server.registry.table import ClaimTable
+    from trionat.server.visitors.ports import LeaseKey
+
+
+@attrs.define(eq=False)
+class LocalRegistry(Registry):
+    """See `Registry`. There is no checkpoint in any of it; several share a table under different words."""
+
+    table: ClaimTable
+    word: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        self.table.join(self.word, self)
+
+    @property
+    def free_slots(self) -> int:
+        """See `Registry`."""
+        return self.table.free_slots
+
+    async def holder(self, key: LeaseKey) -> str | None:
+        """See `Registry`."""
+        return self.table.holder(key, self.word)
+
+    async def claim(self, wish: Wish) -> Claim | None:
+        """See `Registry`."""
+        return self.table.claim(wish, self.word)
+
+    def release(self, claim: Claim) -> None:
+        """See `Registry`."""
+        self.table.release(claim)
+
+    def occupy(self, claim: Claim, *, occupied: bool) -> None:
+        """See `Registry`."""
+        self.table.occupy(claim, occupied=occupied)
+
+    async def evict(self, key: LeaseKey, reason: str) -> None:
+        """See `Registry`."""
+        self.table.evict(key, reason)

@@ -1,0 +1,164 @@
+"""Who holds what: the truth, where it is in a process. Plain state that changes between two checkpoints."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+
+from trionat.errors import RefusedError
+from trionat.protocol.messages import RefusalCode
+from trionat.server.registry.claim import Claim, TakenError, Wish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from trionat.server.registry.registry import Evict
+    from trionat.server.visitors.ports import LeaseKey, PortPool
+
+_MAKE_ROOM: Final = "the user's limit of sessions"
+
+
+class Member(Protocol):
+    """A process, as far as the table talks to it; see `Registry`."""
+
+    @property
+    def on_free(self) -> Callable[[], None]:
+        """Called when something is free again."""
+        ...
+
+    @property
+    def on_evict(self) -> Evict:
+        """Called when another process wants a key of this one."""
+        ...
+
+
+@attrs.define(eq=False)
+class _Held:
+    claim: Claim
+    occupied: bool = True
+
+
+@attrs.define(eq=False)
+class ClaimTable:
+    """At most `slots` claims, with ports of the pool. Processes are known by a word each, and are there between `join` and `leave`.
+
+    What a process holds stays when it has left: whoever has its word next finds it with `held_by`, and a client that comes to another
+    process takes it along. See `Registry` for what the methods do. `on_change` is called with ports that were just taken, or given back.
+    """
+
+    slots: int
+    ports: PortPool
+    on_change: Callable[[Iterable[int]], None] = lambda _: None
+    _held: dict[LeaseKey, _Held] = attrs.field(init=False, factory=lambda: {})
+    _by_user: dict[str, dict[LeaseKey, _Held]] = attrs.field(init=False, factory=lambda: {})
+    _members: dict[str, Member] = attrs.field(init=False, factory=lambda: {})
+    _fences: Iterator[int] = attrs.field(init=False, factory=lambda: count(1))
+
+    @property
+    def free_slots(self) -> int:
+        """How many more claims there may be."""
+        return self.slots - len(self._held)
+
+    def join(self, word: str, member: Member) -> None:
+        """A process is there from now on; its `on_free` and `on_evict` are called."""
+        self._members[word] = member
+
+    def leave(self, word: str) -> None:
+        """A process is gone. Whoever waits for one of its keys may have it."""
+        self._members.pop(word, None)
+        self._tell_free()
+
+    def held_by(self, word: str) -> tuple[Claim, ...]:
+        """Return what a process holds, or has left behind."""
+        return tuple(held.claim for held in self._held.values() if held.claim.holder == word)
+
+    def holders_of(self, user: str) -> set[str]:
+        """Return the processes that have claims of a user."""
+        return {held.claim.holder for held in self._by_user.get(user, {}).values()}
+
+    def find(self, key: LeaseKey, fence: int) -> Claim | None:
+        """Return a claim that still holds."""
+        held = self._held.get(key)
+        return None if held is None or held.claim.fence != fence else held.claim
+
+    def is_current(self, claim: Claim) -> bool:
+        """Tell whether a claim still holds."""
+        return self.find(claim.key, claim.fence) is not None
+
+    def holder(self, key: LeaseKey, asking: str) -> str | None:
+        """Return which other process holds a key, if one does that is there."""
+        held = self._held.get(key)
+        if held is None or held.claim.holder == asking or held.claim.holder not in self._members:
+            return None
+        return held.claim.holder
+
+    def claim(self, wish: Wish, word: str) -> Claim | None:
+        """See `Registry.claim`."""
+        held = self._held.get(wish.key)
+        if held is not None:
+            if (other := self.holder(wish.key, word)) is not None:
+                raise TakenError(other)
+            if held.claim.holder == word and word in self._members:
+                return None  # it is about to release it
+            self._remove(held.claim)
+        if not self._has_sessions(wish) or self.free_slots <= 0:
+            return None
+        ports = self.ports.take(wish.services, wish.key, wish.limits.visit_ports)
+        if ports is None:
+            return None
+        numbers = tuple(port.number for port in ports)
+        claim = Claim(wish=wish, ports=numbers, fence=next(self._fences), holder=word)
+        held = self._held[wish.key] = _Held(claim)
+        self._by_user.setdefault(wish.key[0], {})[wish.key] = held
+        self.on_change(numbers)
+        return claim
+
+    def _has_sessions(self, wish: Wish) -> bool:
+        """Tell whether the user may have one more; asks for those that stand without a session where there are too many."""
+        if (most := wish.limits.sessions) is None:
+            return True
+        mine = self._by_user.get(wish.key[0], {})
+        if sum(held.occupied for held in mine.values()) >= most:
+            raise RefusedError(
+                RefusalCode.TOO_MANY_SESSIONS,
+                f"this account has all the sessions that it may have at once ({most})",
+            )
+        vacant = [held.claim for held in mine.values() if not held.occupied]
+        for claim in vacant[: max(0, len(mine) + 1 - most)]:
+            if (member := self._members.get(claim.holder)) is not None:
+                member.on_evict(claim.key, _MAKE_ROOM, vacant_only=True)
+            else:
+                self.release(claim)
+        return len(mine) < most
+
+    def release(self, claim: Claim) -> None:
+        """See `Registry.release`."""
+        if self.is_current(claim):
+            self._remove(claim)
+            self._tell_free()
+
+    def _remove(self, claim: Claim) -> None:
+        del self._held[claim.key]
+        mine = self._by_user[claim.key[0]]
+        del mine[claim.key]
+        if not mine:
+            del self._by_user[claim.key[0]]
+        self.ports.give_back(self.ports.ports[number] for number in claim.ports)
+        self.on_change(claim.ports)
+
+    def _tell_free(self) -> None:
+        for member in list(self._members.values()):
+            member.on_free()
+
+    def occupy(self, claim: Claim, *, occupied: bool) -> None:
+        """See `Registry.occupy`."""
+        if self.is_current(claim):
+            self._held[claim.key].occupied = occupied
+
+    def evict(self, key: LeaseKey, reason: str) -> None:
+        """See `Registry.evict`."""
+        held = self._held.get(key)
+        if held is not None and (member := self._members.get(held.claim.holder)) is not None:
+            member.on_evict(key, reason, vacant_only=False)
