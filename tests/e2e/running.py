@@ -209,7 +209,7 @@ async def client_process(
     ) as process:
         running = Client(log_file, process)
         yield running
-    running.check_end(*(str(word) for word in arguments if str(word).startswith("tn1_")))
+    running.check_end(*(str(word) for word in arguments if str(word).startswith(("tn1_", "tn2_"))))
 
 
 @asynccontextmanager

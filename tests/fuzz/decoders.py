@@ -168,9 +168,11 @@ def client_hello(data: bytes) -> None:
 
 def ticket(data: bytes) -> None:
     """Any text, and any body with the right checksum, is a ticket that is written as it was read, or is refused."""
-    checksum = hashlib.sha256(b"tn1_" + data).digest()[:4]
-    sealed = "tn1_" + base64.urlsafe_b64encode(data + checksum).rstrip(b"=").decode()
-    for text in (data.decode("utf-8", "replace"), sealed):
+    sealed: list[str] = []
+    for prefix in ("tn1_", "tn2_"):
+        checksum = hashlib.sha256(prefix.encode() + data).digest()[:4]
+        sealed.append(prefix + base64.urlsafe_b64encode(data + checksum).rstrip(b"=").decode())
+    for text in (data.decode("utf-8", "replace"), *sealed):
         with suppress(ValueError):
             assert Ticket.decode(text).encode() == "".join(text.split())
 

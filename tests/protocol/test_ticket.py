@@ -7,16 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trionat.protocol.ticket import TOKEN_BYTES, Ticket, ticket_token
+from trionat.address import TCPAddress
+from trionat.protocol.ticket import MAX_ADDRESSES, TOKEN_BYTES, Ticket, ticket_token
 
 TOKEN = bytes(range(TOKEN_BYTES))
 HASH = bytes(range(32))
 
 printable = st.characters(exclude_categories=("C", "Z"))
+hosts = st.text(printable, min_size=1, max_size=60)
+ports = st.integers(1, 65535)
 tickets = st.builds(
-    Ticket,
-    host=st.text(printable, min_size=1, max_size=60),
-    port=st.integers(1, 65535),
+    lambda addresses, **fields: Ticket(
+        host=addresses[0].host, port=addresses[0].port, others=tuple(addresses[1:]), **fields
+    ),
+    addresses=st.lists(
+        st.builds(TCPAddress, hosts, ports), min_size=1, max_size=MAX_ADDRESSES, unique=True
+    ),
     fingerprint=st.none() | st.binary(min_size=32, max_size=32),
     username=st.text(printable | st.just(" "), min_size=1, max_size=255),
     token=st.binary(min_size=TOKEN_BYTES, max_size=TOKEN_BYTES),
@@ -34,10 +40,10 @@ def ticket(**changes: object) -> Ticket:
     return Ticket(**(fields | changes))  # type: ignore[arg-type]
 
 
-def seal(body: bytes) -> str:
+def seal(body: bytes, prefix: str = "tn1_") -> str:
     """The text form of any body, with the right checksum."""
-    checksum = hashlib.sha256(b"tn1_" + body).digest()[:4]
-    return "tn1_" + base64.urlsafe_b64encode(body + checksum).rstrip(b"=").decode()
+    checksum = hashlib.sha256(prefix.encode() + body).digest()[:4]
+    return prefix + base64.urlsafe_b64encode(body + checksum).rstrip(b"=").decode()
 
 
 @given(tickets)
@@ -88,7 +94,11 @@ def test_cut_off_says_what_to_do() -> None:
         Ticket.decode(ticket().encode()[:-9])
 
 
-@given(st.text() | st.text().map("tn1_".__add__) | st.binary().map(seal))
+@given(
+    st.text()
+    | st.sampled_from(["tn1_", "tn2_"]).flatmap(lambda prefix: st.text().map(prefix.__add__))
+    | st.builds(seal, st.binary(), st.sampled_from(["tn1_", "tn2_"]))
+)
 def test_anything_is_a_ticket_or_a_value_error_of_one_line(text: str) -> None:
     try:
         made = Ticket.decode(text)
@@ -104,6 +114,47 @@ def test_the_layout_is_as_documented() -> None:
     assert ticket().encode() == seal(body)
     body = b"\x00" + (8007).to_bytes(2, "big") + TOKEN + b"\x0bexample.com" + b"alice"
     assert ticket(fingerprint=None).encode() == seal(body)
+
+
+OTHERS = (TCPAddress("2001:db8::1", 443), TCPAddress("b.example.com", 8007))
+TWO = b"\x02\x1f\x47\x0bexample.com\x01\xbb\x0b2001:db8::1"
+
+
+def test_the_layout_of_several_addresses_is_as_documented() -> None:
+    made = ticket(others=OTHERS[:1])
+    body = b"\x01\x00\x00" + TOKEN + HASH + TWO + b"alice"
+    assert made.encode() == seal(body, "tn2_")
+    assert made.addresses == (TCPAddress("example.com", 8007), OTHERS[0])
+    assert Ticket.decode(ticket(others=OTHERS).encode()).others == OTHERS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\x00\x00\x00" + TOKEN, id="no addresses"),
+        pytest.param(b"\x00\x00\x00" + TOKEN + b"\x00bob", id="none"),
+        pytest.param(b"\x00\x00\x00" + TOKEN + b"\x01\x00\x01\x01hbob", id="one"),
+        pytest.param(b"\x00\x00\x00" + TOKEN + TWO[:-5], id="cut off"),
+        pytest.param(b"\x00\x00\x01" + TOKEN + TWO + b"bob", id="a port where there is none"),
+        pytest.param(
+            b"\x00\x00\x00"
+            + TOKEN
+            + b"\x11"
+            + b"".join(bytes((0, number, 1)) + b"h" for number in range(1, 18))
+            + b"bob",
+            id="too many",
+        ),
+        pytest.param(
+            b"\x00\x00\x00" + TOKEN + b"\x02" + 2 * b"\x00\x01\x01h" + b"bob", id="twice the same"
+        ),
+        pytest.param(
+            b"\x00\x00\x00" + TOKEN + TWO.replace(b"\x1f\x47", bytes(2)) + b"b", id="port 0"
+        ),
+    ],
+)
+def test_sealed_nonsense_of_several_addresses_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match="ticket"):
+        Ticket.decode(seal(body, "tn2_"))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +178,7 @@ def test_sealed_nonsense_is_refused(body: bytes, reason: str) -> None:
         Ticket.decode(seal(body))
 
 
-@pytest.mark.parametrize("text", ["tn2_abc", "tn10_abc", " tn9_"])
+@pytest.mark.parametrize("text", ["tn3_abc", "tn10_abc", " tn9_"])
 def test_a_later_version_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="made by a newer trionat: update"):
         Ticket.decode(text)
@@ -170,6 +221,10 @@ def test_what_cannot_be_seen_is_named_and_nothing_else_shown(character: str) -> 
         {"username": "n" * 1021},
         {"token": b""},
         {"token": bytes(32)},
+        {"others": (TCPAddress("h", 0),)},
+        {"others": (TCPAddress("a b", 1),)},
+        {"others": (TCPAddress("example.com", 8007),)},
+        {"others": tuple(TCPAddress("h", port) for port in range(1, 17))},
     ],
     ids=str,
 )
@@ -180,6 +235,9 @@ def test_what_the_text_cannot_hold_is_refused_at_once(changes: dict[str, object]
 
 def test_the_longest_ticket_can_be_read() -> None:
     longest = ticket(host="h" * 255, username="\U0001f511" * 255)
+    assert Ticket.decode(longest.encode()) == longest
+    others = tuple(TCPAddress("h" * 255, port) for port in range(1, MAX_ADDRESSES))
+    longest = ticket(host="h" * 255, username="\U0001f511" * 255, others=others)
     assert Ticket.decode(longest.encode()) == longest
 
 

@@ -34,7 +34,10 @@ class MemoryDialer(ServerDialer):
     dial: Callable[[TCPAddress], MemoryEndpoint] = attrs.field(kw_only=True)
     dialled: list[tuple[float, TCPAddress]] = attrs.field(factory=list, kw_only=True)
 
-    async def connect(self, address: TCPAddress) -> TLSEndpoint:
+    async def look_up(self) -> list[str]:
+        return [self.server.control.host]
+
+    async def connect(self, address: TCPAddress, *_: object) -> TLSEndpoint:
         self.dialled.append((trio.current_time(), address))
         await trio.lowlevel.checkpoint()
         return cast("TLSEndpoint", self.dial(address))

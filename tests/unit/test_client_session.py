@@ -16,6 +16,7 @@ from tests.unit.memory import memory_pair, receive_all, receive_some
 from tests.unit.memory_server import forwarder, open_memory_server
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forwarder import Forwarder
+from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
 from trionat.client.session import SessionOverError
 from trionat.config.client import ClientConfig
@@ -120,7 +121,7 @@ def session_at(
         forwarder=forwarder,
         tell=tell,
         stopping=trio.Event(),
-        dialer=host.dialer,
+        servers=Servers((host.dialer,)),
         identity="me",
         preferred_ports=(60009, *(None,) * (len(forwarder.services) - 1)),
     )

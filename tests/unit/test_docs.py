@@ -274,7 +274,7 @@ def test_every_module_has_its_room() -> None:
         ("db check", {}),
         ("serve", {"TRIONAT_LOG_LEVEL": "loud"}),
         ("connect tn1_AAAA 8080", {}),
-        ("connect tn2_AAAA 8080", {}),
+        ("connect tn3_AAAA 8080", {}),
         ("connect 8080", {}),
         ("connect tn1_AAAA", {}),
         ("status", {}),

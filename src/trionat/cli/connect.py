@@ -190,7 +190,12 @@ def show_json(event: ClientEvent) -> None:
                 {"name": service.name, "local": str(service.local), "public": str(service.public)}
                 for service in event.services
             ]
-            line = {"event": "connected", "uid": event.uid, "services": services}
+            line = {
+                "event": "connected",
+                "uid": event.uid,
+                "server": str(event.server),
+                "services": services,
+            }
         case Queued(position):
             line = {"event": "queued", "position": position}
         case Disconnected(reason=reason, retry_in=retry_in):

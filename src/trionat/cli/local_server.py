@@ -52,16 +52,21 @@ class State:
 
     @classmethod
     def find(
-        cls, state_dir: Path | None, config: Path | None, public_addr: str | None = None
+        cls,
+        state_dir: Path | None,
+        config: Path | None,
+        public_addr: str | None = None,
+        other_servers: list[str] | None = None,
     ) -> State:
         """Find it by flags, environment and file.
 
         Raises:
             ConfigError: One of them is wrong.
         """
-        flags = {
+        flags: dict[str, str | list[str] | None] = {
             "Server.StateDir": None if state_dir is None else str(state_dir),
             "Server.PublicAddr": public_addr,
+            "Server.OtherServers": other_servers,
         }
         configuration = load("server", file=config, flags=flags, environ=os.environ)
         return cls(configuration.server, configuration.database)

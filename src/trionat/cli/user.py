@@ -172,12 +172,19 @@ def ticket(
             help="Where clients reach the server; otherwise Server.PublicAddr, or where it was served last.",
         ),
     ] = None,
+    other_server: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Another server that takes the same ticket; may be given several times. Otherwise Server.OtherServers, or those of the last run.",
+        ),
+    ] = None,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
     """Print a user's ticket: all that trionat connect needs. The same one every time, unless --renew."""
     with told():
-        state = State.find(state_dir, config, public_addr)
+        state = State.find(state_dir, config, public_addr, other_server)
         user = state.ask(lambda store: existing_user(store, name))
         _check_ticket_key(state)
         # A certificate of the operator's own changes when it is renewed, so clients check it by authority instead.
@@ -188,7 +195,8 @@ def ticket(
             user = attrs.evolve(user, ticket_salt=new_ticket_salt())
         with given("--public-addr"):
             host, port = _public_address(state.server, files)
-            text = make_ticket(files, user, host, port, pinned=pinned).encode()
+            others = state.server.other_servers or files.last_others()
+            text = make_ticket(files, user, host, port, pinned=pinned, others=others).encode()
         if first or renew:
             state.ask(lambda store: store.set_ticket_salt(name, user.ticket_salt))
     say(text)

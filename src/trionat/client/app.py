@@ -11,9 +11,10 @@ import trio
 from trionat.client.forwarder import Forwarder
 from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.legacy.session import LegacySession
-from trionat.client.native.dialer import ServerDialer, find_server
+from trionat.client.native.dialer import ServerDialer, find_servers
 from trionat.client.native.expose import check_services
 from trionat.client.native.identity import find_identity
+from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import Backoff, foremost, is_final
@@ -104,7 +105,10 @@ class Client:
                 return
             if isinstance(problem, SessionOverError) and problem.code not in _COMES_BACK:
                 self._waiting_streams.drop_all(str(problem))
-            if self.config.once or is_final(problem, connected_before=self._connected.is_set()):
+            final = is_final(problem, connected_before=self._connected.is_set())
+            if session.note_end(problem, final=final):
+                final = False
+            if self.config.once or final:
                 self._waiting_streams.drop_all(str(problem))
                 tell(Disconnected(reason=str(problem), retry_in=None))
                 raise problem
@@ -129,28 +133,33 @@ class Client:
             log.info("connected again", seconds=seconds, waiting=waiting)
 
     async def _native_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
-        """Return what makes each session: the same server and identity, and the ports of the one before."""
+        """Return what makes each session: the same servers and identity, and the ports of the one before."""
         services = self.config.effective_services()
         check_services(services)
         forwarder = Forwarder(services, self.config.local_timeout, tell)
         # Their files may be pipes, or on a network that is gone: a thread that waits for one is left behind.
-        server = await trio.to_thread.run_sync(
-            find_server, self.config, self.auth, abandon_on_cancel=True
+        found = await trio.to_thread.run_sync(
+            find_servers, self.config, self.auth, abandon_on_cancel=True
         )
         identity = await trio.to_thread.run_sync(find_identity, self.config, abandon_on_cancel=True)
-        dialer = ServerDialer(
-            server,
-            self.config.connect_timeout,
-            lambda: self.config.effective_state_dir,
-            trust_on_first_use=self.config.trust_on_first_use,
-            ca_file=self.config.ca_file,
+        servers = Servers(
+            tuple(
+                ServerDialer(
+                    server,
+                    self.config.connect_timeout,
+                    lambda: self.config.effective_state_dir,
+                    trust_on_first_use=self.config.trust_on_first_use,
+                    ca_file=self.config.ca_file,
+                )
+                for server in found
+            )
         )
         return lambda: NativeSession(
             config=self.config,
             forwarder=forwarder,
             tell=tell,
             stopping=self.stopping,
-            dialer=dialer,
+            servers=servers,
             identity=identity,
             preferred_ports=self._ports or (None,) * len(services),
             waiting_streams=self._waiting_streams,

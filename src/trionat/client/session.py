@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from trionat.client.forwarder import Forwarder
     from trionat.config.client import ClientConfig
+    from trionat.errors import PeerError
 
 
 class SessionOverError(ConnectionLostError):
@@ -52,6 +53,10 @@ class Session(ABC):
             PeerError: bare or in a group: why there is no session, or none any more. `SessionOverError` and `RefusedError`
                 are the server's own words.
         """
+
+    def note_end(self, problem: PeerError, *, final: bool) -> bool:
+        """Take the end of the session into account for the next one; tell whether there may be a next one elsewhere, although it is `final` here."""
+        return False
 
     def _come_up(
         self,

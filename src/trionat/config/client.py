@@ -19,6 +19,7 @@ from trionat.config.values import (
     NO_PROXY,
     PATH,
     PROXY,
+    SERVERS,
     STATE_DIR_UNSET,
     TCP,
     TEXT,
@@ -28,6 +29,7 @@ from trionat.config.values import (
     seconds,
     user_state_dir,
     whole,
+    wrong_with_servers,
 )
 from trionat.errors import ConfigError, Problem
 from trionat.text import invisible_in
@@ -117,6 +119,17 @@ class ClientConfig:
             "the server's control address",
             letter="c",
             unset="from the ticket",
+        ),
+    )
+    servers: tuple[TCPAddress, ...] = attrs.field(
+        default=(),
+        metadata=key(
+            "Servers",
+            SERVERS,
+            "several servers, of which the client uses one, and another one when that fails; in place of ControllerAddr and of the ticket's addresses",
+            many=True,
+            flag="--server",
+            unset="ControllerAddr",
         ),
     )
     tunnel_encryption: str = attrs.field(
@@ -274,6 +287,8 @@ class ClientConfig:
         for port, services in wanted.items():
             if port is not None and services > 1:
                 yield ("services",), f"{_counted(services)} services ask for visit port {port}"
+        if (reason := wrong_with_servers(self.servers)) is not None:
+            yield ("servers",), reason
         if self.min_idle_tunnels > self.max_tunnels:
             yield (
                 ("min_idle_tunnels", "max_tunnels"),
@@ -288,7 +303,12 @@ class ClientConfig:
             )
 
     def warnings(self) -> Iterator[Fault]:
-        """What is of no use. A fingerprint decides alone, whatever else could check a server."""
+        """What is of no use. A fingerprint decides alone, whatever else could check a server; each of several servers takes its own tunnels."""
+        if len(self.servers) > 1 and self.tunnel_server_addr is not None:
+            yield (
+                ("tunnel_server_addr", "servers"),
+                "of no use beside several Servers, of which each takes its own tunnels",
+            )
         if self.fingerprint is None or self.dialect != NATIVE:
             return
         for field in ("ca_file", "trust_on_first_use"):
@@ -304,6 +324,11 @@ class ClientConfig:
             if getattr(self, field) is None:
                 yield ("dialect",), f"{self.dialect} needs {name}: set it as well"
         without = f"remove it, as Dialect is {self.dialect}"
+        if self.servers:
+            yield (
+                ("servers", "dialect"),
+                f"several servers are for the native dialect: {without}",
+            )
         if self.ticket is not None:
             yield ("ticket", "dialect"), f"tickets are for the native dialect: {without}"
         if self.ticket_file is not None:

@@ -37,6 +37,7 @@ SEARCHED = (Path(), Path("config"), Path("../config"), Path("../../config"))
 
 # The first wins where one source has both, but never over a stronger source that has the second.
 _ALTERNATIVES = (
+    ("Client.Servers", "Client.ControllerAddr"),
     ("Client.Services", "Client.LocalServerAddr"),
     ("Client.Ticket", "Client.TicketFile"),
 )

@@ -18,6 +18,7 @@ from trionat.config.values import (
     PATH,
     PORTS,
     PUBLIC,
+    SERVERS,
     STATE_DIR_UNSET,
     TCP,
     TEXT,
@@ -26,6 +27,7 @@ from trionat.config.values import (
     seconds,
     user_state_dir,
     whole,
+    wrong_with_servers,
 )
 from trionat.text import counted
 
@@ -191,6 +193,16 @@ class ServerConfig:
             PUBLIC,
             "how the server is reached from outside, for tickets and visit addresses; a port is the control port",
             unset="detected",
+        ),
+    )
+    other_servers: tuple[TCPAddress, ...] = attrs.field(
+        default=(),
+        metadata=key(
+            "OtherServers",
+            SERVERS,
+            "other servers that take the same clients: named in tickets, and to clients when this one stops",
+            many=True,
+            flag="--other-server",
         ),
     )
     certificate: Path | None = attrs.field(
@@ -415,6 +427,8 @@ class ServerConfig:
                 ("max_tcp_conn_num", "visit_port"),
                 f"{self.max_tcp_conn_num} sessions at once, but only {counted(len(ports), 'visit port')}: lower it, or name more ports",
             )
+        if (reason := wrong_with_servers(self.other_servers)) is not None:
+            yield ("other_servers",), reason
         if self.certificate is not None and self.certificate_key is None:
             yield (
                 ("certificate",),

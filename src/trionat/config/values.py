@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -29,9 +30,12 @@ from trionat.networks import parse_network, plain_host, write_network
 from trionat.text import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 T = TypeVar("T")
+
+MAX_SERVERS: Final = 15
+"""How many servers a list has at most: so many as a ticket names besides one more."""
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -169,6 +173,23 @@ def _is_unspecified(host: str) -> bool:
         return False
 
 
+def _read_server(text: str) -> TCPAddress:
+    address = parse_tcp_address(_read_public(text))
+    if not address.port:
+        raise ValueError(f"{quoted(text)} has port 0: write the control port of that server")
+    return address
+
+
+def wrong_with_servers(servers: Sequence[TCPAddress]) -> str | None:
+    """Return what is wrong with a list of servers, None where nothing is."""
+    for address, count in Counter(servers).items():
+        if count > 1:
+            return f"{address} is named more than once"
+    if len(servers) > MAX_SERVERS:
+        return f"{len(servers)} servers are more than {MAX_SERVERS}"
+    return None
+
+
 def _read_local(text: str) -> Address:
     address = parse_address(text)
     if isinstance(address, TCPAddress) and not address.port:
@@ -195,6 +216,11 @@ HOST = Kind("a host", parse_host)
 HOST_PORT: Kind[str] = Kind("HOST or HOST:PORT", _read_host_port)
 PUBLIC: Kind[str] = Kind(HOST_PORT.words, _read_public)
 TCP: Kind[TCPAddress] = Kind("HOST:PORT", parse_tcp_address)
+SERVERS: Kind[tuple[TCPAddress, ...]] = Kind(
+    "HOST:PORT",
+    lambda text: (_read_server(text.strip()),),
+    lambda servers: ", ".join(map(str, servers)),
+)
 LOCAL: Kind[Address] = Kind(
     "HOST:PORT, a port of 127.0.0.1, or the path of a Unix socket", _read_local
 )

@@ -1,6 +1,6 @@
 """The ticket: one printable string that is all a client needs to reach a server and to log in.
 
-Owns the text form (`tn1_…`) and the credential in it. Knows nothing of sockets, files or accounts: who makes a ticket brings
+Owns the text form (`tn1_…`, `tn2_…`) and the credential in it. Knows nothing of sockets, files or accounts: who makes a ticket brings
 the key and the account's salt, and who is shown one asks for the same token again and compares.
 
 The text is `tn1_` and the unpadded base64url of:
@@ -16,6 +16,14 @@ The text is `tn1_` and the unpadded base64url of:
 | 1 to 1020 | user name, UTF-8: all that is left before the checksum |
 | 4 | checksum: the first bytes of the SHA-256 of everything before, `tn1_` included |
 
+A ticket with several addresses is `tn2_`, so that a trionat which knows only one says that it has to be updated. It has 0 as its port, and in
+place of the host:
+
+| bytes | field |
+| --- | --- |
+| 1 | number of addresses, 2 to 16 |
+| 4 to 258 each | port (2 bytes), length of the host (1 byte), host |
+
 The checksum is for people, not against forgers: it tells a ticket that was cut off or mistyped from one that the server refuses.
 """
 
@@ -26,24 +34,34 @@ import hashlib
 import hmac
 import re
 import struct
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 
+from trionat.address import TCPAddress
 from trionat.fingerprint import FINGERPRINT_BYTES
 from trionat.text import invisible_in, join_words, unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TOKEN_BYTES: Final = 16
 """128 bits of the HMAC are kept, so that the ticket stays short: RFC 2104 section 5 allows no less than half of the hash."""
 MAX_USERNAME_BYTES: Final = 1020
 """255 characters of up to four bytes: what the widest store, a `varchar(255)` of MySQL, can hold."""
 
+MAX_ADDRESSES: Final = 16
+"""How many servers one ticket may name."""
+
 _PREFIX: Final = "tn1_"
-_NEWER: Final = re.compile(r"tn([2-9]|[1-9][0-9]+)_")
+_PREFIX_OF_SEVERAL: Final = "tn2_"
+_NEWER: Final = re.compile(r"tn([3-9]|[1-9][0-9]+)_")
+_NEWER_TEXT: Final = "the ticket was made by a newer trionat: update this one"
 _HAS_FINGERPRINT: Final = 0x01
 _HEAD: Final = struct.Struct(f">BH{TOKEN_BYTES}s")
+_PORT: Final = struct.Struct(">H")
 _CHECKSUM_BYTES: Final = 4
-_MAX_TEXT: Final = 2048
+_MAX_TEXT: Final = 8192
 """Characters; more than the longest ticket has. It only bounds the work on a file that is none."""
 _DAMAGED: Final = "the ticket is damaged: copy it again, whole"
 
@@ -51,6 +69,16 @@ _DAMAGED: Final = "the ticket is damaged: copy it again, whole"
 def _host_is_sane(_: object, __: object, host: str) -> None:
     if not host.isprintable() or " " in host or not 1 <= len(host.encode()) <= 255:
         raise ValueError(f"the host of a ticket is 1 to 255 bytes without blanks, got {host!r}")
+
+
+def _others_are_sane(ticket: Ticket, _: object, others: tuple[TCPAddress, ...]) -> None:
+    if len(others) >= MAX_ADDRESSES:
+        raise ValueError(f"a ticket has room for {MAX_ADDRESSES} addresses, got {len(others) + 1}")
+    for address in others:
+        _host_is_sane(ticket, None, address.host)
+        _port_is_sane(ticket, None, address.port)
+    if len({*others, TCPAddress(ticket.host, ticket.port)}) <= len(others):
+        raise ValueError("an address stands twice in the ticket")
 
 
 def _username_is_sane(_: object, __: object, username: str) -> None:
@@ -81,7 +109,7 @@ def _token_is_sane(_: object, __: object, token: bytes) -> None:
 class Ticket:
     """What a ticket says. The constructor raises `ValueError` for what the text form cannot hold.
 
-    `host` and `port` are the server's public control address. `fingerprint` is the SHA-256 of the certificate that the server
+    `host` and `port` are the server's public control address, `others` are those of further servers that take the same ticket. `fingerprint` is the SHA-256 of the certificate that the server
     has to show, 32 bytes; None means that an ordinary check by certificate authorities decides. `token` proves that the
     server's operator made the ticket for `username`; whoever has it can log in, so `repr` leaves it out.
     """
@@ -91,21 +119,27 @@ class Ticket:
     fingerprint: bytes | None = attrs.field(validator=_fingerprint_is_sane)
     username: str = attrs.field(validator=_username_is_sane)
     token: bytes = attrs.field(validator=_token_is_sane, repr=False)
+    others: tuple[TCPAddress, ...] = attrs.field(default=(), validator=_others_are_sane)
+
+    @property
+    def addresses(self) -> tuple[TCPAddress, ...]:
+        """All control addresses, in the order in which they were written."""
+        return (TCPAddress(self.host, self.port), *self.others)
 
     def encode(self) -> str:
         """Return the text form: printable ASCII, no blanks, nothing that a shell would touch."""
         flags = 0 if self.fingerprint is None else _HAS_FINGERPRINT
-        host = self.host.encode()
+        several = bool(self.others)
+        prefix = _PREFIX_OF_SEVERAL if several else _PREFIX
         body = b"".join(
             (
-                _HEAD.pack(flags, self.port, self.token),
+                _HEAD.pack(flags, 0 if several else self.port, self.token),
                 self.fingerprint or b"",
-                bytes((len(host),)),
-                host,
+                _pack_addresses(self.addresses) if several else _pack_host(self.host),
                 self.username.encode(),
             )
         )
-        return _PREFIX + _text(body + _checksum(body))
+        return prefix + _text(body + _checksum(prefix, body))
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -118,27 +152,68 @@ class Ticket:
         if (found := invisible_in(text)) is not None:
             raise ValueError(f"the ticket has {found}: copy it again")
         if _NEWER.match(text):
-            raise ValueError("the ticket was made by a newer trionat: update this one")
-        if not text.startswith(_PREFIX):
+            raise ValueError(_NEWER_TEXT)
+        prefix = text[: len(_PREFIX)]
+        if prefix not in (_PREFIX, _PREFIX_OF_SEVERAL):
             raise ValueError(f"this is not a valid ticket: a ticket starts with {_PREFIX}")
         if len(text) > _MAX_TEXT:
             raise ValueError(_DAMAGED)
-        return cls._from_body(_verified_body(text))
+        return cls._from_body(_verified_body(prefix, text), several=prefix == _PREFIX_OF_SEVERAL)
 
     @classmethod
-    def _from_body(cls, body: bytes) -> Self:
+    def _from_body(cls, body: bytes, *, several: bool) -> Self:
         """Take apart a body whose checksum was right; it can still be one that no trionat of ours made."""
         try:
             flags, port, token = _HEAD.unpack_from(body)
             if flags & ~_HAS_FINGERPRINT:
-                raise ValueError("the ticket was made by a newer trionat: update this one")
+                raise ValueError(_NEWER_TEXT)
             start = _HEAD.size + (FINGERPRINT_BYTES if flags & _HAS_FINGERPRINT else 0)
             fingerprint = body[_HEAD.size : start] or None
-            end = start + 1 + body[start]
-            host, username = body[start + 1 : end].decode(), body[end:].decode()
+            if several:
+                addresses, end = _unpack_addresses(body, start)
+            else:
+                host, end = _unpack_host(body, start)
+                addresses = [TCPAddress(host, port)]
+            username = body[end:].decode()
         except (struct.error, IndexError, UnicodeDecodeError):
             raise ValueError(_DAMAGED) from None
-        return cls(host=host, port=port, fingerprint=fingerprint, username=username, token=token)
+        if several and (port or not 2 <= len(addresses) <= MAX_ADDRESSES):
+            raise ValueError(_DAMAGED)
+        first, *others = addresses
+        return cls(
+            host=first.host,
+            port=first.port,
+            fingerprint=fingerprint,
+            username=username,
+            token=token,
+            others=tuple(others),
+        )
+
+
+def _pack_host(host: str) -> bytes:
+    encoded = host.encode()
+    return bytes((len(encoded),)) + encoded
+
+
+def _unpack_host(body: bytes, start: int) -> tuple[str, int]:
+    """Return the host that stands there, and where it ends."""
+    end = start + 1 + body[start]
+    return body[start + 1 : end].decode(), end
+
+
+def _pack_addresses(addresses: Sequence[TCPAddress]) -> bytes:
+    packed = (_PORT.pack(address.port) + _pack_host(address.host) for address in addresses)
+    return bytes((len(addresses),)) + b"".join(packed)
+
+
+def _unpack_addresses(body: bytes, start: int) -> tuple[list[TCPAddress], int]:
+    addresses: list[TCPAddress] = []
+    position = start + 1
+    for _ in range(body[start]):
+        [port] = _PORT.unpack_from(body, position)
+        host, position = _unpack_host(body, position + _PORT.size)
+        addresses.append(TCPAddress(host, port))
+    return addresses, position
 
 
 def ticket_token(ticket_key: bytes, username: str, salt: bytes) -> bytes:
@@ -159,8 +234,8 @@ def ticket_token(ticket_key: bytes, username: str, salt: bytes) -> bytes:
     return hmac.digest(ticket_key, message, "sha256")[:TOKEN_BYTES]
 
 
-def _verified_body(text: str) -> bytes:
-    encoded = text.removeprefix(_PREFIX)
+def _verified_body(prefix: str, text: str) -> bytes:
+    encoded = text.removeprefix(prefix)
     try:
         data = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
     except ValueError:
@@ -168,13 +243,13 @@ def _verified_body(text: str) -> bytes:
     body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
     # The decoder skips characters outside its alphabet and ignores the spare bits of the last one, so that several texts give
     # the same bytes: only the one that we would have written counts.
-    if _text(data) != encoded or not hmac.compare_digest(_checksum(body), checksum):
+    if _text(data) != encoded or not hmac.compare_digest(_checksum(prefix, body), checksum):
         raise ValueError(_DAMAGED)
     return body
 
 
-def _checksum(body: bytes) -> bytes:
-    return hashlib.sha256(_PREFIX.encode() + body).digest()[:_CHECKSUM_BYTES]
+def _checksum(prefix: str, body: bytes) -> bytes:
+    return hashlib.sha256(prefix.encode() + body).digest()[:_CHECKSUM_BYTES]
 
 
 def _text(data: bytes) -> str:

@@ -130,6 +130,7 @@ async def serve(
             partial(state.remember_certificate, self_signed=config.certificate is None)
         )
         await trio.to_thread.run_sync(state.remember_address, public)
+        await trio.to_thread.run_sync(state.remember_others, config.other_servers)
         accounts = Accounts(
             state,
             store if config.start_auth else None,
@@ -342,12 +343,20 @@ async def _ticket(
             fingerprint=shown if pinned else None,
             username=ANONYMOUS,
             token=bytes(TOKEN_BYTES),
+            others=tuple(address for address in config.other_servers if address != public),
         ).encode()
     user = None if store is None else await find_first_user(store)
     return (
         None
         if user is None
-        else make_ticket(state, user, public.host, public.port, pinned=pinned).encode()
+        else make_ticket(
+            state,
+            user,
+            public.host,
+            public.port,
+            pinned=pinned,
+            others=config.other_servers,
+        ).encode()
     )
 
 

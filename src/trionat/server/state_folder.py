@@ -10,6 +10,7 @@ server calls it through `trio.to_thread.run_sync`. Knows nothing of connections.
 | `ticket.key` | 32 random bytes that every ticket follows from; delete it to make all tickets void |
 | `trionat.db` | the accounts, SQLite |
 | `address` | the public control address that was served last, for `trionat user ticket` |
+| `other_servers` | what was `OtherServers` last, one address a line, likewise; not there where there were none |
 | `certificate` | whether `server.crt` was shown last, or a configured certificate: also for tickets |
 | `traffic.json` | traffic that the store does not have yet (`store/journal.py`) |
 | `serve.lock` | locked while a server runs on the folder |
@@ -71,6 +72,26 @@ class StateFolder:
     def remember_address(self, address: TCPAddress) -> None:
         """Note the public control address that is served now. Blocks; raises `StartupError` where it cannot be written."""
         write_private(_address_file(self.folder), f"{address}\n".encode())
+
+    def remember_others(self, addresses: Sequence[TCPAddress]) -> None:
+        """Note the other servers that are named to clients now. Blocks; raises `StartupError` where it cannot be written."""
+        path = _others_file(self.folder)
+        if addresses or is_there(path):
+            write_private(path, "".join(f"{address}\n" for address in addresses).encode())
+
+    def last_others(self) -> tuple[TCPAddress, ...]:
+        """Return the other servers noted last. Blocks.
+
+        Raises:
+            StartupError: The note cannot be read.
+        """
+        path = _others_file(self.folder)
+        if not is_there(path):
+            return ()
+        try:
+            return tuple(map(parse_tcp_address, read_private(path).decode().split()))
+        except ValueError as exc:
+            raise StartupError(f"{path}: {exc}; or start the server once more") from exc
 
     def remember_certificate(self, *, self_signed: bool) -> None:
         """Note whether the folder's own certificate is shown now. Blocks; raises `StartupError` where it cannot be written."""
@@ -214,6 +235,10 @@ def _prepare_ticket_key(path: Path) -> bytes:
 
 def _address_file(folder: Path) -> Path:
     return folder / "address"
+
+
+def _others_file(folder: Path) -> Path:
+    return folder / "other_servers"
 
 
 def _certificate_note(folder: Path) -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import random
 import socket
 import sys
 from contextlib import suppress
 from functools import lru_cache
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 # A Unix socket whose queue is full answers EAGAIN at once instead of waiting (connect(2)); so we wait ourselves.
 _FULL_QUEUE_WAIT: Final = 0.01
+
+# Addresses of one name that are tried.
+_MOST_HOSTS: Final = 16
 
 _EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _DYNAMIC_PORTS: Final = range(49152, 65536)  # RFC 6335 6, which macOS, Windows and the BSDs keep to
@@ -122,16 +127,48 @@ async def _connect_loopback(port: int) -> socket.socket:
         raise refused from None
 
 
-async def reach(address: TCPAddress) -> socket.socket:
-    """Dial a server of ours.
+async def reach(address: TCPAddress, host: str | None = None) -> socket.socket:
+    """Dial a server of ours; `host` is which of the address's hosts, as `look_up` returns them, where that is known already.
 
     Raises:
         ConnectionLostError: it cannot be reached; says where and why.
     """
     try:
-        return await dial(address)
+        return await dial(address if host is None else TCPAddress(host, address.port))
     except OSError as error:
         raise ConnectionLostError(f"cannot reach {address}: {error.strerror or error}") from error
+
+
+async def look_up(address: TCPAddress) -> list[str]:
+    """Return what a server of ours can be dialled as: one host, or the addresses of a name, IPv6 and IPv4 by turns (RFC 8305 4).
+
+    Those of one family come in any order, so that many clients spread over them. The family that the system puts first stays first.
+
+    Raises:
+        ConnectionLostError: the name cannot be looked up; says which and why.
+    """
+    if is_numeric(address.host) or is_localhost(address.host):
+        return [address.host]
+    try:
+        found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # from the codec for international names
+        raise ConnectionLostError(
+            f"cannot reach {address}: {quoted(address.host)} is not a name that can be looked up"
+        ) from error
+    except OSError as error:
+        raise ConnectionLostError(f"cannot reach {address}: {error.strerror or error}") from error
+    families: dict[int, dict[str, None]] = {}
+    for family, _, _, _, name in found:
+        families.setdefault(family, {})[_numeric_host(name)] = None
+    shuffled = (random.sample(list(hosts), len(hosts)) for hosts in families.values())
+    by_turns = (host for each in zip_longest(*shuffled) for host in each if host is not None)
+    return list(islice(by_turns, _MOST_HOSTS))
+
+
+def _numeric_host(name: tuple[Any, ...]) -> str:
+    """Return the host of a socket's address; a link-local one of IPv6 with its scope (RFC 4007 11)."""
+    host, scope = str(name[0]), name[3] if len(name) > 3 else 0
+    return f"{host}%{scope}" if scope and "%" not in host else host
 
 
 def _first_reason(error: OSError) -> OSError:

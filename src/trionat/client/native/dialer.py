@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from trionat.address import TCPAddress
 from trionat.client.native.known_servers import KnownServers, check_fingerprint
 from trionat.errors import (
     ConfigError,
@@ -24,7 +23,7 @@ from trionat.protocol.client_hello import alpn_names
 from trionat.protocol.ticket import Ticket
 from trionat.text import NotTextError, decode_text
 from trionat.transport.deadline import deadline
-from trionat.transport.dial import reach
+from trionat.transport.dial import look_up, reach
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.tls import (
     client_context,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from trionat.address import TCPAddress
     from trionat.config.client import AuthConfig, ClientConfig
     from trionat.transport.tls_endpoint import TLSEndpoint
 
@@ -86,8 +86,10 @@ def find_ticket(config: ClientConfig) -> Ticket | None:
         raise ConfigError(Problem(where=where, reason=str(error))) from error
 
 
-def find_server(config: ClientConfig, auth: AuthConfig) -> Server:
-    """Return the server that a configuration names. A ticket says everything; what else is configured is for use without.
+def find_servers(config: ClientConfig, auth: AuthConfig) -> tuple[Server, ...]:
+    """Return the servers that a configuration names, which all know the same user.
+
+    A ticket says everything but for `servers`, which replace its addresses; what else is configured is for use without a ticket.
 
     Reads the ticket file, so it blocks.
 
@@ -97,25 +99,32 @@ def find_server(config: ClientConfig, auth: AuthConfig) -> Server:
     pin = None if config.fingerprint is None else parse_fingerprint(config.fingerprint)
     ticket = find_ticket(config)
     if ticket is not None:
-        address = TCPAddress(ticket.host, ticket.port)
-        return Server(
-            control=address,
-            tunnel=address,
-            username=ticket.username,
-            token=ticket.token,
-            pin=pin or ticket.fingerprint,
+        return tuple(
+            Server(
+                control=address,
+                tunnel=address,
+                username=ticket.username,
+                token=ticket.token,
+                pin=pin or ticket.fingerprint,
+            )
+            for address in config.servers or ticket.addresses
         )
-    if config.controller_addr is None:
+    addresses = config.servers or (config.controller_addr,)
+    if None in addresses:
         reason = "no server: give the ticket that `trionat serve` printed, or set ControllerAddr (--controller-addr HOST:PORT)"
         raise ConfigError(
             Problem(where="configuration", key="Client.ControllerAddr", reason=reason)
         )
-    return Server(
-        control=config.controller_addr,
-        tunnel=config.tunnel_server_addr or config.controller_addr,
-        username=auth.username or "",
-        password=auth.password,
-        pin=pin,
+    return tuple(
+        Server(
+            control=address,
+            tunnel=(config.tunnel_server_addr if len(addresses) == 1 else None) or address,
+            username=auth.username or "",
+            password=auth.password,
+            pin=pin,
+        )
+        for address in addresses
+        if address is not None
     )
 
 
@@ -141,8 +150,27 @@ class ServerDialer:
     def __attrs_post_init__(self) -> None:
         self._pin = self.server.pin
 
-    async def connect(self, address: TCPAddress) -> TLSEndpoint:
+    async def look_up(self) -> list[str]:
+        """Return the hosts of the server's control address; see `trionat.transport.dial.look_up`.
+
+        Raises:
+            ConnectionLostError: its name cannot be looked up.
+            PeerTimeoutError: that took longer than `timeout` seconds.
+        """
+        address = self.server.control
+        with deadline(self.timeout, f"no name server told of {address} within {self.timeout:g} s"):
+            return await look_up(address)
+
+    async def connect(
+        self,
+        address: TCPAddress,
+        host: str | None = None,
+        on_reached: Callable[[], None] = lambda: None,
+    ) -> TLSEndpoint:
         """Return a connection to the server, at its control or its tunnel address; the caller owns it.
+
+        `host` is one of `look_up`'s; without it the address is dialled by its name. `on_reached` is called when somebody has answered there,
+        before it is known who.
 
         Raises:
             ConnectionLostError: it cannot be reached, or its TLS and ours do not agree.
@@ -152,9 +180,9 @@ class ServerDialer:
         """
         try:
             with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
-                return await self._connect(address)
+                return await self._connect(address, host, on_reached)
         except ssl.SSLCertVerificationError as error:
-            shown = await self._fingerprint_at(address)  # noqa: ASYNC120 - who cancels does not want to know
+            shown = await self._fingerprint_at(address, host)  # noqa: ASYNC120 - who cancels does not want to know
             told = error.verify_message.rstrip(".")
             say_who = (
                 "Give --fingerprint with what `trionat serve` there shows"
@@ -167,17 +195,19 @@ class ServerDialer:
                 " --trust-on-first-use takes it unseen and remembers it"
             ) from error
 
-    async def connect_plain(self, address: TCPAddress) -> SocketEndpoint:
-        """Return a connection without TLS, for a tunnel; the caller owns it. Nothing secret may be sent on it.
+    async def connect_plain(self, address: TCPAddress, host: str | None = None) -> SocketEndpoint:
+        """Return a connection without TLS, for a tunnel; the caller owns it. Nothing secret may be sent on it. `host` is as in `connect`.
 
         Raises:
             ConnectionLostError: it cannot be reached.
             PeerTimeoutError: it did not answer within `timeout` seconds.
         """
         with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
-            return SocketEndpoint(await reach(address))
+            return SocketEndpoint(await reach(address, host))
 
-    async def _connect(self, address: TCPAddress) -> TLSEndpoint:
+    async def _connect(
+        self, address: TCPAddress, host: str | None, on_reached: Callable[[], None]
+    ) -> TLSEndpoint:
         if self._context is None:
             if self._pin is None:
                 known = KnownServers.of(self.state_dir())
@@ -191,7 +221,8 @@ class ServerDialer:
                 raise StartupError(
                     f"{self.ca_file}: cannot use it as certificate authorities: {error.strerror or error}"
                 ) from error
-        sock = await reach(address)
+        sock = await reach(address, host)
+        on_reached()
         self._context.set_alpn_protocols(alpn_names(self.route))
         try:
             endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
@@ -218,12 +249,12 @@ class ServerDialer:
                 file=str(known.path),
             )
 
-    async def _fingerprint_at(self, address: TCPAddress) -> str | None:
+    async def _fingerprint_at(self, address: TCPAddress, host: str | None) -> str | None:
         """Look at what a server shows, and send nothing. None where that fails or takes long: it must not hide what was wrong before."""
         with trio.move_on_after(_LOOK):  # noqa: ASYNC912 - reach waits for what is not here
             try:
                 endpoint = await connect_tls(
-                    await reach(address), client_context(pinned=True), address.host
+                    await reach(address, host), client_context(pinned=True), address.host
                 )
             except (OSError, ConnectionLostError):
                 return None

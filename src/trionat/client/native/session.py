@@ -52,7 +52,9 @@ from trionat.transport.descriptors import room_for_visitors
 from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, send_all
 
 if TYPE_CHECKING:
-    from trionat.client.native.dialer import ServerDialer
+    from trionat.client.native.dialer import Server
+    from trionat.client.native.servers import Place, Servers
+    from trionat.errors import PeerError
 
 log = get_logger(__name__)
 
@@ -76,40 +78,43 @@ _SOFTWARE: Final = f"trionat {version('trionat')}"
 
 @attrs.define(eq=False, kw_only=True)
 class NativeSession(Session):
-    """A session in which everything is encrypted and tunnels are recycled.
+    """A session in which everything is encrypted and tunnels are recycled, at one of the `servers`.
 
     `preferred_ports` are the visit ports of the session before, to be asked for again; `waiting_streams` are the streams of that session,
     with which this one goes on.
     """
 
-    dialer: ServerDialer
+    servers: Servers
     identity: str
     preferred_ports: tuple[int | None, ...]
     waiting_streams: WaitingStreams = attrs.field(factory=lambda: WaitingStreams(0))
+    _place: Place | None = attrs.field(init=False, default=None)
     _position: int | None = attrs.field(init=False, default=None)  # in the queue
     _moved: Signal = attrs.field(init=False, factory=Signal)
 
     async def run(self) -> None:
         """See `Session`."""
         moves = 0
-        while (refused := await self._run_at_once()) is not None:
+        while (moved := await self._run_at_once()) is not None:
+            place, refused = moved
             if (moves := moves + 1) > _MOST_MOVES:
                 raise RefusedError(refused.code, refused.text)
-            self.dialer.route = refused.route
+            place.dialer.route = refused.route
             log.debug("the server sends us to another of its processes", route=refused.route)
 
-    async def _run_at_once(self) -> messages.Refused | None:
-        """Run where the route leads; return what the server said where another process of it has to be asked."""
-        endpoint = await self.dialer.connect(self.dialer.server.control)
+    async def _run_at_once(self) -> tuple[Place, messages.Refused] | None:
+        """Run where the route leads; return what which server said where another process of it has to be asked."""
+        self._place, endpoint = await self.servers.connect()
+        place = self._place
         try:
             channel = Channel(endpoint)
             channel.allow_control_frames()
-            welcome = await self._log_in(channel)
+            welcome = await self._log_in(channel, place.dialer.server)
             if isinstance(welcome, messages.Refused):
-                return welcome
-            self.dialer.route = welcome.route if ROUTES in welcome.capabilities else None
-            self.dialer.remember_session(endpoint)
-            await self._serve(channel, welcome)
+                return place, welcome
+            place.dialer.route = welcome.route if ROUTES in welcome.capabilities else None
+            place.dialer.remember_session(endpoint)
+            await self._serve(channel, welcome, place)
             with trio.move_on_after(_LAST_WORDS, shield=True):
                 await close_after_last_words(endpoint)
             return None
@@ -117,8 +122,11 @@ class NativeSession(Session):
             # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
             endpoint.close()
 
-    async def _log_in(self, channel: Channel) -> Welcome | messages.Refused:
-        server = self.dialer.server
+    def note_end(self, problem: PeerError, *, final: bool) -> bool:
+        """See `Session`."""
+        return self._place is not None and self.servers.ended(self._place, problem, final=final)
+
+    async def _log_in(self, channel: Channel, server: Server) -> Welcome | messages.Refused:
         with deadline(QUEUE_TIMEOUT, f"the server has read nothing for {QUEUE_TIMEOUT:g} s"):
             await channel.send(
                 Hello(
@@ -196,7 +204,8 @@ class NativeSession(Session):
                         f"{type(message).__name__.upper()} instead of WELCOME"
                     )
 
-    async def _serve(self, channel: Channel, welcome: Welcome) -> None:
+    async def _serve(self, channel: Channel, welcome: Welcome, place: Place) -> None:
+        dialer, server = place.dialer, place.dialer.server
         ping_interval = max(welcome.ping_interval, _SHORTEST_PING_INTERVAL)
         peer_timeout = max(welcome.peer_timeout, 2 * ping_interval)
         link = ControlLink(channel, "the server", ping_interval, peer_timeout)
@@ -206,16 +215,16 @@ class NativeSession(Session):
         numbers = count(1)
 
         async def open_wire() -> Endpoint:
-            address = self.dialer.server.tunnel
+            address, host = server.tunnel, place.host_of(server.tunnel)
             if plain:
                 attach = Join.prove(welcome.uid, next(numbers), welcome.secret)
-                return await _attached(await self.dialer.connect_plain(address), attach)
+                return await _attached(await dialer.connect_plain(address, host), attach)
             return await _attached(
-                await self.dialer.connect(address), Attach(welcome.uid, welcome.secret)
+                await dialer.connect(address, host), Attach(welcome.uid, welcome.secret)
             )
 
         resumption = welcome.resumption if RESUME in welcome.capabilities else None
-        self.waiting_streams.begin(resumption)
+        self.waiting_streams.begin(resumption, str(server.control))
         pool = TunnelPool(
             open_wire,
             self.forwarder,
@@ -231,7 +240,6 @@ class NativeSession(Session):
         )
         outbox = EarlyOutbox(lambda: link.ask(Early, outbox.next))
         early = EarlyStreams(pool.open_service, self.waiting_streams, outbox, lambda: pool.room)
-        server = self.dialer.server
         self._come_up(
             uid=welcome.uid,
             ports=welcome.ports,

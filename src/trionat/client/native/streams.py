@@ -50,6 +50,7 @@ class WaitingStreams:
     most: int
     resumption: Resumption | None = attrs.field(init=False, default=None)
     memory: SendMemory = attrs.field(init=False, factory=lambda: SendMemory(_MEMORY))
+    _server: str = attrs.field(init=False, default="")
     _waiting: dict[int, _Waiting] = attrs.field(init=False, factory=lambda: {})
     _untold: dict[int, int] = attrs.field(init=False, factory=lambda: {})
     _given_up: dict[int, None] = attrs.field(init=False, factory=lambda: {})
@@ -106,13 +107,17 @@ class WaitingStreams:
         """What the server is shown, so that it goes on with them."""
         return None if self.resumption is None else self.resumption.lease
 
-    def begin(self, resumption: Resumption | None) -> None:
-        """A session is up. Where it is not the server's, or not in the lease, that has the streams, nobody will go on with them."""
+    def begin(self, resumption: Resumption | None, server: str = "") -> None:
+        """A session is up, at that server. Where it is not the one, or not in the lease, that has the streams, nobody will go on with them."""
         if resumption is None or resumption.lease != self.token:
-            self.drop_all("the server does not have it any more")
+            self.drop_all(
+                "the server does not have it any more"
+                if server == self._server
+                else f"the session is at another server now, {server}"
+            )
             self._given_up.clear()
         self._untold.clear()  # with its session the server has lost them all
-        self.resumption = resumption
+        self.resumption, self._server = resumption, server
 
     def new_buffer(self) -> SendBuffer | None:
         """Return what a new stream needs to be one of these later; None: the server does not do it."""

@@ -1,0 +1,257 @@
+"""Several servers for one client, as processes: who is dialled, and what becomes of a client and its visitors when a server goes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trio
+
+from tests.e2e import running, services
+from tests.e2e.running import ask, end_of, read_exactly
+from tests.faults.proxy import Proxy, proxied
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.e2e.running import Client, Server
+    from tests.e2e.services import Service
+
+pytestmark = pytest.mark.limit(90)
+
+AGAIN = 5.0
+"""Seconds for a client to serve again elsewhere."""
+
+
+@attrs.frozen
+class Two:
+    """Two servers with the same keys and accounts; `ticket` is good at both."""
+
+    servers: dict[str, Server]
+
+    @property
+    def ticket(self) -> str:
+        tickets = {server.ticket for server in self.servers.values()}
+        return max(tickets)
+
+    def of(self, client: Client) -> Server:
+        """Return the one that has the client's session."""
+        return self.servers[client.connected["server"]]
+
+    def other(self, client: Client) -> str:
+        """Return the address of the one that does not have it."""
+        [other] = self.servers.keys() - {client.connected["server"]}
+        return other
+
+
+async def make_keys(folder: Path) -> Path:
+    """Return a state folder with keys and the first account, as an operator copies it to the other machine."""
+    async with running.server(folder) as server:
+        return server.state
+
+
+@asynccontextmanager
+async def two_servers(
+    folder: Path, *flags: str, hosts: tuple[str, str] = (services.HOST, services.HOST)
+) -> AsyncIterator[Two]:
+    """Run two servers, each of which names the other."""
+    state = await make_keys(folder / "keys")
+    addresses = [f"{host}:{services.free_low_port()}" for host in hosts]
+    for name in addresses:
+        shutil.copytree(state, folder / name / "state")
+    first, second = addresses
+    async with (
+        running.server(
+            folder / first, "--other-server", second, *flags, control=first, visit="0,0"
+        ) as a,
+        running.server(
+            folder / second, "--other-server", first, *flags, control=second, visit="0,0"
+        ) as b,
+    ):
+        yield Two({first: a, second: b})
+
+
+async def talk(client: Client) -> None:
+    """Show that visitors are served."""
+    async with await client.visit() as visitor:
+        assert await ask(visitor, b"anybody there?") == b"anybody there?"
+
+
+async def test_a_killed_server_costs_its_client_a_moment(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    """The client goes to the other server; the one who talks to a visitor of the dead one hears of it at once."""
+    async with services.handed_over() as (service, accepted), two_servers(tmp_path) as two:
+        assert two.ticket.startswith("tn2_")
+        async with running.client(
+            tmp_path / "c", two.ticket, service, echo_server, "--min-idle-tunnels", 2
+        ) as client:
+            before = two.of(client)
+            async with await client.visit() as visitor:
+                await visitor.send_all(b"hi")
+                peer = await accepted.receive()
+                assert await read_exactly(peer, 2) == b"hi"
+                before.kill()
+                await client.wait_connected(within=AGAIN)
+                assert two.of(client) is not before
+                with trio.fail_after(AGAIN):
+                    assert await end_of(peer) == "reset"
+            closed = await client.wait_record("visitor closed")
+            address = client.connected["server"]
+            assert closed["reason"] == f"the session is at another server now, {address}"
+            async with await client.visit(1) as visitor:
+                assert await ask(visitor, b"anybody there?") == b"anybody there?"
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+async def test_a_server_that_hangs_holds_up_no_start(
+    stopped: int, echo_server: Service, tmp_path: Path
+) -> None:
+    async with two_servers(tmp_path) as two:
+        server = list(two.servers.values())[stopped]
+        server.process.process.send_signal(signal.SIGSTOP)
+        try:
+            with trio.fail_after(AGAIN):
+                async with running.client(tmp_path / "c", two.ticket, echo_server) as client:
+                    assert two.of(client) is not server
+                    await talk(client)
+        finally:
+            server.process.process.send_signal(signal.SIGCONT)
+
+
+async def test_a_client_comes_back_to_the_server_that_has_its_streams(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    async with two_servers(tmp_path) as two:
+        first, second = two.servers
+        proxy = Proxy(two.servers[first].control, services.free_low_port())
+        async with (
+            proxied(proxy),
+            running.client_process(
+                tmp_path / "c",
+                two.ticket,
+                str(echo_server),
+                *("--server", f"{services.HOST}:{proxy.port},{second}"),
+            ) as client,
+        ):
+            await client.wait_connected()
+            if client.connected["server"] == second:
+                two.servers[second].kill()
+                await client.wait_connected(within=AGAIN)
+            async with await client.visit() as visitor:
+                for number in range(3):
+                    assert await ask(visitor, b"hello %d" % number) == b"hello %d" % number
+                    for passage in list(proxy.passages):
+                        passage.reset()
+                    await client.wait_connected(within=AGAIN)
+                    assert client.connected["server"] != second
+                    assert await ask(visitor, b"still here") == b"still here"
+
+
+async def test_servers_and_ticket_may_come_from_different_places(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    """A ticket of one server in the environment, the list in the file."""
+    async with two_servers(tmp_path) as two:
+        first, second = two.servers
+        state = tmp_path / first / "state"
+        one = await services.run_trionat(
+            *("user", "ticket", "trionat", "--state-dir", state),
+            *("--other-server", first),  # which is itself
+        )
+        ticket = one.stdout.decode().strip()
+        assert ticket.startswith("tn1_")
+        file = tmp_path / "client.yml"
+        file.write_text(f"Client:\n  Servers: [{first}, {second}]\n")
+        async with running.client_process(
+            tmp_path / "c",
+            *(str(echo_server), "--config", file),
+            environ={"TRIONAT_TICKET": ticket},
+        ) as client:
+            await client.wait_connected()
+            before = two.of(client)
+            await talk(client)
+            before.kill()
+            await client.wait_connected(within=AGAIN)
+            assert two.of(client) is not before
+            await talk(client)
+
+
+async def test_a_user_s_ticket_names_the_servers_of_the_last_run(tmp_path: Path) -> None:
+    async with two_servers(tmp_path) as two:
+        for server in two.servers.values():
+            printed = await services.run_trionat(
+                "user", "ticket", "trionat", "--state-dir", server.state
+            )
+            assert printed.stdout.decode().strip() == server.ticket
+
+
+async def test_a_server_that_refuses_us_is_left_out(echo_server: Service, tmp_path: Path) -> None:
+    """Its operator has renewed the ticket there only."""
+    async with two_servers(tmp_path) as two:
+        first, second = two.servers.values()
+        await services.run_trionat(
+            *("user", "ticket", "trionat", "--renew", "--state-dir", first.state)
+        )
+        async with running.client(tmp_path / "c", second.ticket, echo_server) as client:
+            assert two.of(client) is second
+            await talk(client)
+            second.kill()
+            await client.wait_record(
+                "this server is not tried any more; others are left", within=AGAIN
+            )
+            lost = await client.process.next_event("disconnected", within=AGAIN)
+            while not lost["reason"].startswith("cannot reach"):
+                lost = await client.process.next_event("disconnected", within=AGAIN)
+            assert lost["retry_in"] is not None
+
+
+async def test_a_name_may_lead_to_several_machines(echo_server: Service, tmp_path: Path) -> None:
+    """Every tunnel goes to the machine that has the session, and the client to another one when that is gone."""
+    hosts, port = ("127.0.0.2", "127.0.0.3"), services.free_low_port()
+    inside = names(tmp_path / "hosts", "twins.example", "127.0.0.1", *hosts, "::1")
+    state = await make_keys(tmp_path / "keys")
+    for host in hosts:
+        shutil.copytree(state, tmp_path / host / "state")
+
+    async def serve_many(server: Server) -> None:
+        await server.wait_record("session up")
+        for _ in range(8):  # more than there are idle tunnels
+            async with await trio.open_tcp_stream(
+                server.control[0], server.ready["visit_ports"][0]
+            ) as visitor:
+                assert await ask(visitor, b"hello") == b"hello"
+
+    public = ("--public-addr", f"twins.example:{port}")
+    async with (
+        running.server(tmp_path / hosts[0], *public, control=f"{hosts[0]}:{port}") as a,
+        running.server(tmp_path / hosts[1], *public, control=f"{hosts[1]}:{port}") as b,
+    ):
+        assert a.ticket == b.ticket
+        async with running.client(tmp_path / "c", a.ticket, echo_server, inside=inside) as client:
+            await running.wait_until(lambda: "session up" in a.log_text() + b.log_text())
+            first, second = (a, b) if "session up" in a.log_text() else (b, a)
+            await serve_many(first)
+            first.kill()
+            await client.wait_connected(within=AGAIN)
+            await serve_many(second)
+            assert "no tunnel can be opened" not in client.log_text()
+
+
+def names(file: Path, name: str, *hosts: str) -> tuple[str, ...]:
+    """Return what runs a program for which that name has all these addresses; skip the test where that takes more than we may."""
+    file.write_text("".join(f"{host} {name}\n" for host in hosts))
+    script = 'mount --bind "$0" /etc/hosts && exec "$@"'
+    inside = ("unshare", "--map-root-user", "--mount", "sh", "-c", script, str(file))
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*inside, "true"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no mount namespaces here (unshare of util-linux)")
+    return inside
