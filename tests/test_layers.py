@@ -21,6 +21,7 @@ LAYERS = [
 BESIDE = {("__main__", "cli"), ("cli", "__init__"), ("relay", "transport")}
 SERVER_ROOMS = [
     {"app"},
+    {"workers"},
     {"admin"},
     {"control"},
     {"sessions"},

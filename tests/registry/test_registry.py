@@ -5,9 +5,10 @@ A world has several processes ("one", "two") that share one truth, and can kill 
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import pytest
@@ -19,10 +20,14 @@ from trionat.server.registry.claim import Claim, TakenError, Wish
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.ports import PortPool, VisitPort
+from trionat.server.workers.claims import ClaimServer
+from trionat.server.workers.link import Link
+from trionat.server.workers.remote import RemoteRegistry
+from trionat.server.workers.values import read_key
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from trionat.server.registry.registry import Registry
@@ -64,7 +69,70 @@ async def local_world() -> AsyncIterator[World]:
     yield LocalWorld()
 
 
-WORLDS: Final[dict[str, Callable[[], AbstractAsyncContextManager[World]]]] = {"local": local_world}
+class RemoteWorld(World):
+    """A parent with the truth, and processes at the other ends of links, which are all in this process here."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        pool = PortPool([VisitPort(number) for number in PORTS])
+        self.table = ClaimTable(SLOTS, pool, self._tell_room)
+        self.servers: dict[str, ClaimServer] = {}
+
+    def _tell_room(self, _: Iterable[int]) -> None:
+        for server in self.servers.values():
+            server.tell_room()
+
+    async def process(self, word: str) -> Registry:
+        here, there = self._links()
+        server = self.servers[word] = ClaimServer(self.table, word, here)
+        registry = RemoteRegistry(there, word)
+
+        async def answer(question: dict[str, Any]) -> dict[str, Any]:
+            return (
+                server.holder(question) if question["what"] == "holder" else server.claim(question)
+            )
+
+        def told(message: dict[str, Any]) -> None:
+            if message["what"] == "room":
+                registry.note_room(message["slots"], message["ports"])
+            else:
+                registry.on_evict(
+                    read_key(message["key"]), message["reason"], vacant_only=message["vacant_only"]
+                )
+
+        def heard(message: dict[str, Any]) -> None:
+            assert server.hear(message)
+
+        here.hear, here.reply = heard, answer
+        there.hear = told
+        for link in (here, there):
+            link.take = lambda _, sock: sock.close()
+            self.nursery.start_soon(link.run)
+        server.join()
+        registry.note_room(**server.room)
+        return registry
+
+    def _links(self) -> tuple[Link, Link]:
+        messages, descriptors = socket.socketpair(), socket.socketpair()
+        return Link(messages[0], descriptors[0]), Link(messages[1], descriptors[1])
+
+    async def kill(self, word: str) -> None:
+        server = self.servers.pop(word)
+        server.link.messages.shutdown(socket.SHUT_RDWR)
+        self.table.leave(word)
+
+
+@asynccontextmanager
+async def remote_world() -> AsyncIterator[World]:
+    async with trio.open_nursery() as nursery:
+        yield RemoteWorld(nursery)
+        nursery.cancel_scope.cancel()
+
+
+WORLDS: Final[dict[str, Callable[[], AbstractAsyncContextManager[World]]]] = {
+    "local": local_world,
+    "remote": remote_world,
+}
 
 
 @pytest.fixture(params=WORLDS)

@@ -17,8 +17,10 @@ from trionat.server.admin.snapshot import (
     SessionView,
     Snapshot,
     VisitorView,
+    WorkerView,
 )
 from trionat.store.amount import format_amount
+from trionat.text import counted
 
 _TITLES: Final = (
     *("uid", "user", "ports", "visitors", "tunnels"),
@@ -96,11 +98,20 @@ def _server(server: ServerView, snapshot: Snapshot) -> Iterator[str]:
     yield f"  sessions   {len(snapshot.sessions)} of {server.session_limit}, visit ports: {server.ports_held} held, {server.ports_free} free"
     yield f"  queue      {len(snapshot.queue)} of {server.queue_places}"
     yield f"  visitors   {served} served, {waiting} waiting, {format_amount(round(server.rate))}/s"
+    if snapshot.workers:
+        yield f"  workers    {', '.join(map(_worker, snapshot.workers))}"
     if snapshot.refused:
         counts = sorted(snapshot.refused.items(), key=lambda item: -item[1])
         yield f"  refused    {', '.join(f'{bound} {count}' for bound, count in counts)}"
     if snapshot.banned:
         yield f"  banned     {len(snapshot.banned)} (--json names them)"
+
+
+def _worker(worker: WorkerView) -> str:
+    if worker.state != "up":
+        return f"{worker.name} {worker.state}"
+    restarts = f", restarted {worker.restarts} times" if worker.restarts else ""
+    return f"{worker.name} {counted(worker.sessions, 'session')}{restarts}"
 
 
 def _row(session: SessionView) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -10,6 +11,7 @@ import attrs
 from trionat.address import TCPAddress, parse_public_address
 from trionat.config.key import key
 from trionat.config.values import (
+    AUTO,
     BOOLEAN,
     ENCRYPTED,
     HOST,
@@ -23,6 +25,7 @@ from trionat.config.values import (
     TCP,
     TEXT,
     UNENCRYPTED,
+    count_or_auto,
     one_of,
     seconds,
     user_state_dir,
@@ -37,6 +40,13 @@ if TYPE_CHECKING:
 
     from trionat.config.key import Fault
     from trionat.networks import Network
+
+
+def _processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 TOLERATE: Final = "tolerate"
@@ -369,6 +379,20 @@ class ServerConfig:
             "silence after which a client counts as gone, at least twice PingInterval",
         ),
     )
+
+    workers: int = attrs.field(
+        default=1,
+        metadata=key(
+            "Workers",
+            count_or_auto(256),
+            "processes that share the work; auto: one for each processor",
+        ),
+    )
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes share the work."""
+        return self.workers if self.workers != AUTO else _processors()
 
     @property
     def session_limit(self) -> int:

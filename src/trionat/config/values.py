@@ -78,6 +78,26 @@ def seconds(low: float, high: float) -> Kind[float]:
     return Kind(words, read, lambda value: f"{value:g}")
 
 
+AUTO: Final = 0
+"""What `auto` stands for where a number is counted by the program."""
+
+
+def count_or_auto(high: int) -> Kind[int]:
+    """Whole numbers from 1 on, or the word `auto`, which is read as `AUTO`."""
+    number = whole(1, high)
+    words = f"{number.words}, or auto"
+
+    def read(text: str) -> int:
+        if text.lower() == "auto":
+            return AUTO
+        try:
+            return number.read(text)
+        except ValueError:
+            raise ValueError(f"{quoted(text)} is not {words}") from None
+
+    return Kind(words, read, lambda value: "auto" if value == AUTO else str(value))
+
+
 ENCRYPTED: Final = "tls"
 UNENCRYPTED: Final = "none"
 """What `TunnelEncryption` may be, on both sides."""

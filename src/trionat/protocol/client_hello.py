@@ -101,7 +101,7 @@ def _first_message(first: bytes) -> bytes | None:
             raise RemoteProtocolError(f"a TLS record of {length} bytes")
         message += first[at + _RECORD_HEADER : at + _RECORD_HEADER + length]
         at += _RECORD_HEADER + length
-        if message[:1] not in (b"", bytes([_CLIENT_HELLO])):
+        if message and message[0] != _CLIENT_HELLO:
             raise RemoteProtocolError("the first message of TLS is no ClientHello")
         if len(message) < 4:
             continue

@@ -55,6 +55,7 @@ from trionat.transport.tls import server_context
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Generator, Sequence
+    from pathlib import Path
 
     from trionat.config.database import DatabaseConfig
     from trionat.config.server import ServerConfig
@@ -100,6 +101,10 @@ async def serve(
         StoreUnavailableError: the accounts cannot be asked for.
     """
     stopping = trio.Event() if stopping is None else stopping
+    if config.worker_count > 1 and not hasattr(socket, "AF_UNIX"):
+        raise StartupError(
+            "Server.Workers: several processes need Unix sockets, which Python does not have on Windows: leave it out, or write 1"
+        )
     folder = config.effective_state_dir
     async with AsyncExitStack() as resources:
         if not reserved:
@@ -163,6 +168,30 @@ async def serve(
         refusals = RefusalCounters()
         bans = Bans(config.ban_after, config.ban_time)
         admin_socket = resources.enter_context(open_admin_socket(folder))
+        if config.worker_count > 1:
+            from trionat.server.workers.parent import Parent  # noqa: PLC0415 - one process needs none of it
+
+            certificate, key = _certificate_files(config, state)
+            parent = Parent(
+                config=config,
+                ready=ready,
+                accounts=accounts,
+                traffic=traffic,
+                bans=bans,
+                refusals=refusals,
+                descriptors=descriptors,
+                stopping=stopping,
+                certificate=certificate,
+                key=key,
+                listeners=(control, tunnel),
+                visits=visits,
+            )
+            async with trio.open_nursery() as preparing:
+                if not config.start_auth:
+                    preparing.start_soon(prepare_later, name="prepare the store")
+                await parent.serve(admin_socket, partial(task_status.started, ready))
+                preparing.cancel_scope.cancel("the server stops")
+            return
         ports = [VisitPort(listener.address.port) for listener in visits]
         leases = Leases(config, PortPool(ports), refusals)
         sessions = Sessions(traffic.accounted)
@@ -316,10 +345,13 @@ async def _open_listeners(
     return control, tunnel, visits
 
 
+def _certificate_files(config: ServerConfig, state: StateFolder) -> tuple[Path, Path]:
+    return config.certificate or state.certificate_file, config.certificate_key or state.key_file
+
+
 def _certificate(config: ServerConfig, state: StateFolder) -> tuple[ssl.SSLContext, bytes]:
     """Return the TLS context and the fingerprint of what it shows. Blocks."""
-    certificate = config.certificate or state.certificate_file
-    key = config.certificate_key or state.key_file
+    certificate, key = _certificate_files(config, state)
     try:
         return server_context(certificate, key), fingerprint(
             first_certificate(certificate.read_text())

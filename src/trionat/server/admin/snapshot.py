@@ -114,8 +114,22 @@ class BannedView:
 
 
 @attrs.frozen(kw_only=True)
+class WorkerView:
+    """A worker process (`Server.Workers`); `state` is starting, up or away, `restarts` is how many have ended before it."""
+
+    name: str
+    state: str
+    pid: int | None
+    sessions: int
+    restarts: int
+
+
+@attrs.frozen(kw_only=True)
 class Snapshot:
-    """All of it; `sessions` by uid, `queue` in its order, `refused` by bound (`server/refusals.py`), since the start."""
+    """All of it; `sessions` by uid, `queue` in its order, `refused` by bound (`server/refusals.py`), since the start.
+
+    `workers` is empty where the server is one process.
+    """
 
     server: ServerView
     sessions: tuple[SessionView, ...]
@@ -123,6 +137,7 @@ class Snapshot:
     reserved: tuple[ReservedView, ...]
     refused: Mapping[str, int]
     banned: tuple[BannedView, ...]
+    workers: tuple[WorkerView, ...] = ()
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Snapshot:
@@ -139,6 +154,7 @@ class Snapshot:
             reserved=tuple(map(_reserved, values["reserved"])),
             refused=dict(values["refused"]),
             banned=tuple(BannedView(**each) for each in values["banned"]),
+            workers=tuple(WorkerView(**each) for each in values.get("workers", ())),
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trionat.server.registry.registry import Registry
+from trionat.server.registry.table import Member
 
 if TYPE_CHECKING:
     from trionat.server.registry.claim import Claim, Wish
@@ -22,7 +23,13 @@ class LocalRegistry(Registry):
     word: str = ""
 
     def __attrs_post_init__(self) -> None:
-        self.table.join(self.word, self)
+        self.table.join(self.word, Member(self._free, self._evict))
+
+    def _free(self) -> None:
+        self.on_free()
+
+    def _evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:
+        self.on_evict(key, reason, vacant_only=vacant_only)
 
     @property
     def free_slots(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -20,18 +20,12 @@ if TYPE_CHECKING:
 _MAKE_ROOM: Final = "the user's limit of sessions"
 
 
-class Member(Protocol):
-    """A process, as far as the table talks to it; see `Registry`."""
+@attrs.frozen(eq=False)
+class Member:
+    """A process, as far as the table talks to it: `on_free` and `on_evict` are as in `Registry`."""
 
-    @property
-    def on_free(self) -> Callable[[], None]:
-        """Called when something is free again."""
-        ...
-
-    @property
-    def on_evict(self) -> Evict:
-        """Called when another process wants a key of this one."""
-        ...
+    on_free: Callable[[], None]
+    on_evict: Evict
 
 
 @attrs.define(eq=False)
@@ -62,7 +56,7 @@ class ClaimTable:
         return self.slots - len(self._held)
 
     def join(self, word: str, member: Member) -> None:
-        """A process is there from now on; its `on_free` and `on_evict` are called."""
+        """A process is there from now on."""
         self._members[word] = member
 
     def leave(self, word: str) -> None:

@@ -1,0 +1,136 @@
+"""What commands ask of a server with workers: all of them are asked, and their answers become one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.errors import RefusedError
+from trionat.log import get_logger
+from trionat.server.admin.messages import Kicked, encode_request
+from trionat.server.admin.metrics import view_banned, view_server
+from trionat.server.admin.snapshot import Snapshot, WorkerView
+from trionat.server.admin.task_tree import Branch, grow, main_task
+from trionat.server.refusals import Bound
+from trionat.server.workers.link import LinkLostError
+from trionat.server.workers.process import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trionat.server.admin.messages import Kick
+    from trionat.server.workers.link import Values
+    from trionat.server.workers.parent import Parent
+    from trionat.server.workers.process import WorkerProcess
+
+log = get_logger(__name__)
+
+_PATIENCE: Final = 5.0
+"""Seconds for a worker to answer: less than a command waits for the server."""
+
+
+@attrs.define(eq=False)
+class AllWorkers:
+    """The `Commands` of a server with workers. One that does not answer is left out."""
+
+    parent: Parent
+    _reader: trio.CapacityLimiter = attrs.field(
+        init=False, factory=partial(trio.CapacityLimiter, 1)
+    )
+    _started: float = attrs.field(init=False, factory=trio.current_time)
+
+    async def _ask(self, question: Values) -> list[tuple[WorkerProcess, Values]]:
+        """Ask all workers that are up, at once; return what they answer, in their order."""
+        answers: dict[WorkerProcess, Values] = {}
+
+        async def ask(worker: WorkerProcess) -> None:
+            try:
+                with trio.move_on_after(_PATIENCE):
+                    answers[worker] = await worker.link.ask(question)
+            except (LinkLostError, RefusedError) as error:
+                log.debug("a worker does not answer", worker=worker.word, error=str(error))
+
+        async with trio.open_nursery() as nursery:
+            for worker in self.parent.workers:
+                if worker.state is State.UP:
+                    nursery.start_soon(ask, worker, name=f"ask {worker.word}")
+        return [(worker, answers[worker]) for worker in self.parent.workers if worker in answers]
+
+    async def snapshot(self) -> Snapshot:
+        """See `Commands`."""
+        parent = self.parent
+        texts = [answer["status"] for _, answer in await self._ask({"what": "status"})]
+        views = await trio.to_thread.run_sync(_read_snapshots, texts, limiter=self._reader)
+        sessions = sorted(
+            (session for view in views for session in view.sessions), key=lambda each: each.uid
+        )
+        refused = Counter({bound.value: count for bound, count in parent.refusals.counts.items()})
+        if parent.descriptors.refused:
+            refused[Bound.DESCRIPTORS.value] += parent.descriptors.refused
+        for view in views:
+            refused.update(view.refused)
+        return Snapshot(
+            server=view_server(
+                parent.ready,
+                parent.config,
+                self._started,
+                parent.table.ports,
+                rate=sum((session.rate for session in sessions), 0.0),
+                stopping=parent.stopping.is_set(),
+            ),
+            sessions=tuple(sessions),
+            queue=tuple(
+                sorted(
+                    (client for view in views for client in view.queue),
+                    key=lambda each: (each.position, each.since),
+                )
+            ),
+            reserved=tuple(each for view in views for each in view.reserved),
+            refused=dict(refused),
+            banned=await view_banned(parent.bans),
+            workers=tuple(
+                WorkerView(
+                    name=worker.word,
+                    state=worker.state.value,
+                    pid=worker.pid,
+                    sessions=len(worker.sessions),
+                    restarts=max(0, worker.starts - 1),
+                )
+                for worker in parent.workers
+            ),
+        )
+
+    async def tasks(self) -> Branch:
+        """See `Commands`; below the parent's own there is a branch for each worker."""
+        own = await grow(main_task())
+        others = [
+            attrs.evolve(Branch.of(answer["tasks"]), name=f"worker {worker.word}")
+            for worker, answer in await self._ask({"what": "tasks"})
+        ]
+        return Branch(f"parent {os.getpid()}", (own, *others))
+
+    async def kick(self, request: Kick) -> Kicked:
+        """See `Commands`."""
+        question = {"what": "kick", "request": encode_request(request).decode()}
+        kicked = [_read_kicked(answer) for _, answer in await self._ask(question)]
+        return Kicked(
+            sessions=tuple(sorted(uid for each in kicked for uid in each.sessions)),
+            visitors=tuple(number for each in kicked for number in each.visitors),
+            queued=sum(each.queued for each in kicked),
+            reserved=tuple(sorted(port for each in kicked for port in each.reserved)),
+        )
+
+
+def _read_snapshots(texts: Sequence[str]) -> list[Snapshot]:
+    """In a thread, since there may be thousands of visitors in them."""
+    return [Snapshot.of(json.loads(text)) for text in texts]
+
+
+def _read_kicked(answer: Values) -> Kicked:
+    return Kicked.of(answer["kicked"])

@@ -1,0 +1,293 @@
+"""What a parent and its worker say to each other: messages on one pair of sockets, descriptors on another.
+
+A message is a line of JSON. Some are questions, which have a number, and get an answer with the same number. A descriptor comes along with one
+byte that says what it is for (unix(7), SCM_RIGHTS): each byte is read by itself, so none can be attached to the wrong one. Both ends are
+the same program of the same user, so what does not fit is a bug, and ends the link.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import socket
+import sys
+from collections import deque
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import attrs
+import trio
+
+from trionat.errors import ConnectionLostError, RefusedError
+from trionat.log import get_logger
+from trionat.protocol.messages import RefusalCode
+from trionat.signals import Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = get_logger(__name__)
+
+Values: TypeAlias = "dict[str, Any]"
+
+_READ_BYTES: Final = 64 * 1024
+
+_MOST_BYTES: Final = 256 * 1024 * 1024
+"""Of messages that wait for the other end to read them, and of one message: the status of more than a million visitors."""
+
+_MOST_DESCRIPTORS: Final = 1024
+"""That wait for the other end to take them. Chosen."""
+
+_BATCH: Final = 64
+"""Descriptors to take before others get their turn."""
+
+
+class LinkLostError(ConnectionLostError):
+    """The other process is gone, or does not read any more."""
+
+
+@attrs.define(eq=False)
+class _Question:
+    """`answered` gets the answer; `late`, where nobody waits any more."""
+
+    late: Callable[[Values], None]
+    answered: trio.Event = attrs.field(factory=trio.Event)
+    answer: Values | None = None
+    given_up: bool = False
+
+
+@attrs.define(eq=False)
+class Link:
+    """One end. Owns both sockets from the beginning; `run` closes them.
+
+    `hear` is called with each message that is no question. `reply` answers the questions, each in a task of its own. `take` is called with what a
+    descriptor is for, and with its socket, which it owns then. All three are set before `run` is started, and the first and the last must return at once.
+    """
+
+    messages: socket.socket
+    descriptors: socket.socket
+    hear: Callable[[Values], None] = attrs.field(init=False)
+    reply: Callable[[Values], Awaitable[Values]] = attrs.field(init=False)
+    take: Callable[[bytes, socket.socket], None] = attrs.field(init=False)
+    lost: bool = attrs.field(init=False, default=False)
+    _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
+    _questions: dict[int, _Question] = attrs.field(init=False, factory=lambda: {})
+    _replies: dict[int, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
+    _unsent: deque[bytes] = attrs.field(init=False, factory=lambda: deque())
+    _unsent_bytes: int = attrs.field(init=False, default=0)
+    _unpassed: deque[tuple[bytes, socket.socket]] = attrs.field(init=False, factory=lambda: deque())
+    _sent: Signal = attrs.field(init=False, factory=Signal)
+    _posted: Signal = attrs.field(init=False, factory=Signal)
+    _passed: Signal = attrs.field(init=False, factory=Signal)
+
+    def __attrs_post_init__(self) -> None:
+        self.messages.setblocking(False)
+        self.descriptors.setblocking(False)
+
+    # -- saying ------------------------------------------------------------------------------------------------------
+
+    def post(self, message: Values) -> None:
+        """Send a message, soon; into the void where the link is lost."""
+        if self.lost:
+            return
+        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        self._unsent_bytes += len(line)
+        self._unsent.append(line)
+        self._posted.notify()
+        if self._unsent_bytes > _MOST_BYTES:
+            log.warning("another process of this server does not read", bytes=self._unsent_bytes)
+            self.give_up()
+
+    async def ask(
+        self, question: Values, late: Callable[[Values], None] = lambda _: None
+    ) -> Values:
+        """Send a question, and return its answer. Cancelled, the other end is told, and `late` gets what it answers nevertheless.
+
+        Raises:
+            RefusedError: the other end has refused.
+            LinkLostError: there will be no answer.
+        """
+        if self.lost:
+            raise LinkLostError("the other process of this server is gone")
+        number = next(self._numbers)
+        mine = self._questions[number] = _Question(late)
+        self.post({**question, "ask": number})
+        try:
+            await mine.answered.wait()
+        except BaseException:
+            if mine.answer is not None:  # it has come in this very moment
+                late(mine.answer)
+            else:
+                mine.given_up = True
+                self.post({"drop": number})
+            raise
+        if mine.answer is None:
+            raise LinkLostError("the other process of this server is gone")
+        if (refused := mine.answer.get("refused")) is not None:
+            raise RefusedError(*refused)
+        return mine.answer
+
+    def pass_on(self, purpose: bytes, sock: socket.socket) -> None:
+        """Give a socket away; it is closed here. It is lost where the link is, or where the other end does not take what it gets."""
+        if self.lost or len(self._unpassed) >= _MOST_DESCRIPTORS:
+            sock.close()
+            return
+        self._unpassed.append((purpose, sock))
+        if len(self._unpassed) > 1 or not self._pass_next():
+            self._passed.notify()
+
+    def _pass_next(self) -> bool:
+        """Pass the one that is next; False where there is no room for it now."""
+        purpose, sock = self._unpassed[0]
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))
+        try:
+            self.descriptors.sendmsg([purpose], [rights])
+        except BlockingIOError:
+            return False
+        except OSError as error:  # the other end is gone, or too many are under way
+            log.debug("a descriptor could not be passed on", error=str(error))
+        self._unpassed.popleft()
+        sock.close()
+        return True
+
+    async def wait_sent(self) -> None:
+        """Wait until the kernel has all messages, or the link is lost."""
+        while self._unsent_bytes and not self.lost:
+            await self._sent.wait()
+
+    # -- hearing -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send and receive until the other end is gone, or cancelled. Whoever waits for an answer is told then.
+
+        Raises whatever `hear`, `take` and `reply` raise, but for RefusedError of the last.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, name="link: send")
+                nursery.start_soon(self._pass, name="link: pass descriptors")
+                nursery.start_soon(self._take, name="link: take descriptors")
+                await self._receive(nursery)
+                nursery.cancel_scope.cancel("the other end is gone")
+        finally:
+            self.give_up()
+            for sock in (self.messages, self.descriptors):
+                trio.lowlevel.notify_closing(sock)
+                sock.close()
+            while self._unpassed:
+                self._unpassed.popleft()[1].close()
+
+    def give_up(self) -> None:
+        """End the link, at both ends. Idempotent."""
+        if self.lost:
+            return
+        self.lost = True
+        for question in self._questions.values():
+            question.answered.set()
+        self._questions.clear()
+        with suppress(OSError):
+            self.messages.shutdown(socket.SHUT_RDWR)  # wakes `run`
+        self._sent.notify()
+
+    async def _receive(self, nursery: trio.Nursery) -> None:
+        pieces: list[bytes] = []
+        held = 0
+        while True:
+            try:
+                piece = self.messages.recv(_READ_BYTES)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.messages)
+                continue
+            except OSError:
+                return
+            if not piece:
+                return
+            first, *rest = piece.split(b"\n")
+            pieces.append(first)
+            held += len(first)
+            if held > _MOST_BYTES:
+                raise AssertionError("a message without an end")
+            if rest:
+                self._handle(b"".join(pieces), nursery)
+                for line in rest[:-1]:
+                    self._handle(line, nursery)
+                pieces, held = [rest[-1]], len(rest[-1])
+            await trio.lowlevel.checkpoint()
+
+    def _handle(self, line: bytes, nursery: trio.Nursery) -> None:
+        message: Values = json.loads(line)
+        if (number := message.pop("answer", None)) is not None:
+            question = self._questions.pop(number, None)
+            if question is None:
+                return
+            question.answer = message
+            if question.given_up:
+                question.late(message)
+            else:
+                question.answered.set()
+        elif (number := message.pop("ask", None)) is not None:
+            scope = self._replies[number] = trio.CancelScope()
+            nursery.start_soon(self._reply, number, message, scope, name="link: reply")
+        elif (number := message.pop("drop", None)) is not None:
+            if (dropped := self._replies.get(number)) is not None:
+                dropped.cancel("nobody waits for the answer any more")
+        else:
+            self.hear(message)
+
+    async def _reply(self, number: int, question: Values, scope: trio.CancelScope) -> None:
+        answer: Values = {"refused": [RefusalCode.STORE_UNAVAILABLE, "it was given up"]}
+        try:
+            with scope:
+                try:
+                    answer = await self.reply(question)
+                except RefusedError as refusal:
+                    answer = {"refused": [refusal.code, refusal.text]}
+        finally:
+            del self._replies[number]
+        self.post({**answer, "answer": number})
+
+    async def _send(self) -> None:
+        while True:
+            while not self._unsent:
+                await self._posted.wait()
+            piece = memoryview(b"".join(self._unsent))
+            self._unsent.clear()
+            while piece:
+                try:
+                    piece = piece[self.messages.send(piece) :]
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self.messages)
+                except OSError:
+                    return
+                self._unsent_bytes = len(piece) + sum(map(len, self._unsent))
+            self._sent.notify()
+            await trio.lowlevel.checkpoint()
+
+    async def _pass(self) -> None:
+        while True:
+            while not self._unpassed:
+                await self._passed.wait()
+            if not self._pass_next():
+                await trio.lowlevel.wait_writable(self.descriptors)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def _take(self) -> None:
+        size = array.array("i").itemsize
+        while True:
+            for _ in range(_BATCH):
+                try:
+                    purpose, control, _, _ = self.descriptors.recvmsg(1, socket.CMSG_SPACE(size))
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self.descriptors)
+                    continue
+                except OSError:
+                    return
+                if not purpose:
+                    return
+                for _, _, data in control:  # none, where this process has no descriptor left
+                    self.take(
+                        purpose, socket.socket(fileno=int.from_bytes(data[:size], sys.byteorder))
+                    )
+            await trio.lowlevel.checkpoint()

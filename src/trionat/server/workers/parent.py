@@ -1,0 +1,223 @@
+"""The parent of several workers: it has what there can be only one of, and passes the rest on.
+
+It holds the listening sockets, accounts, traffic, bans, the admin socket and the table of claims. It moves no visitor's byte.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.errors import StartupError
+from trionat.log import get_logger
+from trionat.server.admin.server import AdminServer
+from trionat.server.admission.authenticator import LocalAuthenticator
+from trionat.server.registry.table import ClaimTable
+from trionat.server.visitors.acceptor import VisitorAcceptor
+from trionat.server.visitors.ports import PortPool, VisitPort
+from trionat.server.workers.commands import AllWorkers
+from trionat.server.workers.guard import PortGuard
+from trionat.server.workers.process import RemoteSession, State, WorkerProcess
+from trionat.server.workers.router import Router
+from trionat.server.workers.shares import Usage, deal
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from trionat.config.server import ServerConfig
+    from trionat.events import Ready
+    from trionat.server.accounts.accounts import Accounts
+    from trionat.server.accounts.limits import Share
+    from trionat.server.accounts.traffic import Traffic
+    from trionat.server.admission.bans import Bans
+    from trionat.server.refusals import RefusalCounters
+    from trionat.server.registry.claim import Claim
+    from trionat.store.base import Limits
+    from trionat.transport.descriptors import Descriptors
+    from trionat.transport.listener import Listener
+
+log = get_logger(__name__)
+
+_DEAL_INTERVAL: Final = 1.0
+"""Seconds between two deals of shares, as workers report."""
+
+_START_TIMEOUT: Final = 30.0
+"""Seconds for the first workers to be up. Chosen: one takes half a second, on a busy machine some more."""
+
+_STOP_GRACE: Final = 5.0
+"""Seconds for workers to end at a planned stop, besides the grace of their visitors."""
+
+
+@attrs.define(eq=False)
+class SharedLimits:
+    """What a user may have on all workers; `usage` is what they have told last, `shares` what they were dealt, by their words."""
+
+    user: str
+    limits: Limits
+    usage: dict[str, Usage] = attrs.field(factory=lambda: {})
+    shares: dict[str, Share] = attrs.field(factory=lambda: {})
+
+    def change(self, limits: Limits) -> None:
+        """Put new limits into force; the workers hear of them with the next deal."""
+        if limits != self.limits:
+            self.limits = limits
+            self.shares.clear()
+
+
+@attrs.define(eq=False, kw_only=True)
+class Parent:
+    """See the module. Owns its workers; the listeners belong to the caller.
+
+    `certificate` and `key` are the files that workers read. `stopping` is the planned stop.
+    """
+
+    config: ServerConfig
+    ready: Ready
+    accounts: Accounts
+    traffic: Traffic
+    bans: Bans
+    refusals: RefusalCounters
+    descriptors: Descriptors
+    stopping: trio.Event
+    certificate: Path
+    key: Path
+    listeners: Sequence[Listener]
+    visits: Sequence[Listener]
+    authenticator: LocalAuthenticator = attrs.field(init=False)
+    worker_config: ServerConfig = attrs.field(init=False)
+    table: ClaimTable = attrs.field(init=False)
+    workers: tuple[WorkerProcess, ...] = attrs.field(init=False)
+    sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
+    users: dict[str, SharedLimits] = attrs.field(init=False, factory=lambda: {})
+    _guard: PortGuard = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.authenticator = LocalAuthenticator(self.accounts, self.bans)
+        number = self.config.worker_count
+        self.worker_config = _part_of(self.config, number)
+        pool = PortPool([VisitPort(listener.address.port) for listener in self.visits])
+        self._guard = PortGuard(
+            pool, self.visits, VisitorAcceptor(self.config, self.refusals), self.descriptors
+        )
+        self.table = ClaimTable(self.config.session_limit, pool, self._note_ports)
+        self.workers = tuple(WorkerProcess(self, each) for each in range(number))
+
+    async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
+        """Run the workers until they have ended after a planned stop, or cancelled; no process is left then. `when_up` is called when clients can come.
+
+        Raises:
+            StartupError: no worker comes up.
+        """
+        router = Router(self.config, self.bans, self.refusals, self.workers)
+        async with trio.open_nursery() as serving:
+            serving.start_soon(self.refusals.tell_regularly, name="tell refusals")
+            serving.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
+            serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
+            serving.start_soon(self._deal_regularly, name="deal shares")
+            async with trio.open_nursery() as working:
+                for worker in self.workers:
+                    working.start_soon(worker.keep, name=f"worker {worker.word}")
+                await self._wait_up()
+                if admin_socket is not None:
+                    admin = AdminServer(AllWorkers(self))
+                    serving.start_soon(admin.serve, admin_socket, name="admin server")
+                for (
+                    listener
+                ) in self.listeners:  # also while visitors may finish: they may need tunnels
+                    accept = router.acceptor(serving)
+                    job = partial(listener.serve, accept, self.descriptors)
+                    serving.start_soon(job, name=f"listener {listener.address}")
+                async with trio.open_nursery() as visiting:  # stops first
+                    visiting.start_soon(self._guard.run, name="visit ports")
+                    when_up()
+                    await self.stopping.wait()
+                    visiting.cancel_scope.cancel("the server stops")
+                for listener in self.visits:
+                    listener.close()
+                log.info("stopping", sessions=len(self.sessions), grace=self.config.drain_grace)
+                for worker in self.workers:
+                    worker.drain()
+                working.cancel_scope.deadline = (
+                    trio.current_time() + self.config.drain_grace + _STOP_GRACE
+                )
+            serving.cancel_scope.cancel("the server stops")
+
+    async def _wait_up(self) -> None:
+        with trio.move_on_after(_START_TIMEOUT):  # noqa: ASYNC912 - there are workers
+            for worker in self.workers:
+                await worker.settled.wait()
+        if self.stopping.is_set():
+            return
+        if not any(worker.state is State.UP for worker in self.workers):
+            raise StartupError("no worker could be started (Server.Workers): the log says why")
+
+    # -- for the workers -----------------------------------------------------------------------------------------------
+
+    def _note_ports(self, numbers: Iterable[int]) -> None:
+        """Ports were taken, or given back."""
+        self._guard.note(numbers)
+        for worker in self.workers:
+            if worker.state is State.UP:
+                worker.claims.tell_room()
+
+    def lend(self, claim: Claim, worker: WorkerProcess) -> None:
+        """Give a worker what belongs to its claim: the listening sockets, and its share of the user's limits."""
+        self._guard.lend(claim.ports, worker.link)
+        user = claim.key[0]
+        shared = self.users.setdefault(user, SharedLimits(user, claim.wish.limits))
+        shared.change(claim.wish.limits)
+        shared.shares.pop(worker.word, None)
+        self._deal(shared)
+
+    def limits_of(self, user: str) -> SharedLimits:
+        """Return what a user with a claim shares among its sessions."""
+        return self.users[user]
+
+    async def _deal_regularly(self) -> None:
+        while True:
+            await trio.sleep(_DEAL_INTERVAL)
+            for shared in list(self.users.values()):
+                self._deal(shared)
+            self._release_left_behind()
+
+    def _deal(self, shared: SharedLimits) -> None:
+        """Deal a user's shares to the workers that have claims of it; those whose share changes are told."""
+        holders = self.table.holders_of(shared.user)
+        if not holders:
+            del self.users[shared.user]
+            return
+        usage = {
+            worker.word: shared.usage.get(worker.word, Usage())
+            for worker in self.workers
+            if worker.word in holders
+        }
+        shares = deal(shared.limits, usage, shared.shares)
+        for worker in self.workers:
+            share = shares.get(worker.word)
+            if share is not None and share != shared.shares.get(worker.word):
+                worker.tell_share(shared.user, shared.limits, share)
+        shared.shares, shared.usage = shares, usage
+
+    def _release_left_behind(self) -> None:
+        """Release what a worker has left that could not be started again in time."""
+        for worker in self.workers:
+            if trio.current_time() - worker.away_since > self.config.port_reservation:
+                for claim in self.table.held_by(worker.word):
+                    self.table.release(claim)
+                worker.away_since = float("inf")
+
+
+def _part_of(config: ServerConfig, workers: int) -> ServerConfig:
+    """Return the configuration of one worker: what all of them have together at most is divided."""
+    return attrs.evolve(
+        config,
+        max_conn_num=math.ceil(config.queue_places / workers),
+        max_handshakes=math.ceil(config.max_handshakes / workers),
+        resume_memory_total=max(config.resume_memory_total // workers, 2**16),
+    )

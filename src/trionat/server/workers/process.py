@@ -1,0 +1,441 @@
+"""One worker as its parent sees it: a process that is started, heard, and replaced when it has ended."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections import deque
+from contextlib import ExitStack
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+import trio
+
+from trionat.log import get_logger
+from trionat.server.refusals import Bound
+from trionat.server.workers.claims import ClaimServer
+from trionat.server.workers.link import Link
+from trionat.server.workers.log_relay import relay_log
+from trionat.server.workers.shares import Usage
+from trionat.server.workers.values import (
+    read_credential,
+    write_claim,
+    write_identity,
+)
+from trionat.server.workers.worker import BEAT, CONNECTION
+from trionat.transport.isolation import isolated
+
+if TYPE_CHECKING:
+    from trionat.protocol.messages import CloseCode
+    from trionat.server.accounts.credential import Credential
+    from trionat.server.accounts.limits import Share
+    from trionat.server.registry.claim import Claim
+    from trionat.server.workers.link import Values
+    from trionat.server.workers.parent import Parent, SharedLimits
+    from trionat.store.base import Limits
+
+log = get_logger(__name__)
+
+_SILENT_LOOKS: Final = 6
+"""Looks, one each `BEAT`, without a word of a worker after which it hangs. Counted, not timed: a parent that was stopped itself has not looked."""
+
+_START_LOOKS: Final = 30
+"""The same for one that has not begun to serve yet."""
+
+_STABLE_AFTER: Final = 10.0
+"""Seconds after which a worker that ends has not failed at the start. Chosen."""
+
+_LONGEST_PAUSE: Final = 30.0
+
+_EXPECTED_FOR: Final = 10.0
+"""Seconds for which a client that was sent to a worker counts as one of its sessions, until it is one. Chosen: most log in at once."""
+
+_MOST_WAITING: Final = 1024
+"""Connections that wait for a worker that is being started; more are closed."""
+
+_LAST_WORDS: Final = 1.0
+"""Seconds to read what a worker has said last, to its parent and to the log."""
+
+_VISITORS_AHEAD: Final = 100_000
+"""How far a worker's successor is ahead in its count of visitors: more than may have come since the last report."""
+
+_VERSION: Final = version("trionat")
+
+_Process: TypeAlias = trio.Process
+
+
+class State(enum.StrEnum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    UP = "up"
+    AWAY = "away"
+
+
+@attrs.define(eq=False)
+class RemoteSession:
+    """A session of a worker, as far as accounts and traffic go; see `LiveSession`. `relayed` is what was reported last."""
+
+    uid: int
+    username: str
+    account_id: int
+    credential: Credential | None
+    user_limits: SharedLimits
+    link: Link
+    relayed: int = 0
+    held: ExitStack = attrs.field(factory=ExitStack)
+
+    def end(self, code: CloseCode, text: str) -> None:
+        """End it, and tell its client why."""
+        self.link.post({"what": "end", "uid": self.uid, "code": code, "text": text})
+
+
+@attrs.define(eq=False)
+class WorkerProcess:
+    """The worker of a number, from 0, whichever process that is. `word` is its route.
+
+    Of N workers, this one's sessions and visitors have the numbers that leave its number, when 1 is taken off and N divides.
+    """
+
+    parent: Parent
+    number: int
+    state: State = attrs.field(init=False, default=State.STARTING)
+    pid: int | None = attrs.field(init=False, default=None)
+    starts: int = attrs.field(init=False, default=0)
+    sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
+    away_since: float = attrs.field(init=False, default=float("inf"))
+    settled: trio.Event = attrs.field(init=False, factory=trio.Event)
+    link: Link = attrs.field(init=False)
+    claims: ClaimServer = attrs.field(init=False)
+    _failures: int = attrs.field(init=False, default=0)
+    _silent: int = attrs.field(init=False, default=0)
+    _next_uid: int = attrs.field(init=False)
+    _next_visitor: int = attrs.field(init=False)
+    _inherited: tuple[Claim, ...] = attrs.field(init=False, default=())
+    _refused: dict[str, int] = attrs.field(init=False, factory=lambda: {})
+    _expected: deque[float] = attrs.field(init=False, factory=lambda: deque())
+    _waiting: deque[tuple[float, socket.socket]] = attrs.field(init=False, factory=lambda: deque())
+
+    def __attrs_post_init__(self) -> None:
+        self._next_uid = self._next_visitor = self.number + 1
+
+    @property
+    def word(self) -> str:
+        """Its route, and how the log calls it."""
+        return f"w{self.number + 1}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether connections are passed on to it, now or in a moment."""
+        return self.state is not State.AWAY
+
+    @property
+    def load(self) -> int:
+        """Its sessions, and those that are about to be."""
+        now = trio.current_time()
+        while self._expected and self._expected[0] < now:
+            self._expected.popleft()
+        return len(self.sessions) + len(self._expected)
+
+    def expect_session(self) -> None:
+        """A client was sent to it that has no session yet."""
+        self._expected.append(trio.current_time() + _EXPECTED_FOR)
+
+    def take(self, connection: socket.socket) -> None:
+        """Pass a connection on; one for a worker that is being started waits for it."""
+        if self.state is State.UP:
+            self.link.pass_on(CONNECTION, connection)
+        elif self.state is State.STARTING and len(self._waiting) < _MOST_WAITING:
+            until = trio.current_time() + self.parent.config.handshake_timeout
+            self._waiting.append((until, connection))
+        else:
+            connection.close()
+
+    def drain(self) -> None:
+        """Have it end as planned. One that is not up is told when it is."""
+        if self.state is State.UP:
+            self.link.post({"what": "drain"})
+
+    def tell_share(self, user: str, limits: Limits, share: Share) -> None:
+        """Tell it which part of a user's limits it may give."""
+        if self.state is State.UP:
+            self.link.post(
+                {
+                    "what": "share",
+                    "user": user,
+                    "limits": attrs.asdict(limits),
+                    "share": attrs.asdict(share),
+                }
+            )
+
+    # -- its life ------------------------------------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Run it, and another one whenever it has ended, until a planned stop."""
+        try:
+            while True:
+                began = trio.current_time()
+                await self._run()
+                if self.parent.stopping.is_set():
+                    return
+                pause = self._pause(trio.current_time() - began)
+                log.warning("a worker has ended: starting another", worker=self.word, pause=pause)
+                if pause:
+                    self._go_away()
+                    with trio.move_on_after(pause):
+                        await self.parent.stopping.wait()
+                    if self.parent.stopping.is_set():
+                        return
+        finally:
+            self._go_away()
+
+    def _pause(self, lived: float) -> float:
+        """Return how many seconds to wait for the next start: none after one that worked, then 1, 2, 4, up to 30."""
+        if lived > _STABLE_AFTER:
+            self._failures = 0
+        self._failures += 1
+        if self._failures == 1:
+            return 0.0
+        return float(min(_LONGEST_PAUSE, 2.0 ** (self._failures - 2)))
+
+    def _go_away(self) -> None:
+        """There will be none for a while: its connections go elsewhere, and so may its clients."""
+        if self.state is not State.AWAY:
+            self.state, self.away_since = State.AWAY, trio.current_time()
+        self.settled.set()
+        while self._waiting:
+            self._waiting.popleft()[1].close()
+
+    async def _run(self) -> None:
+        """Run one process to its end; nothing of it is left then."""
+        self.state, self._silent = State.STARTING, 0
+        with ExitStack() as theirs, ExitStack() as ours:
+            try:
+                pipe, passed = self._open_link(ours, theirs)
+                process = await trio.lowlevel.open_process(
+                    _command(*passed),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=passed,
+                )
+            except OSError as error:
+                log.warning("a worker cannot be started", worker=self.word, error=str(error))
+                return
+            theirs.close()
+            self.pid, self.starts = process.pid, self.starts + 1
+            try:
+                await self._accompany(process, pipe)
+            finally:
+                process.kill()
+                with trio.CancelScope(shield=True):  # a process that was killed ends
+                    await process.wait()
+                self._clean_up()
+            log.info("worker ended", worker=self.word, pid=process.pid, code=process.returncode)
+
+    def _open_link(
+        self, ours: ExitStack, theirs: ExitStack
+    ) -> tuple[trio.lowlevel.FdStream, tuple[int, int, int]]:
+        """Make the link to a new process; return where its log comes from, and the descriptors that it is to have. The stacks close both ends."""
+        ends: list[socket.socket] = []
+        passed: list[int] = []
+        for _ in range(2):
+            mine, its = socket.socketpair()
+            ours.callback(mine.close)
+            theirs.callback(its.close)
+            ends.append(mine)
+            passed.append(its.fileno())
+        reading, writing = os.pipe()
+        pipe = trio.lowlevel.FdStream(reading)
+        ours.callback(pipe.close)
+        theirs.callback(os.close, writing)
+        os.set_blocking(writing, False)
+        self.link = Link(*ends)
+        lend = partial(self.parent.lend, worker=self)
+        self.claims = ClaimServer(self.parent.table, self.word, self.link, lend)
+        return pipe, (passed[0], passed[1], writing)
+
+    async def _accompany(self, process: _Process, pipe: trio.lowlevel.FdStream) -> None:
+        heard, logged = trio.Event(), trio.Event()
+
+        async def talk() -> None:
+            with isolated(log, "the link to a worker was lost", worker=self.word):
+                await self.link.run()
+            heard.set()
+
+        async def read_log() -> None:
+            await relay_log(pipe, self.word)
+            logged.set()
+
+        self.link.hear = self._hear
+        self.link.reply = self._reply
+        self.link.take = lambda _, sock: sock.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk, name="link")
+            nursery.start_soon(read_log, name="log")
+            nursery.start_soon(self._watch, process, name="watch")
+            await process.wait()
+            with trio.move_on_after(_LAST_WORDS):
+                await heard.wait()
+                await logged.wait()
+            nursery.cancel_scope.cancel("the worker has ended")
+
+    async def _watch(self, process: _Process) -> None:
+        """Kill a worker that hangs, and close connections that have waited too long for it."""
+        while True:
+            await trio.sleep(BEAT)
+            now = trio.current_time()
+            while self._waiting and self._waiting[0][0] < now:
+                self._waiting.popleft()[1].close()
+            self._silent += 1
+            most = _SILENT_LOOKS if self.state is State.UP else _START_LOOKS
+            if self._silent >= most or self.link.lost:
+                log.warning("a worker hangs: it is killed", worker=self.word, pid=process.pid)
+                process.kill()
+                return
+
+    def _clean_up(self) -> None:
+        """The process has ended: what it had is lost, or stands reserved."""
+        self.parent.table.leave(self.word)
+        for uid in list(self.sessions):
+            self._end_session(uid)
+        for bound, number in self._refused.items():
+            self.parent.refusals.counts[Bound(bound)] += number
+        self._refused = {}
+        self._next_visitor += _VISITORS_AHEAD * len(self.parent.workers)
+        self.pid = None
+        self.state = State.STARTING
+
+    # -- what it says --------------------------------------------------------------------------------------------------
+
+    def _hear(self, message: Values) -> None:
+        self._silent = 0
+        if self.claims.hear(message):
+            return
+        match message["what"]:
+            case "hello" if message["version"] == _VERSION:
+                self.link.post(self._start())
+            case "hello":
+                log.warning(
+                    "trionat was upgraded while it runs, and no worker can be started any more: restart the server",
+                    worker=self.word,
+                    runs=_VERSION,
+                    installed=message["version"],
+                )
+                self.link.give_up()
+            case "ready":
+                self._come_up()
+            case "beat":
+                self._take_report(message)
+            case "up":
+                self._begin_session(message)
+            case "down":
+                if (session := self.sessions.get(message["uid"])) is not None:
+                    session.relayed = message["relayed"]
+                    self._end_session(session.uid)
+            case what:
+                raise AssertionError(f"a worker says {what!r}")
+
+    def _start(self) -> Values:
+        parent = self.parent
+        self._inherited = parent.table.held_by(self.word)
+        ready = attrs.evolve(parent.ready, ticket=None, first_password=None)
+        return {
+            "what": "start",
+            "config": pickle.dumps((parent.worker_config, ready)).hex(),
+            "word": self.word,
+            "step": len(parent.workers),
+            "uid": self._next_uid,
+            "visitor": self._next_visitor,
+            "certificate": str(parent.certificate),
+            "key": str(parent.key),
+            "room": list(self.claims.room.values()),
+            "claims": [write_claim(claim) for claim in self._inherited],
+        }
+
+    def _come_up(self) -> None:
+        parent = self.parent
+        self.state, self.away_since = State.UP, float("inf")
+        self.claims.join()
+        for claim in self._inherited:
+            if parent.table.is_current(claim):
+                parent.lend(claim, self)
+            else:  # its client has gone to another worker meanwhile
+                self.claims.evict(claim.key, "another worker has it", vacant_only=False)
+        self._inherited = ()
+        self.claims.tell_room()
+        log.info("worker up", worker=self.word, pid=self.pid)
+        while self._waiting:
+            self.link.pass_on(CONNECTION, self._waiting.popleft()[1])
+        self.settled.set()
+        if parent.stopping.is_set():
+            self.drain()
+
+    def _take_report(self, report: Values) -> None:
+        for uid, relayed in report["relayed"].items():
+            if (session := self.sessions.get(int(uid))) is not None:
+                session.relayed = relayed
+        for user, (visitors, refused, moved) in report["usage"].items():
+            if (shared := self.parent.users.get(user)) is not None:
+                shared.usage[self.word] = Usage(visitors=visitors, refused=refused, moved=moved)
+        self._next_visitor = max(self._next_visitor, report["visitor"])
+        self._refused = report["refused"]
+
+    def _begin_session(self, values: Values) -> None:
+        parent, uid = self.parent, values["uid"]
+        session = RemoteSession(
+            uid=uid,
+            username=values["username"],
+            account_id=values["account_id"],
+            credential=read_credential(values["credential"]),
+            user_limits=parent.limits_of(values["username"]),
+            link=self.link,
+        )
+        session.held.enter_context(parent.bans.in_use(values["host"]))
+        session.held.enter_context(
+            parent.traffic.metered(session.username, lambda: session.relayed)
+        )
+        self.sessions[uid] = parent.sessions[uid] = session
+        self._next_uid = uid + len(parent.workers)
+        if self._expected:
+            self._expected.popleft()
+
+    def _end_session(self, uid: int) -> None:
+        del self.parent.sessions[uid]
+        self.sessions.pop(uid).held.close()
+
+    async def _reply(self, question: Values) -> Values:
+        self._silent = 0
+        parent = self.parent
+        match question["what"]:
+            case "holder":
+                return self.claims.holder(question)
+            case "claim":
+                return self.claims.claim(question)
+            case "authenticate":
+                token = question["token"]
+                identity = await parent.authenticator.authenticate(
+                    question["host"],
+                    question["username"],
+                    password=question["password"],
+                    token=None if token is None else bytes.fromhex(token),
+                )
+                return {"identity": write_identity(identity)}
+            case what:
+                raise AssertionError(f"a worker asks {what!r}")
+
+
+def _command(messages: int, descriptors: int, log_pipe: int) -> list[str]:
+    """Return how a worker is started. Like this process, it takes no module out of the working directory unless this one does."""
+    safe = [] if "" in sys.path or os.getcwd() in sys.path else ["-P"]  # noqa: PTH109 - compared as text
+    level = logging.getLogger("trionat").getEffectiveLevel()
+    return [
+        *(sys.executable, *safe, "-m", "trionat.server.workers"),
+        *map(str, (messages, descriptors, log_pipe, level)),
+    ]

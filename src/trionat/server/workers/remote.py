@@ -1,0 +1,159 @@
+"""What a worker asks its parent: the registry, and whether a login is valid; and what it tells of its sessions."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.errors import RefusedError
+from trionat.log import get_logger
+from trionat.protocol.messages import RefusalCode
+from trionat.server.admission.authenticator import Authenticator
+from trionat.server.registry.claim import TakenError
+from trionat.server.registry.registry import Registry
+from trionat.server.workers.link import LinkLostError
+from trionat.server.workers.values import (
+    read_claim,
+    read_identity,
+    write_credential,
+    write_wish,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from trionat.server.admission.authenticator import Identity
+    from trionat.server.registry.claim import Claim, Wish
+    from trionat.server.sessions.session import Session
+    from trionat.server.visitors.ports import LeaseKey
+    from trionat.server.workers.link import Link, Values
+
+log = get_logger(__name__)
+
+
+async def _ask(
+    link: Link, question: Values, late: Callable[[Values], None] = lambda _: None
+) -> Values:
+    """Ask the parent; one that is gone is a refusal for now: this process is about to end as well."""
+    try:
+        return await link.ask(question, late)
+    except LinkLostError as error:
+        raise RefusedError(RefusalCode.STORE_UNAVAILABLE, "the server restarts") from error
+
+
+@attrs.define(eq=False)
+class RemoteRegistry(Registry):
+    """See `Registry`. `free_slots` and `free_ports` are what the parent has told last.
+
+    `on_claimed` and `on_released` are called with the claims that begin and end here.
+    """
+
+    link: Link
+    word: str
+    on_claimed: Callable[[Claim], None] = attrs.field(kw_only=True, default=lambda _: None)
+    on_released: Callable[[Claim], None] = attrs.field(kw_only=True, default=lambda _: None)
+    _free_slots: int = attrs.field(init=False, default=0)
+    _free_ports: int = attrs.field(init=False, default=0)
+
+    @property
+    def free_slots(self) -> int:
+        """See `Registry`."""
+        return self._free_slots
+
+    def note_room(self, slots: int, ports: int) -> None:
+        """The parent has told how much is free by now."""
+        more = slots > self._free_slots or ports > self._free_ports
+        self._free_slots, self._free_ports = slots, ports
+        if more:
+            self.on_free()
+
+    async def holder(self, key: LeaseKey) -> str | None:
+        """See `Registry`."""
+        holder: str | None = (await _ask(self.link, {"what": "holder", "key": key}))["holder"]
+        return holder
+
+    async def claim(self, wish: Wish) -> Claim | None:
+        """See `Registry`. Where too few ports are free for it, nobody is asked."""
+        if self._free_ports < len(wish.services):
+            await trio.lowlevel.checkpoint()
+            return None
+        answer = await _ask(self.link, {"what": "claim", "wish": write_wish(wish)}, self._too_late)
+        if (holder := answer.get("taken")) is not None:
+            raise TakenError(holder)
+        if answer["claim"] is None:
+            return None
+        claim = read_claim(answer["claim"])
+        self.on_claimed(claim)
+        return claim
+
+    def _too_late(self, answer: Values) -> None:
+        if answer.get("claim") is not None:
+            self.release(read_claim(answer["claim"]))
+
+    def release(self, claim: Claim) -> None:
+        """See `Registry`."""
+        self.on_released(claim)
+        self.link.post({"what": "release", "key": claim.key, "fence": claim.fence})
+
+    def occupy(self, claim: Claim, *, occupied: bool) -> None:
+        """See `Registry`."""
+        self.link.post(
+            {"what": "occupy", "key": claim.key, "fence": claim.fence, "occupied": occupied}
+        )
+
+    async def evict(self, key: LeaseKey, reason: str) -> None:
+        """See `Registry`."""
+        self.link.post({"what": "evict", "key": key, "reason": reason})
+        await trio.lowlevel.checkpoint()
+
+
+@attrs.define(eq=False)
+class RemoteAuthenticator(Authenticator):
+    """Has the parent check logins: it has the accounts, and knows who has failed where."""
+
+    link: Link
+
+    async def authenticate(
+        self, host: str, username: str, *, password: str | None, token: bytes | None
+    ) -> Identity:
+        """See `Authenticator`."""
+        answer = await _ask(
+            self.link,
+            {
+                "what": "authenticate",
+                "host": host,
+                "username": username,
+                "password": password,
+                "token": None if token is None else token.hex(),
+            },
+        )
+        return read_identity(answer["identity"])
+
+
+@attrs.define(eq=False)
+class SessionReports:
+    """Tells the parent of sessions that begin and end, and how much they have relayed."""
+
+    link: Link
+
+    @contextmanager
+    def accounted(self, session: Session) -> Generator[None]:
+        """See `Sessions.accounted`."""
+        self.link.post(
+            {
+                "what": "up",
+                "uid": session.uid,
+                "username": session.username,
+                "account_id": session.account_id,
+                "credential": write_credential(session.credential),
+                "host": session.address.host,
+            }
+        )
+        try:
+            yield
+        finally:
+            relayed = session.tunnels.relayed
+            self.link.post({"what": "down", "uid": session.uid, "relayed": relayed})

@@ -1,0 +1,341 @@
+"""The life of a worker: logins, the queue, sessions, tunnels and visitors of one process among several.
+
+It listens nowhere itself. Connections to the control port come from the parent, and with each claim the listening sockets of its ports.
+Signals are the parent's to act on; when the parent is gone, so is the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import socket
+import sys
+from functools import partial
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress
+from trionat.log import get_logger, log_to
+from trionat.networks import plain_host
+from trionat.protocol.messages import CloseCode
+from trionat.server.admin.commands import LocalCommands
+from trionat.server.admin.messages import AskStatus, AskTasks, decode_request
+from trionat.server.admin.metrics import Metrics
+from trionat.server.admission.bans import Bans
+from trionat.server.admission.leases import Leases
+from trionat.server.admission.queue import Admission
+from trionat.server.control.connections import ConnectionHandler
+from trionat.server.control.context import ServerContext
+from trionat.server.refusals import RefusalCounters
+from trionat.server.sessions.registry import Sessions
+from trionat.server.visitors.acceptor import VisitorAcceptor
+from trionat.server.visitors.ports import PortPool, VisitPort
+from trionat.server.workers.link import Link
+from trionat.server.workers.remote import RemoteAuthenticator, RemoteRegistry, SessionReports
+from trionat.server.workers.values import read_claim, read_key, read_limits, read_share
+from trionat.transport.descriptors import Descriptors
+from trionat.transport.listener import Listener
+from trionat.transport.names import NameResolver
+from trionat.transport.tls import server_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trionat.config.server import ServerConfig
+    from trionat.events import Ready
+    from trionat.server.admin.snapshot import Snapshot
+    from trionat.server.registry.claim import Claim
+    from trionat.server.workers.link import Values
+
+log = get_logger(__name__)
+
+CONNECTION: Final = b"c"
+VISIT_PORT: Final = b"v"
+"""What a descriptor is for that comes from the parent."""
+
+BEAT: Final = 1.0
+"""Seconds between two reports to the parent, which are its sign of life as well."""
+
+_LAST_WORDS: Final = 2.0
+"""Seconds for the last report. Chosen."""
+
+
+def main() -> None:
+    """Run a worker: its arguments are the descriptors of the link (two) and of the log, and the level of the log."""
+    messages, descriptors, log_pipe = map(int, sys.argv[1:4])
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    link = Link(socket.socket(fileno=messages), socket.socket(fileno=descriptors))
+    place = Path("the log of the parent")
+    with log_to(terminal=None, filename=place, descriptor=log_pipe, level=int(sys.argv[4])):
+        try:
+            trio.run(run_worker, link)
+        except Exception:  # a bug: its traceback is for the log
+            log.exception("a worker has ended by a fault of its own")
+            sys.exit(1)
+
+
+async def run_worker(link: Link) -> None:
+    """Run until the parent is gone, or has told to stop and every session has ended."""
+    trio.socket.set_custom_hostname_resolver(NameResolver())
+    start, started = trio.open_memory_channel["Values"](1)
+    link.hear = start.send_nowait
+    link.take = lambda _, sock: sock.close()
+    async with trio.open_nursery() as nursery:
+
+        async def run_link() -> None:
+            await link.run()
+            nursery.cancel_scope.cancel("the parent is gone")
+
+        nursery.start_soon(run_link, name="link")
+        link.post({"what": "hello", "version": version("trionat")})
+        await Worker.make(link, await started.receive()).run()
+        with trio.move_on_after(_LAST_WORDS):
+            await link.wait_sent()
+        nursery.cancel_scope.cancel("the worker stops")
+
+
+def _write_snapshot(snapshot: Snapshot) -> str:
+    return json.dumps(attrs.asdict(snapshot))
+
+
+@attrs.define(eq=False)
+class _Port:
+    """A visit port as this worker sees it: `claimed` by it or not. `spare` is its listening socket, which comes before or after the claim."""
+
+    visit_port: VisitPort
+    claimed: bool = False
+    spare: socket.socket | None = None
+    serving: trio.CancelScope | None = None
+
+
+@attrs.define(eq=False, kw_only=True)
+class Worker:
+    """See the module. `numbers` are the next uid and the next visitor's number, and the step to the one after: no other worker has any of them."""
+
+    link: Link
+    context: ServerContext
+    registry: RemoteRegistry
+    connections: ConnectionHandler
+    acceptor: VisitorAcceptor
+    commands: LocalCommands
+    descriptors: Descriptors
+    visitors: count[int]
+    claims: tuple[Claim, ...]
+    scribe: trio.CapacityLimiter = attrs.field(
+        init=False, factory=partial(trio.CapacityLimiter, 1)
+    )  # its own, as threads for names may all be waiting
+    _ports: dict[int, _Port] = attrs.field(init=False)
+    _relayed: dict[str, int] = attrs.field(init=False, factory=lambda: {})
+    _accept: Callable[[socket.socket, TCPAddress], None] = attrs.field(init=False)
+    _visiting: trio.Nursery = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        pool = self.context.leases.ports
+        self._ports = {number: _Port(port) for number, port in pool.ports.items()}
+
+    @classmethod
+    def make(cls, link: Link, start: Values) -> Worker:
+        """Make what runs, of what the parent says first. Blocks: it reads the certificate."""
+        config: ServerConfig
+        ready: Ready
+        config, ready = pickle.loads(bytes.fromhex(start["config"]))  # noqa: S301 - of our own parent
+        refusals = RefusalCounters()
+        registry = RemoteRegistry(link, start["word"])
+        registry.note_room(*start["room"])
+        pool = PortPool([VisitPort(number) for number in ready.visit_ports])
+        leases = Leases(config, pool, refusals, registry=registry)
+        step = start["step"]
+        visitors = count(start["visitor"], step)
+        context = ServerContext(
+            config=config,
+            authenticator=RemoteAuthenticator(link),
+            refusals=refusals,
+            bans=Bans(0, config.ban_time),  # who may connect, the parent knows
+            leases=leases,
+            admission=Admission(config, leases),
+            sessions=Sessions(SessionReports(link).accounted, count(start["uid"], step)),
+            stopping=trio.Event(),
+            public_host=ready.public.host,
+            route=start["word"],
+        )
+        descriptors = Descriptors()
+        tls = server_context(Path(start["certificate"]), Path(start["key"]))
+        return cls(
+            link=link,
+            context=context,
+            registry=registry,
+            connections=ConnectionHandler(context, tls),
+            acceptor=VisitorAcceptor(config, refusals, visitors),
+            commands=LocalCommands(Metrics(ready, context, descriptors)),
+            descriptors=descriptors,
+            visitors=visitors,
+            claims=tuple(map(read_claim, start["claims"])),
+        )
+
+    async def run(self) -> None:
+        """Serve until every session has ended after a planned stop, or cancelled."""
+        context = self.context
+        try:
+            async with trio.open_nursery() as serving:
+                serving.start_soon(context.admission.run, name="admission")
+                serving.start_soon(context.leases.expire_visitors, name="expire visitors")
+                serving.start_soon(context.refusals.tell_regularly, name="tell refusals")
+                serving.start_soon(self.commands.metrics.count_rates, name="count rates")
+                serving.start_soon(self._report_regularly, name="report")
+                self._accept = self.connections.acceptor(serving)
+                async with trio.open_nursery() as self._visiting:
+                    self.registry.on_claimed, self.registry.on_released = self._hold, self._let_go
+                    self.link.hear, self.link.reply = self._hear, self._reply
+                    self.link.take = self._take
+                    for claim in self.claims:
+                        self._hold(claim)
+                        context.leases.open(claim).vacate()
+                    self.link.post({"what": "ready"})
+                    await context.stopping.wait()
+                    self._visiting.cancel_scope.cancel("the server stops")
+                context.admission.drain()
+                await context.sessions.wait_none()
+                serving.cancel_scope.cancel("the server stops")
+        finally:
+            self.descriptors.close()
+            for port in self._ports.values():
+                if port.spare is not None:
+                    port.spare.close()
+
+    # -- what the parent says ----------------------------------------------------------------------------------------
+
+    def _hear(self, message: Values) -> None:
+        context = self.context
+        match message["what"]:
+            case "room":
+                self.registry.note_room(message["slots"], message["ports"])
+            case "evict":
+                self.registry.on_evict(
+                    read_key(message["key"]), message["reason"], vacant_only=message["vacant_only"]
+                )
+            case "share":
+                context.leases.live_limits.deal(
+                    message["user"], read_limits(message["limits"]), read_share(message["share"])
+                )
+            case "end":
+                if (session := context.sessions.by_uid.get(message["uid"])) is not None:
+                    session.end(CloseCode(message["code"]), message["text"])
+            case "drain":
+                context.stopping.set()
+            case what:
+                raise AssertionError(f"the parent says {what!r}")
+
+    async def _reply(self, question: Values) -> Values:
+        match question["what"]:
+            case "status":
+                # Written in a thread, since there may be thousands of visitors in it.
+                snapshot = await self.commands.snapshot()
+                text = await trio.to_thread.run_sync(_write_snapshot, snapshot, limiter=self.scribe)
+                return {"status": text}
+            case "tasks":
+                return {"tasks": attrs.asdict(await self.commands.tasks())}
+            case "kick":
+                request = decode_request(question["request"].encode())
+                assert not isinstance(request, AskStatus | AskTasks)  # noqa: S101 - for type checkers
+                return {"kicked": attrs.asdict(await self.commands.kick(request))}
+            case what:
+                raise AssertionError(f"the parent asks {what!r}")
+
+    def _take(self, purpose: bytes, sock: socket.socket) -> None:
+        """Take over a descriptor."""
+        sock.setblocking(False)
+        if purpose == VISIT_PORT:
+            port = self._ports[sock.getsockname()[1]]
+            if port.spare is not None or port.serving is not None:
+                sock.close()  # of a claim that was given up before it came
+                return
+            port.spare = sock
+            self._serve(port)
+            return
+        try:
+            host, number = sock.getpeername()[:2]
+        except OSError:  # it is gone already
+            sock.close()
+            return
+        self._accept(sock, TCPAddress(plain_host(host), number))
+
+    # -- visit ports -------------------------------------------------------------------------------------------------
+
+    def _hold(self, claim: Claim) -> None:
+        for number in claim.ports:
+            port = self._ports[number]
+            port.claimed = True
+            self._serve(port)
+
+    def _let_go(self, claim: Claim) -> None:
+        for number in claim.ports:
+            port = self._ports[number]
+            port.claimed = False
+            if port.serving is not None:
+                port.serving.cancel("the port was given back")
+                port.serving = None
+            if port.spare is not None:
+                port.spare.close()
+                port.spare = None
+
+    def _serve(self, port: _Port) -> None:
+        """Accept visitors at a port that is claimed, as soon as its socket is there."""
+        if port.claimed and port.spare is not None and not self.context.stopping.is_set():
+            sock, port.spare = port.spare, None
+            port.serving = trio.CancelScope()
+            number = port.visit_port.number
+            self._visiting.start_soon(
+                self._accept_visitors, port, sock, port.serving, name=f"visit port {number}"
+            )
+
+    async def _accept_visitors(
+        self, port: _Port, sock: socket.socket, scope: trio.CancelScope
+    ) -> None:
+        address = TCPAddress(self.context.config.effective_visit_host, port.visit_port.number)
+        listener = Listener(sock, address)
+        try:
+            with scope:
+                accept = partial(self.acceptor.accept, port.visit_port, address)
+                await listener.serve(accept, self.descriptors, most=self.descriptors.for_visitors)
+        finally:
+            listener.close()
+
+    # -- what the parent is told -------------------------------------------------------------------------------------
+
+    async def _report_regularly(self) -> None:
+        while True:
+            await trio.sleep(BEAT)
+            self._report()
+
+    def _report(self) -> None:
+        """Tell how much sessions have relayed and users have in use, for the limits that hold for all workers."""
+        sessions = self.context.sessions.by_uid
+        relayed = {uid: session.tunnels.relayed for uid, session in sessions.items()}
+        users: dict[str, int] = {}
+        for uid, session in sessions.items():
+            users[session.username] = users.get(session.username, 0) + relayed[uid]
+        before, self._relayed = self._relayed, users
+        usage: dict[str, tuple[int, int, int]] = {}
+        for user, limits in self.context.leases.live_limits.by_user.items():
+            if limits.limits.visitors is not None or limits.limits.bandwidth is not None:
+                moved = max(0, users.get(user, 0) - before.get(user, 0))
+                usage[user] = limits.visitors, limits.refused, moved
+                limits.refused = 0
+        self.link.post(
+            {
+                "what": "beat",
+                "relayed": relayed,
+                "usage": usage,
+                "visitor": next(self.visitors),
+                "refused": {
+                    bound.value: number for bound, number in self.context.refusals.counts.items()
+                },
+            }
+        )

@@ -1,0 +1,169 @@
+"""What two processes say to each other, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from trionat.errors import RefusedError
+from trionat.server.workers.link import Link, LinkLostError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+def pair() -> tuple[Link, Link]:
+    messages, descriptors = socket.socketpair(), socket.socketpair()
+    links = Link(messages[0], descriptors[0]), Link(messages[1], descriptors[1])
+    for link in links:
+        link.hear = lambda _: None
+        link.reply = _echo
+        link.take = lambda _, sock: sock.close()
+    return links
+
+
+async def _echo(question: dict[str, Any]) -> dict[str, Any]:
+    if "refuse" in question:
+        raise RefusedError("full", question["refuse"])
+    if "wait" in question:
+        await trio.sleep(question["wait"])
+    return {"said": question.get("say")}
+
+
+def descriptors() -> int:
+    """How many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@asynccontextmanager
+async def linked() -> AsyncIterator[tuple[Link, Link]]:
+    here, there = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.run)
+        nursery.start_soon(there.run)
+        yield here, there
+        nursery.cancel_scope.cancel()
+
+
+async def test_messages_in_their_order(nothing_left: None) -> None:
+    async with linked() as (here, there):
+        heard: list[Any] = []
+        there.hear = heard.append
+        sent = [{"number": number, "text": "ä\n" * number * 300} for number in range(100)]
+        for message in sent:
+            here.post(message)
+        await here.wait_sent()
+        with trio.fail_after(5):
+            while len(heard) < len(sent):  # noqa: ASYNC110 (nothing tells)
+                await trio.sleep(0.01)
+        assert heard == sent
+
+
+async def test_questions(nothing_left: None) -> None:
+    async with linked() as (here, there):
+        assert await here.ask({"say": 1}) == {"said": 1}
+        assert await there.ask({"say": [2]}) == {"said": [2]}
+        with pytest.raises(RefusedError, match="no room") as caught:
+            await here.ask({"refuse": "no room"})
+        assert caught.value.code == "full"
+
+
+async def test_a_question_that_is_given_up(nothing_left: None) -> None:
+    async with linked() as (here, there):
+        with trio.move_on_after(0.05) as scope:
+            await here.ask({"wait": 60})
+        assert scope.cancelled_caught
+        with trio.fail_after(2):
+            while there._replies:  # noqa: ASYNC110 (nothing tells)
+                await trio.sleep(0.01)
+        assert await here.ask({"say": 1}) == {"said": 1}
+
+
+async def test_an_answer_that_comes_too_late(nothing_left: None) -> None:
+    async with linked() as (here, _):
+        late: list[Any] = []
+        for steps in range(12):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_cancel_after, steps, scope)
+                    late.append(await here.ask({"say": steps}, late.append))
+                    nursery.cancel_scope.cancel()
+        await here.ask({})
+        assert sorted(answer["said"] for answer in late) == list(range(12))
+
+
+async def _cancel_after(steps: int, scope: trio.CancelScope) -> None:
+    for _ in range(steps):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
+async def test_the_other_end_dies(nothing_left: None) -> None:
+    here, there = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.run)
+
+        async def ask() -> None:
+            with pytest.raises(LinkLostError):
+                await here.ask({"say": 1})
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        there.messages.close()
+        there.descriptors.close()
+    assert here.lost
+    here.post({"into": "the void"})
+    with pytest.raises(LinkLostError):
+        await here.ask({"say": 1})
+    one, other = socket.socketpair()
+    here.pass_on(b"c", one)
+    assert one.fileno() < 0
+    assert other.recv(1) == b""
+    other.close()
+
+
+async def test_descriptors_come_with_what_they_are_for(nothing_left: None) -> None:
+    """More than the kernel holds at once, and each is closed where it came from."""
+    async with linked() as (here, there):
+        taken: list[tuple[bytes, socket.socket]] = []
+        there.take = lambda purpose, sock: taken.append((purpose, sock))
+        kept: list[socket.socket] = []
+        for number in range(400):
+            mine, its = socket.socketpair()
+            mine.sendall(b"%d" % number)
+            kept.append(mine)
+            here.pass_on(b"cv"[number % 2 : number % 2 + 1], its)
+        with trio.fail_after(10):
+            while len(taken) < 400:  # noqa: ASYNC110 (nothing tells)
+                await trio.sleep(0.01)
+        for number, (purpose, sock) in enumerate(taken):
+            assert purpose == b"cv"[number % 2 : number % 2 + 1]
+            assert sock.recv(10) == b"%d" % number
+            sock.close()
+        for mine in kept:
+            assert mine.recv(1) == b""
+            mine.close()
+
+
+async def test_descriptors_that_nobody_takes_are_closed(nothing_left: None) -> None:
+    here, there = pair()
+    kept: list[socket.socket] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.run)
+        before = descriptors()
+        for _ in range(1500):
+            mine, its = socket.socketpair()
+            kept.append(mine)
+            here.pass_on(b"c", its)
+        assert descriptors() <= before + 1500 + 1024
+        nursery.cancel_scope.cancel()
+    there.messages.close()
+    there.descriptors.close()
+    for mine in kept:
+        mine.close()
