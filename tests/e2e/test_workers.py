@@ -373,6 +373,47 @@ async def test_clients_of_0_1_share_the_first_worker(tmp_path: Path, echo_server
         await check(new)
 
 
+@pytest.mark.parametrize("dialect", ["nat-doc", "nat-v1"])
+async def test_clients_of_nat_share_the_first_worker(
+    echo_server: Service, tmp_path: Path, dialect: str
+) -> None:
+    legacy = {"TRIONAT_SERVER_LEGACY_CLIENTS": "true", "TRIONAT_SERVER_START_AUTH": "false"}
+    async with running.server(tmp_path / "s", *WORKERS, visit="0,0", environ=legacy) as server:
+        addresses = ("-c", server.ready["control"], "-t", server.ready["tunnel"])
+        arguments = ("--dialect", dialect, *addresses, str(echo_server))
+        async with (
+            running.client_process(tmp_path / "a", *arguments) as one,
+            running.client_process(tmp_path / "b", *arguments) as two,
+        ):
+            for client in (one, two):
+                await client.wait_connected()
+                assert client.connected["uid"] % 2 == 1
+                await check(client)
+            pid = (await status(server))["workers"][0]["pid"]
+            os.kill(pid, signal.SIGKILL)
+            for client in (one, two):
+                await client.wait_connected()
+                await check(client)
+
+
+async def test_a_hangup_is_told_and_the_log_follows_its_name(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    async with (
+        running.server(tmp_path / "s", *WORKERS, inside=["setsid"]) as server,
+        running.client(tmp_path / "c", server.ticket, echo_server) as client,
+    ):
+        for pid in (server.process.process.pid, *children(server.process.process.pid)):
+            os.kill(pid, signal.SIGHUP)
+        await server.wait_record(
+            "SIGHUP: the configuration is read at a start only; the log follows its file's name"
+        )
+        server.log_file.rename(tmp_path / "old.log")
+        await trio.sleep(1.5)
+        await check(client)
+        await server.wait_record("visitor closed", count=6)
+
+
 async def test_tunnels_without_tls(echo_server: Service, tmp_path: Path) -> None:
     """Their first bytes tell whose they are."""
     plain = ("--tunnel-encryption", "none")

@@ -24,6 +24,7 @@ from trionat.config.values import (
     PORTS,
     TEXT,
     Kind,
+    count_or_auto,
     seconds,
     whole,
 )
@@ -86,6 +87,8 @@ def test_parse_service_refuses(text: str) -> None:
     ("kind", "text", "value"),
     [
         (whole(1, 4), "4", 4),
+        (count_or_auto(4), "4", 4),
+        (count_or_auto(4), "Auto", 0),
         (seconds(0, 10), "2.5", 2.5),
         (seconds(0, 10), "0", 0.0),
         (BOOLEAN, "Yes", True),
@@ -116,6 +119,9 @@ def test_reading(kind: Kind[Any], text: str, value: object) -> None:
     ("kind", "text", "message"),
     [
         (whole(1, 4), "5", "'5' is not a whole number from 1 to 4"),
+        (count_or_auto(4), "5", "'5' is not a whole number from 1 to 4, or auto"),
+        (count_or_auto(4), "0", "'0' is not a whole number from 1 to 4, or auto"),
+        (count_or_auto(4), "all", "'all' is not a whole number from 1 to 4, or auto"),
         (whole(1, 4), "1.0", "'1.0' is not a whole number from 1 to 4"),
         (whole(1, 4), "9" * 5000, "a value of 5000 characters is not a whole number from 1 to 4"),
         (seconds(0.1, 10), "nan", "'nan' is not a number of seconds from 0.1 to 10"),

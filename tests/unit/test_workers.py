@@ -1,0 +1,97 @@
+"""Several processes, as far as it takes no process to see it; `tests/e2e/test_workers.py` has the rest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from trionat.address import TCPAddress
+from trionat.config.server import ServerConfig
+from trionat.errors import StartupError
+from trionat.server.admission.bans import Bans
+from trionat.server.app import serve
+from trionat.server.workers import process
+from trionat.server.workers.process import WorkerProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from trio.testing import MockClock
+
+
+def config(folder: Path, **settings: object) -> ServerConfig:
+    nowhere = TCPAddress("127.0.0.1", 0)
+    return ServerConfig(
+        controller_addr=nowhere,
+        tunnel_addr=nowhere,
+        visit_port=(0,),
+        state_dir=folder,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def test_one_process_needs_none_of_it() -> None:
+    script = "import sys, trionat.cli; print([m for m in sys.modules if 'workers' in m])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert result.stdout.decode().strip() == "[]"
+
+
+def test_as_many_as_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ServerConfig().worker_count == 1
+    assert ServerConfig(workers=3).worker_count == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert ServerConfig(workers=0).worker_count == 3
+
+
+async def test_a_system_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("socket.AF_UNIX")
+    with pytest.raises(StartupError, match=r"Server\.Workers.*Windows.*write 1"):
+        await serve(config(tmp_path / "state", workers=2))
+    assert not (tmp_path / "state").exists()
+
+
+async def test_workers_that_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_left: None
+) -> None:
+    monkeypatch.setattr(process, "_command", lambda *_: [sys.executable, "-c", "raise SystemExit"])
+    monkeypatch.setattr(process, "_STABLE_AFTER", 60.0)
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(StartupError, match="no worker could be started"), flatten_subgroups=True
+    ):
+        with trio.fail_after(8):
+            await serve(config(tmp_path / "state", workers=2, start_auth=False))
+
+
+async def test_a_program_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_left: None
+) -> None:
+    monkeypatch.setattr(process, "_command", lambda *_: [str(tmp_path / "nothing")])
+    with pytest.RaisesGroup(StartupError, flatten_subgroups=True):
+        with trio.fail_after(8):
+            await serve(config(tmp_path / "state", workers=2, start_auth=False))
+
+
+async def test_pauses_grow_while_starts_fail(autojump_clock: MockClock) -> None:
+    parent = SimpleNamespace(bans=Bans(0, 1))
+    worker = WorkerProcess(parent, 0)  # type: ignore[arg-type]
+    assert [worker._pause(1) for _ in range(8)] == [0, 1, 2, 4, 8, 16, 30, 30]
+    assert worker._pause(3600) == 0
+    assert worker._pause(1) == 1
+
+
+async def test_load_counts_who_was_sent_there(autojump_clock: MockClock) -> None:
+    worker = WorkerProcess(SimpleNamespace(), 1)  # type: ignore[arg-type]
+    assert worker.word == "w2"
+    worker.expect_session()
+    await trio.sleep(5)
+    worker.expect_session()
+    assert worker.load == 2
+    await trio.sleep(6)
+    assert worker.load == 1
+    await trio.sleep(6)
+    assert worker.load == 0
