@@ -198,7 +198,7 @@ async def test_a_killed_worker_is_back_within_two_seconds(
         assert client.port() == port
 
 
-SLOWNESS = 3
+SLOWNESS = 2
 """How many times slower than an idle machine of two cores this one may be."""
 
 

@@ -37,6 +37,7 @@ from trionat.server.admin.snapshot import (
     SessionView,
     Snapshot,
     VisitorView,
+    WorkerView,
 )
 from trionat.server.admin.socket import open_admin_socket
 from trionat.server.admin.task_tree import Branch
@@ -156,6 +157,23 @@ def draw(snapshot: Snapshot, width: int | None = 80, *, visitors: bool = False) 
 def test_the_documentation_shows_it_as_it_is() -> None:
     [sample] = re.findall(r"\$ trionat status\n(.+?)```", OPERATING.read_text(), re.DOTALL)
     assert sample == "\n".join([*draw(SNAPSHOT), ""])
+
+
+def test_workers() -> None:
+    workers = (
+        WorkerView(name="w1", state="up", pid=11, sessions=3, restarts=0),
+        WorkerView(name="w2", state="up", pid=12, sessions=2, restarts=1),
+    )
+    lines = draw(attrs.evolve(SNAPSHOT, workers=workers))
+    (line,) = [line for line in lines if "w1" in line]
+    assert f"\n{line}\n" in OPERATING.read_text()
+    away = WorkerView(name="w3", state="away", pid=None, sessions=0, restarts=7)
+    lines = draw(attrs.evolve(NOBODY, workers=(away,)))
+    assert "  workers    w3 away" in lines
+    values = attrs.asdict(attrs.evolve(NOBODY, workers=(away,)))
+    assert Snapshot.of(values).workers == (away,)
+    del values["workers"]  # of a server before there were any
+    assert Snapshot.of(values) == NOBODY
 
 
 def test_nobody() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import socket
+from array import array
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +151,32 @@ async def test_descriptors_come_with_what_they_are_for(nothing_left: None) -> No
         for mine in kept:
             assert mine.recv(1) == b""
             mine.close()
+
+
+async def test_a_descriptor_for_which_there_is_no_room_is_told(nothing_left: None) -> None:
+    here, there = pair()
+    missed: list[None] = []
+    there.missed = lambda: missed.append(None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.run)
+        nursery.start_soon(there.run)
+        mine, its = socket.socketpair()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        await trio.testing.wait_all_tasks_blocked()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (its.fileno() + 1, limits[1]))
+        try:
+            here.descriptors.sendmsg(
+                [b"c"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [its.fileno()]))]
+            )
+            with trio.fail_after(2):
+                while not missed:  # noqa: ASYNC110 (nothing tells)
+                    await trio.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        its.close()
+        assert mine.recv(1) == b""
+        mine.close()
+        nursery.cancel_scope.cancel()
 
 
 async def test_descriptors_that_nobody_takes_are_closed(nothing_left: None) -> None:

@@ -21,6 +21,7 @@ from trionat.server.workers.process import WorkerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from trio.testing import MockClock
 
 

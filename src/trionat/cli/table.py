@@ -110,7 +110,7 @@ def _server(server: ServerView, snapshot: Snapshot) -> Iterator[str]:
 def _worker(worker: WorkerView) -> str:
     if worker.state != "up":
         return f"{worker.name} {worker.state}"
-    restarts = f", restarted {worker.restarts} times" if worker.restarts else ""
+    restarts = f" after {counted(worker.restarts, 'restart')}" if worker.restarts else ""
     return f"{worker.name} {counted(worker.sessions, 'session')}{restarts}"
 
 

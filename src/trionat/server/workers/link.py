@@ -63,6 +63,7 @@ class Link:
 
     `hear` is called with each message that is no question. `reply` answers the questions, each in a task of its own. `take` is called with what a
     descriptor is for, and with its socket, which it owns then. All three are set before `run` is started, and the first and the last must return at once.
+    `missed` is called for each descriptor that was lost on the way, since there are too few.
     """
 
     messages: socket.socket
@@ -70,6 +71,7 @@ class Link:
     hear: Callable[[Values], None] = attrs.field(init=False)
     reply: Callable[[Values], Awaitable[Values]] = attrs.field(init=False)
     take: Callable[[bytes, socket.socket], None] = attrs.field(init=False)
+    missed: Callable[[], None] = attrs.field(init=False, default=lambda: None)
     lost: bool = attrs.field(init=False, default=False)
     _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
     _questions: dict[int, _Question] = attrs.field(init=False, factory=lambda: {})
@@ -145,8 +147,10 @@ class Link:
             self.descriptors.sendmsg([purpose], [rights])
         except BlockingIOError:
             return False
-        except OSError as error:  # the other end is gone, or too many are under way
-            log.debug("a descriptor could not be passed on", error=str(error))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the other end is gone
+        except OSError:  # too many are under way (unix(7), ETOOMANYREFS)
+            self.missed()
         self._unpassed.popleft()
         sock.close()
         return True
@@ -286,7 +290,9 @@ class Link:
                     return
                 if not purpose:
                     return
-                for _, _, data in control:  # none, where this process has no descriptor left
+                if not control:
+                    self.missed()
+                for _, _, data in control:
                     self.take(
                         purpose, socket.socket(fileno=int.from_bytes(data[:size], sys.byteorder))
                     )

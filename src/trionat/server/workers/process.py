@@ -276,6 +276,7 @@ class WorkerProcess:
         self.link.hear = self._hear
         self.link.reply = self._reply
         self.link.take = lambda _, sock: sock.close()
+        self.link.missed = self._miss
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk, name="link")
             nursery.start_soon(read_log, name="log")
@@ -285,6 +286,15 @@ class WorkerProcess:
                 await heard.wait()
                 await logged.wait()
             nursery.cancel_scope.cancel("the worker has ended")
+
+    def _miss(self) -> None:
+        """A connection could not be passed on: the kernel holds no more descriptors on their way (RLIMIT_NOFILE)."""
+        self.parent.refusals.count(
+            Bound.DESCRIPTORS,
+            lambda count: log.warning(
+                "connections were lost for lack of descriptors", count=count, worker=self.word
+            ),
+        )
 
     async def _watch(self, process: _Process) -> None:
         """Kill a worker that hangs, and close connections that have waited too long for it."""

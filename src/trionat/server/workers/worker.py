@@ -32,7 +32,7 @@ from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
-from trionat.server.refusals import RefusalCounters
+from trionat.server.refusals import Bound, RefusalCounters
 from trionat.server.sessions.registry import Sessions
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
@@ -193,7 +193,7 @@ class Worker:
                 async with trio.open_nursery() as self._visiting:
                     self.registry.on_claimed, self.registry.on_released = self._hold, self._let_go
                     self.link.hear, self.link.reply = self._hear, self._reply
-                    self.link.take = self._take
+                    self.link.take, self.link.missed = self._take, self._miss
                     for claim in self.claims:
                         self._hold(claim)
                         context.leases.open(claim).vacate()
@@ -265,6 +265,13 @@ class Worker:
             sock.close()
             return
         self._accept(sock, TCPAddress(plain_host(host), number))
+
+    def _miss(self) -> None:
+        """A connection came for which this process has no descriptor."""
+        self.context.refusals.count(
+            Bound.DESCRIPTORS,
+            lambda count: log.warning("connections were lost for lack of descriptors", count=count),
+        )
 
     # -- visit ports -------------------------------------------------------------------------------------------------
 
