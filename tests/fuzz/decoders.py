@@ -25,6 +25,7 @@ from trionat.protocol.legacy import HEADERS
 from trionat.protocol.legacy import decode as decode_legacy
 from trionat.protocol.legacy import encode as encode_legacy
 from trionat.protocol.messages import decode_message, encode_message
+from trionat.protocol.proxy import MOST_PROXY_BYTES, read_proxy_header
 from trionat.protocol.ticket import Ticket
 from trionat.protocol.tunnel_frames import SMALL_FRAME_BYTES, TunnelReader
 
@@ -166,6 +167,27 @@ def client_hello(data: bytes) -> None:
         assert parse_client_hello((data or b"\x16") * CLIENT_HELLO_BYTES) is not None
 
 
+def proxy(data: bytes) -> None:
+    """The header of a proxy: read from the peeked bytes as a server does, it ends at the same byte however it is cut."""
+
+    def read(cut: Iterable[bytes]) -> list[object]:
+        seen = b""
+        for piece in cut:
+            try:
+                header = read_proxy_header(seen + piece)
+            except RemoteProtocolError:
+                return ["no header"]
+            seen += piece
+            if header is not None:
+                assert len(seen) - len(piece) < header.size <= min(len(seen), MOST_PROXY_BYTES)
+                assert (header.source is None) == (header.destination is None)
+                return [header]
+            assert len(seen) < MOST_PROXY_BYTES
+        return []
+
+    read_the_same_in_any_pieces(data, read)
+
+
 def ticket(data: bytes) -> None:
     """Any text, and any body with the right checksum, is a ticket that is written as it was read, or is refused."""
     sealed: list[str] = []
@@ -178,5 +200,6 @@ def ticket(data: bytes) -> None:
 
 
 DECODERS: Final[dict[str, Callable[[bytes], None]]] = {
-    target.__name__: target for target in (control, tunnel, legacy, dialect, client_hello, ticket)
+    target.__name__: target
+    for target in (control, tunnel, legacy, dialect, client_hello, proxy, ticket)
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 from hypothesis import strategies as st
 
+from trionat.address import TCPAddress
 from trionat.protocol.frames import BIG_ENDIAN, encode_frame
 from trionat.protocol.legacy import (
     HEADERS,
@@ -45,6 +46,7 @@ from trionat.protocol.messages import (
     Welcome,
     encode_message,
 )
+from trionat.protocol.proxy import PROXY_V2, proxy_header
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.protocol.tunnel_frames import (
     DATA_ID,
@@ -160,6 +162,15 @@ FIRST_BYTES = (
     b"SSH-2.0-OpenSSH_9.2\r\n",
 )
 
+PROXY_HEADERS = (
+    b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 60001\r\n",
+    b"PROXY TCP6 2001:db8::7 ::ffff:192.0.2.1 56324 60001\r\n",
+    b"PROXY UNKNOWN 1 2\r\n",
+    proxy_header(PROXY_V2, TCPAddress("192.0.2.7", 56324), TCPAddress("198.51.100.1", 60001)),
+    proxy_header(PROXY_V2, TCPAddress("2001:db8::7", 56324), TCPAddress("2001:db8::1", 60001)),
+    b"\r\n\r\n\0\r\nQUIT\n\x20\x11\0\x0f" + bytes(12) + b"\x03\0\0",
+)
+
 TICKET = Ticket(
     host="example.com",
     port=8007,
@@ -175,6 +186,7 @@ SAMPLES: tuple[bytes, ...] = (
     Abort(1, AbortReason.RESET, "gone").encode(),
     Resume(OPEN, 5, 3, 1).encode() + Resumed(5).encode() + Ack(1, 6).encode(),
     *FIRST_BYTES,
+    *PROXY_HEADERS,
     *(encode(message, dialect) for dialect in HEADERS for message in LEGACY),
     TICKET.encode(),
     encode_frame(Drain.id, b'{"seconds":1' + b"0" * 400 + b"}"),
@@ -207,6 +219,7 @@ streams: st.SearchStrategy[bytes] = st.one_of(
     spoilt(control_frames),
     spoilt(tunnel_frames),
     oversize,
+    spoilt(st.sampled_from(PROXY_HEADERS)),
     spoilt(
         control_frames,
         tunnel_frames,
