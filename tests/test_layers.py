@@ -29,6 +29,7 @@ SERVER_ROOMS = [
     {"registry"},
     {"visitors"},
     {"accounts"},
+    {"proxies"},
     {"state_folder", "refusals"},
 ]
 """The rooms of the server, from the top down; a room imports from itself and from those below."""

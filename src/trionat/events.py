@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Ready:
     """A server listens.
 
-    `control` and `tunnel` are bound addresses, `visit_ports` the bound public ports. `ticket` is what a client needs to know:
+    `control` and `tunnel` are bound addresses, `visit_ports` the bound public ports, `proxy_control` and `proxy_visit` the bound
+    addresses for proxies, if there are any. `ticket` is what a client needs to know:
     of the first user as long as that is the only one, of everybody where no login is needed, else None. `first_password` is
     there at the very first start only. `database` is where the accounts are, unless in `state_dir`. `fingerprint` is the certificate's, as `SHA256:...`.
     """
@@ -33,6 +34,8 @@ class Ready:
     ticket: str | None = attrs.field(default=None, repr=False)
     first_user: str | None = None
     first_password: str | None = attrs.field(default=None, repr=False)
+    proxy_control: TCPAddress | None = None
+    proxy_visit: TCPAddress | None = None
 
 
 @attrs.frozen(kw_only=True)

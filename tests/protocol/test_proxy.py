@@ -170,7 +170,9 @@ BAD = {
     "an unknown transport": v2("21 13", IN_V4),
     "too short for IPv4": v2("21 11", IN_V4[:-1]),
     "too short for IPv6": v2("21 21", IN_V4),
-    "more additions than there may be": v2("21 11", IN_V4 + bytes(MOST_PROXY_BYTES)),
+    "more additions than there may be": v2(
+        "21 11", IN_V4 + bytes(MOST_PROXY_BYTES - 16 - len(IN_V4) + 1)
+    ),
     "65535 bytes": v2("20 00", bytes(65535)),
 }
 """What is no header."""

@@ -40,7 +40,12 @@ if TYPE_CHECKING:
     from trionat.events import ClientEvent
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "examples/README.md",
+    ROOT / "examples/cluster/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 README, REFERENCE, PROTOCOL, TROUBLES = (
     (ROOT / name).read_text(encoding="utf-8")
     for name in ("README.md", "docs/reference.md", "docs/protocol.md", "docs/troubleshooting.md")

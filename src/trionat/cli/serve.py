@@ -94,6 +94,11 @@ def _as_json(ready: Ready, file: Path | None) -> dict[str, object]:
         "fingerprint": ready.fingerprint,
         "configuration": None if file is None else str(file),
         **({} if ready.ticket is None else {"ticket": ready.ticket}),
+        **{
+            name: str(address)
+            for name in ("proxy_control", "proxy_visit")
+            if (address := getattr(ready, name)) is not None
+        },
     }
 
 
@@ -112,6 +117,11 @@ def banner(ready: Ready, file: Path | None = None) -> str:
         "fingerprint": ready.fingerprint,
         "state": ready.state_dir,
     }
+    if ready.proxy_control is not None or ready.proxy_visit is not None:
+        both = {"clients": ready.proxy_control, "visitors": ready.proxy_visit}
+        rows["from proxies"] = ", ".join(
+            f"{who} at {address}" for who, address in both.items() if address is not None
+        )
     if file is not None:
         rows["configuration"] = str(file)
     if ready.legacy_clients:

@@ -32,6 +32,7 @@ from trionat.config.values import (
     whole,
     wrong_with_servers,
 )
+from trionat.networks import parse_network
 from trionat.text import counted
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 
     from trionat.config.key import Fault
     from trionat.networks import Network
+
+
+LOOPBACK: Final = (parse_network("127.0.0.0/8"), parse_network("::1"))
+"""Of this machine alone."""
 
 
 def _processors() -> int:
@@ -109,6 +114,32 @@ class ServerConfig:
             "VisitPortPolicy",
             one_of(TOLERATE, REQUIRE),
             "what a visit port that cannot be opened at the start means: tolerate: the others are served; require: no start",
+        ),
+    )
+    proxy_visit_addr: TCPAddress | None = attrs.field(
+        default=None,
+        metadata=key(
+            "ProxyVisitAddr",
+            TCP,
+            "where nginx or HAProxy hand over the visitors of all visit ports, each with a PROXY header; port 0: any free port",
+        ),
+    )
+    proxy_control_addr: TCPAddress | None = attrs.field(
+        default=None,
+        metadata=key(
+            "ProxyControlAddr",
+            TCP,
+            "where they hand over clients, control connections and tunnels, each with a PROXY header; port 0: any free port",
+        ),
+    )
+    trusted_proxies: tuple[Network, ...] = attrs.field(
+        default=LOOPBACK,
+        metadata=key(
+            "TrustedProxies",
+            NETWORKS,
+            "the only ones who may connect to ProxyVisitAddr and ProxyControlAddr: whoever may do that can claim any address",
+            many=True,
+            unset="nobody",
         ),
     )
     task_queue_num: int = attrs.field(
@@ -487,4 +518,26 @@ class ServerConfig:
             yield (
                 ("resume_memory", "resume_memory_total"),
                 f"ResumeMemory {memory} is above ResumeMemoryTotal {total}, which counts: all sessions together hold no more",
+            )
+        addresses = ("proxy_visit_addr", "proxy_control_addr")
+        if self.proxy_visit_addr is None and self.proxy_control_addr is None:
+            if self.trusted_proxies != LOOPBACK:
+                yield (
+                    ("trusted_proxies", *addresses),
+                    "of no use without ProxyVisitAddr and ProxyControlAddr",
+                )
+        elif not self.trusted_proxies:
+            yield (
+                ("trusted_proxies", *addresses),
+                "nobody is trusted, so nobody can use ProxyVisitAddr and ProxyControlAddr",
+            )
+        elif any(network.prefixlen == 0 for network in self.trusted_proxies):
+            yield (
+                ("trusted_proxies",),
+                "everybody is trusted, and can claim any address: name your proxies alone",
+            )
+        if self.proxy_control_addr is not None and self.public_addr is None:
+            yield (
+                ("public_addr", "proxy_control_addr"),
+                "tickets lead past the proxy: set PublicAddr to the address at which clients reach it",
             )

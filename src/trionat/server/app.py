@@ -20,6 +20,7 @@ from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.fingerprint import format_fingerprint
 from trionat.log import get_logger
+from trionat.networks import Networks
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.server.accounts.accounts import ANONYMOUS, Accounts
 from trionat.server.accounts.first_user import ensure_first_user, find_first_user
@@ -35,6 +36,7 @@ from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
+from trionat.server.proxies import ProxyListener
 from trionat.server.refusals import RefusalCounters
 from trionat.server.sessions.registry import Sessions
 from trionat.server.state_folder import (
@@ -119,7 +121,8 @@ async def serve(
                     return
                 raise StartupError("the server was told to stop before it was up")
         traffic = await resources.enter_async_context(open_traffic(folder, store))
-        control, tunnel, visits = await _open_listeners(config, resources)
+        control, tunnel, visits, proxies = await _open_listeners(config, resources)
+        proxy_control, proxy_visit = proxies
         resources.callback((descriptors := Descriptors()).close)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
@@ -157,6 +160,8 @@ async def serve(
             fingerprint=format_fingerprint(shown),
             state_dir=str(state.folder),
             database=None if database is None else f"{database.db_name} at {database.address}",
+            proxy_control=None if proxy_control is None else proxy_control.address,
+            proxy_visit=None if proxy_visit is None else proxy_visit.address,
             ticket=await _ticket(config, state, store if embedded else None, public, shown),
             first_user=None if first is None else first.user.name,
             first_password=None if first is None else first.password,
@@ -221,10 +226,23 @@ async def serve(
             if admin_socket is not None:
                 admin = AdminServer(LocalCommands(metrics))
                 serving.start_soon(admin.serve, admin_socket, name="admin server")
+            accept_client = connections.acceptor(serving)
             for listener in (control, tunnel):
-                accept = connections.acceptor(serving)
                 name = f"listener {listener.address}"
-                serving.start_soon(listener.serve, accept, descriptors, name=name)
+                serving.start_soon(listener.serve, accept_client, descriptors, name=name)
+            behind = partial(
+                ProxyListener,
+                trusted=Networks(config.trusted_proxies),
+                most_waiting=config.max_handshakes,
+                refusals=refusals,
+            )
+            if proxy_control is not None:
+
+                def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
+                    accept_client(connection, source)
+
+                name = f"proxies at {proxy_control.address}"
+                serving.start_soon(behind(proxy_control).serve, take, descriptors, name=name)
             async with trio.open_nursery() as visiting:  # stops first
                 for port, listener in zip(ports, visits, strict=True):
                     accept = partial(acceptor.accept, port, listener.address)
@@ -232,6 +250,14 @@ async def serve(
                         listener.serve, accept, descriptors, most=descriptors.for_visitors
                     )
                     visiting.start_soon(serve_port, name=f"visit port {port.number}")
+                if proxy_visit is not None:
+                    serve_all = partial(
+                        behind(proxy_visit).serve,
+                        partial(acceptor.accept_behind_proxy, leases.ports.ports),
+                        descriptors,
+                        most=descriptors.for_visitors,
+                    )
+                    visiting.start_soon(serve_all, name=f"proxies at {proxy_visit.address}")
                 task_status.started(ready)
                 await stopping.wait()
                 visiting.cancel_scope.cancel("the server stops")
@@ -299,10 +325,11 @@ async def _prepare(store: Store, *, wait: bool, stopping: trio.Event) -> bool:
 
 async def _open_listeners(
     config: ServerConfig, resources: AsyncExitStack
-) -> tuple[Listener, Listener, list[Listener]]:
+) -> tuple[Listener, Listener, list[Listener], tuple[Listener | None, Listener | None]]:
     own: list[tuple[TCPAddress, str]] = []
     visit_host = TCPAddress(config.effective_visit_host, next(iter(config.visit_port), 0))
-    wanted = (config.controller_addr, config.tunnel_addr, visit_host)
+    proxies = config.proxy_control_addr, config.proxy_visit_addr
+    wanted = (config.controller_addr, config.tunnel_addr, visit_host, *filter(None, proxies))
     numbers = {address.host: await look_up(address) for address in wanted}
 
     def listen(address: TCPAddress, what: str) -> Listener:
@@ -320,6 +347,10 @@ async def _open_listeners(
 
     control = listen(config.controller_addr, "control")
     tunnel = listen(config.tunnel_addr, "tunnel")
+    proxy_control, proxy_visit = (
+        None if address is None else listen(address, what)
+        for address, what in zip(proxies, ("proxy control", "proxy visit"), strict=True)
+    )
     visits: list[Listener] = []
     failures: list[tuple[int, StartupError]] = []
     for number, port in enumerate(config.visit_port):
@@ -342,7 +373,7 @@ async def _open_listeners(
             ports=PORTS.write(missing),
             reason=str(reason),
         )
-    return control, tunnel, visits
+    return control, tunnel, visits, (proxy_control, proxy_visit)
 
 
 def _certificate_files(config: ServerConfig, state: StateFolder) -> tuple[Path, Path]:

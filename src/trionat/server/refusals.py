@@ -36,6 +36,8 @@ class Bound(enum.StrEnum):
     HANDSHAKES = "MaxHandshakes"
     HANDSHAKES_OF_ADDRESS = "MaxHandshakesPerAddress"
     BAN = "BanAfter"
+    PROXIES = "TrustedProxies"
+    PROXY_HEADER = "proxy_header"
     CONNECTIONS = "connections"
     QUEUE = "MaxConnNum"
     DESCRIPTORS = "descriptors"

@@ -78,6 +78,12 @@ def test_the_example_with_everything_loads_and_has_every_key(tmp_path: Path) -> 
     assert [path for path, origin in loaded.origins.items() if origin == "default"] == []
 
 
+def test_the_node_of_the_cluster_is_what_was_meant() -> None:
+    loaded = load("server", file=ROOT / "examples/cluster/server.yml", environ={})
+    assert loaded.warnings == ()
+    assert loaded.server.proxy_visit_addr != loaded.server.proxy_control_addr
+
+
 @pytest.mark.parametrize("path", KEYS)
 def test_every_key_of_the_example_is_explained_in_the_same_words(path: str) -> None:
     key = KEYS[path]

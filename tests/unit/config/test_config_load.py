@@ -499,6 +499,23 @@ def test_a_password_that_is_no_value_is_told_and_not_shown(text: str, told: str)
             "Server:\n  ResumeMemory: 1073741824\n",
             ["f.yml:2: Server.ResumeMemory: ResumeMemory 1073741824 is above ResumeMemoryTotal 536870912, which counts: all sessions together hold no more"],
         ),
+        (
+            "Server:\n  TrustedProxies: 192.0.2.1\n",
+            ["f.yml:2: Server.TrustedProxies: of no use without ProxyVisitAddr and ProxyControlAddr"],
+        ),
+        ("Server: {ProxyVisitAddr: ':7000', TrustedProxies: 192.0.2.1}\n", []),
+        (
+            "Server: {ProxyControlAddr: ':7007', PublicAddr: a.example, TrustedProxies: []}\n",
+            ["f.yml:1: Server.TrustedProxies: nobody is trusted, so nobody can use ProxyVisitAddr and ProxyControlAddr"],
+        ),
+        (
+            "Server: {ProxyControlAddr: ':7007'}\n",
+            ["f.yml:1: Server.ProxyControlAddr: tickets lead past the proxy: set PublicAddr to the address at which clients reach it"],
+        ),
+        (
+            "Server: {ProxyVisitAddr: ':7000', TrustedProxies: [127.0.0.1, '::/0']}\n",
+            ["f.yml:1: Server.TrustedProxies: everybody is trusted, and can claim any address: name your proxies alone"],
+        ),
     ],
 )  # fmt: skip
 def test_what_is_most_likely_not_meant_is_a_warning(text: str, told: list[str]) -> None:

@@ -17,7 +17,7 @@ from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from trionat.config.server import ServerConfig
     from trionat.server.visitors.ports import VisitPort
@@ -48,23 +48,39 @@ class VisitorAcceptor:
         address: TCPAddress,
     ) -> None:
         """Take over a connection from `address` that was accepted on a port, which listens there."""
+        self._admit(port, connection, address, _dialled(connection, listening))
+
+    def accept_behind_proxy(
+        self,
+        ports: Mapping[int, VisitPort],
+        connection: socket.socket,
+        source: TCPAddress,
+        destination: TCPAddress,
+    ) -> None:
+        """Take over a connection from `source` that dialled `destination`, as a trusted proxy says; its port is the visit port."""
+        port = ports.get(destination.port)
+        if port is None:
+            connection.close()
+            reason = "this server has no such visit port (VisitPort)"
+            self._refuse(source, destination.port, Bound.NO_CLIENT, reason)
+        else:
+            self._admit(port, connection, source, destination)
+
+    def _admit(
+        self,
+        port: VisitPort,
+        connection: socket.socket,
+        address: TCPAddress,
+        visited: TCPAddress,
+    ) -> None:
         queue = port.queue
         user_limits = None if queue is None else queue.user_limits
         refusal = self._policy.refusal(address.host, user_limits)
         if refusal is not None or queue is None:
             connection.close()
             bound, reason = refusal or (Bound.NO_CLIENT, "no client holds this port")
-            self.refusals.count(
-                bound,
-                lambda count: log.info(
-                    "visitor refused",
-                    address=str(address),
-                    port=port.number,
-                    reason=reason,
-                    refused=count,
-                ),
-                user="" if user_limits is None else user_limits.user,
-            )
+            user = "" if user_limits is None else user_limits.user
+            self._refuse(address, port.number, bound, reason, user)
             return
         queue.put(
             Visitor(
@@ -72,9 +88,20 @@ class VisitorAcceptor:
                 endpoint=SocketEndpoint(connection),
                 address=address,
                 service=port.service,
-                visited=_dialled(connection, listening),
+                visited=visited,
                 gone=self._policy.enter(address.host),
             )
+        )
+
+    def _refuse(
+        self, address: TCPAddress, port: int, bound: Bound, reason: str, user: str = ""
+    ) -> None:
+        self.refusals.count(
+            bound,
+            lambda count: log.info(
+                "visitor refused", address=str(address), port=port, reason=reason, refused=count
+            ),
+            user=user,
         )
 
 
