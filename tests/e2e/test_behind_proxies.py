@@ -176,7 +176,9 @@ async def test_everybody_has_the_true_address(proxy: Proxy, tmp_path: Path) -> N
                 TCPAddress("127.0.0.1", proxy.visit),
             )
             [session] = (await status(server))["sessions"]
-            assert session["address"].startswith("127.0.0.1:")
+            host, _, port = session["address"].partition(":")
+            assert host == "127.0.0.1"
+            assert int(port) not in {proxy.control, proxy.node_control}
             [seen] = session["visitors"]
             assert (seen["address"], seen["port"]) == (str(source), proxy.visit)
         await stream.aclose()
@@ -410,5 +412,6 @@ async def test_files_run_as_written(proxy: str, tmp_path: Path) -> None:
                 await services.stop_process(process)  # noqa: ASYNC102 - shields itself
             assert seen == [name, TCPAddress(ROUTER, port)]
             assert name.host == "10.77.1.1"
+            assert b" address=10.77.1.1:" in server.errors.split(b"session up", 1)[1]
             assert 60000 <= port <= 60003
             nursery.cancel_scope.cancel()

@@ -13,6 +13,8 @@ import trio
 from tests.e2e import running, services
 from tests.e2e.running import ask
 from tests.faults.load import THOROUGH
+from trionat.address import TCPAddress, parse_tcp_address
+from trionat.protocol.proxy import PROXY_V2, proxy_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,11 +29,16 @@ ANSWERED_WITHIN = 8.0 + 4.0 + 4.0
 SHORTAGE = "descriptors are short"
 
 
-async def test_more_visitors_than_descriptors(echo_server: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind_proxy", [False, True])
+async def test_more_visitors_than_descriptors(
+    echo_server: Service, tmp_path: Path, *, behind_proxy: bool
+) -> None:
     prlimit = services.find_program("prlimit", package="util-linux")
     limit = (prlimit, f"--nofile={DESCRIPTORS}")
     async with (
-        running.server(tmp_path / "s", visit="0,0", inside=limit) as server,
+        running.server(
+            tmp_path / "s", "--proxy-visit-addr", "127.0.0.1:0", visit="0,0", inside=limit
+        ) as server,
         running.client(tmp_path / "a", server.ticket, echo_server) as client,
         running.client(tmp_path / "b", server.ticket, echo_server, "--identity", "b") as other,
         await client.visit() as served,
@@ -39,10 +46,20 @@ async def test_more_visitors_than_descriptors(echo_server: Service, tmp_path: Pa
     ):
         ends: Counter[str] = Counter()
         leave = trio.Event()
+        address = parse_tcp_address(server.ready["proxy_visit"])
+        visit_port = TCPAddress("198.51.100.1", client.port())
+        header = proxy_header(PROXY_V2, TCPAddress("192.0.2.7", 1), visit_port)
+
+        async def come() -> trio.SocketStream:
+            if not behind_proxy:
+                return await client.visit()
+            return await trio.open_tcp_stream(address.host, address.port)
 
         async def talk() -> None:
-            async with await client.visit() as stream:
+            async with await come() as stream:
                 try:
+                    if behind_proxy:
+                        await stream.send_all(header)
                     with trio.fail_after(ANSWERED_WITHIN):
                         assert await ask(stream, b"anybody?") == b"anybody?"
                 except (trio.BrokenResourceError, AssertionError):

@@ -29,6 +29,10 @@ from trionat.protocol.frames import FIRST_FRAME_BYTES, LITTLE_ENDIAN
         (b"GET / HTTP/1.1", Dialect.HTTP),
         (b"OPTIONS * HTTP/1.1", Dialect.HTTP),
         (b"GETAWAY HTTP", Dialect.UNKNOWN),
+        (b"PROXY TCP4 192.0.2.7", Dialect.PROXY),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21", Dialect.PROXY),
+        (b"PROXYING", Dialect.UNKNOWN),
+        (b"\r\n\r\n\r\n\r\n", Dialect.UNKNOWN),
     ],
 )
 def test_first_bytes(first: bytes, dialect: Dialect) -> None:

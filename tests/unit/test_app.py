@@ -132,6 +132,27 @@ def test_the_banner_tells_where_the_users_are() -> None:
     assert "\nA user's ticket: trionat user ticket NAME\n" in banner(ready)
 
 
+def test_the_banner_tells_where_proxies_come_to() -> None:
+    here = TCPAddress("127.0.0.1", 1)
+    ready = Ready(
+        name="x",
+        control=here,
+        tunnel=here,
+        public=here,
+        visit_ports=(1,),
+        sessions=1,
+        authentication=True,
+        fingerprint="x",
+        state_dir="x",
+        proxy_visit=TCPAddress("10.0.0.11", 7000),
+    )
+    assert "\n  from proxies    visitors at 10.0.0.11:7000\n" in banner(ready)
+    ready = attrs.evolve(ready, proxy_control=TCPAddress("10.0.0.11", 7007))
+    told = "\n  from proxies    clients at 10.0.0.11:7007, visitors at 10.0.0.11:7000\n"
+    assert told in banner(ready)
+    assert "from proxies" not in banner(attrs.evolve(ready, proxy_control=None, proxy_visit=None))
+
+
 async def test_legacy_clients_are_told_of_at_the_start(
     nothing_left: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from trionat.protocol.frames import BIG_ENDIAN, FIRST_FRAME_BYTES, HEADER_BYTES, LITTLE_ENDIAN
 from trionat.protocol.messages import JOIN_BYTES, Join
+from trionat.protocol.proxy import is_proxy_header
 
 TLS_HANDSHAKE: Final = 0x16
 TLS_MAJOR_VERSION: Final = 0x03
@@ -32,6 +33,7 @@ class Dialect(enum.Enum):
     NAT_V1 = "nat-v1"
     HTTP = "plain HTTP"
     SSH = "SSH"
+    PROXY = "the PROXY protocol, which ProxyControlAddr is for"
     UNKNOWN = "no dialect of this port"
 
 
@@ -53,6 +55,8 @@ def detect_dialect(first: bytes) -> Dialect | None:
             return dialect
     if first[:HEADER_BYTES] == _JOIN:
         return Dialect.PLAIN_TUNNEL
+    if is_proxy_header(first):
+        return Dialect.PROXY
     if first.startswith(b"SSH-"):
         return Dialect.SSH
     if first.split(b" ")[0] in {

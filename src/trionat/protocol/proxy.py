@@ -88,6 +88,11 @@ def _text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     return str(address).partition("%")[0]
 
 
+def is_proxy_header(first: bytes) -> bool:
+    """Tell whether a connection that begins with these bytes, eight at least, begins with a header of either version."""
+    return first.startswith((_BEGIN_V1, _SIGNATURE[:8]))
+
+
 def read_proxy_header(data: bytes) -> ProxyHeader | None:
     """Read the header at the beginning of `data`; None: more of it has to come, and all of `data` belongs to it.
 
