@@ -396,7 +396,7 @@ async def test_a_bug_or_a_missing_file_comes_out_and_leaves_no_connection() -> N
     _, endpoint = await servers.connect()
     endpoint.close()
     net.hosts["192.0.2.1"] = Host(answers=0.5, error=broken.error)
-    with trio.testing.RaisesGroup(StartupError):
+    with pytest.RaisesGroup(StartupError):
         await servers.connect()
     assert len(net.ends) == 2
     assert net.left_open == 0
