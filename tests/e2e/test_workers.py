@@ -254,6 +254,25 @@ async def test_a_planned_stop(echo_server: Service, tmp_path: Path) -> None:
         assert not any(map(_runs, workers))
 
 
+async def test_a_second_signal_stops_at_once(echo_server: Service, tmp_path: Path) -> None:
+    """What is cut off does not look complete."""
+    async with running.server(tmp_path / "s", *WORKERS, visit="0,0") as server:
+        workers = children(server.process.process.pid)
+        async with clients(server, tmp_path, echo_server, 2) as both:
+            streams = [await client.visit() for client in both]
+            for visitor in streams:
+                assert await ask(visitor, b"before") == b"before"
+            server.terminate()
+            for client in both:
+                await client.process.next_event("draining")
+            server.terminate()
+            assert await server.wait(within=5) == 130
+            for visitor in streams:
+                assert await end_of(visitor) == "reset"
+                await visitor.aclose()
+        assert not any(map(_runs, workers))
+
+
 async def test_a_client_that_comes_again_finds_its_visitors(
     echo_server: Service, tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ _MOST_WAITING: Final = 1024
 """Connections that wait for a worker that is being started; more are closed."""
 
 _LAST_WORDS: Final = 1.0
-"""Seconds to read what a worker has said last, to its parent and to the log."""
+"""Seconds to read what a worker has said last, to its parent and to the log; and for one to end whose link has ended."""
 
 _VISITORS_AHEAD: Final = 100_000
 """How far a worker's successor is ahead in its count of visitors: more than may have come since the last report."""
@@ -233,8 +233,10 @@ class WorkerProcess:
             try:
                 await self._accompany(process, pipe)
             finally:
-                process.kill()
-                with trio.CancelScope(shield=True):  # a process that was killed ends
+                with trio.CancelScope(shield=True):
+                    with trio.move_on_after(_LAST_WORDS):  # it resets what would look complete else
+                        await process.wait()
+                    process.kill()
                     await process.wait()
                 self._clean_up()
             log.info("worker ended", worker=self.word, pid=process.pid, code=process.returncode)

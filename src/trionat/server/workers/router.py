@@ -84,7 +84,9 @@ class Router:
         seconds = self.config.handshake_timeout
         with isolated(log, "connection closed", address=str(address)), scope:
             try:
-                with deadline(seconds, f"the peer did not say anything whole within {seconds:g} s"):
+                with deadline(
+                    seconds, f"the peer did not finish the TLS handshake within {seconds:g} s"
+                ):
                     worker = await peek(connection, CLIENT_HELLO_BYTES, self._find)
             except* PeerError as group:
                 for error in leaves(group):

@@ -106,6 +106,22 @@ def _write_snapshot(snapshot: Snapshot) -> str:
 
 
 @attrs.define(eq=False)
+class Numbers:
+    """Numbers at a distance of `step`; `next` is the one to come."""
+
+    next: int
+    step: int
+
+    def __iter__(self) -> Numbers:
+        return self
+
+    def __next__(self) -> int:
+        number = self.next
+        self.next += self.step
+        return number
+
+
+@attrs.define(eq=False)
 class _Port:
     """A visit port as this worker sees it: `claimed` by it or not. `spare` is its listening socket, which comes before or after the claim."""
 
@@ -117,7 +133,7 @@ class _Port:
 
 @attrs.define(eq=False, kw_only=True)
 class Worker:
-    """See the module. `numbers` are the next uid and the next visitor's number, and the step to the one after: no other worker has any of them."""
+    """See the module. `visitors` has the numbers of those to come: no other worker has any of them. `claims` are those of the worker before."""
 
     link: Link
     context: ServerContext
@@ -126,7 +142,7 @@ class Worker:
     acceptor: VisitorAcceptor
     commands: LocalCommands
     descriptors: Descriptors
-    visitors: count[int]
+    visitors: Numbers
     claims: tuple[Claim, ...]
     scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
@@ -152,7 +168,7 @@ class Worker:
         pool = PortPool([VisitPort(number) for number in ready.visit_ports])
         leases = Leases(config, pool, refusals, registry=registry)
         step = start["step"]
-        visitors = count(start["visitor"], step)
+        visitors = Numbers(start["visitor"], step)
         context = ServerContext(
             config=config,
             authenticator=RemoteAuthenticator(link),
@@ -340,7 +356,7 @@ class Worker:
                 "what": "beat",
                 "relayed": relayed,
                 "usage": usage,
-                "visitor": next(self.visitors),
+                "visitor": self.visitors.next,
                 "refused": {
                     bound.value: number for bound, number in self.context.refusals.counts.items()
                 },
