@@ -17,6 +17,7 @@ from tests.e2e.running import ask, end_of, read_exactly, wait_until
 from tests.e2e.test_inside import Operator
 from tests.e2e.test_limits import limit
 from tests.e2e.test_older_peers import DATA, OPEN, attach, log_in
+from tests.faults.proxy import Proxy, proxied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -296,6 +297,31 @@ async def test_a_client_that_comes_again_finds_its_visitors(
             assert again.connected["uid"] % 2 == number
             assert await ask(visitor, b"waited") == b"waited"
             await visitor.aclose()
+
+
+async def test_streams_go_on_at_the_worker_that_has_them(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    """All connections of the clients are cut: each comes back to its worker, and its visitors go on where they were."""
+    port = services.free_low_port()
+    public = ("--public-addr", f"{services.HOST}:{port}")
+    async with running.server(tmp_path / "s", *WORKERS, *public, visit="0,0") as server:
+        proxy = Proxy(server.control, port)
+        async with proxied(proxy), clients(server, tmp_path, echo_server, 2) as both:
+            workers = [client.connected["uid"] % 2 for client in both]
+            assert set(workers) == {0, 1}
+            streams = [await client.visit() for client in both]
+            for round_number in range(2):
+                for visitor in streams:
+                    assert await ask(visitor, b"before") == b"before"
+                for passage in list(proxy.passages):
+                    passage.reset()
+                for client in both:
+                    await client.wait_connected()
+                assert [client.connected["uid"] % 2 for client in both] == workers, round_number
+            for visitor in streams:
+                assert await ask(visitor, b"after") == b"after"
+                await visitor.aclose()
 
 
 async def test_limits_of_a_user_hold_for_all_workers(echo_server: Service, tmp_path: Path) -> None:

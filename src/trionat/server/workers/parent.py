@@ -24,6 +24,7 @@ from trionat.server.workers.guard import PortGuard
 from trionat.server.workers.process import RemoteSession, State, WorkerProcess
 from trionat.server.workers.router import Router
 from trionat.server.workers.shares import Usage, deal
+from trionat.store.base import Limits
 
 if TYPE_CHECKING:
     import socket
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from trionat.server.admission.bans import Bans
     from trionat.server.refusals import RefusalCounters
     from trionat.server.registry.claim import Claim
-    from trionat.store.base import Limits
     from trionat.transport.descriptors import Descriptors
     from trionat.transport.listener import Listener
 
@@ -176,8 +176,8 @@ class Parent:
         self._deal(shared)
 
     def limits_of(self, user: str) -> SharedLimits:
-        """Return what a user with a claim shares among its sessions."""
-        return self.users[user]
+        """Return what a user's sessions share. One without a claim has lost it in this moment, and its session ends."""
+        return self.users.get(user) or SharedLimits(user, Limits())
 
     async def _deal_regularly(self) -> None:
         while True:
