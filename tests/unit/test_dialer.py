@@ -15,11 +15,16 @@ from trionat.client.native.dialer import Server, ServerDialer
 from trionat.errors import ConnectionLostError, IdentityError
 from trionat.server.state_folder import lock_state, prepare_state
 from trionat.transport.certificate import fingerprint, first_certificate
+from trionat.transport.dial import reach
 from trionat.transport.tls import server_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from trionat.address import Address
 
 
 @contextmanager
@@ -81,6 +86,27 @@ async def test_a_port_where_something_else_listens_is_named(tmp_path: Path) -> N
             await dialer_to(address, tmp_path, bytes(32)).connect(address)
         thread.join()
     assert str(caught.value).startswith(f"{address}: whatever answers there does not speak TLS")
+
+
+async def test_who_does_not_answer_is_asked_anew_from_another_socket(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """The address from which it was asked may not be ours any more."""
+    begun: list[float] = []
+
+    async def dial(address: Address) -> socket.socket:
+        begun.append(trio.current_time())
+        if len(begun) < 3:
+            await trio.sleep_forever()
+        return socket.socket()
+
+    monkeypatch.setattr("trionat.transport.dial.dial", dial)
+    (await reach(TCPAddress("server.example", 1), "192.0.2.1")).close()
+    assert begun[2] - begun[0] < 7
+    begun.clear()
+    with trio.move_on_after(60):  # its name is being looked up, which takes as long as it takes
+        await reach(TCPAddress("server.example", 1))
+    assert len(begun) == 1
 
 
 async def test_sessions_are_resumed(tmp_path: Path) -> None:

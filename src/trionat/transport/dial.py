@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # A Unix socket whose queue is full answers EAGAIN at once instead of waiting (connect(2)); so we wait ourselves.
 _FULL_QUEUE_WAIT: Final = 0.01
 
+# Seconds after which a connection that is on its way is begun anew. It goes out from the address that this machine had when it began: where that has
+# changed meanwhile, no answer can come. Chosen: TCP has asked three times by then (after 0, 1 and 3 s; RFC 6298 2).
+_ATTEMPT: Final = 3.2
+
 # Addresses of one name that are tried.
 _MOST_HOSTS: Final = 16
 
@@ -130,11 +134,17 @@ async def _connect_loopback(port: int) -> socket.socket:
 async def reach(address: TCPAddress, host: str | None = None) -> socket.socket:
     """Dial a server of ours; `host` is which of the address's hosts, as `look_up` returns them, where that is known already.
 
+    Goes on until it is cancelled, where nobody answers.
+
     Raises:
         ConnectionLostError: it cannot be reached; says where and why.
     """
+    there = address if host is None else TCPAddress(host, address.port)
     try:
-        return await dial(address if host is None else TCPAddress(host, address.port))
+        while is_numeric(there.host):
+            with trio.move_on_after(_ATTEMPT):
+                return await dial(there)
+        return await dial(there)
     except OSError as error:
         raise ConnectionLostError(f"cannot reach {address}: {error.strerror or error}") from error
 
