@@ -444,8 +444,9 @@ async def test_clients_of_nat_share_the_first_worker(
 async def test_a_hangup_is_told_and_the_log_follows_its_name(
     echo_server: Service, tmp_path: Path
 ) -> None:
+    anew = ["env", "--default-signal=HUP", "setsid"]  # whatever nohup(1) these tests run under
     async with (
-        running.server(tmp_path / "s", *WORKERS, inside=["setsid"]) as server,
+        running.server(tmp_path / "s", *WORKERS, inside=anew) as server,
         running.client(tmp_path / "c", server.ticket, echo_server) as client,
     ):
         for pid in (server.process.process.pid, *children(server.process.process.pid)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 from array import array
+from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,37 @@ async def test_a_descriptor_for_which_there_is_no_room_is_told(nothing_left: Non
         assert mine.recv(1) == b""
         mine.close()
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_lent_arrives_however_much_waits(nothing_left: None) -> None:
+    """As the visit ports of a worker that was killed, behind more connections than may wait: each of 1302 that were lost was a dead port."""
+    here, there = pair()
+    missed: list[None] = []
+    here.missed = lambda: missed.append(None)
+    taken: Counter[bytes] = Counter()
+
+    def take(purpose: bytes, sock: socket.socket) -> None:
+        taken[purpose] += 1
+        sock.close()
+
+    there.take = take
+    before = descriptors()
+    connections = [socket.socket() for _ in range(1500)]
+    for connection in connections:
+        here.pass_on(b"c", connection)
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        for _ in range(2000):
+            here.lend(b"v", port)
+        assert descriptors() <= before + 1024 + 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.run)
+            nursery.start_soon(there.run)
+            with trio.fail_after(10):
+                while taken[b"v"] < 2000 or taken[b"c"] + len(missed) < 1500:  # noqa: ASYNC110 (nothing tells)
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        assert port.fileno() >= 0
+    assert missed
 
 
 async def test_descriptors_that_nobody_takes_are_closed(nothing_left: None) -> None:

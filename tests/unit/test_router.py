@@ -137,8 +137,9 @@ async def test_strangers_and_old_clients_go_to_the_first(nothing_left: None) -> 
             b"\x00\x00\x00\x29\x00\x00\xea\x61 as NAT does",
         ):
             assert await server.taken_by(first) == "w1"
-        server.workers[0].is_there = False
-        assert await server.taken_by(client_hello()) == "w2"
+        server.workers[0].is_there = False  # their tunnels could not follow them to another one
+        async with await server.connect(client_hello()) as stream:
+            assert await _end(stream)
 
 
 @pytest.mark.parametrize(("uid", "word"), [(1, "w1"), (2, "w2"), (6, "w3"), (7, "w1")])

@@ -17,7 +17,8 @@ from trionat.errors import StartupError
 from trionat.server.admission.bans import Bans
 from trionat.server.app import serve
 from trionat.server.workers import process
-from trionat.server.workers.process import WorkerProcess
+from trionat.server.workers.log_relay import relay_log
+from trionat.server.workers.process import State, WorkerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,3 +97,29 @@ async def test_load_counts_who_was_sent_there(autojump_clock: MockClock) -> None
     assert worker.load == 1
     await trio.sleep(6)
     assert worker.load == 0
+
+
+async def test_a_worker_that_cannot_be_started_is_away_all_the_while(
+    autojump_clock: MockClock,
+) -> None:
+    """Its ports are free again after `PortReservation`; each start that failed put that off."""
+    worker = WorkerProcess(SimpleNamespace(), 0)  # type: ignore[arg-type]
+    worker._go_away()
+    since = worker.away_since
+    for _ in range(3):
+        await trio.sleep(30)
+        worker.state = State.STARTING
+        worker._go_away()
+    assert worker.away_since == since
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[1]", b"1", b"null", b'{"time": 5}', b'{"time": "0001-01-01T00:00:00", "level": "info", "logger": "trionat"}', b'{"time": "2026-01-01T00:00:00", "level": [], "logger": 3}'],
+)  # fmt: skip
+async def test_a_line_that_is_no_record_is_passed_over(line: bytes) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, line + b"\n")
+    os.close(writing)
+    async with trio.lowlevel.FdStream(reading) as pipe:
+        await relay_log(pipe, "w1")

@@ -62,7 +62,7 @@ class PortGuard:
     def lend(self, numbers: Iterable[int], link: Link) -> None:
         """Pass the listening sockets on to a worker that has claimed the ports."""
         for number in numbers:
-            link.pass_on(VISIT_PORT, self._guarded[number].listener.sock.dup())
+            link.lend(VISIT_PORT, self._guarded[number].listener.sock)
 
     async def run(self) -> None:
         """Accept where nobody else does, until cancelled."""

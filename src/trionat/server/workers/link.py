@@ -39,6 +39,9 @@ _MOST_BYTES: Final = 256 * 1024 * 1024
 _MOST_DESCRIPTORS: Final = 1024
 """That wait for the other end to take them. Chosen."""
 
+_CROWDED: Final = 0.05
+"""Seconds until the next try, where too many descriptors are on their way in the kernel."""
+
 _BATCH: Final = 64
 """Descriptors to take before others get their turn."""
 
@@ -63,7 +66,7 @@ class Link:
 
     `hear` is called with each message that is no question. `reply` answers the questions, each in a task of its own. `take` is called with what a
     descriptor is for, and with its socket, which it owns then. All three are set before `run` is started, and the first and the last must return at once.
-    `missed` is called for each descriptor that was lost on the way, since there are too few.
+    `missed` is called for each descriptor of `pass_on` that was lost on the way, since there are too few, or since the other end does not take them.
     """
 
     messages: socket.socket
@@ -79,6 +82,8 @@ class Link:
     _unsent: deque[bytes] = attrs.field(init=False, factory=lambda: deque())
     _unsent_bytes: int = attrs.field(init=False, default=0)
     _unpassed: deque[tuple[bytes, socket.socket]] = attrs.field(init=False, factory=lambda: deque())
+    _unlent: deque[tuple[bytes, socket.socket]] = attrs.field(init=False, factory=lambda: deque())
+    _crowded: bool = attrs.field(init=False, default=False)
     _sent: Signal = attrs.field(init=False, factory=Signal)
     _posted: Signal = attrs.field(init=False, factory=Signal)
     _passed: Signal = attrs.field(init=False, factory=Signal)
@@ -134,25 +139,39 @@ class Link:
         """Give a socket away; it is closed here. It is lost where the link is, or where the other end does not take what it gets."""
         if self.lost or len(self._unpassed) >= _MOST_DESCRIPTORS:
             sock.close()
+            if not self.lost:
+                self.missed()
             return
         self._unpassed.append((purpose, sock))
-        if len(self._unpassed) > 1 or not self._pass_next():
+        if self._unlent or len(self._unpassed) > 1 or not self._pass_next():
+            self._passed.notify()
+
+    def lend(self, purpose: bytes, sock: socket.socket) -> None:
+        """Give away a copy of a socket, which stays the caller's. Any number of them arrive, ahead of those of `pass_on`, but for what is closed before its turn."""
+        if not self.lost:
+            self._unlent.append((purpose, sock))
             self._passed.notify()
 
     def _pass_next(self) -> bool:
         """Pass the one that is next; False where there is no room for it now."""
-        purpose, sock = self._unpassed[0]
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))
-        try:
-            self.descriptors.sendmsg([purpose], [rights])
-        except BlockingIOError:
-            return False
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the other end is gone
-        except OSError:  # too many are under way (unix(7), ETOOMANYREFS)
-            self.missed()
-        self._unpassed.popleft()
-        sock.close()
+        waiting = self._unlent or self._unpassed
+        purpose, sock = waiting[0]
+        if sock.fileno() >= 0:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))
+            try:
+                self.descriptors.sendmsg([purpose], [rights])
+            except BlockingIOError:
+                return False
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the other end is gone
+            except OSError:  # too many are under way (unix(7), ETOOMANYREFS)
+                if waiting is self._unlent:
+                    self._crowded = True
+                    return False
+                self.missed()
+        waiting.popleft()
+        if waiting is self._unpassed:
+            sock.close()
         return True
 
     async def wait_sent(self) -> None:
@@ -270,10 +289,13 @@ class Link:
 
     async def _pass(self) -> None:
         while True:
-            while not self._unpassed:
+            while not (self._unlent or self._unpassed):
                 await self._passed.wait()
             if not self._pass_next():
                 await trio.lowlevel.wait_writable(self.descriptors)
+                if self._crowded:
+                    self._crowded = False
+                    await trio.sleep(_CROWDED)
             else:
                 await trio.lowlevel.checkpoint()
 

@@ -35,11 +35,12 @@ def _relay(line: bytes, word: str) -> None:
         created = datetime.fromisoformat(values.pop("time"))
         level = logging.getLevelNamesMapping()[values.pop("level").upper()]
         logger = logging.getLogger(values.pop("logger"))
-    except (ValueError, KeyError, AttributeError):  # cut off in the middle, as the worker was
-        return
+        seconds = created.timestamp()
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
+        return  # cut off in the middle, as the worker was, or no record at all
     if not logger.isEnabledFor(level):
         return
     event = Event({**values, "worker": word})
     record = logger.makeRecord(logger.name, level, "", 0, event, (), None)
-    record.created = created.timestamp()
+    record.created = seconds
     logger.handle(record)

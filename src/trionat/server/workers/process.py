@@ -207,8 +207,10 @@ class WorkerProcess:
 
     def _go_away(self) -> None:
         """There will be none for a while: its connections go elsewhere, and so may its clients."""
-        if self.state is not State.AWAY:
-            self.state, self.away_since = State.AWAY, trio.current_time()
+        self.state = State.AWAY
+        self.away_since = min(
+            self.away_since, trio.current_time()
+        )  # not since each start that failed
         self.settled.set()
         while self._waiting:
             self._waiting.popleft()[1].close()
@@ -272,7 +274,8 @@ class WorkerProcess:
             heard.set()
 
         async def read_log() -> None:
-            await relay_log(pipe, self.word)
+            with isolated(log, "the log of a worker was lost", worker=self.word):
+                await relay_log(pipe, self.word)
             logged.set()
 
         self.link.hear = self._hear

@@ -130,10 +130,10 @@ class Router:
         return chosen
 
     def _first(self) -> WorkerProcess:
-        for worker in self.workers:
-            if worker.is_there:
-                return worker
-        raise ConnectionLostError("no worker is there")
+        """Return the first worker, and no other one while it is away: a client's tunnels could not follow it there."""
+        if not self.workers[0].is_there:
+            raise ConnectionLostError("the worker that has clients without a route is away")
+        return self.workers[0]
 
 
 def _load(worker: WorkerProcess) -> int:
