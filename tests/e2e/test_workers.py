@@ -235,7 +235,9 @@ def _runs(pid: int) -> bool:
 
 async def test_a_planned_stop(echo_server: Service, tmp_path: Path) -> None:
     """Visitors finish, clients are told, and no process is left. SIGTERM to all of them, as systemd sends it, is the same."""
-    async with running.server(tmp_path / "s", *WORKERS, visit="0,0") as server:
+    # Ports that nobody is given who asks for any: another test could have one that is free again.
+    visit = f"{services.free_low_port()},{services.free_low_port()}"
+    async with running.server(tmp_path / "s", *WORKERS, visit=visit) as server:
         workers = children(server.process.process.pid)
         async with clients(server, tmp_path, echo_server, 2) as both:
             streams = [await client.visit() for client in both]

@@ -220,6 +220,9 @@ class Worker:
                 await context.sessions.wait_none()
                 serving.cancel_scope.cancel("the server stops")
         finally:
+            self.link.take = lambda _, sock: (
+                sock.close()
+            )  # what the parent has passed on before it knew
             self.descriptors.close()
             for port in self._ports.values():
                 if port.spare is not None:
