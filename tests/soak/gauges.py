@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from tests.soak.trouble import Operator
 
 GROWTH: Final = 0.05
-"""By which share of the most that a process has held in the second quarter its memory may still grow. Not of its median: where tunnels are cut it is a
-matter of chance how many there are, and OpenSSL keeps 90 KiB for each that has carried much."""
+"""By which share of the plateau memory may still grow."""
 SHORT: Final = 240.0
 SHORT_GROWTH: Final = 0.15
 """The same in a run of fewer than `SHORT` seconds: it takes two minutes or so to come to a plateau, and that is measured from the first quarter on."""
@@ -93,10 +92,10 @@ class Gauges:
             await trio.sleep(interval)
 
     def plateau(self, name: str) -> tuple[float, float]:
-        """Return the most of the second quarter of the samples of a process, and the median of the last quarter."""
+        """Return the median of the second quarter of the samples of a process, and that of the last quarter."""
         samples = self.memory[name]
         quarter = max(1, len(samples) // 4)
-        return max(samples[quarter : 2 * quarter] or samples), median(samples[-quarter:])
+        return median(samples[quarter : 2 * quarter] or samples), median(samples[-quarter:])
 
     def check_memory(self, seconds: float) -> None:
         """Compare the last quarter, and the end, of a run of so many seconds with the plateau."""
@@ -105,7 +104,7 @@ class Gauges:
             plateau, late = self.plateau(name)
             for when, size in (("last quarter", late), ("end", self.memory_at_end[name])):
                 if size > plateau * (1 + growth):
-                    text = f"{name}: {size / 2**20:.1f} MiB in the {when}, {plateau / 2**20:.1f} at most in the second quarter"
+                    text = f"{name}: {size / 2**20:.1f} MiB in the {when}, {plateau / 2**20:.1f} in the second quarter"
                     self.book.fault("memory grows", text)
 
     async def _count(self) -> dict[str, int]:

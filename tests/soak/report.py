@@ -39,7 +39,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
         f" have been explained. {book.disturbances.total():,} disturbances: {_shares(book.disturbances)}."
     )
     yield ""
-    yield "| memory (RSS, MiB) | at rest | second quarter, at most | last quarter | at the end |"
+    yield "| memory (RSS, MiB) | at rest | second quarter | last quarter | at the end |"
     yield "| --- | --- | --- | --- | --- |"
     for name, before in gauges.memory_at_rest.items():
         sizes = (before, *gauges.plateau(name), gauges.memory_at_end[name])

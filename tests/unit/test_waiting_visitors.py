@@ -382,3 +382,17 @@ async def test_who_says_nothing_survives_the_next_loss_of_its_session(
             tunnel.wire.send(Resumed(len(b"question")).encode())
             await trio.sleep(60)
         assert not was_reset(visitor)
+
+
+async def test_clients_hear_of_a_stop_when_the_visit_ports_are_closed(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """Not before: one that was told found its port open still, now and then."""
+    async with open_memory_server(tidy) as server:
+        client = await resuming(server)
+        server.stopping.set()  # whoever closes the ports hears of it
+        with trio.move_on_after(1):
+            await client.hear(Drain)
+            pytest.fail("told before")
+        server.admission.drain()
+        await client.hear(Drain)

@@ -44,10 +44,11 @@ _LOOK_AGAIN: Final = 1.0
 
 @attrs.define(eq=False)
 class Admission:
-    """Who may run a session. `run` has to run."""
+    """Who may run a session. `run` has to run. `draining` is set by `drain`."""
 
     config: ServerConfig
     leases: Leases
+    draining: trio.Event = attrs.field(init=False, factory=trio.Event)
     _present: dict[LeaseKey, QueuedClient] = attrs.field(init=False, factory=lambda: {})
     _queue: list[QueuedClient] = attrs.field(init=False, factory=lambda: [])
     _assigning: bool = attrs.field(init=False, default=False)
@@ -272,7 +273,8 @@ class Admission:
         return len(waiting), tuple(reserved)
 
     def drain(self) -> None:
-        """The server stops: nobody waits any more, and a lease ends with its session."""
+        """The server stops, and its visit ports are closed: nobody waits any more, a lease ends with its session, and sessions are told."""
+        self.draining.set()
         for client in list(self._present.values()):
             client.refuse(RefusedError(RefusalCode.DRAINING, "the server stops"))
         for lease in self.leases:

@@ -102,7 +102,7 @@ class LegacyLogin(Login):
                 uid=uid,
                 lease=lease,
                 config=config,
-                stopping=self.context.stopping,
+                stopping=self.context.admission.draining,
                 address=self.address,
                 username=user.username,
                 account_id=user.account_id,

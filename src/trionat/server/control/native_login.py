@@ -93,7 +93,7 @@ class NativeLogin(Login):
                 uid=uid,
                 lease=lease,
                 config=self.context.config,
-                stopping=self.context.stopping,
+                stopping=self.context.admission.draining,
                 public_host=self.context.public_host,
                 address=self.address,
                 username=user.username,
