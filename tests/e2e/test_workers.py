@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from tests.e2e.test_inside import Operator
 from tests.e2e.test_limits import limit
 from tests.e2e.test_older_peers import DATA, OPEN, attach, log_in
 from tests.faults.proxy import Proxy, proxied
+from tests.unit.test_router import client_hello
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -253,6 +254,30 @@ async def test_a_planned_stop(echo_server: Service, tmp_path: Path) -> None:
                 await visitor.aclose()
             assert await server.wait() == 0
         assert not any(map(_runs, workers))
+
+
+async def test_connections_during_a_stop_are_closed(echo_server: Service, tmp_path: Path) -> None:
+    """Up to the last moment the parent passes some on, to workers that have just ended; the server's log is looked at in the end."""
+    async with (
+        running.server(tmp_path / "s", *WORKERS, visit="0,0") as server,
+        clients(server, tmp_path, echo_server, 2),
+        trio.open_nursery() as nursery,
+    ):
+        host, port = server.ready["control"].rsplit(":", 1)
+        greeting = client_hello("trionat")
+
+        async def come() -> None:
+            while True:
+                with suppress(OSError, trio.BrokenResourceError):
+                    async with await trio.open_tcp_stream(host, int(port)) as stream:
+                        await stream.send_all(greeting)
+
+        for _ in range(8):
+            nursery.start_soon(come)
+        await trio.sleep(0.5)
+        server.terminate()
+        assert await server.wait() == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_second_signal_stops_at_once(echo_server: Service, tmp_path: Path) -> None:

@@ -206,27 +206,32 @@ class Worker:
                 serving.start_soon(self.commands.metrics.count_rates, name="count rates")
                 serving.start_soon(self._report_regularly, name="report")
                 self._accept = self.connections.acceptor(serving)
-                async with trio.open_nursery() as self._visiting:
-                    self.registry.on_claimed, self.registry.on_released = self._hold, self._let_go
-                    self.link.hear, self.link.reply = self._hear, self._reply
-                    self.link.take, self.link.missed = self._take, self._miss
-                    for claim in self.claims:
-                        self._hold(claim)
-                        context.leases.open(claim).vacate()
-                    self.link.post({"what": "ready"})
-                    await context.stopping.wait()
-                    self._visiting.cancel_scope.cancel("the server stops")
-                context.admission.drain()
-                await context.sessions.wait_none()
+                try:
+                    await self._accept_until_stopped()
+                    context.admission.drain()
+                    await context.sessions.wait_none()
+                finally:
+                    # The parent may pass connections on until it hears of the end. Not later than here: the nursery they are for is about to be closed.
+                    self.link.take = lambda _, sock: sock.close()
                 serving.cancel_scope.cancel("the server stops")
         finally:
-            self.link.take = lambda _, sock: (
-                sock.close()
-            )  # what the parent has passed on before it knew
             self.descriptors.close()
             for port in self._ports.values():
                 if port.spare is not None:
                     port.spare.close()
+
+    async def _accept_until_stopped(self) -> None:
+        """Take visitors and clients until the planned stop; the visit ports are closed then."""
+        async with trio.open_nursery() as self._visiting:
+            self.registry.on_claimed, self.registry.on_released = self._hold, self._let_go
+            self.link.hear, self.link.reply = self._hear, self._reply
+            self.link.take, self.link.missed = self._take, self._miss
+            for claim in self.claims:
+                self._hold(claim)
+                self.context.leases.open(claim).vacate()
+            self.link.post({"what": "ready"})
+            await self.context.stopping.wait()
+            self._visiting.cancel_scope.cancel("the server stops")
 
     # -- what the parent says ----------------------------------------------------------------------------------------
 
