@@ -6,19 +6,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
 from trionat.config.values import UNENCRYPTED
 from trionat.errors import PeerError, RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import HEADERS
+from trionat.server.control.acceptance import Acceptance
 from trionat.server.control.connection_log import ConnectionLog
-from trionat.server.control.handshakes import PendingHandshakes
 from trionat.server.control.legacy_login import LegacyLogin
 from trionat.server.control.native_login import NativeLogin, PlainTunnelLogin
 from trionat.server.control.peek import peek_dialect
-from trionat.server.refusals import Bound
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.isolation import isolated, leaves
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     import socket
     import ssl
     from collections.abc import Callable
+
+    import trio
 
     from trionat.address import TCPAddress
     from trionat.server.control.context import ServerContext
@@ -42,34 +42,18 @@ class ConnectionHandler:
 
     context: ServerContext
     tls: ssl.SSLContext
-    _handshakes: PendingHandshakes = attrs.field(init=False)
+    _acceptance: Acceptance = attrs.field(init=False)
     _log: ConnectionLog = attrs.field(init=False)
     _told_of_legacy: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
-        self._log = ConnectionLog(self.context.refusals)
-        self._handshakes = PendingHandshakes(
-            self.context.config.max_handshakes,
-            self.context.config.max_handshakes_per_address,
-            self.context.refusals,
-            self.context.bans.is_in_use,
-        )
+        context = self.context
+        self._log = ConnectionLog(context.refusals)
+        self._acceptance = Acceptance(context.config, context.bans, context.refusals)
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is served in `nursery`."""
-
-        def accept(connection: socket.socket, address: TCPAddress) -> None:
-            if self.context.bans.shuts_out(address.host):
-                self.context.refusals.counts[Bound.BAN] += 1
-                connection.close()
-                return
-            scope = trio.CancelScope()
-            self._handshakes.add(scope, address.host)
-            nursery.start_soon(
-                self.receive, connection, address, scope, name=f"connection from {address}"
-            )
-
-        return accept
+        return self._acceptance.acceptor(nursery, self.receive)
 
     async def receive(
         self, connection: socket.socket, address: TCPAddress, scope: trio.CancelScope
@@ -90,7 +74,7 @@ class ConnectionHandler:
                 for error in leaves(group):
                     self._log.closed(address, str(error))
             finally:
-                self._handshakes.remove(scope)
+                self._acceptance.handshakes.remove(scope)
 
     async def _meet(
         self, connection: socket.socket, address: TCPAddress, scope: trio.CancelScope
@@ -103,7 +87,7 @@ class ConnectionHandler:
         except BaseException:
             connection.close()
             raise
-        identified = partial(self._handshakes.remove, scope)
+        identified = partial(self._acceptance.handshakes.remove, scope)
         if dialect is Dialect.NATIVE:
             endpoint = await accept_tls(connection, self.tls)
             return NativeLogin(self.context, endpoint, address, identified, scope)

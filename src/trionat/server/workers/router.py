@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import attrs
-import trio
 
 from trionat.errors import ConnectionLostError, PeerError
 from trionat.log import get_logger
 from trionat.protocol.client_hello import ALPN, CLIENT_HELLO_BYTES, parse_client_hello
 from trionat.protocol.dialect import Dialect, detect_dialect
 from trionat.protocol.frames import HEADER_BYTES
+from trionat.server.control.acceptance import Acceptance
 from trionat.server.control.connection_log import ConnectionLog
-from trionat.server.control.handshakes import PendingHandshakes
 from trionat.server.control.peek import peek
-from trionat.server.refusals import Bound
 from trionat.transport.deadline import deadline
 from trionat.transport.isolation import isolated, leaves
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
+
+    import trio
 
     from trionat.address import TCPAddress
     from trionat.config.server import ServerConfig
@@ -48,33 +48,16 @@ class Router:
     bans: Bans
     refusals: RefusalCounters
     workers: Sequence[WorkerProcess]
-    _handshakes: PendingHandshakes = attrs.field(init=False)
+    _acceptance: Acceptance = attrs.field(init=False)
     _log: ConnectionLog = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._log = ConnectionLog(self.refusals)
-        self._handshakes = PendingHandshakes(
-            self.config.max_handshakes,
-            self.config.max_handshakes_per_address,
-            self.refusals,
-            self.bans.is_in_use,
-        )
+        self._acceptance = Acceptance(self.config, self.bans, self.refusals)
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is looked at in `nursery`."""
-
-        def accept(connection: socket.socket, address: TCPAddress) -> None:
-            if self.bans.shuts_out(address.host):
-                self.refusals.counts[Bound.BAN] += 1
-                connection.close()
-                return
-            scope = trio.CancelScope()
-            self._handshakes.add(scope, address.host)
-            nursery.start_soon(
-                self._pass_on, connection, address, scope, name=f"connection from {address}"
-            )
-
-        return accept
+        return self._acceptance.acceptor(nursery, self._pass_on)
 
     async def _pass_on(
         self, connection: socket.socket, address: TCPAddress, scope: trio.CancelScope
@@ -92,7 +75,7 @@ class Router:
                 for error in leaves(group):
                     self._log.closed(address, str(error))
             finally:
-                self._handshakes.remove(scope)
+                self._acceptance.handshakes.remove(scope)
                 if worker is None:
                     connection.close()
                 else:

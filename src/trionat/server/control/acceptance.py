@@ -1,0 +1,59 @@
+"""What the listeners of the control and tunnel ports call: whether a connection is heard at all, and for how long while nobody knows whose it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trionat.server.control.handshakes import PendingHandshakes
+from trionat.server.refusals import Bound
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+    from trionat.address import TCPAddress
+    from trionat.config.server import ServerConfig
+    from trionat.server.admission.bans import Bans
+    from trionat.server.refusals import RefusalCounters
+
+
+@attrs.define(eq=False)
+class Acceptance:
+    """Connections of banned addresses are closed unheard; all others are served in tasks of their own.
+
+    Each has a scope, which is cancelled to make room for others until it is removed from `handshakes`.
+    """
+
+    config: ServerConfig
+    bans: Bans
+    refusals: RefusalCounters
+    handshakes: PendingHandshakes = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.handshakes = PendingHandshakes(
+            self.config.max_handshakes,
+            self.config.max_handshakes_per_address,
+            self.refusals,
+            self.bans.is_in_use,
+        )
+
+    def acceptor(
+        self,
+        nursery: trio.Nursery,
+        serve: Callable[[socket.socket, TCPAddress, trio.CancelScope], Awaitable[None]],
+    ) -> Callable[[socket.socket, TCPAddress], None]:
+        """Return what a listener calls for each connection; `serve` runs in `nursery`, and owns the connection."""
+
+        def accept(connection: socket.socket, address: TCPAddress) -> None:
+            if self.bans.shuts_out(address.host):
+                self.refusals.counts[Bound.BAN] += 1
+                connection.close()
+                return
+            scope = trio.CancelScope()
+            self.handshakes.add(scope, address.host)
+            nursery.start_soon(serve, connection, address, scope, name=f"connection from {address}")
+
+        return accept
