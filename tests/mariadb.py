@@ -221,7 +221,7 @@ def running() -> Iterator[MariaDB]:
             "grant all on *.* to admin@localhost with grant option;\n"
             "alter user root@localhost account lock;\n"
         )
-        _write_certificates(folder)
+        write_certificates(folder)
         server = MariaDB(folder, free_port())
         try:
             server.start()
@@ -244,7 +244,11 @@ def program(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is not None:
         return found
-    package = "mariadb-client-core" if name == "mariadb" else "mariadb-server-core"
+    package = {
+        "mariadb": "mariadb-client-core",
+        "redis-server": "redis-server",
+        "redis-cli": "redis-tools",
+    }.get(name, "mariadb-server-core")
     message = f"{name} is not installed (Debian: {package})"
     if os.environ.get("CI"):
         raise RuntimeError(message)
@@ -261,7 +265,7 @@ def make_authority() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
     return key, certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _write_certificates(folder: Path) -> None:
+def write_certificates(folder: Path) -> None:
     """Make `authority.pem`, and by it `server.key` and `server.pem` for 127.0.0.1."""
     authority_key, authority = make_authority()
     key = ec.generate_private_key(ec.SECP256R1())

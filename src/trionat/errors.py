@@ -67,6 +67,10 @@ class StoreDataError(StoreUnavailableError):
     """
 
 
+class RegistryAwayError(TrionatError):
+    """What this server shares with others cannot be asked for now. What is up goes on; trying again later helps."""
+
+
 class PeerError(TrionatError):
     """Whatever the other side can cause. It costs that connection and one line in the log, never a traceback."""
 

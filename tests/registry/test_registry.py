@@ -14,6 +14,7 @@ import attrs
 import pytest
 import trio
 
+from tests.registry.redis_world import RedisWorld, redis_world
 from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode, ServiceRequest
 from trionat.server.registry.claim import Claim, TakenError, Wish
@@ -129,9 +130,29 @@ async def remote_world() -> AsyncIterator[World]:
         nursery.cancel_scope.cancel()
 
 
+@attrs.frozen
+class NodesWorld(World):
+    """Nodes of a cluster, on a real Redis."""
+
+    world: RedisWorld
+
+    async def process(self, word: str) -> Registry:
+        return (await self.world.start(word)).registry
+
+    async def kill(self, word: str) -> None:
+        await self.world.kill(word)
+
+
+@asynccontextmanager
+async def nodes_world() -> AsyncIterator[World]:
+    async with redis_world(PORTS, SLOTS) as world:
+        yield NodesWorld(world)
+
+
 WORLDS: Final[dict[str, Callable[[], AbstractAsyncContextManager[World]]]] = {
     "local": local_world,
     "remote": remote_world,
+    "redis": nodes_world,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import trionat
+from trionat.cli.cluster import cluster_app
 from trionat.cli.command_line import App
 from trionat.cli.config import config_app
 from trionat.cli.connect import connect
@@ -34,6 +35,7 @@ app.command()(status)
 app.command()(tasks)
 app.command()(kick)
 app.add_typer(db_app, name="db")
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(config_app, name="config")
 
 

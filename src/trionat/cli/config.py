@@ -22,7 +22,7 @@ from trionat.protocol.ticket import Ticket
 
 _MASK = "********"
 _SECTIONS_OF: dict[Role, tuple[str, ...]] = {
-    "server": ("Server", "Database"),
+    "server": ("Server", "Database", "Cluster"),
     "client": ("Auth", "Client"),
 }
 

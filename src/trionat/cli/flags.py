@@ -22,7 +22,7 @@ def with_flags(*sections: type[Any]) -> Callable[[Callable[..., None]], Callable
     word (`--start-auth false`), as the Go program's do.
     """
     keys = {
-        key.field: key
+        f"{section.section}_{key.field}": key  # two sections may have one field
         for section in sections
         for key in keys_of(section)
         if (key.flag or "").startswith("--")

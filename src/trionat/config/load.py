@@ -17,6 +17,7 @@ import attrs
 
 from trionat.config import document
 from trionat.config.client import AuthConfig, ClientConfig
+from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
 from trionat.config.key import Key, keys_of
 from trionat.config.reader import Reader, unknown
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 Role: TypeAlias = Literal["server", "client"]
 Flag: TypeAlias = str | Sequence[str] | bool | None
 
-SectionT = TypeVar("SectionT", ServerConfig, DatabaseConfig, AuthConfig, ClientConfig)
+SectionT = TypeVar(
+    "SectionT", ServerConfig, DatabaseConfig, ClusterConfig, AuthConfig, ClientConfig
+)
 
 SEARCHED = (Path(), Path("config"), Path("../config"), Path("../../config"))
 
@@ -51,12 +54,13 @@ class Configuration:
     """The values that hold, and where each came from.
 
     `origins` has every key's path, such as `Server.VisitPort`, with `flag --visit-port`, `environment TRIONAT_…`,
-    `server.yml:7` or `default`. `database` is None without a section `Database`; `file` is None where no file was read.
+    `server.yml:7` or `default`. `database` and `cluster` are None without their sections; `file` is None where no file was read.
     `warnings` are not wrong, but most likely not what was meant.
     """
 
     server: ServerConfig
     database: DatabaseConfig | None
+    cluster: ClusterConfig | None
     auth: AuthConfig
     client: ClientConfig
     origins: Mapping[str, str]
@@ -122,6 +126,9 @@ def load(
         sources.check("Client.Ticket", check_ticket)
     server = sources.build(ServerConfig)
     database = sources.build(DatabaseConfig) if sources.mention(DatabaseConfig) else None
+    cluster = sources.build(ClusterConfig) if sources.mention(ClusterConfig) else None
+    if cluster is not None and server is not None:
+        sources.check_cluster(server, database)
     auth = sources.build(AuthConfig)
     client = sources.build(ClientConfig)
     if sources.problems or server is None or auth is None or client is None:
@@ -129,6 +136,7 @@ def load(
     return Configuration(
         server=server,
         database=database,
+        cluster=cluster,
         auth=auth,
         client=client,
         origins=MappingProxyType({key: sources.origin(key) for key in KEYS}),
@@ -279,6 +287,27 @@ class _Sources:
         self.problems += self._placed(built.faults(), paths)
         self.warnings += self._placed(built.warnings(), paths)
         return built
+
+    def check_cluster(self, server: ServerConfig, database: DatabaseConfig | None) -> None:
+        """Add what a cluster needs of the other sections."""
+        if database is None and not self.mention(DatabaseConfig):
+            path = "Cluster.Redis"
+            reason = (
+                "every node has to know the same accounts, and a file in StateDir is one machine's: name a database (section"
+                " Database, MySQL or MariaDB)"
+            )
+        elif not server.start_auth:
+            path = "Server.StartAuth"
+            reason = "nodes of a cluster know their clients by accounts: StartAuth has to be true"
+        elif 0 in server.visit_port:
+            path = "Server.VisitPort"
+            reason = (
+                "all nodes of a cluster have the same visit ports, and 0 stands for any: name them"
+            )
+        else:
+            return
+        place = self.given[path]
+        self.problems.append(Problem(place.where, reason, path, place.line))
 
     def _placed(self, faults: Iterable[Fault], paths: Mapping[str, str]) -> Iterator[Problem]:
         """Name the place of the first field that was given; values that are wrong themselves are not blamed a second time, nor are defaults."""

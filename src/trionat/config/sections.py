@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from trionat.config.client import AuthConfig, ClientConfig
+from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
 from trionat.config.key import Key, keys_of
 from trionat.config.server import ServerConfig
 
 SECTIONS: dict[str, type[Any]] = {
-    owner.section: owner for owner in (ServerConfig, DatabaseConfig, AuthConfig, ClientConfig)
+    owner.section: owner
+    for owner in (ServerConfig, DatabaseConfig, ClusterConfig, AuthConfig, ClientConfig)
 }
 """The class of every section, by the section's name."""
 

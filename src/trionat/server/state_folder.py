@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from trionat.address import TCPAddress
 
-_TICKET_KEY_BYTES: Final = 32
+TICKET_KEY_BYTES: Final = 32
 _SELF_SIGNED: Final = "self-signed"
 _CONFIGURED: Final = "configured"
 
@@ -224,11 +224,11 @@ def _prepare_certificate(key_file: Path, certificate_file: Path, names: Sequence
 
 def _prepare_ticket_key(path: Path) -> bytes:
     if not is_there(path):
-        create_private(path, secrets.token_bytes(_TICKET_KEY_BYTES))
+        create_private(path, secrets.token_bytes(TICKET_KEY_BYTES))
     key = read_private(path, secret=True)
-    if len(key) != _TICKET_KEY_BYTES:
+    if len(key) != TICKET_KEY_BYTES:
         raise StartupError(
-            f"{path}: a ticket key is {_TICKET_KEY_BYTES} bytes, not {len(key)}: delete it for a new one (tickets become void)"
+            f"{path}: a ticket key is {TICKET_KEY_BYTES} bytes, not {len(key)}: delete it for a new one (tickets become void)"
         )
     return key
 

@@ -277,7 +277,8 @@ def test_show_has_every_key_with_its_origin_in_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "sections"), [("server", {"Server", "Database"}), ("client", {"Auth", "Client"})]
+    ("role", "sections"),
+    [("server", {"Server", "Database", "Cluster"}), ("client", {"Auth", "Client"})],
 )
 def test_show_of_one_role(role: str, sections: set[str]) -> None:
     code, out, _ = run("show", "--role", role)

@@ -54,21 +54,24 @@ def test_the_example_holds_the_defaults_and_nothing_else(tmp_path: Path) -> None
         default.auth,
     )
     assert written.database is None
+    assert written.cluster is None
     live = {path for path, origin in written.origins.items() if origin != "default"}
     assert live == {
         path
         for path, key in KEYS.items()
-        if key.section != "Database" and key.default not in (None, (), "")
+        if key.section not in ("Database", "Cluster") and key.default not in (None, (), "")
     }
 
 
-def test_the_example_holds_the_defaults_of_the_section_that_is_left_out(tmp_path: Path) -> None:
+def test_the_example_holds_the_defaults_of_the_sections_that_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "example.yml"
     file.write_text(EVERYTHING, encoding="utf-8")
-    database = load("server", file=file, environ={}).database
-    for key in keys_of(SECTIONS["Database"]):
-        if key.default not in (None, ""):
-            assert getattr(database, key.field) == key.default
+    loaded = load("server", file=file, environ={})
+    for section in ("Database", "Cluster"):
+        values = getattr(loaded, section.lower())
+        for key in keys_of(SECTIONS[section]):
+            if key.default not in (None, ""):
+                assert getattr(values, key.field) == key.default
 
 
 def test_the_example_with_everything_loads_and_has_every_key(tmp_path: Path) -> None:

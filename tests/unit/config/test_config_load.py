@@ -75,11 +75,20 @@ def problems_of(text: str, **rest: object) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+CLUSTER = {
+    "TRIONAT_CLUSTER_REDIS": "rediss://h",
+    "TRIONAT_CLUSTER_NODE": "n",
+    "TRIONAT_CLUSTER_NODE_ADDR": "h:8009",
+    "TRIONAT_CLUSTER_KEY_FILE": "k",
+}
+
+
 def test_nothing_given_is_all_defaults() -> None:
     loaded = load("server", environ={"HOME": "/", "TRIONAT": "1", "TRIONAT_DEBUG": "1"})
     assert loaded == Configuration(
         server=ServerConfig(),
         database=None,
+        cluster=None,
         auth=AuthConfig(),
         client=ClientConfig(),
         origins=dict.fromkeys(KEYS, "default"),
@@ -223,6 +232,8 @@ def test_every_key_can_come_from_the_environment(path: str) -> None:
         "HOST or HOST:PORT": "h",
         "HOST:PORT": "h:1",
         "true or false": "true",
+        KEYS["Cluster.Redis"].kind.words: "rediss://h",
+        KEYS["Cluster.Node"].kind.words: "n",
         "native, nat-v1 or nat-doc": "native",
         "tls or none": "none",
         "none, v1 or v2": "v2",
@@ -235,8 +246,10 @@ def test_every_key_can_come_from_the_environment(path: str) -> None:
         key.kind.write(key.default) if isinstance(key.default, int | float) else "4"
     )
     environ = {key.environment[0]: text}
-    if key.section == "Database":
+    if key.section in ("Database", "Cluster"):
         environ |= {f"TRIONAT_DATABASE_{name}": "x" for name in ("USERNAME", "HOST", "DB_NAME")}
+    if key.section == "Cluster":
+        environ = dict(CLUSTER) | environ
     if path.startswith("Server.Certificate"):
         environ |= {"TRIONAT_SERVER_CERTIFICATE": "c", "TRIONAT_SERVER_CERTIFICATE_KEY": "k"}
     assert load("server", environ=environ).origins[path] == f"environment {key.environment[0]}"
@@ -288,7 +301,7 @@ Client:
         ("Server:\n  <<: {Name: x}\n", "f.yml:2: Server.<<: keys are not merged here: write each of them out"),
         ("Server: x\n", "f.yml:1: Server: is a section: its keys go below it, indented"),
         ("Server:\n- x\n", "f.yml:1: Server: is a section: its keys go below it, indented"),
-        ("x\n", "f.yml:1: has to hold sections: Server, Database, Auth, Client"),
+        ("x\n", "f.yml:1: has to hold sections: Server, Database, Cluster, Auth, Client"),
         ("Server:\n  Name: [a]\n", "f.yml:2: Server.Name: has to be a single value: text of 1 to 128 printable characters"),
         ("Server:\n  Name: ''\n", "f.yml:2: Server.Name: '' is not text of 1 to 128 printable characters"),
         ("Server:\n  VisitPort: [1, 2, x]\n", "f.yml:2: Server.VisitPort[2]: 'x' is not a valid port: write a number from 0 to 65535"),

@@ -192,7 +192,12 @@ def test_the_default_of_every_key_is_in_its_own_range(path: str) -> None:
 
 def test_secrets_are_not_in_reprs() -> None:
     secrets = {path for path, key in KEYS.items() if key.secret}
-    assert secrets == {"Database.Password", "Auth.Password", "Client.Ticket"}
+    assert secrets == {
+        "Database.Password",
+        "Cluster.RedisPassword",
+        "Auth.Password",
+        "Client.Ticket",
+    }
     holders = (
         AuthConfig(password="hunter2"),
         ClientConfig(ticket="hunter2"),

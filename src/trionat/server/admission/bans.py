@@ -22,7 +22,7 @@ from trionat.networks import network_of
 from trionat.protocol.messages import RefusalCode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
 log = get_logger(__name__)
 
@@ -35,7 +35,7 @@ _LONGEST_DELAY: Final = 2.0
 
 # Seconds after which a failure counts half. Chosen: somebody who mistypes is soon forgiven, and whoever tries for ever gets in a
 # try a minute and a half with the default BanAfter.
-_HALF_LIFE: Final = 600.0
+HALF_LIFE: Final = 600.0
 
 # Passwords that are tried at once, in all: each takes some 25 ms of one of two threads, and asks the store before. Whoever has
 # got his turn waits for so many.
@@ -64,7 +64,7 @@ class _Record:
 
     def now(self) -> float:
         """What the failures count by now."""
-        return self.score * math.exp2((self.at - trio.current_time()) / _HALF_LIFE)
+        return self.score * math.exp2((self.at - trio.current_time()) / HALF_LIFE)
 
 
 @attrs.define(eq=False)
@@ -81,11 +81,12 @@ class Bans:
 
     A failure counts half after ten minutes, a quarter after twenty. When they add up to `after`, rounded, the address is banned
     for `time` seconds; what its failures still count when that is over brings the next ban nearer. `after` 0 bans nobody. There
-    is no checkpoint in any of it but `trying`.
+    is no checkpoint in any of it but `trying`. `on_fail` is called with each network that fails.
     """
 
     after: int
     time: float
+    on_fail: Callable[[str], None] = lambda _: None
     _tries: dict[str, _Tries] = attrs.field(init=False, factory=lambda: {})
     _under_way: int = attrs.field(init=False, default=0)
     _turn_of: int = attrs.field(init=False, default=0)  # see `_standing`
@@ -203,8 +204,8 @@ class Bans:
     def fail(self, host: str) -> float:
         """Note a failed login; return how many seconds its answer has to wait."""
         network, now = network_of(host), trio.current_time()
-        record = self._records.pop(network, None) or _Record()
-        _put_last(self._records, network, record)
+        self.on_fail(network)
+        record = self._record(network)
         record.score = 1 + record.now()
         record.at = now
         if 0 < self.after <= round(record.score) and record.banned_until <= now:
@@ -215,10 +216,27 @@ class Bans:
                 failures=round(record.score),
                 seconds=self.time,
             )
-            if (tries := self._tries.get(network)) is not None:
-                while tries.waiting:  # for a refusal, which takes no time
-                    self._give_turn(tries)
+            self._refuse_waiting(network)
         return min(_LONGEST_DELAY, _FIRST_DELAY * math.exp2(min(record.score, 64) - 1))
+
+    def ban(self, network: str, seconds: float) -> None:
+        """Somebody else, who counts the same failures, has banned a network."""
+        record, until = self._record(network), trio.current_time() + seconds
+        if record.banned_until < until:
+            if record.banned_until <= trio.current_time():
+                log.warning("another node has banned an address", network=network, seconds=seconds)
+            record.banned_until = until
+            self._refuse_waiting(network)
+
+    def _record(self, network: str) -> _Record:
+        record = self._records.pop(network, None) or _Record()
+        _put_last(self._records, network, record)
+        return record
+
+    def _refuse_waiting(self, network: str) -> None:
+        if (tries := self._tries.get(network)) is not None:
+            while tries.waiting:  # for a refusal, which takes no time
+                self._give_turn(tries)
 
     @contextmanager
     def in_use(self, host: str) -> Generator[None]:

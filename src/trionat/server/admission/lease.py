@@ -52,6 +52,7 @@ class Lease:
     vacant_since: float | None = attrs.field(init=False, default=None)
     token: str = attrs.field(init=False, repr=False, factory=_new_token)
     _evict: Callable[[str], None] | None = attrs.field(init=False, default=None)
+    _send_back: Callable[[str], None] | None = attrs.field(init=False, default=None)
     _vacated: Signal = attrs.field(init=False, factory=Signal)
 
     def __attrs_post_init__(self) -> None:
@@ -79,17 +80,28 @@ class Lease:
             for service, port in zip(services, self.ports, strict=True)
         )
 
-    def occupy(self, uid: int, evict: Callable[[str], None]) -> None:
-        """The session `uid` uses the lease from now on; `evict` ends it, for the reason given."""
+    def occupy(
+        self,
+        uid: int,
+        evict: Callable[[str], None],
+        send_back: Callable[[str], None] | None = None,
+    ) -> None:
+        """The session `uid` uses the lease from now on; `evict` ends it, for the reason given. So does `send_back`, and its client comes again."""
         self.queue.session = uid
         self.vacant_since = None
         self._evict = evict
+        self._send_back = send_back or evict
         self.on_occupied(self)
 
     def evict(self, reason: str) -> None:
         """End the session that uses the lease, if one does."""
         if self._evict is not None:
             self._evict(reason)
+
+    def send_back(self, reason: str) -> None:
+        """End the session that uses the lease, if one does; its client comes again, and gets another lease."""
+        if self._send_back is not None:
+            self._send_back(reason)
 
     def resume(self, token: str | None) -> None:
         """Let the session that begins go on with the streams of the one before; without the right token they are reset.
@@ -104,7 +116,7 @@ class Lease:
         """Its session has ended; visitors that come now wait for the next."""
         self.queue.session = None
         self.vacant_since = trio.current_time()
-        self._evict = None
+        self._evict = self._send_back = None
         self._vacated.notify()
         self.on_idle(self)
 

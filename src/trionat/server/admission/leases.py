@@ -58,6 +58,7 @@ class Leases:
         self.send_memory = SendMemory(self.config.resume_memory_total)
         self.registry.on_free = self.changed.notify
         self.registry.on_evict = self.evict
+        self.registry.on_lost = self.lose
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self.by_key.values()))
@@ -156,6 +157,12 @@ class Leases:
         if lease is not None and not (vacant_only and lease.occupied):
             lease.give_up(reason)
             lease.evict(reason)
+
+    def lose(self, key: LeaseKey, reason: str) -> None:
+        """Another process has something of a lease by now: it ends, and the client that uses it comes again."""
+        if (lease := self.by_key.get(key)) is not None:
+            lease.give_up(reason)
+            lease.send_back(reason)
 
     def release(self, lease: Lease, reason: str) -> None:
         """Give back slot and ports, and dismiss the visitors that wait, for that reason. Idempotent."""

@@ -110,7 +110,7 @@ class Admission:
             RefusedError: it is sent there, or nobody can be asked now.
         """
         holder = await self.leases.registry.holder(client.key)
-        if holder is not None and client.follows_routes:
+        if holder is not None and client.follows_routes and self.leases.registry.has_routes:
             text = "another process of this server has what is kept for this client"
             raise RefusedError(RefusalCode.MOVED, text, route=holder)
         if holder is not None:

@@ -40,7 +40,11 @@ class Sessions:
         There is no checkpoint before it uses the lease. Afterwards the lease is vacant, and given up for the reason of a session that ended for good.
         """
         session = open_session(next(self.uids), lease)
-        lease.occupy(session.uid, partial(session.end, CloseCode.EVICTED))
+        lease.occupy(
+            session.uid,
+            partial(session.end, CloseCode.EVICTED),
+            partial(session.end, CloseCode.STOPPED),
+        )
         self.by_uid[session.uid] = session
         bind_context(session=session.uid)
         trio.lowlevel.current_task().name = f"session {session.uid} of {session.username}"

@@ -37,9 +37,10 @@ def _by_number(ports: Iterable[VisitPort]) -> dict[int, VisitPort]:
 
 @attrs.define(eq=False)
 class PortPool:
-    """Which ports are free, the one that has been free for the longest time first."""
+    """Which ports are free, the one that has been free for the longest time first. Those that are held `elsewhere` are not."""
 
     ports: dict[int, VisitPort] = attrs.field(converter=_by_number)
+    elsewhere: Container[int] = ()
     _free: dict[int, VisitPort] = attrs.field(init=False)
     _unused: dict[int, VisitPort] = attrs.field(init=False)
     _last_held: dict[LeaseKey, dict[int, VisitPort]] = attrs.field(init=False, factory=lambda: {})
@@ -51,7 +52,7 @@ class PortPool:
     @property
     def free(self) -> int:
         """How many ports are free."""
-        return len(self._free)
+        return sum(number not in self.elsewhere for number in self._free)
 
     def is_free(self, number: int) -> bool:
         """Tell whether nobody has this port."""
@@ -108,9 +109,11 @@ class PortPool:
         Raises:
             RefusedError: a port that a service names is taken, or too many of the allowed ones are.
         """
-        if len(self._free) < len(services):
-            return None
         free = self._free
+        if self.elsewhere != ():
+            free = {number: port for number, port in free.items() if number not in self.elsewhere}
+        if len(free) < len(services):
+            return None
         if allowed is not None:
             free = {number: port for number, port in free.items() if number in allowed}
         if len(free) < len(services):
@@ -153,7 +156,13 @@ class PortPool:
                 yield port
 
     def _lend(self, port: VisitPort, holder: LeaseKey) -> None:
+        self.remember(port, holder)
         del self._free[port.number]
+
+    def remember(self, port: VisitPort, holder: LeaseKey) -> None:
+        """Somebody has the port now, here or elsewhere: it is the last to be had by others, and the first for the same client."""
+        if port.number in self._free:
+            self._free[port.number] = self._free.pop(port.number)
         self._unused.pop(port.number, None)
         if port.last_holder is not None:
             held = self._last_held[port.last_holder]

@@ -1,0 +1,438 @@
+"""A node's life in its cluster: it joins, tells what it holds, learns what all others do, and beats.
+
+All of that happens anew in every generation of the link to Redis: whatever was missed, or lost at Redis, is made good in the same way. So there is one
+way only to come up, at the first start, after a network that was cut, after a Redis that was away, and after one that is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from trionat.errors import RegistryAwayError, StartupError
+from trionat.log import get_logger
+from trionat.server.cluster.identity import Identity
+from trionat.server.cluster.redis_link import RedisLink
+from trionat.server.cluster.registry import RedisRegistry
+from trionat.server.cluster.scripts import (
+    BANS,
+    BEAT,
+    BEAT_ONCE,
+    FAIL,
+    FORMAT,
+    HOLD,
+    JOIN,
+    LEAVE,
+    NODES,
+    RELEASE,
+    SCAN,
+    TELL,
+)
+from trionat.server.cluster.table import (
+    MOST_CLAIMS,
+    MOST_NODES,
+    Entry,
+    NodeEntry,
+    RoutingTable,
+    decode_key,
+    encode_key,
+    read_claim,
+    read_fence,
+    read_node,
+    split_news,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trionat.address import TCPAddress
+    from trionat.config.cluster import ClusterConfig
+    from trionat.server.cluster.redis_link import Answer
+    from trionat.server.cluster.seal import Seal
+    from trionat.server.visitors.ports import PortPool
+
+log = get_logger(__name__)
+
+_CHUNK: Final = 100
+"""Claims that are told at once: some milliseconds of Redis."""
+
+_MOST_BUFFERED: Final = 100_000
+"""News that wait for the snapshot to be there."""
+
+_KICK: Final = "trionat kick 1"
+_FIGURES: Final = 512
+_TELL_INTERVAL: Final = 60.0
+_HIGHEST_BAN: Final = 86_400_000.0
+
+
+@attrs.frozen(kw_only=True)
+class NodeStatus:
+    """What is known of a node: `silent` is for how many seconds it has not beaten (None where Redis does not tell)."""
+
+    name: str
+    address: str
+    silent: float | None
+    sessions: int | None
+    visitors: int | None
+
+
+def _ignore(network: str, seconds: float) -> None:
+    """Nobody listens yet."""
+
+
+@attrs.define(eq=False)
+class Node:
+    """See the module. `run` has to run.
+
+    `member` tells the state folders of nodes apart, so that a node that was started anew takes its name over at once, and another one does not.
+    `reservation` is for how many seconds the ports of a node that is gone are kept for its clients. `figures` is what `status` shows of this node: sessions and visitors. `on_ban` and `on_kick` are called when another node has banned a
+    network, for so many seconds, or has sent somebody away.
+    """
+
+    config: ClusterConfig
+    seal: Seal
+    identity: Identity
+    member: str
+    pool: PortPool
+    slots: int
+    reservation: float = 30.0
+    figures: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    on_ban: Callable[[str, float], None] = _ignore
+    on_kick: Callable[[bytes], None] = lambda _: None
+    epoch: str = attrs.field(factory=lambda: secrets.token_hex(8))
+    table: RoutingTable = attrs.field(init=False, factory=RoutingTable)
+    link: RedisLink = attrs.field(init=False)
+    registry: RedisRegistry = attrs.field(init=False)
+    _sealed: bytes = attrs.field(init=False, repr=False)
+    _seq: int = attrs.field(init=False, default=0)
+    _buffer: list[bytes] | None = attrs.field(init=False, default=None)
+    _missed: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _joined: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _told_nonsense: float = attrs.field(init=False, default=-math.inf)
+
+    def __attrs_post_init__(self) -> None:
+        self._sealed = self.identity.seal(self.seal)
+        self.link = RedisLink(self.config, self._attend, self._hear)
+        self.registry = RedisRegistry(
+            self.link, self.table, self.pool, self.slots, self.name, self.epoch, self._reserve
+        )
+
+    @property
+    def name(self) -> str:
+        """What this node is called."""
+        return self.config.node
+
+    @property
+    def _reserve(self) -> int:
+        return round(self.reservation * 1000)
+
+    @property
+    def address(self) -> TCPAddress:
+        """Where the others reach it."""
+        return self.config.node_addr
+
+    @property
+    def away(self) -> str | None:
+        """Why Redis cannot be asked; None where it can."""
+        if self.registry.is_ready:
+            return None
+        return self.link.reason or "this node is just joining"
+
+    async def run(self) -> None:
+        """Be a node until cancelled."""
+        await self.link.run()
+
+    async def wait_joined(self) -> None:
+        """Wait until Redis has known this node for the first time."""
+        await self._joined.wait()
+
+    async def leave(self) -> None:
+        """Tell the others that this node is gone; best effort, within a second."""
+        if self.link.is_up:
+            with trio.move_on_after(1.0):
+                try:
+                    await self.link.call(LEAVE, self.name, self.epoch)
+                except RegistryAwayError as error:
+                    log.debug("could not leave the cluster", reason=str(error))
+
+    # -- a generation ------------------------------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        self._buffer, self._missed = [], trio.Event()
+        try:
+            settle = await self._join()
+            await self._tell_held()
+            await self._snapshot()
+            await self._fetch_bans()
+            self.registry.is_ready = True
+            if self._joined.is_set():
+                log.info("the cluster's Redis is there", held=len(self.registry.held))
+            self._joined.set()
+            self.registry.on_free()
+            await self._beat_on(settle)
+        finally:
+            self.registry.is_ready = False
+            self._buffer = None
+
+    async def _join(self) -> float:
+        """Join, and return for how many more seconds nobody claims."""
+        answer = await self.link.call(
+            JOIN,
+            self.name,
+            self.epoch,
+            self.member,
+            str(self.address),
+            self.table.highest,
+            self.link.run_id,
+            self.seal.cluster_id,
+            FORMAT,
+            self._sealed,
+            self._reserve,
+        )
+        match answer:
+            case [b"ok", seq, settle, identity]:
+                self._check_identity(identity)
+                self._seq = _whole(seq)
+                return _whole(settle) / 1000
+            case [b"name", address]:
+                raise RegistryAwayError(name_taken(self.name, address))
+            case _:
+                raise RegistryAwayError(explain(answer))
+
+    def _check_identity(self, sealed: bytes) -> None:
+        """A Redis that was made anew by somebody else may have another key for clients to pin."""
+        try:
+            theirs = Identity.unseal(self.seal, sealed)
+        except StartupError as error:
+            raise RegistryAwayError(str(error)) from None
+        if theirs != self.identity:
+            raise RegistryAwayError(
+                "the cluster's key and certificate in Redis are not those of this node: restart it, or run trionat cluster join"
+            )
+
+    async def _tell_held(self) -> None:
+        """Tell what this node holds; what another one has with a higher fence is not ours any more."""
+        held = [each for each in self.registry.held.values() if not each.lost]
+        for start in range(0, len(held), _CHUNK):
+            args: list[str | int] = []
+            for each in held[start : start + _CHUNK]:
+                claim = each.claim
+                ports = ",".join(map(str, claim.ports))
+                args += [encode_key(claim.key), claim.fence, int(each.occupied), ports]
+            answer = await self.link.call(HOLD, self.name, self.epoch, self.table.highest, *args)
+            if answer[0] != b"ok":
+                raise RegistryAwayError("it does not know this node any more")
+            for key, what in zip(answer[1::2], answer[2::2], strict=False):
+                self._lose(key, moved=what == b"key")
+
+    def _lose(self, key: bytes, *, moved: bool) -> None:
+        try:
+            self.registry.lose(decode_key(key.decode()), moved=moved)
+        except ValueError as error:
+            self._tell_nonsense(error)
+
+    async def _snapshot(self) -> None:
+        nodes, entries, cursor = list[NodeEntry](), list[Entry](), b"0"
+        for line in (await self.link.call(NODES))[1::2]:
+            try:
+                name, epoch, _, address, _ = line.decode().split(" ")
+                nodes.append(read_node([name, epoch, address]))
+            except ValueError as error:
+                self._tell_nonsense(error)
+        while len(entries) < MOST_CLAIMS:
+            _, cursor, *pairs = await self.link.call(SCAN, cursor)
+            for key, value in zip(pairs[::2], pairs[1::2], strict=False):
+                try:
+                    node, epoch, fence, _, ports = value.decode().split(" ")
+                    entries.append(read_claim(node, epoch, fence, ports, key.decode()))
+                except ValueError as error:
+                    self._tell_nonsense(error)
+            if cursor == b"0":
+                break
+        self.table.replace(nodes[:MOST_NODES], entries)
+        self._reconcile()
+        buffered, self._buffer = self._buffer or [], None
+        for message in buffered:
+            self._hear(message)
+
+    def _reconcile(self) -> None:
+        """Give back what Redis believes that we hold: a claim whose answer was lost, or one that was released meanwhile."""
+        for entry in list(self.table.by_key.values()):
+            if entry.node != self.name:
+                self.registry.remember(entry)
+                self.registry.give_way(entry)
+                continue
+            held = self.registry.held.get(entry.key)
+            if held is None or held.claim.fence != entry.fence:
+                key = encode_key(entry.key)
+                self.link.send(RELEASE, self.name, self.epoch, key, entry.fence)
+
+    async def _fetch_bans(self) -> None:
+        for line in (await self.link.call(BANS))[1:]:
+            self._take_ban(line.decode(errors="replace").split(" "))
+
+    async def _beat_on(self, settle: float) -> None:
+        due = self._seq
+        while True:
+            sessions, visitors = self.figures()
+            figure = json.dumps([sessions, visitors])
+            answer = await self.link.call(
+                BEAT_ONCE, self.name, self.epoch, self.table.highest, figure, self._reserve
+            )
+            if answer[0] != b"ok":
+                raise RegistryAwayError("it had given this node up, which joins anew")
+            if self._seq < due:
+                raise RegistryAwayError("news were missed")
+            due = _whole(answer[1])
+            settle = _whole(answer[2]) / 1000
+            with trio.move_on_after(min(BEAT, settle) if settle else BEAT):
+                await self._missed.wait()
+                raise RegistryAwayError("news were missed")
+            if 0 < settle < BEAT:
+                self.registry.on_free()
+
+    # -- news --------------------------------------------------------------------------------------------------------
+
+    def _hear(self, message: bytes) -> None:
+        """Take a message, whatever is in it."""
+        if self._buffer is not None:
+            self._buffer.append(message)
+            if len(self._buffer) > _MOST_BUFFERED:
+                self._missed.set()
+                self._buffer.clear()
+            return
+        try:
+            number, word, args, rest = split_news(message)
+            if number:
+                if number <= self._seq:
+                    return  # it is in the snapshot
+                if number != self._seq + 1:
+                    self._missed.set()
+                    return
+                self._seq = number
+            self._apply(word, args, rest)
+        except (ValueError, IndexError) as error:
+            self._tell_nonsense(error)
+
+    def _apply(self, word: str, args: list[str], rest: str) -> None:
+        match word, args:
+            case "claim", [node, epoch, fence, ports, *key]:
+                self.registry.take_claim(read_claim(node, epoch, fence, ports, " ".join(key)))
+            case "free", [fence, *key]:
+                self.table.remove(decode_key(" ".join(key)), read_fence(fence))
+                self.registry.on_free()
+            case "node", [name, epoch, address]:
+                self.table.put_node(read_node([name, epoch, address]))
+            case "gone", [name, epoch]:
+                self.table.remove_node(name, epoch)
+                if name != self.name:
+                    log.info("a node of the cluster is gone", node=name)
+                self.registry.on_free()
+            case "evict", [node, fence, vacant, *key]:
+                if node == self.name:
+                    self.registry.take_eviction(
+                        decode_key(" ".join(key)),
+                        read_fence(fence),
+                        rest,
+                        vacant_only=vacant == "1",
+                    )
+            case "ban", [_, _]:
+                self._take_ban(args)
+            case "kick", [sealed]:
+                self._take_kick(bytes.fromhex(sealed))
+            case _:
+                raise ValueError(f"a newer version may know {word[:32]!r}")
+
+    def _take_ban(self, words: list[str]) -> None:
+        milliseconds, network = words
+        self.on_ban(network[:64], min(_whole(milliseconds.encode()), _HIGHEST_BAN) / 1000)
+
+    def _tell_nonsense(self, error: Exception) -> None:
+        """Tell what could not be read, once a minute: whoever can write into Redis could fill the log."""
+        if trio.current_time() - self._told_nonsense >= _TELL_INTERVAL:
+            self._told_nonsense = trio.current_time()
+            log.warning("something in the cluster's Redis was passed over", reason=str(error))
+
+    # -- what the server tells the others ----------------------------------------------------------------------------
+
+    def note_failure(self, network: str, after: int, ban: float, half_life: float) -> None:
+        """Count a failed login for all nodes; the ban that follows is told as news."""
+        self.link.send(FAIL, network, after, round(ban * 1000), round(half_life * 1000), 16_384)
+
+    def kick(self, request: bytes) -> int:
+        """Ask all other nodes to send somebody away; return how many there are. 0 as well where they cannot be asked now."""
+        sealed = self.seal.close(_KICK, f"{self.epoch} ".encode() + request)
+        others = len(self.table.nodes.keys() - {self.name})
+        return others if others and self.link.send(TELL, f"kick {sealed.hex()}") else 0
+
+    def _take_kick(self, sealed: bytes) -> None:
+        epoch, _, request = self.seal.open(_KICK, sealed).partition(b" ")
+        if epoch != self.epoch.encode():
+            self.on_kick(request)
+
+    async def ask_nodes(self) -> list[NodeStatus]:
+        """Return what is known of all nodes; from memory where Redis is away."""
+        try:
+            return read_nodes(await self.link.call(NODES))
+        except RegistryAwayError:
+            return [_from_table(node) for node in self.table.nodes.values()]
+
+
+def name_taken(name: str, address: bytes) -> str:
+    """Say that another node has this name."""
+    return f"another node is called {name} (at {address.decode(errors='replace')}): every node needs a name of its own (Cluster.Node)"
+
+
+def explain(answer: Answer) -> str:
+    """Say in words why Redis did not take a node."""
+    match answer:
+        case [b"format", theirs]:
+            return f"its data are of another version of trionat ({theirs.decode(errors='replace')}, and this one writes {FORMAT})"
+        case [b"foreign", _]:
+            return "it has another cluster's data: name another Redis, another database number (redis://HOST:PORT/1), or the key of that cluster (KeyFile)"
+        case [b"new"]:
+            return "it has no cluster yet: run trionat cluster init"
+        case _:
+            return "it gave a strange answer"
+
+
+def read_nodes(answer: Answer) -> list[NodeStatus]:
+    """Read what `NODES` has answered; what is nonsense is left out."""
+    found: list[NodeStatus] = []
+    for line, figure in zip(answer[1::2], answer[2::2], strict=False):
+        try:
+            name, epoch, _, address, silent = line.decode().split(" ")
+            node = read_node([name, epoch, address])
+            figures: Any = json.loads(figure[:_FIGURES] or b"[null, null]")
+            sessions, visitors = (None if each is None else int(each) for each in figures)
+            seconds = int(silent) / 1000
+        except (ValueError, TypeError, RecursionError):
+            continue
+        status = _from_table(node)
+        found.append(
+            attrs.evolve(
+                status,
+                silent=None if seconds < 0 else round(seconds, 1),
+                sessions=sessions,
+                visitors=visitors,
+            )
+        )
+    return sorted(found, key=lambda each: each.name)
+
+
+def _from_table(node: NodeEntry) -> NodeStatus:
+    return NodeStatus(
+        name=node.name, address=str(node.address), silent=None, sessions=None, visitors=None
+    )
+
+
+def _whole(text: bytes) -> int:
+    """Read a number that a script has written. Raises RegistryAwayError: another one has."""
+    if not text.isdigit() or len(text) > 15:
+        raise RegistryAwayError("it gave a strange answer")
+    return int(text)

@@ -1,0 +1,344 @@
+"""The connection to Redis. One task owns the client library's client; everybody else asks that task.
+
+The library (coredis) is fenced in, since some of its ways to fail cannot be told apart from outside: a blocking command that is cancelled
+costs a connection for ever, a connection that is lost repeats writes, a frozen Redis is noticed by nothing. So no command blocks, none is
+repeated, none is cancelled alone, and each has a deadline: the first thing that goes wrong, whatever it is, ends the whole client, and a new one is
+made. One life of a client is a generation.
+
+News come on a connection of their own, which may fall silent unnoticed. So we publish to ourselves, and miss that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import random
+import warnings
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import attrs
+import trio
+
+from trionat.errors import RegistryAwayError, StartupError, TrionatError
+from trionat.log import get_logger
+from trionat.server.cluster.scripts import ALL, CHANNEL, KEYS, PREFIX
+from trionat.store.private_file import read_private
+from trionat.transport.isolation import leaves
+from trionat.transport.tls import client_context
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import coredis
+
+    from trionat.config.cluster import ClusterConfig
+    from trionat.server.cluster.scripts import Script
+
+    Client: TypeAlias = coredis.Redis[bytes]
+
+log = get_logger(__name__)
+
+DEADLINE: Final = 2.0
+"""Seconds for one command, and for connecting. A node is dead to the others after three times as long."""
+
+_ECHO: Final = 1.0
+"""Seconds between two messages to ourselves; as long as `DEADLINE` without one, and the connection is given up."""
+
+_MOST_WAITING: Final = 4096
+"""Requests that wait for their turn; each takes half a millisecond."""
+
+_SHORTEST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 1.0
+"""Seconds between two generations. The longest has to be well below `SETTLE`, so that all nodes are back before anybody claims."""
+
+Answer: TypeAlias = list[bytes]
+
+
+def require_library() -> None:
+    """Import the client library, which takes 0.4 s; to be called before the loop runs.
+
+    Raises:
+        StartupError: It is not installed.
+    """
+    try:
+        importlib.import_module("coredis")  # 18 MiB, only for nodes of a cluster
+    except ImportError as error:
+        raise StartupError(
+            f"the section Cluster needs the library coredis ({error}): run pip install 'trionat[cluster]'"
+        ) from error
+    # It tells with a traceback what we tell in a line.
+    silenced = logging.getLogger("coredis")
+    silenced.addHandler(logging.NullHandler())
+    silenced.propagate = False
+    warnings.filterwarnings("ignore", module=r"coredis(\..*)?")
+
+
+@attrs.define(eq=False)
+class _Request:
+    """A call that waits for its answer. `on_late` gets the answer where nobody waits for it any more."""
+
+    script: Script
+    args: tuple[str | bytes | int, ...]
+    on_late: Callable[[Answer], None] | None = None
+    answered: trio.Event | None = None
+    answer: Answer | None = None
+    failure: str = ""
+    abandoned: bool = False
+
+    def settle(self, answer: Answer | None, failure: str = "") -> None:
+        self.answer, self.failure = answer, failure
+        if self.answered is not None:
+            self.answered.set()
+        if self.abandoned and answer is not None and self.on_late is not None:
+            self.on_late(answer)
+
+
+@attrs.define(eq=False)
+class RedisLink:
+    """See the module. `run` has to run.
+
+    `attend` is run in every generation, once commands and news work: when it returns or raises `RegistryAwayError`, that ends the
+    generation. What else it raises comes out of `run`. `on_news` gets every message, and must return at once. `run_id` tells one life of the Redis server
+    from the next. `reason` says why there is no generation now; it is empty while there is one.
+    """
+
+    config: ClusterConfig
+    attend: Callable[[], Awaitable[None]]
+    on_news: Callable[[bytes], None]
+    run_id: str = attrs.field(init=False, default="")
+    reason: str = attrs.field(init=False, default="it has not been asked yet")
+    _echo_channel: str = attrs.field(init=False)
+    _heard: float = attrs.field(init=False, default=0.0)
+    _listening: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _requests: trio.MemorySendChannel[_Request] | None = attrs.field(init=False, default=None)
+    _scope: trio.CancelScope | None = attrs.field(init=False, default=None)
+    _digests: dict[Script, Any] = attrs.field(init=False, factory=lambda: {})
+
+    def __attrs_post_init__(self) -> None:
+        self._echo_channel = f"{PREFIX}echo:{random.getrandbits(64):x}"  # no secret
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a generation that can be asked."""
+        return self._requests is not None
+
+    async def call(
+        self,
+        script: Script,
+        *args: str | bytes | int,
+        on_late: Callable[[Answer], None] | None = None,
+    ) -> Answer:
+        """Run a script, behind all that were sent before, and return its answer.
+
+        Cancelled, it may run nevertheless: `on_late` gets the answer then.
+
+        Raises:
+            RegistryAwayError: it did not answer in time, or cannot be asked. The script may have run.
+        """
+        request = _Request(script, args, on_late, trio.Event())
+        self._put(request)
+        assert request.answered is not None, "made with it"  # noqa: S101 - for type checkers
+        try:
+            await request.answered.wait()
+        except trio.Cancelled:
+            if request.answer is not None:
+                if on_late is not None:
+                    on_late(request.answer)
+            else:
+                request.abandoned = True
+            raise
+        if request.answer is None:
+            raise RegistryAwayError(request.failure)
+        return request.answer
+
+    def send(self, script: Script, *args: str | bytes | int) -> bool:
+        """Run a script soon, behind all that were sent before, whatever it answers. False: nobody can be asked now."""
+        try:
+            self._put(_Request(script, args))
+        except RegistryAwayError:
+            return False
+        return True
+
+    def _put(self, request: _Request) -> None:
+        if self._requests is None:
+            raise RegistryAwayError(f"Redis is away: {self.reason}")
+        try:
+            self._requests.send_nowait(request)
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise RegistryAwayError("Redis is away: too much waits for it") from None
+
+    async def run(self) -> None:
+        """Keep a generation alive, until cancelled. Every reason is logged, but once while it stays the same."""
+        pause, told = _SHORTEST_PAUSE, ""
+        while True:
+            since = trio.current_time()
+            reason = await self.live()
+            await (
+                trio.lowlevel.checkpoint()
+            )  # the library makes a lost connection of a cancellation
+            if trio.current_time() - since > 2 * DEADLINE:
+                pause, told = _SHORTEST_PAUSE, ""
+            if told != reason:
+                told = reason
+                log.warning("Redis is away: what is up goes on", reason=reason)
+            await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - nothing to guess
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def live(self) -> str:
+        """Live for one generation, and return why it has ended."""
+        found: list[BaseException] = []
+        try:
+            await self._generation()
+        except* Exception as group:  # noqa: BLE001 - whatever it is, a new client is made
+            found = list(leaves(group))
+        for error in found:
+            if isinstance(error, TrionatError) and not isinstance(error, RegistryAwayError):
+                raise error
+        log.debug("the link to Redis has ended", errors=[repr(error) for error in found])
+        ours = [str(error) for error in found if isinstance(error, RegistryAwayError)]
+        self.reason = next(iter(ours or map(_words, found)), "the connection has ended")
+        return self.reason
+
+    async def _generation(self) -> None:
+        client = _open(self.config)
+        send, receive = trio.open_memory_channel[_Request](_MOST_WAITING)
+        waiting: list[_Request] = []
+        self._listening, self._heard = trio.Event(), trio.current_time()
+        try:
+            with trio.CancelScope() as scope:
+                self._scope = scope
+                async with client:
+                    async with trio.open_nursery() as nursery:
+                        try:
+                            with trio.fail_after(DEADLINE):
+                                await self._greet(client)
+                            nursery.start_soon(self._serve, client, receive, waiting, name="ask")
+                            nursery.start_soon(self._listen, client, name="hear news")
+                            nursery.start_soon(self._echo, client, name="miss news")
+                            with trio.fail_after(DEADLINE):
+                                await self._listening.wait()
+                            self._requests, self.reason = send, ""
+                            await self.attend()
+                        finally:
+                            self._requests = None
+                            # Before the client is left, which may take a while where Redis hangs.
+                            for request in waiting:
+                                request.settle(None, "Redis did not answer")
+                            send.close()
+                            scope.cancel("the generation is over")
+        finally:
+            self._requests = None
+            with receive:
+                while True:
+                    try:
+                        request = receive.receive_nowait()
+                    except (trio.WouldBlock, trio.EndOfChannel):
+                        break
+                    request.settle(None, "Redis is away")
+
+    async def _greet(self, client: Client) -> None:
+        found: Any = await client.info("server")
+        self.run_id = str(found.get("run_id", ""))[:64]
+        for script in ALL:
+            self._digests[script] = await client.script_load(script.text)
+
+    async def _serve(
+        self,
+        client: Client,
+        receive: trio.MemoryReceiveChannel[_Request],
+        waiting: list[_Request],
+    ) -> None:
+        async for request in receive:
+            waiting.append(request)
+            with trio.fail_after(DEADLINE):
+                answer: Any = await client.evalsha(
+                    self._digests[request.script], list(KEYS), list(request.args)
+                )
+            waiting.clear()
+            request.settle(_checked(answer))
+
+    async def _listen(self, client: Client) -> None:
+        channels = [CHANNEL, self._echo_channel]
+        echo = self._echo_channel.encode()
+        async with client.pubsub(
+            channels=channels, ignore_subscribe_messages=True, retry_policy=None
+        ) as subscription:
+            async for message in subscription:
+                self._heard = trio.current_time()
+                if _bytes(message["channel"]) == echo:
+                    self._listening.set()
+                else:
+                    self.on_news(_bytes(message["data"]))
+        raise RegistryAwayError("the connection for news was closed")
+
+    async def _echo(self, client: Client) -> None:
+        while True:
+            with trio.fail_after(DEADLINE):
+                await client.publish(self._echo_channel, "1")
+            await trio.sleep(_ECHO if self._listening.is_set() else _ECHO / 20)
+            if trio.current_time() - self._heard > DEADLINE + _ECHO:
+                raise RegistryAwayError("no news come any more")
+
+
+def _open(config: ClusterConfig) -> Client:
+    import coredis  # noqa: PLC0415 - see `require_library`
+    from coredis.retry import NoRetryPolicy  # noqa: PLC0415
+
+    address = config.address
+    context = None
+    if address.encrypted:
+        try:
+            context = client_context(pinned=False, ca_file=config.ca_file)
+        except OSError as error:
+            raise RegistryAwayError(
+                f"{config.ca_file}: no certificate authorities: {error.strerror or error}"
+            ) from error
+    return coredis.Redis(
+        host=address.host,
+        port=address.port,
+        db=address.database,
+        username=address.username,
+        password=_password(config),
+        ssl=address.encrypted,
+        ssl_context=context,
+        connect_timeout=DEADLINE,
+        stream_timeout=DEADLINE,
+        max_connections=8,
+        decode_responses=False,
+        retry_policy=NoRetryPolicy(),
+    )
+
+
+def _password(config: ClusterConfig) -> str | None:
+    if config.redis_password_file is not None:
+        try:
+            lines = read_private(config.redis_password_file).decode(errors="replace").splitlines()
+        except StartupError as error:
+            raise RegistryAwayError(str(error)) from error
+        return lines[0] if lines else ""
+    return config.redis_password or config.address.password
+
+
+def _checked(answer: object) -> Answer:
+    if not isinstance(answer, list | tuple):
+        raise RegistryAwayError("Redis gave a strange answer")
+    return [_bytes(part) for part in cast("list[object]", answer)]
+
+
+def _bytes(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return b"" if value is None else str(value).encode()
+
+
+def _words(error: BaseException) -> str:
+    """Say in one line what went wrong; the library's words may have the address, but never the password."""
+    if isinstance(error, trio.TooSlowError | TimeoutError):
+        return f"it did not answer within {DEADLINE:g} s"
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    text = str(error).partition("\n")[0].strip()
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    return text or type(error).__name__

@@ -1,0 +1,284 @@
+"""The registry whose truth is in Redis, with a copy of the table in memory."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import attrs
+import trio
+
+from trionat.errors import RefusedError, RegistryAwayError
+from trionat.log import get_logger
+from trionat.protocol.messages import RefusalCode
+from trionat.server.cluster.scripts import CLAIM, DOUBT, EVICT, FIND, OCCUPY, RELEASE, SUSPECT_AFTER
+from trionat.server.cluster.table import Entry, decode_key, encode_key
+from trionat.server.registry.claim import Claim, TakenError, Wish
+from trionat.server.registry.registry import Registry
+from trionat.transport.dial import dial
+
+if TYPE_CHECKING:
+    from trionat.server.cluster.redis_link import Answer, RedisLink
+    from trionat.server.cluster.table import RoutingTable
+    from trionat.server.visitors.ports import LeaseKey, PortPool, VisitPort
+
+log = get_logger(__name__)
+
+_TRIES: Final = 8
+"""Times that other ports are chosen because somebody was faster; then the client waits for the next change."""
+
+_DIAL: Final = 1.0
+"""Seconds to find out whether anybody listens at a node's address."""
+
+_REASON: Final = 512
+"""Characters."""
+
+_MAKE_ROOM: Final = "the user's limit of sessions"
+_MOVED: Final = "this client is at another node by now"
+_TAKEN: Final = "a visit port of this client is in use at another node by now"
+
+
+@attrs.frozen
+class _Elsewhere:
+    """The ports that other nodes hold, as far as is known here."""
+
+    table: RoutingTable
+    node: str
+
+    def __contains__(self, port: object) -> bool:
+        entry = self.table.by_port.get(port)  # type: ignore[call-overload]
+        return entry is not None and entry.node != self.node
+
+
+@attrs.define(eq=False)
+class _Held:
+    """What this node holds. `lost` says that another node has it by now, and the lease is on its way out."""
+
+    claim: Claim
+    occupied: bool = True
+    lost: bool = False
+
+
+@attrs.define(eq=False)
+class RedisRegistry(Registry):
+    """See `Registry`. `node` and `epoch` are this node's, `reserve` is for how many milliseconds the ports of a node that is gone are kept for its clients; at most `slots` claims are there at once, at all nodes together.
+
+    `is_ready` says that Redis knows what we hold, and we know what all others do. What was held when Redis went away is held on: it is in
+    `held`, and told again by `Node` when Redis is back.
+    """
+
+    has_routes: ClassVar[bool] = False
+    link: RedisLink
+    table: RoutingTable
+    pool: PortPool
+    slots: int
+    node: str
+    epoch: str
+    reserve: int
+    is_ready: bool = attrs.field(init=False, default=False)
+    held: dict[LeaseKey, _Held] = attrs.field(init=False, factory=lambda: {})
+    _asking: int = attrs.field(init=False, default=0)
+
+    def __attrs_post_init__(self) -> None:
+        self.pool.elsewhere = _Elsewhere(self.table, self.node)
+
+    @property
+    def free_slots(self) -> int:
+        """See `Registry`."""
+        return self.slots - len(self.table.by_key) - self._asking
+
+    async def holder(self, key: LeaseKey) -> str | None:
+        """See `Registry`."""
+        self._require()
+        try:
+            answer = await self.link.call(FIND, encode_key(key))
+        except RegistryAwayError:
+            raise _away() from None
+        node = answer[-1].decode(errors="replace")
+        return node if node not in ("", self.node) else None
+
+    async def claim(self, wish: Wish) -> Claim | None:
+        """See `Registry`."""
+        self._require()
+        if wish.key in self.held:
+            return None  # it is about to be released
+        if self.free_slots <= 0:
+            return None
+        self._asking += 1
+        kept: list[VisitPort] = []  # that others have, as we have just learned
+        try:
+            for _ in range(_TRIES):
+                ports = self.pool.take(wish.services, wish.key, wish.limits.visit_ports)
+                if ports is None:
+                    return None
+                kept += ports
+                answer = await self._ask(wish, ports)
+                match answer:
+                    case [b"ok", fence]:
+                        for port in ports:
+                            kept.remove(port)
+                        return self._hold(wish, ports, int(fence))
+                    case [b"taken", *pairs]:
+                        theirs = dict(zip(pairs[::2], pairs[1::2], strict=False))
+                        self._refuse_taken(wish, theirs)
+                        free = [port for port in ports if b"%d" % port.number not in theirs]
+                        self.pool.give_back(free)
+                        kept = [port for port in kept if port not in free]
+                    case [b"held", node]:
+                        raise TakenError(node.decode())
+                    case [b"sessions"]:
+                        raise RefusedError(
+                            RefusalCode.TOO_MANY_SESSIONS,
+                            f"this account has all the sessions that it may have at once ({wish.limits.sessions})",
+                        )
+                    case [b"own"] | [b"room"] | [b"settling", _]:
+                        return None
+                    case _:  # Redis does not know us any more: we are about to tell it
+                        raise _away()
+            return None
+        finally:
+            self._asking -= 1
+            self.pool.give_back(kept)
+
+    async def _ask(self, wish: Wish, ports: tuple[VisitPort, ...]) -> Answer:
+        numbers = ",".join(str(port.number) for port in ports)
+        most = -1 if wish.limits.sessions is None else wish.limits.sessions
+        key = encode_key(wish.key)
+        try:
+            return await self.link.call(
+                CLAIM,
+                self.node,
+                self.epoch,
+                self.table.highest,
+                key,
+                most,
+                numbers,
+                on_late=partial(self._give_back, key),
+            )
+        except RegistryAwayError:
+            raise _away() from None
+
+    def _give_back(self, key: str, answer: Answer) -> None:
+        """Nobody waits for a claim any more that was granted."""
+        if answer[0] == b"ok":
+            self.link.send(RELEASE, self.node, self.epoch, key, answer[1])
+
+    def _refuse_taken(self, wish: Wish, theirs: dict[bytes, bytes]) -> None:
+        """Note who has these ports, and that it is not this client; refuse it where it has named one of them."""
+        for number, key in theirs.items():
+            with suppress(ValueError, KeyError):
+                self.pool.remember(self.pool.ports[int(number)], decode_key(key.decode()))
+        for service in wish.services:
+            if b"%d" % (service.visit_port or 0) in theirs:
+                raise RefusedError(
+                    RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
+                )
+
+    def _hold(self, wish: Wish, ports: tuple[VisitPort, ...], fence: int) -> Claim:
+        numbers = tuple(port.number for port in ports)
+        claim = Claim(wish=wish, ports=numbers, fence=fence, holder=self.node)
+        self.table.put(Entry(wish.key, self.node, self.epoch, fence, numbers))
+        self.held[wish.key] = _Held(claim)
+        return claim
+
+    def release(self, claim: Claim) -> None:
+        """See `Registry`. Where Redis is away, it is told when it is back: what is not held any more is not told again."""
+        held = self.held.get(claim.key)
+        if held is None or held.claim.fence != claim.fence:
+            return
+        del self.held[claim.key]
+        self.table.remove(claim.key, claim.fence)
+        self.pool.give_back(self.pool.ports[number] for number in claim.ports)
+        self.link.send(RELEASE, self.node, self.epoch, encode_key(claim.key), claim.fence)
+        self.on_free()
+
+    def occupy(self, claim: Claim, *, occupied: bool) -> None:
+        """See `Registry`."""
+        held = self.held.get(claim.key)
+        if held is not None and held.claim.fence == claim.fence and held.occupied != occupied:
+            held.occupied = occupied
+            key = encode_key(claim.key)
+            self.link.send(OCCUPY, self.node, self.epoch, key, claim.fence, int(occupied))
+
+    async def evict(self, key: LeaseKey, reason: str) -> None:
+        """See `Registry`."""
+        self._require()
+        try:
+            match await self.link.call(EVICT, encode_key(key), reason[:_REASON]):
+                case [b"ok", node, silent] if int(silent) >= SUSPECT_AFTER * 1000:
+                    await self._doubt(node.decode(errors="replace"))
+                case _:
+                    pass
+        except RegistryAwayError:
+            raise _away() from None
+
+    async def _doubt(self, node: str) -> None:
+        """A node has missed its beat: where its machine says that nobody listens there, do not wait until it counts as dead."""
+        if (entry := self.table.nodes.get(node)) is None or node == self.node:
+            return
+        with trio.move_on_after(_DIAL):
+            try:
+                (await dial(entry.address)).close()
+            except ConnectionRefusedError:
+                await self.link.call(DOUBT, node, self.reserve)
+            except OSError as error:
+                log.debug("cannot tell whether a node is there", node=node, error=str(error))
+
+    def _require(self) -> None:
+        if not self.is_ready:
+            raise _away()
+
+    # -- what Redis tells --------------------------------------------------------------------------------------------
+
+    def take_eviction(self, key: LeaseKey, fence: int, reason: str, *, vacant_only: bool) -> None:
+        """Somebody wants a key that this node holds, or has held."""
+        held = self.held.get(key)
+        if held is not None and held.claim.fence == fence:
+            self.on_evict(key, reason[:_REASON] or _MAKE_ROOM, vacant_only=vacant_only)
+
+    def take_claim(self, entry: Entry) -> None:
+        """A claim was granted, somewhere."""
+        self.table.put(entry)
+        if entry.node != self.node:
+            self.remember(entry)
+            self.give_way(entry)
+
+    def remember(self, entry: Entry) -> None:
+        """Its client gets the same ports, should it come here."""
+        for number in entry.ports:
+            if (port := self.pool.ports.get(number)) is not None:
+                self.pool.remember(port, entry.key)
+
+    def give_way(self, entry: Entry) -> None:
+        """Another node has a claim: what we hold of the same, with an older fence, is not ours any more."""
+        for key, held in list(self.held.items()):
+            if (
+                not held.lost
+                and held.claim.fence < entry.fence
+                and (key == entry.key or not set(held.claim.ports).isdisjoint(entry.ports))
+            ):
+                self.lose(key, moved=key == entry.key)
+
+    def lose(self, key: LeaseKey, *, moved: bool) -> None:
+        """Another node holds what we do, with a higher fence: the client itself (`moved`), or one of its ports for somebody else."""
+        held = self.held.get(key)
+        if held is not None and not held.lost:
+            held.lost = True
+            log.warning(
+                "another node has what was held here",
+                user=key[0],
+                ports=held.claim.ports,
+                fence=held.claim.fence,
+            )
+            if moved:
+                self.on_evict(key, _MOVED, vacant_only=False)
+            else:
+                self.on_lost(key, _TAKEN)
+
+
+def _away() -> RefusedError:
+    return RefusedError(
+        RefusalCode.STORE_UNAVAILABLE,
+        "this server cannot agree with the others of its cluster now; try again",
+    )

@@ -1,0 +1,496 @@
+"""What Redis does for a cluster, in Lua: each script is one step, which nothing can come between.
+
+| key | what |
+| --- | --- |
+| `cluster` | hash: `format`, `id` (of the key), `identity` (sealed), `run` (of Redis), `last` (beat of any node), `settle` (until when nothing is claimed) |
+| `nodes` | hash: a node's name to `EPOCH MEMBER ADDRESS` |
+| `beats` | sorted set: a node's name by its last beat |
+| `figures` | hash: a node's name to what `status` shows of it |
+| `claims` | hash: the key of a client (JSON) to `NODE EPOCH FENCE OCCUPIED PORT,PORT…` |
+| `ports` | hash: a visit port to the key of the client that has it |
+| `user:NAME`, `held:EPOCH` | sets: the keys of a user, of a node |
+| `fence`, `seq` | counters: of claims, of news |
+| `dead` | sorted set: epochs of nodes that are gone, by the time until which their claims stand reserved for the same clients |
+| `bans`, `failed`, `failures` | sorted sets: networks by the end of their ban, by their last failed login; hash: a network to `SCORE TIME` |
+
+All of them begin with one hash tag, so that a Redis Cluster has them at one place. A claim holds while its node has the epoch that is in it, and
+beats; so a beat costs the same whatever a node holds. All times are milliseconds of Redis's own clock.
+
+News are published on one channel. Those that change the table begin with a number that grows by 1, so that a gap is noticed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+FORMAT: Final = 1
+"""Of the values; a node refuses a Redis with another one."""
+
+BEAT: Final = 2.0
+"""Seconds between two beats of a node."""
+
+DEAD_AFTER: Final = 6.0
+"""Seconds without a beat after which a node is dead."""
+
+SUSPECT_AFTER: Final = 1.5 * BEAT
+"""The same, where its machine answers and says that nobody listens at the node's address: its process is gone."""
+
+SETTLE: Final = 1.25 * BEAT
+"""Seconds after Redis was away for which nobody claims anything new: nodes tell first what they hold."""
+
+PREFIX: Final = "{trionat}:"
+CHANNEL: Final = f"{PREFIX}news"
+
+KEYS: Final = tuple(
+    PREFIX + name
+    for name in (
+        "cluster",
+        "nodes",
+        "beats",
+        "figures",
+        "claims",
+        "ports",
+        "fence",
+        "seq",
+        "dead",
+        "bans",
+        "failed",
+        "failures",
+    )
+)
+"""What every script gets. Sets of users and epochs are made from them: they have the same hash tag."""
+
+_PRELUDE: Final = f"""
+local cluster, nodes, beats, figures, claims, ports, fences, seq, dead, bans, failed, failures = unpack(KEYS)
+local P, CHANNEL = '{PREFIX}', '{CHANNEL}'
+local DEAD, SUSPECT, SETTLE = {DEAD_AFTER * 1000:.0f}, {SUSPECT_AFTER * 1000:.0f}, {SETTLE * 1000:.0f}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local settle = tonumber(redis.call('HGET', cluster, 'settle') or 0) or 0
+
+local function whole(number) return string.format('%.0f', number) end
+
+local function tell(text)
+    redis.call('PUBLISH', CHANNEL, redis.call('INCR', seq) .. ' ' .. text)
+end
+
+local function parse(value)
+    local node, epoch, fence, occupied, list = string.match(value or '', '^(%S+) (%x+) (%d+) ([01]) ([%d,]+)$')
+    if not node then return nil end
+    local claim = {{node = node, epoch = epoch, fence = tonumber(fence), occupied = occupied == '1', list = list, ports = {{}}}}
+    for port in string.gmatch(list, '%d+') do claim.ports[#claim.ports + 1] = port end
+    return claim
+end
+
+local function find(id) return parse(redis.call('HGET', claims, id)) end
+
+local function epoch_of(node) return string.match(redis.call('HGET', nodes, node) or '', '^(%x+) ') end
+
+local function is_alive(claim)
+    if epoch_of(claim.node) ~= claim.epoch then return false end
+    local beat = tonumber(redis.call('ZSCORE', beats, claim.node) or '')
+    return beat ~= nil and (now - beat <= DEAD or settle > now)
+end
+
+local function user_set(id)
+    local ok, parts = pcall(cjson.decode, id)
+    return P .. 'user:' .. (ok and type(parts) == 'table' and tostring(parts[1]) or '')
+end
+
+local function write(id, node, epoch, fence, occupied, list)
+    redis.call('HSET', claims, id, table.concat({{node, epoch, whole(fence), occupied, list}}, ' '))
+end
+
+local function put(id, node, epoch, fence, occupied, list)
+    write(id, node, epoch, fence, occupied, list)
+    for port in string.gmatch(list, '%d+') do redis.call('HSET', ports, port, id) end
+    redis.call('SADD', user_set(id), id)
+    redis.call('SADD', P .. 'held:' .. epoch, id)
+    tell(table.concat({{'claim', node, epoch, whole(fence), list, id}}, ' '))
+end
+
+local function drop(id, claim)
+    redis.call('HDEL', claims, id)
+    for _, port in ipairs(claim.ports) do
+        if redis.call('HGET', ports, port) == id then redis.call('HDEL', ports, port) end
+    end
+    redis.call('SREM', user_set(id), id)
+    redis.call('SREM', P .. 'held:' .. claim.epoch, id)
+end
+
+-- Whether a claim of a node that is gone still stands reserved for its client.
+local function is_reserved(claim)
+    if epoch_of(claim.node) == claim.epoch then return true end
+    return (tonumber(redis.call('ZSCORE', dead, claim.epoch) or '') or 0) > now
+end
+
+-- Who has a port, if somebody does.
+local function holder(port)
+    local id = redis.call('HGET', ports, port)
+    local claim = id and find(id)
+    if not claim or not (is_alive(claim) or is_reserved(claim)) then return nil end
+    for _, its in ipairs(claim.ports) do
+        if its == port then return id, claim end
+    end
+    return nil
+end
+
+local function raise_fence(highest)
+    highest = tonumber(highest)
+    if (tonumber(redis.call('GET', fences) or 0) or 0) < highest then redis.call('SET', fences, whole(highest)) end
+end
+
+local function bury(node, epoch, reserve)
+    redis.call('ZADD', dead, now + tonumber(reserve), epoch)
+    tell('gone ' .. node .. ' ' .. epoch)
+end
+"""
+
+
+@attrs.frozen
+class Script:
+    """A script; `name` is for messages."""
+
+    name: str
+    body: str
+
+    @property
+    def text(self) -> str:
+        """What Redis gets."""
+        return _PRELUDE + self.body
+
+
+JOIN: Final = Script(
+    "join",
+    """
+local node, epoch, member, address, highest, run, id, format, identity, reserve = unpack(ARGV)
+local theirs = redis.call('HGET', cluster, 'format')
+if theirs and theirs ~= format then return {'format', theirs} end
+theirs = redis.call('HGET', cluster, 'id')
+if theirs and theirs ~= id then return {'foreign', theirs} end
+local entry = redis.call('HGET', nodes, node)
+local old, its_member, its_address = string.match(entry or '', '^(%x+) (%x+) (%S+)$')
+if old and its_member ~= member then
+    local beat = tonumber(redis.call('ZSCORE', beats, node) or '')
+    if beat and now - beat <= DEAD then return {'name', its_address} end
+end
+if not theirs or not redis.call('HGET', cluster, 'identity') then
+    if identity == '' then return {'new'} end
+    redis.call('HSET', cluster, 'format', format, 'id', id, 'identity', identity)
+end
+local last = tonumber(redis.call('HGET', cluster, 'last') or '')
+if not last or now - last > DEAD or (redis.call('HGET', cluster, 'run') or '') ~= run then
+    settle = now + SETTLE
+    redis.call('HSET', cluster, 'settle', whole(settle), 'run', run)
+end
+if old and old ~= epoch then bury(node, old, reserve) end
+redis.call('ZREM', dead, epoch)
+redis.call('HSET', nodes, node, epoch .. ' ' .. member .. ' ' .. address)
+redis.call('ZADD', beats, now, node)
+redis.call('HSET', cluster, 'last', whole(now))
+raise_fence(highest)
+tell('node ' .. node .. ' ' .. epoch .. ' ' .. address)
+return {'ok', redis.call('GET', seq), whole(math.max(0, settle - now)), redis.call('HGET', cluster, 'identity')}
+""",
+)
+
+HOLD: Final = Script(
+    "hold",
+    """
+local node, epoch, highest = unpack(ARGV)
+if epoch_of(node) ~= epoch then return {'lost'} end
+raise_fence(highest)
+local answer = {'ok'}
+for index = 4, #ARGV, 4 do
+    local id, fence, occupied, list = ARGV[index], tonumber(ARGV[index + 1]), ARGV[index + 2], ARGV[index + 3]
+    local rivals, lost = {}, ''
+    local function rival(its, claim)
+        if claim and not (claim.node == node and claim.epoch == epoch and its == id) then
+            if is_alive(claim) and claim.fence >= fence then lost = its == id and 'key' or 'port' end
+            rivals[#rivals + 1] = {its, claim}
+        end
+    end
+    rival(id, find(id))
+    for port in string.gmatch(list, '%d+') do
+        local its, claim = holder(port)
+        if its ~= id then rival(its, claim) end
+    end
+    if lost ~= '' then
+        answer[#answer + 1] = id
+        answer[#answer + 1] = lost
+    else
+        for _, each in ipairs(rivals) do drop(each[1], each[2]) end
+        put(id, node, epoch, fence, occupied, list)
+    end
+end
+return answer
+""",
+)
+
+BEAT_ONCE: Final = Script(
+    "beat",
+    """
+local node, epoch, highest, figure, reserve = unpack(ARGV)
+if epoch_of(node) ~= epoch then return {'lost'} end
+redis.call('ZADD', beats, now, node)
+redis.call('HSET', figures, node, figure)
+redis.call('HSET', cluster, 'last', whole(now))
+raise_fence(highest)
+if settle <= now then
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', beats, '-inf', now - DEAD, 'LIMIT', 0, 8)) do
+        local its = epoch_of(name)
+        redis.call('ZREM', beats, name)
+        redis.call('HDEL', nodes, name)
+        redis.call('HDEL', figures, name)
+        if its then bury(name, its, reserve) end
+    end
+    local its = redis.call('ZRANGEBYSCORE', dead, '-inf', now, 'LIMIT', 0, 1)[1]
+    if its then
+        local ids = redis.call('SPOP', P .. 'held:' .. its, 200)
+        for _, id in ipairs(ids) do
+            local claim = find(id)
+            if claim and claim.epoch == its then
+                drop(id, claim)
+                tell('free ' .. whole(claim.fence) .. ' ' .. id)
+            end
+        end
+        if #ids == 0 then redis.call('ZREM', dead, its) end
+    end
+end
+return {'ok', redis.call('GET', seq) or '0', whole(math.max(0, settle - now))}
+""",
+)
+
+DOUBT: Final = Script(
+    "doubt",
+    """
+local node, reserve = unpack(ARGV)
+local epoch = epoch_of(node)
+local beat = tonumber(redis.call('ZSCORE', beats, node) or '') or 0
+if epoch and settle <= now and now - beat >= SUSPECT then
+    redis.call('ZREM', beats, node)
+    redis.call('HDEL', nodes, node)
+    redis.call('HDEL', figures, node)
+    bury(node, epoch, reserve)
+end
+return {'ok'}
+""",
+)
+
+LEAVE: Final = Script(
+    "leave",
+    """
+local node, epoch = unpack(ARGV)
+if epoch_of(node) == epoch then
+    redis.call('ZREM', beats, node)
+    redis.call('HDEL', nodes, node)
+    redis.call('HDEL', figures, node)
+    bury(node, epoch, 0)
+end
+return {'ok'}
+""",
+)
+
+CLAIM: Final = Script(
+    "claim",
+    """
+local node, epoch, highest, id, most, list = unpack(ARGV)
+most = tonumber(most)
+if epoch_of(node) ~= epoch then return {'lost'} end
+if settle > now then return {'settling', whole(settle - now)} end
+local held = find(id)
+if held then
+    if is_alive(held) then
+        if held.node == node and held.epoch == epoch then return {'own'} end
+        return {'held', held.node}
+    end
+    drop(id, held)
+end
+if most >= 0 then
+    local occupied, vacant = 0, {}
+    for _, each in ipairs(redis.call('SMEMBERS', user_set(id))) do
+        local claim = find(each)
+        if not claim then
+            redis.call('SREM', user_set(id), each)
+        elseif not is_alive(claim) then
+            if not is_reserved(claim) then drop(each, claim) end
+        elseif claim.occupied then
+            occupied = occupied + 1
+        else
+            vacant[#vacant + 1] = {each, claim}
+        end
+    end
+    if occupied >= most then return {'sessions'} end
+    local over = occupied + #vacant + 1 - most
+    if over > 0 then
+        for index = 1, over do
+            local claim = vacant[index][2]
+            redis.call('PUBLISH', CHANNEL, table.concat({'0 evict', claim.node, whole(claim.fence), '1', vacant[index][1]}, ' ') .. '\\n')
+        end
+        return {'room'}
+    end
+end
+local taken = {'taken'}
+for port in string.gmatch(list, '%d+') do
+    local its = holder(port)
+    if its and its ~= id then
+        taken[#taken + 1] = port
+        taken[#taken + 1] = its
+    end
+end
+if #taken > 1 then return taken end
+raise_fence(highest)
+local fence = redis.call('INCR', fences)
+put(id, node, epoch, fence, '1', list)
+return {'ok', whole(fence)}
+""",
+)
+
+FIND: Final = Script(
+    "find",
+    """
+local claim = find(ARGV[1])
+return {'ok', claim and is_alive(claim) and claim.node or ''}
+""",
+)
+
+RELEASE: Final = Script(
+    "release",
+    """
+local node, epoch, id, fence = unpack(ARGV)
+local claim = find(id)
+if claim and claim.node == node and claim.fence == tonumber(fence) then
+    drop(id, claim)
+    tell('free ' .. fence .. ' ' .. id)
+end
+return {'ok'}
+""",
+)
+
+OCCUPY: Final = Script(
+    "occupy",
+    """
+local node, epoch, id, fence, occupied = unpack(ARGV)
+local claim = find(id)
+if claim and claim.node == node and claim.epoch == epoch and claim.fence == tonumber(fence) then
+    write(id, node, epoch, claim.fence, occupied, claim.list)
+end
+return {'ok'}
+""",
+)
+
+EVICT: Final = Script(
+    "evict",
+    """
+local id, reason = unpack(ARGV)
+local claim = find(id)
+if not claim then return {'ok'} end
+redis.call('PUBLISH', CHANNEL, table.concat({'0 evict', claim.node, whole(claim.fence), '0', id}, ' ') .. '\\n' .. reason)
+local beat = tonumber(redis.call('ZSCORE', beats, claim.node) or '') or now
+return {'ok', claim.node, whole(now - beat)}
+""",
+)
+
+TELL: Final = Script("tell", "redis.call('PUBLISH', CHANNEL, '0 ' .. ARGV[1]) return {'ok'}")
+
+SCAN: Final = Script(
+    "scan",
+    """
+local found = redis.call('HSCAN', claims, ARGV[1], 'COUNT', 500)
+return {'ok', found[1], unpack(found[2], 1, math.min(#found[2], 7000))}
+""",
+)
+
+NODES: Final = Script(
+    "nodes",
+    """
+local answer = {'ok'}
+local known = redis.call('HGETALL', nodes)
+for index = 1, math.min(#known, 6000), 2 do
+    local name = known[index]
+    local beat = tonumber(redis.call('ZSCORE', beats, name) or '')
+    answer[#answer + 1] = name .. ' ' .. known[index + 1] .. ' ' .. (beat and whole(now - beat) or '-1')
+    answer[#answer + 1] = redis.call('HGET', figures, name) or ''
+end
+return answer
+""",
+)
+
+LOOK: Final = Script(
+    "look",
+    """
+local node, member = unpack(ARGV)
+local its_member, address = string.match(redis.call('HGET', nodes, node) or '', '^%x+ (%x+) (%S+)$')
+local beat = tonumber(redis.call('ZSCORE', beats, node) or '')
+local rival = ''
+if its_member and its_member ~= member and beat and now - beat <= DEAD then rival = address end
+local function part(name) return redis.call('HGET', cluster, name) or '' end
+return {'ok', part('format'), part('id'), part('identity'), rival}
+""",
+)
+
+FOUND: Final = Script(
+    "found",
+    """
+local format, id, identity = unpack(ARGV)
+local theirs = redis.call('HGET', cluster, 'id')
+if theirs and theirs ~= id then return {'foreign', theirs} end
+if not redis.call('HGET', cluster, 'identity') then
+    redis.call('HSET', cluster, 'format', format, 'id', id, 'identity', identity)
+end
+return {'ok', redis.call('HGET', cluster, 'identity')}
+""",
+)
+
+FAIL: Final = Script(
+    "fail",
+    """
+local network, after, ban, half_life, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local score, at = string.match(redis.call('HGET', failures, network) or '', '^(%S+) (%d+)$')
+score = 1 + (tonumber(score) or 0) * 2 ^ ((tonumber(at or now) - now) / half_life)
+redis.call('HSET', failures, network, string.format('%.4f', score) .. ' ' .. whole(now))
+redis.call('ZADD', failed, now, network)
+while redis.call('ZCARD', failed) > most do
+    redis.call('HDEL', failures, redis.call('ZPOPMIN', failed)[1])
+end
+redis.call('ZREMRANGEBYSCORE', bans, '-inf', now)
+if after > 0 and math.floor(score + 0.5) >= after and not redis.call('ZSCORE', bans, network) then
+    redis.call('ZADD', bans, now + ban, network)
+    redis.call('PUBLISH', CHANNEL, '0 ban ' .. whole(ban) .. ' ' .. network)
+end
+return {'ok', string.format('%.4f', score)}
+""",
+)
+
+BANS: Final = Script(
+    "bans",
+    """
+redis.call('ZREMRANGEBYSCORE', bans, '-inf', now)
+local answer = {'ok'}
+local found = redis.call('ZREVRANGE', bans, 0, 2999, 'WITHSCORES')
+for index = 1, #found, 2 do answer[#answer + 1] = whole(found[index + 1] - now) .. ' ' .. found[index] end
+return answer
+""",
+)
+
+ALL: Final = (
+    JOIN,
+    HOLD,
+    BEAT_ONCE,
+    DOUBT,
+    LEAVE,
+    CLAIM,
+    FIND,
+    RELEASE,
+    OCCUPY,
+    EVICT,
+    TELL,
+    SCAN,
+    NODES,
+    LOOK,
+    FOUND,
+    FAIL,
+    BANS,
+)

@@ -1,0 +1,204 @@
+"""Who holds what in the cluster, in the memory of each node: a snapshot, then news. What Redis says is checked as a peer's words are.
+
+News that change the table have numbers without gaps. Whatever order a snapshot and news come in, the higher fence counts, so the same may be
+heard twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress, parse_tcp_address
+from trionat.config.cluster import NODE
+
+if TYPE_CHECKING:
+    from trionat.server.visitors.ports import LeaseKey
+
+MOST_NODES: Final = 4096
+MOST_CLAIMS: Final = 2**20
+HIGHEST_FENCE: Final = 2**46
+"""What a node believes of Redis. A script writes no number above the last exactly."""
+
+ORPHANED_FOR: Final = 15.0
+"""Seconds for which visitors of a node that is gone are let in, to wait for its clients."""
+
+_ID_BYTES: Final = 8192
+_PORTS: Final = 1024
+_EPOCH: Final = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
+
+
+def encode_key(key: LeaseKey) -> str:
+    """Return the text by which Redis knows a client."""
+    return json.dumps(key, separators=(",", ":"))
+
+
+def decode_key(text: str) -> LeaseKey:
+    """Read it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value: object = json.loads(text) if len(text) <= _ID_BYTES else None
+    except RecursionError:
+        value = None
+    match value:
+        case [str(user), str(identity)]:
+            return user, identity
+        case [str(user), [str(host), int(number)]]:
+            return user, (host, number)
+        case _:
+            raise ValueError("no client's key")
+
+
+@attrs.frozen
+class NodeEntry:
+    """A node that is there, and where the others reach it."""
+
+    name: str
+    epoch: str
+    address: TCPAddress
+
+
+@attrs.frozen
+class Entry:
+    """A claim: who holds which ports, at which node."""
+
+    key: LeaseKey
+    node: str
+    epoch: str
+    fence: int
+    ports: tuple[int, ...]
+
+
+def read_node(words: list[str]) -> NodeEntry:
+    """Read `NAME EPOCH ADDRESS`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    name, epoch, address = words
+    return NodeEntry(NODE.read(name), read_epoch(epoch), parse_tcp_address(address))
+
+
+def read_epoch(text: str) -> str:
+    """Read an epoch. Raises ValueError."""
+    if not _EPOCH.fullmatch(text):
+        raise ValueError("no epoch")
+    return text
+
+
+def read_fence(text: str) -> int:
+    """Read a fence. Raises ValueError."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15) or int(text) > HIGHEST_FENCE:
+        raise ValueError("no fence")
+    return int(text)
+
+
+def read_claim(node: str, epoch: str, fence: str, ports: str, key: str) -> Entry:
+    """Read the parts of a claim.
+
+    Raises:
+        ValueError: they are none.
+    """
+    numbers = tuple(int(port) for port in ports.split(",", _PORTS)[:_PORTS])
+    if not all(0 < number < 2**16 for number in numbers):
+        raise ValueError("no ports")
+    return Entry(decode_key(key), NODE.read(node), read_epoch(epoch), read_fence(fence), numbers)
+
+
+@attrs.define(eq=False)
+class RoutingTable:
+    """See the module. Changes between two checkpoints. `highest` is the highest fence that was heard of."""
+
+    nodes: dict[str, NodeEntry] = attrs.field(init=False, factory=lambda: {})
+    by_key: dict[LeaseKey, Entry] = attrs.field(init=False, factory=lambda: {})
+    by_port: dict[int, Entry] = attrs.field(init=False, factory=lambda: {})
+    highest: int = attrs.field(init=False, default=0)
+    _orphaned: dict[int, float] = attrs.field(init=False, factory=lambda: {})
+
+    def is_orphaned(self, port: int) -> bool:
+        """Tell whether a port's node went a moment ago: its client is most likely on the way to another one."""
+        return trio.current_time() < self._orphaned.get(port, -math.inf)
+
+    def put_node(self, node: NodeEntry) -> None:
+        """A node is there. One of the same name and another epoch is not, any more."""
+        before = self.nodes.get(node.name)
+        if before is not None and before.epoch != node.epoch:
+            self.remove_node(before.name, before.epoch)
+        if len(self.nodes) < MOST_NODES:
+            self.nodes[node.name] = node
+
+    def remove_node(self, name: str, epoch: str) -> None:
+        """A node is gone, with all that it held."""
+        node = self.nodes.get(name)
+        if node is not None and node.epoch == epoch:
+            del self.nodes[name]
+        until = trio.current_time() + ORPHANED_FOR
+        self._orphaned = {
+            port: end for port, end in self._orphaned.items() if end > until - ORPHANED_FOR
+        }
+        for entry in [each for each in self.by_key.values() if each.epoch == epoch]:
+            self._remove(entry)
+            self._orphaned.update(dict.fromkeys(entry.ports, until))
+
+    def put(self, entry: Entry) -> bool:
+        """A claim holds; those of the same key or port that are older do not. False: it is older itself."""
+        self.highest = max(self.highest, entry.fence)
+        rivals = [self.by_port[port] for port in entry.ports if port in self.by_port]
+        if (same := self.by_key.get(entry.key)) is not None:
+            rivals.append(same)
+        if any(rival.fence > entry.fence for rival in rivals):
+            return False
+        for rival in rivals:
+            self._remove(rival)
+        if len(self.by_key) < MOST_CLAIMS:
+            self.by_key[entry.key] = entry
+            self.by_port.update(dict.fromkeys(entry.ports, entry))
+        return True
+
+    def remove(self, key: LeaseKey, fence: int) -> None:
+        """A claim does not hold any more."""
+        entry = self.by_key.get(key)
+        if entry is not None and entry.fence <= fence:
+            self._remove(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        if self.by_key.get(entry.key) is entry:
+            del self.by_key[entry.key]
+        for port in entry.ports:
+            if self.by_port.get(port) is entry:
+                del self.by_port[port]
+
+    def replace(self, nodes: list[NodeEntry], entries: list[Entry]) -> None:
+        """Take a snapshot instead of all that was there; what is of a node that is not there does not count."""
+        self.nodes.clear()
+        self.by_key.clear()
+        self.by_port.clear()
+        for node in nodes:
+            self.put_node(node)
+        for entry in entries:
+            its = self.nodes.get(entry.node)
+            if its is not None and its.epoch == entry.epoch:
+                self.put(entry)
+
+
+def split_news(message: bytes) -> tuple[int, str, list[str], str]:
+    """Return a message's number (0: it changes no table), its word, its arguments, and the text behind a line end.
+
+    Raises:
+        ValueError: it is no message.
+    """
+    if len(message) > 2 * _ID_BYTES:
+        raise ValueError("it is too long")
+    head, _, rest = message.decode().partition("\n")
+    number, word, *args = head.split(" ", 6)
+    if not (number.isascii() and number.isdecimal() and len(number) <= 15):
+        raise ValueError("it has no number")
+    return int(number), word, args, rest

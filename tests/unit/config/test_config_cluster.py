@@ -1,0 +1,143 @@
+"""The section Cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trionat.address import TCPAddress
+from trionat.config.cluster import ClusterConfig, parse_redis
+from trionat.config.load import load
+from trionat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trionat.config.load import Configuration
+
+DATABASE = "Database: {Username: u, Host: h, DBName: d}\n"
+CLUSTER = "Cluster: {Redis: 'redis://h', Node: one, NodeAddr: 'h:8009', KeyFile: k%s}\n"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def from_text(text: str) -> Configuration:
+    Path("f.yml").write_text(text, encoding="utf-8")
+    return load("server", file=Path("f.yml"), environ={})
+
+
+def problem_of(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        from_text(text)
+    (problem,) = caught.value.problems
+    return str(problem)
+
+
+def test_a_server_is_alone_without_it() -> None:
+    assert from_text("").cluster is None
+
+
+def test_it_is_read() -> None:
+    assert from_text(DATABASE + CLUSTER % "").cluster == ClusterConfig(
+        redis="redis://h", node="one", node_addr=TCPAddress("h", 8009), key_file=Path("k")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            CLUSTER % "",
+            (
+                "f.yml:1: Cluster.Redis: every node has to know the same accounts, and a file in StateDir is one machine's: name a"
+                " database (section Database, MySQL or MariaDB)"
+            ),
+        ),
+        (
+            DATABASE + "Server: {StartAuth: false}\n" + CLUSTER % "",
+            "f.yml:2: Server.StartAuth: nodes of a cluster know their clients by accounts: StartAuth has to be true",
+        ),
+        (
+            DATABASE + "Server: {VisitPort: [60000, 0]}\n" + CLUSTER % "",
+            "f.yml:2: Server.VisitPort: all nodes of a cluster have the same visit ports, and 0 stands for any: name them",
+        ),
+        (
+            DATABASE + CLUSTER % ", CAFile: ca.pem",
+            "f.yml:2: Cluster.CAFile: redis:// is not encrypted, so nobody is checked: use rediss://",
+        ),
+        (
+            DATABASE + (CLUSTER % "").replace("8009", "0"),
+            "f.yml:2: Cluster.NodeAddr: the other nodes have to know the port: name one",
+        ),
+        (
+            DATABASE + (CLUSTER % "").replace("one", "'a b'"),
+            (
+                "f.yml:2: Cluster.Node: 'a b' is not a name of 1 to 64 letters, digits, dots, dashes and underscores, the first one a"
+                " letter or digit"
+            ),
+        ),
+        (
+            DATABASE + (CLUSTER % "").replace("redis://h", "http://u:hunter2@h"),
+            "f.yml:2: Cluster.Redis: 'http://u:********@h' is not a URL such as redis://HOST:PORT or rediss://HOST:PORT/0",
+        ),
+        (
+            DATABASE + "Cluster: {Node: one, NodeAddr: 'h:1', KeyFile: k}\n",
+            "f.yml:2: Cluster.Redis: is missing: the Redis that all nodes share",
+        ),
+    ],
+    ids=["no database", "nobody logs in", "port 0", "CAFile", "NodeAddr", "Node", "URL", "missing"],
+)
+def test_what_does_not_go(text: str, problem: str) -> None:
+    assert problem_of(text) == problem
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "database", "username", "password", "encrypted"),
+    [
+        ("redis://h", "h", 6379, 0, None, None, False),
+        ("rediss://h:1/2", "h", 1, 2, None, None, True),
+        ("redis://:p%40ss@[::1]:7", "::1", 7, 0, None, "p@ss", False),
+        ("redis://u:p@192.0.2.1/", "192.0.2.1", 6379, 0, "u", "p", False),
+    ],
+)
+def test_urls(
+    text: str,
+    host: str,
+    port: int,
+    database: int,
+    username: str | None,
+    password: str | None,
+    encrypted: bool,
+) -> None:
+    found = parse_redis(text)
+    assert (found.host, found.port, found.database) == (host, port, database)
+    assert (found.username, found.password, found.encrypted) == (username, password, encrypted)
+    assert "p" not in str(found)
+    assert "pass" not in repr(found).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "h:6379",
+        "redis://",
+        "redis://h:0",
+        "redis://h:x",
+        "redis://h/x",
+        "redis://h/-1",
+        "redis://h?a=b",
+        "redis://[h",
+    ],
+)
+def test_what_is_no_url(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a URL such as"):
+        parse_redis(text)
+
+
+def test_a_password_in_the_url_is_not_shown() -> None:
+    loaded = from_text(DATABASE + (CLUSTER % "").replace("redis://h", "redis://u:hunter2@h"))
+    assert "hunter2" not in repr(loaded)
