@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import evolve
+from attrs import asdict, evolve
 from hypothesis import strategies as st
 
 from trionat.address import TCPAddress
@@ -57,6 +57,7 @@ from trionat.protocol.tunnel_frames import (
     Abort,
     AbortReason,
     Ack,
+    Forward,
     Open,
     Probe,
     Probed,
@@ -115,7 +116,7 @@ LEGACY: tuple[LegacyMessage, ...] = (
 FRAME_IDS = (
     DATA_ID,
     END_ID,
-    *(kind.ID for kind in (Open, Resume, Resumed, Ack, Abort, Probe, Probed)),
+    *(kind.ID for kind in (Open, Forward, Resume, Resumed, Ack, Abort, Probe, Probed)),
 )
 
 VISITORS = st.integers(0, 3)
@@ -125,10 +126,14 @@ POSITIONS = st.one_of(st.integers(0, 12), st.just(2**64 - 1))
 """Of a stream that has said little: most of them are true."""
 
 opens = st.builds(evolve, st.just(OPEN), visitor=VISITORS, service=st.integers(0, 2))
+forwards = st.builds(
+    lambda opening, fence: Forward(fence=fence, **asdict(opening)), opens, POSITIONS
+)
 aborts = st.builds(Abort, VISITORS, st.sampled_from(AbortReason), st.text(max_size=5))
 resumes = st.builds(Resume, opens, POSITIONS, POSITIONS, st.integers(0, 2))
 tunnel_frames = st.one_of(
     opens.map(Open.encode),
+    forwards.map(Forward.encode),
     resumes.map(Resume.encode),
     st.builds(Resumed, POSITIONS).map(Resumed.encode),
     st.builds(Ack, VISITORS, POSITIONS).map(Ack.encode),

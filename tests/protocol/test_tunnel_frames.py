@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from trionat.protocol.tunnel_frames import (
     AbortReason,
     Ack,
     End,
+    Forward,
     Open,
     Probe,
     Probed,
@@ -40,6 +42,9 @@ opens = st.builds(
     visit_host=hosts,
     visit_port=st.integers(0, 65535),
 )
+forwards = st.builds(
+    lambda opening, fence: Forward(fence=fence, **attrs.asdict(opening)), opens, positions
+)
 resumes = st.builds(Resume, opens, positions, positions, st.integers(0, 2**32 - 1))
 aborts = st.builds(
     Abort,
@@ -51,6 +56,7 @@ aborts = st.builds(
 events = st.lists(
     st.one_of(
         opens,
+        forwards,
         resumes,
         aborts,
         st.builds(Resumed, positions),
@@ -70,7 +76,7 @@ def encode(event: Event) -> bytes:
     match event:
         case bytes():
             return encode_frame(DATA_ID, event)
-        case Open() | Resume() | Resumed() | Ack() | Abort():
+        case Open() | Forward() | Resume() | Resumed() | Ack() | Abort():
             return event.encode()
         case End():
             return END_FRAME
@@ -188,7 +194,7 @@ def test_data_without_bytes_is_refused() -> None:
         read([bytes([byte]) for byte in encode_frame(DATA_ID, b"")])
 
 
-@pytest.mark.parametrize("frame_id", [0, 20002, 40001, 40004, 40011, 40100, 40110, 40111])
+@pytest.mark.parametrize("frame_id", [0, 20002, 40001, 40004, 40011, 40100, 40110, 40112])
 def test_unknown_frame(frame_id: int) -> None:
     with pytest.raises(RemoteProtocolError, match=str(frame_id)):
         read([encode_frame(frame_id, b"")])
@@ -229,6 +235,18 @@ OPEN_PAYLOAD = "0000000000000029000304d2ea600301" + b"::1h".hex()
             ),
             "0000002800009cab000000000000000a000001000000000000000002" + OPEN_PAYLOAD,
         ),
+        (
+            Forward(
+                fence=7,
+                visitor=41,
+                service=3,
+                host="::1",
+                port=1234,
+                visit_host="h",
+                visit_port=60000,
+            ),
+            "%08x00009caf0000000000000007" % (8 + len(OPEN_PAYLOAD) // 2) + OPEN_PAYLOAD,
+        ),
         (Resumed(700), "0000000800009cac00000000000002bc"),
         (Ack(41, 2**64 - 1), "0000001000009cad0000000000000029ffffffffffffffff"),
         (
@@ -239,7 +257,7 @@ OPEN_PAYLOAD = "0000000000000029000304d2ea600301" + b"::1h".hex()
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
 def test_every_byte_is_where_the_specification_has_it(
-    frame: Open | Resume | Resumed | Ack | Abort, wire: str
+    frame: Open | Forward | Resume | Resumed | Ack | Abort, wire: str
 ) -> None:
     assert frame.encode().hex() == wire
     assert read([bytes.fromhex(wire)]) == [frame]
@@ -251,6 +269,14 @@ def test_resume_is_as_long_as_its_parts() -> None:
     for bad in (b"", payload[:19], payload[:20], payload[:-1], payload + b"x"):
         with pytest.raises(RemoteProtocolError, match=r"RESUME|OPEN"):
             Resume.decode(bad)
+
+
+def test_forward_is_as_long_as_its_parts() -> None:
+    open_ = Open(visitor=1, service=0, host="::1", port=2, visit_host="h", visit_port=3)
+    payload = Forward(fence=9, **attrs.asdict(open_)).encode()[HEADER_BYTES:]
+    for bad in (b"", payload[:7], payload[:-1], payload + b"x"):
+        with pytest.raises(RemoteProtocolError, match=r"FORWARD|OPEN"):
+            Forward.decode(bad)
 
 
 @pytest.mark.parametrize(("kind", "right"), [(Resumed, 8), (Ack, 16)])

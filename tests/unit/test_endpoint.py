@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from tests.unit.memory import receive_all, receive_exactly, receive_some
+from trionat.server.cluster.retained import Retained
 from trionat.transport.endpoint import (
     TLS_RECORD_BYTES,
     Endpoint,
@@ -25,6 +26,7 @@ from trionat.transport.endpoint import (
     send_all,
     set_stream_options,
 )
+from trionat.transport.pipe import open_pipe
 from trionat.transport.tls import client_context
 from trionat.transport.tls_endpoint import TLSEndpoint
 
@@ -60,6 +62,12 @@ async def open_pair(kind: str, tidy: Tidy) -> AsyncIterator[Pair]:
     ends: Pair
     if kind == "memory":
         ends = tidy.pair()
+    elif kind == "pipe":
+        ends = open_pipe()
+    elif kind == "retained":
+        one, two = tcp_pair()
+        ends = Retained(SocketEndpoint(one)), SocketEndpoint(two)
+        ends[0].send(b"")  # answered: from here on it is the connection itself
     else:
         one, two = tcp_pair() if kind == "tcp" else socket.socketpair()
         ends = SocketEndpoint(one), SocketEndpoint(two)
@@ -70,13 +78,13 @@ async def open_pair(kind: str, tidy: Tidy) -> AsyncIterator[Pair]:
             end.close()
 
 
-@pytest.fixture(params=["memory", "unix", "tcp"])
+@pytest.fixture(params=["memory", "unix", "tcp", "pipe", "retained"])
 async def pair(request: pytest.FixtureRequest, tidy: Tidy) -> AsyncIterator[Pair]:
     async with open_pair(request.param, tidy) as ends:
         yield ends
 
 
-@pytest.fixture(params=["memory", "tcp"])  # a Unix socket knows no reset
+@pytest.fixture(params=["memory", "tcp", "pipe", "retained"])  # a Unix socket knows no reset
 async def resettable(request: pytest.FixtureRequest, tidy: Tidy) -> AsyncIterator[Pair]:
     async with open_pair(request.param, tidy) as ends:
         yield ends

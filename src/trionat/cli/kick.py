@@ -13,7 +13,7 @@ from trionat.cli.output import say
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem
 from trionat.server.admin.messages import Kick, Kicked, KickSession, KickUser, KickVisitor
-from trionat.text import quoted
+from trionat.text import counted, quoted
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _VISITOR: Final = re.compile(r"v?([0-9]{1,18})", re.ASCII)
@@ -83,5 +83,7 @@ def _lines(kicked: Kicked) -> Iterator[str]:
         yield f"{kicked.queued} {clients} sent away from the queue"
     if kicked.reserved:
         yield f"visit ports {PORTS.write(sorted(kicked.reserved))} are not reserved any more"
+    if kicked.told:
+        yield f"{counted(kicked.told, 'other node')} told to do the same"
     for number in kicked.visitors:
         yield f"visitor v{number} is reset"

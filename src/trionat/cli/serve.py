@@ -16,6 +16,7 @@ from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.running import run_until_signalled, tell
+from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
 from trionat.config.load import Configuration, load
 from trionat.config.server import ServerConfig
@@ -26,7 +27,7 @@ from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
 
 
-@with_flags(ServerConfig, DatabaseConfig)
+@with_flags(ServerConfig, DatabaseConfig, ClusterConfig)
 def serve(
     flags: Flags,
     config: Annotated[
@@ -45,6 +46,12 @@ def serve(
         configuration = load("server", file=config, flags=flags, environ=os.environ)
         server = configuration.server
         log_file = server.effective_log_filename if server.start_log else None
+        if configuration.cluster is not None:
+            from trionat.server.cluster.redis_link import (  # noqa: PLC0415 - only there
+                require_library,
+            )
+
+            require_library()
     except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "server"))
@@ -64,6 +71,7 @@ async def _serve(
         run_server,
         configuration.server,
         database=configuration.database,
+        cluster=configuration.cluster,
         stopping=stopping,
         reserved=True,
     )

@@ -37,6 +37,9 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")
     ] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Show every node of the cluster.")
+    ] = False,
     as_json: AsJson = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
@@ -45,13 +48,13 @@ def status(
     with told():
         state = State.find(state_dir, config)
         if not watch:
-            _show(state, visitors=visitors, as_json=as_json, again=False)
+            _show(state, visitors=visitors, cluster=cluster, as_json=as_json, again=False)
             return
         with suppress(KeyboardInterrupt), _remembered_interrupt() as interrupted:
-            _show(state, visitors=visitors, as_json=as_json, again=False)
+            _show(state, visitors=visitors, cluster=cluster, as_json=as_json, again=False)
             while not interrupted:
                 time.sleep(_WATCH_INTERVAL)
-                _show(state, visitors=visitors, as_json=as_json, again=True)
+                _show(state, visitors=visitors, cluster=cluster, as_json=as_json, again=True)
 
 
 @contextmanager
@@ -70,14 +73,15 @@ def _remembered_interrupt() -> Generator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _show(state: State, *, visitors: bool, as_json: bool, again: bool) -> None:
+def _show(state: State, *, visitors: bool, cluster: bool, as_json: bool, again: bool) -> None:
     values = state.ask_server(AskStatus())
     if as_json:
         say(json.dumps(values))
         return
     terminal = sys.stdout.isatty()
     columns, height = shutil.get_terminal_size()
-    lines = Table(columns if terminal else None).draw(_read(state, values), visitors=visitors)
+    table = Table(columns if terminal else None)
+    lines = table.draw(_read(state, values), visitors=visitors, cluster=cluster)
     if not again:
         say("\n".join(lines))
     elif not terminal:

@@ -11,6 +11,7 @@ from trionat.address import parse_tcp_address
 from trionat.config.values import PORTS
 from trionat.log import escape
 from trionat.server.admin.snapshot import (
+    NodeView,
     QueuedView,
     ReservedView,
     ServerView,
@@ -41,9 +42,12 @@ class Table:
 
     width: int | None
 
-    def draw(self, snapshot: Snapshot, *, visitors: bool) -> list[str]:
-        """Return the lines; with `visitors`, every visitor has one below its session, or below the ports that are reserved for its client."""
-        return [self._cut(line) for line in self._lines(snapshot, visitors)]
+    def draw(self, snapshot: Snapshot, *, visitors: bool, cluster: bool = False) -> list[str]:
+        """Return the lines; with `visitors`, every visitor has one below its session, or below the ports that are reserved for its client; with `cluster`, every node has one."""
+        lines = list(self._lines(snapshot, visitors))
+        if cluster and snapshot.cluster is not None:
+            lines += ["", "Nodes of the cluster:", *map(_node, snapshot.cluster.nodes)]
+        return [self._cut(line) for line in lines]
 
     def _lines(self, snapshot: Snapshot, visitors: bool) -> Iterator[str]:
         yield from _server(snapshot.server, snapshot)
@@ -100,6 +104,10 @@ def _server(server: ServerView, snapshot: Snapshot) -> Iterator[str]:
     yield f"  visitors   {served} served, {waiting} waiting, {format_amount(round(server.rate))}/s"
     if snapshot.workers:
         yield f"  workers    {', '.join(map(_worker, snapshot.workers))}"
+    if (cluster := snapshot.cluster) is not None:
+        there = f"{counted(len(cluster.nodes), 'node')}, sessions and reserved: {cluster.claims}"
+        away = "" if cluster.away is None else f"; Redis is away: {escape(cluster.away)}"
+        yield f"  cluster    node {cluster.node}, {there}{away}"
     if snapshot.refused:
         counts = sorted(snapshot.refused.items(), key=lambda item: -item[1])
         yield f"  refused    {', '.join(f'{bound} {count}' for bound, count in counts)}"
@@ -112,6 +120,14 @@ def _worker(worker: WorkerView) -> str:
         return f"{worker.name} {worker.state}"
     restarts = f" after {counted(worker.restarts, 'restart')}" if worker.restarts else ""
     return f"{worker.name} {counted(worker.sessions, 'session')}{restarts}"
+
+
+def _node(node: NodeView) -> str:
+    beat = "not known" if node.silent is None else f"beat {node.silent:g} s ago"
+    figures = (
+        "" if node.sessions is None else f", sessions: {node.sessions}, visitors: {node.visitors}"
+    )
+    return f"  {node.name}  {node.address}  {beat}{figures}"
 
 
 def _row(session: SessionView) -> list[str]:

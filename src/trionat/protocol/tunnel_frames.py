@@ -122,6 +122,30 @@ class Open:
         )
 
 
+_FENCE: Final = struct.Struct(">Q")
+
+
+@attrs.frozen(kw_only=True)
+class Forward(Open):
+    """Between nodes of a cluster: as OPEN, for the claim with this fence. `service` is of no use there."""
+
+    ID: ClassVar[int] = 40111
+    fence: int
+
+    def payload(self) -> bytes:
+        """Return the payload."""
+        return _FENCE.pack(self.fence) + super().payload()
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        if len(payload) < _FENCE.size:
+            raise RemoteProtocolError("FORWARD: the payload is too short")
+        (fence,) = _FENCE.unpack_from(payload)
+        opening = Open.decode(payload[_FENCE.size :])
+        return cls(fence=fence, **attrs.asdict(opening))
+
+
 _RESUME: Final = struct.Struct(">QQI")
 
 
@@ -271,9 +295,10 @@ class Probed(_Empty):
 PROBE_FRAME: Final = encode_frame(Probe.ID, b"")
 PROBED_FRAME: Final = encode_frame(Probed.ID, b"")
 
-TunnelFrame: TypeAlias = Open | Resume | Resumed | Ack | Abort | End | Probe | Probed
+TunnelFrame: TypeAlias = Open | Forward | Resume | Resumed | Ack | Abort | End | Probe | Probed
 _KINDS: Final[dict[int, type[TunnelFrame | TunnelRefused]]] = {
-    kind.ID: kind for kind in (Open, Resume, Resumed, Ack, Abort, End, Probe, Probed, TunnelRefused)
+    kind.ID: kind
+    for kind in (Open, Forward, Resume, Resumed, Ack, Abort, End, Probe, Probed, TunnelRefused)
 }
 
 

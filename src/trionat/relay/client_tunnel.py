@@ -12,6 +12,7 @@ from trionat.protocol.tunnel_frames import (
     PROBED_FRAME,
     Abort,
     AbortReason,
+    Forward,
     Open,
     Probe,
     Resume,
@@ -59,6 +60,7 @@ class ClientTunnel(Tunnel):
     on_idle: Callable[[], None] = lambda: None
     new_buffer: Callable[[], SendBuffer | None] | None = None
     find: Callable[[int], Awaitable[VisitorStream | None]] | None = None
+    takes_forwards: ClassVar[bool] = False
 
     async def serve(self, stream: VisitorStream) -> None:
         """`carry` for a stream that `on_stream` was told of, or go on with it, where it was on another tunnel. Raises as `carry`."""
@@ -76,6 +78,8 @@ class ClientTunnel(Tunnel):
         self._forget_before()
         self._reader.keep()
         match frame:
+            case Forward() if not self.takes_forwards:
+                raise RemoteProtocolError("FORWARD from a server")
             case Open():
                 self._conversation.receive_open(frame.visitor)
                 await self._open(frame)

@@ -27,6 +27,7 @@ from trionat.server.accounts.first_user import ensure_first_user, find_first_use
 from trionat.server.accounts.tickets import make_ticket
 from trionat.server.accounts.traffic import open_traffic
 from trionat.server.admin.commands import LocalCommands
+from trionat.server.admin.kick import kick_for_others
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admin.server import AdminServer
 from trionat.server.admin.socket import open_admin_socket
@@ -59,8 +60,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
+    from trionat.config.cluster import ClusterConfig
     from trionat.config.database import DatabaseConfig
     from trionat.config.server import ServerConfig
+    from trionat.server.cluster.member import Member
     from trionat.store.base import Store
 
 log = get_logger(__name__)
@@ -74,6 +77,9 @@ _IDLE_TUNNELS: Final = 4
 _AT_ONCE: Final = 64
 """Visit ports that are opened before other tasks get their turn: some 5 ms."""
 
+_JOIN_PATIENCE: Final = 5.0
+"""Seconds to wait for Redis, which has just answered."""
+
 _PREPARE_INTERVAL: Final = 2.0
 """Seconds between two looks at a database that is waited for."""
 
@@ -82,6 +88,7 @@ async def serve(
     config: ServerConfig,
     *,
     database: DatabaseConfig | None = None,
+    cluster: ClusterConfig | None = None,
     stopping: trio.Event | None = None,
     reserved: bool = False,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
@@ -98,8 +105,11 @@ async def serve(
     Where clients have to log in, nothing is listened on before the store can be used: it is waited for, or ends the start, as
     `database.wait` says. Where they need not, the store is for their traffic only, and holds nothing up.
 
+    With `cluster`, this server is a node of it, and `database` has to be there; at the start its Redis is waited for as `cluster.wait` says.
+
     Raises:
-        StartupError: there are too few descriptors for the visit ports, an address cannot be bound, or the state folder not be used, or another server runs on it.
+        StartupError: there are too few descriptors for the visit ports, an address cannot be bound, or the state folder not be used, or another server runs on it;
+            or it cannot be a node of its cluster.
         StoreUnavailableError: the accounts cannot be asked for.
     """
     stopping = trio.Event() if stopping is None else stopping
@@ -123,6 +133,11 @@ async def serve(
         traffic = await resources.enter_async_context(open_traffic(folder, store))
         control, tunnel, visits, proxies = await _open_listeners(config, resources)
         proxy_control, proxy_visit = proxies
+        ports = [VisitPort(listener.address.port) for listener in visits]
+        pool, bans = PortPool(ports), Bans(config.ban_after, config.ban_time)
+        # Before the state folder is read: it gets the cluster's key and certificate.
+        member = None if cluster is None else await _enter(cluster, config, pool, bans, resources)
+        node = None if member is None else member.node
         resources.callback((descriptors := Descriptors()).close)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
@@ -171,7 +186,6 @@ async def serve(
         if config.legacy_clients:
             log.warning("clients of NAT are let in: their traffic can be read on the way")
         refusals = RefusalCounters()
-        bans = Bans(config.ban_after, config.ban_time)
         admin_socket = resources.enter_context(open_admin_socket(folder))
         if config.worker_count > 1:
             from trionat.server.workers.parent import Parent  # noqa: PLC0415 - one process needs none of it
@@ -197,8 +211,11 @@ async def serve(
                 await parent.serve(admin_socket, partial(task_status.started, ready))
                 preparing.cancel_scope.cancel("the server stops")
             return
-        ports = [VisitPort(listener.address.port) for listener in visits]
-        leases = Leases(config, PortPool(ports), refusals)
+        leases = (
+            Leases(config, pool, refusals)
+            if node is None
+            else Leases(config, pool, refusals, registry=node.registry)
+        )
         sessions = Sessions(traffic.accounted)
         context = ServerContext(
             config=config,
@@ -210,11 +227,14 @@ async def serve(
             sessions=sessions,
             stopping=stopping,
             public_host=public.host,
+            node=node,
         )
         connections = ConnectionHandler(context, tls)
         acceptor = VisitorAcceptor(config, refusals)
         metrics = Metrics(ready, context, descriptors)
         async with trio.open_nursery() as serving:
+            if member is not None:
+                await _start_member(member, serving, context, state, acceptor, descriptors)
             serving.start_soon(context.admission.run, name="admission")
             serving.start_soon(leases.expire_visitors, name="expire visitors")
             serving.start_soon(refusals.tell_regularly, name="tell refusals")
@@ -264,9 +284,48 @@ async def serve(
             for listener in visits:
                 listener.close()
             log.info("stopping", sessions=len(sessions.by_uid), grace=config.drain_grace)
+            until = trio.current_time() + config.drain_grace
             context.admission.drain()
             await sessions.wait_none()  # each ends by itself within the grace
+            if member is not None:
+                await member.leave(until)
             serving.cancel_scope.cancel("the server stops")
+
+
+async def _enter(
+    cluster: ClusterConfig,
+    config: ServerConfig,
+    pool: PortPool,
+    bans: Bans,
+    resources: AsyncExitStack,
+) -> Member:
+    # Imported only where there is a cluster: it brings a library of 18 MiB.
+    from trionat.server.cluster.member import Member  # noqa: PLC0415 - memory
+
+    return await Member.enter(cluster, config, pool, bans, resources)
+
+
+async def _start_member(
+    member: Member,
+    serving: trio.Nursery,
+    context: ServerContext,
+    state: StateFolder,
+    acceptor: VisitorAcceptor,
+    descriptors: Descriptors,
+) -> None:
+    """Be a node in `serving`, and wait for a moment until Redis knows this one: a client that comes sooner has to come again."""
+    node, sessions = member.node, context.sessions
+
+    def figures() -> tuple[int, int]:
+        return len(sessions.by_uid), sum(lease.queue.present for lease in context.leases)
+
+    def kick_too(request: bytes) -> None:
+        serving.start_soon(kick_for_others, context, request, name="kick")
+
+    node.figures, node.on_kick = figures, kick_too
+    serving.start_soon(member.run, context.config, state, acceptor, descriptors, name="node")
+    with trio.move_on_after(_JOIN_PATIENCE):
+        await node.wait_joined()
 
 
 @contextmanager

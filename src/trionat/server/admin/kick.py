@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, assert_never
 
+import attrs
 import trio
 
-from trionat.errors import RefusedError
+from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode, RefusalCode
-from trionat.server.admin.messages import Kick, Kicked, KickSession, KickUser, KickVisitor
+from trionat.server.admin.messages import (
+    Kick,
+    Kicked,
+    KickSession,
+    KickUser,
+    KickVisitor,
+    decode_request,
+    encode_request,
+)
+from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,8 +32,10 @@ log = get_logger(__name__)
 _REASON: Final = "sent away by the server's operator"
 
 
-async def kick(context: ServerContext, request: Kick) -> Kicked:
+async def kick(context: ServerContext, request: Kick, *, everywhere: bool = True) -> Kicked:
     """Send away whoever is meant, and return when they are gone: ports free, visitors closed.
+
+    A user's clients are sent away from the other nodes of the cluster as well, unless it is one of those that asks: nobody waits for that.
 
     A native client is told, and does not come back by itself; one that does not listen takes a second longer. Cancelled,
     they are gone all the same, only nobody waits for it.
@@ -35,6 +47,8 @@ async def kick(context: ServerContext, request: Kick) -> Kicked:
             )
             theirs = [each for each in context.sessions.by_uid.values() if each.username == name]
             kicked = Kicked(sessions=await _end(context, theirs), queued=queued, reserved=reserved)
+            if everywhere and context.node is not None:
+                kicked = attrs.evolve(kicked, told=context.node.kick(encode_request(request)))
         case KickSession(uid):
             session = context.sessions.by_uid.get(uid)
             kicked = Kicked(sessions=await _end(context, [session] if session is not None else []))
@@ -44,6 +58,17 @@ async def kick(context: ServerContext, request: Kick) -> Kicked:
         case _:
             assert_never(request)
     return kicked
+
+
+async def kick_for_others(context: ServerContext, line: bytes) -> None:
+    """Send away whoever another node of the cluster was asked to send away."""
+    with isolated(log, "another node's request was passed over"):
+        request = decode_request(line)
+        if not isinstance(request, KickUser):
+            raise RemoteProtocolError("only users are known to all nodes")
+        kicked = await kick(context, request, everywhere=False)
+        if kicked.anybody:
+            log.info("kicked for another node", request=str(request), **attrs.asdict(kicked))
 
 
 async def _end(context: ServerContext, sessions: Iterable[Session]) -> tuple[int, ...]:

@@ -63,12 +63,16 @@ Request: TypeAlias = AskStatus | AskTasks | Kick
 
 @attrs.frozen(kw_only=True)
 class Kicked:
-    """Who was sent away: the sessions, by uid, the visitors, by number, how many from the queue, and which ports that stood reserved are free."""
+    """Who was sent away: the sessions, by uid, the visitors, by number, how many from the queue, and which ports that stood reserved are free.
+
+    `told` is how many other nodes of the cluster were asked to do the same.
+    """
 
     sessions: tuple[int, ...] = ()
     visitors: tuple[int, ...] = ()
     queued: int = 0
     reserved: tuple[int, ...] = ()
+    told: int = 0
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Kicked:
@@ -78,6 +82,7 @@ class Kicked:
             visitors=tuple(values["visitors"]),
             queued=values["queued"],
             reserved=tuple(values["reserved"]),
+            told=values.get("told", 0),
         )
 
     @property

@@ -12,6 +12,8 @@ import trio
 
 from trionat.server.admin.snapshot import (
     BannedView,
+    ClusterView,
+    NodeView,
     QueuedView,
     ReservedView,
     ServerView,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from trionat.server.admission.bans import Bans
     from trionat.server.admission.lease import Lease
     from trionat.server.admission.queued_client import QueuedClient
+    from trionat.server.cluster.node import Node
     from trionat.server.control.context import ServerContext
     from trionat.server.sessions.session import Session
     from trionat.server.visitors.ports import PortPool
@@ -107,6 +110,7 @@ class Metrics:
             reserved=tuple(reserved),
             refused=self._refused(),
             banned=banned,
+            cluster=None if context.node is None else await _cluster(context.node),
         )
 
     def _refused(self) -> dict[str, int]:
@@ -238,6 +242,16 @@ async def view_banned(bans: Bans) -> tuple[BannedView, ...]:
 def _date(moment: float, now: Callable[[], datetime]) -> str:
     date = now() - timedelta(seconds=_ago(moment))
     return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def _cluster(node: Node) -> ClusterView:
+    nodes = await node.ask_nodes()
+    return ClusterView(
+        node=node.name,
+        away=node.away,
+        claims=len(node.table.by_key),
+        nodes=tuple(NodeView(**attrs.asdict(each)) for each in nodes),
+    )
 
 
 def _ago(moment: float) -> float:

@@ -125,10 +125,31 @@ class WorkerView:
 
 
 @attrs.frozen(kw_only=True)
+class NodeView:
+    """A node of the cluster; None is what is not known, since Redis is away. `silent` is how many seconds ago it told that it is there."""
+
+    name: str
+    address: str
+    silent: float | None
+    sessions: int | None
+    visitors: int | None
+
+
+@attrs.frozen(kw_only=True)
+class ClusterView:
+    """The cluster, as this node (`node`) sees it. `away` says why Redis cannot be asked, and is None where it can. `claims` counts those at all nodes."""
+
+    node: str
+    away: str | None
+    claims: int
+    nodes: tuple[NodeView, ...]
+
+
+@attrs.frozen(kw_only=True)
 class Snapshot:
     """All of it; `sessions` by uid, `queue` in its order, `refused` by bound (`server/refusals.py`), since the start.
 
-    `workers` is empty where the server is one process.
+    `workers` is empty where the server is one process, and `cluster` is there where it is a node.
     """
 
     server: ServerView
@@ -138,6 +159,7 @@ class Snapshot:
     refused: Mapping[str, int]
     banned: tuple[BannedView, ...]
     workers: tuple[WorkerView, ...] = ()
+    cluster: ClusterView | None = None
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Snapshot:
@@ -155,6 +177,7 @@ class Snapshot:
             refused=dict(values["refused"]),
             banned=tuple(BannedView(**each) for each in values["banned"]),
             workers=tuple(WorkerView(**each) for each in values.get("workers", ())),
+            cluster=_cluster(values.get("cluster")),
         )
 
 
@@ -172,3 +195,10 @@ def _reserved(values: dict[str, Any]) -> ReservedView:
         "visitors": tuple(VisitorView(**each) for each in values.get("visitors", ())),
     }
     return ReservedView(**values | parts)
+
+
+def _cluster(values: dict[str, Any] | None) -> ClusterView | None:
+    if values is None:
+        return None
+    nodes: dict[str, Any] = {"nodes": tuple(NodeView(**each) for each in values["nodes"])}
+    return ClusterView(**values | nodes)

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from trionat.server.admission.bans import Bans
     from trionat.server.admission.leases import Leases
     from trionat.server.admission.queue import Admission
+    from trionat.server.cluster.node import Node
     from trionat.server.refusals import RefusalCounters
     from trionat.server.sessions.registry import Sessions
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class ServerContext:
-    """See the module. `bans` is asked who may connect, `authenticator` who may log in. `stopping` is the planned stop; `public_host` is what clients show as the server's name. `route` leads to this process, where there are several."""
+    """See the module. `bans` is asked who may connect, `authenticator` who may log in. `stopping` is the planned stop; `public_host` is what clients show as the server's name. `route` leads to this process, where there are several. `node` is this server in its cluster."""
 
     config: ServerConfig
     authenticator: Authenticator
@@ -32,3 +33,4 @@ class ServerContext:
     stopping: trio.Event
     public_host: str
     route: str | None = None
+    node: Node | None = None

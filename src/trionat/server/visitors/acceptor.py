@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -21,8 +21,21 @@ if TYPE_CHECKING:
 
     from trionat.config.server import ServerConfig
     from trionat.server.visitors.ports import VisitPort
+    from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
+
+
+class Elsewhere(Protocol):
+    """Who brings visitors to ports that are held elsewhere."""
+
+    def takes(self, port: int) -> bool:
+        """Tell whether visitors of this port are to be given to `forward`."""
+        ...
+
+    def forward(self, visitor: Visitor) -> None:
+        """Take over a visitor."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -35,6 +48,7 @@ class VisitorAcceptor:
     config: ServerConfig
     refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
     numbers: Iterator[int] = attrs.field(factory=lambda: count(1))
+    elsewhere: Elsewhere | None = None
     _policy: AccessPolicy = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -48,7 +62,7 @@ class VisitorAcceptor:
         address: TCPAddress,
     ) -> None:
         """Take over a connection from `address` that was accepted on a port, which listens there."""
-        self._admit(port, connection, address, _dialled(connection, listening))
+        self.take(port, SocketEndpoint(connection), address, _dialled(connection, listening))
 
     def accept_behind_proxy(
         self,
@@ -64,34 +78,36 @@ class VisitorAcceptor:
             reason = "this server has no such visit port (VisitPort)"
             self._refuse(source, destination.port, Bound.NO_CLIENT, reason)
         else:
-            self._admit(port, connection, source, destination)
+            self.take(port, SocketEndpoint(connection), source, destination)
 
-    def _admit(
-        self,
-        port: VisitPort,
-        connection: socket.socket,
-        address: TCPAddress,
-        visited: TCPAddress,
+    def take(
+        self, port: VisitPort, endpoint: Endpoint, address: TCPAddress, visited: TCPAddress
     ) -> None:
+        """Take over a visitor from `address`, which has dialled `visited`."""
         queue = port.queue
         user_limits = None if queue is None else queue.user_limits
         refusal = self._policy.refusal(address.host, user_limits)
-        if refusal is not None or queue is None:
-            connection.close()
+        forwards = (
+            queue is None and self.elsewhere is not None and self.elsewhere.takes(port.number)
+        )
+        if refusal is not None or (queue is None and not forwards):
+            endpoint.close()
             bound, reason = refusal or (Bound.NO_CLIENT, "no client holds this port")
             user = "" if user_limits is None else user_limits.user
             self._refuse(address, port.number, bound, reason, user)
             return
-        queue.put(
-            Visitor(
-                number=next(self.numbers),
-                endpoint=SocketEndpoint(connection),
-                address=address,
-                service=port.service,
-                visited=visited,
-                gone=self._policy.enter(address.host),
-            )
+        visitor = Visitor(
+            number=next(self.numbers),
+            endpoint=endpoint,
+            address=address,
+            service=port.service,
+            visited=visited,
+            gone=self._policy.enter(address.host),
         )
+        if queue is not None:
+            queue.put(visitor)
+        elif self.elsewhere is not None:
+            self.elsewhere.forward(visitor)
 
     def _refuse(
         self, address: TCPAddress, port: int, bound: Bound, reason: str, user: str = ""

@@ -1,0 +1,113 @@
+"""This server as a member of its cluster: what starts and stops with it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+import attrs
+import trio
+
+from trionat.errors import RegistryAwayError, StartupError
+from trionat.server.admission.bans import HALF_LIFE
+from trionat.server.cluster.membership import join, member_of
+from trionat.server.cluster.node import Node
+from trionat.server.cluster.node_link import NodeLinks, node_context
+from trionat.server.cluster.redis_link import require_library
+from trionat.server.cluster.seal import read_key_file
+from trionat.transport.listener import Listener, look_up
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from trionat.config.cluster import ClusterConfig
+    from trionat.config.server import ServerConfig
+    from trionat.server.admission.bans import Bans
+    from trionat.server.state_folder import StateFolder
+    from trionat.server.visitors.acceptor import VisitorAcceptor
+    from trionat.server.visitors.ports import PortPool
+    from trionat.transport.descriptors import Descriptors
+
+
+@attrs.define(eq=False)
+class Member:
+    """See the module. `enter` makes one; `run` has to run while the server does, and `leave` comes last in a planned stop."""
+
+    node: Node
+    listener: Listener
+    links: NodeLinks | None = attrs.field(init=False, default=None)
+
+    @classmethod
+    async def enter(
+        cls,
+        cluster: ClusterConfig,
+        server: ServerConfig,
+        pool: PortPool,
+        bans: Bans,
+        resources: AsyncExitStack,
+    ) -> Self:
+        """Take the cluster's identity into the state folder, and listen for other nodes; `resources` closes that.
+
+        Raises:
+            StartupError: this server cannot be a node of the cluster, or Redis does not answer and is not to be waited for.
+        """
+        require_library()
+        folder = server.effective_state_dir
+        seal = await trio.to_thread.run_sync(read_key_file, cluster.key_file)
+        try:
+            identity = await join(cluster, seal, folder, wait=cluster.wait)
+        except RegistryAwayError as error:
+            raise StartupError(str(error)) from error
+        host = await look_up(cluster.node_addr)
+        listener = Listener.open(cluster.node_addr, host=host)
+        resources.callback(listener.close)
+        node = Node(
+            config=cluster,
+            seal=seal,
+            identity=identity,
+            member=await trio.to_thread.run_sync(member_of, folder),
+            pool=pool,
+            slots=server.session_limit,
+            reservation=server.port_reservation,
+        )
+        node.on_ban = bans.ban
+        bans.on_fail = partial(
+            node.note_failure, after=bans.after, ban=bans.time, half_life=HALF_LIFE
+        )
+        return cls(node, listener)
+
+    async def run(
+        self,
+        server: ServerConfig,
+        state: StateFolder,
+        acceptor: VisitorAcceptor,
+        descriptors: Descriptors,
+    ) -> None:
+        """Be a node until cancelled: beat, pass visitors on, and take those that other nodes pass."""
+        tls = await trio.to_thread.run_sync(node_context, state.certificate_file, state.key_file)
+        node = self.node
+        links = self.links = NodeLinks(
+            config=server,
+            name=node.name,
+            seal=node.seal,
+            identity=node.identity,
+            table=node.table,
+            ports=node.pool.ports,
+            acceptor=acceptor,
+            refusals=acceptor.refusals,
+        )
+        acceptor.elsewhere = links
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.run, name="link to Redis")
+            nursery.start_soon(links.run, name="links to nodes")
+            accept = links.acceptor_of(nursery, tls)
+            nursery.start_soon(
+                self.listener.serve, accept, descriptors, name=f"listener {self.listener.address}"
+            )
+
+    async def leave(self, until: float) -> None:
+        """Let visitors that are passed on finish, until then at the latest, and tell the other nodes that this one is gone."""
+        if self.links is not None:
+            with trio.CancelScope(deadline=until):
+                await self.links.wait_none()
+        await self.node.leave()

@@ -1,0 +1,401 @@
+"""Three nodes as processes, each at an address of its own, with real Redis and MariaDB: what clients and visitors notice when something is away."""
+
+from __future__ import annotations
+
+import json
+import signal
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import pytest
+import trio
+
+from bench.program import free_port
+from tests.e2e import running, services
+from tests.e2e.running import ask, read_all
+from tests.redis_server import running_redis
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from tests.e2e.running import Client, Server
+    from tests.e2e.services import Service
+    from tests.mariadb import MariaDB
+    from tests.redis_server import RedisServer
+    from trionat.config.database import DatabaseConfig
+
+T = TypeVar("T")
+
+pytestmark = pytest.mark.limit(120)
+
+PASSWORD = "plain as NAT has it"
+LOGIN = {"TRIONAT_AUTH_USERNAME": "ann", "TRIONAT_AUTH_PASSWORD": PASSWORD}
+
+
+@attrs.define(eq=False)
+class Front:
+    """What name service or a load balancer is to clients: one address, which leads to the first node that answers.
+
+    `cut` nodes do not; `order` may change at any time.
+    """
+
+    port: int
+    order: list[str]
+    control: int
+
+    async def serve(self, nursery: trio.Nursery) -> None:
+        listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
+        await nursery.start(trio.serve_listeners, self._relay, listeners)
+
+    async def _relay(self, stream: trio.SocketStream) -> None:
+        for host in list(self.order):
+            try:
+                other = await trio.open_tcp_stream(host, self.control)
+            except OSError:
+                continue
+            async with stream, other, trio.open_nursery() as nursery:
+                nursery.start_soon(_pump, stream, other, nursery)
+                nursery.start_soon(_pump, other, stream, nursery)
+            return
+        await stream.aclose()
+
+
+async def _pump(source: trio.SocketStream, sink: trio.SocketStream, nursery: trio.Nursery) -> None:
+    try:
+        async for data in source:
+            await sink.send_all(data)
+        await sink.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        nursery.cancel_scope.cancel()
+
+
+@attrs.define(eq=False)
+class Cluster:
+    """`nodes` are the servers that run, by number from 1; node N is at 127.0.0.N. All have the same ports."""
+
+    folder: Path
+    redis: RedisServer
+    database: DatabaseConfig
+    front: Front
+    nursery: trio.Nursery
+    ending: trio.Event = attrs.field(factory=trio.Event)
+    control: int = attrs.field(factory=free_port)
+    link: int = attrs.field(factory=free_port)
+    visit: Sequence[int] = attrs.field(factory=lambda: [free_port() for _ in range(3)])
+    nodes: dict[int, Server] = attrs.field(factory=dict)
+
+    def config(self, number: int) -> Path:
+        """Return the `server.yml` of a node."""
+        folder = self.folder / f"node{number}"
+        folder.mkdir(exist_ok=True)
+        file = folder / "server.yml"
+        database = self.database
+        file.write_text(
+            f'Database:\n  Username: "{database.username}"\n  Password: "{database.password}"\n'
+            f'  Host: "{database.host}"\n  DBName: "{database.db_name}"\n'
+            f"Cluster:\n  Redis: {self.redis.url}\n  Node: node-{number}\n"
+            f"  NodeAddr: 127.0.0.{number}:{self.link}\n  KeyFile: {self.folder / 'cluster.key'}\n"
+        )
+        return file
+
+    async def enter(self, context: AbstractAsyncContextManager[T]) -> T:
+        """Enter it in a task of its own, until the cluster ends: tests enter and the fixture leaves."""
+        found: T = await self.nursery.start(self._hold, context)
+        return found
+
+    async def _hold(
+        self, context: AbstractAsyncContextManager[T], task_status: trio.TaskStatus[T]
+    ) -> None:
+        async with context as value:
+            task_status.started(value)
+            await self.ending.wait()
+
+    async def init(self) -> None:
+        config = self.config(1)
+        state = str(config.parent / "state")
+        done = await services.run_trionat(
+            "cluster", "init", "--config", config, TRIONAT_STATE_DIR=state
+        )
+        assert done.returncode == 0, done.stderr
+
+    async def start(self, number: int, **environ: str) -> Server:
+        config = self.config(number)
+        server = await self.enter(
+            running.server(
+                *(
+                    config.parent,
+                    "--config",
+                    config,
+                    "--public-addr",
+                    f"127.0.0.1:{self.front.port}",
+                ),
+                control=f"127.0.0.{number}:{self.control}",
+                visit=",".join(map(str, self.visit)),
+                environ=environ,
+            )
+        )
+        self.nodes[number] = server
+        return server
+
+    async def connect(self, name: str, service: Service, *flags: str) -> Client:
+        client = await self.enter(
+            running.client_process(
+                self.folder / name,
+                *(str(service.port), "--controller-addr", f"127.0.0.1:{self.front.port}"),
+                *("--fingerprint", str(self.nodes[1].ready["fingerprint"])),
+                *flags,
+                environ=LOGIN,
+            )
+        )
+        await client.wait_connected()
+        return client
+
+    async def visit_at(
+        self, number: int, client: Client, question: bytes, *, within: float = 15
+    ) -> bytes:
+        """Be a visitor at a node, and return the service's answer."""
+        with trio.fail_after(within):
+            async with await trio.open_tcp_stream(f"127.0.0.{number}", client.port()) as stream:
+                return await ask(stream, question)
+
+    async def status(self, number: int) -> dict[str, object]:
+        done = await services.run_trionat(
+            *("status", "--json", "--config", self.config(number)),
+            TRIONAT_STATE_DIR=str(self.nodes[number].state),
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, object] = json.loads(done.stdout)["cluster"]
+        return found
+
+    async def wait_away(self, number: int, *, away: bool) -> None:
+        """Wait until `status` of a node says that Redis is away, or there."""
+        with trio.fail_after(15):
+            while ((await self.status(number))["away"] is not None) != away:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+
+
+@pytest.fixture
+async def cluster(mariadb: MariaDB, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """Two nodes that are up; a test may start the third."""
+    async with starting(mariadb, tmp_path) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def starting(mariadb: MariaDB, folder: Path) -> AsyncIterator[Cluster]:
+    database = await trio.to_thread.run_sync(mariadb.new_database)
+    add_ann = f"insert into userInfo_userinfo (username, password) values ('ann', '{PASSWORD}')"
+    await trio.to_thread.run_sync(mariadb.sql, add_ann, database.db_name)
+    redis = running_redis()
+    server = await trio.to_thread.run_sync(redis.__enter__)
+    try:
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as processes:
+                front = Front(free_port(), ["127.0.0.1", "127.0.0.2", "127.0.0.3"], 0)
+                cluster = Cluster(folder, server, database, front, processes)
+                front.control = cluster.control
+                await front.serve(nursery)
+                await cluster.init()
+                await cluster.start(1)
+                await cluster.start(2)
+                yield cluster
+                cluster.ending.set()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(redis.__exit__, None, None, None)
+
+
+async def test_any_node_takes_any_visitor(cluster: Cluster, echo_server: Service) -> None:
+    one, two = cluster.nodes[1], cluster.nodes[2]
+    assert one.ready["fingerprint"] == two.ready["fingerprint"]
+    client = await cluster.connect("client", echo_server)
+    assert await cluster.visit_at(1, client, b"at its own node") == b"at its own node"
+    assert await cluster.visit_at(2, client, b"at the other one") == b"at the other one"
+    record = await client.wait_record("visitor closed", count=2)
+    theirs = await one.wait_record("visitor closed", count=2)
+    assert record["address"] == theirs["address"]
+    # It keeps a half-close, and many at once are no trouble.
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(_half_close, cluster, client, bytes([number]) * 300_000)
+    found = await cluster.status(2)
+    assert found["away"] is None
+    assert found["claims"] == 1
+
+
+async def _half_close(cluster: Cluster, client: Client, data: bytes) -> None:
+    async with await trio.open_tcp_stream("127.0.0.2", client.port()) as stream:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_and_end, stream, data)
+            assert await read_all(stream) == data
+
+
+async def _send_and_end(stream: trio.SocketStream, data: bytes) -> None:
+    await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def test_redis_away_and_back_empty(cluster: Cluster, echo_server: Service) -> None:
+    client = await cluster.connect("client", echo_server)
+    async with await trio.open_tcp_stream("127.0.0.2", client.port()) as lasting:
+        assert await ask(lasting, b"before") == b"before"
+        await trio.to_thread.run_sync(cluster.redis.kill)
+        await cluster.wait_away(1, away=True)
+        await cluster.wait_away(2, away=True)
+        assert await ask(lasting, b"meanwhile") == b"meanwhile"
+        assert await cluster.visit_at(1, client, b"new, here") == b"new, here"
+        assert await cluster.visit_at(2, client, b"new, there") == b"new, there"
+        async with running.client_process(
+            cluster.folder / "second",
+            *(str(echo_server.port), "--controller-addr", f"127.0.0.1:{cluster.front.port}"),
+            *("--fingerprint", str(cluster.nodes[1].ready["fingerprint"])),
+            environ=LOGIN,
+        ) as second:
+            gone = await second.process.next_event("disconnected", within=20)
+            assert "cannot agree with the others of its cluster" in str(gone["reason"])
+            await trio.to_thread.run_sync(cluster.redis.start)
+            await second.wait_connected(within=30)
+            assert second.port() != client.port()
+            assert await cluster.visit_at(2, second, b"at last") == b"at last"
+        await cluster.wait_away(1, away=False)
+        assert await ask(lasting, b"still there") == b"still there"
+        assert await cluster.visit_at(2, client, b"after") == b"after"
+
+
+async def test_redis_frozen(cluster: Cluster, echo_server: Service) -> None:
+    client = await cluster.connect("client", echo_server)
+    await trio.to_thread.run_sync(cluster.redis.pause)
+    try:
+        began = trio.current_time()
+        await cluster.wait_away(1, away=True)
+        assert trio.current_time() - began < 8
+        assert await cluster.visit_at(2, client, b"meanwhile") == b"meanwhile"
+        await trio.sleep(5)
+    finally:
+        cluster.redis.resume()
+    await cluster.wait_away(1, away=False)
+    assert await cluster.visit_at(2, client, b"after") == b"after"
+    assert len([r for r in client.records if r["event"] == "connected"]) <= 1
+
+
+async def test_a_node_that_is_killed(cluster: Cluster, echo_server: Service) -> None:
+    """Its client comes back at another node, to the same port, and visitors that come meanwhile are served."""
+    client = await cluster.connect("client", echo_server)
+    port = client.port()
+    assert await cluster.visit_at(2, client, b"before") == b"before"
+    answers: list[bytes] = []
+
+    async def visit() -> None:
+        answers.append(await cluster.visit_at(2, client, b"meanwhile", within=30))
+
+    async with trio.open_nursery() as nursery:
+        cluster.nodes[1].kill()
+        began = trio.current_time()
+        nursery.start_soon(visit)
+        await client.wait_connected(within=30)
+        took = trio.current_time() - began
+    assert client.port() == port
+    assert answers == [b"meanwhile"]
+    assert took < 6  # most often less than 5, on a machine that has nothing else to do
+    assert await cluster.visit_at(2, client, b"after") == b"after"
+
+
+async def test_a_node_that_is_frozen_and_comes_back(cluster: Cluster, echo_server: Service) -> None:
+    """Its client goes to another node meanwhile; what it believes to hold then is not its own any more."""
+    client = await cluster.connect("client", echo_server)
+    port = client.port()
+    one = cluster.nodes[1]
+    one.process.process.send_signal(signal.SIGSTOP)
+    try:
+        cluster.front.order[:] = ["127.0.0.2"]
+        await client.wait_connected(within=60)
+        assert client.port() == port
+        assert await cluster.visit_at(2, client, b"meanwhile") == b"meanwhile"
+    finally:
+        one.process.process.send_signal(signal.SIGCONT)
+    await one.wait_record("another node has what was held here", within=15)
+    await cluster.wait_away(1, away=False)
+    assert await cluster.visit_at(1, client, b"by one hop") == b"by one hop"
+
+
+async def test_a_planned_stop(cluster: Cluster, echo_server: Service) -> None:
+    client = await cluster.connect("client", echo_server)
+    port = client.port()
+    cluster.nodes[1].terminate()
+    await client.wait_connected(within=20)
+    assert client.port() == port
+    assert await cluster.visit_at(2, client, b"after") == b"after"
+    assert await cluster.nodes[1].wait() == 0
+    names = [node["name"] for node in (await cluster.status(2))["nodes"]]  # type: ignore[attr-defined]
+    assert names == ["node-2"]
+
+
+async def test_a_client_that_comes_to_another_node(cluster: Cluster, echo_server: Service) -> None:
+    """It takes its port along, though the node that has it does not know yet that it has left."""
+    client = await cluster.connect("client", echo_server, "--identity", "the same")
+    port = client.port()
+    cluster.front.order[:] = ["127.0.0.2"]
+    client.process.process.send_signal(signal.SIGSTOP)
+    try:
+        async with running.client_process(
+            cluster.folder / "client2",
+            *(str(echo_server.port), "--controller-addr", f"127.0.0.1:{cluster.front.port}"),
+            *("--fingerprint", str(cluster.nodes[1].ready["fingerprint"])),
+            *("--identity", "the same"),
+            environ=LOGIN,
+        ) as again:
+            await again.wait_connected(within=10)
+            assert again.port() == port
+            assert await cluster.visit_at(1, again, b"by one hop") == b"by one hop"
+    finally:
+        client.process.process.send_signal(signal.SIGCONT)
+        client.kill()
+
+
+async def test_kicks_and_status_from_every_node(cluster: Cluster, echo_server: Service) -> None:
+    client = await cluster.connect("client", echo_server)
+    done = await services.run_trionat(
+        *("kick", "ann", "--config", cluster.config(2)),
+        TRIONAT_STATE_DIR=str(cluster.nodes[2].state),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 other node told to do the same" in done.stdout.decode()
+    assert await client.wait() == 4
+    done = await services.run_trionat("cluster", "status", "--config", cluster.config(2))
+    assert done.returncode == 0, done.stderr
+    assert "node-1  127.0.0.1" in done.stdout.decode()
+    assert "node-2  127.0.0.2" in done.stdout.decode()
+
+
+async def test_what_a_node_is_refused_for(cluster: Cluster) -> None:
+    config = cluster.config(3)
+    serve = partial(
+        services.run_trionat,
+        "serve",
+        "--controller-addr",
+        "127.0.0.3:0",
+        "--tunnel-addr",
+        "127.0.0.3:0",
+    )
+    state = str(config.parent / "state")
+    config.write_text(config.read_text().replace("node-3", "node-1"))
+    done = await serve("--config", config, TRIONAT_STATE_DIR=state)
+    assert done.returncode == 3
+    assert "another node is called node-1" in done.stderr.decode()
+    (config.parent / "state" / "server.key").unlink(missing_ok=True)
+    text = cluster.config(3).read_text()
+    config.write_text(text.replace("cluster.key", "other.key"))
+    done = await serve("--config", config, TRIONAT_STATE_DIR=state)
+    assert done.returncode == 3
+    assert "other.key: there is no key of the cluster" in done.stderr.decode()
+    (cluster.folder / "other.key").write_text("A" * 43 + "=\n")
+    (cluster.folder / "other.key").chmod(0o600)
+    done = await serve("--config", config, TRIONAT_STATE_DIR=state)
+    assert done.returncode == 3
+    assert "it has another cluster's data" in done.stderr.decode()
+    assert len(done.stderr.decode().strip().splitlines()) == 1
