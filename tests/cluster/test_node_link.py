@@ -103,8 +103,8 @@ async def running(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(links.run)
             tls = node_context(folder / f"{name}.crt", folder / f"{name}.key")
-            nursery.start_soon(listener.serve, links.acceptor_of(nursery, tls), descriptors)
-            nursery.start_soon(visits.serve, accept, descriptors)
+            nursery.start_soon(listener.serve, links.acceptor_of(nursery, tls), descriptors)  # noqa: ASYNC113 - waits below
+            nursery.start_soon(visits.serve, accept, descriptors)  # noqa: ASYNC113 - the same
             await trio.testing.wait_all_tasks_blocked()
             yield Node(name, links, table, port, listener, visits, entry)
             nursery.cancel_scope.cancel()

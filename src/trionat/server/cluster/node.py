@@ -153,12 +153,11 @@ class Node:
 
     async def leave(self) -> None:
         """Tell the others that this node is gone; best effort, within a second."""
-        if self.link.is_up:
+        try:
             with trio.move_on_after(1.0):
-                try:
-                    await self.link.call(LEAVE, self.name, self.epoch)
-                except RegistryAwayError as error:
-                    log.debug("could not leave the cluster", reason=str(error))
+                await self.link.call(LEAVE, self.name, self.epoch)
+        except RegistryAwayError as error:
+            log.debug("could not leave the cluster", reason=str(error))
 
     # -- a generation ------------------------------------------------------------------------------------------------
 

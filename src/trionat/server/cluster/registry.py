@@ -217,13 +217,13 @@ class RedisRegistry(Registry):
         """A node has missed its beat: where its machine says that nobody listens there, do not wait until it counts as dead."""
         if (entry := self.table.nodes.get(node)) is None or node == self.node:
             return
-        with trio.move_on_after(_DIAL):
-            try:
+        try:
+            with trio.move_on_after(_DIAL):
                 (await dial(entry.address)).close()
-            except ConnectionRefusedError:
-                await self.link.call(DOUBT, node, self.reserve)
-            except OSError as error:
-                log.debug("cannot tell whether a node is there", node=node, error=str(error))
+        except ConnectionRefusedError:
+            await self.link.call(DOUBT, node, self.reserve)
+        except OSError as error:
+            log.debug("cannot tell whether a node is there", node=node, error=str(error))
 
     def _require(self) -> None:
         if not self.is_ready:
