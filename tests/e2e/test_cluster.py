@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -74,13 +74,47 @@ async def _pump(source: trio.SocketStream, sink: trio.SocketStream, nursery: tri
 
 
 @attrs.define(eq=False)
+class Wire:
+    """A network between somebody and `target`, both on the loopback: `cut` loses what is on it, and lets nobody through."""
+
+    port: int
+    target: int
+    scopes: set[trio.CancelScope] = attrs.field(factory=set)
+    is_cut: bool = False
+
+    async def serve(self, nursery: trio.Nursery) -> None:
+        listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
+        await nursery.start(trio.serve_listeners, self._relay, listeners)
+
+    async def _relay(self, stream: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope, suppress(OSError):
+            self.scopes.add(scope)
+            async with stream:
+                if self.is_cut:
+                    await trio.sleep_forever()  # accepted by the kernel, and never answered
+                async with await trio.open_tcp_stream("127.0.0.1", self.target) as other:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_pump, stream, other, nursery)
+                        nursery.start_soon(_pump, other, stream, nursery)
+
+    def cut(self) -> None:
+        self.is_cut = True
+        for scope in self.scopes:
+            scope.cancel()
+
+    def mend(self) -> None:
+        self.is_cut = False
+
+
+@attrs.define(eq=False)
 class Cluster:
-    """`nodes` are the servers that run, by number from 1; node N is at 127.0.0.N. All have the same ports."""
+    """`nodes` are the servers that run, by number from 1; node N is at 127.0.0.N. All have the same ports. The first one reaches Redis by `wire`."""
 
     folder: Path
     redis: RedisServer
     database: DatabaseConfig
     front: Front
+    wire: Wire
     nursery: trio.Nursery
     ending: trio.Event = attrs.field(factory=trio.Event)
     control: int = attrs.field(factory=free_port)
@@ -94,10 +128,11 @@ class Cluster:
         folder.mkdir(exist_ok=True)
         file = folder / "server.yml"
         database = self.database
+        redis = self.wire.port if number == 1 else self.redis.port
         file.write_text(
             f'Database:\n  Username: "{database.username}"\n  Password: "{database.password}"\n'
             f'  Host: "{database.host}"\n  DBName: "{database.db_name}"\n'
-            f"Cluster:\n  Redis: {self.redis.url}\n  Node: node-{number}\n"
+            f"Cluster:\n  Redis: redis://127.0.0.1:{redis}\n  Node: node-{number}\n"
             f"  NodeAddr: 127.0.0.{number}:{self.link}\n  KeyFile: {self.folder / 'cluster.key'}\n"
         )
         return file
@@ -196,9 +231,11 @@ async def starting(mariadb: MariaDB, folder: Path) -> AsyncIterator[Cluster]:
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as processes:
                 front = Front(free_port(), ["127.0.0.1", "127.0.0.2", "127.0.0.3"], 0)
-                cluster = Cluster(folder, server, database, front, processes)
+                wire = Wire(free_port(), server.port)
+                cluster = Cluster(folder, server, database, front, wire, processes)
                 front.control = cluster.control
                 await front.serve(nursery)
+                await wire.serve(nursery)
                 await cluster.init()
                 await cluster.start(1)
                 await cluster.start(2)
@@ -240,6 +277,7 @@ async def _send_and_end(stream: trio.SocketStream, data: bytes) -> None:
     await stream.send_eof()
 
 
+@pytest.mark.slow
 async def test_redis_away_and_back_empty(cluster: Cluster, echo_server: Service) -> None:
     client = await cluster.connect("client", echo_server)
     async with await trio.open_tcp_stream("127.0.0.2", client.port()) as lasting:
@@ -267,6 +305,7 @@ async def test_redis_away_and_back_empty(cluster: Cluster, echo_server: Service)
         assert await cluster.visit_at(2, client, b"after") == b"after"
 
 
+@pytest.mark.slow
 async def test_redis_frozen(cluster: Cluster, echo_server: Service) -> None:
     client = await cluster.connect("client", echo_server)
     await trio.to_thread.run_sync(cluster.redis.pause)
@@ -283,6 +322,7 @@ async def test_redis_frozen(cluster: Cluster, echo_server: Service) -> None:
     assert len([r for r in client.records if r["event"] == "connected"]) <= 1
 
 
+@pytest.mark.slow
 async def test_a_node_that_is_killed(cluster: Cluster, echo_server: Service) -> None:
     """Its client comes back at another node, to the same port, and visitors that come meanwhile are served."""
     client = await cluster.connect("client", echo_server)
@@ -305,6 +345,7 @@ async def test_a_node_that_is_killed(cluster: Cluster, echo_server: Service) -> 
     assert await cluster.visit_at(2, client, b"after") == b"after"
 
 
+@pytest.mark.slow
 async def test_a_node_that_is_frozen_and_comes_back(cluster: Cluster, echo_server: Service) -> None:
     """Its client goes to another node meanwhile; what it believes to hold then is not its own any more."""
     client = await cluster.connect("client", echo_server)
@@ -323,6 +364,27 @@ async def test_a_node_that_is_frozen_and_comes_back(cluster: Cluster, echo_serve
     assert await cluster.visit_at(1, client, b"by one hop") == b"by one hop"
 
 
+@pytest.mark.slow
+async def test_a_node_that_is_cut_off_from_redis_only(
+    cluster: Cluster, echo_server: Service
+) -> None:
+    """Its sessions and visitors go on; for the others it is gone until it is back."""
+    client = await cluster.connect("client", echo_server)
+    async with await trio.open_tcp_stream("127.0.0.1", client.port()) as lasting:
+        assert await ask(lasting, b"before") == b"before"
+        cluster.wire.cut()
+        await cluster.wait_away(1, away=True)
+        await cluster.nodes[2].wait_record("a node of the cluster is gone", within=15)
+        assert await cluster.visit_at(1, client, b"here") == b"here"
+        assert await ask(lasting, b"meanwhile") == b"meanwhile"
+        cluster.wire.mend()
+        await cluster.wait_away(1, away=False)
+        assert await cluster.visit_at(2, client, b"there") == b"there"
+        assert await ask(lasting, b"after") == b"after"
+    assert "another node has what was held here" not in cluster.nodes[1].log_text()
+
+
+@pytest.mark.slow
 async def test_a_planned_stop(cluster: Cluster, echo_server: Service) -> None:
     client = await cluster.connect("client", echo_server)
     port = client.port()
@@ -335,6 +397,7 @@ async def test_a_planned_stop(cluster: Cluster, echo_server: Service) -> None:
     assert names == ["node-2"]
 
 
+@pytest.mark.slow
 async def test_a_client_that_comes_to_another_node(cluster: Cluster, echo_server: Service) -> None:
     """It takes its port along, though the node that has it does not know yet that it has left."""
     client = await cluster.connect("client", echo_server, "--identity", "the same")
@@ -357,6 +420,7 @@ async def test_a_client_that_comes_to_another_node(cluster: Cluster, echo_server
         client.kill()
 
 
+@pytest.mark.slow
 async def test_kicks_and_status_from_every_node(cluster: Cluster, echo_server: Service) -> None:
     client = await cluster.connect("client", echo_server)
     done = await services.run_trionat(
@@ -372,6 +436,7 @@ async def test_kicks_and_status_from_every_node(cluster: Cluster, echo_server: S
     assert "node-2  127.0.0.2" in done.stdout.decode()
 
 
+@pytest.mark.slow
 async def test_what_a_node_is_refused_for(cluster: Cluster) -> None:
     config = cluster.config(3)
     serve = partial(
