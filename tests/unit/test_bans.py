@@ -83,6 +83,22 @@ async def test_a_ban_does_not_grow_by_what_was_under_way(
     assert not bans.shuts_out(HOST)
 
 
+async def test_a_ban_of_another_node(autojump_clock: MockClock) -> None:
+    failed: list[str] = []
+    bans = Bans(after=6, time=300, on_fail=failed.append)
+    bans.fail(HOST)
+    assert failed == [HOST]
+    async with bans.trying(HOST):
+        bans.ban(HOST, 60)
+        bans.ban(HOST, 30)  # it ends no sooner
+    assert bans.banned() == {HOST: 60}
+    assert not bans.banned().get(OTHER)
+    with pytest.raises(RefusedError, match="for another 60 s"):
+        bans.check(HOST)
+    await trio.sleep(60)
+    bans.check(HOST)
+
+
 async def test_zero_bans_nobody(autojump_clock: MockClock) -> None:
     bans = Bans(after=0, time=60)
     assert max(bans.fail(HOST) for _ in range(1000)) == 2
