@@ -170,7 +170,7 @@ async def test_one_tunnel_after_another_is_used_again(tmp_path: Path) -> None:
             there.endpoint.close()
             queue.leave(there)
             await trio.sleep(0.05)
-        (link, _) = one.links._links["two"]
+        (link, _) = one.links._links[two.entry]
         assert 1 <= link.tunnels.count <= 2
 
 
@@ -279,6 +279,43 @@ async def test_visitors_wait_for_the_clients_of_a_node_that_is_gone(tmp_path: Pa
         queue.leave(there)
 
 
+async def test_who_is_served_by_a_node_that_redis_does_not_know_any_more_goes_on(
+    tmp_path: Path,
+) -> None:
+    async with nodes(tmp_path, "one", "two") as (one, two):
+        queue = two.hold(1, one)
+        async with await one.visit() as visitor:
+            await visitor.send_all(b"before")
+            there = await next_visitor(queue)
+            assert await receive_exactly(there.endpoint, 6) == b"before"
+            one.table.remove_node("two", two.entry.epoch)
+            await trio.sleep(1)
+            await visitor.send_all(b"after")
+            assert await receive_exactly(there.endpoint, 5) == b"after"
+            await send_all(there.endpoint, b"answer")
+            assert await visitor.receive_some(10) == b"answer"
+            there.endpoint.close()
+            queue.leave(there)
+            assert await read(visitor) == b""
+        with trio.fail_after(5):
+            while one.links._links:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.05)
+
+
+async def test_no_more_wait_for_a_node_than_may(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "one", "two") as (one, two):
+        one.links.config = attrs.evolve(one.links.config, max_waiting_visitors=3)
+        two.hold(1, one)
+        two.port.queue = None
+        one.table.remove_node("two", two.entry.epoch)
+        async with AsyncExitStack() as stack:
+            visitors = [await stack.enter_async_context(await one.visit()) for _ in range(5)]
+            await trio.sleep(0.5)
+            assert len(one.links._lobby) == 3
+            for visitor in visitors[3:]:
+                assert await read(visitor) == b""
+
+
 async def test_a_port_that_nobody_holds(tmp_path: Path) -> None:
     async with nodes(tmp_path, "one", "two") as (one, _):
         async with await one.visit() as visitor:
@@ -295,7 +332,7 @@ async def test_a_node_without_the_key_is_sent_away(tmp_path: Path) -> None:
         async with await one.visit() as visitor:
             assert await read(visitor) == b""
         assert not queue.waiting
-        assert "closed" in one.links._links["two"][0].reason
+        assert "closed" in one.links._links[two.entry][0].reason
 
 
 async def test_whatever_answers_with_another_certificate_gets_no_visitor(tmp_path: Path) -> None:
@@ -307,7 +344,7 @@ async def test_whatever_answers_with_another_certificate_gets_no_visitor(tmp_pat
         async with await one.visit() as visitor:
             assert await read(visitor) == b""
         assert not queue.waiting
-        assert "has not the cluster's certificate" in one.links._links["two"][0].reason
+        assert "has not the cluster's certificate" in one.links._links[two.entry][0].reason
 
 
 @pytest.mark.parametrize("words", [b"", b"GET / HTTP/1.1\r\n\r\n", bytes(100)])

@@ -370,17 +370,23 @@ async def test_a_node_that_is_cut_off_from_redis_only(
 ) -> None:
     """Its sessions and visitors go on; for the others it is gone until it is back."""
     client = await cluster.connect("client", echo_server)
-    async with await trio.open_tcp_stream("127.0.0.1", client.port()) as lasting:
+    async with (
+        await trio.open_tcp_stream("127.0.0.1", client.port()) as lasting,
+        await trio.open_tcp_stream("127.0.0.2", client.port()) as passed_on,
+    ):
         assert await ask(lasting, b"before") == b"before"
+        assert await ask(passed_on, b"before") == b"before"
         cluster.wire.cut()
         await cluster.wait_away(1, away=True)
         await cluster.nodes[2].wait_record("a node of the cluster is gone", within=15)
         assert await cluster.visit_at(1, client, b"here") == b"here"
         assert await ask(lasting, b"meanwhile") == b"meanwhile"
+        assert await ask(passed_on, b"meanwhile") == b"meanwhile"
         cluster.wire.mend()
         await cluster.wait_away(1, away=False)
         assert await cluster.visit_at(2, client, b"there") == b"there"
         assert await ask(lasting, b"after") == b"after"
+        assert await ask(passed_on, b"after") == b"after"
     assert "another node has what was held here" not in cluster.nodes[1].log_text()
 
 

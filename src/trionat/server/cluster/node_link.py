@@ -33,6 +33,7 @@ from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.liveness import SWEEP_INTERVAL
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.cluster.retained import Retained
+from trionat.server.refusals import Bound
 from trionat.server.sessions.native_tunnels import NativeTunnels
 from trionat.server.visitors.queue import VisitorQueue
 from trionat.server.visitors.visitor import Visitor
@@ -191,7 +192,9 @@ class NodeLinks:
     refusals: RefusalCounters
     _fingerprint: bytes = attrs.field(init=False)
     _client_tls: ssl.SSLContext = attrs.field(init=False)
-    _links: dict[str, tuple[_Link, trio.CancelScope]] = attrs.field(init=False, factory=lambda: {})
+    _links: dict[NodeEntry, tuple[_Link, trio.CancelScope]] = attrs.field(
+        init=False, factory=lambda: {}
+    )
     _lobby: dict[ForwardedVisitor, None] = attrs.field(init=False, factory=lambda: {})
     _nursery: trio.Nursery | None = attrs.field(init=False, default=None)
     _strangers: int = attrs.field(init=False, default=0)
@@ -257,8 +260,11 @@ class NodeLinks:
             visitor.rounds += 1
             visitor.gone = partial(self._done, visitor)
             self._link(self.table.nodes[entry.node]).queue.put(visitor)
-        else:
+        elif len(self._lobby) < self.config.max_waiting_visitors:
             self._lobby[visitor] = None
+        else:
+            self.refusals.counts[Bound.WAITING_VISITORS] += 1
+            self._dismiss(visitor, "too many visitors wait for a node (MaxWaitingVisitors)")
 
     def _done(self, visitor: ForwardedVisitor) -> None:
         """A link is done with a visitor: it was served, or is to go to the next node."""
@@ -292,11 +298,8 @@ class NodeLinks:
 
     def _link(self, node: NodeEntry) -> _Link:
         assert self._nursery is not None, "asked before"  # noqa: S101 - for type checkers
-        found = self._links.get(node.name)
-        if found is not None and found[0].node == node:
+        if (found := self._links.get(node)) is not None:
             return found[0]
-        if found is not None:
-            found[1].cancel("the node was started anew")
         queue = VisitorQueue(
             self.config.max_waiting_visitors,
             _MOST_TUNNELS,
@@ -305,7 +308,7 @@ class NodeLinks:
         )
         tunnels = NativeTunnels(queue=queue, limit=_MOST_TUNNELS, keep_idle=_KEEP_IDLE)
         link, scope = _Link(node, queue, tunnels, self._dial), trio.CancelScope()
-        self._links[node.name] = link, scope
+        self._links[node] = link, scope
         self._nursery.start_soon(self._run_link, link, scope, name=f"link to node {node.name}")
         return link
 
@@ -350,10 +353,13 @@ class NodeLinks:
     def _look_again(self) -> None:
         wait = self.config.visitor_wait
         for link, scope in list(self._links.values()):
-            name = link.node.name
-            if self.table.nodes.get(name) != link.node:  # gone, or started anew
-                scope.cancel("the node is gone")
-                del self._links[name]
+            if self.table.nodes.get(link.node.name) != link.node:
+                # Gone, as far as Redis knows: those that it serves go on, as long as it does.
+                for visitor in self._take_waiting(link.queue):
+                    self._lobby[visitor] = None
+                if not link.queue.present:
+                    scope.cancel("the node is gone")
+                    del self._links[link.node]
             else:
                 link.queue.expire(wait=wait, resume_wait=wait)
                 if link.reason:
