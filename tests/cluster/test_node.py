@@ -167,6 +167,19 @@ async def test_a_process_that_is_gone_is_noticed_sooner(world: RedisWorld) -> No
     assert (await claim(two, "a", 60001)).fence > held.fence
 
 
+async def test_a_client_takes_its_ports_along(world: RedisWorld) -> None:
+    """Even where its new node hears of it only afterwards that the old one has given them up."""
+    one, two = await world.start("one"), await world.start("two")
+    held = await claim(one, "a", 60002)
+    await wait_for(lambda: 60002 in two.table.by_port)
+    two.link.on_news = lambda _: None
+    one.registry.release(held)
+    await wait_for(lambda: 60002 not in one.table.by_port)
+    await trio.sleep(0.1)
+    assert 60002 in two.table.by_port
+    assert (await claim(two, "a")).ports == (60002,)
+
+
 async def test_split_brain(world: RedisWorld) -> None:
     """A node that was given up while it could not be heard comes back: what others have by now is theirs."""
     one, two = await world.start("one"), await world.start("two")

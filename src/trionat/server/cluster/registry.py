@@ -39,16 +39,17 @@ _MOVED: Final = "this client is at another node by now"
 _TAKEN: Final = "a visit port of this client is in use at another node by now"
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Elsewhere:
-    """The ports that other nodes hold, as far as is known here."""
+    """The ports that other nodes hold, as far as is known here; not those of the client that `asks`, which are to come along with it."""
 
     table: RoutingTable
     node: str
+    asks: LeaseKey | None = None
 
     def __contains__(self, port: object) -> bool:
         entry = self.table.by_port.get(port)  # type: ignore[call-overload]
-        return entry is not None and entry.node != self.node
+        return entry is not None and entry.node != self.node and entry.key != self.asks
 
 
 @attrs.define(eq=False)
@@ -78,10 +79,11 @@ class RedisRegistry(Registry):
     reserve: int
     is_ready: bool = attrs.field(init=False, default=False)
     held: dict[LeaseKey, _Held] = attrs.field(init=False, factory=lambda: {})
+    _elsewhere: _Elsewhere = attrs.field(init=False)
     _asking: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
-        self.pool.elsewhere = _Elsewhere(self.table, self.node)
+        self._elsewhere = self.pool.elsewhere = _Elsewhere(self.table, self.node)
 
     @property
     def free_slots(self) -> int:
@@ -109,7 +111,11 @@ class RedisRegistry(Registry):
         kept: list[VisitPort] = []  # that others have, as we have just learned
         try:
             for _ in range(_TRIES):
-                ports = self.pool.take(wish.services, wish.key, wish.limits.visit_ports)
+                self._elsewhere.asks = wish.key
+                try:
+                    ports = self.pool.take(wish.services, wish.key, wish.limits.visit_ports)
+                finally:
+                    self._elsewhere.asks = None
                 if ports is None:
                     return None
                 kept += ports
