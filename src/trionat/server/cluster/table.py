@@ -121,6 +121,7 @@ class RoutingTable:
     by_key: dict[LeaseKey, Entry] = attrs.field(init=False, factory=lambda: {})
     by_port: dict[int, Entry] = attrs.field(init=False, factory=lambda: {})
     highest: int = attrs.field(init=False, default=0)
+    _by_epoch: dict[str, dict[LeaseKey, Entry]] = attrs.field(init=False, factory=lambda: {})
     _orphaned: dict[int, float] = attrs.field(init=False, factory=lambda: {})
 
     def is_orphaned(self, port: int) -> bool:
@@ -144,7 +145,7 @@ class RoutingTable:
         self._orphaned = {
             port: end for port, end in self._orphaned.items() if end > until - ORPHANED_FOR
         }
-        for entry in [each for each in self.by_key.values() if each.epoch == epoch]:
+        for entry in list(self._by_epoch.get(epoch, {}).values()):
             self._remove(entry)
             self._orphaned.update(dict.fromkeys(entry.ports, until))
 
@@ -160,6 +161,7 @@ class RoutingTable:
             self._remove(rival)
         if len(self.by_key) < MOST_CLAIMS:
             self.by_key[entry.key] = entry
+            self._by_epoch.setdefault(entry.epoch, {})[entry.key] = entry
             self.by_port.update(dict.fromkeys(entry.ports, entry))
         return True
 
@@ -172,6 +174,10 @@ class RoutingTable:
     def _remove(self, entry: Entry) -> None:
         if self.by_key.get(entry.key) is entry:
             del self.by_key[entry.key]
+            its = self._by_epoch[entry.epoch]
+            del its[entry.key]
+            if not its:
+                del self._by_epoch[entry.epoch]
         for port in entry.ports:
             if self.by_port.get(port) is entry:
                 del self.by_port[port]
@@ -181,6 +187,7 @@ class RoutingTable:
         self.nodes.clear()
         self.by_key.clear()
         self.by_port.clear()
+        self._by_epoch.clear()
         for node in nodes:
             self.put_node(node)
         for entry in entries:
