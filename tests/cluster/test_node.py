@@ -120,6 +120,20 @@ async def test_redis_away_and_back_empty(world: RedisWorld) -> None:
     assert two.table.by_port[60001].fence == mine.fence
 
 
+async def test_redis_is_emptied_while_it_is_up(world: RedisWorld) -> None:
+    one, two = await world.start("one"), await world.start("two")
+    held = await claim(one, "a", 60001)
+    await in_thread(partial(world.server.ask, "flushall"))
+    await wait_for(lambda: one.away is not None or two.away is not None, within=5)
+    await wait_for(lambda: one.away is None and two.away is None)
+    with pytest.raises(RefusedError, match="visit port 60001 is in use"):
+        await claim(two, "b", 60001)
+    assert (await claim(two, "b", 60002)).fence > held.fence
+    assert two.table.by_port[60001].fence == held.fence
+    late = await world.start("late")  # the identity is there again
+    assert set(late.table.by_port) == {60001, 60002}
+
+
 async def test_redis_frozen_is_noticed(world: RedisWorld) -> None:
     one = await world.start("one")
     held = await claim(one)

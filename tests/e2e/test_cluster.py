@@ -306,6 +306,23 @@ async def test_redis_away_and_back_empty(cluster: Cluster, echo_server: Service)
 
 
 @pytest.mark.slow
+async def test_a_client_comes_back_to_its_node_while_redis_is_away(
+    cluster: Cluster, echo_server: Service
+) -> None:
+    client = await cluster.connect("client", echo_server)
+    await trio.to_thread.run_sync(cluster.redis.kill)
+    await cluster.wait_away(1, away=True)
+    client.kill()
+    await client.wait()
+    again = await cluster.connect("client", echo_server)
+    assert again.port() == client.port()
+    assert await cluster.visit_at(2, again, b"as before") == b"as before"
+    await trio.to_thread.run_sync(cluster.redis.start)
+    await cluster.wait_away(1, away=False)
+    assert await cluster.visit_at(2, again, b"and after") == b"and after"
+
+
+@pytest.mark.slow
 async def test_redis_frozen(cluster: Cluster, echo_server: Service) -> None:
     client = await cluster.connect("client", echo_server)
     await trio.to_thread.run_sync(cluster.redis.pause)
