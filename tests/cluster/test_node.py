@@ -18,6 +18,7 @@ from trionat.server.registry.claim import Claim, Wish
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
@@ -447,6 +448,19 @@ async def test_a_password_is_needed_and_never_shown() -> None:
             )
             assert "hunter" not in (wrong.away or "")
             nursery.cancel_scope.cancel()
+
+
+async def test_a_bug_of_ours_is_told_with_its_traceback_and_once(
+    world: RedisWorld, expected_errors: list[logging.LogRecord]
+) -> None:
+    one = await world.start("one")
+    one.figures = lambda: (1 // 0, 0)
+    await wait_for(lambda: one.away == "integer division or modulo by zero")
+    await trio.sleep(2)
+    assert len(expected_errors) == 1
+    assert expected_errors[0].exc_info
+    one.figures = lambda: (0, 0)
+    await wait_for(lambda: one.away is None)
 
 
 async def test_nobody_can_be_asked_before_it_is_up(world: RedisWorld) -> None:

@@ -51,6 +51,9 @@ _SHORTEST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 """Seconds between two generations. The longest has to be well below `SETTLE`, so that all nodes are back before anybody claims."""
 
+_THEIRS: Final = frozenset({"coredis", "anyio", "trio", "ssl"})
+"""Whose exceptions are no bugs of ours."""
+
 Answer: TypeAlias = list[bytes]
 
 
@@ -112,6 +115,7 @@ class RedisLink:
     _listening: trio.Event = attrs.field(init=False, factory=trio.Event)
     _requests: trio.MemorySendChannel[_Request] | None = attrs.field(init=False, default=None)
     _scope: trio.CancelScope | None = attrs.field(init=False, default=None)
+    _told_bugs: set[str] = attrs.field(init=False, factory=lambda: set())
     _digests: dict[Script, Any] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
@@ -173,9 +177,8 @@ class RedisLink:
         while True:
             since = trio.current_time()
             reason = await self.live()
-            await (
-                trio.lowlevel.checkpoint()
-            )  # the library makes a lost connection of a cancellation
+            # The library makes a lost connection of a cancellation.
+            await trio.lowlevel.checkpoint()
             if trio.current_time() - since > 2 * DEADLINE:
                 pause, told = _SHORTEST_PAUSE, ""
             if told != reason:
@@ -194,6 +197,9 @@ class RedisLink:
         for error in found:
             if isinstance(error, TrionatError) and not isinstance(error, RegistryAwayError):
                 raise error
+            if _is_ours(error) and (text := repr(error)) not in self._told_bugs:
+                self._told_bugs.add(text)
+                log.exception("internal error", exc_info=error)  # noqa: LOG004 - it was caught above
         log.debug("the link to Redis has ended", errors=[repr(error) for error in found])
         ours = [str(error) for error in found if isinstance(error, RegistryAwayError)]
         self.reason = next(iter(ours or map(_words, found)), "the connection has ended")
@@ -329,6 +335,12 @@ def _bytes(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     return b"" if value is None else str(value).encode()
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Tell a bug of ours from what the library, the network or Redis did."""
+    root = type(error).__module__.partition(".")[0]
+    return not isinstance(error, OSError | EOFError | TrionatError) and root not in _THEIRS
 
 
 def _words(error: BaseException) -> str:
