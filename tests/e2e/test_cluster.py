@@ -285,6 +285,11 @@ async def test_redis_away_and_back_empty(cluster: Cluster, echo_server: Service)
         await trio.to_thread.run_sync(cluster.redis.kill)
         await cluster.wait_away(1, away=True)
         await cluster.wait_away(2, away=True)
+        told = await services.run_trionat(
+            *("status", "--config", cluster.config(2)),
+            TRIONAT_STATE_DIR=str(cluster.nodes[2].state),
+        )
+        assert b"; Redis is away: " in told.stdout
         assert await ask(lasting, b"meanwhile") == b"meanwhile"
         assert await cluster.visit_at(1, client, b"new, here") == b"new, here"
         assert await cluster.visit_at(2, client, b"new, there") == b"new, there"
@@ -446,6 +451,19 @@ async def test_a_client_that_comes_to_another_node(cluster: Cluster, echo_server
 @pytest.mark.slow
 async def test_kicks_and_status_from_every_node(cluster: Cluster, echo_server: Service) -> None:
     client = await cluster.connect("client", echo_server)
+    ask_status = partial(
+        services.run_trionat,
+        *("status", "--cluster", "--config", cluster.config(2)),
+        TRIONAT_STATE_DIR=str(cluster.nodes[2].state),
+    )
+    with trio.fail_after(10):  # figures are as old as a beat
+        while True:
+            text = (await ask_status()).stdout.decode()
+            if "sessions: 1, visitors: 0" in text:
+                break
+            await trio.sleep(0.1)
+    assert "cluster    node node-2, 2 nodes, sessions and reserved: 1\n" in text
+    assert "\nNodes of the cluster:\n  node-1  127.0.0.1" in text
     done = await services.run_trionat(
         *("kick", "ann", "--config", cluster.config(2)),
         TRIONAT_STATE_DIR=str(cluster.nodes[2].state),
