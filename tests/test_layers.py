@@ -21,7 +21,7 @@ LAYERS = [
 BESIDE = {("__main__", "cli"), ("cli", "__init__"), ("relay", "transport")}
 SERVER_ROOMS = [
     {"app"},
-    {"workers"},
+    {"single", "workers"},
     {"admin"},
     {"control"},
     {"cluster"},
@@ -31,7 +31,7 @@ SERVER_ROOMS = [
     {"visitors"},
     {"accounts"},
     {"proxies"},
-    {"state_folder", "refusals"},
+    {"listeners", "state_folder", "refusals"},
 ]
 """The rooms of the server, from the top down; a room imports from itself and from those below."""
 SANS_IO = {"trio", "socket", "ssl", "time", "asyncio", "anyio", "selectors", "threading"}

@@ -33,6 +33,11 @@ class TCPAddress:
         """Where to connect to: this machine where the host means all of its addresses, as Go has it; Windows would refuse."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared with, not bound to
 
+    @property
+    def is_any_host(self) -> bool:
+        """Whether the host means all addresses of this machine."""
+        return self.host in ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

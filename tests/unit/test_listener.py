@@ -16,7 +16,7 @@ import trio.testing
 from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
 from trionat.errors import StartupError
-from trionat.server.app import _open_listeners
+from trionat.server.listeners import open_listeners
 from trionat.transport.descriptors import Descriptors
 from trionat.transport.listener import Listener, look_up
 
@@ -82,7 +82,7 @@ async def test_a_name_server_that_hangs_does_not_hold_up_the_loop(
     began = time.monotonic()
     async with AsyncExitStack() as resources:
         with trio.move_on_after(0.3) as scope:
-            await _open_listeners(config, resources)
+            await open_listeners(config, resources)
     assert time.monotonic() - began < 2
     assert scope.cancelled_caught
     assert await look_up(TCPAddress("localhost", 1)) is None

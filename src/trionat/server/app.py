@@ -14,45 +14,31 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trionat.address import TCPAddress
-from trionat.config.server import REQUIRE
-from trionat.config.values import PORTS
 from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.fingerprint import format_fingerprint
 from trionat.log import get_logger
-from trionat.networks import Networks
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.server.accounts.accounts import ANONYMOUS, Accounts
 from trionat.server.accounts.first_user import ensure_first_user, find_first_user
 from trionat.server.accounts.tickets import make_ticket
 from trionat.server.accounts.traffic import open_traffic
-from trionat.server.admin.commands import LocalCommands
-from trionat.server.admin.kick import kick_for_others
-from trionat.server.admin.metrics import Metrics
-from trionat.server.admin.server import AdminServer
 from trionat.server.admin.socket import open_admin_socket
-from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.bans import Bans
-from trionat.server.admission.leases import Leases
-from trionat.server.admission.queue import Admission
-from trionat.server.control.connections import ConnectionHandler
-from trionat.server.control.context import ServerContext
-from trionat.server.proxies import ProxyListener
+from trionat.server.listeners import open_listeners
 from trionat.server.refusals import RefusalCounters
-from trionat.server.sessions.registry import Sessions
+from trionat.server.single import SingleProcess
 from trionat.server.state_folder import (
     StateFolder,
     database_file,
     lock_state,
     prepare_state,
 )
-from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.text import counted
 from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
-from trionat.transport.listener import Listener, look_up
 from trionat.transport.tls import server_context
 
 if TYPE_CHECKING:
@@ -65,6 +51,7 @@ if TYPE_CHECKING:
     from trionat.config.server import ServerConfig
     from trionat.server.cluster.member import Member
     from trionat.store.base import Store
+    from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
 
@@ -73,12 +60,6 @@ _OTHER_DESCRIPTORS: Final = 32
 
 _IDLE_TUNNELS: Final = 4
 """Of a session, as a client keeps them that is not told otherwise."""
-
-_AT_ONCE: Final = 64
-"""Visit ports that are opened before other tasks get their turn: some 5 ms."""
-
-_JOIN_PATIENCE: Final = 5.0
-"""Seconds to wait for Redis, which has just answered."""
 
 _PREPARE_INTERVAL: Final = 2.0
 """Seconds between two looks at a database that is waited for."""
@@ -131,13 +112,12 @@ async def serve(
                     return
                 raise StartupError("the server was told to stop before it was up")
         traffic = await resources.enter_async_context(open_traffic(folder, store))
-        control, tunnel, visits, proxies = await _open_listeners(config, resources)
-        proxy_control, proxy_visit = proxies
-        ports = [VisitPort(listener.address.port) for listener in visits]
-        pool, bans = PortPool(ports), Bans(config.ban_after, config.ban_time)
+        listeners = await open_listeners(config, resources)
+        control, tunnel, visits = listeners.control, listeners.tunnel, listeners.visits
+        pool = PortPool([VisitPort(listener.address.port) for listener in visits])
+        bans = Bans(config.ban_after, config.ban_time)
         # Before the state folder is read: it gets the cluster's key and certificate.
         member = None if cluster is None else await _enter(cluster, config, pool, bans, resources)
-        node = None if member is None else member.node
         resources.callback((descriptors := Descriptors()).close)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
@@ -175,121 +155,57 @@ async def serve(
             fingerprint=format_fingerprint(shown),
             state_dir=str(state.folder),
             database=None if database is None else f"{database.db_name} at {database.address}",
-            proxy_control=None if proxy_control is None else proxy_control.address,
-            proxy_visit=None if proxy_visit is None else proxy_visit.address,
+            proxy_control=_address_of(listeners.proxy_control),
+            proxy_visit=_address_of(listeners.proxy_visit),
             ticket=await _ticket(config, state, store if embedded else None, public, shown),
             first_user=None if first is None else first.user.name,
             first_password=None if first is None else first.password,
         )
-        # Also while visitors may finish: their traffic is for the store.
-        prepare_later = partial(_prepare, store, wait=True, stopping=trio.Event())
         if config.legacy_clients:
             log.warning("clients of NAT are let in: their traffic can be read on the way")
         refusals = RefusalCounters()
         admin_socket = resources.enter_context(open_admin_socket(folder))
-        if config.worker_count > 1:
-            from trionat.server.workers.parent import Parent  # noqa: PLC0415 - one process needs none of it
-
-            certificate, key = _certificate_files(config, state)
-            parent = Parent(
-                config=config,
-                ready=ready,
-                accounts=accounts,
-                traffic=traffic,
-                bans=bans,
-                refusals=refusals,
-                descriptors=descriptors,
-                stopping=stopping,
-                certificate=certificate,
-                key=key,
-                listeners=(control, tunnel),
-                visits=visits,
-            )
-            async with trio.open_nursery() as preparing:
-                if not config.start_auth:
-                    preparing.start_soon(prepare_later, name="prepare the store")
-                await parent.serve(admin_socket, partial(task_status.started, ready))
-                preparing.cancel_scope.cancel("the server stops")
-            return
-        leases = (
-            Leases(config, pool, refusals)
-            if node is None
-            else Leases(config, pool, refusals, registry=node.registry)
-        )
-        sessions = Sessions(traffic.accounted)
-        context = ServerContext(
-            config=config,
-            authenticator=LocalAuthenticator(accounts, bans),
-            refusals=refusals,
-            bans=bans,
-            leases=leases,
-            admission=Admission(config, leases),
-            sessions=sessions,
-            stopping=stopping,
-            public_host=public.host,
-            node=node,
-        )
-        connections = ConnectionHandler(context, tls)
-        acceptor = VisitorAcceptor(config, refusals)
-        metrics = Metrics(ready, context, descriptors)
-        async with trio.open_nursery() as serving:
-            if member is not None:
-                await _start_member(member, serving, context, state, acceptor, descriptors)
-            serving.start_soon(context.admission.run, name="admission")
-            serving.start_soon(leases.expire_visitors, name="expire visitors")
-            serving.start_soon(refusals.tell_regularly, name="tell refusals")
+        async with trio.open_nursery() as preparing:
             if not config.start_auth:
-                serving.start_soon(prepare_later, name="prepare the store")
-            serving.start_soon(accounts.watch, sessions.by_uid, name="watch accounts")
-            serving.start_soon(traffic.flush_regularly, name="flush traffic")
-            serving.start_soon(metrics.count_rates, name="count rates")
-            if admin_socket is not None:
-                admin = AdminServer(LocalCommands(metrics))
-                serving.start_soon(admin.serve, admin_socket, name="admin server")
-            accept_client = connections.acceptor(serving)
-            for listener in (control, tunnel):
-                name = f"listener {listener.address}"
-                serving.start_soon(listener.serve, accept_client, descriptors, name=name)
-            behind = partial(
-                ProxyListener,
-                trusted=Networks(config.trusted_proxies),
-                most_waiting=config.max_handshakes,
-                refusals=refusals,
-            )
-            if proxy_control is not None:
+                # Also while visitors may finish: their traffic is for the store.
+                prepare_later = partial(_prepare, store, wait=True, stopping=trio.Event())
+                preparing.start_soon(prepare_later, name="prepare the store")
+            if config.worker_count > 1:
+                from trionat.server.workers.parent import Parent  # noqa: PLC0415 - one process needs none of it
 
-                def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
-                    accept_client(connection, source)
-
-                name = f"proxies at {proxy_control.address}"
-                serving.start_soon(behind(proxy_control).serve, take, descriptors, name=name)
-            async with trio.open_nursery() as visiting:  # stops first
-                for port, listener in zip(ports, visits, strict=True):
-                    accept = partial(acceptor.accept, port, listener.address)
-                    serve_port = partial(
-                        listener.serve, accept, descriptors, most=descriptors.for_visitors
-                    )
-                    visiting.start_soon(serve_port, name=f"visit port {port.number}")
-                if proxy_visit is not None:
-                    serve_all = partial(
-                        behind(proxy_visit).serve,
-                        partial(acceptor.accept_behind_proxy, leases.ports.ports),
-                        descriptors,
-                        most=descriptors.for_visitors,
-                    )
-                    visiting.start_soon(serve_all, name=f"proxies at {proxy_visit.address}")
-                task_status.started(ready)
-                await stopping.wait()
-                visiting.cancel_scope.cancel("the server stops")
-            for listener in visits:
-                listener.close()
-            log.info("stopping", sessions=len(sessions.by_uid), grace=config.drain_grace)
-            until = trio.current_time() + config.drain_grace
-            context.admission.drain()
-            await sessions.wait_none()  # each ends by itself within the grace
-            if member is not None:
-                await member.leave(until)
-            serving.cancel_scope.cancel("the server stops")
+                certificate, key = _certificate_files(config, state)
+                server: Parent | SingleProcess = Parent(
+                    config=config,
+                    ready=ready,
+                    accounts=accounts,
+                    traffic=traffic,
+                    bans=bans,
+                    refusals=refusals,
+                    descriptors=descriptors,
+                    stopping=stopping,
+                    certificate=certificate,
+                    key=key,
+                    listeners=(control, tunnel),
+                    visits=visits,
+                )
+            else:
+                server = SingleProcess(
+                    config=config,
+                    ready=ready,
+                    accounts=accounts,
+                    traffic=traffic,
+                    bans=bans,
+                    refusals=refusals,
+                    descriptors=descriptors,
+                    stopping=stopping,
+                    tls=tls,
+                    state=state,
+                    listeners=listeners,
+                    ports=pool,
+                    member=member,
+                )
+            await server.serve(admin_socket, partial(task_status.started, ready))
+            preparing.cancel_scope.cancel("the server stops")
 
 
 async def _enter(
@@ -305,27 +221,8 @@ async def _enter(
     return await Member.enter(cluster, config, pool, bans, resources)
 
 
-async def _start_member(
-    member: Member,
-    serving: trio.Nursery,
-    context: ServerContext,
-    state: StateFolder,
-    acceptor: VisitorAcceptor,
-    descriptors: Descriptors,
-) -> None:
-    """Be a node in `serving`, and wait for a moment until Redis knows this one: a client that comes sooner has to come again."""
-    node, sessions = member.node, context.sessions
-
-    def figures() -> tuple[int, int]:
-        return len(sessions.by_uid), sum(lease.queue.present for lease in context.leases)
-
-    def kick_too(request: bytes) -> None:
-        serving.start_soon(kick_for_others, context, request, name="kick")
-
-    node.figures, node.on_kick = figures, kick_too
-    serving.start_soon(member.run, context.config, state, acceptor, descriptors, name="node")
-    with trio.move_on_after(_JOIN_PATIENCE):
-        await node.wait_joined()
+def _address_of(listener: Listener | None) -> TCPAddress | None:
+    return None if listener is None else listener.address
 
 
 @contextmanager
@@ -382,59 +279,6 @@ async def _prepare(store: Store, *, wait: bool, stopping: trio.Event) -> bool:
     return False
 
 
-async def _open_listeners(
-    config: ServerConfig, resources: AsyncExitStack
-) -> tuple[Listener, Listener, list[Listener], tuple[Listener | None, Listener | None]]:
-    own: list[tuple[TCPAddress, str]] = []
-    visit_host = TCPAddress(config.effective_visit_host, next(iter(config.visit_port), 0))
-    proxies = config.proxy_control_addr, config.proxy_visit_addr
-    wanted = (config.controller_addr, config.tunnel_addr, visit_host, *filter(None, proxies))
-    numbers = {address.host: await look_up(address) for address in wanted}
-
-    def listen(address: TCPAddress, what: str) -> Listener:
-        try:
-            listener = Listener.open(address, host=numbers[address.host])
-        except StartupError as error:
-            for other, its in own:
-                if _is_same(address, other):
-                    text = f"cannot listen on {address}: that is this server's own {its} port: choose another {what} port"
-                    raise StartupError(text) from error
-            raise
-        own.append((listener.address, what))
-        resources.callback(listener.close)
-        return listener
-
-    control = listen(config.controller_addr, "control")
-    tunnel = listen(config.tunnel_addr, "tunnel")
-    proxy_control, proxy_visit = (
-        None if address is None else listen(address, what)
-        for address, what in zip(proxies, ("proxy control", "proxy visit"), strict=True)
-    )
-    visits: list[Listener] = []
-    failures: list[tuple[int, StartupError]] = []
-    for number, port in enumerate(config.visit_port):
-        if (
-            number % _AT_ONCE == 0
-        ):  # thousands take a while: a signal, or whoever shares the loop, need not wait for it
-            await trio.lowlevel.checkpoint()
-        try:
-            visits.append(listen(TCPAddress(config.effective_visit_host, port), "visit"))
-        except StartupError as error:
-            if config.visit_port_policy == REQUIRE:
-                raise
-            failures.append((port, error))
-    if failures:
-        missing, reason = [port for port, _ in failures], failures[0][1]
-        if not visits:
-            raise reason
-        log.warning(
-            "visit ports are left out (VisitPortPolicy)",
-            ports=PORTS.write(missing),
-            reason=str(reason),
-        )
-    return control, tunnel, visits, (proxy_control, proxy_visit)
-
-
 def _certificate_files(config: ServerConfig, state: StateFolder) -> tuple[Path, Path]:
     return config.certificate or state.certificate_file, config.certificate_key or state.key_file
 
@@ -484,19 +328,8 @@ async def _ticket(
 
 def _public_address(config: ServerConfig, bound: TCPAddress) -> TCPAddress:
     """Return the control address as clients should dial it: configured, or bound, or as this machine calls itself."""
-    host = config.public_host or (_own_address() if _is_any(bound.host) else bound.host)
+    host = config.public_host or (_own_address() if bound.is_any_host else bound.host)
     return TCPAddress(host, config.public_port or bound.port)
-
-
-def _is_same(one: TCPAddress, other: TCPAddress) -> bool:
-    """Tell whether not both can be listened on."""
-    return one.port == other.port and (
-        one.host == other.host or _is_any(one.host) or _is_any(other.host)
-    )
-
-
-def _is_any(host: str) -> bool:
-    return host in ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
 
 
 def _own_address() -> str:

@@ -1,0 +1,105 @@
+"""What a server listens at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress
+from trionat.config.server import REQUIRE
+from trionat.config.values import PORTS
+from trionat.errors import StartupError
+from trionat.log import get_logger
+from trionat.transport.listener import Listener, look_up
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from trionat.config.server import ServerConfig
+
+log = get_logger(__name__)
+
+_AT_ONCE: Final = 64
+"""Visit ports that are opened before other tasks get their turn: some 5 ms."""
+
+
+@attrs.frozen(kw_only=True)
+class Listeners:
+    """`visits` are the visit ports; the last two are for proxies, where there are any."""
+
+    control: Listener
+    tunnel: Listener
+    visits: tuple[Listener, ...]
+    proxy_control: Listener | None = None
+    proxy_visit: Listener | None = None
+
+
+async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Listeners:
+    """Bind all addresses of a server; `resources` closes them.
+
+    Raises:
+        StartupError: one cannot be bound, and is not one of many visit ports of which some may be left out.
+    """
+    own: list[tuple[TCPAddress, str]] = []
+    visit_host = TCPAddress(config.effective_visit_host, next(iter(config.visit_port), 0))
+    proxies = config.proxy_control_addr, config.proxy_visit_addr
+    wanted = (config.controller_addr, config.tunnel_addr, visit_host, *filter(None, proxies))
+    numbers = {address.host: await look_up(address) for address in wanted}
+
+    def listen(address: TCPAddress, what: str) -> Listener:
+        try:
+            listener = Listener.open(address, host=numbers[address.host])
+        except StartupError as error:
+            for other, its in own:
+                if _is_same(address, other):
+                    text = f"cannot listen on {address}: that is this server's own {its} port: choose another {what} port"
+                    raise StartupError(text) from error
+            raise
+        own.append((listener.address, what))
+        resources.callback(listener.close)
+        return listener
+
+    control = listen(config.controller_addr, "control")
+    tunnel = listen(config.tunnel_addr, "tunnel")
+    proxy_control, proxy_visit = (
+        None if address is None else listen(address, what)
+        for address, what in zip(proxies, ("proxy control", "proxy visit"), strict=True)
+    )
+    visits: list[Listener] = []
+    failures: list[tuple[int, StartupError]] = []
+    for number, port in enumerate(config.visit_port):
+        if (
+            number % _AT_ONCE == 0
+        ):  # thousands take a while: a signal, or whoever shares the loop, need not wait for it
+            await trio.lowlevel.checkpoint()
+        try:
+            visits.append(listen(TCPAddress(config.effective_visit_host, port), "visit"))
+        except StartupError as error:
+            if config.visit_port_policy == REQUIRE:
+                raise
+            failures.append((port, error))
+    if failures:
+        missing, reason = [port for port, _ in failures], failures[0][1]
+        if not visits:
+            raise reason
+        log.warning(
+            "visit ports are left out (VisitPortPolicy)",
+            ports=PORTS.write(missing),
+            reason=str(reason),
+        )
+    return Listeners(
+        control=control,
+        tunnel=tunnel,
+        visits=tuple(visits),
+        proxy_control=proxy_control,
+        proxy_visit=proxy_visit,
+    )
+
+
+def _is_same(one: TCPAddress, other: TCPAddress) -> bool:
+    """Tell whether not both can be listened on."""
+    return one.port == other.port and (
+        one.host == other.host or one.is_any_host or other.is_any_host
+    )

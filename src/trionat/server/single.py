@@ -1,0 +1,175 @@
+"""A server that is one process: it does itself what a parent has its workers for. Read `serve` from outside to inside: that is the order of start."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.log import get_logger
+from trionat.networks import Networks
+from trionat.server.admin.commands import LocalCommands
+from trionat.server.admin.kick import kick_for_others
+from trionat.server.admin.metrics import Metrics
+from trionat.server.admin.server import AdminServer
+from trionat.server.admission.authenticator import LocalAuthenticator
+from trionat.server.admission.leases import Leases
+from trionat.server.admission.queue import Admission
+from trionat.server.control.connections import ConnectionHandler
+from trionat.server.control.context import ServerContext
+from trionat.server.proxies import ProxyListener
+from trionat.server.sessions.registry import Sessions
+from trionat.server.visitors.acceptor import VisitorAcceptor
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Callable
+
+    from trionat.address import TCPAddress
+    from trionat.config.server import ServerConfig
+    from trionat.events import Ready
+    from trionat.server.accounts.accounts import Accounts
+    from trionat.server.accounts.traffic import Traffic
+    from trionat.server.admission.bans import Bans
+    from trionat.server.cluster.member import Member
+    from trionat.server.listeners import Listeners
+    from trionat.server.refusals import RefusalCounters
+    from trionat.server.state_folder import StateFolder
+    from trionat.server.visitors.ports import PortPool
+    from trionat.transport.descriptors import Descriptors
+    from trionat.transport.listener import Listener
+
+log = get_logger(__name__)
+
+_JOIN_PATIENCE: Final = 5.0
+"""Seconds to wait for Redis, which has just answered."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class SingleProcess:
+    """See the module. The listeners belong to the caller.
+
+    `ports` are the visit ports that `listeners` has; `member` is there where the server is a node of a cluster. `stopping` is the planned stop.
+    """
+
+    config: ServerConfig
+    ready: Ready
+    accounts: Accounts
+    traffic: Traffic
+    bans: Bans
+    refusals: RefusalCounters
+    descriptors: Descriptors
+    stopping: trio.Event
+    tls: ssl.SSLContext
+    state: StateFolder
+    listeners: Listeners
+    ports: PortPool
+    member: Member | None = None
+    context: ServerContext = attrs.field(init=False)
+    _acceptor: VisitorAcceptor = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        node = None if self.member is None else self.member.node
+        leases = (
+            Leases(self.config, self.ports, self.refusals)
+            if node is None
+            else Leases(self.config, self.ports, self.refusals, registry=node.registry)
+        )
+        self.context = ServerContext(
+            config=self.config,
+            authenticator=LocalAuthenticator(self.accounts, self.bans),
+            refusals=self.refusals,
+            bans=self.bans,
+            leases=leases,
+            admission=Admission(self.config, leases),
+            sessions=Sessions(self.traffic.accounted),
+            stopping=self.stopping,
+            public_host=self.ready.public.host,
+            node=node,
+        )
+        self._acceptor = VisitorAcceptor(self.config, self.refusals)
+
+    async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
+        """Serve until cancelled, or until every session has ended after a planned stop. `when_up` is called when clients can come."""
+        context, sessions = self.context, self.context.sessions
+        metrics = Metrics(self.ready, context, self.descriptors)
+        async with trio.open_nursery() as serving:
+            if self.member is not None:
+                await self._join(self.member, serving)
+            serving.start_soon(context.admission.run, name="admission")
+            serving.start_soon(context.leases.expire_visitors, name="expire visitors")
+            serving.start_soon(self.refusals.tell_regularly, name="tell refusals")
+            serving.start_soon(self.accounts.watch, sessions.by_uid, name="watch accounts")
+            serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
+            serving.start_soon(metrics.count_rates, name="count rates")
+            if admin_socket is not None:
+                admin = AdminServer(LocalCommands(metrics))
+                serving.start_soon(admin.serve, admin_socket, name="admin server")
+            self._listen_for_clients(serving)
+            async with trio.open_nursery() as visiting:  # stops first
+                self._listen_for_visitors(visiting)
+                when_up()
+                await self.stopping.wait()
+                visiting.cancel_scope.cancel("the server stops")
+            for listener in self.listeners.visits:
+                listener.close()
+            log.info("stopping", sessions=len(sessions.by_uid), grace=self.config.drain_grace)
+            until = trio.current_time() + self.config.drain_grace
+            context.admission.drain()
+            await sessions.wait_none()  # each ends by itself within the grace
+            if self.member is not None:
+                await self.member.leave(until)
+            serving.cancel_scope.cancel("the server stops")
+
+    def _listen_for_clients(self, nursery: trio.Nursery) -> None:
+        accept = ConnectionHandler(self.context, self.tls).acceptor(nursery)
+        for listener in (self.listeners.control, self.listeners.tunnel):
+            serve = partial(listener.serve, accept, self.descriptors)
+            nursery.start_soon(serve, name=f"listener {listener.address}")
+        if (proxies := self.listeners.proxy_control) is not None:
+
+            def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
+                accept(connection, source)
+
+            behind = partial(self._behind(proxies).serve, take, self.descriptors)
+            nursery.start_soon(behind, name=f"proxies at {proxies.address}")
+
+    def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
+        most = self.descriptors.for_visitors
+        for listener in self.listeners.visits:
+            port = self.ports.ports[listener.address.port]
+            accept = partial(self._acceptor.accept, port, listener.address)
+            serve = partial(listener.serve, accept, self.descriptors, most=most)
+            nursery.start_soon(serve, name=f"visit port {port.number}")
+        if (proxies := self.listeners.proxy_visit) is not None:
+            take = partial(self._acceptor.accept_behind_proxy, self.ports.ports)
+            behind = partial(self._behind(proxies).serve, take, self.descriptors, most=most)
+            nursery.start_soon(behind, name=f"proxies at {proxies.address}")
+
+    def _behind(self, proxies: Listener) -> ProxyListener:
+        return ProxyListener(
+            proxies,
+            trusted=Networks(self.config.trusted_proxies),
+            most_waiting=self.config.max_handshakes,
+            refusals=self.refusals,
+        )
+
+    async def _join(self, member: Member, nursery: trio.Nursery) -> None:
+        """Be a node in `nursery`, and wait for a moment until Redis knows this one: a client that comes sooner has to come again."""
+        node, context = member.node, self.context
+
+        def figures() -> tuple[int, int]:
+            present = sum(lease.queue.present for lease in context.leases)
+            return len(context.sessions.by_uid), present
+
+        def kick_too(request: bytes) -> None:
+            nursery.start_soon(kick_for_others, context, request, name="kick")
+
+        node.figures, node.on_kick = figures, kick_too
+        run = partial(member.run, self.config, self.state, self._acceptor, self.descriptors)
+        nursery.start_soon(run, name="node")
+        with trio.move_on_after(_JOIN_PATIENCE):
+            await node.wait_joined()
