@@ -18,7 +18,6 @@ SUPPORTED = nox.project.python_versions(PYPROJECT)
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "typing", "tests", "demo"]
 
 
 def find_interpreters() -> list[str]:
@@ -63,6 +62,10 @@ SUITE = ("tests", *(f"--ignore=tests/{folder}" for folder in ("faults", "load", 
 
 INTERPRETERS = find_interpreters()
 MISSING = [version for version in SUPPORTED if version not in INTERPRETERS]
+ENDS = list(dict.fromkeys((INTERPRETERS[0], INTERPRETERS[-1])))
+"""The oldest and the newest: what passes on both passes between. `nox -s tests` runs all."""
+
+nox.options.sessions = ["lint", "typing", *(f"tests-{version}" for version in ENDS), "demo"]
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -79,8 +82,7 @@ def results(session: nox.Session, part: str = "") -> str:
 def tests(session: nox.Session) -> None:
     """Run all tests but `faults` and `load` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
 
-    Two at a time: those without processes take turns with the processor, those with processes mostly wait. What passes on both
-    ends of the range passes between.
+    Two at a time: those without processes take turns with the processor, those with processes mostly wait.
     """
     if MISSING:
         session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")

@@ -34,6 +34,7 @@ WHERE_IT_BELONGS = {
     "server/admin/metrics.py": "since when a session has been up, for people",
     "server/accounts/first_user.py": "when the first account was made",
     "server/accounts/traffic.py": "the month to which traffic belongs",
+    "server/cluster/identity.py": "the name under which keys are kept that the cluster's replace",
     "store/mysql/accounts.py": "when an account was made",
     "store/private_file.py": "how old a temporary file is that a killed process has left",
     "store/sqlite.py": "when an account was made",

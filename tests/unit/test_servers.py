@@ -349,6 +349,7 @@ async def test_who_is_sent_away_goes_to_no_other_server(problem: PeerError) -> N
 
 
 @pytest.mark.usefixtures("autojump_clock")
+@pytest.mark.usefixtures("autojump_clock")
 async def test_of_several_servers_each_has_its_reason() -> None:
     net = Net(hosts={"192.0.2.1": refused("192.0.2.1"), "192.0.2.2": DEAD})
     with pytest.raises(ConnectionLostError) as caught:
