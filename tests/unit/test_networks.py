@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trionat.networks import (
@@ -67,13 +67,26 @@ def test_what_is_no_network(text: str) -> None:
         parse_network(text)
 
 
+def belongs(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> bool:
+    """Tell what a user expects: an IPv4 address is one in either notation, and so is a network of nothing else."""
+    address = getattr(address, "ipv4_mapped", None) or address
+    if network.version == 6 and network.subnet_of(MAPPED) and address.version == 4:
+        return ipaddress.IPv6Address(int(MAPPED[0]) + int(address)) in network
+    return address in network
+
+
 @given(st.lists(ANY, max_size=5), st.ip_addresses())
+@example([MAPPED], ipaddress.ip_address("192.0.2.7"))
+@example([ipaddress.ip_network("::ffff:192.0.2.0/120")], ipaddress.ip_address("::ffff:192.0.2.7"))
+@example([ipaddress.ip_network("::/0")], ipaddress.ip_address("192.0.2.7"))
 def test_a_set_has_what_one_of_its_networks_has(
     members: list[ipaddress.IPv4Network | ipaddress.IPv6Network],
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    assert (str(address) in Networks(members)) == any(mapped in each for each in members)
+    assert (str(address) in Networks(members)) == any(belongs(address, each) for each in members)
     # A network with all of IPv4 in it, and more, is one of IPv6 all the same.
     inside = [str(each[0]) for each in members if each.version == 4 or not each.overlaps(MAPPED)]
     assert all(host in Networks(members) for host in inside)
