@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,8 +245,19 @@ def pair(folder: Path) -> Iterator[Pair]:
         standing_server(folder) as (server, ready),
         _standing(folder / "client", "connect", ready["ticket"], local_port) as (client, _),
     ):
+        _wait_checked(client)
         [visit_port] = ready["visit_ports"]
         yield Pair(server=server, client=client, local_port=local_port, visit_port=visit_port)
+
+
+def _wait_checked(client: Logged) -> None:
+    """Wait until it has looked whether its service is there: it is not, and a test that plays it would take the look for a visitor."""
+    until = time.monotonic() + START_TIMEOUT
+    while not any(
+        record["event"].startswith("the local service is down") for record in client.records
+    ):
+        assert time.monotonic() < until, "it did not look whether its service is there"
+        time.sleep(0.01)
 
 
 @contextmanager
