@@ -161,6 +161,20 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(python=INTERPRETERS[0])
+def scale(session: nox.Session) -> None:
+    """Measure how far one Redis goes for a cluster: thousands of nodes, a million leases; `nox -s scale -- --quick` shows that it works."""
+    install(session, "test")
+    large = [
+        "--nodes=4000",
+        "--leases=1000000",
+        "--claims=5000",
+        "--subscribers=500",
+        "--held=40000",
+    ]
+    session.run("python", "-m", "bench.scale", *(session.posargs or large))
+
+
+@nox.session(python=INTERPRETERS[0])
 def coverage(session: nox.Session) -> None:
     """Measure which lines and branches the tests reach, also in the processes that they start."""
     install(session, "test")

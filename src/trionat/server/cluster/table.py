@@ -28,6 +28,9 @@ HIGHEST_FENCE: Final = 2**46
 ORPHANED_FOR: Final = 15.0
 """Seconds for which visitors of a node that is gone are let in, to wait for its clients."""
 
+HIGHEST_PORT = 2**16 - 1
+"""`bench.scale` raises it, for more leases than there are ports."""
+
 _ID_BYTES: Final = 8192
 _PORTS: Final = 1024
 _EPOCH: Final = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
@@ -108,7 +111,7 @@ def read_claim(node: str, epoch: str, fence: str, ports: str, key: str) -> Entry
         ValueError: they are none.
     """
     numbers = tuple(int(port) for port in ports.split(",", _PORTS)[:_PORTS])
-    if not all(0 < number < 2**16 for number in numbers):
+    if not all(0 < number <= HIGHEST_PORT for number in numbers):
         raise ValueError("no ports")
     return Entry(decode_key(key), NODE.read(node), read_epoch(epoch), read_fence(fence), numbers)
 
