@@ -121,3 +121,35 @@ def test_many_logins_at_a_server_with_many_ports() -> None:
         taken = ports.take(wish(None), holder, allowed)
         assert taken == (expected[0],), step
         lent += taken
+
+
+class Elsewhere:
+    """Ports that other nodes hold; counts how often it is asked."""
+
+    def __init__(self, *held: int) -> None:
+        self.held, self.asked = set(held), 0
+
+    def __contains__(self, port: object) -> bool:
+        self.asked += 1
+        return port in self.held
+
+
+def test_a_claim_does_not_look_at_all_ports() -> None:
+    ports = pool(5000)
+    elsewhere = ports.elsewhere = Elsewhere(*range(60001, 63001))
+    for number in elsewhere.held:
+        ports.remember(ports.ports[number], BOB)
+    for expected in (63001, 63002, 63003):
+        assert take(ports, None) == [expected]
+    assert elsewhere.asked < 20
+
+
+def test_ports_held_elsewhere_are_not_lent() -> None:
+    ports = pool(3)
+    ports.elsewhere = Elsewhere(60001, 60003)
+    assert ports.take(wish(None, None), ALICE) is None
+    with pytest.raises(RefusedError, match="visit port 60003 is in use"):
+        ports.take(wish(60003), ALICE)
+    with pytest.raises(RefusedError, match="the visit ports that this account may have"):
+        ports.take(wish(None), ALICE, {60001})
+    assert take(ports, None) == [60002]

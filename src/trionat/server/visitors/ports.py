@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
@@ -33,6 +34,11 @@ class VisitPort:
 
 def _by_number(ports: Iterable[VisitPort]) -> dict[int, VisitPort]:
     return {port.number: port for port in ports}
+
+
+def _has(numbers: Iterable[int], count: int) -> bool:
+    """Tell whether there are so many; looks at no more of them."""
+    return sum(1 for _ in islice(numbers, count)) == count
 
 
 @attrs.define(eq=False)
@@ -109,36 +115,43 @@ class PortPool:
         Raises:
             RefusedError: a port that a service names is taken, or too many of the allowed ones are.
         """
-        free = self._free
-        if self.elsewhere != ():
-            free = {number: port for number, port in free.items() if number not in self.elsewhere}
-        if len(free) < len(services):
+        elsewhere = self.elsewhere
+        # No copy: there may be thousands, and those held elsewhere are the last ones (`remember`).
+        free = (number for number in self._free if number not in elsewhere)
+        if not _has(free, len(services)):
             return None
-        if allowed is not None:
-            free = {number: port for number, port in free.items() if number in allowed}
-        if len(free) < len(services):
+
+        def may_have(number: int | None) -> bool:
+            return (
+                number in self._free
+                and number not in elsewhere
+                and (allowed is None or number in allowed)
+            )
+
+        if allowed is not None and not _has(filter(may_have, self._free), len(services)):
             raise RefusedError(
                 RefusalCode.PORT_TAKEN, "the visit ports that this account may have are in use"
             )
         chosen: dict[int, VisitPort] = {}
         for index, service in enumerate(services):
             if service.visit_port is not None:
-                port = free.get(service.visit_port)
-                if port is None:
+                if not may_have(service.visit_port):
                     raise RefusedError(
                         RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
                     )
-                chosen[index] = port
+                chosen[index] = self._free[service.visit_port]
         taken = {port.number for port in chosen.values()}
         for index, service in enumerate(services):
             preferred = service.preferred_port
-            if index not in chosen and preferred in free and preferred not in taken:
-                chosen[index] = free[preferred]
+            if index in chosen or preferred is None or preferred in taken:
+                continue
+            if may_have(preferred):
+                chosen[index] = self._free[preferred]
                 taken.add(preferred)
         others = (
             port
             for port in self._in_order(holder)
-            if port.number in free and port.number not in taken
+            if may_have(port.number) and port.number not in taken
         )
         for index in range(len(services)):
             if index not in chosen:
