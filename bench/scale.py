@@ -314,15 +314,17 @@ async def beat_of_one(bench: Bench, held: int) -> None:
     )
 
 
-def holds(bench: Bench, first: int, last: int, owner: int | None = None) -> Iterator[list[object]]:
-    """Return the commands by which nodes tell these leases; all of them by one node, or one hundred by each."""
+def holds(
+    bench: Bench, first: int, last: int, *, owner: int | None = None, known: int = 0
+) -> Iterator[list[object]]:
+    """Return the commands by which nodes tell these leases; all of them by one node, or one hundred by each. `known`: for the second time."""
     for start in range(first, last, _CHUNK):
         number = start // _CHUNK % len(bench.names) if owner is None else owner
         args: list[object] = []
         for each in range(start, min(start + _CHUNK, last)):
             key, port = lease(each)
             args += [key, each + 1, 1, port]
-        yield bench.script(HOLD, bench.names[number], epoch_of(number), last, *args)
+        yield bench.script(HOLD, bench.names[number], epoch_of(number), last, known, 0, *args)
 
 
 async def hold_all(bench: Bench) -> None:
@@ -346,7 +348,7 @@ async def hold_all(bench: Bench) -> None:
     )
     before = await bench.counters()
     again = min(told, 100_000)
-    await run_scripts(bench, holds(bench, large, large + again))
+    await run_scripts(bench, holds(bench, large, large + again, known=1))
     after = await bench.counters()
     bench.tell(
         "a lease is told that Redis knows already",

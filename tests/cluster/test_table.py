@@ -97,9 +97,11 @@ async def test_a_node_that_was_started_anew(table: RoutingTable) -> None:
 
 async def test_a_snapshot_counts_alone(table: RoutingTable) -> None:
     table.put(entry(5, 60000))
-    table.replace(
-        [B], [entry(7, 60001, node=B), entry(8, 60002, identity="of a node that is gone")]
-    )
+    fresh = RoutingTable()
+    fresh.put_node(B)
+    fresh.put_known(entry(7, 60001, node=B))
+    fresh.put_known(entry(8, 60002, identity="of a node that is gone"))
+    table.replace(fresh)
     assert list(table.by_port) == [60001]
     assert list(table.nodes) == ["b"]
 

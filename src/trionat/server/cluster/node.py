@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import secrets
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -35,8 +37,6 @@ from trionat.server.cluster.scripts import (
 )
 from trionat.server.cluster.table import (
     MOST_CLAIMS,
-    MOST_NODES,
-    Entry,
     NodeEntry,
     RoutingTable,
     decode_key,
@@ -61,8 +61,11 @@ log = get_logger(__name__)
 _CHUNK: Final = 100
 """Claims that are told at once: some milliseconds of Redis."""
 
-_MOST_BUFFERED: Final = 100_000
-"""News that wait for the snapshot to be there."""
+_SLICE: Final = 500
+"""Claims that are looked at in one piece: some milliseconds, in which nobody else runs."""
+
+_MOST_BUFFERED: Final = 64 * 1024 * 1024
+"""Bytes of news that wait for the snapshot to be there."""
 
 _KICK: Final = "trionat kick 1"
 _FIGURES: Final = 512
@@ -110,7 +113,9 @@ class Node:
     registry: RedisRegistry = attrs.field(init=False)
     _sealed: bytes = attrs.field(init=False, repr=False)
     _seq: int = attrs.field(init=False, default=0)
-    _buffer: list[bytes] | None = attrs.field(init=False, default=None)
+    _buffer: deque[bytes] | None = attrs.field(init=False, default=None)
+    _buffered: int = attrs.field(init=False, default=0)
+    _is_known: bool = attrs.field(init=False, default=False)
     _missed: trio.Event = attrs.field(init=False, factory=trio.Event)
     _joined: trio.Event = attrs.field(init=False, factory=trio.Event)
     _told_nonsense: float = attrs.field(init=False, default=-math.inf)
@@ -162,18 +167,20 @@ class Node:
     # -- a generation ------------------------------------------------------------------------------------------------
 
     async def _attend(self) -> None:
-        self._buffer, self._missed = [], trio.Event()
+        self._buffer, self._buffered, self._missed = deque(), 0, trio.Event()
         try:
             settle = await self._join()
-            await self._tell_held()
-            await self._snapshot()
-            await self._fetch_bans()
-            self.registry.is_ready = True
-            if self._joined.is_set():
-                log.info("the cluster's Redis is there", held=len(self.registry.held))
-            self._joined.set()
-            self.registry.on_free()
-            await self._beat_on(settle)
+            async with trio.open_nursery() as nursery:
+                # From now on: with much to tell and to read, all others would think this node dead before it is through.
+                nursery.start_soon(self._beat_on, settle, name="beat")
+                await self._tell_held()
+                await self._snapshot()
+                await self._fetch_bans()
+                self.registry.is_ready = True
+                if self._joined.is_set():
+                    log.info("the cluster's Redis is there", held=len(self.registry.held))
+                self._joined.set()
+                self.registry.on_free()
         finally:
             self.registry.is_ready = False
             self._buffer = None
@@ -194,8 +201,9 @@ class Node:
             self._reserve,
         )
         match answer:
-            case [b"ok", seq, settle, identity]:
+            case [b"ok", seq, settle, identity, known]:
                 self._check_identity(identity)
+                self._is_known = known == b"1"
                 self._seq = _whole(seq)
                 return _whole(settle) / 1000
             case [b"name", address]:
@@ -223,7 +231,10 @@ class Node:
                 claim = each.claim
                 ports = ",".join(map(str, claim.ports))
                 args += [encode_key(claim.key), claim.fence, int(each.occupied), ports]
-            answer = await self.link.call(HOLD, self.name, self.epoch, self.table.highest, *args)
+            more = int(start + _CHUNK < len(held))
+            answer = await self.link.call(
+                *(HOLD, self.name, self.epoch, self.table.highest, int(self._is_known), more), *args
+            )
             if answer[0] != b"ok":
                 raise RegistryAwayError("it does not know this node any more")
             for key, what in zip(answer[1::2], answer[2::2], strict=False):
@@ -236,47 +247,68 @@ class Node:
             self._tell_nonsense(error)
 
     async def _snapshot(self) -> None:
-        nodes, entries, cursor = list[NodeEntry](), list[Entry](), b"0"
+        self._forget_buffered()
+        fresh, cursor, read = RoutingTable(), b"0", 0
         for line in (await self.link.call(NODES))[1::2]:
             try:
                 name, epoch, _, address, _ = line.decode().split(" ")
-                nodes.append(read_node([name, epoch, address]))
+                fresh.put_node(read_node([name, epoch, address]))
             except ValueError as error:
                 self._tell_nonsense(error)
-        while len(entries) < MOST_CLAIMS:
+        while read < MOST_CLAIMS:
             _, cursor, *pairs = await self.link.call(SCAN, cursor)
+            read += max(1, len(pairs) // 2)
             for key, value in zip(pairs[::2], pairs[1::2], strict=False):
                 try:
                     node, epoch, fence, _, ports = value.decode().split(" ")
-                    entries.append(read_claim(node, epoch, fence, ports, key.decode()))
+                    fresh.put_known(read_claim(node, epoch, fence, ports, key.decode()))
                 except ValueError as error:
                     self._tell_nonsense(error)
             if cursor == b"0":
                 break
-        self.table.replace(nodes[:MOST_NODES], entries)
-        self._reconcile()
-        buffered, self._buffer = self._buffer or [], None
-        for message in buffered:
-            self._hear(message)
+        self.table.replace(fresh)
+        await self._catch_up()
+        await self._reconcile()
 
-    def _reconcile(self) -> None:
+    def _forget_buffered(self) -> None:
+        """What has been told by now will be in the snapshot."""
+        while self._buffer:
+            with suppress(ValueError):
+                self._seq = max(self._seq, split_news(self._buffer.pop())[0])
+                self._buffer.clear()
+        self._buffered = 0
+
+    async def _catch_up(self) -> None:
+        """Take the news that came meanwhile, of which there may be as many as claims."""
+        while self._buffer:
+            for _ in range(min(_SLICE, len(self._buffer))):
+                self._take(self._buffer.popleft())
+            await trio.lowlevel.checkpoint()
+        self._buffer = None
+
+    async def _reconcile(self) -> None:
         """Give back what Redis believes that we hold: a claim whose answer was lost, or one that was released meanwhile."""
-        for entry in list(self.table.by_key.values()):
-            if entry.node != self.name:
-                self.registry.remember(entry)
-                self.registry.give_way(entry)
-                continue
-            held = self.registry.held.get(entry.key)
-            if held is None or held.claim.fence != entry.fence:
-                key = encode_key(entry.key)
-                self.link.send(RELEASE, self.name, self.epoch, key, entry.fence)
+        entries = list(self.table.by_key.values())
+        for start in range(0, len(entries), _SLICE):
+            for entry in entries[start : start + _SLICE]:
+                if self.table.by_key.get(entry.key) is not entry:
+                    continue  # news have come
+                if entry.node != self.name:
+                    self.registry.remember(entry)
+                    self.registry.give_way(entry)
+                    continue
+                held = self.registry.held.get(entry.key)
+                if held is None or held.claim.fence != entry.fence:
+                    key = encode_key(entry.key)
+                    self.link.send(RELEASE, self.name, self.epoch, key, entry.fence)
+            await trio.lowlevel.checkpoint()
 
     async def _fetch_bans(self) -> None:
         for line in (await self.link.call(BANS))[1:]:
             self._take_ban(line.decode(errors="replace").split(" "))
 
     async def _beat_on(self, settle: float) -> None:
-        due = self._seq
+        due = last = 0
         while True:
             sessions, visitors = self.figures()
             figure = json.dumps([sessions, visitors])
@@ -285,26 +317,34 @@ class Node:
             )
             if answer[0] != b"ok":
                 raise RegistryAwayError("it had given this node up, which joins anew")
-            if self._seq < due:
+            told = _whole(answer[1])
+            if told < last:
+                raise RegistryAwayError("its counter of news went back")
+            is_current = self._buffer is None
+            if is_current and self._seq < due:
                 raise RegistryAwayError("news were missed")
-            due = _whole(answer[1])
+            due, last = (told if is_current else 0), max(told, self._seq)
             settle = _whole(answer[2]) / 1000
             with trio.move_on_after(min(BEAT, settle) if settle else BEAT):
                 await self._missed.wait()
                 raise RegistryAwayError("news were missed")
-            if 0 < settle < BEAT:
+            if 0 < settle < BEAT and self.registry.is_ready:
                 self.registry.on_free()
 
     # -- news --------------------------------------------------------------------------------------------------------
 
     def _hear(self, message: bytes) -> None:
-        """Take a message, whatever is in it."""
-        if self._buffer is not None:
-            self._buffer.append(message)
-            if len(self._buffer) > _MOST_BUFFERED:
-                self._missed.set()
-                self._buffer.clear()
+        """Take a message, whatever is in it; what changes the table waits until a snapshot of it is there."""
+        if self._buffer is None or message.startswith(b"0 "):
+            self._take(message)
             return
+        self._buffered += len(message)
+        self._buffer.append(message)
+        if self._buffered > _MOST_BUFFERED:
+            self._missed.set()
+            self._buffer.clear()
+
+    def _take(self, message: bytes) -> None:
         try:
             number, word, args, rest = split_news(message)
             if number:

@@ -79,6 +79,7 @@ class RedisRegistry(Registry):
     reserve: int
     is_ready: bool = attrs.field(init=False, default=False)
     held: dict[LeaseKey, _Held] = attrs.field(init=False, factory=lambda: {})
+    _held_ports: dict[int, LeaseKey] = attrs.field(init=False, factory=lambda: {})
     _elsewhere: _Elsewhere = attrs.field(init=False)
     _asking: int = attrs.field(init=False, default=0)
 
@@ -186,6 +187,7 @@ class RedisRegistry(Registry):
         claim = Claim(wish=wish, ports=numbers, fence=fence, holder=self.node)
         self.table.put(Entry(wish.key, self.node, self.epoch, fence, numbers))
         self.held[wish.key] = _Held(claim)
+        self._held_ports.update(dict.fromkeys(numbers, wish.key))
         return claim
 
     def release(self, claim: Claim) -> None:
@@ -194,6 +196,8 @@ class RedisRegistry(Registry):
         if held is None or held.claim.fence != claim.fence:
             return
         del self.held[claim.key]
+        for number in claim.ports:
+            del self._held_ports[number]
         self.table.remove(claim.key, claim.fence)
         self.pool.give_back(self.pool.ports[number] for number in claim.ports)
         self.link.send(RELEASE, self.node, self.epoch, encode_key(claim.key), claim.fence)
@@ -258,13 +262,11 @@ class RedisRegistry(Registry):
 
     def give_way(self, entry: Entry) -> None:
         """Another node has a claim: what we hold of the same, with an older fence, is not ours any more."""
-        for key, held in list(self.held.items()):
-            if (
-                not held.lost
-                and held.claim.fence < entry.fence
-                and (key == entry.key or not set(held.claim.ports).isdisjoint(entry.ports))
-            ):
-                self.lose(key, moved=key == entry.key)
+        keys = {self._held_ports.get(number) for number in entry.ports} | {entry.key}
+        for key in keys:
+            held = None if key is None else self.held.get(key)
+            if held is not None and not held.lost and held.claim.fence < entry.fence:
+                self.lose(held.claim.key, moved=key == entry.key)
 
     def lose(self, key: LeaseKey, *, moved: bool) -> None:
         """Another node holds what we do, with a higher fence: the client itself (`moved`), or one of its ports for somebody else."""

@@ -2,7 +2,7 @@
 
 | key | what |
 | --- | --- |
-| `cluster` | hash: `format`, `id` (of the key), `identity` (sealed), `run` (of Redis), `last` (beat of any node), `settle` (until when nothing is claimed) |
+| `cluster` | hash: `format`, `id` (of the key), `identity` (sealed), `run` (of Redis), `last` (beat of any node), `settle` (until when nothing is claimed), `since` (when that began) |
 | `nodes` | hash: a node's name to `EPOCH MEMBER ADDRESS` |
 | `beats` | sorted set: a node's name by its last beat |
 | `figures` | hash: a node's name to what `status` shows of it |
@@ -40,6 +40,9 @@ SUSPECT_AFTER: Final = 1.5 * BEAT
 SETTLE: Final = 1.25 * BEAT
 """Seconds after Redis was away for which nobody claims anything new: nodes tell first what they hold."""
 
+LONGEST_SETTLE: Final = 60.0
+"""The same, where a node has so much to tell that it takes longer."""
+
 PREFIX: Final = "{trionat}:"
 CHANNEL: Final = f"{PREFIX}news"
 
@@ -65,7 +68,8 @@ KEYS: Final = tuple(
 _PRELUDE: Final = f"""
 local cluster, nodes, beats, figures, claims, ports, fences, seq, dead, bans, failed, failures = unpack(KEYS)
 local P, CHANNEL = '{PREFIX}', '{CHANNEL}'
-local DEAD, SUSPECT, SETTLE = {DEAD_AFTER * 1000:.0f}, {SUSPECT_AFTER * 1000:.0f}, {SETTLE * 1000:.0f}
+local DEAD, SUSPECT = {DEAD_AFTER * 1000:.0f}, {SUSPECT_AFTER * 1000:.0f}
+local SETTLE, LONGEST = {SETTLE * 1000:.0f}, {LONGEST_SETTLE * 1000:.0f}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local settle = tonumber(redis.call('HGET', cluster, 'settle') or 0) or 0
@@ -88,10 +92,16 @@ local function find(id) return parse(redis.call('HGET', claims, id)) end
 
 local function epoch_of(node) return string.match(redis.call('HGET', nodes, node) or '', '^(%x+) ') end
 
+local alive = {{}} -- the epochs of nodes that were asked for: a claim of a user with many sessions looks at all of them
+
 local function is_alive(claim)
-    if epoch_of(claim.node) ~= claim.epoch then return false end
-    local beat = tonumber(redis.call('ZSCORE', beats, claim.node) or '')
-    return beat ~= nil and (now - beat <= DEAD or settle > now)
+    local epoch = alive[claim.node]
+    if epoch == nil then
+        local beat = tonumber(redis.call('ZSCORE', beats, claim.node) or '')
+        epoch = beat ~= nil and (now - beat <= DEAD or settle > now) and epoch_of(claim.node) or false
+        alive[claim.node] = epoch
+    end
+    return epoch == claim.epoch
 end
 
 local function user_set(id)
@@ -183,8 +193,9 @@ end
 local last = tonumber(redis.call('HGET', cluster, 'last') or '')
 if not last or now - last > DEAD or (redis.call('HGET', cluster, 'run') or '') ~= run then
     settle = now + SETTLE
-    redis.call('HSET', cluster, 'settle', whole(settle), 'run', run)
+    redis.call('HSET', cluster, 'settle', whole(settle), 'since', whole(now), 'run', run)
 end
+local known = old == epoch and '1' or '0'
 if old and old ~= epoch then bury(node, old, reserve) end
 redis.call('ZREM', dead, epoch)
 redis.call('HSET', nodes, node, epoch .. ' ' .. member .. ' ' .. address)
@@ -192,19 +203,35 @@ redis.call('ZADD', beats, now, node)
 redis.call('HSET', cluster, 'last', whole(now))
 raise_fence(highest)
 tell('node ' .. node .. ' ' .. epoch .. ' ' .. address)
-return {'ok', redis.call('GET', seq), whole(math.max(0, settle - now)), redis.call('HGET', cluster, 'identity')}
+return {'ok', redis.call('GET', seq), whole(math.max(0, settle - now)), redis.call('HGET', cluster, 'identity'), known}
 """,
 )
 
 HOLD: Final = Script(
     "hold",
     """
-local node, epoch, highest = unpack(ARGV)
+local node, epoch, highest, known, more = unpack(ARGV)
 if epoch_of(node) ~= epoch then return {'lost'} end
 raise_fence(highest)
-local answer = {'ok'}
-for index = 4, #ARGV, 4 do
-    local id, fence, occupied, list = ARGV[index], tonumber(ARGV[index + 1]), ARGV[index + 2], ARGV[index + 3]
+if settle > now and more == '1' then
+    local since = tonumber(redis.call('HGET', cluster, 'since') or '') or now
+    local later = math.min(now + SETTLE, since + LONGEST)
+    if later > settle then redis.call('HSET', cluster, 'settle', whole(later)) end
+end
+
+-- Whether all have heard of it: then there is no news, however often a node comes back.
+local function stands(id, fence, occupied, list)
+    local claim = known == '1' and find(id)
+    if not claim or claim.node ~= node or claim.epoch ~= epoch or claim.fence ~= fence or claim.list ~= list then return false end
+    for _, port in ipairs(claim.ports) do
+        if redis.call('HGET', ports, port) ~= id then return false end
+    end
+    if claim.occupied ~= (occupied == '1') then write(id, node, epoch, fence, occupied, list) end
+    return true
+end
+
+local function hold(id, fence, occupied, list)
+    if stands(id, fence, occupied, list) then return '' end
     local rivals, lost = {}, ''
     local function rival(its, claim)
         if claim and not (claim.node == node and claim.epoch == epoch and its == id) then
@@ -217,12 +244,19 @@ for index = 4, #ARGV, 4 do
         local its, claim = holder(port)
         if its ~= id then rival(its, claim) end
     end
-    if lost ~= '' then
-        answer[#answer + 1] = id
-        answer[#answer + 1] = lost
-    else
+    if lost == '' then
         for _, each in ipairs(rivals) do drop(each[1], each[2]) end
         put(id, node, epoch, fence, occupied, list)
+    end
+    return lost
+end
+
+local answer = {'ok'}
+for index = 6, #ARGV, 4 do
+    local lost = hold(ARGV[index], tonumber(ARGV[index + 1]), ARGV[index + 2], ARGV[index + 3])
+    if lost ~= '' then
+        answer[#answer + 1] = ARGV[index]
+        answer[#answer + 1] = lost
     end
 end
 return answer
@@ -308,7 +342,7 @@ if held then
     end
     drop(id, held)
 end
-if most >= 0 then
+if most >= 0 and redis.call('SCARD', user_set(id)) >= most then
     local occupied, vacant = 0, {}
     for _, each in ipairs(redis.call('SMEMBERS', user_set(id))) do
         local claim = find(each)

@@ -185,18 +185,17 @@ class RoutingTable:
             if self.by_port.get(port) is entry:
                 del self.by_port[port]
 
-    def replace(self, nodes: list[NodeEntry], entries: list[Entry]) -> None:
-        """Take a snapshot instead of all that was there; what is of a node that is not there does not count."""
-        self.nodes.clear()
-        self.by_key.clear()
-        self.by_port.clear()
-        self._by_epoch.clear()
-        for node in nodes:
-            self.put_node(node)
-        for entry in entries:
-            its = self.nodes.get(entry.node)
-            if its is not None and its.epoch == entry.epoch:
-                self.put(entry)
+    def put_known(self, entry: Entry) -> None:
+        """A claim of a snapshot; what is of a node that is not there does not count."""
+        its = self.nodes.get(entry.node)
+        if its is not None and its.epoch == entry.epoch:
+            self.put(entry)
+
+    def replace(self, fresh: RoutingTable) -> None:
+        """Take all of a snapshot, which is not used any more, instead of what was there."""
+        self.nodes, self.by_key, self.by_port = fresh.nodes, fresh.by_key, fresh.by_port
+        self._by_epoch = fresh._by_epoch
+        self.highest = max(self.highest, fresh.highest)
 
 
 def split_news(message: bytes) -> tuple[int, str, list[str], str]:
