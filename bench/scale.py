@@ -138,11 +138,9 @@ def _encoded(command: Sequence[object]) -> bytes:
 
 @attrs.frozen
 class Counters:
-    """Of Redis: processor time in all, processor time in scripts (seconds), scripts, memory, bytes sent and received."""
+    """Of Redis: processor time in seconds; memory, sent and received in bytes."""
 
     processor: float
-    scripts: float
-    calls: int
     memory: int
     sent: int
     received: int
@@ -175,15 +173,10 @@ class Bench:
 
     async def counters(self) -> Counters:
         """Ask Redis."""
-        [info] = await self.wire.ask(("INFO", "everything"))
+        [info] = await self.wire.ask(("INFO",))
         found = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        scripts = dict(
-            part.split("=") for part in found.get("cmdstat_evalsha", "calls=0,usec=0").split(",")
-        )
         return Counters(
             float(found["used_cpu_sys"]) + float(found["used_cpu_user"]),
-            int(scripts["usec"]) / 1e6,
-            int(scripts["calls"]),
             int(found["used_memory"]),
             int(found["total_net_output_bytes"]),
             int(found["total_net_input_bytes"]),
@@ -257,7 +250,7 @@ async def join_all(bench: Bench) -> None:
     nodes = bench.sizes.nodes
     bench.tell(
         "a node joins, processor time of Redis",
-        f"{(after.scripts - before.scripts) / nodes * 1e6:.0f} us",
+        f"{(after.processor - before.processor) / nodes * 1e6:.0f} us",
         f"{nodes} simulated nodes",
     )
     bench.tell(
@@ -271,8 +264,8 @@ async def _run_id(wire: Wire) -> str:
     return next(line.partition(":")[2] for line in lines if line.startswith("run_id:"))
 
 
-async def beat_all(bench: Bench, rounds: int) -> float:
-    """All simulated nodes beat; return the processor time of Redis for a beat, in seconds, in its script and around it."""
+async def beat_all(bench: Bench, rounds: int) -> None:
+    """All simulated nodes beat."""
     before = await bench.counters()
     for _ in range(rounds):
         answers = await run_scripts(
@@ -285,14 +278,11 @@ async def beat_all(bench: Bench, rounds: int) -> float:
         assert all(answer[0] == b"ok" for answer in answers), answers[0]
     after = await bench.counters()
     beats = rounds * len(bench.names)
-    cost = (after.processor - before.processor) / beats
-    script = (after.scripts - before.scripts) / beats
     bench.tell(
         "a beat, processor time of Redis",
-        f"{cost * 1e6:.0f} us, {script * 1e6:.0f} us of them in the script",
+        f"{(after.processor - before.processor) / beats * 1e6:.1f} us",
         f"{len(bench.names)} simulated nodes, {beats} beats",
     )
-    return cost
 
 
 async def beat_of_one(bench: Bench, held: int) -> None:
@@ -309,7 +299,7 @@ async def beat_of_one(bench: Bench, held: int) -> None:
     after = await bench.counters()
     bench.tell(
         f"a beat of a node that holds {held} leases",
-        f"{(after.scripts - before.scripts) / beats * 1e6:.1f} us in the script",
+        f"{(after.processor - before.processor) / beats * 1e6:.1f} us",
         "a simulated node",
     )
 
@@ -340,7 +330,7 @@ async def hold_all(bench: Bench) -> None:
     told = sizes.leases - large
     bench.tell(
         "a lease is told anew, processor time of Redis",
-        f"{(after.scripts - before.scripts) / told * 1e6:.1f} us",
+        f"{(after.processor - before.processor) / told * 1e6:.1f} us",
         f"{told} leases by simulated nodes; nobody listens",
     )
     bench.tell(
@@ -352,7 +342,7 @@ async def hold_all(bench: Bench) -> None:
     after = await bench.counters()
     bench.tell(
         "a lease is told that Redis knows already",
-        f"{(after.scripts - before.scripts) / again * 1e6:.1f} us",
+        f"{(after.processor - before.processor) / again * 1e6:.1f} us",
         f"{again} leases by simulated nodes",
     )
 
@@ -363,7 +353,7 @@ async def claim_some(bench: Bench) -> None:
     none = await _claim(bench, sizes.leases)
     bench.tell(
         "a claim, processor time of Redis",
-        f"{none.processor * 1e6:.0f} us, {none.scripts * 1e6:.0f} us of them in the script",
+        f"{none.processor * 1e6:.0f} us",
         f"{sizes.claims} claims by simulated nodes; nobody listens",
     )
     bench.tell(
@@ -390,7 +380,6 @@ async def claim_some(bench: Bench) -> None:
 @attrs.frozen
 class _PerClaim:
     processor: float
-    scripts: float
     sent: float
     received: float
 
@@ -410,7 +399,6 @@ async def _claim(bench: Bench, first: int) -> _PerClaim:
     after = await bench.counters()
     return _PerClaim(
         (after.processor - before.processor) / claims,
-        (after.scripts - before.scripts) / claims,
         (after.sent - before.sent) / claims,
         (after.received - before.received) / claims,
     )
@@ -437,11 +425,11 @@ async def claim_of_limited(bench: Bench) -> None:
         assert all(answer[0] == b"ok" for answer in answers), answers[0]
         done += amount
         after = await bench.counters()
-        figures.append((after.scripts - before.scripts) / amount)
+        figures.append((after.processor - before.processor) / amount)
     bench.tell(
         "a claim of a user with a limit of sessions",
         f"{figures[0] * 1e6:.0f} us with 100 leases, {figures[2] * 1e6:.0f} us with {many}",
-        "by a simulated node, in the script",
+        "by a simulated node",
     )
 
 

@@ -442,7 +442,7 @@ NODES: Final = Script(
     """
 local answer = {'ok'}
 local known = redis.call('HGETALL', nodes)
-for index = 1, math.min(#known, 6000), 2 do
+for index = 1, math.min(#known, 8192), 2 do
     local name = known[index]
     local beat = tonumber(redis.call('ZSCORE', beats, name) or '')
     answer[#answer + 1] = name .. ' ' .. known[index + 1] .. ' ' .. (beat and whole(now - beat) or '-1')
