@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trionat.address import TCPAddress
+from trionat.server.cluster.scripts import HIGHEST_FENCE
 from trionat.server.cluster.table import (
-    HIGHEST_FENCE,
     Entry,
     NodeEntry,
     RoutingTable,

@@ -79,7 +79,7 @@ async def found(config: ClusterConfig, seal: Seal, folder: Path, names: Sequence
         return await link.call(FOUND, FORMAT, seal.cluster_id, identity.seal(seal))
 
     answer = await ask_redis(config, question)
-    if answer[0] != b"ok":
+    if answer[0] != b"ok" or len(answer) != len(("ok", "identity")):
         raise StartupError(f"Redis at {config.address}: {explain(answer)}")
     theirs = Identity.unseal(seal, answer[1])  # somebody may have been faster
     await trio.to_thread.run_sync(partial(_adopt, folder, seal, theirs, replace=False))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ import trio
 
 from trionat.errors import RegistryAwayError, StartupError
 from trionat.log import get_logger
+from trionat.networks import parse_network
 from trionat.server.cluster.identity import Identity
 from trionat.server.cluster.redis_link import RedisLink
 from trionat.server.cluster.registry import RedisRegistry
@@ -42,8 +44,10 @@ from trionat.server.cluster.table import (
     decode_key,
     encode_key,
     read_claim,
+    read_epoch,
     read_fence,
     read_node,
+    readable,
     split_news,
 )
 
@@ -68,6 +72,8 @@ _MOST_BUFFERED: Final = 64 * 1024 * 1024
 """Bytes of news that wait for the snapshot to be there."""
 
 _KICK: Final = "trionat kick 1"
+_KICK_HOLDS: Final = 600.0
+"""Seconds by which the clocks of two nodes may differ. A kick that is older was kept by somebody, to send it once more."""
 _FIGURES: Final = 512
 _TELL_INTERVAL: Final = 60.0
 _HIGHEST_BAN: Final = 86_400_000.0
@@ -118,6 +124,7 @@ class Node:
     _is_known: bool = attrs.field(init=False, default=False)
     _missed: trio.Event = attrs.field(init=False, factory=trio.Event)
     _joined: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _kicks: dict[bytes, float] = attrs.field(init=False, factory=lambda: {})
     _told_nonsense: float = attrs.field(init=False, default=-math.inf)
 
     def __attrs_post_init__(self) -> None:
@@ -256,8 +263,11 @@ class Node:
             except ValueError as error:
                 self._tell_nonsense(error)
         while read < MOST_CLAIMS:
-            _, cursor, *pairs = await self.link.call(SCAN, cursor)
-            read += max(1, len(pairs) // 2)
+            match await self.link.call(SCAN, cursor):
+                case [b"ok", cursor, *pairs]:
+                    read += max(_CHUNK, len(pairs) // 2)
+                case answer:
+                    raise RegistryAwayError(explain(answer))
             for key, value in zip(pairs[::2], pairs[1::2], strict=False):
                 try:
                     node, epoch, fence, _, ports = value.decode().split(" ")
@@ -305,7 +315,10 @@ class Node:
 
     async def _fetch_bans(self) -> None:
         for line in (await self.link.call(BANS))[1:]:
-            self._take_ban(line.decode(errors="replace").split(" "))
+            try:
+                self._take_ban(line.decode().split(" "))
+            except ValueError as error:
+                self._tell_nonsense(error)
 
     async def _beat_on(self, settle: float) -> None:
         due = last = 0
@@ -317,6 +330,8 @@ class Node:
             )
             if answer[0] != b"ok":
                 raise RegistryAwayError("it had given this node up, which joins anew")
+            if len(answer) != len(("ok", "seq", "settle")):
+                raise RegistryAwayError(explain(answer))
             told = _whole(answer[1])
             if told < last:
                 raise RegistryAwayError("its counter of news went back")
@@ -348,7 +363,7 @@ class Node:
         try:
             number, word, args, rest = split_news(message)
             if number:
-                if number <= self._seq:
+                if number <= self._seq and self._buffer is not None:
                     return  # it is in the snapshot
                 if number != self._seq + 1:
                     self._missed.set()
@@ -366,10 +381,12 @@ class Node:
                 self.table.remove(decode_key(" ".join(key)), read_fence(fence))
                 self.registry.on_free()
             case "node", [name, epoch, address]:
-                self.table.put_node(read_node([name, epoch, address]))
+                entry = read_node([name, epoch, address])
+                if name != self.name:  # what we are, we know
+                    self.table.put_node(entry)
             case "gone", [name, epoch]:
-                self.table.remove_node(name, epoch)
-                if name != self.name:
+                if name in self.table.nodes and name != self.name:
+                    self.table.remove_node(name, read_epoch(epoch))
                     log.info("a node of the cluster is gone", node=name)
                 self.registry.on_free()
             case "evict", [node, fence, vacant, *key]:
@@ -389,13 +406,16 @@ class Node:
 
     def _take_ban(self, words: list[str]) -> None:
         milliseconds, network = words
-        self.on_ban(network[:64], min(_whole(milliseconds.encode()), _HIGHEST_BAN) / 1000)
+        parse_network(network)
+        self.on_ban(network, min(read_fence(milliseconds), _HIGHEST_BAN) / 1000)
 
     def _tell_nonsense(self, error: Exception) -> None:
         """Tell what could not be read, once a minute: whoever can write into Redis could fill the log."""
         if trio.current_time() - self._told_nonsense >= _TELL_INTERVAL:
             self._told_nonsense = trio.current_time()
-            log.warning("something in the cluster's Redis was passed over", reason=str(error))
+            log.warning(
+                "something in the cluster's Redis was passed over", reason=readable(str(error))
+            )
 
     # -- what the server tells the others ----------------------------------------------------------------------------
 
@@ -405,14 +425,22 @@ class Node:
 
     def kick(self, request: bytes) -> int:
         """Ask all other nodes to send somebody away; return how many there are. 0 as well where they cannot be asked now."""
-        sealed = self.seal.close(_KICK, f"{self.epoch} ".encode() + request)
+        sealed = self.seal.close(_KICK, f"{self.epoch} {time.time():.0f} ".encode() + request)
         others = len(self.table.nodes.keys() - {self.name})
         return others if others and self.link.send(TELL, f"kick {sealed.hex()}") else 0
 
     def _take_kick(self, sealed: bytes) -> None:
-        epoch, _, request = self.seal.open(_KICK, sealed).partition(b" ")
-        if epoch != self.epoch.encode():
-            self.on_kick(request)
+        epoch, told, request = self.seal.open(_KICK, sealed).split(b" ", 2)
+        if epoch == self.epoch.encode():
+            return
+        now = time.time()
+        age = now - _whole(told)
+        if sealed in self._kicks or abs(age) > _KICK_HOLDS:
+            raise ValueError(f"a kick that was told before, or is {age:.0f} s old")
+        for old in [old for old, until in self._kicks.items() if until < now]:
+            del self._kicks[old]
+        self._kicks[sealed] = now + 2 * _KICK_HOLDS
+        self.on_kick(request)
 
     async def ask_nodes(self) -> list[NodeStatus]:
         """Return what is known of all nodes; from memory where Redis is away."""
@@ -424,15 +452,15 @@ class Node:
 
 def name_taken(name: str, address: bytes) -> str:
     """Say that another node has this name."""
-    return f"another node is called {name} (at {address.decode(errors='replace')}): every node needs a name of its own (Cluster.Node)"
+    return f"another node is called {name} (at {readable(address)}): every node needs a name of its own (Cluster.Node)"
 
 
 def explain(answer: Answer) -> str:
     """Say in words why Redis did not take a node."""
     match answer:
         case [b"format", theirs]:
-            return f"its data are of another version of trionat ({theirs.decode(errors='replace')}, and this one writes {FORMAT})"
-        case [b"foreign", _]:
+            return f"its data are of another version of trionat ({readable(theirs)}, and this one writes {FORMAT})"
+        case [b"foreign", *_]:
             return "it has another cluster's data: name another Redis, another database number (redis://HOST:PORT/1), or the key of that cluster (KeyFile)"
         case [b"new"]:
             return "it has no cluster yet: run trionat cluster init"
@@ -448,8 +476,8 @@ def read_nodes(answer: Answer) -> list[NodeStatus]:
             name, epoch, _, address, silent = line.decode().split(" ")
             node = read_node([name, epoch, address])
             figures: Any = json.loads(figure[:_FIGURES] or b"[null, null]")
-            sessions, visitors = (None if each is None else int(each) for each in figures)
-            seconds = int(silent) / 1000
+            sessions, visitors = map(_figure, figures)
+            seconds = int(silent[:15]) / 1000
         except (ValueError, TypeError, RecursionError):
             continue
         status = _from_table(node)
@@ -462,6 +490,12 @@ def read_nodes(answer: Answer) -> list[NodeStatus]:
             )
         )
     return sorted(found, key=lambda each: each.name)
+
+
+def _figure(value: object) -> int | None:
+    if value is not None and not (isinstance(value, int) and 0 <= value < 2**31):
+        raise ValueError("no figure")
+    return value
 
 
 def _from_table(node: NodeEntry) -> NodeStatus:

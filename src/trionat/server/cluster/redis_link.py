@@ -22,6 +22,7 @@ import trio
 from trionat.errors import RegistryAwayError, StartupError, TrionatError
 from trionat.log import get_logger
 from trionat.server.cluster.scripts import ALL, CHANNEL, KEYS, PREFIX
+from trionat.server.cluster.table import readable
 from trionat.store.private_file import read_private
 from trionat.transport.isolation import leaves
 from trionat.transport.tls import client_context
@@ -244,7 +245,9 @@ class RedisLink:
 
     async def _greet(self, client: Client) -> None:
         found: Any = await client.info("server")
-        self.run_id = str(found.get("run_id", ""))[:64]
+        if not isinstance(found, dict):
+            raise RegistryAwayError("Redis gave a strange answer")
+        self.run_id = readable(str(cast("dict[str, object]", found).get("run_id", "")))[:64]
         for script in ALL:
             self._digests[script] = await client.script_load(script.text)
 
@@ -326,7 +329,7 @@ def _password(config: ClusterConfig) -> str | None:
 
 
 def _checked(answer: object) -> Answer:
-    if not isinstance(answer, list | tuple):
+    if not isinstance(answer, list | tuple) or not answer:
         raise RegistryAwayError("Redis gave a strange answer")
     return [_bytes(part) for part in cast("list[object]", answer)]
 
@@ -338,9 +341,19 @@ def _bytes(value: object) -> bytes:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Tell a bug of ours from what the library, the network or Redis did."""
-    root = type(error).__module__.partition(".")[0]
-    return not isinstance(error, OSError | EOFError | TrionatError) and root not in _THEIRS
+    """Tell a bug of ours from what the library, the network or Redis did.
+
+    The library raises errors of its own kinds, and whatever else comes out of an answer that it cannot read.
+    """
+    if isinstance(error, OSError | EOFError | TrionatError):
+        return False
+    raised = error.__traceback__
+    while raised is not None and raised.tb_next is not None:
+        raised = raised.tb_next
+    places = [type(error).__module__]
+    if raised is not None:
+        places.append(str(raised.tb_frame.f_globals.get("__name__", "")))
+    return not any(place.partition(".")[0] in _THEIRS for place in places)
 
 
 def _words(error: BaseException) -> str:
@@ -349,8 +362,8 @@ def _words(error: BaseException) -> str:
         return f"it did not answer within {DEADLINE:g} s"
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
+        return readable(cause.strerror)
     text = str(error).partition("\n")[0].strip()
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror
-    return text or type(error).__name__
+    return readable(text) or type(error).__name__

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import attrs
 import trio
 
+from trionat.config.cluster import NODE
 from trionat.errors import RefusedError, RegistryAwayError
 from trionat.log import get_logger
 from trionat.protocol.messages import RefusalCode
 from trionat.server.cluster.scripts import CLAIM, DOUBT, EVICT, FIND, OCCUPY, RELEASE, SUSPECT_AFTER
-from trionat.server.cluster.table import Entry, decode_key, encode_key
+from trionat.server.cluster.table import Entry, decode_key, encode_key, read_fence, readable
 from trionat.server.registry.claim import Claim, TakenError, Wish
 from trionat.server.registry.registry import Registry
 from trionat.transport.dial import dial
@@ -98,7 +99,7 @@ class RedisRegistry(Registry):
             answer = await self.link.call(FIND, encode_key(key))
         except RegistryAwayError:
             raise _away() from None
-        node = answer[-1].decode(errors="replace")
+        node = _name(answer[-1]) if len(answer) > 1 else ""
         return node if node not in ("", self.node) else None
 
     async def claim(self, wish: Wish) -> Claim | None:
@@ -123,9 +124,10 @@ class RedisRegistry(Registry):
                 answer = await self._ask(wish, ports)
                 match answer:
                     case [b"ok", fence]:
+                        claim = self._hold(wish, ports, fence)
                         for port in ports:
                             kept.remove(port)
-                        return self._hold(wish, ports, int(fence))
+                        return claim
                     case [b"taken", *pairs]:
                         theirs = dict(zip(pairs[::2], pairs[1::2], strict=False))
                         self._refuse_taken(wish, theirs)
@@ -133,7 +135,7 @@ class RedisRegistry(Registry):
                         self.pool.give_back(free)
                         kept = [port for port in kept if port not in free]
                     case [b"held", node]:
-                        raise TakenError(node.decode())
+                        raise TakenError(_name(node))
                     case [b"sessions"]:
                         raise RefusedError(
                             RefusalCode.TOO_MANY_SESSIONS,
@@ -182,10 +184,16 @@ class RedisRegistry(Registry):
                     RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
                 )
 
-    def _hold(self, wish: Wish, ports: tuple[VisitPort, ...], fence: int) -> Claim:
+    def _hold(self, wish: Wish, ports: tuple[VisitPort, ...], granted: bytes) -> Claim:
         numbers = tuple(port.number for port in ports)
+        try:
+            fence = read_fence(granted.decode())
+            self.table.put(Entry(wish.key, self.node, self.epoch, fence, numbers))
+        except ValueError:
+            log.warning("Redis has granted a claim with nonsense", fence=readable(granted))
+            self._give_back(encode_key(wish.key), [b"ok", granted])
+            raise _away() from None
         claim = Claim(wish=wish, ports=numbers, fence=fence, holder=self.node)
-        self.table.put(Entry(wish.key, self.node, self.epoch, fence, numbers))
         self.held[wish.key] = _Held(claim)
         self._held_ports.update(dict.fromkeys(numbers, wish.key))
         return claim
@@ -216,8 +224,8 @@ class RedisRegistry(Registry):
         self._require()
         try:
             match await self.link.call(EVICT, encode_key(key), reason[:_REASON]):
-                case [b"ok", node, silent] if int(silent) >= SUSPECT_AFTER * 1000:
-                    await self._doubt(node.decode(errors="replace"))
+                case [b"ok", node, silent] if _whole(silent) >= SUSPECT_AFTER * 1000:
+                    await self._doubt(_name(node))
                 case _:
                     pass
         except RegistryAwayError:
@@ -245,7 +253,7 @@ class RedisRegistry(Registry):
         """Somebody wants a key that this node holds, or has held."""
         held = self.held.get(key)
         if held is not None and held.claim.fence == fence:
-            self.on_evict(key, reason[:_REASON] or _MAKE_ROOM, vacant_only=vacant_only)
+            self.on_evict(key, readable(reason) or _MAKE_ROOM, vacant_only=vacant_only)
 
     def take_claim(self, entry: Entry) -> None:
         """A claim was granted, somewhere."""
@@ -283,6 +291,18 @@ class RedisRegistry(Registry):
                 self.on_evict(key, _MOVED, vacant_only=False)
             else:
                 self.on_lost(key, _TAKEN)
+
+
+def _name(node: bytes) -> str:
+    """Read a node's name; none where it is nonsense."""
+    try:
+        return NODE.read(node.decode())
+    except ValueError:
+        return ""
+
+
+def _whole(text: bytes) -> int:
+    return int(text) if text.isdigit() and len(text) <= 15 else 0
 
 
 def _away() -> RefusedError:

@@ -43,6 +43,16 @@ SETTLE: Final = 1.25 * BEAT
 LONGEST_SETTLE: Final = 60.0
 """The same, where a node has so much to tell that it takes longer."""
 
+MOST_BYTES: Final = 8192
+"""Of a client's key, and of a claim; what is longer is none."""
+
+HIGHEST_FENCE: Final = 2**46
+"""What is believed. A script writes no number above 2**53 exactly."""
+
+LEAP: Final = 2**40
+"""What is believed of a fence above the highest one that was heard of: more than all clients can ever have claimed, and little enough that one fence
+that is nonsense leaves room for all that come."""
+
 PREFIX: Final = "{trionat}:"
 CHANNEL: Final = f"{PREFIX}news"
 
@@ -69,20 +79,38 @@ _PRELUDE: Final = f"""
 local cluster, nodes, beats, figures, claims, ports, fences, seq, dead, bans, failed, failures = unpack(KEYS)
 local P, CHANNEL = '{PREFIX}', '{CHANNEL}'
 local DEAD, SUSPECT = {DEAD_AFTER * 1000:.0f}, {SUSPECT_AFTER * 1000:.0f}
+local MOST_BYTES, HIGHEST, LEAP = {MOST_BYTES}, {HIGHEST_FENCE:.0f}, {LEAP:.0f}
 local SETTLE, LONGEST = {SETTLE * 1000:.0f}, {LONGEST_SETTLE * 1000:.0f}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local settle = tonumber(redis.call('HGET', cluster, 'settle') or 0) or 0
 
-local function whole(number) return string.format('%.0f', number) end
+-- What is read may be nonsense, whoever has written it: then it counts as if it were not there.
+local function number(text)
+    return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or nil
+end
+
+local function short(text, longest) return text and #text <= longest and text or '' end
+
+local settle = number(redis.call('HGET', cluster, 'settle')) or 0
+if settle > now + SETTLE then settle = 0 end -- the clock went back
+
+-- Times are far apart only where a clock went wrong, or somebody else has written.
+local function whole(value) return string.format('%.0f', math.max(-1e12, math.min(value, 1e15))) end
+
+local function since(time) return whole(math.max(0, now - time)) end
 
 local function tell(text)
-    redis.call('PUBLISH', CHANNEL, redis.call('INCR', seq) .. ' ' .. text)
+    local told = redis.pcall('INCR', seq)
+    if type(told) == 'table' or told < 1 or told > 1e15 then
+        told = 1
+        redis.call('SET', seq, '1')
+    end
+    redis.call('PUBLISH', CHANNEL, whole(told) .. ' ' .. text)
 end
 
 local function parse(value)
-    local node, epoch, fence, occupied, list = string.match(value or '', '^(%S+) (%x+) (%d+) ([01]) ([%d,]+)$')
-    if not node then return nil end
+    local node, epoch, fence, occupied, list = string.match(short(value, MOST_BYTES), '^(%w[%w._-]*) (%x+) (%d+) ([01]) ([%d,]+)$')
+    if not node or #node > 64 or #epoch > 32 or not number(fence) or tonumber(fence) > HIGHEST then return nil end
     local claim = {{node = node, epoch = epoch, fence = tonumber(fence), occupied = occupied == '1', list = list, ports = {{}}}}
     for port in string.gmatch(list, '%d+') do claim.ports[#claim.ports + 1] = port end
     return claim
@@ -90,7 +118,7 @@ end
 
 local function find(id) return parse(redis.call('HGET', claims, id)) end
 
-local function epoch_of(node) return string.match(redis.call('HGET', nodes, node) or '', '^(%x+) ') end
+local function epoch_of(node) return string.match(short(redis.call('HGET', nodes, node), 512), '^(%x+) %x+ %S+$') end
 
 local alive = {{}} -- the epochs of nodes that were asked for: a claim of a user with many sessions looks at all of them
 
@@ -138,8 +166,8 @@ end
 
 -- Who has a port, if somebody does.
 local function holder(port)
-    local id = redis.call('HGET', ports, port)
-    local claim = id and find(id)
+    local id = short(redis.call('HGET', ports, port), MOST_BYTES)
+    local claim = find(id)
     if not claim or not (is_alive(claim) or is_reserved(claim)) then return nil end
     for _, its in ipairs(claim.ports) do
         if its == port then return id, claim end
@@ -147,9 +175,11 @@ local function holder(port)
     return nil
 end
 
+-- A counter that cannot be right is as one that is not there. All nodes say which one is, with every beat.
 local function raise_fence(highest)
     highest = tonumber(highest)
-    if (tonumber(redis.call('GET', fences) or 0) or 0) < highest then redis.call('SET', fences, whole(highest)) end
+    local fence = number(redis.call('GET', fences)) or 0
+    if fence < highest or fence > highest + LEAP or redis.call('STRLEN', fences) > 15 then redis.call('SET', fences, whole(highest)) end
 end
 
 local function bury(node, epoch, reserve)
@@ -177,11 +207,11 @@ JOIN: Final = Script(
     """
 local node, epoch, member, address, highest, run, id, format, identity, reserve = unpack(ARGV)
 local theirs = redis.call('HGET', cluster, 'format')
-if theirs and theirs ~= format then return {'format', theirs} end
+if theirs and theirs ~= format then return {'format', short(theirs, 64)} end
 theirs = redis.call('HGET', cluster, 'id')
-if theirs and theirs ~= id then return {'foreign', theirs} end
+if theirs and theirs ~= id then return {'foreign', ''} end
 local entry = redis.call('HGET', nodes, node)
-local old, its_member, its_address = string.match(entry or '', '^(%x+) (%x+) (%S+)$')
+local old, its_member, its_address = string.match(short(entry, 512), '^(%x+) (%x+) (%S+)$')
 if old and its_member ~= member then
     local beat = tonumber(redis.call('ZSCORE', beats, node) or '')
     if beat and now - beat <= DEAD then return {'name', its_address} end
@@ -190,7 +220,7 @@ if not theirs or not redis.call('HGET', cluster, 'identity') then
     if identity == '' then return {'new'} end
     redis.call('HSET', cluster, 'format', format, 'id', id, 'identity', identity)
 end
-local last = tonumber(redis.call('HGET', cluster, 'last') or '')
+local last = number(redis.call('HGET', cluster, 'last'))
 if not last or now - last > DEAD or (redis.call('HGET', cluster, 'run') or '') ~= run then
     settle = now + SETTLE
     redis.call('HSET', cluster, 'settle', whole(settle), 'since', whole(now), 'run', run)
@@ -203,7 +233,7 @@ redis.call('ZADD', beats, now, node)
 redis.call('HSET', cluster, 'last', whole(now))
 raise_fence(highest)
 tell('node ' .. node .. ' ' .. epoch .. ' ' .. address)
-return {'ok', redis.call('GET', seq), whole(math.max(0, settle - now)), redis.call('HGET', cluster, 'identity'), known}
+return {'ok', redis.call('GET', seq), whole(math.max(0, settle - now)), short(redis.call('HGET', cluster, 'identity'), 131072), known}
 """,
 )
 
@@ -214,8 +244,8 @@ local node, epoch, highest, known, more = unpack(ARGV)
 if epoch_of(node) ~= epoch then return {'lost'} end
 raise_fence(highest)
 if settle > now and more == '1' then
-    local since = tonumber(redis.call('HGET', cluster, 'since') or '') or now
-    local later = math.min(now + SETTLE, since + LONGEST)
+    local began = number(redis.call('HGET', cluster, 'since')) or now
+    local later = math.min(now + SETTLE, began + LONGEST)
     if later > settle then redis.call('HSET', cluster, 'settle', whole(later)) end
 end
 
@@ -272,6 +302,8 @@ redis.call('ZADD', beats, now, node)
 redis.call('HSET', figures, node, figure)
 redis.call('HSET', cluster, 'last', whole(now))
 raise_fence(highest)
+-- Beats of the future are of another clock, or nobody's: from now on they age.
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', beats, now + DEAD, '+inf', 'LIMIT', 0, 64)) do redis.call('ZADD', beats, now, name) end
 if settle <= now then
     for _, name in ipairs(redis.call('ZRANGEBYSCORE', beats, '-inf', now - DEAD, 'LIMIT', 0, 8)) do
         local its = epoch_of(name)
@@ -282,7 +314,7 @@ if settle <= now then
     end
     local its = redis.call('ZRANGEBYSCORE', dead, '-inf', now, 'LIMIT', 0, 1)[1]
     if its then
-        local ids = redis.call('SPOP', P .. 'held:' .. its, 200)
+        local ids = redis.call('SPOP', P .. 'held:' .. short(its, 32), 200)
         for _, id in ipairs(ids) do
             local claim = find(id)
             if claim and claim.epoch == its then
@@ -423,7 +455,7 @@ local claim = find(id)
 if not claim then return {'ok'} end
 redis.call('PUBLISH', CHANNEL, table.concat({'0 evict', claim.node, whole(claim.fence), '0', id}, ' ') .. '\\n' .. reason)
 local beat = tonumber(redis.call('ZSCORE', beats, claim.node) or '') or now
-return {'ok', claim.node, whole(now - beat)}
+return {'ok', claim.node, since(beat)}
 """,
 )
 
@@ -433,7 +465,15 @@ SCAN: Final = Script(
     "scan",
     """
 local found = redis.call('HSCAN', claims, ARGV[1], 'COUNT', 500)
-return {'ok', found[1], unpack(found[2], 1, math.min(#found[2], 7000))}
+local answer = {'ok', found[1]}
+for index = 1, #found[2], 2 do
+    local id, value = found[2][index], found[2][index + 1]
+    if #id <= MOST_BYTES and #value <= MOST_BYTES then
+        answer[#answer + 1] = id
+        answer[#answer + 1] = value
+    end
+end
+return answer
 """,
 )
 
@@ -445,8 +485,10 @@ local known = redis.call('HGETALL', nodes)
 for index = 1, math.min(#known, 8192), 2 do
     local name = known[index]
     local beat = tonumber(redis.call('ZSCORE', beats, name) or '')
-    answer[#answer + 1] = name .. ' ' .. known[index + 1] .. ' ' .. (beat and whole(now - beat) or '-1')
-    answer[#answer + 1] = redis.call('HGET', figures, name) or ''
+    if #name <= 64 and #known[index + 1] <= 512 then
+        answer[#answer + 1] = name .. ' ' .. known[index + 1] .. ' ' .. (beat and since(beat) or '-1')
+        answer[#answer + 1] = short(redis.call('HGET', figures, name), 512)
+    end
 end
 return answer
 """,
@@ -456,12 +498,15 @@ LOOK: Final = Script(
     "look",
     """
 local node, member = unpack(ARGV)
-local its_member, address = string.match(redis.call('HGET', nodes, node) or '', '^%x+ (%x+) (%S+)$')
+local its_member, address = string.match(short(redis.call('HGET', nodes, node), 512), '^%x+ (%x+) (%S+)$')
 local beat = tonumber(redis.call('ZSCORE', beats, node) or '')
 local rival = ''
 if its_member and its_member ~= member and beat and now - beat <= DEAD then rival = address end
-local function part(name) return redis.call('HGET', cluster, name) or '' end
-return {'ok', part('format'), part('id'), part('identity'), rival}
+local function part(name, longest)
+    local value = redis.call('HGET', cluster, name)
+    return value and (short(value, longest) == '' and 'nonsense' or value) or ''
+end
+return {'ok', part('format', 64), part('id', 64), part('identity', 131072), rival}
 """,
 )
 
@@ -470,11 +515,11 @@ FOUND: Final = Script(
     """
 local format, id, identity = unpack(ARGV)
 local theirs = redis.call('HGET', cluster, 'id')
-if theirs and theirs ~= id then return {'foreign', theirs} end
+if theirs and theirs ~= id then return {'foreign', ''} end
 if not redis.call('HGET', cluster, 'identity') then
     redis.call('HSET', cluster, 'format', format, 'id', id, 'identity', identity)
 end
-return {'ok', redis.call('HGET', cluster, 'identity')}
+return {'ok', short(redis.call('HGET', cluster, 'identity'), 131072)}
 """,
 )
 
@@ -482,8 +527,8 @@ FAIL: Final = Script(
     "fail",
     """
 local network, after, ban, half_life, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local score, at = string.match(redis.call('HGET', failures, network) or '', '^(%S+) (%d+)$')
-score = 1 + (tonumber(score) or 0) * 2 ^ ((tonumber(at or now) - now) / half_life)
+local score, at = string.match(short(redis.call('HGET', failures, network), 64), '^(%d+%.%d+) (%d+)$')
+score = 1 + math.min(tonumber(score) or 0, 1e6) * 2 ^ (math.min(0, (number(at) or now) - now) / half_life)
 redis.call('HSET', failures, network, string.format('%.4f', score) .. ' ' .. whole(now))
 redis.call('ZADD', failed, now, network)
 while redis.call('ZCARD', failed) > most do
@@ -504,7 +549,9 @@ BANS: Final = Script(
 redis.call('ZREMRANGEBYSCORE', bans, '-inf', now)
 local answer = {'ok'}
 local found = redis.call('ZREVRANGE', bans, 0, 2999, 'WITHSCORES')
-for index = 1, #found, 2 do answer[#answer + 1] = whole(found[index + 1] - now) .. ' ' .. found[index] end
+for index = 1, #found, 2 do
+    if #found[index] <= 64 then answer[#answer + 1] = whole(found[index + 1] - now) .. ' ' .. found[index] end
+end
 return answer
 """,
 )

@@ -16,14 +16,14 @@ import trio
 
 from trionat.address import TCPAddress, parse_tcp_address
 from trionat.config.cluster import NODE
+from trionat.server.cluster.scripts import HIGHEST_FENCE, LEAP, MOST_BYTES
 
 if TYPE_CHECKING:
     from trionat.server.visitors.ports import LeaseKey
 
 MOST_NODES: Final = 4096
 MOST_CLAIMS: Final = 2**20
-HIGHEST_FENCE: Final = 2**46
-"""What a node believes of Redis. A script writes no number above the last exactly."""
+"""What a node believes of Redis."""
 
 ORPHANED_FOR: Final = 15.0
 """Seconds for which visitors of a node that is gone are let in, to wait for its clients."""
@@ -31,8 +31,14 @@ ORPHANED_FOR: Final = 15.0
 HIGHEST_PORT = 2**16 - 1
 """`bench.scale` raises it, for more leases than there are ports."""
 
-_ID_BYTES: Final = 8192
 _PORTS: Final = 1024
+_SHOWN: Final = 200
+"""Characters."""
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+"""Half a character: JSON can have one, and nothing can be written with it."""
+
+_NUMBERS: Final = re.compile(r"[0-9]{1,7}(,[0-9]{1,7})*", re.ASCII)
 _EPOCH: Final = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
 
 
@@ -48,16 +54,19 @@ def decode_key(text: str) -> LeaseKey:
         ValueError: it is none.
     """
     try:
-        value: object = json.loads(text) if len(text) <= _ID_BYTES else None
+        value: object = json.loads(text) if len(text) <= MOST_BYTES else None
     except RecursionError:
         value = None
     match value:
         case [str(user), str(identity)]:
-            return user, identity
+            found: LeaseKey = user, identity
         case [str(user), [str(host), int(number)]]:
-            return user, (host, number)
+            found = user, (host, number)
         case _:
             raise ValueError("no client's key")
+    if encode_key(found) != text or _SURROGATE.search(str(found)):
+        raise ValueError("no client's key as a node writes it")  # Redis has it as another one
+    return found
 
 
 @attrs.frozen
@@ -110,8 +119,10 @@ def read_claim(node: str, epoch: str, fence: str, ports: str, key: str) -> Entry
     Raises:
         ValueError: they are none.
     """
-    numbers = tuple(int(port) for port in ports.split(",", _PORTS)[:_PORTS])
-    if not all(0 < number <= HIGHEST_PORT for number in numbers):
+    if not _NUMBERS.fullmatch(ports):
+        raise ValueError("no ports")
+    numbers = tuple(int(port) for port in ports.split(","))
+    if len(numbers) > _PORTS or not all(0 < number <= HIGHEST_PORT for number in numbers):
         raise ValueError("no ports")
     return Entry(decode_key(key), NODE.read(node), read_epoch(epoch), read_fence(fence), numbers)
 
@@ -153,7 +164,13 @@ class RoutingTable:
             self._orphaned.update(dict.fromkeys(entry.ports, until))
 
     def put(self, entry: Entry) -> bool:
-        """A claim holds; those of the same key or port that are older do not. False: it is older itself."""
+        """A claim holds; those of the same key or port that are older do not. False: it is older itself.
+
+        Raises:
+            ValueError: its fence is one that nobody can have by now; if it were believed, all that come would have to be higher.
+        """
+        if entry.fence > self.highest + LEAP:
+            raise ValueError(f"a fence that nobody can have by now ({entry.fence})")
         self.highest = max(self.highest, entry.fence)
         rivals = [self.by_port[port] for port in entry.ports if port in self.by_port]
         if (same := self.by_key.get(entry.key)) is not None:
@@ -198,13 +215,19 @@ class RoutingTable:
         self.highest = max(self.highest, fresh.highest)
 
 
+def readable(said: str | bytes) -> str:
+    """Return what Redis, or somebody in it, has said, as a message can show it: in one line, and not much of it."""
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+    return "".join(each if each.isprintable() else "?" for each in text[:_SHOWN])
+
+
 def split_news(message: bytes) -> tuple[int, str, list[str], str]:
     """Return a message's number (0: it changes no table), its word, its arguments, and the text behind a line end.
 
     Raises:
         ValueError: it is no message.
     """
-    if len(message) > 2 * _ID_BYTES:
+    if len(message) > 2 * MOST_BYTES:
         raise ValueError("it is too long")
     head, _, rest = message.decode().partition("\n")
     number, word, *args = head.split(" ", 6)
