@@ -37,7 +37,7 @@ async def test_server_lets_visitors_finish(tmp_path: Path) -> None:
             await peer.send_all(MEGABYTE)
             server.terminate()
             assert (await client.process.next_event("draining"))["seconds"] == 30
-            await server.wait_record("stopping")
+            await server.wait_record("visit ports closed")
             with pytest.raises(OSError, match="connect"):
                 await client.visit()
             await peer.send_all(b"the rest")

@@ -508,7 +508,7 @@ async def test_drain(tmp_path: Path) -> None:
                 clients.append(client)
                 ends.append(await join())
             server.terminate()
-            await server.wait_record("stopping")
+            await server.wait_record("visit ports closed")
             for client in clients:
                 with pytest.raises(OSError, match="connect"):
                     await client.visit()

@@ -560,6 +560,13 @@ async def test_the_log_of_all_is_one(echo_server: Service, tmp_path: Path) -> No
             await server.wait_record("frame received", worker=word, level="debug")
 
 
+async def test_what_a_terminal_sends_is_for_the_parent(tmp_path: Path) -> None:
+    """Ctrl-C in the first moments of a worker ended it with a traceback: it ignores signals only after its imports."""
+    async with running.server(tmp_path / "s", *WORKERS, visit="0") as server:
+        for pid in children(server.process.process.pid):
+            assert os.getpgid(pid) == pid
+
+
 async def test_nothing_is_left_behind(echo_server: Service, tmp_path: Path) -> None:
     """Descriptors of the parent and of the workers, after sessions and visitors that came and went."""
 

@@ -107,7 +107,7 @@ class RemoteWorld(World):
         here.hear, here.reply = heard, answer
         there.hear = told
         for link in (here, there):
-            link.take = lambda _, sock: sock.close()
+            link.take = lambda _, sock, __: sock.close()
             self.nursery.start_soon(link.run)
         server.join()
         registry.note_room(**server.room)

@@ -27,7 +27,7 @@ def pair() -> tuple[Link, Link]:
     for link in links:
         link.hear = lambda _: None
         link.reply = _echo
-        link.take = lambda _, sock: sock.close()
+        link.take = lambda _, sock, __: sock.close()
     return links
 
 
@@ -134,19 +134,21 @@ async def test_the_other_end_dies(nothing_left: None) -> None:
 async def test_descriptors_come_with_what_they_are_for(nothing_left: None) -> None:
     """More than the kernel holds at once, and each is closed where it came from."""
     async with linked() as (here, there):
-        taken: list[tuple[bytes, socket.socket]] = []
-        there.take = lambda purpose, sock: taken.append((purpose, sock))
+        taken: list[tuple[bytes, socket.socket, str]] = []
+        there.take = lambda *args: taken.append(args)
         kept: list[socket.socket] = []
         for number in range(400):
             mine, its = socket.socketpair()
             mine.sendall(b"%d" % number)
             kept.append(mine)
-            here.pass_on(b"cv"[number % 2 : number % 2 + 1], its)
+            here.pass_on(b"cv"[number % 2 : number % 2 + 1], its, "x" * (number % 256))
         with trio.fail_after(10):
             while len(taken) < 400:  # noqa: ASYNC110 (nothing tells)
                 await trio.sleep(0.01)
-        for number, (purpose, sock) in enumerate(taken):
+        for number, (purpose, sock, about) in enumerate(taken):
             assert purpose == b"cv"[number % 2 : number % 2 + 1]
+            assert about == "x" * (number % 256)
+            assert not sock.get_inheritable()
             assert sock.recv(10) == b"%d" % number
             sock.close()
         for mine in kept:
@@ -156,8 +158,8 @@ async def test_descriptors_come_with_what_they_are_for(nothing_left: None) -> No
 
 async def test_a_descriptor_for_which_there_is_no_room_is_told(nothing_left: None) -> None:
     here, there = pair()
-    missed: list[None] = []
-    there.missed = lambda: missed.append(None)
+    missed: list[tuple[bytes, str]] = []
+    there.missed = lambda purpose, about: missed.append((purpose, about))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(here.run)
         nursery.start_soon(there.run)
@@ -167,13 +169,15 @@ async def test_a_descriptor_for_which_there_is_no_room_is_told(nothing_left: Non
         resource.setrlimit(resource.RLIMIT_NOFILE, (its.fileno() + 1, limits[1]))
         try:
             here.descriptors.sendmsg(
-                [b"c"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [its.fileno()]))]
+                [b"c\x05about"],
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [its.fileno()]))],
             )
             with trio.fail_after(2):
                 while not missed:  # noqa: ASYNC110 (nothing tells)
                     await trio.sleep(0.01)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert missed == [(b"c", "about")]
         its.close()
         assert mine.recv(1) == b""
         mine.close()
@@ -183,11 +187,11 @@ async def test_a_descriptor_for_which_there_is_no_room_is_told(nothing_left: Non
 async def test_what_is_lent_arrives_however_much_waits(nothing_left: None) -> None:
     """As the visit ports of a worker that was killed, behind more connections than may wait: each of 1302 that were lost was a dead port."""
     here, there = pair()
-    missed: list[None] = []
-    here.missed = lambda: missed.append(None)
+    missed: list[bytes] = []
+    here.missed = lambda purpose, _: missed.append(purpose)
     taken: Counter[bytes] = Counter()
 
-    def take(purpose: bytes, sock: socket.socket) -> None:
+    def take(purpose: bytes, sock: socket.socket, _: str) -> None:
         taken[purpose] += 1
         sock.close()
 
@@ -208,7 +212,7 @@ async def test_what_is_lent_arrives_however_much_waits(nothing_left: None) -> No
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
         assert port.fileno() >= 0
-    assert missed
+    assert set(missed) == {b"c"}
 
 
 async def test_descriptors_that_nobody_takes_are_closed(nothing_left: None) -> None:

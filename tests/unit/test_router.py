@@ -32,6 +32,7 @@ class Worker:
     is_there: bool = True
     expected: int = 0
     taken: list[socket.socket] = attrs.field(factory=list)
+    sources: list[TCPAddress] = attrs.field(factory=list)
 
     @property
     def load(self) -> int:
@@ -40,8 +41,9 @@ class Worker:
     def expect_session(self) -> None:
         self.expected += 1
 
-    def take(self, connection: socket.socket) -> None:
+    def take(self, connection: socket.socket, source: TCPAddress) -> None:
         self.taken.append(connection)
+        self.sources.append(source)
 
 
 def client_hello(*alpn: str) -> bytes:
@@ -85,6 +87,7 @@ class Scene:
                         if len(worker.taken) > before[worker.word]:
                             connection = worker.taken[-1]
                             assert connection.recv(65536) == b"".join(pieces)
+                            assert worker.sources[-1] == TCPAddress(*connection.getpeername())
                             return worker.word
                     await trio.sleep(0.005)
 

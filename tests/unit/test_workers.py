@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,22 @@ async def test_workers_that_cannot_start(
     ):
         with trio.fail_after(8):
             await serve(config(tmp_path / "state", workers=2, start_auth=False))
+
+
+async def test_told_to_stop_while_workers_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_left: None
+) -> None:
+    """It was seen when they were up, or after half a minute."""
+    monkeypatch.setattr(
+        process, "_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(20)"]
+    )
+    stopping = trio.Event()
+    settings = config(tmp_path / "state", workers=2, start_auth=False)
+    with trio.fail_after(8):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(serve, settings, stopping=stopping))
+            await trio.sleep(1)
+            stopping.set()
 
 
 async def test_a_program_that_is_not_there(

@@ -116,7 +116,9 @@ class SingleProcess:
                 visiting.cancel_scope.cancel("the server stops")
             for listener in self.listeners.visits:
                 listener.close()
-            log.info("stopping", sessions=len(sessions.by_uid), grace=self.config.drain_grace)
+            log.info(
+                "visit ports closed", sessions=len(sessions.by_uid), grace=self.config.drain_grace
+            )
             until = trio.current_time() + self.config.drain_grace
             context.admission.drain()
             await sessions.wait_none()  # each ends by itself within the grace

@@ -77,6 +77,14 @@ class ClaimTable:
         held = self._held.get(key)
         return None if held is None or held.claim.fence != fence else held.claim
 
+    def claim_of_port(self, number: int) -> Claim | None:
+        """Return the claim that a port belongs to."""
+        port = self.ports.ports.get(number)
+        held = (
+            None if port is None or port.last_holder is None else self._held.get(port.last_holder)
+        )
+        return None if held is None or number not in held.claim.ports else held.claim
+
     def is_current(self, claim: Claim) -> bool:
         """Tell whether a claim still holds."""
         return self.find(claim.key, claim.fence) is not None

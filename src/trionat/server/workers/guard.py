@@ -18,6 +18,7 @@ from trionat.signals import Signal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trionat.server.registry.claim import Claim
     from trionat.server.visitors.acceptor import VisitorAcceptor
     from trionat.server.visitors.ports import PortPool, VisitPort
     from trionat.server.workers.link import Link
@@ -59,10 +60,11 @@ class PortGuard:
                 guarded.accepting.cancel("a worker accepts there from now on")
             guarded.changed.notify()
 
-    def lend(self, numbers: Iterable[int], link: Link) -> None:
-        """Pass the listening sockets on to a worker that has claimed the ports."""
-        for number in numbers:
-            link.lend(VISIT_PORT, self._guarded[number].listener.sock)
+    def lend(self, claim: Claim, link: Link, numbers: Iterable[int] | None = None) -> None:
+        """Pass the listening sockets of a claim on to the worker that has it: all, or these `numbers` of it."""
+        for number in claim.ports if numbers is None else numbers:
+            sock = self._guarded[number].listener.sock
+            link.lend(VISIT_PORT, sock, f"{number} {claim.fence}")
 
     async def run(self) -> None:
         """Accept where nobody else does, until cancelled."""

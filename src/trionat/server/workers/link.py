@@ -1,14 +1,15 @@
 """What a parent and its worker say to each other: messages on one pair of sockets, descriptors on another.
 
-A message is a line of JSON. Some are questions, which have a number, and get an answer with the same number. A descriptor comes along with one
-byte that says what it is for (unix(7), SCM_RIGHTS): each byte is read by itself, so none can be attached to the wrong one. Both ends are
-the same program of the same user, so what does not fit is a bug, and ends the link.
+A message is a line of JSON. Some are questions, which have a number, and get an answer with the same number. A descriptor comes along with a
+byte that says what it is for (unix(7), SCM_RIGHTS), a byte with the length of what is to be known about it, and that text: no more is
+read at once, so none can be attached to the wrong one. Both ends are the same program of the same user, so what does not fit is a bug, and ends the link.
 """
 
 from __future__ import annotations
 
 import array
 import json
+import os
 import socket
 import sys
 from collections import deque
@@ -45,6 +46,17 @@ _CROWDED: Final = 0.05
 _BATCH: Final = 64
 """Descriptors to take before others get their turn."""
 
+_CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+"""Where the system has it, a descriptor cannot slip into a program that is started in this very moment."""
+
+
+_Parcel: TypeAlias = "tuple[bytes, socket.socket, str]"
+"""What a socket is for, the socket, and what is to be known about it."""
+
+
+def _ignore(purpose: bytes, about: str) -> None:
+    """Nobody minds."""
+
 
 class LinkLostError(ConnectionLostError):
     """The other process is gone, or does not read any more."""
@@ -65,24 +77,25 @@ class Link:
     """One end. Owns both sockets from the beginning; `run` closes them.
 
     `hear` is called with each message that is no question. `reply` answers the questions, each in a task of its own. `take` is called with what a
-    descriptor is for, and with its socket, which it owns then. All three are set before `run` is started, and the first and the last must return at once.
-    `missed` is called for each descriptor of `pass_on` that was lost on the way, since there are too few, or since the other end does not take them.
+    descriptor is for, with its socket, which it owns then, and with what is to be known about it. All three are set before `run` is started, and the first
+    and the last must return at once. `missed` is called with purpose and text of each descriptor that was lost on the way, since there are too few (then it is the end
+    that takes), or since the other end does not take them (of those of `pass_on` only).
     """
 
     messages: socket.socket
     descriptors: socket.socket
     hear: Callable[[Values], None] = attrs.field(init=False)
     reply: Callable[[Values], Awaitable[Values]] = attrs.field(init=False)
-    take: Callable[[bytes, socket.socket], None] = attrs.field(init=False)
-    missed: Callable[[], None] = attrs.field(init=False, default=lambda: None)
+    take: Callable[[bytes, socket.socket, str], None] = attrs.field(init=False)
+    missed: Callable[[bytes, str], None] = attrs.field(init=False, default=_ignore)
     lost: bool = attrs.field(init=False, default=False)
     _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
     _questions: dict[int, _Question] = attrs.field(init=False, factory=lambda: {})
     _replies: dict[int, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
     _unsent: deque[bytes] = attrs.field(init=False, factory=lambda: deque())
     _unsent_bytes: int = attrs.field(init=False, default=0)
-    _unpassed: deque[tuple[bytes, socket.socket]] = attrs.field(init=False, factory=lambda: deque())
-    _unlent: deque[tuple[bytes, socket.socket]] = attrs.field(init=False, factory=lambda: deque())
+    _unpassed: deque[_Parcel] = attrs.field(init=False, factory=lambda: deque())
+    _unlent: deque[_Parcel] = attrs.field(init=False, factory=lambda: deque())
     _crowded: bool = attrs.field(init=False, default=False)
     _sent: Signal = attrs.field(init=False, factory=Signal)
     _posted: Signal = attrs.field(init=False, factory=Signal)
@@ -135,31 +148,38 @@ class Link:
             raise RefusedError(*refused)
         return mine.answer
 
-    def pass_on(self, purpose: bytes, sock: socket.socket) -> None:
-        """Give a socket away; it is closed here. It is lost where the link is, or where the other end does not take what it gets."""
+    def pass_on(self, purpose: bytes, sock: socket.socket, about: str = "") -> None:
+        """Give a socket away; it is closed here. It is lost where the link is, or where the other end does not take what it gets.
+
+        `purpose` is one byte, and `about` at most 255.
+        """
         if self.lost or len(self._unpassed) >= _MOST_DESCRIPTORS:
             sock.close()
             if not self.lost:
-                self.missed()
+                self.missed(purpose, about)
             return
-        self._unpassed.append((purpose, sock))
+        self._unpassed.append((purpose, sock, about))
         if self._unlent or len(self._unpassed) > 1 or not self._pass_next():
             self._passed.notify()
 
-    def lend(self, purpose: bytes, sock: socket.socket) -> None:
+    def lend(self, purpose: bytes, sock: socket.socket, about: str = "") -> None:
         """Give away a copy of a socket, which stays the caller's. Any number of them arrive, ahead of those of `pass_on`, but for what is closed before its turn."""
         if not self.lost:
-            self._unlent.append((purpose, sock))
+            self._unlent.append((purpose, sock, about))
             self._passed.notify()
 
     def _pass_next(self) -> bool:
         """Pass the one that is next; False where there is no room for it now."""
         waiting = self._unlent or self._unpassed
-        purpose, sock = waiting[0]
+        purpose, sock, about = waiting[0]
         if sock.fileno() >= 0:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))
+            text = about.encode()
+            head = purpose + bytes([len(text)]) + text
             try:
-                self.descriptors.sendmsg([purpose], [rights])
+                # All of it or nothing: it is less than the kernel waits for room for.
+                sent = self.descriptors.sendmsg([head], [rights])
+                assert sent == len(head), "a descriptor's text was cut"  # noqa: S101 - for systems that differ
             except BlockingIOError:
                 return False
             except (BrokenPipeError, ConnectionResetError):
@@ -168,7 +188,7 @@ class Link:
                 if waiting is self._unlent:
                     self._crowded = True
                     return False
-                self.missed()
+                self.missed(purpose, about)
         waiting.popleft()
         if waiting is self._unpassed:
             sock.close()
@@ -200,6 +220,7 @@ class Link:
                 sock.close()
             while self._unpassed:
                 self._unpassed.popleft()[1].close()
+            self._unlent.clear()
 
     def give_up(self) -> None:
         """End the link, at both ends. Idempotent."""
@@ -304,18 +325,23 @@ class Link:
         while True:
             for _ in range(_BATCH):
                 try:
-                    purpose, control, _, _ = self.descriptors.recvmsg(1, socket.CMSG_SPACE(size))
+                    head, control, _, _ = self.descriptors.recvmsg(
+                        2, socket.CMSG_SPACE(size), _CLOSE_ON_EXEC
+                    )
+                    # Sent in one piece, so it is there.
+                    about = self.descriptors.recv(head[1]).decode() if head[1:] > b"\0" else ""
                 except BlockingIOError:
                     await trio.lowlevel.wait_readable(self.descriptors)
                     continue
                 except OSError:
                     return
-                if not purpose:
+                if not head:
                     return
                 if not control:
-                    self.missed()
+                    self.missed(head[:1], about)
                 for _, _, data in control:
-                    self.take(
-                        purpose, socket.socket(fileno=int.from_bytes(data[:size], sys.byteorder))
-                    )
+                    number = int.from_bytes(data[:size], sys.byteorder)
+                    if not _CLOSE_ON_EXEC:
+                        os.set_inheritable(number, False)
+                    self.take(head[:1], socket.socket(fileno=number), about)
             await trio.lowlevel.checkpoint()

@@ -140,7 +140,9 @@ class Parent:
                     visiting.cancel_scope.cancel("the server stops")
                 for listener in self.visits:
                     listener.close()
-                log.info("stopping", sessions=len(self.sessions), grace=self.config.drain_grace)
+                log.info(
+                    "visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace
+                )
                 for worker in self.workers:
                     worker.drain()
                 working.cancel_scope.deadline = (
@@ -149,9 +151,17 @@ class Parent:
             serving.cancel_scope.cancel("the server stops")
 
     async def _wait_up(self) -> None:
-        with trio.move_on_after(_START_TIMEOUT):  # noqa: ASYNC912 - there are workers
-            for worker in self.workers:
-                await worker.settled.wait()
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await self.stopping.wait()
+                nursery.cancel_scope.cancel("told to stop before they are up")
+
+            nursery.start_soon(give_up, name="stop before they are up")
+            with trio.move_on_after(_START_TIMEOUT):  # noqa: ASYNC912 - there are workers
+                for worker in self.workers:
+                    await worker.settled.wait()
+            nursery.cancel_scope.cancel("they are up")
         if self.stopping.is_set():
             return
         if not any(worker.state is State.UP for worker in self.workers):
@@ -168,12 +178,18 @@ class Parent:
 
     def lend(self, claim: Claim, worker: WorkerProcess) -> None:
         """Give a worker what belongs to its claim: the listening sockets, and its share of the user's limits."""
-        self._guard.lend(claim.ports, worker.link)
+        self._guard.lend(claim, worker.link)
         user = claim.key[0]
         shared = self.users.setdefault(user, SharedLimits(user, claim.wish.limits))
         shared.change(claim.wish.limits)
         shared.shares.pop(worker.word, None)
         self._deal(shared)
+
+    def lend_again(self, number: int, fence: int, worker: WorkerProcess) -> None:
+        """Give a worker a port's listening socket once more, which was lost on the way, if it still has the claim."""
+        claim = self.table.claim_of_port(number)
+        if claim is not None and claim.fence == fence and claim.holder == worker.word:
+            self._guard.lend(claim, worker.link, [number])
 
     def limits_of(self, user: str) -> SharedLimits:
         """Return what a user's sessions share. One without a claim has lost it in this moment, and its session ends."""

@@ -26,6 +26,7 @@ from trionat.server.workers.log_relay import relay_log
 from trionat.server.workers.shares import Usage
 from trionat.server.workers.values import (
     read_credential,
+    write_addresses,
     write_claim,
     write_identity,
 )
@@ -33,6 +34,7 @@ from trionat.server.workers.worker import BEAT, CONNECTION
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
+    from trionat.address import TCPAddress
     from trionat.protocol.messages import CloseCode
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import Share
@@ -97,6 +99,16 @@ class RemoteSession:
         self.link.post({"what": "end", "uid": self.uid, "code": code, "text": text})
 
 
+@attrs.frozen
+class _Waiting:
+    """A connection that waits until some moment for a worker that is being started."""
+
+    until: float
+    purpose: bytes
+    connection: socket.socket
+    about: str
+
+
 @attrs.define(eq=False)
 class WorkerProcess:
     """The worker of a number, from 0, whichever process that is. `word` is its route.
@@ -114,6 +126,7 @@ class WorkerProcess:
     settled: trio.Event = attrs.field(init=False, factory=trio.Event)
     link: Link = attrs.field(init=False)
     claims: ClaimServer = attrs.field(init=False)
+    _running: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _failures: int = attrs.field(init=False, default=0)
     _silent: int = attrs.field(init=False, default=0)
     _next_uid: int = attrs.field(init=False)
@@ -121,7 +134,7 @@ class WorkerProcess:
     _inherited: tuple[Claim, ...] = attrs.field(init=False, default=())
     _refused: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _expected: deque[float] = attrs.field(init=False, factory=lambda: deque())
-    _waiting: deque[tuple[float, socket.socket]] = attrs.field(init=False, factory=lambda: deque())
+    _waiting: deque[_Waiting] = attrs.field(init=False, factory=lambda: deque())
 
     def __attrs_post_init__(self) -> None:
         self._next_uid = self._next_visitor = self.number + 1
@@ -148,20 +161,25 @@ class WorkerProcess:
         """A client was sent to it that has no session yet."""
         self._expected.append(trio.current_time() + _EXPECTED_FOR)
 
-    def take(self, connection: socket.socket) -> None:
-        """Pass a connection on; one for a worker that is being started waits for it."""
+    def take(
+        self, connection: socket.socket, *addresses: TCPAddress, purpose: bytes = CONNECTION
+    ) -> None:
+        """Pass a connection on, with the addresses that belong to it; one for a worker that is being started waits for it."""
+        about = write_addresses(*addresses)
         if self.state is State.UP:
-            self.link.pass_on(CONNECTION, connection)
+            self.link.pass_on(purpose, connection, about)
         elif self.state is State.STARTING and len(self._waiting) < _MOST_WAITING:
             until = trio.current_time() + self.parent.config.handshake_timeout
-            self._waiting.append((until, connection))
+            self._waiting.append(_Waiting(until, purpose, connection, about))
         else:
             connection.close()
 
     def drain(self) -> None:
-        """Have it end as planned. One that is not up is told when it is."""
+        """Have it end as planned; at once where it is not up yet, and has nothing to finish."""
         if self.state is State.UP:
             self.link.post({"what": "drain"})
+        else:
+            self._running.cancel("told to stop before it was up")
 
     def tell_share(self, user: str, limits: Limits, share: Share) -> None:
         """Tell it which part of a user's limits it may give."""
@@ -182,7 +200,8 @@ class WorkerProcess:
         try:
             while True:
                 began = trio.current_time()
-                await self._run()
+                with trio.CancelScope() as self._running:
+                    await self._run()
                 if self.parent.stopping.is_set():
                     return
                 pause = self._pause(trio.current_time() - began)
@@ -213,7 +232,7 @@ class WorkerProcess:
         )  # not since each start that failed
         self.settled.set()
         while self._waiting:
-            self._waiting.popleft()[1].close()
+            self._waiting.popleft().connection.close()
 
     async def _run(self) -> None:
         """Run one process to its end; nothing of it is left then."""
@@ -226,6 +245,7 @@ class WorkerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=passed,
+                    process_group=0,  # what a terminal sends is for the parent, from the first moment on
                 )
             except OSError as error:
                 log.warning("a worker cannot be started", worker=self.word, error=str(error))
@@ -280,7 +300,7 @@ class WorkerProcess:
 
         self.link.hear = self._hear
         self.link.reply = self._reply
-        self.link.take = lambda _, sock: sock.close()
+        self.link.take = lambda _, sock, __: sock.close()
         self.link.missed = self._miss
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk, name="link")
@@ -292,7 +312,7 @@ class WorkerProcess:
                 await logged.wait()
             nursery.cancel_scope.cancel("the worker has ended")
 
-    def _miss(self) -> None:
+    def _miss(self, _: bytes, __: str) -> None:
         """A connection could not be passed on: the kernel holds no more descriptors on their way (RLIMIT_NOFILE)."""
         self.parent.refusals.count(
             Bound.DESCRIPTORS,
@@ -306,8 +326,8 @@ class WorkerProcess:
         while True:
             await trio.sleep(BEAT)
             now = trio.current_time()
-            while self._waiting and self._waiting[0][0] < now:
-                self._waiting.popleft()[1].close()
+            while self._waiting and self._waiting[0].until < now:
+                self._waiting.popleft().connection.close()
             self._silent += 1
             most = _SILENT_LOOKS if self.state is State.UP else _START_LOOKS
             if self._silent >= most or self.link.lost:
@@ -348,6 +368,8 @@ class WorkerProcess:
                 self._come_up()
             case "beat":
                 self._take_report(message)
+            case "lend":
+                self.parent.lend_again(message["port"], message["fence"], self)
             case "up":
                 self._begin_session(message)
             case "down":
@@ -387,7 +409,8 @@ class WorkerProcess:
         self.claims.tell_room()
         log.info("worker up", worker=self.word, pid=self.pid)
         while self._waiting:
-            self.link.pass_on(CONNECTION, self._waiting.popleft()[1])
+            waiting = self._waiting.popleft()
+            self.link.pass_on(waiting.purpose, waiting.connection, waiting.about)
         self.settled.set()
         if parent.stopping.is_set():
             self.drain()

@@ -79,7 +79,7 @@ class Router:
                 if worker is None:
                     connection.close()
                 else:
-                    worker.take(connection)
+                    worker.take(connection, address)
 
     def _find(self, first: bytes) -> WorkerProcess | None:
         """Return the worker that those first bytes lead to; None: there have to be more.

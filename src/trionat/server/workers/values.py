@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from trionat.address import TCPAddress
 from trionat.protocol.messages import ServiceRequest
 from trionat.server.accounts.credential import Credential
 from trionat.server.accounts.limits import Share
@@ -111,6 +112,17 @@ def read_credential(values: Values | None) -> Credential | None:
     if values is None:
         return None
     return Credential(values["by_ticket"], bytes.fromhex(values["digest"]), values["plain"])
+
+
+def write_addresses(*addresses: TCPAddress) -> str:
+    """Write whose a connection is, and where it went, as the text of its descriptor."""
+    return " ".join(f"{address.host} {address.port}" for address in addresses)
+
+
+def read_addresses(text: str) -> list[TCPAddress]:
+    """Read the addresses of a connection."""
+    words = text.split(" ")
+    return [TCPAddress(host, int(port)) for host, port in zip(words[::2], words[1::2], strict=True)]
 
 
 def read_share(values: Values) -> Share:

@@ -22,7 +22,6 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.log import get_logger, log_to
-from trionat.networks import plain_host
 from trionat.protocol.messages import CloseCode
 from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.messages import AskStatus, AskTasks, decode_request
@@ -38,7 +37,13 @@ from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers.link import Link
 from trionat.server.workers.remote import RemoteAuthenticator, RemoteRegistry, SessionReports
-from trionat.server.workers.values import read_claim, read_key, read_limits, read_share
+from trionat.server.workers.values import (
+    read_addresses,
+    read_claim,
+    read_key,
+    read_limits,
+    read_share,
+)
 from trionat.transport.descriptors import Descriptors
 from trionat.transport.listener import Listener
 from trionat.transport.names import NameResolver
@@ -57,10 +62,14 @@ log = get_logger(__name__)
 
 CONNECTION: Final = b"c"
 VISIT_PORT: Final = b"v"
-"""What a descriptor is for that comes from the parent."""
+"""What a descriptor is for that comes from the parent: a client's connection, with its address; and the listening socket of a visit port, with the port's
+number and the fence of the claim."""
 
 BEAT: Final = 1.0
 """Seconds between two reports to the parent, which are its sign of life as well."""
+
+_LEND_AGAIN: Final = 1.0
+"""Seconds after which the parent is asked once more for a listening socket for which there was no descriptor."""
 
 _LAST_WORDS: Final = 2.0
 """Seconds for the last report. Chosen."""
@@ -86,7 +95,7 @@ async def run_worker(link: Link) -> None:
     trio.socket.set_custom_hostname_resolver(NameResolver())
     start, started = trio.open_memory_channel["Values"](1)
     link.hear = start.send_nowait
-    link.take = lambda _, sock: sock.close()
+    link.take = lambda _, sock, __: sock.close()
     async with trio.open_nursery() as nursery:
 
         async def run_link() -> None:
@@ -123,12 +132,23 @@ class Numbers:
 
 @attrs.define(eq=False)
 class _Port:
-    """A visit port as this worker sees it: `claimed` by it or not. `spare` is its listening socket, which comes before or after the claim."""
+    """A visit port as this worker sees it: `claimed` is the fence of its claim, 0 where it has none, and `given_up` that of the one before.
+
+    `spare` is its listening socket, which comes before or after the claim that it belongs to, the one with `spare_fence`.
+    """
 
     visit_port: VisitPort
-    claimed: bool = False
+    claimed: int = 0
+    given_up: int = 0
     spare: socket.socket | None = None
+    spare_fence: int = 0
     serving: trio.CancelScope | None = None
+
+    def drop_spare(self) -> None:
+        """Close the spare socket, if there is one."""
+        if self.spare is not None:
+            self.spare.close()
+            self.spare = None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -212,13 +232,12 @@ class Worker:
                     await context.sessions.wait_none()
                 finally:
                     # The parent may pass connections on until it hears of the end. Not later than here: the nursery they are for is about to be closed.
-                    self.link.take = lambda _, sock: sock.close()
+                    self.link.take = lambda _, sock, __: sock.close()
                 serving.cancel_scope.cancel("the server stops")
         finally:
             self.descriptors.close()
             for port in self._ports.values():
-                if port.spare is not None:
-                    port.spare.close()
+                port.drop_spare()
 
     async def _accept_until_stopped(self) -> None:
         """Take visitors and clients until the planned stop; the visit ports are closed then."""
@@ -272,53 +291,66 @@ class Worker:
             case what:
                 raise AssertionError(f"the parent asks {what!r}")
 
-    def _take(self, purpose: bytes, sock: socket.socket) -> None:
+    def _take(self, purpose: bytes, sock: socket.socket, about: str) -> None:
         """Take over a descriptor."""
         sock.setblocking(False)
         if purpose == VISIT_PORT:
-            port = self._ports[sock.getsockname()[1]]
-            if port.spare is not None or port.serving is not None:
-                sock.close()  # of a claim that was given up before it came
-                return
-            port.spare = sock
-            self._serve(port)
-            return
-        try:
-            host, number = sock.getpeername()[:2]
-        except OSError:  # it is gone already
-            sock.close()
-            return
-        self._accept(sock, TCPAddress(plain_host(host), number))
+            number, fence = map(int, about.split())
+            self._take_port(self._ports[number], sock, fence)
+        else:
+            (source,) = read_addresses(about)
+            self._accept(sock, source)
 
-    def _miss(self) -> None:
-        """A connection came for which this process has no descriptor."""
+    def _take_port(self, port: _Port, sock: socket.socket, fence: int) -> None:
+        if fence <= port.given_up or port.serving is not None:
+            sock.close()  # of a claim that was given up before it came
+            return
+        port.drop_spare()
+        port.spare, port.spare_fence = sock, fence
+        self._serve(port)
+
+    def _miss(self, purpose: bytes, about: str) -> None:
+        """Something came for which this process has no descriptor."""
+        if purpose == VISIT_PORT and not self.context.stopping.is_set():
+            number, fence = map(int, about.split())
+            port = self._ports[number]
+            self._visiting.start_soon(self._ask_again, port, fence, name=f"ask for port {number}")
         self.context.refusals.count(
             Bound.DESCRIPTORS,
             lambda count: log.warning("connections were lost for lack of descriptors", count=count),
         )
+
+    async def _ask_again(self, port: _Port, fence: int) -> None:
+        """A port without its socket would have nobody who accepts: ask for it until it has come."""
+        await trio.sleep(_LEND_AGAIN)
+        if port.claimed == fence and port.serving is None:
+            self.link.post({"what": "lend", "port": port.visit_port.number, "fence": fence})
 
     # -- visit ports -------------------------------------------------------------------------------------------------
 
     def _hold(self, claim: Claim) -> None:
         for number in claim.ports:
             port = self._ports[number]
-            port.claimed = True
+            port.claimed = claim.fence
             self._serve(port)
 
     def _let_go(self, claim: Claim) -> None:
         for number in claim.ports:
             port = self._ports[number]
-            port.claimed = False
+            port.claimed, port.given_up = 0, max(port.given_up, claim.fence)
             if port.serving is not None:
                 port.serving.cancel("the port was given back")
                 port.serving = None
-            if port.spare is not None:
-                port.spare.close()
-                port.spare = None
+            if port.spare_fence <= port.given_up:
+                port.drop_spare()
 
     def _serve(self, port: _Port) -> None:
         """Accept visitors at a port that is claimed, as soon as its socket is there."""
-        if port.claimed and port.spare is not None and not self.context.stopping.is_set():
+        if (
+            port.spare is not None
+            and port.claimed == port.spare_fence
+            and not self.context.stopping.is_set()
+        ):
             sock, port.spare = port.spare, None
             port.serving = trio.CancelScope()
             number = port.visit_port.number
