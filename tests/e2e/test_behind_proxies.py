@@ -55,6 +55,7 @@ class Proxy:
 
     program: str
     file: Path
+    workers: int = 1
     control: int = attrs.field(factory=services.free_low_port)
     visit: int = attrs.field(factory=services.free_low_port)
     node_control: int = attrs.field(factory=services.free_low_port)
@@ -131,6 +132,7 @@ class Proxy:
             *("--proxy-control-addr", f"{host}:{self.node_control}"),
             *("--proxy-visit-addr", f"{host}:{self.node_visit}"),
             *("--public-addr", f"127.0.0.1:{self.control}", *flags),
+            *("--workers", str(self.workers)),
             control=f"{host}:0",
             visit=str(self.visit),
         ) as server:
@@ -147,9 +149,10 @@ class Proxy:
             await services.stop_process(self.process)  # noqa: ASYNC102 - shields itself, for a bounded time
 
 
-@pytest.fixture(params=["nginx", "haproxy"])
+@pytest.fixture(params=["nginx", "haproxy", "nginx, 2 workers", "haproxy, 2 workers"])
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Proxy:
-    return Proxy(str(request.param), tmp_path / f"{request.param}.conf")
+    program, _, workers = str(request.param).partition(", ")
+    return Proxy(program, tmp_path / f"{program}.conf", 2 if workers else 1)
 
 
 async def status(server: Server) -> dict[str, Any]:
@@ -227,6 +230,28 @@ async def test_lists_go_by_the_true_address(proxy: Proxy, tmp_path: Path) -> Non
                 assert await end_of(visitor) in ("end", "reset")
             await server.wait_record("visitor refused", address=name, port=proxy.visit)
         assert (await status(server))["refused"] == {"lists": 2}
+
+
+async def test_what_comes_with_the_header_is_not_lost(tmp_path: Path) -> None:
+    """However the bytes of header and visitor are cut: the parent reads the header, and a worker what is behind it."""
+    proxy = Proxy("nginx", tmp_path / "nginx.conf", 2)
+    header = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 %d\r\n" % proxy.visit
+    cuts = ([header + b"hello"], [header, b"hello"], [header[:9], header[9:] + b"he", b"llo"])
+    async with (
+        services.echo() as service,
+        proxy.node(tmp_path / "s") as server,
+        proxy.up(),
+        running.client(tmp_path / "c", server.ticket, service),
+    ):
+        for pieces in cuts:
+            async with await trio.open_tcp_stream(
+                NODE.format(1), proxy.node_visit, local_address=PROXY
+            ) as visitor:
+                for piece in pieces:
+                    await visitor.send_all(piece)
+                    await trio.sleep(0.05)
+                assert await read_exactly(visitor, 5) == b"hello"
+            await server.wait_record("visitor closed", address="192.0.2.7:4711")
 
 
 async def test_nobody_else_may_send_headers(proxy: Proxy, tmp_path: Path) -> None:

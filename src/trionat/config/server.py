@@ -494,13 +494,6 @@ class ServerConfig:
                 ("certificate_key",),
                 "a private key needs its certificate: set Certificate as well",
             )
-        if self.worker_count > 1:
-            for field in ("proxy_control_addr", "proxy_visit_addr"):
-                if getattr(self, field) is not None:
-                    yield (
-                        (field, "workers"),
-                        f"of {self.worker_count} workers none reads the header of a proxy yet: set Workers: 1, or let the proxy connect to the ports themselves",
-                    )
         if self.peer_timeout < 2 * self.ping_interval:
             yield (
                 ("peer_timeout", "ping_interval"),

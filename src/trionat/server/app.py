@@ -185,8 +185,8 @@ async def serve(
                     stopping=stopping,
                     certificate=certificate,
                     key=key,
-                    listeners=(control, tunnel),
-                    visits=visits,
+                    listeners=listeners,
+                    ports=pool,
                 )
             else:
                 server = SingleProcess(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 import trio
 
 from trionat.errors import ConnectionLostError, PeerError
 from trionat.log import get_logger
+from trionat.networks import Networks
 from trionat.protocol.proxy import MOST_PROXY_BYTES, read_proxy_header
 from trionat.server.refusals import Bound
 from trionat.transport.deadline import deadline
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from trionat.address import TCPAddress
-    from trionat.networks import Networks
+    from trionat.config.server import ServerConfig
     from trionat.protocol.proxy import ProxyHeader
     from trionat.server.refusals import RefusalCounters
     from trionat.transport.descriptors import Descriptors
@@ -49,6 +50,16 @@ class ProxyListener:
     most_waiting: int
     refusals: RefusalCounters
     _waiting: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
+
+    @classmethod
+    def of(cls, config: ServerConfig, listener: Listener, refusals: RefusalCounters) -> Self:
+        """Return a listener for the proxies that the configuration trusts."""
+        return cls(
+            listener,
+            trusted=Networks(config.trusted_proxies),
+            most_waiting=config.max_handshakes,
+            refusals=refusals,
+        )
 
     async def serve(self, take: Take, descriptors: Descriptors, *, most: int | None = None) -> None:
         """Accept until cancelled, and give every connection with a header to `take`. Closes the listener when it ends.

@@ -9,7 +9,6 @@ import attrs
 import trio
 
 from trionat.log import get_logger
-from trionat.networks import Networks
 from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.kick import kick_for_others
 from trionat.server.admin.metrics import Metrics
@@ -152,12 +151,7 @@ class SingleProcess:
             nursery.start_soon(behind, name=f"proxies at {proxies.address}")
 
     def _behind(self, proxies: Listener) -> ProxyListener:
-        return ProxyListener(
-            proxies,
-            trusted=Networks(self.config.trusted_proxies),
-            most_waiting=self.config.max_handshakes,
-            refusals=self.refusals,
-        )
+        return ProxyListener.of(self.config, proxies, self.refusals)
 
     async def _join(self, member: Member, nursery: trio.Nursery) -> None:
         """Be a node in `nursery`, and wait for a moment until Redis knows this one: a client that comes sooner has to come again."""

@@ -321,10 +321,6 @@ Client:
             "f.yml:2: Server.CertificateKey: a private key needs its certificate: set Certificate as well",
         ),
         (
-            "Server:\n  ProxyVisitAddr: :7000\n  Workers: 2\n",
-            "f.yml:2: Server.ProxyVisitAddr: of 2 workers none reads the header of a proxy yet: set Workers: 1, or let the proxy connect to the ports themselves",
-        ),
-        (
             "Server:\n  PingInterval: 1\n  PeerTimeout: 1.9\n",
             "f.yml:3: Server.PeerTimeout: PeerTimeout 1.9 has to be at least twice PingInterval 1",
         ),

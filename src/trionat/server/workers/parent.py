@@ -16,31 +16,34 @@ from trionat.errors import StartupError
 from trionat.log import get_logger
 from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
+from trionat.server.proxies import ProxyListener
 from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.acceptor import VisitorAcceptor
-from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers.commands import AllWorkers
 from trionat.server.workers.guard import PortGuard
 from trionat.server.workers.process import RemoteSession, State, WorkerProcess
 from trionat.server.workers.router import Router
 from trionat.server.workers.shares import Usage, deal
+from trionat.server.workers.worker import VISITOR
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from trionat.address import TCPAddress
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.server.accounts.accounts import Accounts
     from trionat.server.accounts.limits import Share
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.admission.bans import Bans
+    from trionat.server.listeners import Listeners
     from trionat.server.refusals import RefusalCounters
     from trionat.server.registry.claim import Claim
+    from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
-    from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
 
@@ -74,7 +77,7 @@ class SharedLimits:
 class Parent:
     """See the module. Owns its workers; the listeners belong to the caller.
 
-    `certificate` and `key` are the files that workers read. `stopping` is the planned stop.
+    `certificate` and `key` are the files that workers read; `ports` are the visit ports that `listeners` has. `stopping` is the planned stop.
     """
 
     config: ServerConfig
@@ -87,25 +90,24 @@ class Parent:
     stopping: trio.Event
     certificate: Path
     key: Path
-    listeners: Sequence[Listener]
-    visits: Sequence[Listener]
+    listeners: Listeners
+    ports: PortPool
     authenticator: LocalAuthenticator = attrs.field(init=False)
     worker_config: ServerConfig = attrs.field(init=False)
     table: ClaimTable = attrs.field(init=False)
     workers: tuple[WorkerProcess, ...] = attrs.field(init=False)
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
     users: dict[str, SharedLimits] = attrs.field(init=False, factory=lambda: {})
+    _acceptor: VisitorAcceptor = attrs.field(init=False)
     _guard: PortGuard = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.authenticator = LocalAuthenticator(self.accounts, self.bans)
         number = self.config.worker_count
         self.worker_config = _part_of(self.config, number)
-        pool = PortPool([VisitPort(listener.address.port) for listener in self.visits])
-        self._guard = PortGuard(
-            pool, self.visits, VisitorAcceptor(self.config, self.refusals), self.descriptors
-        )
-        self.table = ClaimTable(self.config.session_limit, pool, self._note_ports)
+        self._acceptor = VisitorAcceptor(self.config, self.refusals)
+        self._guard = PortGuard(self.ports, self.listeners.visits, self._acceptor, self.descriptors)
+        self.table = ClaimTable(self.config.session_limit, self.ports, self._note_ports)
         self.workers = tuple(WorkerProcess(self, each) for each in range(number))
 
     async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
@@ -114,7 +116,6 @@ class Parent:
         Raises:
             StartupError: no worker comes up.
         """
-        router = Router(self.config, self.bans, self.refusals, self.workers)
         async with trio.open_nursery() as serving:
             serving.start_soon(self.refusals.tell_regularly, name="tell refusals")
             serving.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
@@ -127,18 +128,15 @@ class Parent:
                 if admin_socket is not None:
                     admin = AdminServer(AllWorkers(self))
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
-                for (
-                    listener
-                ) in self.listeners:  # also while visitors may finish: they may need tunnels
-                    accept = router.acceptor(serving)
-                    job = partial(listener.serve, accept, self.descriptors)
-                    serving.start_soon(job, name=f"listener {listener.address}")
+                self._listen_for_clients(
+                    serving
+                )  # also while visitors may finish: they may need tunnels
                 async with trio.open_nursery() as visiting:  # stops first
-                    visiting.start_soon(self._guard.run, name="visit ports")
+                    self._listen_for_visitors(visiting)
                     when_up()
                     await self.stopping.wait()
                     visiting.cancel_scope.cancel("the server stops")
-                for listener in self.visits:
+                for listener in self.listeners.visits:
                     listener.close()
                 log.info(
                     "visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace
@@ -149,6 +147,44 @@ class Parent:
                     trio.current_time() + self.config.drain_grace + _STOP_GRACE
                 )
             serving.cancel_scope.cancel("the server stops")
+
+    def _listen_for_clients(self, nursery: trio.Nursery) -> None:
+        router = Router(self.config, self.bans, self.refusals, self.workers)
+        accept = router.acceptor(nursery)
+        for listener in (self.listeners.control, self.listeners.tunnel):
+            job = partial(listener.serve, accept, self.descriptors)
+            nursery.start_soon(job, name=f"listener {listener.address}")
+        if (proxies := self.listeners.proxy_control) is not None:
+
+            def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
+                accept(connection, source)
+
+            behind = ProxyListener.of(self.config, proxies, self.refusals)
+            job = partial(behind.serve, take, self.descriptors)
+            nursery.start_soon(job, name=f"proxies at {proxies.address}")
+
+    def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._guard.run, name="visit ports")
+        if (proxies := self.listeners.proxy_visit) is not None:
+            behind = ProxyListener.of(self.config, proxies, self.refusals)
+            most = self.descriptors.for_visitors
+            job = partial(behind.serve, self._take_visitor, self.descriptors, most=most)
+            nursery.start_soon(job, name=f"proxies at {proxies.address}")
+
+    def _take_visitor(
+        self, connection: socket.socket, source: TCPAddress, destination: TCPAddress
+    ) -> None:
+        """Give a visitor, whose header a proxy has sent, to the worker that holds its port."""
+        worker = self._worker_at(destination.port)
+        if worker is not None:
+            worker.take(connection, source, destination, purpose=VISITOR)
+        else:
+            self._acceptor.accept_behind_proxy(self.ports.ports, connection, source, destination)
+
+    def _worker_at(self, port: int) -> WorkerProcess | None:
+        claim = self.table.claim_of_port(port)
+        words = (worker for worker in self.workers if claim and worker.word == claim.holder)
+        return next(words, None)
 
     async def _wait_up(self) -> None:
         async with trio.open_nursery() as nursery:

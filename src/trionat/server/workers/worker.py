@@ -62,8 +62,9 @@ log = get_logger(__name__)
 
 CONNECTION: Final = b"c"
 VISIT_PORT: Final = b"v"
-"""What a descriptor is for that comes from the parent: a client's connection, with its address; and the listening socket of a visit port, with the port's
-number and the fence of the claim."""
+VISITOR: Final = b"x"
+"""What a descriptor is for that comes from the parent: a client's connection, with its address; the listening socket of a visit port, with the port's
+number and the fence of the claim; and a visitor that came through a proxy, with its address and the one that it has dialled."""
 
 BEAT: Final = 1.0
 """Seconds between two reports to the parent, which are its sign of life as well."""
@@ -297,9 +298,21 @@ class Worker:
         if purpose == VISIT_PORT:
             number, fence = map(int, about.split())
             self._take_port(self._ports[number], sock, fence)
+        elif purpose == VISITOR:
+            self._take_visitor(sock, *read_addresses(about))
         else:
             (source,) = read_addresses(about)
             self._accept(sock, source)
+
+    def _take_visitor(self, sock: socket.socket, source: TCPAddress, visited: TCPAddress) -> None:
+        """Let a visitor in, unless it would take one of the descriptors that visitors leave free."""
+        most = self.descriptors.for_visitors
+        if most is not None and sock.fileno() >= most:
+            sock.close()
+            self._miss(VISITOR, "")
+        else:
+            ports = self.context.leases.ports.ports
+            self.acceptor.accept_behind_proxy(ports, sock, source, visited)
 
     def _take_port(self, port: _Port, sock: socket.socket, fence: int) -> None:
         if fence <= port.given_up or port.serving is not None:
