@@ -221,7 +221,7 @@ async def cluster(mariadb: MariaDB, tmp_path: Path) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def starting(mariadb: MariaDB, folder: Path) -> AsyncIterator[Cluster]:
+async def starting(mariadb: MariaDB, folder: Path, **environ: str) -> AsyncIterator[Cluster]:
     database = await trio.to_thread.run_sync(mariadb.new_database)
     add_ann = f"insert into userInfo_userinfo (username, password) values ('ann', '{PASSWORD}')"
     await trio.to_thread.run_sync(mariadb.sql, add_ann, database.db_name)
@@ -237,8 +237,8 @@ async def starting(mariadb: MariaDB, folder: Path) -> AsyncIterator[Cluster]:
                 await front.serve(nursery)
                 await wire.serve(nursery)
                 await cluster.init()
-                await cluster.start(1)
-                await cluster.start(2)
+                await cluster.start(1, **environ)
+                await cluster.start(2, **environ)
                 yield cluster
                 cluster.ending.set()
             nursery.cancel_scope.cancel()

@@ -23,6 +23,7 @@ from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
+from trionat.server.workers.node_table import NodeTable, WorkerOfNode
 from trionat.server.workers.remote import RemoteRegistry
 from trionat.server.workers.values import read_key
 from trionat.store.base import Limits
@@ -75,27 +76,26 @@ class RemoteWorld(World):
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
+        self.kind: type[LocalRegistry] = LocalRegistry
         pool = PortPool([VisitPort(number) for number in PORTS])
-        self.table = ClaimTable(SLOTS, pool, self._tell_room)
+        self.table = ClaimTable(SLOTS, pool, self.tell_room)
         self.servers: dict[str, ClaimServer] = {}
 
-    def _tell_room(self, _: Iterable[int]) -> None:
+    def tell_room(self, _: Iterable[int]) -> None:
         for server in self.servers.values():
             server.tell_room()
 
     async def process(self, word: str) -> Registry:
         here, there = self._links()
-        server = self.servers[word] = ClaimServer(self.table, word, here)
+        server = ClaimServer(self.table, word, here, kind=self.kind)
         registry = RemoteRegistry(there, word)
-
-        async def answer(question: dict[str, Any]) -> dict[str, Any]:
-            return (
-                server.holder(question) if question["what"] == "holder" else server.claim(question)
-            )
 
         def told(message: dict[str, Any]) -> None:
             if message["what"] == "room":
-                registry.note_room(message["slots"], message["ports"])
+                again = message.get("again", False)
+                registry.note_room(message["slots"], message["ports"], again=again)
+            elif message["what"] == "lost":
+                registry.on_lost(read_key(message["key"]), message["reason"])
             else:
                 registry.on_evict(
                     read_key(message["key"]), message["reason"], vacant_only=message["vacant_only"]
@@ -104,12 +104,13 @@ class RemoteWorld(World):
         def heard(message: dict[str, Any]) -> None:
             assert server.hear(message)
 
-        here.hear, here.reply = heard, answer
+        here.hear, here.reply = heard, server.reply
         there.hear = told
         for link in (here, there):
             link.take = lambda _, sock, __: sock.close()
             self.nursery.start_soon(link.run)
         server.join()
+        self.servers[word] = server
         registry.note_room(**server.room)
         return registry
 
@@ -149,10 +150,23 @@ async def nodes_world() -> AsyncIterator[World]:
         yield NodesWorld(world)
 
 
+@asynccontextmanager
+async def below_a_node() -> AsyncIterator[World]:
+    """Workers of one node, whose claims are in a real Redis."""
+    async with redis_world(PORTS, SLOTS) as cluster, trio.open_nursery() as nursery:
+        node = await cluster.start("node")
+        world = RemoteWorld(nursery)
+        world.kind = WorkerOfNode
+        world.table = NodeTable(SLOTS, node.pool, world.tell_room, node=node.registry)
+        yield world
+        nursery.cancel_scope.cancel()
+
+
 WORLDS: Final[dict[str, Callable[[], AbstractAsyncContextManager[World]]]] = {
     "local": local_world,
     "remote": remote_world,
     "redis": nodes_world,
+    "below a node": below_a_node,
 }
 
 

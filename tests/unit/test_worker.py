@@ -92,6 +92,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             "step": 2,
             "uid": 1,
             "visitor": 1,
+            "visitor_step": 3,
             "certificate": str(state.certificate_file),
             "key": str(state.key_file),
             "room": [3, 0],

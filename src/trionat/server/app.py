@@ -185,8 +185,10 @@ async def serve(
                     stopping=stopping,
                     certificate=certificate,
                     key=key,
+                    state=state,
                     listeners=listeners,
                     ports=pool,
+                    member=member,
                 )
             else:
                 server = SingleProcess(

@@ -10,7 +10,7 @@ import trio
 
 from trionat.log import get_logger
 from trionat.server.admin.commands import LocalCommands
-from trionat.server.admin.kick import kick_for_others
+from trionat.server.admin.kick import kick, kick_for_others
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
@@ -162,7 +162,8 @@ class SingleProcess:
             return len(context.sessions.by_uid), present
 
         def kick_too(request: bytes) -> None:
-            nursery.start_soon(kick_for_others, context, request, name="kick")
+            send_away = partial(kick, context, everywhere=False)
+            nursery.start_soon(kick_for_others, send_away, request, name="kick")
 
         node.figures, node.on_kick = figures, kick_too
         run = partial(member.run, self.config, self.state, self._acceptor, self.descriptors)

@@ -22,7 +22,7 @@ from trionat.server.admin.messages import (
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from trionat.server.control.context import ServerContext
     from trionat.server.sessions.session import Session
@@ -60,13 +60,13 @@ async def kick(context: ServerContext, request: Kick, *, everywhere: bool = True
     return kicked
 
 
-async def kick_for_others(context: ServerContext, line: bytes) -> None:
-    """Send away whoever another node of the cluster was asked to send away."""
+async def kick_for_others(send_away: Callable[[KickUser], Awaitable[Kicked]], line: bytes) -> None:
+    """Have whoever sent away, from this node alone, whom another node of the cluster was asked to send away."""
     with isolated(log, "another node's request was passed over"):
         request = decode_request(line)
         if not isinstance(request, KickUser):
             raise RemoteProtocolError("only users are known to all nodes")
-        kicked = await kick(context, request, everywhere=False)
+        kicked = await send_away(request)
         if kicked.anybody:
             log.info("kicked for another node", request=str(request), **attrs.asdict(kicked))
 

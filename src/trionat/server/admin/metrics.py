@@ -110,7 +110,7 @@ class Metrics:
             reserved=tuple(reserved),
             refused=self._refused(),
             banned=banned,
-            cluster=None if context.node is None else await _cluster(context.node),
+            cluster=None if context.node is None else await view_cluster(context.node),
         )
 
     def _refused(self) -> dict[str, int]:
@@ -244,7 +244,8 @@ def _date(moment: float, now: Callable[[], datetime]) -> str:
     return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def _cluster(node: Node) -> ClusterView:
+async def view_cluster(node: Node) -> ClusterView:
+    """Look at the cluster, as far as this node knows it."""
     nodes = await node.ask_nodes()
     return ClusterView(
         node=node.name,

@@ -110,12 +110,13 @@ class Admission:
             RefusedError: it is sent there, or nobody can be asked now.
         """
         holder = await self.leases.registry.holder(client.key)
-        if holder is not None and client.follows_routes and self.leases.registry.has_routes:
+        registry = self.leases.registry
+        if holder is not None and client.follows_routes and registry.is_route(holder):
             text = "another process of this server has what is kept for this client"
             raise RefusedError(RefusalCode.MOVED, text, route=holder)
         if holder is not None:
             reason = f"the same client has come to another process ({client.client_name})"
-            await self.leases.registry.evict(client.key, reason)
+            await registry.evict(client.key, reason)
 
     def _check(self, client: QueuedClient) -> None:
         """Refuse what waiting would not help, and give up leases that only stand reserved for a user who has too many.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trionat.config.cluster import ClusterConfig
     from trionat.config.server import ServerConfig
     from trionat.server.admission.bans import Bans
+    from trionat.server.cluster.node_link import Deliver
     from trionat.server.state_folder import StateFolder
     from trionat.server.visitors.acceptor import VisitorAcceptor
     from trionat.server.visitors.ports import PortPool
@@ -82,8 +83,9 @@ class Member:
         state: StateFolder,
         acceptor: VisitorAcceptor,
         descriptors: Descriptors,
+        deliver: Deliver | None = None,
     ) -> None:
-        """Be a node until cancelled: beat, pass visitors on, and take those that other nodes pass."""
+        """Be a node until cancelled: beat, pass visitors on, and take those that other nodes pass; `deliver` is as for `NodeLinks`."""
         tls = await trio.to_thread.run_sync(node_context, state.certificate_file, state.key_file)
         node = self.node
         links = self.links = NodeLinks(
@@ -95,6 +97,7 @@ class Member:
             ports=node.pool.ports,
             acceptor=acceptor,
             refusals=acceptor.refusals,
+            deliver=deliver,
         )
         acceptor.elsewhere = links
         async with trio.open_nursery() as nursery:

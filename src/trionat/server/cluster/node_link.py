@@ -5,6 +5,8 @@ the ports its client. So a link to another node is what a session is to its clie
 the difference that the server dials. At the other end a visitor is put into the queue of the lease, with its true address, and with a stream in memory
 for its connection.
 
+Where the holder is the parent of several processes, it hands the visitor over to the one that has the port (`deliver`), and its bytes pass through the parent.
+
 One hop at most: who gets a visitor for a port that it does not hold refuses it, and the sender looks once more.
 """
 
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+    from typing import TypeAlias
 
     from trionat.config.server import ServerConfig
     from trionat.protocol.tunnel_frames import Open
@@ -71,6 +74,9 @@ if TYPE_CHECKING:
     from trionat.server.visitors.ports import VisitPort
     from trionat.transport.endpoint import Endpoint
     from trionat.transport.tls_endpoint import TLSEndpoint
+
+    Deliver: TypeAlias = Callable[[int, TCPAddress, TCPAddress], Awaitable[Endpoint]]
+    """Brings a visitor of a port, with its address and the one that it has dialled, to another process of this server. Raises LocalServiceError."""
 
 log = get_logger(__name__)
 
@@ -180,7 +186,10 @@ class _Link:
 
 @attrs.define(eq=False, kw_only=True)
 class NodeLinks:
-    """Passes visitors on, and takes those that other nodes pass. `run` has to run; `serve` takes connections of other nodes."""
+    """Passes visitors on, and takes those that other nodes pass. `run` has to run; `serve` takes connections of other nodes.
+
+    With `deliver`, the ports of this node are at other processes.
+    """
 
     config: ServerConfig
     name: str
@@ -190,6 +199,7 @@ class NodeLinks:
     ports: dict[int, VisitPort]
     acceptor: VisitorAcceptor
     refusals: RefusalCounters
+    deliver: Deliver | None = None
     _fingerprint: bytes = attrs.field(init=False)
     _client_tls: ssl.SSLContext = attrs.field(init=False)
     _links: dict[NodeEntry, tuple[_Link, trio.CancelScope]] = attrs.field(
@@ -233,9 +243,11 @@ class NodeLinks:
 
     def _holder(self, port: int) -> Entry | None:
         entry = self.table.by_port.get(port)
-        if entry is None or entry.node == self.name or entry.node not in self.table.nodes:
+        if entry is None or entry.node not in self.table.nodes:
             return None
-        return entry
+        if entry.node == self.name and self.deliver is None:
+            return None
+        return entry  # perhaps this node: a visitor who has waited here comes to its other process by a link to itself
 
     def _dispatch(self, visitor: ForwardedVisitor) -> None:
         """Pass a visitor to whoever holds its port; into the lobby where nobody does, as far as is known."""
@@ -510,18 +522,19 @@ class NodeLinks:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         port = self.ports.get(frame.visit_port)
-        if port is None or port.queue is None or not isinstance(frame, Forward):
+        if port is None or not isinstance(frame, Forward):
             raise LocalServiceError(_MOVED)
         entry = self.table.by_port.get(port.number)
         if entry is None or entry.node != self.name or entry.fence != frame.fence:
             raise LocalServiceError(_MOVED)
+        source = TCPAddress(frame.host, frame.port)
+        visited = TCPAddress(frame.visit_host, frame.visit_port)
+        if self.deliver is not None:
+            return await self.deliver(port.number, source, visited)
+        if port.queue is None:
+            raise LocalServiceError(_MOVED)
         ours, theirs = open_pipe()
-        self.acceptor.take(
-            port,
-            theirs,
-            TCPAddress(frame.host, frame.port),
-            TCPAddress(frame.visit_host, frame.visit_port),
-        )
+        self.acceptor.take(port, theirs, source, visited)
         return ours
 
 

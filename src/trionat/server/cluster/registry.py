@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -70,7 +70,6 @@ class RedisRegistry(Registry):
     `held`, and told again by `Node` when Redis is back.
     """
 
-    has_routes: ClassVar[bool] = False
     link: RedisLink
     table: RoutingTable
     pool: PortPool
@@ -86,6 +85,10 @@ class RedisRegistry(Registry):
 
     def __attrs_post_init__(self) -> None:
         self._elsewhere = self.pool.elsewhere = _Elsewhere(self.table, self.node)
+
+    def is_route(self, holder: str) -> bool:
+        """See `Registry`."""
+        return False
 
     @property
     def free_slots(self) -> int:

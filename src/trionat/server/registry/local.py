@@ -23,13 +23,16 @@ class LocalRegistry(Registry):
     word: str = ""
 
     def __attrs_post_init__(self) -> None:
-        self.table.join(self.word, Member(self._free, self._evict))
+        self.table.join(self.word, Member(self._free, self._evict, self._lose))
 
     def _free(self) -> None:
         self.on_free()
 
     def _evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:
         self.on_evict(key, reason, vacant_only=vacant_only)
+
+    def _lose(self, key: LeaseKey, reason: str) -> None:
+        self.on_lost(key, reason)
 
     @property
     def free_slots(self) -> int:

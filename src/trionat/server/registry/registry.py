@@ -7,7 +7,7 @@ all of them promise.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -38,16 +38,19 @@ def _ignore(key: LeaseKey, reason: str) -> None:
 class Registry(ABC):
     """One process's way to what it shares. All methods are for the Trio thread.
 
-    `has_routes` says that a holder's word is a route, by which clients get there. `on_free` is called when a claim that was refused for lack of room may succeed by now. `on_evict` is called when another process wants
+    `on_free` is called when a claim that was refused for lack of room may succeed by now. `on_evict` is called when another process wants
     the key of one of this process's claims: with `vacant_only`, it is to be given up only where no session uses it. Giving up means `release`, sooner
     or later. `on_lost` is called when a claim does not hold any more without having been released, since another process has one of its ports: its client has
     to log in anew. All of them must return at once. What is told is told at most once, and a claim's news come in the order of its fence.
     """
 
-    has_routes: ClassVar[bool] = True
     on_free: Callable[[], None] = attrs.field(kw_only=True, default=lambda: None)
     on_evict: Evict = attrs.field(kw_only=True, default=_keep)
     on_lost: Callable[[LeaseKey, str], None] = attrs.field(kw_only=True, default=_ignore)
+
+    def is_route(self, holder: str) -> bool:
+        """Tell whether a holder's word is a route, by which clients get there."""
+        return True
 
     @property
     @abstractmethod

@@ -22,10 +22,11 @@ _MAKE_ROOM: Final = "the user's limit of sessions"
 
 @attrs.frozen(eq=False)
 class Member:
-    """A process, as far as the table talks to it: `on_free` and `on_evict` are as in `Registry`."""
+    """A process, as far as the table talks to it: all three are as in `Registry`."""
 
     on_free: Callable[[], None]
     on_evict: Evict
+    on_lost: Callable[[LeaseKey, str], None]
 
 
 @attrs.define(eq=False)
@@ -98,13 +99,8 @@ class ClaimTable:
 
     def claim(self, wish: Wish, word: str) -> Claim | None:
         """See `Registry.claim`."""
-        held = self._held.get(wish.key)
-        if held is not None:
-            if (other := self.holder(wish.key, word)) is not None:
-                raise TakenError(other)
-            if held.claim.holder == word and word in self._members:
-                return None  # it is about to release it
-            self._remove(held.claim)
+        if not self._make_way(wish, word):
+            return None
         if not self._has_sessions(wish) or self.free_slots <= 0:
             return None
         ports = self.ports.take(wish.services, wish.key, wish.limits.visit_ports)
@@ -112,10 +108,24 @@ class ClaimTable:
             return None
         numbers = tuple(port.number for port in ports)
         claim = Claim(wish=wish, ports=numbers, fence=next(self._fences), holder=word)
-        held = self._held[wish.key] = _Held(claim)
-        self._by_user.setdefault(wish.key[0], {})[wish.key] = held
-        self.on_change(numbers)
+        self._put(claim)
         return claim
+
+    def _make_way(self, wish: Wish, word: str) -> bool:
+        """Remove what a process has left under a key that is not there any more. False: the one that asks is about to release it. Raises TakenError."""
+        held = self._held.get(wish.key)
+        if held is not None:
+            if (other := self.holder(wish.key, word)) is not None:
+                raise TakenError(other)
+            if held.claim.holder == word and word in self._members:
+                return False
+            self._remove(held.claim)
+        return True
+
+    def _put(self, claim: Claim) -> None:
+        held = self._held[claim.key] = _Held(claim)
+        self._by_user.setdefault(claim.key[0], {})[claim.key] = held
+        self.on_change(claim.ports)
 
     def _has_sessions(self, wish: Wish) -> bool:
         """Tell whether the user may have one more; asks for those that stand without a session where there are too many."""
@@ -147,8 +157,11 @@ class ClaimTable:
         del mine[claim.key]
         if not mine:
             del self._by_user[claim.key[0]]
-        self.ports.give_back(self.ports.ports[number] for number in claim.ports)
+        self._give_back(claim)
         self.on_change(claim.ports)
+
+    def _give_back(self, claim: Claim) -> None:
+        self.ports.give_back(self.ports.ports[number] for number in claim.ports)
 
     def _tell_free(self) -> None:
         for member in list(self._members.values()):

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trionat.server.registry.claim import TakenError
-from trionat.server.registry.table import Member
+from trionat.server.registry.local import LocalRegistry
 from trionat.server.workers.values import read_key, read_wish, write_claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.server.registry.claim import Claim
+    from trionat.server.registry.registry import Registry
     from trionat.server.registry.table import ClaimTable
     from trionat.server.visitors.ports import LeaseKey
     from trionat.server.workers.link import Link, Values
@@ -21,20 +22,35 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class ClaimServer:
-    """One worker's, known by its word; it is in the table from `join` on. `on_granted` is called before it hears of its new claim."""
+    """One worker's, known by its word; it is in the table from `join` on. `on_granted` is called before it hears of its new claim.
+
+    `kind` is the registry that has the table's answers.
+    """
 
     table: ClaimTable
     word: str
     link: Link
     on_granted: Callable[[Claim], None] = lambda _: None
+    kind: Callable[..., Registry] = LocalRegistry
+    _registry: Registry = attrs.field(init=False)
 
     def join(self) -> None:
-        """The worker is up. It hears how much is free by `tell_room` alone."""
-        self.table.join(self.word, Member(lambda: None, self.evict))
+        """The worker is up."""
+        self._registry = self.kind(
+            self.table,
+            self.word,
+            on_free=self.tell_free,
+            on_evict=self.evict,
+            on_lost=self.lose,
+        )
 
     def evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:
         """Ask the worker to give up what it holds under a key."""
         self.link.post({"what": "evict", "key": key, "reason": reason, "vacant_only": vacant_only})
+
+    def lose(self, key: LeaseKey, reason: str) -> None:
+        """Tell the worker that a claim does not hold any more."""
+        self.link.post({"what": "lost", "key": key, "reason": reason})
 
     @property
     def room(self) -> Values:
@@ -45,6 +61,10 @@ class ClaimServer:
         """Tell the worker how much is free."""
         self.link.post({"what": "room", **self.room})
 
+    def tell_free(self) -> None:
+        """Tell the worker that it is worth trying again."""
+        self.link.post({"what": "room", **self.room, "again": True})
+
     def hear(self, message: Values) -> bool:
         """Do what a message says; tell whether it is one about claims."""
         match message["what"]:
@@ -54,28 +74,39 @@ class ClaimServer:
             case "occupy":
                 if (claim := self._find(message)) is not None:
                     self.table.occupy(claim, occupied=message["occupied"])
-            case "evict":
-                self.table.evict(read_key(message["key"]), message["reason"])
             case _:
                 return False
         return True
+
+    async def reply(self, question: Values) -> Values:
+        """Answer a question about claims.
+
+        Raises:
+            RefusedError: as the methods of `Registry`.
+        """
+        match question["what"]:
+            case "holder":
+                return await self._holder(question)
+            case "claim":
+                return await self._claim(question)
+            case "evict":
+                await self._registry.evict(read_key(question["key"]), question["reason"])
+                return {}
+            case what:
+                raise AssertionError(f"a worker asks {what!r}")
 
     def _find(self, message: Values) -> Claim | None:
         claim = self.table.find(read_key(message["key"]), message["fence"])
         return claim if claim is not None and claim.holder == self.word else None
 
-    def holder(self, question: Values) -> Values:
-        """Answer who holds a key."""
-        return {"holder": self.table.holder(read_key(question["key"]), self.word)}
+    async def _holder(self, question: Values) -> Values:
+        holder = await self._registry.holder(read_key(question["key"]))
+        route = holder is not None and self._registry.is_route(holder)
+        return {"holder": holder, "is_route": route}
 
-    def claim(self, question: Values) -> Values:
-        """Grant a wish, or not.
-
-        Raises:
-            RefusedError: as `Registry.claim`.
-        """
+    async def _claim(self, question: Values) -> Values:
         try:
-            claim = self.table.claim(read_wish(question["wish"]), self.word)
+            claim = await self._registry.claim(read_wish(question["wish"]))
         except TakenError as taken:
             return {"taken": taken.holder}
         if claim is None:

@@ -13,8 +13,8 @@ import trio
 
 from trionat.errors import RefusedError
 from trionat.log import get_logger
-from trionat.server.admin.messages import Kicked, encode_request
-from trionat.server.admin.metrics import view_banned, view_server
+from trionat.server.admin.messages import Kicked, KickUser, encode_request
+from trionat.server.admin.metrics import view_banned, view_cluster, view_server
 from trionat.server.admin.snapshot import Snapshot, WorkerView
 from trionat.server.admin.task_tree import Branch, grow, main_task
 from trionat.server.refusals import Bound
@@ -94,6 +94,7 @@ class AllWorkers:
             reserved=tuple(each for view in views for each in view.reserved),
             refused=dict(refused),
             banned=await view_banned(parent.bans),
+            cluster=None if parent.node is None else await view_cluster(parent.node),
             workers=tuple(
                 WorkerView(
                     name=worker.word,
@@ -116,7 +117,14 @@ class AllWorkers:
         return Branch(f"parent {os.getpid()}", (own, *others))
 
     async def kick(self, request: Kick) -> Kicked:
-        """See `Commands`."""
+        """See `Commands`; a user's clients are sent away from all nodes."""
+        kicked = await self.kick_here(request)
+        if isinstance(request, KickUser) and self.parent.node is not None:
+            kicked = attrs.evolve(kicked, told=self.parent.node.kick(encode_request(request)))
+        return kicked
+
+    async def kick_here(self, request: Kick) -> Kicked:
+        """Send somebody away from this node."""
         question = {"what": "kick", "request": encode_request(request).decode()}
         kicked = [_read_kicked(answer) for _, answer in await self._ask(question)]
         return Kicked(

@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-from trionat.errors import StartupError
+from trionat.errors import ConnectionLostError, StartupError
 from trionat.log import get_logger
+from trionat.relay.client_tunnel import LocalServiceError
+from trionat.server.admin.kick import kick_for_others
 from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.proxies import ProxyListener
+from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.workers.commands import AllWorkers
 from trionat.server.workers.guard import PortGuard
+from trionat.server.workers.node_table import NodeTable, WorkerOfNode
 from trionat.server.workers.process import RemoteSession, State, WorkerProcess
 from trionat.server.workers.router import Router
 from trionat.server.workers.shares import Usage, deal
-from trionat.server.workers.worker import VISITOR
+from trionat.server.workers.worker import PASSED_ON, TAKEN, VISITOR
 from trionat.store.base import Limits
+from trionat.transport.endpoint import SocketEndpoint
+from trionat.transport.tcp_pair import open_tcp_pair
 
 if TYPE_CHECKING:
     import socket
@@ -39,9 +46,12 @@ if TYPE_CHECKING:
     from trionat.server.accounts.limits import Share
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.admission.bans import Bans
+    from trionat.server.cluster.member import Member
+    from trionat.server.cluster.node import Node
     from trionat.server.listeners import Listeners
     from trionat.server.refusals import RefusalCounters
     from trionat.server.registry.claim import Claim
+    from trionat.server.state_folder import StateFolder
     from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
 
@@ -52,6 +62,12 @@ _DEAL_INTERVAL: Final = 1.0
 
 _START_TIMEOUT: Final = 30.0
 """Seconds for the first workers to be up. Chosen: one takes half a second, on a busy machine some more."""
+
+_JOIN_PATIENCE: Final = 5.0
+"""Seconds to wait for Redis, which has just answered."""
+
+_DELIVERY: Final = 10.0
+"""Seconds for a worker to take a visitor of another node; one that is being started takes half a second."""
 
 _STOP_GRACE: Final = 5.0
 """Seconds for workers to end at a planned stop, besides the grace of their visitors."""
@@ -77,7 +93,8 @@ class SharedLimits:
 class Parent:
     """See the module. Owns its workers; the listeners belong to the caller.
 
-    `certificate` and `key` are the files that workers read; `ports` are the visit ports that `listeners` has. `stopping` is the planned stop.
+    `certificate` and `key` are the files that workers read; `ports` are the visit ports that `listeners` has.
+    `member` is there where the server is a node of a cluster: then the claims of workers are the node's. `stopping` is the planned stop.
     """
 
     config: ServerConfig
@@ -90,11 +107,14 @@ class Parent:
     stopping: trio.Event
     certificate: Path
     key: Path
+    state: StateFolder
     listeners: Listeners
     ports: PortPool
+    member: Member | None = None
     authenticator: LocalAuthenticator = attrs.field(init=False)
     worker_config: ServerConfig = attrs.field(init=False)
     table: ClaimTable = attrs.field(init=False)
+    registry_kind: type[LocalRegistry] = attrs.field(init=False, default=LocalRegistry)
     workers: tuple[WorkerProcess, ...] = attrs.field(init=False)
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
     users: dict[str, SharedLimits] = attrs.field(init=False, factory=lambda: {})
@@ -105,10 +125,27 @@ class Parent:
         self.authenticator = LocalAuthenticator(self.accounts, self.bans)
         number = self.config.worker_count
         self.worker_config = _part_of(self.config, number)
-        self._acceptor = VisitorAcceptor(self.config, self.refusals)
+        numbers = count(number + 1, self.visitor_step)
+        self._acceptor = VisitorAcceptor(self.config, self.refusals, numbers)
         self._guard = PortGuard(self.ports, self.listeners.visits, self._acceptor, self.descriptors)
-        self.table = ClaimTable(self.config.session_limit, self.ports, self._note_ports)
+        slots = self.config.session_limit
+        if self.node is None:
+            self.table = ClaimTable(slots, self.ports, self._note_ports)
+        else:
+            registry = self.node.registry
+            self.table = NodeTable(slots, self.ports, self._note_ports, node=registry)
+            self.registry_kind = WorkerOfNode
         self.workers = tuple(WorkerProcess(self, each) for each in range(number))
+
+    @property
+    def node(self) -> Node | None:
+        """This server in its cluster."""
+        return None if self.member is None else self.member.node
+
+    @property
+    def visitor_step(self) -> int:
+        """The distance of the numbers that one process gives to visitors: all workers do, and the parent."""
+        return self.config.worker_count + 1
 
     async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
         """Run the workers until they have ended after a planned stop, or cancelled; no process is left then. `when_up` is called when clients can come.
@@ -121,12 +158,18 @@ class Parent:
             serving.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
             serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
             serving.start_soon(self._deal_regularly, name="deal shares")
+            commands = AllWorkers(self)
+            if self.member is not None:
+                self._join(self.member, commands, serving)
             async with trio.open_nursery() as working:
                 for worker in self.workers:
                     working.start_soon(worker.keep, name=f"worker {worker.word}")
                 await self._wait_up()
+                if self.member is not None:
+                    with trio.move_on_after(_JOIN_PATIENCE):
+                        await self.member.node.wait_joined()
                 if admin_socket is not None:
-                    admin = AdminServer(AllWorkers(self))
+                    admin = AdminServer(commands)
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
                 self._listen_for_clients(
                     serving
@@ -143,9 +186,10 @@ class Parent:
                 )
                 for worker in self.workers:
                     worker.drain()
-                working.cancel_scope.deadline = (
-                    trio.current_time() + self.config.drain_grace + _STOP_GRACE
-                )
+                until = trio.current_time() + self.config.drain_grace
+                working.cancel_scope.deadline = until + _STOP_GRACE
+            if self.member is not None:
+                await self.member.leave(until)
             serving.cancel_scope.cancel("the server stops")
 
     def _listen_for_clients(self, nursery: trio.Nursery) -> None:
@@ -180,6 +224,46 @@ class Parent:
             worker.take(connection, source, destination, purpose=VISITOR)
         else:
             self._acceptor.accept_behind_proxy(self.ports.ports, connection, source, destination)
+
+    def _join(self, member: Member, commands: AllWorkers, nursery: trio.Nursery) -> None:
+        """Be a node in `nursery`."""
+
+        def figures() -> tuple[int, int]:
+            return len(self.sessions), sum(worker.visitors for worker in self.workers)
+
+        def kick_too(request: bytes) -> None:
+            nursery.start_soon(kick_for_others, commands.kick_here, request, name="kick")
+
+        member.node.figures, member.node.on_kick = figures, kick_too
+        run = partial(member.run, self.config, self.state, self._acceptor, self.descriptors)
+        nursery.start_soon(run, self.deliver, name="node")
+
+    async def deliver(self, port: int, source: TCPAddress, visited: TCPAddress) -> SocketEndpoint:
+        """Bring a visitor that another node has passed on to the worker that has its port; return the other end of its stream.
+
+        Raises:
+            LocalServiceError: no worker has it any more, or takes it.
+        """
+        worker = self._worker_at(port)
+        if worker is None:
+            raise LocalServiceError("moved: no process of this node holds the port any more")
+        try:
+            ours, theirs = open_tcp_pair()
+        except OSError as error:
+            raise LocalServiceError(f"the node cannot take it now: {error.strerror}") from error
+        worker.take(theirs, source, visited, purpose=PASSED_ON)
+        try:
+            with trio.move_on_after(_DELIVERY):
+                await _wait_taken(ours)
+                return SocketEndpoint(ours)
+        except (OSError, ConnectionLostError):
+            ours.close()
+            raise LocalServiceError("moved: its process has just given up the port") from None
+        except BaseException:
+            ours.close()
+            raise
+        ours.close()
+        raise LocalServiceError("the process that holds the port does not take it")
 
     def _worker_at(self, port: int) -> WorkerProcess | None:
         claim = self.table.claim_of_port(port)
@@ -263,6 +347,19 @@ class Parent:
                 for claim in self.table.held_by(worker.word):
                     self.table.release(claim)
                 worker.away_since = float("inf")
+
+
+async def _wait_taken(sock: socket.socket) -> None:
+    """Wait until a worker has said that it takes a visitor. Raises OSError or ConnectionLostError: it does not."""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            said = sock.recv(len(TAKEN))
+        except BlockingIOError:
+            continue
+        if said != TAKEN:
+            raise ConnectionLostError("closed")
+        return
 
 
 def _part_of(config: ServerConfig, workers: int) -> ServerConfig:

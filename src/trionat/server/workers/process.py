@@ -113,7 +113,7 @@ class _Waiting:
 class WorkerProcess:
     """The worker of a number, from 0, whichever process that is. `word` is its route.
 
-    Of N workers, this one's sessions and visitors have the numbers that leave its number, when 1 is taken off and N divides.
+    Of N workers, this one's sessions have the numbers that leave its number, when 1 is taken off and N divides. Visitors have one more, for the parent's.
     """
 
     parent: Parent
@@ -121,6 +121,7 @@ class WorkerProcess:
     state: State = attrs.field(init=False, default=State.STARTING)
     pid: int | None = attrs.field(init=False, default=None)
     starts: int = attrs.field(init=False, default=0)
+    visitors: int = attrs.field(init=False, default=0)
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
     away_since: float = attrs.field(init=False, default=float("inf"))
     settled: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -282,7 +283,9 @@ class WorkerProcess:
         os.set_blocking(writing, False)
         self.link = Link(*ends)
         lend = partial(self.parent.lend, worker=self)
-        self.claims = ClaimServer(self.parent.table, self.word, self.link, lend)
+        self.claims = ClaimServer(
+            self.parent.table, self.word, self.link, lend, self.parent.registry_kind
+        )
         return pipe, (passed[0], passed[1], writing)
 
     async def _accompany(self, process: _Process, pipe: trio.lowlevel.FdStream) -> None:
@@ -323,6 +326,7 @@ class WorkerProcess:
 
     async def _watch(self, process: _Process) -> None:
         """Kill a worker that hangs, and close connections that have waited too long for it."""
+        ending = False
         while True:
             await trio.sleep(BEAT)
             now = trio.current_time()
@@ -330,7 +334,8 @@ class WorkerProcess:
                 self._waiting.popleft().connection.close()
             self._silent += 1
             most = _SILENT_LOOKS if self.state is State.UP else _START_LOOKS
-            if self._silent >= most or self.link.lost:
+            was_ending, ending = ending, self.link.lost  # by itself, within a moment
+            if self._silent >= most or (was_ending and ending):
                 log.warning("a worker hangs: it is killed", worker=self.word, pid=process.pid)
                 process.kill()
                 return
@@ -343,7 +348,8 @@ class WorkerProcess:
         for bound, number in self._refused.items():
             self.parent.refusals.counts[Bound(bound)] += number
         self._refused = {}
-        self._next_visitor += _VISITORS_AHEAD * len(self.parent.workers)
+        self._next_visitor += _VISITORS_AHEAD * self.parent.visitor_step
+        self.visitors = 0
         self.pid = None
         self.state = State.STARTING
 
@@ -390,6 +396,7 @@ class WorkerProcess:
             "step": len(parent.workers),
             "uid": self._next_uid,
             "visitor": self._next_visitor,
+            "visitor_step": parent.visitor_step,
             "certificate": str(parent.certificate),
             "key": str(parent.key),
             "room": list(self.claims.room.values()),
@@ -423,6 +430,7 @@ class WorkerProcess:
             if (shared := self.parent.users.get(user)) is not None:
                 shared.usage[self.word] = Usage(visitors=visitors, refused=refused, moved=moved)
         self._next_visitor = max(self._next_visitor, report["visitor"])
+        self.visitors = report["visitors"]
         self._refused = report["refused"]
 
     def _begin_session(self, values: Values) -> None:
@@ -452,10 +460,6 @@ class WorkerProcess:
         self._silent = 0
         parent = self.parent
         match question["what"]:
-            case "holder":
-                return self.claims.holder(question)
-            case "claim":
-                return self.claims.claim(question)
             case "authenticate":
                 token = question["token"]
                 identity = await parent.authenticator.authenticate(
@@ -465,8 +469,8 @@ class WorkerProcess:
                     token=None if token is None else bytes.fromhex(token),
                 )
                 return {"identity": write_identity(identity)}
-            case what:
-                raise AssertionError(f"a worker asks {what!r}")
+            case _:
+                return await self.claims.reply(question)
 
 
 def _command(messages: int, descriptors: int, log_pipe: int) -> list[str]:

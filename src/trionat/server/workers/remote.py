@@ -57,22 +57,30 @@ class RemoteRegistry(Registry):
     on_released: Callable[[Claim], None] = attrs.field(kw_only=True, default=lambda _: None)
     _free_slots: int = attrs.field(init=False, default=0)
     _free_ports: int = attrs.field(init=False, default=0)
+    _routes: set[str] = attrs.field(init=False, factory=lambda: set())
 
     @property
     def free_slots(self) -> int:
         """See `Registry`."""
         return self._free_slots
 
-    def note_room(self, slots: int, ports: int) -> None:
-        """The parent has told how much is free by now."""
-        more = slots > self._free_slots or ports > self._free_ports
+    def is_route(self, holder: str) -> bool:
+        """See `Registry`."""
+        return holder in self._routes
+
+    def note_room(self, slots: int, ports: int, *, again: bool = False) -> None:
+        """The parent has told how much is free by now; with `again`, what was refused may succeed, however much that is."""
+        more = again or slots > self._free_slots or ports > self._free_ports
         self._free_slots, self._free_ports = slots, ports
         if more:
             self.on_free()
 
     async def holder(self, key: LeaseKey) -> str | None:
         """See `Registry`."""
-        holder: str | None = (await _ask(self.link, {"what": "holder", "key": key}))["holder"]
+        answer = await _ask(self.link, {"what": "holder", "key": key})
+        holder: str | None = answer["holder"]
+        if answer["is_route"] and holder is not None:
+            self._routes.add(holder)  # one of the other workers
         return holder
 
     async def claim(self, wish: Wish) -> Claim | None:
@@ -106,8 +114,7 @@ class RemoteRegistry(Registry):
 
     async def evict(self, key: LeaseKey, reason: str) -> None:
         """See `Registry`."""
-        self.link.post({"what": "evict", "key": key, "reason": reason})
-        await trio.lowlevel.checkpoint()
+        await _ask(self.link, {"what": "evict", "key": key, "reason": reason})
 
 
 @attrs.define(eq=False)

@@ -63,8 +63,13 @@ log = get_logger(__name__)
 CONNECTION: Final = b"c"
 VISIT_PORT: Final = b"v"
 VISITOR: Final = b"x"
+PASSED_ON: Final = b"n"
 """What a descriptor is for that comes from the parent: a client's connection, with its address; the listening socket of a visit port, with the port's
-number and the fence of the claim; and a visitor that came through a proxy, with its address and the one that it has dialled."""
+number and the fence of the claim; a visitor that came through a proxy, with its address and the one that it has dialled; and one that another node has passed on,
+which is to be told whether it is taken."""
+
+TAKEN: Final = b"+"
+"""What it is told."""
 
 BEAT: Final = 1.0
 """Seconds between two reports to the parent, which are its sign of life as well."""
@@ -113,6 +118,14 @@ async def run_worker(link: Link) -> None:
 
 def _write_snapshot(snapshot: Snapshot) -> str:
     return json.dumps(attrs.asdict(snapshot))
+
+
+def _say(sock: socket.socket, word: bytes) -> bool:
+    """Say something on a new connection; False where nobody is there any more."""
+    try:
+        return sock.send(word) == len(word)
+    except OSError:
+        return False
 
 
 @attrs.define(eq=False)
@@ -189,7 +202,7 @@ class Worker:
         pool = PortPool([VisitPort(number) for number in ready.visit_ports])
         leases = Leases(config, pool, refusals, registry=registry)
         step = start["step"]
-        visitors = Numbers(start["visitor"], step)
+        visitors = Numbers(start["visitor"], start["visitor_step"])
         context = ServerContext(
             config=config,
             authenticator=RemoteAuthenticator(link),
@@ -259,11 +272,15 @@ class Worker:
         context = self.context
         match message["what"]:
             case "room":
-                self.registry.note_room(message["slots"], message["ports"])
+                self.registry.note_room(
+                    message["slots"], message["ports"], again=message.get("again", False)
+                )
             case "evict":
                 self.registry.on_evict(
                     read_key(message["key"]), message["reason"], vacant_only=message["vacant_only"]
                 )
+            case "lost":
+                self.registry.on_lost(read_key(message["key"]), message["reason"])
             case "share":
                 context.leases.live_limits.deal(
                     message["user"], read_limits(message["limits"]), read_share(message["share"])
@@ -298,21 +315,28 @@ class Worker:
         if purpose == VISIT_PORT:
             number, fence = map(int, about.split())
             self._take_port(self._ports[number], sock, fence)
-        elif purpose == VISITOR:
-            self._take_visitor(sock, *read_addresses(about))
+        elif purpose in (VISITOR, PASSED_ON):
+            source, visited = read_addresses(about)
+            self._take_visitor(purpose, sock, source, visited)
         else:
             (source,) = read_addresses(about)
             self._accept(sock, source)
 
-    def _take_visitor(self, sock: socket.socket, source: TCPAddress, visited: TCPAddress) -> None:
+    def _take_visitor(
+        self, purpose: bytes, sock: socket.socket, source: TCPAddress, visited: TCPAddress
+    ) -> None:
         """Let a visitor in, unless it would take one of the descriptors that visitors leave free."""
+        ports = self.context.leases.ports.ports
         most = self.descriptors.for_visitors
         if most is not None and sock.fileno() >= most:
             sock.close()
-            self._miss(VISITOR, "")
-        else:
-            ports = self.context.leases.ports.ports
-            self.acceptor.accept_behind_proxy(ports, sock, source, visited)
+            self._miss(purpose, "")
+            return
+        is_here = ports[visited.port].queue is not None
+        if purpose == PASSED_ON and not (is_here and _say(sock, TAKEN)):
+            sock.close()  # the parent hears that, and the other node looks once more
+            return
+        self.acceptor.accept_behind_proxy(ports, sock, source, visited)
 
     def _take_port(self, port: _Port, sock: socket.socket, fence: int) -> None:
         if fence <= port.given_up or port.serving is not None:
@@ -410,6 +434,7 @@ class Worker:
                 "relayed": relayed,
                 "usage": usage,
                 "visitor": self.visitors.next,
+                "visitors": sum(lease.queue.present for lease in self.context.leases),
                 "refused": {
                     bound.value: number for bound, number in self.context.refusals.counts.items()
                 },

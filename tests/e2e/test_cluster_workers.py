@@ -1,0 +1,182 @@
+"""Nodes of a cluster with several workers each: any worker of any node takes any client, and its visitors come by any node."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from tests.e2e import services
+from tests.e2e.running import ask, end_of, read_all
+from tests.e2e.test_cluster import Cluster, starting
+from tests.e2e.test_workers import status, worker_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.e2e.running import Client
+    from tests.e2e.services import Service
+    from tests.mariadb import MariaDB
+
+pytestmark = [
+    pytest.mark.limit(120),
+    pytest.mark.skipif(os.name != "posix", reason="several processes need Unix sockets"),
+]
+
+WORKERS = {"TRIONAT_SERVER_WORKERS": "2"}
+
+
+@pytest.fixture
+async def cluster(mariadb: MariaDB, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """Two nodes that are up, with two workers each."""
+    async with starting(mariadb, tmp_path, **WORKERS) as cluster:
+        yield cluster
+
+
+async def both(cluster: Cluster, service: Service) -> list[Client]:
+    """Two clients at the first node, one at each worker."""
+    clients = [await cluster.connect(f"client {number}", service) for number in range(2)]
+    found = await status(cluster.nodes[1])
+    assert [worker["sessions"] for worker in found["workers"]] == [1, 1]
+    return clients
+
+
+async def test_any_node_takes_any_visitor(cluster: Cluster, echo_server: Service) -> None:
+    clients = await both(cluster, echo_server)
+    for client in clients:
+        for node in (1, 2):
+            assert await cluster.visit_at(node, client, b"hello") == b"hello"
+        record = await client.wait_record("visitor closed", count=2)
+        assert str(record["address"]).startswith("127.0.0.1:")
+    # It keeps a half-close, and many at once, in both directions, are no trouble.
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(_half_close, clients[number % 2], bytes([number]) * 300_000)
+    for number in (1, 2):
+        found = await cluster.status(number)
+        assert found["away"] is None
+        assert found["claims"] == 2
+        nodes: Any = found["nodes"]
+        with trio.fail_after(10):
+            while [node["sessions"] for node in nodes] != [2, 0]:
+                await trio.sleep(0.2)
+                nodes = (await cluster.status(number))["nodes"]
+
+
+async def _half_close(client: Client, data: bytes) -> None:
+    async with await trio.open_tcp_stream("127.0.0.2", client.port()) as stream:
+
+        async def send() -> None:
+            await stream.send_all(data)
+            await stream.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            assert await read_all(stream) == data
+
+
+async def test_a_reset_stays_a_reset(cluster: Cluster) -> None:
+    """A service that resets in the middle must not look as if it had finished, however many processes are on the way."""
+    async with services.resetter(after=1000) as service:
+        client = await cluster.connect("client", service)
+        async with await trio.open_tcp_stream("127.0.0.2", client.port()) as stream:
+            await stream.send_all(bytes(1000))
+            assert await end_of(stream) == "reset"
+
+
+@pytest.mark.slow
+async def test_a_worker_is_killed(cluster: Cluster, echo_server: Service) -> None:
+    """Visitors of its client wait, at both nodes; those of the other worker go on."""
+    victim, other = await both(cluster, echo_server)
+    port, worker = victim.port(), await worker_of(cluster.nodes[1], victim)
+    async with await trio.open_tcp_stream("127.0.0.2", other.port()) as steady:
+        assert await ask(steady, b"before") == b"before"
+        answers: list[bytes] = []
+
+        async def visit(node: int) -> None:
+            answers.append(await cluster.visit_at(node, victim, b"meanwhile", within=20))
+
+        async with trio.open_nursery() as nursery:
+            os.kill(worker["pid"], signal.SIGKILL)
+            for _ in range(5):
+                nursery.start_soon(visit, 1)
+                nursery.start_soon(visit, 2)
+            await victim.wait_connected(within=20)
+        assert answers == [b"meanwhile"] * 10
+        assert victim.port() == port
+        assert await ask(steady, b"after") == b"after"
+    assert (await cluster.status(2))["claims"] == 2
+
+
+@pytest.mark.slow
+async def test_a_node_is_killed(cluster: Cluster, echo_server: Service) -> None:
+    """Its clients come to the workers of the other node, at their ports, and visitors that waited there find them."""
+    clients = await both(cluster, echo_server)
+    ports = [client.port() for client in clients]
+    answers: list[bytes] = []
+
+    async def visit(client: Client) -> None:
+        answers.append(await cluster.visit_at(2, client, b"meanwhile", within=30))
+
+    async with trio.open_nursery() as nursery:
+        cluster.nodes[1].kill()
+        for client in clients:
+            nursery.start_soon(visit, client)
+        for client in clients:
+            await client.wait_connected(within=30)
+    assert answers == [b"meanwhile"] * 2
+    assert [client.port() for client in clients] == ports
+    found = await status(cluster.nodes[2])
+    assert [worker["sessions"] for worker in found["workers"]] == [1, 1]
+
+
+@pytest.mark.slow
+async def test_a_client_comes_to_another_node(cluster: Cluster, echo_server: Service) -> None:
+    """While its own goes on: the worker there gives it up, and it gets its port here."""
+    (client, _) = await both(cluster, echo_server)
+    port = client.port()
+    cluster.front.order[:] = ["127.0.0.2"]
+    worker = await worker_of(cluster.nodes[1], client)
+    os.kill(worker["pid"], signal.SIGKILL)
+    await client.wait_connected(within=30)
+    assert client.port() == port
+    assert await cluster.visit_at(1, client, b"from the first") == b"from the first"
+    assert await cluster.visit_at(2, client, b"at its own") == b"at its own"
+    assert len((await status(cluster.nodes[2]))["sessions"]) == 1
+
+
+@pytest.mark.slow
+async def test_redis_is_away_and_a_worker_is_killed(cluster: Cluster, echo_server: Service) -> None:
+    """What the parent knows is enough for the next one."""
+    victim, other = await both(cluster, echo_server)
+    port, worker = victim.port(), await worker_of(cluster.nodes[1], victim)
+    await trio.to_thread.run_sync(cluster.redis.kill)
+    await cluster.wait_away(1, away=True)
+    os.kill(worker["pid"], signal.SIGKILL)
+    await victim.wait_connected(within=20)
+    assert victim.port() == port
+    for client in (victim, other):
+        assert await cluster.visit_at(1, client, b"here") == b"here"
+        assert await cluster.visit_at(2, client, b"there") == b"there"
+    await trio.to_thread.run_sync(cluster.redis.start)
+    await cluster.wait_away(1, away=False)
+    for client in (victim, other):
+        assert await cluster.visit_at(2, client, b"and after") == b"and after"
+
+
+async def test_kick_reaches_all_processes(cluster: Cluster, echo_server: Service) -> None:
+    clients = await both(cluster, echo_server)
+    done = await services.run_trionat(
+        *("kick", "ann", "--config", cluster.config(2)),
+        TRIONAT_STATE_DIR=str(cluster.nodes[2].state),
+    )
+    assert done.returncode == 0, done.stderr
+    for client in clients:
+        assert await client.wait() == 4
+    found = await status(cluster.nodes[1])
+    assert found["sessions"] == []
+    assert (await cluster.status(1))["claims"] == 0

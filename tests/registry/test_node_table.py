@@ -1,0 +1,130 @@
+"""Workers of a node, and another node, on a real Redis: who is sent where, and who is asked to give what up."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trio
+
+from tests.registry.redis_world import redis_world
+from tests.registry.test_registry import PORTS, SLOTS, Process, RemoteWorld, wait_for, wish
+from trionat.errors import RefusedError
+from trionat.server.registry.claim import TakenError
+from trionat.server.workers.node_table import NodeTable, WorkerOfNode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trionat.server.cluster.node import Node
+    from trionat.server.registry.claim import Claim
+    from trionat.server.visitors.ports import LeaseKey
+
+KEY: LeaseKey = ("user", "a")
+
+
+@attrs.define(eq=False)
+class Scene:
+    """`one` and `two` are workers of `node`; `other` is another node."""
+
+    world: RemoteWorld
+    node: Node
+    other: Process
+    one: Process
+    two: Process
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with open_scene() as scene:
+        with trio.fail_after(30):
+            yield scene
+
+
+@asynccontextmanager
+async def open_scene() -> AsyncIterator[Scene]:
+    async with redis_world(PORTS, SLOTS) as cluster, trio.open_nursery() as nursery:
+        node = await cluster.start("w1")  # as a worker might be called
+        world = RemoteWorld(nursery)
+        world.kind = WorkerOfNode
+        world.table = NodeTable(SLOTS, node.pool, world.tell_room, node=node.registry)
+        other = Process((await cluster.start("w2")).registry)
+        other.registry.on_evict = other._note_evict
+        one, two = await Process.start(world, "one"), await Process.start(world, "two")
+        yield Scene(world, node, other, one, two)
+        nursery.cancel_scope.cancel()
+
+
+async def test_only_the_way_to_another_worker_is_a_route(scene: Scene) -> None:
+    await scene.one.claim(wish("a"))
+    holder = await scene.two.registry.holder(KEY)
+    assert holder == "one"
+    assert scene.two.registry.is_route(holder)
+    await scene.other.claim(wish("b"))
+    holder = await scene.two.registry.holder(("user", "b"))
+    assert holder is not None
+    assert not scene.two.registry.is_route(holder)
+    with pytest.raises(TakenError) as caught:
+        await scene.two.registry.claim(wish("b"))
+    assert not scene.two.registry.is_route(caught.value.holder)
+
+
+async def test_another_node_wants_what_a_worker_has(scene: Scene) -> None:
+    claim = await scene.two.claim(wish("a"))
+    await scene.other.registry.evict(KEY, "it has come to me")
+    await wait_for(lambda: scene.two.evicted == [(KEY, False)])
+    assert scene.one.evicted == []
+    scene.two.registry.release(claim)
+    assert (await scene.other.claim_soon(wish("a"))).ports == claim.ports
+    # And back.
+    await scene.one.registry.evict(KEY, "it has come to me")
+    await wait_for(lambda: scene.other.evicted == [(KEY, False)])
+
+
+async def test_another_node_wants_what_a_dead_worker_has_left(scene: Scene) -> None:
+    claim = await scene.two.claim(wish("a"))
+    await scene.world.kill("two")
+    await scene.other.registry.evict(KEY, "it has come to me")
+    assert (await scene.other.claim_soon(wish("a"))).ports == claim.ports
+
+
+async def test_what_another_node_has_by_now_is_lost(scene: Scene) -> None:
+    lost: list[LeaseKey] = []
+    scene.one.registry.on_lost = lambda key, _: lost.append(key)
+    await scene.one.claim(wish("a"))
+    gone = await scene.two.claim(wish("b"))
+    await scene.world.kill("two")
+    for identity in ("a", "b"):
+        scene.node.registry.lose(("user", identity), moved=False)
+    await wait_for(lambda: lost == [KEY])
+    assert scene.world.table.held_by("two") == ()
+    assert scene.world.table.claim_of_port(gone.ports[0]) is None
+
+
+async def test_a_worker_that_waits_hears_that_another_node_has_given_something_back(
+    scene: Scene,
+) -> None:
+    claims: list[Claim] = [await scene.other.claim(wish(str(number))) for number in range(SLOTS)]
+    await wait_for(lambda: scene.node.registry.free_slots == 0)
+    assert await scene.one.registry.claim(wish("a")) is None
+    freed = scene.one.freed
+    scene.other.registry.release(claims[0])
+    await wait_for(lambda: scene.one.freed > freed)
+    assert (await scene.one.claim(wish("a"))).holder == "one"
+
+
+async def test_without_redis_nobody_is_let_in_for_now(scene: Scene) -> None:
+    held = await scene.one.claim(wish("a"))
+    scene.node.registry.is_ready = False
+    for ask in (
+        lambda: scene.two.registry.claim(wish("b")),
+        lambda: scene.two.registry.holder(("user", "b")),
+        lambda: scene.two.registry.evict(("user", "b"), "it has come to me"),
+    ):
+        with pytest.raises(RefusedError, match="cannot agree with the others"):
+            await ask()
+    assert await scene.two.registry.holder(KEY) == "one"  # known here
+    scene.one.registry.release(held)
+    await wait_for(lambda: not scene.world.table.held_by("one"))
