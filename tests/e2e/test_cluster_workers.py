@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from bench.program import free_port
 from tests.e2e import services
-from tests.e2e.running import ask, end_of, read_all
+from tests.e2e.running import ask, end_of, read_all, read_exactly
 from tests.e2e.test_cluster import Cluster, starting
 from tests.e2e.test_workers import status, worker_of
 
@@ -86,6 +87,26 @@ async def test_a_reset_stays_a_reset(cluster: Cluster) -> None:
         async with await trio.open_tcp_stream("127.0.0.2", client.port()) as stream:
             await stream.send_all(bytes(1000))
             assert await end_of(stream) == "reset"
+
+
+async def test_visitors_behind_a_proxy(cluster: Cluster, echo_server: Service) -> None:
+    """At the client's node and at another one; both read headers in the parent."""
+    ports = {number: free_port() for number in (1, 3)}
+    for number, port in ports.items():
+        if number in cluster.nodes:
+            cluster.nodes[number].process.process.terminate()
+            await cluster.nodes[number].wait()
+        address = f"127.0.0.{number}:{port}"
+        await cluster.start(number, **WORKERS, TRIONAT_SERVER_PROXY_VISIT_ADDR=address)
+    client = await cluster.connect("client", echo_server)
+    for number, port in ports.items():
+        source = f"192.0.2.{number}"
+        header = f"PROXY TCP4 {source} 127.0.0.1 4711 {client.port()}\r\n".encode()
+        with trio.fail_after(10):
+            async with await trio.open_tcp_stream(f"127.0.0.{number}", port) as visitor:
+                await visitor.send_all(header + b"hello")
+                assert await read_exactly(visitor, 5) == b"hello"
+        await client.wait_record("visitor closed", address=f"{source}:4711")
 
 
 @pytest.mark.slow

@@ -86,6 +86,32 @@ async def test_told_to_stop_while_workers_start(
             stopping.set()
 
 
+_ENDS = "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(float(sys.argv[2]))"
+
+
+@pytest.mark.parametrize(("takes", "hangs"), [(1.2, False), (20, True)])
+async def test_a_worker_that_has_nothing_more_to_say_may_take_a_moment_to_end(
+    takes: float,
+    *,
+    hangs: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    nothing_left: None,
+) -> None:
+    """One that was told to stop was killed where its end fell on a look at it."""
+    monkeypatch.setattr(
+        process,
+        "_command",
+        lambda messages, *_: [sys.executable, "-c", _ENDS, str(messages), str(takes)],
+    )
+    monkeypatch.setattr(process, "BEAT", 0.8)
+    with pytest.RaisesGroup(StartupError, flatten_subgroups=True):
+        with trio.fail_after(12):
+            await serve(config(tmp_path / "state", workers=2, start_auth=False))
+    assert ("a worker hangs" in caplog.text) == hangs
+
+
 async def test_a_program_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_left: None
 ) -> None:
