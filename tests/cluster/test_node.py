@@ -11,7 +11,9 @@ import trio
 
 from tests.registry.redis_world import SEAL, RedisWorld, identity, redis_world
 from trionat.errors import RefusedError, RegistryAwayError
+from trionat.protocol.client_hello import ROUTE
 from trionat.protocol.messages import RefusalCode, ServiceRequest
+from trionat.server.cluster.node import route_of
 from trionat.server.cluster.scripts import NODES
 from trionat.server.cluster.seal import Seal
 from trionat.server.registry.claim import Claim, Wish
@@ -60,6 +62,15 @@ async def wait_for(condition: Callable[[], bool], within: float = 10) -> float:
         while not condition():  # noqa: ASYNC110 - it is of the nodes
             await trio.sleep(0.02)
     return trio.current_time() - began
+
+
+@pytest.mark.parametrize(
+    ("name", "route"),
+    [("n1", "n1"), ("Node-1", "node1"), ("eu_2.example", "eu2.example"), ("x" * 64, "x" * 63)],
+)
+def test_route_of_a_name(name: str, route: str) -> None:
+    assert route_of(name) == route
+    assert ROUTE.fullmatch(route)
 
 
 def listen(node: Node) -> list[LeaseKey]:

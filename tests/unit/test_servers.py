@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -422,3 +423,47 @@ async def test_a_start_is_in_any_order() -> None:
     names = [f"192.0.2.{number}" for number in range(1, 5)]
     firsts = {Servers(tuple(map(net.dialer, names)))._order[0].server for _ in range(200)}
     assert len(firsts) == 4  # one is missing once in 10^24 runs
+
+
+@pytest.mark.usefixtures("autojump_clock")
+@pytest.mark.parametrize(
+    ("there", "kept"),
+    [
+        (Host(), True),
+        (DEAD, True),
+        (Host(error=ConnectionLostError("cannot reach it")), True),
+        (FROZEN, False),
+    ],
+    ids=["answers", "network away", "nobody listens", "hangs"],
+)
+async def test_a_route_is_kept_until_what_it_leads_to_does_not_answer(
+    there: Host, *, kept: bool
+) -> None:
+    """Behind one address there may be several nodes: where there is nobody at all, that says nothing about the node."""
+    net = Net(hosts={"localhost": there})
+    servers = net.servers("localhost")
+    [dialer] = servers.dialers
+    dialer.route = "n1"
+    with suppress(PeerError):
+        await servers.connect()
+    assert dialer.route == ("n1" if kept else None)
+
+
+@pytest.mark.parametrize(
+    ("problem", "kept"),
+    [
+        (ConnectionLostError("reset"), True),
+        (SessionOverError(CloseCode.TIMEOUT, "not heard"), True),
+        (SessionOverError(CloseCode.STOPPED, "it stops"), False),
+        (RefusedError(RefusalCode.STORE_UNAVAILABLE, "not now"), False),
+    ],
+    ids=["lost", "not heard", "stops", "refused"],
+)
+def test_a_route_is_kept_until_what_it_leads_to_sends_us_away(
+    problem: PeerError, *, kept: bool
+) -> None:
+    servers = Net().servers("localhost")
+    [dialer] = servers.dialers
+    dialer.route = "n1"
+    servers.ended(Place(dialer, "localhost"), problem, final=False)
+    assert dialer.route == ("n1" if kept else None)

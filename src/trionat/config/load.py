@@ -23,6 +23,7 @@ from trionat.config.key import Key, keys_of
 from trionat.config.reader import Reader, unknown
 from trionat.config.sections import KEYS, SECTIONS
 from trionat.config.server import ServerConfig
+from trionat.config.values import UNENCRYPTED
 from trionat.errors import ConfigError, Problem
 from trionat.text import strip_around
 
@@ -303,6 +304,12 @@ class _Sources:
             path = "Server.VisitPort"
             reason = (
                 "all nodes of a cluster have the same visit ports, and 0 stands for any: name them"
+            )
+        elif server.proxy_control_addr is not None and server.tunnel_encryption == UNENCRYPTED:
+            path = "Server.TunnelEncryption"
+            reason = (
+                "a proxy before several nodes knows by TLS to which one a tunnel belongs: leave it at tls, or do without"
+                " ProxyControlAddr"
             )
         else:
             return

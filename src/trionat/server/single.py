@@ -87,6 +87,7 @@ class SingleProcess:
             sessions=Sessions(self.traffic.accounted),
             stopping=self.stopping,
             public_host=self.ready.public.host,
+            route=None if node is None else node.route,
             node=node,
         )
         self._acceptor = VisitorAcceptor(self.config, self.refusals)

@@ -65,6 +65,15 @@ def test_it_is_read() -> None:
             "f.yml:2: Server.VisitPort: all nodes of a cluster have the same visit ports, and 0 stands for any: name them",
         ),
         (
+            DATABASE
+            + "Server: {TunnelEncryption: none, ProxyControlAddr: 'h:7007', VisitPort: 60000}\n"
+            + CLUSTER % "",
+            (
+                "f.yml:2: Server.TunnelEncryption: a proxy before several nodes knows by TLS to which one a tunnel belongs: leave it at"
+                " tls, or do without ProxyControlAddr"
+            ),
+        ),
+        (
             DATABASE + CLUSTER % ", CAFile: ca.pem",
             "f.yml:2: Cluster.CAFile: redis:// is not encrypted, so nobody is checked: use rediss://",
         ),
@@ -88,7 +97,17 @@ def test_it_is_read() -> None:
             "f.yml:2: Cluster.Redis: is missing: the Redis that all nodes share",
         ),
     ],
-    ids=["no database", "nobody logs in", "port 0", "CAFile", "NodeAddr", "Node", "URL", "missing"],
+    ids=[
+        "no database",
+        "nobody logs in",
+        "port 0",
+        "no TLS",
+        "CAFile",
+        "NodeAddr",
+        "Node",
+        "URL",
+        "missing",
+    ],
 )
 def test_what_does_not_go(text: str, problem: str) -> None:
     assert problem_of(text) == problem

@@ -104,7 +104,8 @@ class Servers:
     def ended(self, place: Place, problem: PeerError, *, final: bool) -> bool:
         """Note why there is no session there (any more); return whether another server is left, although that is `final` for this one.
 
-        A server that does not want us comes last from now on, and one for which that is final is not tried any more, while others are left.
+        A server that does not want us comes last from now on, and one for which that is final is not tried any more, while others are left. Behind
+        one address another process or node may want us, so no route is asked for.
         """
         if (
             not isinstance(problem, RefusedError | SessionOverError)
@@ -112,6 +113,7 @@ class Servers:
             or place.dialer not in self._order
         ):
             return False
+        place.dialer.route = None
         if self._home == place:
             self._home = None
         self._order.remove(place.dialer)
@@ -249,13 +251,20 @@ class _Race:
             self._next_at = trio.current_time()
 
     async def _connect(self, place: Place) -> None:
-        control = place.dialer.server.control
+        control, answered = place.dialer.server.control, False
+
+        def note_answer() -> None:
+            nonlocal answered
+            answered = True
+            self._note_answer()
+
         try:
-            endpoint = await place.dialer.connect(
-                control, place.host_of(control), self._note_answer
-            )
-        except BaseException:
+            endpoint = await place.dialer.connect(control, place.host_of(control), note_answer)
+        except BaseException as error:
             self._next_at = trio.current_time()
+            if answered and isinstance(error, PeerError):
+                # Whoever is in front of the server is there, and what the route leads to is not, or hangs: any other may do.
+                place.dialer.route = None
             raise
         if self._won is None or place == self.home:
             self.close()

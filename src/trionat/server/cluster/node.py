@@ -71,6 +71,9 @@ _SLICE: Final = 500
 _MOST_BUFFERED: Final = 64 * 1024 * 1024
 """Bytes of news that wait for the snapshot to be there."""
 
+_NOT_IN_ROUTES: Final = str.maketrans("", "", "-_")
+_ROUTE_LENGTH: Final = 63
+
 _KICK: Final = "trionat kick 1"
 _KICK_HOLDS: Final = 600.0
 """Seconds by which the clocks of two nodes may differ. A kick that is older was kept by somebody, to send it once more."""
@@ -138,6 +141,11 @@ class Node:
     def name(self) -> str:
         """What this node is called."""
         return self.config.node
+
+    @property
+    def route(self) -> str:
+        """What leads a client's tunnels to this node, where a proxy stands before several: its name, written as a route has to be."""
+        return route_of(self.name)
 
     @property
     def _reserve(self) -> int:
@@ -448,6 +456,11 @@ class Node:
             return read_nodes(await self.link.call(NODES))
         except RegistryAwayError:
             return [_from_table(node) for node in self.table.nodes.values()]
+
+
+def route_of(name: str) -> str:
+    """Return a node's name as a route: in small letters, without dashes and underscores."""
+    return name.lower().translate(_NOT_IN_ROUTES)[:_ROUTE_LENGTH]
 
 
 def name_taken(name: str, address: bytes) -> str:
