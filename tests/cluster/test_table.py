@@ -106,6 +106,19 @@ async def test_a_snapshot_counts_alone(table: RoutingTable) -> None:
     assert list(table.nodes) == ["b"]
 
 
+async def test_visitors_of_what_a_snapshot_lacks_may_wait(table: RoutingTable) -> None:
+    """A Redis that is back, and empty, has heard of the first node that came only."""
+    table.put(entry(5, 60000))
+    table.put(entry(6, 60001, identity="y", node=B))
+    fresh = RoutingTable()
+    fresh.put_node(B)
+    fresh.put_known(entry(6, 60001, identity="y", node=B))
+    table.replace(fresh)
+    assert table.is_orphaned(60000)
+    assert not table.is_orphaned(60001)
+    assert not table.is_orphaned(60002)
+
+
 @pytest.mark.parametrize(
     "parts",
     [

@@ -155,13 +155,16 @@ class RoutingTable:
         node = self.nodes.get(name)
         if node is not None and node.epoch == epoch:
             del self.nodes[name]
-        until = trio.current_time() + ORPHANED_FOR
-        self._orphaned = {
-            port: end for port, end in self._orphaned.items() if end > until - ORPHANED_FOR
-        }
+        ports: set[int] = set()
         for entry in list(self._by_epoch.get(epoch, {}).values()):
             self._remove(entry)
-            self._orphaned.update(dict.fromkeys(entry.ports, until))
+            ports.update(entry.ports)
+        self._orphan(ports)
+
+    def _orphan(self, ports: set[int]) -> None:
+        now = trio.current_time()
+        self._orphaned = {port: end for port, end in self._orphaned.items() if end > now}
+        self._orphaned.update(dict.fromkeys(ports, now + ORPHANED_FOR))
 
     def put(self, entry: Entry) -> bool:
         """A claim holds; those of the same key or port that are older do not. False: it is older itself.
@@ -209,10 +212,15 @@ class RoutingTable:
             self.put(entry)
 
     def replace(self, fresh: RoutingTable) -> None:
-        """Take all of a snapshot, which is not used any more, instead of what was there."""
+        """Take all of a snapshot, which is not used any more, instead of what was there.
+
+        A port that is in it no more counts as one whose node is gone: a Redis that is back, and empty, has not heard yet what others hold.
+        """
+        before = set(self.by_port)
         self.nodes, self.by_key, self.by_port = fresh.nodes, fresh.by_key, fresh.by_port
         self._by_epoch = fresh._by_epoch
         self.highest = max(self.highest, fresh.highest)
+        self._orphan(before - self.by_port.keys())
 
 
 def readable(said: str | bytes) -> str:
