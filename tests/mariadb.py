@@ -63,11 +63,14 @@ create table bars (
 class MariaDB:
     """The server; `running` makes it. Its port stays the same through every stop and start.
 
-    It takes connections with TLS and without; `authority` is who has signed its certificate, for 127.0.0.1.
+    It takes connections with TLS and without; `authority` is who has signed its certificate, for 127.0.0.1. `inside` is what runs it, where
+    that is to be on a machine of the test's own, whose address `host` is then.
     """
 
     folder: Path
     port: int
+    host: str = HOST
+    inside: tuple[str, ...] = ()
     _process: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = attrs.field(factory=itertools.count)
 
@@ -81,6 +84,7 @@ class MariaDB:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [
+                    *self.inside,
                     program("mariadbd"),
                     "--no-defaults",
                     f"--datadir={self.folder / 'data'}",
@@ -88,7 +92,7 @@ class MariaDB:
                     f"--socket={self.folder / 'socket'}",
                     f"--pid-file={self.folder / 'pid'}",
                     f"--init-file={self.folder / 'init.sql'}",
-                    f"--bind-address={HOST}",
+                    f"--bind-address={self.host}",
                     f"--port={self.port}",
                     f"--ssl-key={self.folder / 'server.key'}",
                     f"--ssl-cert={self.folder / 'server.pem'}",
@@ -170,7 +174,7 @@ class MariaDB:
         name = f"test{next(self._numbers)}"
         self.sql(f"create database {name} character set utf8mb4; use {name}; {statements}")
         return DatabaseConfig(
-            username=USER, password=PASSWORD, host=f"{HOST}:{self.port}", db_name=name
+            username=USER, password=PASSWORD, host=f"{self.host}:{self.port}", db_name=name
         )
 
     def new_user(
@@ -188,7 +192,9 @@ class MariaDB:
 
 
 @contextmanager
-def running() -> Iterator[MariaDB]:
+def running(
+    host: str = HOST, port: int | None = None, inside: tuple[str, ...] = ()
+) -> Iterator[MariaDB]:
     """Give a server with an empty folder; it is killed at the end, since nobody wants its data.
 
     A program that is missing skips the test and names the Debian package, except where `CI` is set.
@@ -222,7 +228,7 @@ def running() -> Iterator[MariaDB]:
             "alter user root@localhost account lock;\n"
         )
         write_certificates(folder)
-        server = MariaDB(folder, free_port())
+        server = MariaDB(folder, port or free_port(), host, inside)
         try:
             server.start()
             yield server
@@ -265,11 +271,13 @@ def make_authority() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
     return key, certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def write_certificates(folder: Path) -> None:
-    """Make `authority.pem`, and by it `server.key` and `server.pem` for 127.0.0.1."""
+def write_certificates(folder: Path, address: str = HOST, name: str | None = None) -> None:
+    """Make `authority.pem`, and by it `server.key` and `server.pem` for an address, and for a name."""
     authority_key, authority = make_authority()
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _certificate("server", key.public_key(), authority_key, address=HOST)
+    certificate = _certificate(
+        "server", key.public_key(), authority_key, address=address, name=name
+    )
     (folder / "authority.pem").write_bytes(authority)
     (folder / "server.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "server.key").write_bytes(
@@ -288,6 +296,7 @@ def _certificate(
     *,
     ca: bool = False,
     address: str | None = None,
+    name: str | None = None,
 ) -> x509.Certificate:
     now = datetime.now(UTC)
     builder = (
@@ -301,8 +310,9 @@ def _certificate(
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
     if address is not None:
-        name = x509.IPAddress(ipaddress.ip_address(address))
-        builder = builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
+        names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(address))]
+        names += [x509.DNSName(name)] if name is not None else []
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return builder.sign(signer, hashes.SHA256())
 
 

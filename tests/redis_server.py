@@ -25,17 +25,22 @@ READY_TIMEOUT = 20.0
 
 @attrs.define(eq=False)
 class RedisServer:
-    """The server; `running_redis` makes it. Its port stays the same through every stop and start. It keeps nothing on the disk."""
+    """The server; `running_redis` makes it. Its port stays the same through every stop and start. It keeps nothing on the disk.
+
+    `inside` is what runs its programs, where that is to be on a machine of the test's own, whose address `host` is then.
+    """
 
     folder: Path
     port: int
     password: str = ""
     encrypted: bool = False
+    host: str = HOST
+    inside: tuple[str, ...] = ()
     _process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis{'s' if self.encrypted else ''}://{HOST}:{self.port}"
+        return f"redis{'s' if self.encrypted else ''}://{self.host}:{self.port}"
 
     @property
     def authority(self) -> Path:
@@ -45,7 +50,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
         log = self.folder / "log"
-        command = [program("redis-server"), "--bind", HOST]
+        command = [*self.inside, program("redis-server"), "--bind", self.host]
         if self.encrypted:
             command += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
             command += ["--tls-cert-file", str(self.folder / "server.pem")]
@@ -87,7 +92,7 @@ class RedisServer:
 
     def ask(self, *words: str) -> str:
         """Run one command, as `redis-cli` prints the answer."""
-        command = [program("redis-cli"), "-h", HOST, "-p", str(self.port)]
+        command = [*self.inside, program("redis-cli"), "-h", self.host, "-p", str(self.port)]
         if self.encrypted:
             command += ["--tls", "--cacert", str(self.authority)]
         if self.password:
@@ -121,13 +126,21 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(password: str = "", *, encrypted: bool = False) -> Iterator[RedisServer]:
-    """Give a server with an empty folder; it is killed at the end."""
+def running_redis(
+    password: str = "",
+    *,
+    encrypted: bool = False,
+    host: str = HOST,
+    port: int | None = None,
+    name: str | None = None,
+    inside: tuple[str, ...] = (),
+) -> Iterator[RedisServer]:
+    """Give a server with an empty folder; it is killed at the end. Its certificate is for `host`, and for a `name`."""
     folder = Path(tempfile.mkdtemp(prefix="trionat-redis-"))
     try:
         if encrypted:
-            write_certificates(folder)
-        server = RedisServer(folder, free_port(), password, encrypted)
+            write_certificates(folder, host, name)
+        server = RedisServer(folder, port or free_port(), password, encrypted, host, inside)
         try:
             server.start()
             yield server

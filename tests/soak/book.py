@@ -20,36 +20,48 @@ GRACE: Final = 5.0
 TOLD_WITHIN: Final = 3.0
 """Seconds within which the server's log has told of a refusal: it does so at most once a second, and we may read it late."""
 
+AT_ONCE: Final = 0.5
+"""Seconds for which a visitor who comes is not served yet, at most."""
+
 END: Final = "an end"
 """What a visitor sees where the connection is closed in order."""
 
 MOST_TOLD: Final = 20
 """Faults of a kind whose text is kept; the others are only counted."""
 
-Place: TypeAlias = "int | str"
-"""A visit port, or one visitor's address."""
+Place: TypeAlias = "int | str | tuple[str, int]"
+"""A visit port, one visitor's address, or a visit port as it is reached by one of several doors."""
 
 
 @attrs.define(eq=False)
 class Spell:
-    """Something that we do to a place: from `begin` to `end` it explains that its session is lost, and `most` cuts.
+    """Something that we do to places: from `begin` to `end` it explains that sessions there are lost, and `most` cuts.
 
-    What is done to the network explains no cut: streams outlive their tunnels and their session.
+    What is done to the network explains no cut: streams outlive their tunnels and their session. `unserved` says that it explains all the same that
+    those who come now are not served, `newcomers` that it explains whatever becomes of those who come now.
     """
 
     cause: str
-    place: Place
+    places: frozenset[Place]
     most: float
+    unserved: bool = False
+    newcomers: bool = False
     begin: float = attrs.field(factory=trio.current_time)
     end: float = math.inf
 
     def covers(self, moment: float) -> bool:
         return self.begin <= moment <= self.end
 
+    def lets_go(self, cut: Cut) -> bool:
+        """Tell whether it explains a cut though it may cut off nobody who is served."""
+        if self.newcomers:
+            return cut.began >= self.begin - (0 if cut.heard else AT_ONCE)
+        return self.unserved and not cut.heard
+
 
 @attrs.frozen(kw_only=True)
 class Cut:
-    """A conversation that ended before its time: `how` is what its visitor saw, after `heard` bytes."""
+    """A conversation that ended before its time: `how` is what its visitor saw, after `heard` bytes. `door` is the one of several that took it, and `way` how it came there."""
 
     kind: str
     port: int
@@ -57,11 +69,19 @@ class Cut:
     began: float
     heard: int
     how: str
+    door: str = ""
+    way: str = ""
     ended: float = attrs.field(factory=trio.current_time)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where something that was done would explain it."""
+        return self.address, (self.door, self.port) if self.door else self.port
 
     def __str__(self) -> str:
         seconds = self.ended - self.began
-        return f"{self.kind} on port {self.port} from {self.address}: {self.how} after {self.heard} bytes and {seconds:.1f} s"
+        at = f" at {self.door} by {self.way}" if self.door else ""
+        return f"{self.kind} on port {self.port}{at} from {self.address}: {self.how} after {self.heard} bytes and {seconds:.1f} s"
 
 
 @attrs.define(eq=False)
@@ -82,6 +102,8 @@ class Book:
     bytes: int = 0
     refused: int = 0
     refusals: int = 0
+    let_go: Counter[str] = attrs.field(factory=lambda: Counter())
+    """Visitors that came while a disturbance explained that nobody is served there, or not to the end."""
     calm: int = 0
     """Conversations that were served where no cut would have been explained when they ended."""
     _spells: list[Spell] = attrs.field(factory=lambda: [])
@@ -96,10 +118,17 @@ class Book:
             told.append(text)
 
     @contextmanager
-    def spell(self, cause: str, place: Place, most: float = math.inf) -> Iterator[Spell]:
-        """Say what is done to a place while the block runs."""
+    def spell(
+        self,
+        cause: str,
+        *places: Place,
+        most: float = math.inf,
+        unserved: bool = False,
+        newcomers: bool = False,
+    ) -> Iterator[Spell]:
+        """Say what is done to places while the block runs."""
         self.disturbances[cause] += 1
-        spell = Spell(cause, place, most)
+        spell = Spell(cause, frozenset(places), most, unserved, newcomers)
         self._spells.append(spell)
         try:
             yield spell
@@ -117,33 +146,45 @@ class Book:
     def _find_spells(self, places: tuple[Place, ...]) -> Iterator[Spell]:
         now = trio.current_time()
         self._spells = [spell for spell in self._spells if spell.end >= now]
-        return (spell for spell in self._spells if spell.place in places and spell.covers(now))
+        return (
+            spell
+            for spell in self._spells
+            if not spell.places.isdisjoint(places) and spell.covers(now)
+        )
 
-    def add_served(self, kind: str, port: int, moved: int) -> None:
+    def add_served(self, kind: str, place: Place, moved: int) -> None:
         """A conversation went through, and all `moved` bytes of both directions were right."""
         self.served[kind] += 1
         self.bytes += moved
-        self.calm += self.find_cause(port) is None
+        self.calm += self.find_cause(place) is None
 
     def add_cut(self, cut: Cut) -> None:
         """A conversation ended before its time; whether it was refused is only known when the server's log is read.
 
         Whoever has had an answer has to see a reset: an end would say that this was all.
         """
-        spell = self.find_cause(cut.address, cut.port)
-        if cut.heard and cut.how == END:
+        spell = self.find_cause(*cut.places)
+        if cut.heard and cut.how == END and not self.may_end(cut):
             why = "nothing was done" if spell is None else spell.cause
             self.fault("wrong end", f"to the visitor: {cut}; {why}")
         if spell is not None:
             spell.most -= 1
             self.cuts[spell.cause] += 1
+            return
+        for done in self._find_spells(cut.places):
+            if done.lets_go(cut):
+                self.let_go[done.cause] += 1
+                return
+        nearby = self.find_spell(*cut.places)
+        text = str(cut) if nearby is None else f"{cut}, meanwhile: {nearby.cause}"
+        if cut.heard:
+            self.fault("cut off unexplained", text)
         else:
-            done = self.find_spell(cut.port)
-            text = str(cut) if done is None else f"{cut}, meanwhile: {done.cause}"
-            if cut.heard:
-                self.fault("cut off unexplained", text)
-            else:
-                self._unanswered.append((cut, text))
+            self._unanswered.append((cut, text))
+
+    def may_end(self, cut: Cut) -> bool:
+        """Tell whether whoever cut it off could not help that it looks like an end."""
+        return False
 
     def add_refusals(self, port: int, count: int) -> None:
         """The server has just told that it refused so many at this port."""

@@ -29,7 +29,7 @@ class Post:
     """A client under one identity; `words` are what `trionat connect` is told besides.
 
     Those of a `group` take each other's place. `lasting` says that its process is there from beginning to end, `mortal` that it is
-    killed now and then, and that its port waits for it then. `proxy` is the way it takes to the server, where that can be cut. `port` is where visitors go, None while it has none; `uid` its session; `connections` how many
+    killed now and then, and that its port waits for it then. `proxy` is the way it takes to the server, where that can be cut; `inside` is what runs it. `port` is where visitors go, None while it has none; `uid` its session; `connections` how many
     it had so far; `queued` whether it waits for one. `code` is the exit code that its end is to have.
     """
 
@@ -42,6 +42,7 @@ class Post:
     lasting: bool = False
     mortal: bool = False
     proxy: Proxy | None = None
+    inside: tuple[str, ...] = ()
     code: int = 0
     port: int | None = None
     uid: int | None = None
@@ -69,7 +70,9 @@ class Post:
         folder = self.folder / f"{self.name}-{self._lives}"
         flags = ("--identity", self.identity)
         try:
-            async with running.client_process(folder, *self.words, *flags) as client:
+            async with running.client_process(
+                folder, *self.words, *flags, inside=self.inside
+            ) as client:
                 self.process = client.process.process
                 ears = Ears(self.name, client.process.errors, self.book)
                 async with trio.open_nursery() as nursery:
@@ -102,6 +105,8 @@ class Post:
                     self.queued = True
                 case "disconnected":
                     self._lose_session(event["reason"])
+                case "draining":  # the end of the session follows, and has to have its cause
+                    pass
                 case other:
                     self.book.fault("said", f"{self.name}: {other}")
             self._change()

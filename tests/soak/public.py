@@ -37,16 +37,35 @@ WEIGHTS: Final = {
 """How many of a hundred visitors come for what."""
 
 
+async def _connect_here(port: int) -> trio.SocketStream:
+    return await trio.open_tcp_stream(services.HOST, port)
+
+
+@attrs.frozen
+class Door:
+    """Where visitors come in. A server that is alone has one, without a name. `ends_resets` says that a reset on one side is an end on the other."""
+
+    name: str = ""
+    connect: Callable[[int], Awaitable[trio.SocketStream]] = _connect_here
+    ends_resets: bool = False
+
+    async def find(self, address: str) -> str:
+        """Return the name of the door by which the visitor with this address has come in the end."""
+        return self.name
+
+
 @attrs.define(eq=False)
 class Public:
-    """Visits any of `posts` that has a port, and writes down in `book` how it went.
+    """Visits any of `posts` that has a port, by any of the `doors`, and writes down in `book` how it went.
 
-    `leaving` lets everybody finish and nobody come.
+    `leaving` lets everybody finish and nobody come. `patience` is for how many seconds somebody who is idle says nothing, at most.
     """
 
     posts: list[Post]
     book: Book
     rng: Random
+    doors: tuple[Door, ...] = (Door(),)
+    patience: float = 10.0
     leaving: trio.Event = attrs.field(factory=trio.Event)
 
     async def run(self, visitors: int) -> None:
@@ -72,17 +91,28 @@ class Public:
         began = trio.current_time()
         visitor: Visitor | None = None
         address = "nowhere"
+        door = self.rng.choice(self.doors)
         with trio.CancelScope(deadline=began + STUCK_AFTER) as scope:
             try:
-                async with await trio.open_tcp_stream(services.HOST, port) as stream:
+                async with await door.connect(port) as stream:
                     address = running.name_of(stream)
                     visitor = Visitor(stream, self.rng.randrange(2**31))
-                    await self._converse(kind, visitor, may_end=post.mortal)
+                    await self._converse(kind, visitor, may_end=post.mortal or door.ends_resets)
             except (CutError, OSError) as error:
                 heard = visitor.heard if visitor is not None else 0
                 how = str(error)
+                found = await door.find(address)
                 self.book.add_cut(
-                    Cut(kind=kind, port=port, address=address, began=began, heard=heard, how=how)
+                    Cut(
+                        kind=kind,
+                        port=port,
+                        address=address,
+                        began=began,
+                        heard=heard,
+                        how=how,
+                        door=found,
+                        way=door.name,
+                    )
                 )
             except WrongBytesError as error:
                 self.book.fault("wrong bytes", f"{kind} on port {port} from {address}: {error}")
@@ -90,7 +120,8 @@ class Public:
                 if kind in {"reset", "silent"}:
                     self.book.left[kind] += 1
                 else:
-                    self.book.add_served(kind, port, visitor.said + visitor.heard)
+                    place = (door.name, port) if door.name else port
+                    self.book.add_served(kind, place, visitor.said + visitor.heard)
         if scope.cancelled_caught:
             self.book.fault("stuck", f"{kind} on port {port} from {address}")
 
@@ -102,7 +133,7 @@ class Public:
         await self._chat(visitor, may_end, exchanges=self.rng.randrange(1, 5), pause=1.0)
 
     async def _idle(self, visitor: Visitor, may_end: bool) -> None:
-        await self._chat(visitor, may_end, exchanges=self.rng.randrange(2, 4), pause=10.0)
+        await self._chat(visitor, may_end, exchanges=self.rng.randrange(2, 4), pause=self.patience)
 
     async def _chat(self, visitor: Visitor, may_end: bool, *, exchanges: int, pause: float) -> None:
         sizes = [self._size(SMALL) for _ in range(exchanges)]
