@@ -41,7 +41,7 @@ FOREIGN = {
     "anyio": ["store/mysql/pool.py"],
     "asyncio": ["store/mysql/pool.py"],
     "asyncmy": ["store/mysql/pool.py", "store/mysql/faults.py"],
-    "coredis": ["server/cluster/redis_link.py"],
+    "coredis": ["server/cluster/primary.py", "server/cluster/redis_link.py"],
 }
 """What belongs to another event loop than Trio's, and who may know it."""
 

@@ -35,7 +35,7 @@ def identity() -> Identity:
 
 def config(server: RedisServer, name: str, port: int = 8009) -> ClusterConfig:
     return ClusterConfig(
-        redis=server.url,
+        redis=server.url or "redis://h",
         node=name,
         node_addr=TCPAddress("127.0.0.1", port),
         key_file=Path("unused"),

@@ -20,54 +20,82 @@ if TYPE_CHECKING:
     from trionat.config.key import Fault
 
 _REDIS_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
+_MOST_ADDRESSES: Final = 16
+_MASTER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SCHEMES: Final = ("redis", "rediss")
 _NODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 @attrs.frozen
 class RedisAddress:
-    """What a URL of Redis says. `database` is its number, `encrypted` whether it has to be TLS."""
+    """What a URL of Redis says. `database` is its number, `encrypted` whether it has to be TLS.
 
-    host: str
-    port: int
+    There are several `addresses` where a Redis Cluster has several nodes, or where they are those of Sentinels, which know where the one they call
+    `master` is.
+    """
+
+    addresses: tuple[TCPAddress, ...]
     database: int
     username: str | None
     password: str | None = attrs.field(repr=False)
     encrypted: bool
+    master: str = ""
 
     def __str__(self) -> str:
-        return str(TCPAddress(self.host, self.port))
+        return ", ".join(map(str, self.addresses))
 
 
 def parse_redis(text: str) -> RedisAddress:
-    """Read `redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`, or `rediss://…` for TLS.
+    """Read `redis://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]...][/DATABASE]`, or `rediss://...` for TLS.
+
+    With Sentinels: `redis+sentinel://[USER[:PASSWORD]@]HOST[:PORT][,...]/MASTER[/DATABASE]`, or `rediss+sentinel://...`.
 
     Raises:
         ValueError: It is none; the message has no password.
     """
-    shown = quoted(mask_secrets(text))
     try:
-        parts = urlsplit(text)
-        port, host = parts.port, parse_host(parts.hostname or "")
-        database = int(parts.path.strip("/") or "0")
+        return _parse_redis(text)
     except ValueError:
-        raise ValueError(f"{shown} is not {REDIS.words}") from None
-    if (
-        parts.scheme not in _SCHEMES
-        or parts.query
-        or parts.fragment
-        or not 0 <= database < 2**31
-        or port == 0
-    ):
-        raise ValueError(f"{shown} is not {REDIS.words}")
-    return RedisAddress(
-        host=host,
-        port=_REDIS_PORT if port is None else port,
-        database=database,
-        username=unquote(parts.username) if parts.username else None,
-        password=None if parts.password is None else unquote(parts.password),
-        encrypted=parts.scheme == "rediss",
+        raise ValueError(f"{quoted(mask_secrets(text))} is not {REDIS.words}") from None
+
+
+def _parse_redis(text: str) -> RedisAddress:
+    scheme, _, rest = text.partition("://")
+    scheme, plus, way = scheme.partition("+")
+    if scheme not in _SCHEMES or way != ("sentinel" if plus else "") or {*"?#"} & {*rest}:
+        raise ValueError
+    place, _, path = rest.partition("/")
+    user, at, hosts = place.rpartition("@")
+    username, colon, password = user.partition(":")
+    words = path.rstrip("/").split("/")
+    master = words.pop(0) if plus else ""
+    if plus and not _MASTER.fullmatch(master):
+        raise ValueError
+    database = int("/".join(words) or "0")
+    if not 0 <= database < 2**31:
+        raise ValueError
+    addresses = tuple(
+        _parse_address(each, _SENTINEL_PORT if plus else _REDIS_PORT) for each in hosts.split(",")
     )
+    if len(addresses) > _MOST_ADDRESSES:
+        raise ValueError
+    return RedisAddress(
+        addresses=addresses,
+        database=database,
+        username=unquote(username) if at and username else None,
+        password=unquote(password) if at and colon else None,
+        encrypted=scheme == "rediss",
+        master=master,
+    )
+
+
+def _parse_address(text: str, default: int) -> TCPAddress:
+    parts = urlsplit(f"//{text}")
+    port = default if parts.port is None else parts.port
+    if port == 0 or parts.path or parts.username is not None:
+        raise ValueError
+    return TCPAddress(parse_host(parts.hostname or ""), port)
 
 
 def _read_redis(text: str) -> str:

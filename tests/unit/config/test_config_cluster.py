@@ -132,10 +132,27 @@ def test_urls(
     encrypted: bool,
 ) -> None:
     found = parse_redis(text)
-    assert (found.host, found.port, found.database) == (host, port, database)
+    assert found.addresses == (TCPAddress(host, port),)
+    assert (found.database, found.master) == (database, "")
     assert (found.username, found.password, found.encrypted) == (username, password, encrypted)
     assert "p" not in str(found)
     assert "pass" not in repr(found).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses", "master", "database", "encrypted"),
+    [
+        ("redis://a,b:1,[::1]:2", "a:6379 b:1 [::1]:2", "", 0, False),
+        ("redis+sentinel://a,b:1/mymaster", "a:26379 b:1", "mymaster", 0, False),
+        ("rediss+sentinel://:p@a/mymaster/3", "a:26379", "mymaster", 3, True),
+    ],
+)
+def test_urls_with_several_addresses(
+    text: str, addresses: str, master: str, database: int, encrypted: bool
+) -> None:
+    found = parse_redis(text)
+    assert str(found) == addresses.replace(" ", ", ")
+    assert (found.master, found.database, found.encrypted) == (master, database, encrypted)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +160,14 @@ def test_urls(
     [
         "",
         "h:6379",
+        "redis+sentinel://h",
+        "redis+sentinel://h/",
+        "redis+sentinel://h/a b",
+        "redis+sentinel://h/m/x",
+        "redis+other://h/m",
+        "redis+://h/m",
+        "redis://h,",
+        "redis://" + ",".join("h" * 17),
         "redis://",
         "redis://h:0",
         "redis://h:x",

@@ -21,11 +21,16 @@ import trio
 
 from trionat.errors import RegistryAwayError, StartupError, TrionatError
 from trionat.log import get_logger
+from trionat.server.cluster.primary import (
+    DEADLINE,
+    find_primary,
+    is_ours,
+    look,
+    open_client,
+    words_of,
+)
 from trionat.server.cluster.scripts import ALL, CHANNEL, KEYS, PREFIX
-from trionat.server.cluster.table import readable
-from trionat.store.private_file import read_private
 from trionat.transport.isolation import leaves
-from trionat.transport.tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,9 +44,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-DEADLINE: Final = 2.0
-"""Seconds for one command, and for connecting. A node is dead to the others after three times as long."""
-
 _ECHO: Final = 1.0
 """Seconds between two messages to ourselves; as long as `DEADLINE` without one, and the connection is given up."""
 
@@ -51,9 +53,6 @@ _MOST_WAITING: Final = 4096
 _SHORTEST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 """Seconds between two generations. The longest has to be well below `SETTLE`, so that all nodes are back before anybody claims."""
-
-_THEIRS: Final = frozenset({"coredis", "anyio", "trio", "ssl"})
-"""Whose exceptions are no bugs of ours."""
 
 Answer: TypeAlias = list[bytes]
 
@@ -198,16 +197,17 @@ class RedisLink:
         for error in found:
             if isinstance(error, TrionatError) and not isinstance(error, RegistryAwayError):
                 raise error
-            if _is_ours(error) and (text := repr(error)) not in self._told_bugs:
+            if is_ours(error) and (text := repr(error)) not in self._told_bugs:
                 self._told_bugs.add(text)
                 log.exception("internal error", exc_info=error)  # noqa: LOG004 - it was caught above
         log.debug("the link to Redis has ended", errors=[repr(error) for error in found])
         ours = [str(error) for error in found if isinstance(error, RegistryAwayError)]
-        self.reason = next(iter(ours or map(_words, found)), "the connection has ended")
+        self.reason = next(iter(ours or map(words_of, found)), "the connection has ended")
         return self.reason
 
     async def _generation(self) -> None:
-        client = _open(self.config)
+        primary = await find_primary(self.config)
+        client = open_client(self.config, primary)
         send, receive = trio.open_memory_channel[_Request](_MOST_WAITING)
         waiting: list[_Request] = []
         self._listening, self._heard = trio.Event(), trio.current_time()
@@ -244,10 +244,7 @@ class RedisLink:
                     request.settle(None, "Redis is away")
 
     async def _greet(self, client: Client) -> None:
-        found: Any = await client.info("server")
-        if not isinstance(found, dict):
-            raise RegistryAwayError("Redis gave a strange answer")
-        self.run_id = readable(str(cast("dict[str, object]", found).get("run_id", "")))[:64]
+        self.run_id = (await look(client)).run_id
         for script in ALL:
             self._digests[script] = await client.script_load(script.text)
 
@@ -289,45 +286,6 @@ class RedisLink:
                 raise RegistryAwayError("no news come any more")
 
 
-def _open(config: ClusterConfig) -> Client:
-    import coredis  # noqa: PLC0415 - see `require_library`
-    from coredis.retry import NoRetryPolicy  # noqa: PLC0415
-
-    address = config.address
-    context = None
-    if address.encrypted:
-        try:
-            context = client_context(pinned=False, ca_file=config.ca_file)
-        except OSError as error:
-            raise RegistryAwayError(
-                f"{config.ca_file}: no certificate authorities: {error.strerror or error}"
-            ) from error
-    return coredis.Redis(
-        host=address.host,
-        port=address.port,
-        db=address.database,
-        username=address.username,
-        password=_password(config),
-        ssl=address.encrypted,
-        ssl_context=context,
-        connect_timeout=DEADLINE,
-        stream_timeout=DEADLINE,
-        max_connections=8,
-        decode_responses=False,
-        retry_policy=NoRetryPolicy(),
-    )
-
-
-def _password(config: ClusterConfig) -> str | None:
-    if config.redis_password_file is not None:
-        try:
-            lines = read_private(config.redis_password_file).decode(errors="replace").splitlines()
-        except StartupError as error:
-            raise RegistryAwayError(str(error)) from error
-        return lines[0] if lines else ""
-    return config.redis_password or config.address.password
-
-
 def _checked(answer: object) -> Answer:
     if not isinstance(answer, list | tuple) or not answer:
         raise RegistryAwayError("Redis gave a strange answer")
@@ -338,32 +296,3 @@ def _bytes(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     return b"" if value is None else str(value).encode()
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Tell a bug of ours from what the library, the network or Redis did.
-
-    The library raises errors of its own kinds, and whatever else comes out of an answer that it cannot read.
-    """
-    if isinstance(error, OSError | EOFError | TrionatError):
-        return False
-    raised = error.__traceback__
-    while raised is not None and raised.tb_next is not None:
-        raised = raised.tb_next
-    places = [type(error).__module__]
-    if raised is not None:
-        places.append(str(raised.tb_frame.f_globals.get("__name__", "")))
-    return not any(place.partition(".")[0] in _THEIRS for place in places)
-
-
-def _words(error: BaseException) -> str:
-    """Say in one line what went wrong; the library's words may have the address, but never the password."""
-    if isinstance(error, trio.TooSlowError | TimeoutError):
-        return f"it did not answer within {DEADLINE:g} s"
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.strerror:
-        return readable(cause.strerror)
-    text = str(error).partition("\n")[0].strip()
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    return readable(text) or type(error).__name__
