@@ -567,6 +567,18 @@ async def test_what_a_terminal_sends_is_for_the_parent(tmp_path: Path) -> None:
             assert os.getpgid(pid) == pid
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks there")
+async def test_workers_do_not_inherit_passwords(tmp_path: Path) -> None:
+    environ = {"TRIONAT_AUTH_PASSWORD": "in the environment", "HARMLESS": "stays"}
+    async with running.server(tmp_path / "s", *WORKERS, visit="0", environ=environ) as server:
+        workers = children(server.process.process.pid)
+        assert len(workers) == 2
+        for pid in workers:
+            inherited = await trio.Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"HARMLESS=stays" in inherited
+            assert b"in the environment" not in inherited
+
+
 async def test_nothing_is_left_behind(echo_server: Service, tmp_path: Path) -> None:
     """Descriptors of the parent and of the workers, after sessions and visitors that came and went."""
 

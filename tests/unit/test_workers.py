@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,14 +10,18 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 import trio
 
 from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
 from trionat.errors import StartupError
+from trionat.events import Ready
 from trionat.server.admission.bans import Bans
 from trionat.server.app import serve
+from trionat.server.registry.table import ClaimTable
+from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers import process
 from trionat.server.workers.log_relay import relay_log
 from trionat.server.workers.process import State, WorkerProcess
@@ -56,6 +61,42 @@ async def test_a_system_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(StartupError, match=r"Server\.Workers.*Windows.*write 1"):
         await serve(config(tmp_path / "state", workers=2))
     assert not (tmp_path / "state").exists()
+
+
+async def test_a_worker_gets_no_secret(tmp_path: Path) -> None:
+    ready = Ready(
+        name="test",
+        control=TCPAddress("127.0.0.1", 1),
+        tunnel=TCPAddress("127.0.0.1", 2),
+        public=TCPAddress("127.0.0.1", 1),
+        visit_ports=(3,),
+        sessions=1,
+        authentication=True,
+        legacy_clients=False,
+        fingerprint="",
+        state_dir=str(tmp_path),
+        ticket="tn1_a-ticket",
+        first_user="trionat",
+        first_password="a-password",
+    )
+    parent = SimpleNamespace(
+        table=ClaimTable(1, PortPool([VisitPort(3)])),
+        ready=ready,
+        worker_config=config(tmp_path),
+        workers=[1, 2],
+        visitor_step=3,
+        certificate=tmp_path / "server.crt",
+        key=tmp_path / "server.key",
+    )
+    worker = WorkerProcess(parent, 0)  # type: ignore[arg-type]
+    worker.claims = SimpleNamespace(room={"slots": 1, "ports": 1})  # type: ignore[assignment]
+    passed = worker._start()
+    said = json.dumps(passed).encode() + bytes.fromhex(passed["config"])
+    assert b"server.key" in said
+    assert b"tn1_" not in said
+    assert b"a-password" not in said
+    names = [field.name for field in attrs.fields(ServerConfig)]
+    assert not [name for name in names if "password" in name or "secret" in name]
 
 
 async def test_workers_that_cannot_start(

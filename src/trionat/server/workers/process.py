@@ -246,6 +246,7 @@ class WorkerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=passed,
+                    env=_environment(),
                     process_group=0,  # what a terminal sends is for the parent, from the first moment on
                 )
             except OSError as error:
@@ -386,6 +387,7 @@ class WorkerProcess:
                 raise AssertionError(f"a worker says {what!r}")
 
     def _start(self) -> Values:
+        """Return what a worker needs to know. Of all secrets it needs the private key alone, in its file; the configuration of a server has none."""
         parent = self.parent
         self._inherited = parent.table.held_by(self.word)
         ready = attrs.evolve(parent.ready, ticket=None, first_password=None)
@@ -471,6 +473,11 @@ class WorkerProcess:
                 return {"identity": write_identity(identity)}
             case _:
                 return await self.claims.reply(question)
+
+
+def _environment() -> dict[str, str]:
+    """Return what a worker inherits: none of our own variables, of which some are passwords. It gets the configuration from its parent."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRIONAT_")}
 
 
 def _command(messages: int, descriptors: int, log_pipe: int) -> list[str]:
