@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from tests.unit.memory import receive_all, receive_exactly
 from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
 from trionat.protocol.node_messages import NODE_ALPN
+from trionat.relay.client_tunnel import LocalServiceError
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.cluster.identity import Identity
 from trionat.server.cluster.node_link import NodeLinks, node_context
@@ -25,18 +27,18 @@ from trionat.server.cluster.table import Entry, NodeEntry, RoutingTable
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import VisitPort
 from trionat.server.visitors.queue import VisitorQueue
+from trionat.server.visitors.visitor import Visitor
 from trionat.store.base import Limits
 from trionat.transport.certificate import make_certificate
 from trionat.transport.descriptors import Descriptors
 from trionat.transport.endpoint import SocketEndpoint, send_all
 from trionat.transport.listener import Listener
+from trionat.transport.tcp_pair import open_tcp_pair
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from trionat.server.visitors.visitor import Visitor
 
 pytestmark = pytest.mark.limit(20)
 
@@ -222,6 +224,72 @@ async def test_moved_here(tmp_path: Path) -> None:
             there.endpoint.close()
             assert await read(visitor) == b""
         queue.leave(there)
+
+
+async def test_to_another_process_of_the_node(tmp_path: Path) -> None:
+    """Who comes by another node, and who has waited here until the client came to one; the first process has given up the port."""
+    delivered: list[tuple[int, TCPAddress, TCPAddress]] = []
+    ends: list[trio.SocketStream] = []
+
+    async def deliver(port: int, source: TCPAddress, visited: TCPAddress) -> SocketEndpoint:
+        await trio.lowlevel.checkpoint()
+        delivered.append((port, source, visited))
+        if len(delivered) == 1:
+            raise LocalServiceError("moved")
+        ours, theirs = open_tcp_pair()
+        ends.append(trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
+        return SocketEndpoint(ours)
+
+    async with nodes(tmp_path, "one", "two", "three") as (one, two, three):
+        for node in (one, two):
+            node.links.deliver = deliver
+            node.hold(1, *{one, two, three} - {node})
+            node.port.queue = None
+        three.table.put(Entry(KEY, "two", two.entry.epoch, 2, (PORT,)))
+        two.table.put(Entry(KEY, "two", two.entry.epoch, 2, (PORT,)))
+        for node in (three, one):
+            async with await node.visit() as visitor:
+                await visitor.send_all(b"question")
+                with trio.fail_after(5):
+                    while not ends:  # noqa: ASYNC110 - nothing tells
+                        await trio.sleep(0.01)
+                (there,) = ends
+                assert await there.receive_some(100) == b"question"
+                await there.send_all(b"answer")
+                await there.aclose()
+                assert await read(visitor) == b"answer"
+                name = TCPAddress(*visitor.socket.getsockname()[:2])
+                assert delivered[-1] == (PORT, name, TCPAddress("127.0.0.1", PORT))
+            ends.clear()
+            # The second visitor comes while nobody has its port, as far as is known.
+            one.table.remove(KEY, 1)
+            one.table.put(Entry(KEY, "one", one.entry.epoch, 3, (PORT,)))
+        assert len(delivered) == 3
+
+
+@pytest.mark.parametrize("host", ["", "a b", "example.com", "x" * 255])
+async def test_a_node_that_tells_no_address(
+    tmp_path: Path, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trionat")
+    async with nodes(tmp_path, "one", "two") as (one, two):
+        queue = two.hold(1, one)
+        ours, theirs = open_tcp_pair()
+        one.links.forward(
+            Visitor(
+                number=1,
+                endpoint=SocketEndpoint(ours),
+                address=TCPAddress(host, 1),
+                service=0,
+                visited=TCPAddress("127.0.0.1", PORT),
+            )
+        )
+        with trio.fail_after(5):
+            while "is no address" not in caplog.text:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.05)
+        assert not queue.present
+        assert "Traceback" not in caplog.text
+        theirs.close()
 
 
 async def test_an_old_fence_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -351,16 +352,18 @@ class NodeLinks:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                while True:
-                    await trio.sleep(_LOOK_AGAIN)
-                    self._look_again()
-            finally:
-                self._nursery = None
-                for visitor in list(self._lobby):
-                    self._dismiss(visitor, "the server stops")
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    while True:
+                        await trio.sleep(_LOOK_AGAIN)
+                        self._look_again()
+                finally:
+                    self._nursery = None
+        finally:  # also those that a link has given back as it ended
+            for visitor in list(self._lobby):
+                self._dismiss(visitor, "the server stops")
 
     def _look_again(self) -> None:
         wait = self.config.visitor_wait
@@ -519,6 +522,7 @@ class NodeLinks:
 
         Raises:
             LocalServiceError: no lease here does, or not with that fence.
+            RemoteProtocolError: its addresses are none.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         port = self.ports.get(frame.visit_port)
@@ -527,8 +531,8 @@ class NodeLinks:
         entry = self.table.by_port.get(port.number)
         if entry is None or entry.node != self.name or entry.fence != frame.fence:
             raise LocalServiceError(_MOVED)
-        source = TCPAddress(frame.host, frame.port)
-        visited = TCPAddress(frame.visit_host, frame.visit_port)
+        source = _numeric(frame.host, frame.port)
+        visited = _numeric(frame.visit_host, frame.visit_port)
         if self.deliver is not None:
             return await self.deliver(port.number, source, visited)
         if port.queue is None:
@@ -536,6 +540,15 @@ class NodeLinks:
         ours, theirs = open_pipe()
         self.acceptor.take(port, theirs, source, visited)
         return ours
+
+
+def _numeric(host: str, port: int) -> TCPAddress:
+    """Return an address that another node has told, which access lists and other processes of this server are to read."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise RemoteProtocolError("FORWARD: whose visitor it is, is no address") from None
+    return TCPAddress(host, port)
 
 
 def node_context(certificate: Path, key: Path) -> ssl.SSLContext:
