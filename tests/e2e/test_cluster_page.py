@@ -27,7 +27,7 @@ pytestmark = [
 
 
 PATTERN = pattern(0, 300)
-PLAN = ClusterPlan(visitors=20, seed=1, holds=(6.5,), pause=0.5, patience=1)
+PLAN = ClusterPlan(visitors=20, seed=1, holds=(3,), pause=0.5, patience=1)
 
 
 async def test_from_one_server_to_three_and_back(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ DRAINS: Final = any(
 )
 """Whether there is a command that empties a node before it is stopped."""
 DRAIN: Final = "trionat drain --config /etc/trionat/server.yml"
+GIVEN_UP_AFTER: Final = 6.5
+"""Seconds after which the others have given up a node that does not beat."""
 SERVED_WITHIN: Final = 8.0
 """Seconds for which a visitor waits for its client (VisitorWait)."""
 
@@ -220,9 +222,7 @@ class Cluster:
         await self.join(*NODES[1:])
         for name in NODES:
             self.page.add_proxies(name, self.site[name])
-            await self.stop(name)
-            await self.start(name)
-        await self.settle()
+            await self.stop(name, again=True)
         await self.start_nginx()
         self._names(FIRST, "proxy")
         await self.see_served(*NODES, "proxy")
@@ -270,8 +270,8 @@ class Cluster:
         """Start a node; it is up when this returns."""
         await self.nursery.start(self.nodes[name].live)
 
-    async def stop(self, name: str) -> None:
-        """Stop a node as planned. Nobody who is served is cut off; those who come then may have come too late."""
+    async def stop(self, name: str, *, again: bool = False) -> None:
+        """Stop a node as planned, and start it `again`. Nobody who is served is cut off; those who come then may have come too late."""
         with self.book.spell("node stopped", *self._touched(name), most=0, newcomers=True):
             began = trio.current_time()
             before = self._connections(name)
@@ -282,6 +282,9 @@ class Cluster:
                     "a client was up elsewhere after a planned stop", trio.current_time() - began
                 )
             await self.nodes[name].wait_end()
+            if again:
+                await self.start(name)
+                await self.settle()
 
     async def connect(self, name: str, *words: str) -> Post:
         """Start a client; it has a session when this returns."""
@@ -491,10 +494,7 @@ class Cluster:
         )
 
     async def _stop_planned(self) -> None:
-        name = self._choose()
-        await self.stop(name)
-        await self.start(name)
-        await self.settle()
+        await self.stop(self._choose(), again=True)
 
     async def _drain(self) -> None:
         """A node is emptied before it is stopped: nobody is cut off, and only at its own door is nobody let in any more."""
@@ -526,7 +526,7 @@ class Cluster:
         places = self._places(others, self.held_by(name))
         with self.book.spell("node cut off from Redis", *places, most=0, unserved=True):
             with self.cut(name, "redis"):
-                await trio.sleep(self._hold())
+                await trio.sleep(max(self._hold(), GIVEN_UP_AFTER))
             await self.settle()
 
     async def _cut_from_others(self) -> None:
