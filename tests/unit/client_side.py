@@ -29,7 +29,7 @@ SERVER = Server(control=CONTROL, tunnel=TUNNEL, username="alice", password="secr
 
 @attrs.define(eq=False)
 class MemoryDialer(ServerDialer):
-    """Gets its connections from `dial`; `dialled` is when and where."""
+    """Gets its connections from `dial`; `dialled` is when and where, `asked_for` by which route."""
 
     dial: Callable[[TCPAddress], MemoryEndpoint] = attrs.field(kw_only=True)
     dialled: list[tuple[float, TCPAddress]] = attrs.field(factory=list, kw_only=True)
@@ -37,7 +37,16 @@ class MemoryDialer(ServerDialer):
     async def look_up(self) -> list[str]:
         return [self.server.control.host]
 
-    async def connect(self, address: TCPAddress, *_: object) -> TLSEndpoint:
+    asked_for: list[str | None] = attrs.field(factory=list, kw_only=True)
+
+    async def connect(
+        self,
+        address: TCPAddress,
+        host: str | None = None,
+        route: str | None = None,
+        *_: object,
+    ) -> TLSEndpoint:
+        self.asked_for.append(route)
         self.dialled.append((trio.current_time(), address))
         await trio.lowlevel.checkpoint()
         return cast("TLSEndpoint", self.dial(address))

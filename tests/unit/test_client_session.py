@@ -32,6 +32,7 @@ from trionat.events import Queued as QueuedEvent
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
     QUEUE_TIMEOUT,
+    ROUTES,
     SECRET_BYTES,
     Attach,
     Close,
@@ -203,6 +204,21 @@ async def test_welcome(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) ->
         await server.say(Demand(2))
         await trio.testing.wait_all_tasks_blocked()
         assert server.host.waiting() == 2
+
+
+async def test_its_tunnels_take_its_own_route(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Also when the next session is on its way to another node, behind the same address."""
+    async with open_server_side(tidy, tmp_path, min_idle_tunnels=1) as server:
+        await server.answer()
+        await server.say(attrs.evolve(WELCOME, capabilities=(ROUTES,), route="n1"))
+        await server.host.answer(TUNNEL)
+        server.host.dialer.route = None
+        await server.say(Demand(2))
+        await server.host.answer(TUNNEL)
+        await server.host.answer(TUNNEL)
+        assert server.host.dialer.asked_for == [None, "n1", "n1", "n1"]
 
 
 @pytest.mark.parametrize(

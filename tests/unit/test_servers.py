@@ -98,6 +98,7 @@ class NetDialer(ServerDialer):
         self,
         address: TCPAddress,
         host: str | None = None,
+        route: str | None = None,
         on_reached: Callable[[], None] = lambda: None,
     ) -> TLSEndpoint:
         where = host or address.host

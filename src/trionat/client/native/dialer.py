@@ -134,7 +134,7 @@ class ServerDialer:
 
     In this order: the pin; what `known_servers` has for the address; with TrustOnFirstUse, whatever it shows, which is then
     remembered; else a check by certificate authority and name. TLS sessions are resumed, which saves the server a signature
-    for every tunnel. `route` is what the server has told of the way to the process that knows us. `state_dir` is asked only where `known_servers` matters.
+    for every tunnel. `route` is what the server has told of the way to the process that knows us, to which the next session has to come. `state_dir` is asked only where `known_servers` matters.
     """
 
     server: Server
@@ -165,11 +165,12 @@ class ServerDialer:
         self,
         address: TCPAddress,
         host: str | None = None,
+        route: str | None = None,
         on_reached: Callable[[], None] = lambda: None,
     ) -> TLSEndpoint:
         """Return a connection to the server, at its control or its tunnel address; the caller owns it.
 
-        `host` is one of `look_up`'s; without it the address is dialled by its name. `on_reached` is called when somebody has answered there,
+        `host` is one of `look_up`'s; without it the address is dialled by its name. `route` is what is asked for. `on_reached` is called when somebody has answered there,
         before it is known who.
 
         Raises:
@@ -180,7 +181,7 @@ class ServerDialer:
         """
         try:
             with deadline(self.timeout, f"{address} did not answer within {self.timeout:g} s"):
-                return await self._connect(address, host, on_reached)
+                return await self._connect(address, host, route, on_reached)
         except ssl.SSLCertVerificationError as error:
             shown = await self._fingerprint_at(address, host)  # noqa: ASYNC120 - who cancels does not want to know
             told = error.verify_message.rstrip(".")
@@ -206,7 +207,11 @@ class ServerDialer:
             return SocketEndpoint(await reach(address, host))
 
     async def _connect(
-        self, address: TCPAddress, host: str | None, on_reached: Callable[[], None]
+        self,
+        address: TCPAddress,
+        host: str | None,
+        route: str | None,
+        on_reached: Callable[[], None],
     ) -> TLSEndpoint:
         if self._context is None:
             if self._pin is None:
@@ -223,7 +228,7 @@ class ServerDialer:
                 ) from error
         sock = await reach(address, host)
         on_reached()
-        self._context.set_alpn_protocols(alpn_names(self.route))
+        self._context.set_alpn_protocols(alpn_names(route))
         try:
             endpoint = await connect_tls(sock, self._context, address.host, session=self._resumable)
         except ConnectionLostError as error:

@@ -259,7 +259,9 @@ class _Race:
             self._note_answer()
 
         try:
-            endpoint = await place.dialer.connect(control, place.host_of(control), note_answer)
+            endpoint = await place.dialer.connect(
+                control, place.host_of(control), place.dialer.route, note_answer
+            )
         except BaseException as error:
             self._next_at = trio.current_time()
             if answered and isinstance(error, PeerError):

@@ -212,7 +212,7 @@ class NativeSession(Session):
         plain = self._wants_plain and PLAIN_TUNNELS in welcome.capabilities
         if self._wants_plain and not plain:
             log.warning("tunnels are encrypted: the server's TunnelEncryption is not none")
-        numbers = count(1)
+        numbers, route = count(1), dialer.route  # its own, whatever the next session is told
 
         async def open_wire() -> Endpoint:
             address, host = server.tunnel, place.host_of(server.tunnel)
@@ -220,7 +220,7 @@ class NativeSession(Session):
                 attach = Join.prove(welcome.uid, next(numbers), welcome.secret)
                 return await _attached(await dialer.connect_plain(address, host), attach)
             return await _attached(
-                await dialer.connect(address, host), Attach(welcome.uid, welcome.secret)
+                await dialer.connect(address, host, route), Attach(welcome.uid, welcome.secret)
             )
 
         resumption = welcome.resumption if RESUME in welcome.capabilities else None
