@@ -117,10 +117,12 @@ async def test_a_server_that_hangs_holds_up_no_start(
         server = list(two.servers.values())[stopped]
         server.process.process.send_signal(signal.SIGSTOP)
         try:
-            with trio.fail_after(AGAIN):
-                async with running.client(tmp_path / "c", two.ticket, echo_server) as client:
-                    assert two.of(client) is not server
-                    await talk(client)
+            async with running.client_process(
+                tmp_path / "c", two.ticket, str(echo_server)
+            ) as client:
+                await client.wait_connected(within=9)  # ConnectTimeout is 10
+                assert two.of(client) is not server
+                await talk(client)
         finally:
             server.process.process.send_signal(signal.SIGCONT)
 
@@ -154,19 +156,128 @@ async def test_a_client_comes_back_to_the_server_that_has_its_streams(
                     assert await ask(visitor, b"still here") == b"still here"
 
 
+# --- a server that stops names another one ---
+
+
+def told(client: Client) -> list[str]:
+    return [event["event"] for event in client.process.events]
+
+
+async def test_at_a_planned_stop_a_client_is_elsewhere_before_its_session_ends(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    async with two_servers(tmp_path) as two:
+        async with running.client(tmp_path / "c", two.ticket, echo_server) as client:
+            before = two.of(client)
+            async with await client.visit() as visitor:
+                assert await ask(visitor, b"before") == b"before"
+                before.terminate()
+                await client.process.next_event("draining")
+                await client.wait_connected(within=AGAIN)
+                assert two.of(client) is not before
+                await talk(client)
+                for _ in range(5):  # who was there may finish
+                    assert await ask(visitor, b"still here") == b"still here"
+                    await trio.sleep(0.1)
+                await visitor.send_eof()
+                assert await running.read_all(visitor) == b""
+            assert await before.wait(within=AGAIN) == 0
+            closed = await before.wait_record("session closed")
+            assert closed["reason"].endswith("the client has moved to another server")
+            await talk(client)
+            assert told(client) == ["connected", "draining", "connected"]
+            assert client.port() in two.of(client).ready["visit_ports"]
+
+
+async def test_a_client_without_visitors_moves_at_once(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    async with two_servers(tmp_path) as two:
+        async with running.client(tmp_path / "c", two.ticket, echo_server) as client:
+            before = two.of(client)
+            before.terminate()
+            assert await before.wait(within=AGAIN) == 0
+            assert "the client has moved to another server" in before.log_text()
+            await client.wait_connected(within=AGAIN)
+            await talk(client)
+            assert told(client) == ["connected", "draining", "connected"]
+
+
+async def test_the_server_that_is_named_need_not_be_known(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    async with two_servers(tmp_path) as two:
+        first, second = two.servers
+        ticket = await ticket_of_one(two.servers[first], first)
+        async with running.client(tmp_path / "c", ticket, echo_server) as client:
+            assert client.connected["server"] == first
+            two.servers[first].terminate()
+            await client.wait_connected(within=AGAIN)
+            assert client.connected["server"] == second
+            await talk(client)
+
+
+async def test_if_there_is_no_other_server_the_client_waits_for_its_own(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    control = f"{services.HOST}:{services.free_low_port()}"
+    nobody = f"{services.HOST}:{services.free_low_port()}"
+    flags = ("--other-server", nobody)
+    async with running.server(tmp_path / "s", *flags, control=control) as server:
+        async with running.client(tmp_path / "c", server.ticket, echo_server) as client:
+            server.terminate()
+            assert await server.wait(within=10) == 0
+            gone = await client.process.next_event("disconnected", within=AGAIN)
+            assert gone["reason"] == "the server stops"
+            async with running.server(tmp_path / "s", *flags, control=control):
+                await client.wait_connected(within=10)
+                await talk(client)
+                client.terminate()
+                assert await client.wait() == 0
+
+
+async def test_a_client_that_stops_while_it_moves_lets_all_visitors_finish(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    async with two_servers(tmp_path) as two:
+        async with running.client(tmp_path / "c", two.ticket, echo_server) as client:
+            before = two.of(client)
+            async with await client.visit() as old:
+                assert await ask(old, b"old") == b"old"
+                before.terminate()
+                await client.wait_connected(within=AGAIN)
+                async with await client.visit() as new:
+                    assert await ask(new, b"new") == b"new"
+                    client.terminate()
+                    await two.of(client).wait_record("the client is leaving")
+                    for visitor in (old, new):
+                        assert await ask(visitor, b"still here") == b"still here"
+                        await visitor.send_eof()
+                        assert await running.read_all(visitor) == b""
+            assert await client.wait(within=AGAIN) == 0
+            assert await before.wait(within=AGAIN) == 0
+
+
+# --- where the servers are named ---
+
+
+async def ticket_of_one(server: Server, address: str) -> str:
+    """Return a ticket that names no other server."""
+    printed = await services.run_trionat(
+        *("user", "ticket", "trionat", "--state-dir", server.state, "--other-server", address)
+    )
+    ticket = printed.stdout.decode().strip()
+    assert ticket.startswith("tn1_")
+    return ticket
+
+
 async def test_servers_and_ticket_may_come_from_different_places(
     echo_server: Service, tmp_path: Path
 ) -> None:
     """A ticket of one server in the environment, the list in the file."""
     async with two_servers(tmp_path) as two:
         first, second = two.servers
-        state = tmp_path / first / "state"
-        one = await services.run_trionat(
-            *("user", "ticket", "trionat", "--state-dir", state),
-            *("--other-server", first),  # which is itself
-        )
-        ticket = one.stdout.decode().strip()
-        assert ticket.startswith("tn1_")
+        ticket = await ticket_of_one(two.servers[first], first)
         file = tmp_path / "client.yml"
         file.write_text(f"Client:\n  Servers: [{first}, {second}]\n")
         async with running.client_process(

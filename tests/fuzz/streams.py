@@ -91,6 +91,7 @@ MESSAGES: tuple[Message, ...] = (
     Ping(1),
     Pong(2**64 - 1),
     Drain(seconds=1.5),
+    Drain(seconds=1, servers=(TCPAddress("b.example", 8007),)),
     Demand(3),
     Acks(((1, 5), (2, 0))),
     Lost(((1, 0),)),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from trionat.address import TCPAddress
 from trionat.errors import RemoteProtocolError
 from trionat.protocol.client_hello import ROUTE
 from trionat.protocol.fields import NAME_CHARACTERS, TEXT_CHARACTERS
@@ -137,7 +138,16 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.integers(0, 2**64 - 1),
         st.binary(max_size=100),
     ),
-    st.builds(Drain, seconds=spans),
+    st.builds(
+        Drain,
+        seconds=spans,
+        servers=st.lists(
+            st.builds(
+                TCPAddress, st.sampled_from(["b.example", "192.0.2.1", "2001:db8::1"]), ports
+            ),
+            max_size=3,
+        ).map(tuple),
+    ),
     st.builds(Attach, numbers, secrets),
     st.builds(Join, numbers, numbers, secrets),
 )
@@ -174,7 +184,7 @@ GOOD: dict[type[Any], dict[str, Any]] = {
     },
     Refused: {"code": "moved", "text": "t", "route": "n1.w2"},
     Close: {"code": "stopped", "text": "t"},
-    Drain: {"seconds": 30},
+    Drain: {"seconds": 30, "servers": ["b.example:8007", "[::1]:1"]},
 }
 
 NO_TEXT: list[Any] = [None, 1, True, [], {}, "x" * (NAME_CHARACTERS + 1), "\ud800"]
@@ -252,6 +262,18 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Close, "code"): NO_TEXT,
     (Close, "text"): NO_LONG_TEXT,
     (Drain, "seconds"): NO_SPAN,
+    (Drain, "servers"): [
+        *(1, {}, "b.example:1", [1], [None], [""], ["b.example"], ["b.example:0"], ["::1:1"]),
+        *(
+            ["a b:1"],
+            ["\x1b[2J:1"],
+            [f"{'h' * 1100}:1"],
+            ["\ud800:1"],
+            ["b.example:1"] * 17,
+            [":1"],
+            ["[::]:1"],
+        ),
+    ],
 }
 
 
@@ -259,6 +281,7 @@ OPTIONAL = {
     (Hello, "password"),
     (Hello, "token"),
     (Hello, "resume"),
+    (Drain, "servers"),
     (Welcome, "resumption"),
     (Welcome, "route"),
     (Refused, "route"),

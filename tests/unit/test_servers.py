@@ -347,6 +347,75 @@ async def test_who_is_sent_away_goes_to_no_other_server(problem: PeerError) -> N
     assert not servers.ended(place, problem, final=True)
 
 
+# --- a server that stops ---
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_one_that_stops_is_not_asked() -> None:
+    net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host(), "192.0.2.3": Host()})
+    servers = net.servers("192.0.2.1", "192.0.2.2")
+    servers.make = lambda address: net.dialer(address.host)
+    place, _ = await connect(net, servers)
+    assert servers.stops(place, [TCPAddress("192.0.2.3", 8007), TCPAddress("192.0.2.2", 8007)])
+    named, _ = await connect_besides(servers, place)
+    assert named.host == "192.0.2.3"  # which nobody knew, and which comes first
+    net.hosts["192.0.2.3"] = refused("192.0.2.3")
+    own, _ = await connect_besides(servers, place)
+    assert own.host == "192.0.2.2"
+    net.hosts["192.0.2.2"] = refused("192.0.2.2")
+    with pytest.raises(
+        ConnectionLostError, match=r"192\.0\.2\.2.*192\.0\.2\.3|192\.0\.2\.3.*192\.0\.2\.2"
+    ):
+        await connect_besides(servers, place)
+    again, _ = await connect(net, servers)
+    assert again.host == "192.0.2.1"
+
+
+async def connect_besides(servers: Servers, place: Place) -> tuple[Place, TLSEndpoint]:
+    found, endpoint = await servers.connect(place)
+    endpoint.close()
+    return found, endpoint
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_where_there_is_no_other_nobody_is_asked() -> None:
+    net = Net(hosts={"192.0.2.1": Host()}, names={"a.example": ["192.0.2.1"]})
+    for name in ("192.0.2.1", "a.example"):
+        servers = net.servers(name)
+        place, _ = await connect(net, servers)
+        assert not servers.stops(place, [])
+        with pytest.raises(ConnectionLostError, match="there is no other server"):
+            await servers.connect(place)
+    assert len(net.dialled) == 2
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_the_other_one_may_have_the_same_name() -> None:
+    net = Net(
+        hosts={"192.0.2.1": Host(), "192.0.2.2": Host()},
+        names={"a.example": ["192.0.2.1", "192.0.2.2"]},
+    )
+    servers = net.servers("a.example")
+    place, _ = await connect(net, servers)
+    assert servers.stops(place, [])
+    other, _ = await connect_besides(servers, place)
+    assert (place.host, other.host) == ("192.0.2.1", "192.0.2.2")
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_of_servers_that_were_named_only_the_last_ones_are_remembered() -> None:
+    net = Net(hosts={"192.0.2.1": Host()})
+    servers = net.servers("192.0.2.1")
+    servers.make = lambda address: net.dialer(address.host)
+    place, _ = await connect(net, servers)
+    for number in [*range(20), 19]:
+        servers.stops(place, [TCPAddress(f"198.51.100.{number}", 8007)] * 2)
+    assert [dialer.server.control.host for dialer in servers._order] == [
+        "198.51.100.19",
+        "192.0.2.1",
+    ]
+
+
 # --- what is told ---
 
 

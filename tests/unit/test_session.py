@@ -30,9 +30,12 @@ from tests.unit.memory_server import (
     raw_tunnel,
     token_of,
 )
+from trionat.address import TCPAddress
 from trionat.errors import StoreUnavailableError
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
+    CAPABILITIES,
+    MOVE,
     Attach,
     Close,
     CloseCode,
@@ -658,6 +661,44 @@ async def test_drain_ends_with_its_grace(tidy: Tidy, autojump_clock: MockClock) 
             await receive_some(visitor)
         await trio.testing.wait_all_tasks_blocked()
         assert server.admission.leases.ports.free == 2
+
+
+OTHERS = (TCPAddress("b.example", 8007),)
+
+
+async def test_who_can_go_to_another_server_is_told_of_it_and_has_time_for_it(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(tidy, drain_grace=30, other_servers=OTHERS) as server:
+        moves = server.client("moves", capabilities=(*CAPABILITIES, MOVE))
+        await moves.ask()
+        await moves.hear(Welcome)
+        older = await server.welcome("older")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.drain)
+            started = trio.current_time()
+            assert await older.hear(Drain) == Drain(seconds=30)
+            assert (await older.hear(Close)).code == CloseCode.STOPPED
+            assert trio.current_time() - started < 1
+            assert await moves.hear(Drain) == Drain(seconds=30, servers=OTHERS)
+            await trio.sleep(4)
+            assert len(server.sessions) == 1
+            await moves.say(Close(code=CloseCode.STOPPED, text="the client has moved"))
+        assert 4 <= trio.current_time() - started < 5
+
+
+async def test_who_does_not_go_is_waited_for_a_few_seconds(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with open_memory_server(tidy, drain_grace=30, other_servers=OTHERS) as server:
+        moves = server.client("moves", capabilities=(*CAPABILITIES, MOVE))
+        await moves.ask()
+        await moves.hear(Welcome)
+        started = trio.current_time()
+        await server.drain()
+        assert 5 <= trio.current_time() - started < 6
+        await moves.hear(Drain)
+        assert (await moves.hear(Close)).code == CloseCode.STOPPED
 
 
 async def test_a_drain_that_is_told_again_and_again_is_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -22,13 +23,15 @@ from trionat.client.session import SessionOverError
 from trionat.config.client import NATIVE, AuthConfig
 from trionat.errors import PeerError
 from trionat.events import ClientEvent, Connected, Disconnected, PublicService
-from trionat.log import get_logger, unbind_context
+from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode
+from trionat.signals import Signal
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from trionat.client.native.dialer import Server
     from trionat.client.session import Session
     from trionat.config.client import ClientConfig
 
@@ -36,6 +39,20 @@ log = get_logger(__name__)
 
 # Why a server may have ended a session without giving up its streams: it did not hear us, or not what it expected.
 _COMES_BACK: Final = {CloseCode.TIMEOUT, CloseCode.PROTOCOL}
+
+
+# Seconds over which the clients of a server that stops go to others. Chosen: less than it leaves them.
+_SPREAD: Final = 1.0
+
+
+@attrs.define(eq=False)
+class _Running:
+    """A session in a task of its own, and the streams that belong to it; `problem` is why it is `done`, None after a planned end."""
+
+    session: Session
+    streams: WaitingStreams
+    done: trio.Event = attrs.field(init=False, factory=trio.Event)
+    problem: PeerError | None = attrs.field(init=False, default=None)
 
 
 @attrs.define(eq=False)
@@ -55,6 +72,7 @@ class Client:
     _connected: trio.Event = attrs.field(init=False, factory=trio.Event)
     _lost_at: float | None = attrs.field(init=False, default=None)
     _waiting_streams: WaitingStreams = attrs.field(init=False)
+    _changed: Signal = attrs.field(init=False, factory=Signal)
 
     def __attrs_post_init__(self) -> None:
         self._waiting_streams = WaitingStreams(self.config.max_tunnels)
@@ -91,49 +109,129 @@ class Client:
             self._waiting_streams.drop_all("the client stops")
 
     async def _run_sessions(
-        self, new_session: Callable[[], Session], tell: Callable[[ClientEvent], None]
+        self,
+        new_session: Callable[[Session | None], Session],
+        tell: Callable[[ClientEvent], None],
     ) -> None:
+        async with trio.open_nursery() as nursery:
+            problem = await self._hold_session(new_session, tell, nursery)
+            if problem is not None:
+                nursery.cancel_scope.cancel(str(problem))
+        if problem is not None:
+            raise problem
+
+    async def _hold_session(
+        self,
+        new_session: Callable[[Session | None], Session],
+        tell: Callable[[ClientEvent], None],
+        nursery: trio.Nursery,
+    ) -> PeerError | None:
+        """Have one session after another; return why there will be none any more, None after a planned stop.
+
+        Where the server of one stops, the next one begins at another server before that one has ended. Until it is up, nothing is told of it.
+        """
         backoff = Backoff()
+        leaving: _Running | None = None
         while not self.stopping.is_set():
-            unbind_context("session")  # what follows is not about the one before
-            session = new_session()
-            began = trio.current_time()
-            problem = await self._run_session(session)
-            self.services = ()
+            if leaving is not None and leaving.done.is_set():
+                if self._note_lost(leaving, tell):
+                    return leaving.problem
+                leaving = None
+            before = None if leaving is None else leaving.session
+            running = _Running(new_session(before), self._waiting_streams)
+            nursery.start_soon(self._run, running, name="session")
+            session, began = running.session, trio.current_time()
+            while True:
+                if leaving is not None and session.up_since is not None:
+                    leaving.session.moved.set()
+                    leaving = None
+                elif leaving is not None and leaving.done.is_set():
+                    if self._note_lost(leaving, tell):
+                        return leaving.problem
+                    leaving = None
+                if running.done.is_set() or (session.moving and leaving is None):
+                    break
+                await self._changed.wait()
             self._ports = session.ports or self._ports
+            problem = running.problem
+            if not running.done.is_set():
+                log.info("the server stops: going to another one")
+                leaving, backoff = running, Backoff()
+                self._waiting_streams = WaitingStreams(self.config.max_tunnels)
+                # All of its clients go at once.
+                await self._pause(random.uniform(0, _SPREAD), leaving)  # noqa: S311 - spreads load, keeps no secret
+                continue
             if problem is None:
-                return
-            if isinstance(problem, SessionOverError) and problem.code not in _COMES_BACK:
-                self._waiting_streams.drop_all(str(problem))
+                return None
+            if leaving is None:
+                self.services = ()
+                if isinstance(problem, SessionOverError) and problem.code not in _COMES_BACK:
+                    self._waiting_streams.drop_all(str(problem))
             final = is_final(problem, connected_before=self._connected.is_set())
             if session.note_end(problem, final=final):
                 final = False
             if self.config.once or final:
                 self._waiting_streams.drop_all(str(problem))
                 tell(Disconnected(reason=str(problem), retry_in=None))
-                raise problem
+                return problem
             now = trio.current_time()
             delay = backoff.after(
                 tried_for=now - began,
                 up_for=None if session.up_since is None else now - session.up_since,
             )
             log.debug("session ended", reason=str(problem), delay=round(delay, 2))
-            tell(Disconnected(reason=str(problem), retry_in=round(delay, 2)))
-            if session.up_since is not None:
-                self._lost_at = now
-                self._waiting_streams.tell_disconnected()
-            with trio.move_on_after(delay):
-                await self.stopping.wait()
+            if leaving is None:
+                tell(Disconnected(reason=str(problem), retry_in=round(delay, 2)))
+                if session.up_since is not None:
+                    self._lost_at = now
+                    self._waiting_streams.tell_disconnected()
+            await self._pause(delay, leaving)
+        return None
+
+    async def _pause(self, seconds: float, leaving: _Running | None) -> None:
+        """Wait so long, or until the client stops, or the session that it still has is over."""
+        with trio.move_on_after(seconds):
+            await (self.stopping if leaving is None else leaving.done).wait()
+
+    def _note_lost(self, leaving: _Running, tell: Callable[[ClientEvent], None]) -> bool:
+        """The session has ended before there was another one; tell whether there will be none."""
+        self.services = ()
+        problem = leaving.problem
+        if problem is None:
+            return False
+        # Where servers know of each other, it is our own next session that has evicted this one.
+        evicted = isinstance(problem, SessionOverError) and problem.code == CloseCode.EVICTED
+        final = not evicted and is_final(problem, connected_before=True)
+        if leaving.session.note_end(problem, final=final):
+            final = False
+        tell(Disconnected(reason=str(problem), retry_in=None if final else 0.0))
+        self._lost_at = trio.current_time()
+        return final
 
     def _log_return(self) -> None:
-        """Log that there is a session again, if there was one before."""
+        """Log that there is a session again, if the one before was lost."""
         if self._lost_at is not None:
             seconds = round(trio.current_time() - self._lost_at, 3)
             waiting = self._waiting_streams.visitors or None
+            self._lost_at = None
             log.info("connected again", seconds=seconds, waiting=waiting)
 
-    async def _native_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
-        """Return what makes each session: the same servers and identity, and the ports of the one before."""
+    async def _run(self, running: _Running) -> None:
+        try:
+            running.problem = await self._run_session(running.session, running.streams)
+        finally:
+            running.done.set()
+            if running.streams is not self._waiting_streams:
+                running.streams.drop_all("its server has stopped")
+            self._changed.notify()
+
+    async def _native_sessions(
+        self, tell: Callable[[ClientEvent], None]
+    ) -> Callable[[Session | None], Session]:
+        """Return what makes each session: the same servers and identity, and the ports of the one before.
+
+        It is told which session is still up at a server that stops.
+        """
         services = self.config.effective_services()
         check_services(services)
         forwarder = Forwarder(services, self.config.local_timeout, tell)
@@ -142,30 +240,40 @@ class Client:
             find_servers, self.config, self.auth, abandon_on_cancel=True
         )
         identity = await trio.to_thread.run_sync(find_identity, self.config, abandon_on_cancel=True)
-        servers = Servers(
-            tuple(
-                ServerDialer(
-                    server,
-                    self.config.connect_timeout,
-                    lambda: self.config.effective_state_dir,
-                    trust_on_first_use=self.config.trust_on_first_use,
-                    ca_file=self.config.ca_file,
-                )
-                for server in found
+
+        def dial(server: Server) -> ServerDialer:
+            return ServerDialer(
+                server,
+                self.config.connect_timeout,
+                lambda: self.config.effective_state_dir,
+                trust_on_first_use=self.config.trust_on_first_use,
+                ca_file=self.config.ca_file,
             )
-        )
-        return lambda: NativeSession(
-            config=self.config,
-            forwarder=forwarder,
-            tell=tell,
-            stopping=self.stopping,
-            servers=servers,
-            identity=identity,
-            preferred_ports=self._ports or (None,) * len(services),
-            waiting_streams=self._waiting_streams,
+
+        servers = Servers(
+            tuple(map(dial, found)),
+            lambda address: dial(attrs.evolve(found[0], control=address, tunnel=address)),
         )
 
-    def _legacy_sessions(self, tell: Callable[[ClientEvent], None]) -> Callable[[], Session]:
+        def new_session(before: Session | None) -> Session:
+            return NativeSession(
+                config=self.config,
+                forwarder=forwarder,
+                tell=tell,
+                stopping=self.stopping,
+                changed=self._changed,
+                servers=servers,
+                besides=before.place if isinstance(before, NativeSession) else None,
+                identity=identity,
+                preferred_ports=self._ports or (None,) * len(services),
+                waiting_streams=self._waiting_streams,
+            )
+
+        return new_session
+
+    def _legacy_sessions(
+        self, tell: Callable[[ClientEvent], None]
+    ) -> Callable[[Session | None], Session]:
         """Return what makes each session at an original server, which remembers nothing of the one before."""
         server = LegacyDialer.of(self.config, self.auth)
         forwarder = Forwarder(self.config.effective_services(), self.config.local_timeout, tell)
@@ -175,15 +283,16 @@ class Client:
             server=str(server.control),
             dialect=self.config.dialect,
         )
-        return lambda: LegacySession(
+        return lambda _: LegacySession(
             config=self.config,
             forwarder=forwarder,
             tell=tell,
             stopping=self.stopping,
+            changed=self._changed,
             server=server,
         )
 
-    async def _run_session(self, session: Session) -> PeerError | None:
+    async def _run_session(self, session: Session, streams: WaitingStreams) -> PeerError | None:
         """Run a session, which the planned stop ends even before it is up; return what went wrong with it."""
         problem: PeerError | None = None
         try:
@@ -195,7 +304,7 @@ class Client:
                     name="stop before it is up",
                 )
                 if self.config.dialect == NATIVE:
-                    nursery.start_soon(self._waiting_streams.expire, name="waiting streams")
+                    nursery.start_soon(streams.expire, name="waiting streams")
                 await session.run()
                 nursery.cancel_scope.cancel("the session has ended")
         except* PeerError as group:

@@ -12,6 +12,7 @@ from trionat.address import TCPAddress, parse_public_address
 from trionat.errors import ConnectionLostError
 from trionat.events import ClientEvent, Connected, PublicService
 from trionat.log import bind_context
+from trionat.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +35,18 @@ class Session(ABC):
     """One control connection, from dialling to its end, with all its tunnels.
 
     `forwarder` has the services; `tell` is called with what happens; `stopping` is the planned stop. `ports` and `up_since` are set when the session is up.
+
+    `moving` says that the server stops, and that the next session may begin at another one: then `moved` is set, and this one ends when its last visitor
+    has gone. `changed` is notified when `up_since` or `moving` has changed.
     """
 
     config: ClientConfig
     forwarder: Forwarder
     tell: Callable[[ClientEvent], None]
     stopping: trio.Event
+    changed: Signal = attrs.field(factory=Signal)
+    moving: bool = attrs.field(init=False, default=False)
+    moved: trio.Event = attrs.field(init=False, factory=trio.Event)
     ports: tuple[int, ...] | None = attrs.field(init=False, default=None)
     up_since: float | None = attrs.field(init=False, default=None)
 
@@ -90,3 +97,4 @@ class Session(ABC):
                 encrypted=encrypted,
             )
         )
+        self.changed.notify()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from trionat.address import parse_host
+from trionat.address import parse_host, parse_tcp_address
 from trionat.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trionat.address import TCPAddress
+
 NAME_CHARACTERS: Final = 255
 TEXT_CHARACTERS: Final = 1024
 MAX_TEXTS: Final = 64
+MAX_ADDRESSES: Final = 16
 
 
 class Fields:
@@ -102,6 +105,20 @@ class Fields:
         ):
             raise RemoteProtocolError(f"{self.message}: expected a list of texts as {key}")
         return tuple(values)
+
+    def addresses(self, key: str) -> tuple[TCPAddress, ...]:
+        """Take a list of at most 16 addresses that can be dialled, HOST:PORT."""
+        addresses: list[TCPAddress] = []
+        for value in self.items(key, longest=MAX_ADDRESSES):
+            text = Fields(self.message, {key: value}).text(key, longest=TEXT_CHARACTERS)
+            try:
+                address = parse_tcp_address(text)
+            except ValueError as error:
+                raise RemoteProtocolError(f"{self.message}: {key}: {error}") from None
+            if not address.port or address.dialled_host != address.host:
+                raise RemoteProtocolError(f"{self.message}: {key}: nobody can dial {address}")
+            addresses.append(address)
+        return tuple(addresses)
 
 
 def _is_unicode(text: str) -> bool:

@@ -36,6 +36,7 @@ from trionat.protocol.frames import encode_frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from trionat.address import TCPAddress
     from trionat.protocol.frames import Frame
 
 PROTOCOL_VERSION: Final = 1
@@ -49,6 +50,9 @@ RESUME: Final = "resume"
 
 # In HELLO: the client offers the route that it was told, as a name for ALPN (`client_hello.py`). In WELCOME: there is a route.
 ROUTES: Final = "routes"
+
+# In HELLO: DRAIN may name other servers, and the client goes to one of them, or another that it knows, before its session has ended.
+MOVE: Final = "move"
 
 # A session is found by its uid and opened by its secret; 256 random bits, where the specification asks for 128 at least.
 SECRET_BYTES: Final = 32
@@ -351,19 +355,28 @@ class Close(_CodeAndText):
 
 @attrs.frozen(kw_only=True)
 class Drain:
-    """The sender stops soon: no new visitors, and those that are there have `seconds` to finish."""
+    """The sender stops soon: no new visitors, and those that are there have `seconds` to finish.
+
+    A server names other `servers`, by their control addresses, to which the client may go.
+    """
 
     id: ClassVar[int] = 40008
     seconds: float
+    servers: tuple[TCPAddress, ...] = ()
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return to_json({"seconds": self.seconds})
+        values: dict[str, object] = {"seconds": self.seconds}
+        if self.servers:
+            values["servers"] = [str(address) for address in self.servers]
+        return to_json(values)
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        return cls(seconds=Fields.parse("DRAIN", payload).seconds("seconds"))
+        fields = Fields.parse("DRAIN", payload)
+        servers = () if fields.values.get("servers") is None else fields.addresses("servers")
+        return cls(seconds=fields.seconds("seconds"), servers=servers)
 
 
 _NUMBER: Final = struct.Struct(">Q")

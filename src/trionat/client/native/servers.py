@@ -24,6 +24,8 @@ from trionat.signals import Signal
 from trionat.transport.dial import is_localhost, is_numeric
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from trionat.address import TCPAddress
     from trionat.client.native.dialer import ServerDialer
     from trionat.transport.tls_endpoint import TLSEndpoint
@@ -67,18 +69,20 @@ class Place:
 
 @attrs.define(eq=False)
 class Servers:
-    """See the module. `dialers` has at least one; a server that was struck off is not tried any more."""
+    """See the module. `dialers` has at least one; `make` makes one for a server that another one has named."""
 
     dialers: tuple[ServerDialer, ...]
+    make: Callable[[TCPAddress], ServerDialer] | None = None
     _order: list[ServerDialer] = attrs.field(init=False)
     _home: Place | None = attrs.field(init=False, default=None)
+    _several: set[ServerDialer] = attrs.field(init=False, factory=lambda: set())
     _doubted: set[ServerDialer] = attrs.field(init=False, factory=lambda: set())
 
     def __attrs_post_init__(self) -> None:
         self._order = random.sample(self.dialers, len(self.dialers))
 
-    async def connect(self) -> tuple[Place, TLSEndpoint]:
-        """Return the server that has answered, and a connection to it, which the caller owns.
+    async def connect(self, besides: Place | None = None) -> tuple[Place, TLSEndpoint]:
+        """Return the server that has answered, and a connection to it, which the caller owns. The one that it goes `besides` is not asked.
 
         A server that cannot be reached costs a quarter of a second where another one can be, one that had the session or does not get beyond TCP about two.
 
@@ -87,7 +91,7 @@ class Servers:
             PeerError: none can be reached; of several servers each has its reason.
             StartupError: as `ServerDialer.connect`.
         """
-        race = _Race(tuple(self._order), self._home)
+        race = _Race(tuple(self._order), self._several, self._home, besides)
         try:
             won = await race.run()
         finally:
@@ -95,11 +99,26 @@ class Servers:
         if won is None:
             raise _sum_up(race.problems)
         self._tell_doubts(race.problems)
-        place, _ = won
-        self._home = place
-        self._order.remove(place.dialer)
-        self._order.insert(0, place.dialer)
+        self._home = won[0]
+        dialer = self._home.dialer
+        self._order = [dialer, *(other for other in self._order if other is not dialer)]
         return won
+
+    def stops(self, place: Place, named: Sequence[TCPAddress]) -> bool:
+        """Note that the server there stops, and names others; return whether there is any other one."""
+        if self.make is not None:
+            own = {dialer.server.control for dialer in self.dialers}
+            new = [self.make(address) for address in dict.fromkeys(named) if address not in own]
+            # Of those that servers have named only the last ones are remembered.
+            kept = [dialer for dialer in self._order if dialer in self.dialers]
+            self._order = [*random.sample(new, len(new)), *kept]
+            self._several.intersection_update([*self._order, place.dialer])
+            self._doubted.intersection_update(self._order)
+        if place.dialer in self._order:
+            self._order.remove(place.dialer)
+            self._order.append(place.dialer)
+        self._home = None
+        return len(self._order) > 1 or place.dialer in self._several
 
     def ended(self, place: Place, problem: PeerError, *, final: bool) -> bool:
         """Note why there is no session there (any more); return whether another server is left, although that is `final` for this one.
@@ -141,6 +160,8 @@ class Servers:
 
 def _sum_up(problems: list[tuple[ServerDialer, PeerError]]) -> PeerError:
     """Return one reason for all: a wrong server is the reason only where there was no other one."""
+    if not problems:
+        return ConnectionLostError("there is no other server")
     lost = [(dialer, error) for dialer, error in problems if not isinstance(error, IdentityError)]
     first: dict[ServerDialer, PeerError] = {}
     for dialer, error in lost or problems:
@@ -155,10 +176,15 @@ def _sum_up(problems: list[tuple[ServerDialer, PeerError]]) -> PeerError:
 
 @attrs.define(eq=False)
 class _Race:
-    """One round of attempts. `close` has to be called in the end, `run` once."""
+    """One round of attempts, of all servers but the one that it goes `besides`. `close` has to be called in the end, `run` once.
+
+    `several` gets those whose name has several addresses.
+    """
 
     order: tuple[ServerDialer, ...]
+    several: set[ServerDialer]
     home: Place | None
+    besides: Place | None = None
     problems: list[tuple[ServerDialer, PeerError]] = attrs.field(init=False, factory=lambda: [])
     _pending: deque[ServerDialer | Place] = attrs.field(init=False, factory=lambda: deque())
     _begun: set[Place] = attrs.field(init=False, factory=lambda: set())
@@ -214,7 +240,7 @@ class _Race:
         self, what: ServerDialer | Place, nursery: trio.Nursery, *, again: bool = False
     ) -> None:
         if isinstance(what, Place):
-            if what in self._begun and not again:
+            if what == self.besides or (what in self._begun and not again):
                 return
             self._begun.add(what)
         self._running += 1
@@ -239,6 +265,10 @@ class _Race:
         """Let the addresses of a name come next."""
         try:
             places = [Place(dialer, host) for host in await dialer.look_up()]
+            if len(places) > 1:
+                self.several.add(dialer)
+            else:
+                self.several.discard(dialer)
             if self.home is not None and self.home.dialer is dialer:
                 if self.home in places:
                     places.remove(self.home)

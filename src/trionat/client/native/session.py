@@ -21,6 +21,7 @@ from trionat.log import get_logger
 from trionat.protocol import messages
 from trionat.protocol.messages import (
     CAPABILITIES,
+    MOVE,
     PLAIN_TUNNELS,
     QUEUE_INTERVAL,
     QUEUE_TIMEOUT,
@@ -52,6 +53,9 @@ from trionat.transport.descriptors import room_for_visitors
 from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, send_all
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trionat.address import TCPAddress
     from trionat.client.native.dialer import Server
     from trionat.client.native.servers import Place, Servers
     from trionat.errors import PeerError
@@ -78,7 +82,7 @@ _SOFTWARE: Final = f"trionat {version('trionat')}"
 
 @attrs.define(eq=False, kw_only=True)
 class NativeSession(Session):
-    """A session in which everything is encrypted and tunnels are recycled, at one of the `servers`.
+    """A session in which everything is encrypted and tunnels are recycled, at one of the `servers`, but not at the one that it goes `besides`.
 
     `preferred_ports` are the visit ports of the session before, to be asked for again; `waiting_streams` are the streams of that session,
     with which this one goes on.
@@ -87,8 +91,9 @@ class NativeSession(Session):
     servers: Servers
     identity: str
     preferred_ports: tuple[int | None, ...]
+    besides: Place | None = None
     waiting_streams: WaitingStreams = attrs.field(factory=lambda: WaitingStreams(0))
-    _place: Place | None = attrs.field(init=False, default=None)
+    place: Place | None = attrs.field(init=False, default=None)
     _position: int | None = attrs.field(init=False, default=None)  # in the queue
     _moved: Signal = attrs.field(init=False, factory=Signal)
 
@@ -104,8 +109,8 @@ class NativeSession(Session):
 
     async def _run_at_once(self) -> tuple[Place, messages.Refused] | None:
         """Run where the route leads; return what which server said where another process of it has to be asked."""
-        self._place, endpoint = await self.servers.connect()
-        place = self._place
+        self.place, endpoint = await self.servers.connect(self.besides)
+        place = self.place
         try:
             channel = Channel(endpoint)
             channel.allow_control_frames()
@@ -124,7 +129,7 @@ class NativeSession(Session):
 
     def note_end(self, problem: PeerError, *, final: bool) -> bool:
         """See `Session`."""
-        return self._place is not None and self.servers.ended(self._place, problem, final=final)
+        return self.place is not None and self.servers.ended(self.place, problem, final=final)
 
     async def _log_in(self, channel: Channel, server: Server) -> Welcome | messages.Refused:
         with deadline(QUEUE_TIMEOUT, f"the server has read nothing for {QUEUE_TIMEOUT:g} s"):
@@ -140,6 +145,7 @@ class NativeSession(Session):
                         *CAPABILITIES,
                         RESUME,
                         ROUTES,
+                        MOVE,
                         *([PLAIN_TUNNELS] if self._wants_plain else []),
                     ),
                     resume=self.waiting_streams.token,
@@ -254,12 +260,28 @@ class NativeSession(Session):
             nursery.start_soon(pool.run, name="tunnel pool")
             nursery.start_soon(self._read, link, pool, early, name="control reader")
             nursery.start_soon(self.forwarder.check, name="check services")
-            await self.stopping.wait()
-            link.post(Drain(seconds=self.config.drain_grace))
-            with trio.move_on_after(self.config.drain_grace):
+            text = await self._wait_end(link, pool)
+            nursery.cancel_scope.cancel(text)
+        await link.say_last(Close(code=CloseCode.STOPPED, text=text))
+
+    async def _wait_end(self, link: ControlLink, pool: TunnelPool) -> str:
+        """Wait until the session may end as planned, and return why it does."""
+        async with trio.open_nursery() as nursery:
+
+            async def finish() -> None:
+                await self.moved.wait()
                 await pool.wait_not_busy()
+                nursery.cancel_scope.cancel("no visitor is left")
+
+            nursery.start_soon(finish, name="finish")
+            await self.stopping.wait()
             nursery.cancel_scope.cancel("the client stops")
-        await link.say_last(Close(code=CloseCode.STOPPED, text="the client stops"))
+        if not self.stopping.is_set():
+            return "the client has moved to another server"
+        link.post(Drain(seconds=self.config.drain_grace))
+        with trio.move_on_after(self.config.drain_grace):
+            await pool.wait_not_busy()
+        return "the client stops"
 
     async def _read(self, link: ControlLink, pool: TunnelPool, early: EarlyStreams) -> None:
         async with trio.open_nursery() as nursery:
@@ -280,9 +302,10 @@ class NativeSession(Session):
                     early.begin(message, nursery)
                 case Early() if resumes:
                     early.take(message)
-                case Drain(seconds=seconds):
+                case Drain(seconds=seconds, servers=servers):
                     if not draining:
                         self.tell(Draining(seconds))
+                        self._note_drain(servers)
                     draining = True
                 case Close(code=code, text=text):
                     with trio.move_on_after(_LAST_BYTES):
@@ -292,6 +315,11 @@ class NativeSession(Session):
                     raise RemoteProtocolError(
                         f"{type(message).__name__.upper()} from a server in a session"
                     )
+
+    def _note_drain(self, servers: Sequence[TCPAddress]) -> None:
+        if self.place is not None and not self.config.once:
+            self.moving = self.servers.stops(self.place, servers)
+            self.changed.notify()
 
     @property
     def _wants_plain(self) -> bool:

@@ -9,6 +9,7 @@ import attrs
 from trionat.config.values import UNENCRYPTED
 from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.protocol.messages import (
+    MOVE,
     PLAIN_TUNNELS,
     RESUME,
     ROUTES,
@@ -106,6 +107,7 @@ class NativeLogin(Login):
                 and PLAIN_TUNNELS in hello.capabilities,
                 resumes=resumes,
                 route=self.context.route if client.follows_routes else None,
+                moves=MOVE in hello.capabilities,
             )
 
         await self._run_session(client, open_session)

@@ -49,6 +49,9 @@ _DEMAND_AGAIN = 1.0
 # faster by this much, in seconds. Whatever else is on a tunnel ends with it and takes no time.
 _LAST_BYTES = 1.0
 
+# Seconds that a client without visitors has to be up at another server when this one stops: some tries. Chosen.
+_TO_MOVE = 5.0
+
 # How far behind the highest number of its kind a plain tunnel may be: a client has fewer dials under way at once.
 _NUMBERS_BEHIND = 1024
 
@@ -61,7 +64,8 @@ class NativeSession(Session):
     """See `Session`. `keep_idle` is how many idle tunnels the client wants at least.
 
     `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
-    `route` is told to the client, so that its tunnels come to this process.
+    `route` is told to the client, so that its tunnels come to this process, `moves` that the client goes to another server
+    when this one stops.
     """
 
     channel: Channel
@@ -70,6 +74,7 @@ class NativeSession(Session):
     plain_tunnels: bool = False
     resumes: bool = False
     route: str | None = None
+    moves: bool = False
     link: ControlLink = attrs.field(init=False)
     _tunnels: NativeTunnels = attrs.field(init=False)
     _early: EarlyVisitors = attrs.field(init=False)
@@ -208,7 +213,13 @@ class NativeSession(Session):
                 await queue.arrived.wait()
 
     def _tell_drain(self) -> None:
-        self.link.post(Drain(seconds=self.config.drain_grace))
+        servers = self.config.other_servers if self.moves else ()
+        self.link.post(Drain(seconds=self.config.drain_grace, servers=servers))
+
+    @property
+    def _to_move(self) -> float:
+        """See `Session`; the client's CLOSE ends the session as soon as it is."""
+        return _TO_MOVE if self.moves and self.config.other_servers else 0.0
 
     async def _tell_end(self, end: SessionEnd) -> None:
         await self.link.say_last(Close(code=end.code, text=end.text))

@@ -71,6 +71,11 @@ class Session(ABC):
         return None
 
     @property
+    def _to_move(self) -> float:
+        """Seconds that the client is left when this server stops and no visitor is there: to be up at another server first."""
+        return 0.0
+
+    @property
     def user_limits(self) -> UserLimits:
         """What all sessions of its user share."""
         return self.lease.queue.user_limits
@@ -131,6 +136,7 @@ class Session(ABC):
         self._tell_drain()
         with trio.move_on_after(self.config.drain_grace):
             await self.lease.queue.wait_empty()
+            await trio.sleep(self._to_move)
         self.end(CloseCode.STOPPED, "the server stops")
 
     # -- what the dialects do differently ----------------------------------------------------------------------------
