@@ -8,9 +8,14 @@ the password of a URL, whatever it quotes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from trionat.text import mask_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class TrionatError(Exception):
@@ -95,14 +100,22 @@ class RefusedError(PeerError):
     """The server refused us.
 
     `code` is one of `protocol.messages.RefusalCode`'s values (a newer server may send others), `text` is for people. `route` leads to
-    the process that would take us.
+    the process that would take us, and `servers` are others, by their control addresses, as text.
     """
 
-    def __init__(self, code: str, text: str, *, route: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        text: str,
+        *,
+        route: str | None = None,
+        servers: Iterable[object] = (),
+    ) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
         self.route = route
+        self.servers = tuple(map(str, servers))
 
 
 class LocalProtocolError(TrionatError):

@@ -10,13 +10,14 @@ import pytest
 import trio
 
 from tests.registry.redis_world import SEAL, RedisWorld, identity, redis_world
+from trionat.address import TCPAddress
 from trionat.errors import RefusedError, RegistryAwayError
 from trionat.protocol.client_hello import ROUTE
 from trionat.protocol.messages import RefusalCode, ServiceRequest
 from trionat.server.cluster.node import route_of
 from trionat.server.cluster.scripts import NODES
 from trionat.server.cluster.seal import Seal
-from trionat.server.registry.claim import Claim, Wish
+from trionat.server.registry.claim import Claim, TakenError, Wish
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -107,6 +108,82 @@ async def test_every_node_knows_who_holds_what(world: RedisWorld) -> None:
     assert set(late.table.nodes) == {"one", "two", "late"}
     one.registry.release(held)
     await wait_for(lambda: not two.table.by_port and not late.table.by_port)
+
+
+async def test_a_drained_node_hands_over_what_it_holds(world: RedisWorld) -> None:
+    """In one step, also where no slot and no session is free, and to nobody else."""
+    one, two = await world.start("one"), await world.start("two")
+    evicted = listen(one)
+    moved: list[LeaseKey] = []
+
+    def hand_over(key: LeaseKey) -> None:
+        assert one.table.by_key[key].node == "two"  # new visitors are passed on from now on
+        moved.append(key)
+        one.registry.release(one.registry.held[key].claim)
+
+    one.registry.on_moved = hand_over
+    mine = await claim(one, "a", 60001, 60002)
+    await claim(one, "b", 60003)
+    await wait_for(lambda: len(two.table.by_port) == 3)
+    assert await two.registry.holder(("user", "a")) == "one"
+    with pytest.raises(TakenError):
+        await two.registry.claim(wish("a"))
+    await one.drain()
+    assert await two.registry.holder(("user", "a")) is None
+    two.registry.slots = 2  # all of them are taken
+    assert await two.registry.claim(wish("c")) is None
+    alone = attrs.evolve(wish("a", 60001, 60003), limits=Limits(sessions=2))
+    with pytest.raises(RefusedError, match="visit port 60003 is in use"):
+        await two.registry.claim(alone)
+    assert one.registry.held.keys() == {
+        ("user", "a"),
+        ("user", "b"),
+    }  # as if nothing had been asked
+    assert await late_holder(world, 60001) == "one"
+    taken = await two.registry.claim(attrs.evolve(alone, services=wish("a", 60001).services))
+    assert taken is not None
+    assert taken.fence > mine.fence
+    await wait_for(lambda: moved == [("user", "a")])
+    assert not evicted
+    for node in (one, two):
+        assert node.table.by_port[60001].node == "two"
+        assert 60002 not in node.table.by_port
+    # What is told anew after Redis was away is offered as well, and what has moved does not come back.
+    cut(one)
+    await wait_for(lambda: one.away is not None)
+    await wait_for(lambda: one.away is None)
+    assert await two.registry.claim(wish("b", 60003)) is not None
+    await wait_for(lambda: moved == [("user", "a"), ("user", "b")])
+    assert one.epoch in await offered(world)
+    await one.leave()
+    assert one.epoch not in await offered(world)
+
+
+async def offered(world: RedisWorld) -> str:
+    ask = partial(world.server.ask, "smembers", "{trionat}:drained")
+    return await trio.to_thread.run_sync(ask)
+
+
+async def late_holder(world: RedisWorld, port: int) -> str:
+    return (await world.start(f"late{port}")).table.by_port[port].node
+
+
+async def test_where_clients_of_a_node_may_go(world: RedisWorld) -> None:
+    names = ("one", "two", "three", "four")
+    nodes = {name: world.make(name) for name in names}
+    for name, node in nodes.items():
+        node.public = TCPAddress(f"{name}.example" if name != "four" else "one.example", 8007)
+        world.nursery.start_soon(node.run)
+        await node.wait_joined()
+    one = nodes["one"]
+    await nodes["three"].drain()
+
+    async def found() -> set[str]:
+        return {address.host for address in await one.find_others()}
+
+    with trio.fail_after(10):
+        while await found() != {"two.example", "one.example"}:  # noqa: ASYNC110 - figures are as old as a beat
+            await trio.sleep(0.1)
 
 
 async def test_redis_away_and_back_empty(world: RedisWorld) -> None:

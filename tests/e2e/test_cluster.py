@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import pytest
@@ -14,11 +15,11 @@ import trio
 
 from bench.program import free_port
 from tests.e2e import running, services
-from tests.e2e.running import ask, read_all
+from tests.e2e.running import ask, end_of, read_all
 from tests.redis_server import running_redis
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -108,7 +109,10 @@ class Wire:
 
 @attrs.define(eq=False)
 class Cluster:
-    """`nodes` are the servers that run, by number from 1; node N is at 127.0.0.N. All have the same ports. The first one reaches Redis by `wire`."""
+    """`nodes` are the servers that run, by number from 1; node N is at 127.0.0.N. All have the same ports. The first one reaches Redis by `wire`.
+
+    Clients are told the address of `front`, or with `own_names` each node's own.
+    """
 
     folder: Path
     redis: RedisServer
@@ -116,6 +120,7 @@ class Cluster:
     front: Front
     wire: Wire
     nursery: trio.Nursery
+    own_names: bool = False
     ending: trio.Event = attrs.field(factory=trio.Event)
     control: int = attrs.field(factory=free_port)
     link: int = attrs.field(factory=free_port)
@@ -159,6 +164,7 @@ class Cluster:
 
     async def start(self, number: int, **environ: str) -> Server:
         config = self.config(number)
+        own = f"127.0.0.{number}:{self.control}"
         server = await self.enter(
             running.server(
                 *(
@@ -166,9 +172,9 @@ class Cluster:
                     "--config",
                     config,
                     "--public-addr",
-                    f"127.0.0.1:{self.front.port}",
+                    own if self.own_names else f"127.0.0.1:{self.front.port}",
                 ),
-                control=f"127.0.0.{number}:{self.control}",
+                control=own,
                 visit=",".join(map(str, self.visit)),
                 environ=environ,
             )
@@ -206,6 +212,12 @@ class Cluster:
         found: dict[str, object] = json.loads(done.stdout)["cluster"]
         return found
 
+    async def wait_claims(self, number: int, claims: int) -> None:
+        """Wait until a node has heard of so many claims."""
+        with trio.fail_after(15):
+            while (await self.status(number))["claims"] != claims:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+
     async def wait_away(self, number: int, *, away: bool) -> None:
         """Wait until `status` of a node says that Redis is away, or there."""
         with trio.fail_after(15):
@@ -221,7 +233,13 @@ async def cluster(mariadb: MariaDB, tmp_path: Path) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def starting(mariadb: MariaDB, folder: Path, **environ: str) -> AsyncIterator[Cluster]:
+async def starting(
+    mariadb: MariaDB,
+    folder: Path,
+    environ: Mapping[str, str] = MappingProxyType({}),
+    *,
+    own_names: bool = False,
+) -> AsyncIterator[Cluster]:
     database = await trio.to_thread.run_sync(mariadb.new_database)
     add_ann = f"insert into userInfo_userinfo (username, password) values ('ann', '{PASSWORD}')"
     await trio.to_thread.run_sync(mariadb.sql, add_ann, database.db_name)
@@ -232,7 +250,7 @@ async def starting(mariadb: MariaDB, folder: Path, **environ: str) -> AsyncItera
             async with trio.open_nursery() as processes:
                 front = Front(free_port(), ["127.0.0.1", "127.0.0.2", "127.0.0.3"], 0)
                 wire = Wire(free_port(), server.port)
-                cluster = Cluster(folder, server, database, front, wire, processes)
+                cluster = Cluster(folder, server, database, front, wire, processes, own_names)
                 front.control = cluster.control
                 await front.serve(nursery)
                 await wire.serve(nursery)
@@ -423,6 +441,177 @@ async def test_a_planned_stop(cluster: Cluster, echo_server: Service) -> None:
     assert await cluster.nodes[1].wait() == 0
     names = [node["name"] for node in (await cluster.status(2))["nodes"]]  # type: ignore[attr-defined]
     assert names == ["node-2"]
+
+
+async def drain(cluster: Cluster, number: int) -> list[dict[str, Any]]:
+    """Run `trionat drain` at a node to its end; return what it has told."""
+    done = await services.run_trionat(
+        *("drain", "--json", "--config", cluster.config(number)),
+        TRIONAT_STATE_DIR=str(cluster.nodes[number].state),
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def told(client: Client) -> list[str]:
+    """Return what it has told, but for where it stood in the queue for a moment."""
+    events = [str(event["event"]) for event in client.process.events]
+    return [event for event in events if event != "queued"]
+
+
+async def visit_all_the_time(
+    cluster: Cluster, number: int, client: Client, waits: list[float]
+) -> None:
+    """Be one visitor after another at a node, for ever; note how long each waits for its answer."""
+    while True:
+        began = trio.current_time()
+        assert await cluster.visit_at(number, client, b"a question") == b"a question"
+        waits.append(trio.current_time() - began)
+        await trio.sleep(0.02)
+
+
+async def test_a_drained_node_costs_nobody_anything(
+    mariadb: MariaDB, tmp_path: Path, echo_server: Service
+) -> None:
+    """Under a steady stream of visitors at all nodes; each client is up elsewhere before its old session ends."""
+    async with starting(mariadb, tmp_path, own_names=True) as cluster, AsyncExitStack() as stack:
+        await cluster.start(3)
+        clients = [await cluster.connect(f"client{each}", echo_server) for each in range(3)]
+        ports = [client.port() for client in clients]
+        one = cluster.nodes[1]
+        await one.wait_record("session up", count=3)
+        for number in (2, 3):
+            await cluster.wait_claims(number, 3)
+        lasting = [
+            await stack.enter_async_context(
+                await trio.open_tcp_stream(f"127.0.0.{number}", client.port())
+            )
+            for client in clients
+            for number in (1, 2, 3)
+        ]
+        for visitor in lasting:
+            assert await ask(visitor, b"before") == b"before"
+        waits: list[float] = []
+        async with trio.open_nursery() as visiting:
+            for client in clients:
+                for number in (1, 2, 3):
+                    visiting.start_soon(visit_all_the_time, cluster, number, client, waits)
+            await trio.sleep(0.5)
+            async with trio.open_nursery() as nursery:
+
+                async def leave() -> None:
+                    for client in clients:
+                        await client.wait_connected(within=20)
+                        assert not client.connected["server"].startswith("127.0.0.1:")
+                    assert [client.port() for client in clients] == ports
+                    await trio.sleep(1)
+                    for visitor in lasting:
+                        assert await ask(visitor, b"still here") == b"still here"
+                        await visitor.aclose()
+
+                nursery.start_soon(leave)
+                progress = await drain(cluster, 1)
+            await trio.sleep(0.5)
+            visiting.cancel_scope.cancel()
+        assert progress[0]["sessions"] == 3
+        assert sorted(progress[-1]["others"]) == [f"127.0.0.{n}:{cluster.control}" for n in (2, 3)]
+        assert max(waits) < 2, sorted(waits)[-5:]
+        assert len(waits) > 100
+        closed = [each for each in one.records if each["event"] == "session closed"]
+        assert {each["reason"] for each in closed} == {"the client has moved to another server"}
+        up = [
+            each
+            for number in (2, 3)
+            for each in cluster.nodes[number].records
+            if each["event"] == "session up"
+        ]
+        assert len(closed) == len(up) == 3
+        for client in clients:
+            assert told(client) == ["connected", "draining", "connected"]
+        print(f"{len(waits)} visitors, longest wait {max(waits):.3f} s")
+        # Whoever has its visitors come to the drained node still gets them, until it is stopped.
+        for client in clients:
+            assert await cluster.visit_at(1, client, b"by one hop") == b"by one hop"
+        one.terminate()
+        assert await one.wait(within=20) == 0
+        assert await cluster.visit_at(2, clients[0], b"after") == b"after"
+
+
+@pytest.mark.slow
+async def test_a_drained_node_behind_one_name(cluster: Cluster, echo_server: Service) -> None:
+    """Clients dial the name of all nodes again, and come to another one sooner or later."""
+    client = await cluster.connect("client", echo_server)
+    port = client.port()
+    async with trio.open_nursery() as nursery:
+
+        async def turn() -> None:
+            refused = "connection closed"
+            await cluster.nodes[1].wait_record(
+                refused, reason="the server is drained: go to another one"
+            )
+            cluster.front.order[:] = ["127.0.0.2", "127.0.0.1"]
+
+        nursery.start_soon(turn)
+        progress = await drain(cluster, 1)
+    assert progress[-1]["others"] == [f"127.0.0.1:{cluster.front.port}"]
+    await client.wait_connected(within=10)
+    assert client.port() == port
+    assert told(client) == ["connected", "draining", "connected"]
+    assert await cluster.visit_at(1, client, b"by one hop") == b"by one hop"
+
+
+@pytest.mark.slow
+async def test_a_node_that_is_killed_while_it_is_drained(
+    mariadb: MariaDB, tmp_path: Path, echo_server: Service
+) -> None:
+    """A client that is elsewhere does not notice; only the visitors that had stayed at the old node are lost."""
+    async with starting(mariadb, tmp_path, own_names=True) as cluster:
+        client = await cluster.connect("client", echo_server)
+        async with await trio.open_tcp_stream("127.0.0.1", client.port()) as lasting:
+            assert await ask(lasting, b"before") == b"before"
+            done = await services.run_trionat(
+                *("drain", "--timeout", "4", "--config", cluster.config(1)),
+                TRIONAT_STATE_DIR=str(cluster.nodes[1].state),
+            )
+            assert done.returncode == 6
+            line = b"1 client left, 1 of them elsewhere by now, with visitors that finish here, 1 visitor"
+            assert line in done.stdout.splitlines()
+            cluster.nodes[1].kill()
+            assert await end_of(lasting) in ("end", "reset")
+        await client.wait_connected(within=5)
+        for _ in range(20):
+            assert await cluster.visit_at(2, client, b"as before") == b"as before"
+            await trio.sleep(0.1)
+        assert told(client) == ["connected", "draining", "connected"]
+
+
+@pytest.mark.slow
+async def test_a_drain_while_redis_is_away(
+    mariadb: MariaDB, tmp_path: Path, echo_server: Service
+) -> None:
+    """Nobody moves, and everything goes on; when Redis is back, even empty, they move."""
+    async with starting(mariadb, tmp_path, own_names=True) as cluster:
+        client = await cluster.connect("client", echo_server)
+        await cluster.wait_claims(2, 1)
+        async with await trio.open_tcp_stream("127.0.0.2", client.port()) as lasting:
+            assert await ask(lasting, b"before") == b"before"
+            await trio.to_thread.run_sync(cluster.redis.kill)
+            await cluster.wait_away(1, away=True)
+            done = await services.run_trionat(
+                *("drain", "--timeout", "2", "--config", cluster.config(1)),
+                TRIONAT_STATE_DIR=str(cluster.nodes[1].state),
+            )
+            assert done.returncode == 6
+            assert b"waiting for Redis, which has to tell the other nodes" in done.stdout
+            assert await ask(lasting, b"meanwhile") == b"meanwhile"
+            assert await cluster.visit_at(2, client, b"new") == b"new"
+            await trio.to_thread.run_sync(cluster.redis.start)
+            await client.wait_connected(within=30)
+            assert client.connected["server"].startswith("127.0.0.2:")
+            assert await ask(lasting, b"after") == b"after"
+            assert await cluster.visit_at(1, client, b"by one hop") == b"by one hop"
+        assert (await drain(cluster, 1))[-1]["done"]
+        assert told(client) == ["connected", "draining", "connected"]
 
 
 @pytest.mark.slow

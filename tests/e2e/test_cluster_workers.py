@@ -34,7 +34,7 @@ WORKERS = {"TRIONAT_SERVER_WORKERS": "2"}
 @pytest.fixture
 async def cluster(mariadb: MariaDB, tmp_path: Path) -> AsyncIterator[Cluster]:
     """Two nodes that are up, with two workers each."""
-    async with starting(mariadb, tmp_path, **WORKERS) as cluster:
+    async with starting(mariadb, tmp_path, WORKERS) as cluster:
         yield cluster
 
 

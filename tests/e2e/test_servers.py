@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -58,7 +59,10 @@ async def make_keys(folder: Path) -> Path:
 
 @asynccontextmanager
 async def two_servers(
-    folder: Path, *flags: str, hosts: tuple[str, str] = (services.HOST, services.HOST)
+    folder: Path,
+    *flags: str,
+    hosts: tuple[str, str] = (services.HOST, services.HOST),
+    visit: str = "0,0",
 ) -> AsyncIterator[Two]:
     """Run two servers, each of which names the other."""
     state = await make_keys(folder / "keys")
@@ -68,10 +72,10 @@ async def two_servers(
     first, second = addresses
     async with (
         running.server(
-            folder / first, "--other-server", second, *flags, control=first, visit="0,0"
+            folder / first, "--other-server", second, *flags, control=first, visit=visit
         ) as a,
         running.server(
-            folder / second, "--other-server", first, *flags, control=second, visit="0,0"
+            folder / second, "--other-server", first, *flags, control=second, visit=visit
         ) as b,
     ):
         yield Two({first: a, second: b})
@@ -384,3 +388,81 @@ def names(file: Path, name: str, *hosts: str) -> tuple[str, ...]:
     ):
         pytest.skip("no mount namespaces here (unshare of util-linux)")
     return inside
+
+
+# --- a server that is drained ---
+
+
+async def drain(server: Server, *flags: str) -> list[dict[str, object]]:
+    """Run `trionat drain` to its end; return what it has told."""
+    done = await services.run_trionat("drain", "--json", "--state-dir", server.state, *flags)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_drained_server_sends_its_clients_to_the_other_one(
+    workers: int, echo_server: Service, tmp_path: Path
+) -> None:
+    async with (
+        two_servers(tmp_path, "--workers", str(workers), visit="0,0,0") as two,
+        AsyncExitStack() as stack,
+    ):
+        first, second = two.servers
+        one = two.servers[first]
+        ticket = await ticket_of_one(one, first)
+        clients = [
+            await stack.enter_async_context(
+                running.client(tmp_path / f"c{number}", ticket, echo_server)
+            )
+            for number in range(2)
+        ]
+        before = [await client.visit() for client in clients]
+        for visitor in before:
+            assert await ask(visitor, b"before") == b"before"
+        async with trio.open_nursery() as nursery:
+
+            async def leave() -> None:
+                for client in clients:
+                    await client.wait_connected(within=10)
+                    assert client.connected["server"] == second
+                    await talk(client)
+                for visitor in before:  # nobody is cut off
+                    assert await ask(visitor, b"still here") == b"still here"
+                    await visitor.aclose()
+
+            nursery.start_soon(leave)
+            progress = await drain(one)
+        assert (progress[0]["sessions"], progress[0]["done"]) == (2, False)
+        assert (progress[-1]["sessions"], progress[-1]["done"]) == (0, True)
+        assert any(each["moved"] == 2 for each in progress)
+        for client in clients:
+            assert told(client) == ["connected", "draining", "connected"]
+        # It stays up, and lets nobody in: who comes is told where to go.
+        async with running.client(tmp_path / "late", ticket, echo_server) as late:
+            assert late.connected["server"] == second
+            await talk(late)
+        assert [each["done"] for each in await drain(one)] == [True]
+        one.terminate()
+        assert await one.wait(within=AGAIN) == 0
+
+
+async def test_a_drained_server_keeps_who_has_nowhere_to_go(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    async with running.server(
+        tmp_path / "s", control=f"127.0.0.1:{services.free_low_port()}"
+    ) as server:
+        async with running.client(tmp_path / "c", server.ticket, echo_server) as client:
+            done = await services.run_trionat(
+                "drain", "--timeout", "1.5", "--state-dir", server.state
+            )
+            assert done.returncode == 6
+            first, second = done.stdout.decode().splitlines()
+            assert first.startswith("this server knows no other one (Server.OtherServers)")
+            assert second == "1 client left"
+            await talk(client)
+            server.terminate()
+            assert await server.wait(within=AGAIN) == 0
+            client.terminate()
+            assert await client.wait() == 0

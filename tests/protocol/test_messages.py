@@ -36,6 +36,7 @@ from trionat.protocol.messages import (
     Join,
     Lost,
     Message,
+    Moved,
     Ping,
     Pong,
     Queued,
@@ -62,6 +63,7 @@ IDS = {
     Lost: 40012,
     Begin: 40013,
     Early: 40014,
+    Moved: 40016,
     Attach: 40100,
     Join: 40110,
 }
@@ -76,6 +78,11 @@ numbers = st.integers(0, 2**64 - 1)
 capabilities = st.lists(names, max_size=5).map(tuple)
 secrets = st.binary(min_size=SECRET_BYTES, max_size=SECRET_BYTES)
 streams = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=5).map(tuple)
+
+addresses = st.lists(
+    st.builds(TCPAddress, st.sampled_from(["b.example", "192.0.2.1", "2001:db8::1"]), ports),
+    max_size=3,
+).map(tuple)
 
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(
@@ -123,7 +130,11 @@ messages: st.SearchStrategy[Message] = st.one_of(
         route=st.none() | st.from_regex(ROUTE, fullmatch=True),
     ),
     st.builds(
-        Refused, code=names, text=texts, route=st.none() | st.from_regex(ROUTE, fullmatch=True)
+        Refused,
+        code=names,
+        text=texts,
+        route=st.none() | st.from_regex(ROUTE, fullmatch=True),
+        servers=addresses,
     ),
     st.builds(Close, code=names, text=texts),
     st.builds(Ping, numbers),
@@ -138,16 +149,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.integers(0, 2**64 - 1),
         st.binary(max_size=100),
     ),
-    st.builds(
-        Drain,
-        seconds=spans,
-        servers=st.lists(
-            st.builds(
-                TCPAddress, st.sampled_from(["b.example", "192.0.2.1", "2001:db8::1"]), ports
-            ),
-            max_size=3,
-        ).map(tuple),
-    ),
+    st.builds(Drain, seconds=spans, servers=addresses),
+    st.just(Moved()),
     st.builds(Attach, numbers, secrets),
     st.builds(Join, numbers, numbers, secrets),
 )
@@ -182,7 +185,7 @@ GOOD: dict[type[Any], dict[str, Any]] = {
         "resumption": {"lease": "l", "wait": 30, "buffer": 65536},
         "route": "w1",
     },
-    Refused: {"code": "moved", "text": "t", "route": "n1.w2"},
+    Refused: {"code": "moved", "text": "t", "route": "n1.w2", "servers": ["b.example:8007"]},
     Close: {"code": "stopped", "text": "t"},
     Drain: {"seconds": 30, "servers": ["b.example:8007", "[::1]:1"]},
 }
@@ -206,6 +209,12 @@ NO_HEX: list[Any] = [7, "0", "zz", "é", [], "00" * 128]
 SERVICE = GOOD[Expose]["services"][0]
 NO_ROUTE: list[Any] = [1, True, [], {}, "", ".", "W1", "w 1", "w-1", "é", "w1\n", "x" * 64]
 RESUMPTION = GOOD[Welcome]["resumption"]
+
+NO_ADDRESSES: list[Any] = [
+    *(1, {}, "b.example:1", [1], [None], [""], ["b.example"], ["b.example:0"], ["::1:1"]),
+    *(["a b:1"], ["\x1b[2J:1"], [f"{'h' * 1100}:1"], ["\ud800:1"], [":1"], ["[::]:1"]),
+    ["b.example:1"] * 17,
+]
 
 BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Hello, "version"): [None, 0, *NO_NUMBER],
@@ -262,18 +271,8 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Close, "code"): NO_TEXT,
     (Close, "text"): NO_LONG_TEXT,
     (Drain, "seconds"): NO_SPAN,
-    (Drain, "servers"): [
-        *(1, {}, "b.example:1", [1], [None], [""], ["b.example"], ["b.example:0"], ["::1:1"]),
-        *(
-            ["a b:1"],
-            ["\x1b[2J:1"],
-            [f"{'h' * 1100}:1"],
-            ["\ud800:1"],
-            ["b.example:1"] * 17,
-            [":1"],
-            ["[::]:1"],
-        ),
-    ],
+    (Drain, "servers"): NO_ADDRESSES,
+    (Refused, "servers"): NO_ADDRESSES,
 }
 
 
@@ -282,6 +281,7 @@ OPTIONAL = {
     (Hello, "token"),
     (Hello, "resume"),
     (Drain, "servers"),
+    (Refused, "servers"),
     (Welcome, "resumption"),
     (Welcome, "route"),
     (Refused, "route"),

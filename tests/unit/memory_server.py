@@ -211,7 +211,7 @@ async def open_memory_server(
     numbers = tuple(range(60001, 60001 + ports))
     config = ServerConfig(visit_port=numbers, start_auth=store is not None, **settings)  # type: ignore[arg-type]
     leases = Leases(config, PortPool([VisitPort(number) for number in numbers]))
-    admission = tidy.watch(Admission(config, leases))
+    admission = tidy.watch(Admission(config, leases, config.other_servers))
     state = StateFolder(folder=Path("unused"), fingerprint=bytes(32), ticket_key=TICKET_KEY)
     stopping = trio.Event()
     traffic = Traffic(state.folder, store or MemoryStore(), Journal(), lambda: datetime.now(UTC))  # type: ignore[arg-type]

@@ -403,6 +403,25 @@ async def test_the_other_one_may_have_the_same_name() -> None:
 
 
 @pytest.mark.usefixtures("autojump_clock")
+async def test_others_may_be_behind_the_same_address() -> None:
+    net = Net(hosts={"192.0.2.1": Host()})
+    servers = net.servers("192.0.2.1")
+    servers.make = lambda address: net.dialer(address.host)
+    place, _ = await connect(net, servers)
+    assert not servers.stops(place, [])
+    named = [place.dialer.server.control]
+    assert servers.stops(place, named)
+    again, _ = await connect_besides(servers, place)
+    assert again == place
+    # It is the same one, which refuses and names others.
+    refusal = RefusedError(RefusalCode.DRAINING, "go away", servers=[TCPAddress("192.0.2.2", 8007)])
+    assert not servers.ended(again, refusal, final=False)
+    net.hosts["192.0.2.2"] = Host()
+    other, _ = await connect_besides(servers, place)
+    assert other.host == "192.0.2.2"
+
+
+@pytest.mark.usefixtures("autojump_clock")
 async def test_of_servers_that_were_named_only_the_last_ones_are_remembered() -> None:
     net = Net(hosts={"192.0.2.1": Host()})
     servers = net.servers("192.0.2.1")

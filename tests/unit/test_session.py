@@ -44,6 +44,7 @@ from trionat.protocol.messages import (
     Hello,
     Join,
     Message,
+    Moved,
     Ping,
     Pong,
     Queued,
@@ -683,8 +684,9 @@ async def test_who_can_go_to_another_server_is_told_of_it_and_has_time_for_it(
             assert await moves.hear(Drain) == Drain(seconds=30, servers=OTHERS)
             await trio.sleep(4)
             assert len(server.sessions) == 1
-            await moves.say(Close(code=CloseCode.STOPPED, text="the client has moved"))
-        assert 4 <= trio.current_time() - started < 5
+            await moves.say(Moved())
+            assert (await moves.hear(Close)).text == "the client has moved to another server"
+        assert 4 <= trio.current_time() - started < 7
 
 
 async def test_who_does_not_go_is_waited_for_a_few_seconds(
@@ -693,12 +695,21 @@ async def test_who_does_not_go_is_waited_for_a_few_seconds(
     async with open_memory_server(tidy, drain_grace=30, other_servers=OTHERS) as server:
         moves = server.client("moves", capabilities=(*CAPABILITIES, MOVE))
         await moves.ask()
-        await moves.hear(Welcome)
+        assert MOVE in (await moves.hear(Welcome)).capabilities
         started = trio.current_time()
         await server.drain()
         assert 5 <= trio.current_time() - started < 6
         await moves.hear(Drain)
         assert (await moves.hear(Close)).code == CloseCode.STOPPED
+
+
+async def test_nobody_moves_unasked(tidy: Tidy, autojump_clock: MockClock) -> None:
+    async with open_memory_server(tidy, drain_grace=30, other_servers=OTHERS) as server:
+        client = server.client("moves", capabilities=(*CAPABILITIES, MOVE))
+        await client.ask()
+        await client.hear(Welcome)
+        await client.say(Moved())
+        assert (await client.hear(Close)).code == CloseCode.PROTOCOL
 
 
 async def test_a_drain_that_is_told_again_and_again_is_one_line(

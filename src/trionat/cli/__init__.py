@@ -13,6 +13,7 @@ from trionat.cli.config import config_app
 from trionat.cli.connect import connect
 from trionat.cli.db import db_app
 from trionat.cli.demo import demo
+from trionat.cli.drain import drain
 from trionat.cli.kick import kick
 from trionat.cli.limits import limit
 from trionat.cli.output import say
@@ -34,6 +35,7 @@ app.command()(traffic)
 app.command()(status)
 app.command()(tasks)
 app.command()(kick)
+app.command()(drain)
 app.add_typer(db_app, name="db")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(config_app, name="config")

@@ -96,7 +96,8 @@ def _server(server: ServerView, snapshot: Snapshot) -> Iterator[str]:
     waiting = sum(visitor.waiting for each in snapshot.sessions for visitor in each.visitors)
     served = sum(len(each.visitors) for each in snapshot.sessions) - waiting
     waiting += sum(each.waiting for each in snapshot.reserved)
-    stops = ", is stopping" if server.stopping else ""
+    drained = ", is drained" if server.drained else ""
+    stops = ", is stopping" if server.stopping else drained
     yield f"{escape(server.name)}, trionat {server.version}, up {_age(server.seconds)}{stops}"
     yield f"  addresses  control {server.control}, tunnels {server.tunnel}"
     yield f"  sessions   {len(snapshot.sessions)} of {server.session_limit}, visit ports: {server.ports_held} held, {server.ports_free} free"

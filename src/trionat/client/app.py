@@ -168,7 +168,7 @@ class Client:
                 if isinstance(problem, SessionOverError) and problem.code not in _COMES_BACK:
                     self._waiting_streams.drop_all(str(problem))
             final = is_final(problem, connected_before=self._connected.is_set())
-            if session.note_end(problem, final=final):
+            if session.note_end(problem, final=final) or leaving is not None:
                 final = False
             if self.config.once or final:
                 self._waiting_streams.drop_all(str(problem))

@@ -17,6 +17,7 @@ A control connection runs like this (`docs/protocol.md` has the whole)::
                               <-          BEGIN(visitor ...)             a visitor for whom there is no tunnel yet
     EARLY(visitor, bytes)    <->          EARLY(visitor, bytes)
     DRAIN, CLOSE             <->          DRAIN, CLOSE
+    MOVED                     ->                                         the client is up at another server, after DRAIN
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ RESUME: Final = "resume"
 # In HELLO: the client offers the route that it was told, as a name for ALPN (`client_hello.py`). In WELCOME: there is a route.
 ROUTES: Final = "routes"
 
-# In HELLO: DRAIN may name other servers, and the client goes to one of them, or another that it knows, before its session has ended.
+# In HELLO: DRAIN may name other servers, and the client goes to one of them, or another that it knows, before its session has ended. In WELCOME: the
+# server hears MOVED.
 MOVE: Final = "move"
 
 # A session is found by its uid and opened by its secret; 256 random bits, where the specification asks for 128 at least.
@@ -329,21 +331,23 @@ class _CodeAndText:
 
 @attrs.frozen(kw_only=True)
 class Refused(_CodeAndText):
-    """No session (or, as the answer to ATTACH, no tunnel): `code` is a `RefusalCode`, `text` is for people; `route` comes with `moved`."""
+    """No session (or, as the answer to ATTACH, no tunnel): `code` is a `RefusalCode`, `text` is for people; `route` comes with `moved`, other `servers` with `draining`."""
 
     id: ClassVar[int] = 40005
     route: str | None = None
+    servers: tuple[TCPAddress, ...] = ()
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
         route = {} if self.route is None else {"route": self.route}
-        return to_json({"code": self.code, "text": self.text, **route})
+        values = {"code": self.code, "text": self.text, **route}
+        return to_json({**values, **_named(self.servers)})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        refused = super().from_payload(payload)
-        return attrs.evolve(refused, route=_route(Fields.parse("REFUSED", payload)))
+        refused, fields = super().from_payload(payload), Fields.parse("REFUSED", payload)
+        return attrs.evolve(refused, route=_route(fields), servers=_servers(fields))
 
 
 @attrs.frozen(kw_only=True)
@@ -366,17 +370,39 @@ class Drain:
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        values: dict[str, object] = {"seconds": self.seconds}
-        if self.servers:
-            values["servers"] = [str(address) for address in self.servers]
-        return to_json(values)
+        return to_json({"seconds": self.seconds, **_named(self.servers)})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
         fields = Fields.parse("DRAIN", payload)
-        servers = () if fields.values.get("servers") is None else fields.addresses("servers")
-        return cls(seconds=fields.seconds("seconds"), servers=servers)
+        return cls(seconds=fields.seconds("seconds"), servers=_servers(fields))
+
+
+@attrs.frozen
+class Moved:
+    """A client's answer to DRAIN: it is up at another server, and the sender of DRAIN ends this session when its visitors have gone."""
+
+    id: ClassVar[int] = 40016
+
+    def payload(self) -> bytes:
+        """Return the empty payload."""
+        return b""
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Check that the payload is empty."""
+        if payload:
+            raise RemoteProtocolError("MOVED: the payload is not empty")
+        return cls()
+
+
+def _named(servers: tuple[TCPAddress, ...]) -> dict[str, list[str]]:
+    return {"servers": [str(address) for address in servers]} if servers else {}
+
+
+def _servers(fields: Fields) -> tuple[TCPAddress, ...]:
+    return () if fields.values.get("servers") is None else fields.addresses("servers")
 
 
 _NUMBER: Final = struct.Struct(">Q")
@@ -584,6 +610,7 @@ Message: TypeAlias = (
     | Ping
     | Pong
     | Drain
+    | Moved
     | Close
     | Demand
     | Acks
@@ -605,6 +632,7 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
         Ping,
         Pong,
         Drain,
+        Moved,
         Close,
         Demand,
         Acks,

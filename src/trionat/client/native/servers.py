@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from trionat.address import TCPAddress, parse_tcp_address
 from trionat.client.session import SessionOverError
 from trionat.errors import ConnectionLostError, IdentityError, PeerError, RefusedError
 from trionat.log import get_logger
@@ -26,7 +27,6 @@ from trionat.transport.dial import is_localhost, is_numeric
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trionat.address import TCPAddress
     from trionat.client.native.dialer import ServerDialer
     from trionat.transport.tls_endpoint import TLSEndpoint
 
@@ -75,6 +75,7 @@ class Servers:
     make: Callable[[TCPAddress], ServerDialer] | None = None
     _order: list[ServerDialer] = attrs.field(init=False)
     _home: Place | None = attrs.field(init=False, default=None)
+    _returns: Place | None = attrs.field(init=False, default=None)
     _several: set[ServerDialer] = attrs.field(init=False, factory=lambda: set())
     _doubted: set[ServerDialer] = attrs.field(init=False, factory=lambda: set())
 
@@ -91,6 +92,8 @@ class Servers:
             PeerError: none can be reached; of several servers each has its reason.
             StartupError: as `ServerDialer.connect`.
         """
+        if besides == self._returns:
+            besides = None
         race = _Race(tuple(self._order), self._several, self._home, besides)
         try:
             won = await race.run()
@@ -105,7 +108,10 @@ class Servers:
         return won
 
     def stops(self, place: Place, named: Sequence[TCPAddress]) -> bool:
-        """Note that the server there stops, and names others; return whether there is any other one."""
+        """Note that the server there stops, and names others; return whether there is any other one.
+
+        Where it names the address that leads to it, others are behind the same address, and it is dialled again.
+        """
         if self.make is not None:
             own = {dialer.server.control for dialer in self.dialers}
             new = [self.make(address) for address in dict.fromkeys(named) if address not in own]
@@ -118,7 +124,9 @@ class Servers:
             self._order.remove(place.dialer)
             self._order.append(place.dialer)
         self._home = None
-        return len(self._order) > 1 or place.dialer in self._several
+        shared = place.dialer.server.control in named and place.dialer not in self._several
+        self._returns = place if shared else None
+        return shared or len(self._order) > 1 or place.dialer in self._several
 
     def ended(self, place: Place, problem: PeerError, *, final: bool) -> bool:
         """Note why there is no session there (any more); return whether another server is left, although that is `final` for this one.
@@ -133,6 +141,9 @@ class Servers:
         ):
             return False
         place.dialer.route = None
+        if isinstance(problem, RefusedError) and problem.servers:
+            self.stops(place, list(map(parse_tcp_address, problem.servers)))
+            return False
         if self._home == place:
             self._home = None
         self._order.remove(place.dialer)

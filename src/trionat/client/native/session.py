@@ -15,7 +15,7 @@ from trionat.client.native.streams import WaitingStreams
 from trionat.client.native.tunnel_pool import TunnelPool
 from trionat.client.session import Session, SessionOverError
 from trionat.config.values import UNENCRYPTED
-from trionat.errors import RefusedError, RemoteProtocolError
+from trionat.errors import PeerTimeoutError, RefusedError, RemoteProtocolError
 from trionat.events import Draining, Queued
 from trionat.log import get_logger
 from trionat.protocol import messages
@@ -37,6 +37,7 @@ from trionat.protocol.messages import (
     Hello,
     Join,
     Lost,
+    Moved,
     Ping,
     Pong,
     RefusalCode,
@@ -77,6 +78,9 @@ _TELL_INTERVAL: Final = 1.0
 # Times that a server may send us to another of its processes, one after another: it has moved us, and then somebody has moved again.
 _MOST_MOVES: Final = 3
 
+# Seconds, besides its grace, that a server has to end the session of a client that is up at another one. Chosen.
+_TO_END: Final = 10.0
+
 _SOFTWARE: Final = f"trionat {version('trionat')}"
 
 
@@ -95,6 +99,7 @@ class NativeSession(Session):
     waiting_streams: WaitingStreams = attrs.field(factory=lambda: WaitingStreams(0))
     place: Place | None = attrs.field(init=False, default=None)
     _position: int | None = attrs.field(init=False, default=None)  # in the queue
+    _grace: float = attrs.field(init=False, default=0.0)  # of a server that stops
     _moved: Signal = attrs.field(init=False, factory=Signal)
 
     async def run(self) -> None:
@@ -145,7 +150,7 @@ class NativeSession(Session):
                         *CAPABILITIES,
                         RESUME,
                         ROUTES,
-                        MOVE,
+                        *([] if self.config.once else [MOVE]),
                         *([PLAIN_TUNNELS] if self._wants_plain else []),
                     ),
                     resume=self.waiting_streams.token,
@@ -201,8 +206,8 @@ class NativeSession(Session):
                     self._moved.notify()
                 case messages.Refused(code=RefusalCode.MOVED, route=str()):
                     return message
-                case messages.Refused(code=code, text=text):
-                    raise RefusedError(code, text)
+                case messages.Refused(code=code, text=text, servers=servers):
+                    raise RefusedError(code, text, servers=servers)
                 case Ping() | Pong():
                     pass
                 case _:
@@ -260,28 +265,21 @@ class NativeSession(Session):
             nursery.start_soon(pool.run, name="tunnel pool")
             nursery.start_soon(self._read, link, pool, early, name="control reader")
             nursery.start_soon(self.forwarder.check, name="check services")
-            text = await self._wait_end(link, pool)
-            nursery.cancel_scope.cancel(text)
-        await link.say_last(Close(code=CloseCode.STOPPED, text=text))
-
-    async def _wait_end(self, link: ControlLink, pool: TunnelPool) -> str:
-        """Wait until the session may end as planned, and return why it does."""
-        async with trio.open_nursery() as nursery:
-
-            async def finish() -> None:
-                await self.moved.wait()
-                await pool.wait_not_busy()
-                nursery.cancel_scope.cancel("no visitor is left")
-
-            nursery.start_soon(finish, name="finish")
+            if MOVE in welcome.capabilities:
+                nursery.start_soon(self._tell_moved, link, name="tell that we have moved")
             await self.stopping.wait()
+            link.post(Drain(seconds=self.config.drain_grace))
+            with trio.move_on_after(self.config.drain_grace):
+                await pool.wait_not_busy()
             nursery.cancel_scope.cancel("the client stops")
-        if not self.stopping.is_set():
-            return "the client has moved to another server"
-        link.post(Drain(seconds=self.config.drain_grace))
-        with trio.move_on_after(self.config.drain_grace):
-            await pool.wait_not_busy()
-        return "the client stops"
+        await link.say_last(Close(code=CloseCode.STOPPED, text="the client stops"))
+
+    async def _tell_moved(self, link: ControlLink) -> None:
+        """Tell the server when this client is up at another one; it ends this session when the last visitor here has gone."""
+        await self.moved.wait()
+        link.post(Moved())
+        await trio.sleep(self._grace + _TO_END)
+        raise PeerTimeoutError("the server that was to stop has not ended the session")
 
     async def _read(self, link: ControlLink, pool: TunnelPool, early: EarlyStreams) -> None:
         async with trio.open_nursery() as nursery:
@@ -305,8 +303,9 @@ class NativeSession(Session):
                 case Drain(seconds=seconds, servers=servers):
                     if not draining:
                         self.tell(Draining(seconds))
-                        self._note_drain(servers)
+                        self._grace = seconds
                     draining = True
+                    self._note_drain(servers)  # again, where there are others by now
                 case Close(code=code, text=text):
                     with trio.move_on_after(_LAST_BYTES):
                         await pool.wait_not_busy()
@@ -317,7 +316,7 @@ class NativeSession(Session):
                     )
 
     def _note_drain(self, servers: Sequence[TCPAddress]) -> None:
-        if self.place is not None and not self.config.once:
+        if self.place is not None and not self.config.once:  # else the first session is the last
             self.moving = self.servers.stops(self.place, servers)
             self.changed.notify()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+import trio
 
+from trionat.server.admin.drain import Drain
 from trionat.server.admin.kick import kick
 from trionat.server.admin.task_tree import grow, main_task
 
 if TYPE_CHECKING:
-    from trionat.server.admin.messages import Kick, Kicked
+    from trionat.server.admin.messages import Drained, Kick, Kicked
     from trionat.server.admin.metrics import Metrics
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.admin.task_tree import Branch
@@ -27,6 +29,10 @@ class Commands(Protocol):
         """Return the tree of tasks."""
         ...
 
+    async def drain(self) -> Drained:
+        """Begin to send clients to other servers, if that has not begun, and return how far it has come."""
+        ...
+
     async def kick(self, request: Kick) -> Kicked:
         """Send somebody away, and return when that is done."""
         ...
@@ -34,9 +40,13 @@ class Commands(Protocol):
 
 @attrs.define(eq=False)
 class LocalCommands:
-    """The `Commands` of one process."""
+    """The `Commands` of one process. `draining` has to run."""
 
     metrics: Metrics
+    draining: Drain = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.draining = Drain(self.metrics.context)
 
     async def snapshot(self) -> Snapshot:
         """See `Commands`."""
@@ -45,6 +55,12 @@ class LocalCommands:
     async def tasks(self) -> Branch:
         """See `Commands`."""
         return await grow(main_task())
+
+    async def drain(self) -> Drained:
+        """See `Commands`."""
+        self.draining.begin()
+        await trio.lowlevel.checkpoint()
+        return self.draining.look()
 
     async def kick(self, request: Kick) -> Kicked:
         """See `Commands`."""

@@ -34,6 +34,13 @@ class AskTasks:
 
 
 @attrs.frozen
+class AskDrain:
+    """Asks that the server be drained, if it is not yet, and for a `Drained`."""
+
+    word: ClassVar[str] = "drain"
+
+
+@attrs.frozen
 class KickUser:
     """Asks that all of a user's clients be sent away; as the others, for a `Kicked`."""
 
@@ -58,7 +65,7 @@ class KickVisitor:
 
 
 Kick: TypeAlias = KickUser | KickSession | KickVisitor
-Request: TypeAlias = AskStatus | AskTasks | Kick
+Request: TypeAlias = AskStatus | AskTasks | AskDrain | Kick
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +98,31 @@ class Kicked:
         return self != Kicked()
 
 
+@attrs.frozen(kw_only=True)
+class Drained:
+    """How far a drain has come: sessions that are still up, how many of their clients have `moved` elsewhere by now, visitors that are here.
+
+    `reserved` counts lost clients whose ports are kept, `others` are the servers that clients are told of, `waits_for` says what has to be there first.
+    """
+
+    sessions: int
+    moved: int = 0
+    visitors: int = 0
+    reserved: int = 0
+    others: tuple[str, ...] = ()
+    waits_for: str | None = None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Drained:
+        """Return what `attrs.asdict` has made these values of."""
+        return cls(**{**values, "others": tuple(values["others"])})
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nobody is left."""
+        return not self.sessions and not self.reserved
+
+
 def encode_request(request: Request) -> bytes:
     """Return the line."""
     return _line({"request": request.word, **attrs.asdict(request)})
@@ -108,6 +140,8 @@ def decode_request(line: bytes) -> Request:
             return AskStatus()
         case AskTasks.word:
             return AskTasks()
+        case AskDrain.word:
+            return AskDrain()
         case KickUser.word:
             return KickUser(fields.text("name"))
         case KickSession.word:

@@ -103,6 +103,7 @@ class Metrics:
                 ports,
                 rate=sum((session.rate for session in sessions), 0.0),
                 stopping=context.stopping.is_set(),
+                drained=context.admission.is_closed,
                 now=self.now,
             ),
             sessions=tuple(sessions),
@@ -210,6 +211,7 @@ def view_server(
     *,
     rate: float,
     stopping: bool,
+    drained: bool,
     now: Callable[[], datetime] = _now,
 ) -> ServerView:
     """Look at the server itself, which has `started` at that moment of Trio's clock."""
@@ -226,6 +228,7 @@ def view_server(
         queue_places=config.queue_places,
         rate=round(rate, 1),
         stopping=stopping,
+        drained=drained,
     )
 
 

@@ -12,6 +12,7 @@ from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.server.admin.messages import (
     REQUEST_BYTES,
+    AskDrain,
     AskStatus,
     AskTasks,
     KickSession,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import socket
 
     from trionat.server.admin.commands import Commands
-    from trionat.server.admin.messages import Kicked
+    from trionat.server.admin.messages import Drained, Kicked
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.admin.task_tree import Branch
 
@@ -91,12 +92,14 @@ class AdminServer:
 
     async def _answer(self, request: Request) -> bytes:
         """Do what is asked for. The answer is written in a thread, since there may be thousands of visitors in it."""
-        answer: Snapshot | Branch | Kicked
+        answer: Snapshot | Branch | Drained | Kicked
         match request:
             case AskStatus():
                 answer = await self.commands.snapshot()
             case AskTasks():
                 answer = await self.commands.tasks()
+            case AskDrain():
+                answer = await self.commands.drain()
             case KickUser() | KickSession() | KickVisitor():
                 answer = await self.commands.kick(request)
                 if answer.anybody:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class ServerView:
-    """The server itself. `rate` is that of all sessions; `stopping` says that nobody new is let in any more."""
+    """The server itself. `rate` is that of all sessions; `stopping` says that nobody new is let in any more, and `drained` that clients are sent to other servers besides."""
 
     name: str
     version: str
@@ -30,6 +30,7 @@ class ServerView:
     queue_places: int
     rate: float
     stopping: bool
+    drained: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -126,13 +127,15 @@ class WorkerView:
 
 @attrs.frozen(kw_only=True)
 class NodeView:
-    """A node of the cluster; None is what is not known, since Redis is away. `silent` is how many seconds ago it told that it is there."""
+    """A node of the cluster; None is what is not known, since Redis is away. `silent` is how many seconds ago it told that it is there, `public` is where clients reach it."""
 
     name: str
     address: str
     silent: float | None
     sessions: int | None
     visitors: int | None
+    public: str | None = None
+    drained: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -37,6 +37,9 @@ class Lease:
     `given_up` says that nobody will come back for it, `released` that it is gone for good. `services` are those of the session
     that uses it, or did so last; `vacant_since` is when that one ended.
 
+    `handed_over` is set when its client is at another server, which has its ports by now, or may have others: the visitors that are here finish, and no
+    new ones come. `on_handed_over` is told first.
+
     `token` names the client process whose streams are here: whoever shows it may go on with them. `send_memory` is what they all may hold.
     """
 
@@ -46,10 +49,12 @@ class Lease:
     send_memory: SendMemory
     on_idle: Callable[[Lease], None] = lambda _: None
     on_occupied: Callable[[Lease], None] = lambda _: None
+    on_handed_over: Callable[[Lease], None] = lambda _: None
     released: bool = attrs.field(init=False, default=False)
     given_up: bool = attrs.field(init=False, default=False)
     services: tuple[ServiceRequest, ...] = attrs.field(init=False, default=())
     vacant_since: float | None = attrs.field(init=False, default=None)
+    handed_over: trio.Event = attrs.field(init=False, factory=trio.Event)
     token: str = attrs.field(init=False, repr=False, factory=_new_token)
     _evict: Callable[[str], None] | None = attrs.field(init=False, default=None)
     _send_back: Callable[[str], None] | None = attrs.field(init=False, default=None)
@@ -131,6 +136,15 @@ class Lease:
         self.queue.close(reason)
         if not self.occupied:
             self.on_idle(self)
+
+    def hand_over(self) -> None:
+        """The client is at another server by now: new visitors go there. Idempotent."""
+        if not self.handed_over.is_set():
+            self.given_up = True
+            self.on_handed_over(self)
+            self.handed_over.set()
+            if not self.occupied:
+                self.on_idle(self)
 
     async def wait_vacant(self, reason: str, is_wanted: Callable[[], bool]) -> None:
         """Evict whichever session uses the lease, as often as it takes, and as long as it is still wanted.

@@ -19,12 +19,13 @@ from trionat.server.visitors.queue import VisitorQueue
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trionat.config.server import ServerConfig
     from trionat.server.admission.queued_client import QueuedClient
     from trionat.server.registry.registry import Registry
     from trionat.server.visitors.ports import LeaseKey, PortPool
+    from trionat.server.visitors.visitor import Visitor
 
 log = get_logger(__name__)
 
@@ -33,13 +34,19 @@ def _in_this_process(leases: Leases) -> Registry:
     return LocalRegistry(ClaimTable(leases.config.session_limit, leases.ports))
 
 
+def _close(visitor: Visitor) -> None:
+    """There is no such process."""
+    visitor.endpoint.close()
+    visitor.gone()
+
+
 @attrs.define(eq=False)
 class Leases:
     """Every lease is a claim in the registry (one session slot, and its ports) until it is released.
 
     `ports` are the visit ports of this process; where the registry is in it as well, which it is unless given, they are its pool. `by_key` has
     the leases that exist; `live_limits` what their users may have; `changed` is notified when slots and ports are free
-    again, or will be in a while, and when a client leaves the queue.
+    again, or will be in a while, and when a client leaves the queue. `pass_on` brings a visitor to the process that has its port by now.
     """
 
     config: ServerConfig
@@ -48,6 +55,7 @@ class Leases:
     registry: Registry = attrs.field(
         default=attrs.Factory(_in_this_process, takes_self=True), kw_only=True
     )
+    pass_on: Callable[[Visitor], None] = attrs.field(kw_only=True, default=_close)
     by_key: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
     _claims: dict[LeaseKey, Claim] = attrs.field(init=False, factory=lambda: {})
     live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
@@ -59,6 +67,7 @@ class Leases:
         self.registry.on_free = self.changed.notify
         self.registry.on_evict = self.evict
         self.registry.on_lost = self.lose
+        self.registry.on_moved = self.hand_over
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self.by_key.values()))
@@ -67,6 +76,10 @@ class Leases:
     def free_slots(self) -> int:
         """How many more sessions there may be."""
         return self.registry.free_slots
+
+    def has_room(self, key: LeaseKey) -> bool:
+        """Tell whether there may be a session of this client."""
+        return self.registry.has_room(key)
 
     async def grant(self, client: QueuedClient) -> Lease | None:
         """Return a new lease for a client that has none, or None where too few slots or ports are free. No checkpoint where the registry is in this process.
@@ -89,7 +102,9 @@ class Leases:
         )
         memory = SendMemory(self.config.resume_memory, self.send_memory)
         ports = tuple(self.ports.ports[number] for number in claim.ports)
-        lease = Lease(claim.key, ports, queue, memory, self._idle, self._occupied)
+        lease = Lease(
+            claim.key, ports, queue, memory, self._idle, self._occupied, self._handed_over
+        )
         self.by_key[lease.key] = lease
         self._claims[lease.key] = claim
         return lease
@@ -164,6 +179,20 @@ class Leases:
             lease.give_up(reason)
             lease.send_back(reason)
 
+    def hand_over(self, key: LeaseKey) -> None:
+        """Another process has the key by now, as it was to be: what is here goes on, as long as the session does."""
+        if (lease := self.by_key.get(key)) is not None:
+            lease.hand_over()
+
+    def _handed_over(self, lease: Lease) -> None:
+        for port in lease.ports:
+            port.queue = None
+        self.registry.release(self._claims.pop(lease.key))
+        if lease.occupied:
+            return
+        for visitor in lease.queue.take_new():
+            self.pass_on(visitor)
+
     def release(self, lease: Lease, reason: str) -> None:
         """Give back slot and ports, and dismiss the visitors that wait, for that reason. Idempotent."""
         if lease.released:
@@ -171,9 +200,10 @@ class Leases:
         lease.released = True
         lease.queue.close(reason)
         self.live_limits.give_back(lease.queue.user_limits)
-        for port in lease.ports:
-            port.queue = None
         del self.by_key[lease.key]
-        log.info("ports are free again", ports=lease.port_numbers, user=lease.key[0])
-        self.registry.release(self._claims.pop(lease.key))
+        if not lease.handed_over.is_set():
+            for port in lease.ports:
+                port.queue = None
+            log.info("ports are free again", ports=lease.port_numbers, user=lease.key[0])
+            self.registry.release(self._claims.pop(lease.key))
         self.changed.notify()

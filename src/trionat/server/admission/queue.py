@@ -24,6 +24,7 @@ from trionat.server.registry.claim import TakenError
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
+    from trionat.address import TCPAddress
     from trionat.config.server import ServerConfig
     from trionat.server.admission.lease import Lease
     from trionat.server.admission.leases import Leases
@@ -42,13 +43,23 @@ _LOOK_AGAIN: Final = 1.0
 """Seconds between two looks at whose turn it is, while anybody waits."""
 
 
+def others_than(own: TCPAddress, config: ServerConfig) -> tuple[TCPAddress, ...]:
+    """Return the servers that clients of this one may go to; it may be configured with the same list as the others."""
+    return tuple(address for address in config.other_servers if address != own)
+
+
 @attrs.define(eq=False)
 class Admission:
-    """Who may run a session. `run` has to run. `draining` is set by `drain`."""
+    """Who may run a session. `run` has to run. `draining` is set by `drain`, `is_closed` by `close`.
+
+    `elsewhere` are the other servers that are named to those who are not let in, or have to go.
+    """
 
     config: ServerConfig
     leases: Leases
     draining: trio.Event = attrs.field(init=False, factory=trio.Event)
+    elsewhere: tuple[TCPAddress, ...] = ()
+    is_closed: bool = attrs.field(init=False, default=False)
     _present: dict[LeaseKey, QueuedClient] = attrs.field(init=False, factory=lambda: {})
     _queue: list[QueuedClient] = attrs.field(init=False, factory=lambda: [])
     _assigning: bool = attrs.field(init=False, default=False)
@@ -75,6 +86,8 @@ class Admission:
             RefusedError: the queue is full, the ports cannot be had, or the user has too many sessions.
             PeerError: the client has left, or broke the protocol.
         """
+        if self.is_closed:
+            self._check_back(client)
         self._check(client)
         if (rival := self._present.get(client.key)) is not None:
             self._leave(rival)  # at once: the newcomer may need just that place
@@ -88,6 +101,8 @@ class Admission:
                 if lease is None and client.refusal is None:
                     await self._come_over(client)
             if lease is None and client.refusal is None:
+                if self.is_closed:  # by now
+                    raise self._drained()
                 lease = await self._wait_in_queue(client)
             if client.refusal is not None:  # perhaps a rival has come meanwhile
                 raise client.refusal
@@ -117,6 +132,20 @@ class Admission:
         if holder is not None:
             reason = f"the same client has come to another process ({client.client_name})"
             await registry.evict(client.key, reason)
+
+    def _check_back(self, client: QueuedClient) -> None:
+        """This server is drained: only a client comes back that was lost, and has something here. One that is up here is to be up elsewhere.
+
+        Raises:
+            RefusedError: anybody else.
+        """
+        lease = self.leases.by_key.get(client.key)
+        if lease is None or lease.occupied or lease.given_up:
+            raise self._drained()
+
+    def _drained(self) -> RefusedError:
+        text = "the server is drained: go to another one"
+        return RefusedError(RefusalCode.DRAINING, text, servers=self.elsewhere)
 
     def _check(self, client: QueuedClient) -> None:
         """Refuse what waiting would not help, and give up leases that only stand reserved for a user who has too many.
@@ -219,7 +248,9 @@ class Admission:
         self._assigning = True
         try:
             for client in self.queue:
-                if not self.leases.free_slots or not await self._assign_to(client):
+                if not self.leases.has_room(client.key):
+                    continue  # one that comes over from another process brings its slot along
+                if not await self._assign_to(client):
                     break
         finally:
             self._assigning = False
@@ -273,11 +304,19 @@ class Admission:
                 lease.give_up(refusal.text)
         return len(waiting), tuple(reserved)
 
+    def close(self) -> None:
+        """The server is drained: nobody new is let in, and who waits is refused, and told of other servers. Sessions go on. Idempotent."""
+        self.is_closed = True
+        for client in self.queue:
+            client.refuse(self._drained())
+
     def drain(self) -> None:
         """The server stops, and its visit ports are closed: nobody waits any more, a lease ends with its session, and sessions are told."""
         self.draining.set()
         for client in list(self._present.values()):
-            client.refuse(RefusedError(RefusalCode.DRAINING, "the server stops"))
+            client.refuse(
+                RefusedError(RefusalCode.DRAINING, "the server stops", servers=self.elsewhere)
+            )
         for lease in self.leases:
             if not lease.occupied:
                 lease.give_up("the server stops")

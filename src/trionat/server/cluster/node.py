@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
+from trionat.address import TCPAddress, parse_tcp_address
 from trionat.errors import RegistryAwayError, StartupError
 from trionat.log import get_logger
 from trionat.networks import parse_network
@@ -27,6 +28,8 @@ from trionat.server.cluster.scripts import (
     BANS,
     BEAT,
     BEAT_ONCE,
+    DEAD_AFTER,
+    DRAIN,
     FAIL,
     FORMAT,
     HOLD,
@@ -54,7 +57,6 @@ from trionat.server.cluster.table import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trionat.address import TCPAddress
     from trionat.config.cluster import ClusterConfig
     from trionat.server.cluster.redis_link import Answer
     from trionat.server.cluster.seal import Seal
@@ -78,19 +80,22 @@ _KICK: Final = "trionat kick 1"
 _KICK_HOLDS: Final = 600.0
 """Seconds by which the clocks of two nodes may differ. A kick that is older was kept by somebody, to send it once more."""
 _FIGURES: Final = 512
+_AGAIN: Final = 0.5
 _TELL_INTERVAL: Final = 60.0
 _HIGHEST_BAN: Final = 86_400_000.0
 
 
 @attrs.frozen(kw_only=True)
 class NodeStatus:
-    """What is known of a node: `silent` is for how many seconds it has not beaten (None where Redis does not tell)."""
+    """What is known of a node: `silent` is for how many seconds it has not beaten (None where Redis does not tell), `public` where clients reach it."""
 
     name: str
     address: str
     silent: float | None
     sessions: int | None
     visitors: int | None
+    public: str | None = None
+    drained: bool = False
 
 
 def _ignore(network: str, seconds: float) -> None:
@@ -102,7 +107,7 @@ class Node:
     """See the module. `run` has to run.
 
     `member` tells the state folders of nodes apart, so that a node that was started anew takes its name over at once, and another one does not.
-    `reservation` is for how many seconds the ports of a node that is gone are kept for its clients. `figures` is what `status` shows of this node: sessions and visitors. `on_ban` and `on_kick` are called when another node has banned a
+    `reservation` is for how many seconds the ports of a node that is gone are kept for its clients. `figures` is what `status` shows of this node: sessions and visitors; `public` is where clients reach it. `on_ban` and `on_kick` are called when another node has banned a
     network, for so many seconds, or has sent somebody away.
     """
 
@@ -116,6 +121,7 @@ class Node:
     figures: Callable[[], tuple[int, int]] = lambda: (0, 0)
     on_ban: Callable[[str, float], None] = _ignore
     on_kick: Callable[[bytes], None] = lambda _: None
+    public: TCPAddress | None = None
     epoch: str = attrs.field(factory=lambda: secrets.token_hex(8))
     table: RoutingTable = attrs.field(init=False, factory=RoutingTable)
     link: RedisLink = attrs.field(init=False)
@@ -171,6 +177,36 @@ class Node:
         """Wait until Redis has known this node for the first time."""
         await self._joined.wait()
 
+    async def drain(self) -> None:
+        """Offer what this node holds: a client that comes to another node takes its ports along, and needs nothing of this one. Waits until Redis knows.
+
+        From then on `RedisRegistry.on_moved` is called for each that does so.
+        """
+        self.registry.is_offered = True
+        while True:
+            try:
+                if (await self.link.call(DRAIN, self.name, self.epoch))[0] == b"ok":
+                    return
+            except RegistryAwayError as error:
+                log.debug("the other nodes cannot be told now", reason=str(error))
+            await trio.sleep(_AGAIN)
+
+    async def find_others(self) -> tuple[TCPAddress, ...]:
+        """Return where clients of this node may go: the public addresses of the nodes that are there and not drained.
+
+        Its own is among them where others have the same: whoever dials it comes to one of them sooner or later.
+        """
+        return tuple(
+            dict.fromkeys(
+                parse_tcp_address(node.public)
+                for node in await self.ask_nodes()
+                if node.public is not None
+                and node.name != self.name
+                and not node.drained
+                and (node.silent is None or node.silent <= DEAD_AFTER)
+            )
+        )
+
     async def leave(self) -> None:
         """Tell the others that this node is gone; best effort, within a second."""
         try:
@@ -188,6 +224,8 @@ class Node:
             async with trio.open_nursery() as nursery:
                 # From now on: with much to tell and to read, all others would think this node dead before it is through.
                 nursery.start_soon(self._beat_on, settle, name="beat")
+                if self.registry.is_offered:
+                    await self.link.call(DRAIN, self.name, self.epoch)
                 await self._tell_held()
                 await self._snapshot()
                 await self._fetch_bans()
@@ -332,7 +370,8 @@ class Node:
         due = last = 0
         while True:
             sessions, visitors = self.figures()
-            figure = json.dumps([sessions, visitors])
+            public = None if self.public is None else str(self.public)
+            figure = json.dumps([sessions, visitors, public, self.registry.is_offered])
             answer = await self.link.call(
                 BEAT_ONCE, self.name, self.epoch, self.table.highest, figure, self._reserve
             )
@@ -488,8 +527,11 @@ def read_nodes(answer: Answer) -> list[NodeStatus]:
         try:
             name, epoch, _, address, silent = line.decode().split(" ")
             node = read_node([name, epoch, address])
-            figures: Any = json.loads(figure[:_FIGURES] or b"[null, null]")
-            sessions, visitors = map(_figure, figures)
+            figures: Any = json.loads(figure[:_FIGURES] or b"[null, null, null, false]")
+            sessions, visitors = map(_figure, figures[:2])
+            public, drained = figures[2:]
+            if public is not None:
+                public = str(parse_tcp_address(str(public)))
             seconds = int(silent[:15]) / 1000
         except (ValueError, TypeError, RecursionError):
             continue
@@ -500,6 +542,8 @@ def read_nodes(answer: Answer) -> list[NodeStatus]:
                 silent=None if seconds < 0 else round(seconds, 1),
                 sessions=sessions,
                 visitors=visitors,
+                public=public,
+                drained=bool(drained),
             )
         )
     return sorted(found, key=lambda each: each.name)

@@ -67,7 +67,7 @@ class RedisRegistry(Registry):
     """See `Registry`. `node` and `epoch` are this node's, `reserve` is for how many milliseconds the ports of a node that is gone are kept for its clients; at most `slots` claims are there at once, at all nodes together.
 
     `is_ready` says that Redis knows what we hold, and we know what all others do. What was held when Redis went away is held on: it is in
-    `held`, and told again by `Node` when Redis is back.
+    `held`, and told again by `Node` when Redis is back. `is_offered` says that this node is drained: other nodes take over what its clients hold.
     """
 
     link: RedisLink
@@ -78,6 +78,7 @@ class RedisRegistry(Registry):
     epoch: str
     reserve: int
     is_ready: bool = attrs.field(init=False, default=False)
+    is_offered: bool = attrs.field(init=False, default=False)
     held: dict[LeaseKey, _Held] = attrs.field(init=False, factory=lambda: {})
     _held_ports: dict[int, LeaseKey] = attrs.field(init=False, factory=lambda: {})
     _elsewhere: _Elsewhere = attrs.field(init=False)
@@ -95,6 +96,10 @@ class RedisRegistry(Registry):
         """See `Registry`."""
         return self.slots - len(self.table.by_key) - self._asking
 
+    def has_room(self, key: LeaseKey) -> bool:
+        """See `Registry`. A client of another node brings its slot along."""
+        return self.free_slots > 0 or key in self.table.by_key
+
     async def holder(self, key: LeaseKey) -> str | None:
         """See `Registry`."""
         self._require()
@@ -110,7 +115,7 @@ class RedisRegistry(Registry):
         self._require()
         if wish.key in self.held:
             return None  # it is about to be released
-        if self.free_slots <= 0:
+        if not self.has_room(wish.key):
             return None
         self._asking += 1
         kept: list[VisitPort] = []  # that others have, as we have just learned
@@ -282,8 +287,13 @@ class RedisRegistry(Registry):
     def lose(self, key: LeaseKey, *, moved: bool) -> None:
         """Another node holds what we do, with a higher fence: the client itself (`moved`), or one of its ports for somebody else."""
         held = self.held.get(key)
-        if held is not None and not held.lost:
-            held.lost = True
+        if held is None or held.lost:
+            return
+        held.lost = True
+        if moved and self.is_offered:
+            log.info("a client has gone to another node", user=key[0], ports=held.claim.ports)
+            self.on_moved(key)
+        else:
             log.warning(
                 "another node has what was held here",
                 user=key[0],

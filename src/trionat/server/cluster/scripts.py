@@ -11,6 +11,7 @@
 | `user:NAME`, `held:EPOCH` | sets: the keys of a user, of a node |
 | `fence`, `seq` | counters: of claims, of news |
 | `dead` | sorted set: epochs of nodes that are gone, by the time until which their claims stand reserved for the same clients |
+| `drained` | set: epochs of nodes that are drained: whoever's client comes to another node takes its claim along |
 | `bans`, `failed`, `failures` | sorted sets: networks by the end of their ban, by their last failed login; hash: a network to `SCORE TIME` |
 
 All of them begin with one hash tag, so that a Redis Cluster has them at one place. A claim holds while its node has the epoch that is in it, and
@@ -68,6 +69,7 @@ KEYS: Final = tuple(
         "fence",
         "seq",
         "dead",
+        "drained",
         "bans",
         "failed",
         "failures",
@@ -76,7 +78,7 @@ KEYS: Final = tuple(
 """What every script gets. Sets of users and epochs are made from them: they have the same hash tag."""
 
 _PRELUDE: Final = f"""
-local cluster, nodes, beats, figures, claims, ports, fences, seq, dead, bans, failed, failures = unpack(KEYS)
+local cluster, nodes, beats, figures, claims, ports, fences, seq, dead, drained, bans, failed, failures = unpack(KEYS)
 local P, CHANNEL = '{PREFIX}', '{CHANNEL}'
 local DEAD, SUSPECT = {DEAD_AFTER * 1000:.0f}, {SUSPECT_AFTER * 1000:.0f}
 local MOST_BYTES, HIGHEST, LEAP = {MOST_BYTES}, {HIGHEST_FENCE:.0f}, {LEAP:.0f}
@@ -158,6 +160,9 @@ local function drop(id, claim)
     redis.call('SREM', P .. 'held:' .. claim.epoch, id)
 end
 
+-- Whether a client that comes to another node takes its claim along, and need not ask the node that has it.
+local function is_offered(claim) return redis.call('SISMEMBER', drained, claim.epoch) == 1 end
+
 -- Whether a claim of a node that is gone still stands reserved for its client.
 local function is_reserved(claim)
     if epoch_of(claim.node) == claim.epoch then return true end
@@ -184,6 +189,7 @@ end
 
 local function bury(node, epoch, reserve)
     redis.call('ZADD', dead, now + tonumber(reserve), epoch)
+    redis.call('SREM', drained, epoch)
     tell('gone ' .. node .. ' ' .. epoch)
 end
 """
@@ -359,6 +365,16 @@ return {'ok'}
 """,
 )
 
+DRAIN: Final = Script(
+    "drain",
+    """
+local node, epoch = unpack(ARGV)
+if epoch_of(node) ~= epoch then return {'lost'} end
+redis.call('SADD', drained, epoch)
+return {'ok'}
+""",
+)
+
 CLAIM: Final = Script(
     "claim",
     """
@@ -370,9 +386,8 @@ local held = find(id)
 if held then
     if is_alive(held) then
         if held.node == node and held.epoch == epoch then return {'own'} end
-        return {'held', held.node}
+        if not is_offered(held) then return {'held', held.node} end
     end
-    drop(id, held)
 end
 if most >= 0 and redis.call('SCARD', user_set(id)) >= most then
     local occupied, vacant = 0, {}
@@ -380,6 +395,8 @@ if most >= 0 and redis.call('SCARD', user_set(id)) >= most then
         local claim = find(each)
         if not claim then
             redis.call('SREM', user_set(id), each)
+        elseif each == id then
+            -- it is what this one takes the place of
         elseif not is_alive(claim) then
             if not is_reserved(claim) then drop(each, claim) end
         elseif claim.occupied then
@@ -409,6 +426,7 @@ end
 if #taken > 1 then return taken end
 raise_fence(highest)
 local fence = redis.call('INCR', fences)
+if held then drop(id, held) end
 put(id, node, epoch, fence, '1', list)
 return {'ok', whole(fence)}
 """,
@@ -418,7 +436,7 @@ FIND: Final = Script(
     "find",
     """
 local claim = find(ARGV[1])
-return {'ok', claim and is_alive(claim) and claim.node or ''}
+return {'ok', claim and is_alive(claim) and not is_offered(claim) and claim.node or ''}
 """,
 )
 
@@ -562,6 +580,7 @@ ALL: Final = (
     BEAT_ONCE,
     DOUBT,
     LEAVE,
+    DRAIN,
     CLAIM,
     FIND,
     RELEASE,

@@ -108,7 +108,8 @@ class Login(ABC):
         )
         bind_context(user=identity.username)
         if self.context.stopping.is_set():
-            raise RefusedError(RefusalCode.DRAINING, "the server stops")
+            elsewhere = self.context.admission.elsewhere
+            raise RefusedError(RefusalCode.DRAINING, "the server stops", servers=elsewhere)
         return identity
 
     async def _run_session(

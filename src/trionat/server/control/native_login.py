@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from trionat.address import parse_tcp_address
 from trionat.config.values import UNENCRYPTED
 from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.protocol.messages import (
@@ -55,7 +56,14 @@ class NativeLogin(Login):
             return await self._channel.receive()
 
     async def _refuse(self, refusal: RefusedError) -> None:
-        await self._channel.send(Refused(code=refusal.code, text=refusal.text, route=refusal.route))
+        await self._channel.send(
+            Refused(
+                code=refusal.code,
+                text=refusal.text,
+                route=refusal.route,
+                servers=tuple(map(parse_tcp_address, refusal.servers)),
+            )
+        )
 
     def _attach(self, attach: Attach | Join) -> None:
         if self._channel.trailing:
@@ -107,7 +115,8 @@ class NativeLogin(Login):
                 and PLAIN_TUNNELS in hello.capabilities,
                 resumes=resumes,
                 route=self.context.route if client.follows_routes else None,
-                moves=MOVE in hello.capabilities,
+                can_move=MOVE in hello.capabilities,
+                elsewhere=lambda: self.context.admission.elsewhere,
             )
 
         await self._run_session(client, open_session)

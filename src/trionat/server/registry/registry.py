@@ -41,12 +41,13 @@ class Registry(ABC):
     `on_free` is called when a claim that was refused for lack of room may succeed by now. `on_evict` is called when another process wants
     the key of one of this process's claims: with `vacant_only`, it is to be given up only where no session uses it. Giving up means `release`, sooner
     or later. `on_lost` is called when a claim does not hold any more without having been released, since another process has one of its ports: its client has
-    to log in anew. All of them must return at once. What is told is told at most once, and a claim's news come in the order of its fence.
+    to log in anew. `on_moved` is called when another process has the key of one of them, and was to get it: see `drain`. All of them must return at once. What is told is told at most once, and a claim's news come in the order of its fence.
     """
 
     on_free: Callable[[], None] = attrs.field(kw_only=True, default=lambda: None)
     on_evict: Evict = attrs.field(kw_only=True, default=_keep)
     on_lost: Callable[[LeaseKey, str], None] = attrs.field(kw_only=True, default=_ignore)
+    on_moved: Callable[[LeaseKey], None] = attrs.field(kw_only=True, default=lambda _: None)
 
     def is_route(self, holder: str) -> bool:
         """Tell whether a holder's word is a route, by which clients get there."""
@@ -56,6 +57,10 @@ class Registry(ABC):
     @abstractmethod
     def free_slots(self) -> int:
         """How many more sessions there may be, as far as is known here."""
+
+    def has_room(self, key: LeaseKey) -> bool:
+        """Tell whether a claim of this key would find a slot, as far as is known here."""
+        return self.free_slots > 0
 
     @abstractmethod
     async def holder(self, key: LeaseKey) -> str | None:

@@ -13,6 +13,7 @@ from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.messages import (
     CAPABILITIES,
+    MOVE,
     PLAIN_TUNNELS,
     RESUME,
     ROUTES,
@@ -24,6 +25,7 @@ from trionat.protocol.messages import (
     Early,
     Join,
     Lost,
+    Moved,
     Resumption,
     Welcome,
 )
@@ -49,9 +51,6 @@ _DEMAND_AGAIN = 1.0
 # faster by this much, in seconds. Whatever else is on a tunnel ends with it and takes no time.
 _LAST_BYTES = 1.0
 
-# Seconds that a client without visitors has to be up at another server when this one stops: some tries. Chosen.
-_TO_MOVE = 5.0
-
 # How far behind the highest number of its kind a plain tunnel may be: a client has fewer dials under way at once.
 _NUMBERS_BEHIND = 1024
 
@@ -64,7 +63,7 @@ class NativeSession(Session):
     """See `Session`. `keep_idle` is how many idle tunnels the client wants at least.
 
     `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
-    `route` is told to the client, so that its tunnels come to this process, `moves` that the client goes to another server
+    `route` is told to the client, so that its tunnels come to this process, `can_move` that the client goes to another server
     when this one stops.
     """
 
@@ -74,9 +73,10 @@ class NativeSession(Session):
     plain_tunnels: bool = False
     resumes: bool = False
     route: str | None = None
-    moves: bool = False
+    can_move: bool = False
     link: ControlLink = attrs.field(init=False)
     _tunnels: NativeTunnels = attrs.field(init=False)
+    _told: bool = attrs.field(init=False, default=False)  # that this server stops, or is drained
     _early: EarlyVisitors = attrs.field(init=False)
     _secret: bytes = attrs.field(
         init=False, repr=False, factory=lambda: secrets.token_bytes(SECRET_BYTES)
@@ -116,6 +116,11 @@ class NativeSession(Session):
     def dialect(self) -> str:
         """See `Session`."""
         return "native, tunnels not encrypted" if self.plain_tunnels else "native"
+
+    @property
+    def moves(self) -> bool:
+        """See `Session`."""
+        return self.can_move
 
     @property
     def round_trip(self) -> float | None:
@@ -164,6 +169,8 @@ class NativeSession(Session):
                     self._early.take(message)
                 case Lost() if self.resumes:
                     self._tunnels.give_up(message)
+                case Moved() if self._told:
+                    self.moved.set()
                 case Close(text=text):
                     end = SessionEnd(
                         "left", f"the client has left: {text}", tell=False, goodbye=True
@@ -191,6 +198,7 @@ class NativeSession(Session):
                 *CAPABILITIES,
                 *([PLAIN_TUNNELS] if self.plain_tunnels else []),
                 *([RESUME] if self.resumes else []),
+                *([MOVE] if self.moves else []),
                 *([] if self.route is None else [ROUTES]),
             ),
             route=self.route,
@@ -213,13 +221,9 @@ class NativeSession(Session):
                 await queue.arrived.wait()
 
     def _tell_drain(self) -> None:
-        servers = self.config.other_servers if self.moves else ()
+        self._told = True
+        servers = self.elsewhere() if self.moves else ()
         self.link.post(Drain(seconds=self.config.drain_grace, servers=servers))
-
-    @property
-    def _to_move(self) -> float:
-        """See `Session`; the client's CLOSE ends the session as soon as it is."""
-        return _TO_MOVE if self.moves and self.config.other_servers else 0.0
 
     async def _tell_end(self, end: SessionEnd) -> None:
         await self.link.say_last(Close(code=end.code, text=end.text))

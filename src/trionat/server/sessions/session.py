@@ -14,6 +14,8 @@ from trionat.protocol.messages import CloseCode
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.address import TCPAddress
     from trionat.config.server import ServerConfig
     from trionat.server.accounts.credential import Credential
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from trionat.server.sessions.tunnels import Tunnels
 
 log = get_logger(__name__)
+
+_TO_MOVE: Final = 5.0
+"""Seconds that a client has to be up at another server when this one stops, also where no visitor is there: some tries. Chosen."""
+
+_NEWS: Final = 2.0
+"""Seconds within which a node hears that another one has what a client has taken along. It takes some milliseconds, unless the link to Redis has just broken."""
 
 
 @attrs.frozen
@@ -43,7 +51,8 @@ class Session(ABC):
     """One client's authenticated control connection and everything that it owns here.
 
     `run` is all of it: when it returns or is cancelled no task, tunnel or visitor of the session is left. The connection
-    belongs to the caller, and so does the lease. `dialect` is for the log.
+    belongs to the caller, and so does the lease. `dialect` is for the log. `elsewhere` are the other servers that the client is told of when this one
+    stops, or is drained: then `moved` is set when the client is up at one of them.
     """
 
     uid: int
@@ -55,8 +64,12 @@ class Session(ABC):
     stopping: trio.Event
     account_id: int = 0
     credential: Credential | None = None
+    elsewhere: Callable[[], tuple[TCPAddress, ...]] = lambda: ()
     since: float = attrs.field(init=False, factory=trio.current_time)
     tunnels: Tunnels = attrs.field(init=False)
+    moved: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _leaving: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _moved_to: str = attrs.field(init=False, default="")
     _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _end: SessionEnd | None = attrs.field(init=False, default=None)
 
@@ -71,9 +84,18 @@ class Session(ABC):
         return None
 
     @property
-    def _to_move(self) -> float:
-        """Seconds that the client is left when this server stops and no visitor is there: to be up at another server first."""
-        return 0.0
+    def moves(self) -> bool:
+        """Whether the client can be up at another server before this session has ended."""
+        return False
+
+    def send_elsewhere(self) -> None:
+        """The server is drained: the client is to go to another one. One that cannot do so beforehand is sent away when its visitors have gone.
+
+        Called again where there are others by now (`elsewhere`).
+        """
+        if self._leaving.is_set():
+            self._tell_drain()
+        self._leaving.set()
 
     @property
     def user_limits(self) -> UserLimits:
@@ -99,6 +121,7 @@ class Session(ABC):
                 with self._scope:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._drain_at_stop, name="drain")
+                        nursery.start_soon(self._move_when_asked, name="move")
                         nursery.start_soon(self.tunnels.run, name="tunnels")
                         self._finish(await self._converse(nursery))
             except* RemoteProtocolError as group:
@@ -133,11 +156,33 @@ class Session(ABC):
 
     async def _drain_at_stop(self) -> None:
         await self.stopping.wait()
+        if not self._leaving.is_set():  # else the client knows
+            self._tell_drain()
+        with trio.move_on_after(self.config.drain_grace):
+            if self.moves and self.elsewhere():
+                with trio.move_on_after(_TO_MOVE):
+                    await self.moved.wait()
+                    await self._hand_over()
+            await self.lease.queue.wait_empty()
+        self.end(CloseCode.STOPPED, self._moved_to or "the server stops")
+
+    async def _move_when_asked(self) -> None:
+        """End when the client is up at another server, and the visitors that are here have gone."""
+        await self._leaving.wait()
         self._tell_drain()
+        if self.moves:
+            await self.moved.wait()
+            await self._hand_over()
         with trio.move_on_after(self.config.drain_grace):
             await self.lease.queue.wait_empty()
-            await trio.sleep(self._to_move)
-        self.end(CloseCode.STOPPED, "the server stops")
+        self.end(CloseCode.STOPPED, self._moved_to or "the server is drained")
+
+    async def _hand_over(self) -> None:
+        """New visitors go to where the client is by now. Where that is another node, it has the ports already, and the news of it are on their way."""
+        self._moved_to = "the client has moved to another server"
+        with trio.move_on_after(_NEWS):
+            await self.lease.handed_over.wait()
+        self.lease.hand_over()
 
     # -- what the dialects do differently ----------------------------------------------------------------------------
 

@@ -262,6 +262,18 @@ class VisitorQueue:
                 return True
         return False
 
+    def take_new(self) -> list[Visitor]:
+        """Take out those who wait and have not begun; they are the caller's."""
+        taken = [visitor for visitor in self._waiting if visitor.stream is None]
+        for visitor in taken:
+            self._waiting.remove(visitor)
+            visitor.present = False
+            self.present -= 1
+            self.user_limits.visitors -= 1
+        if not self.present:
+            self._left.notify()
+        return taken
+
     def drain(self, reason: str) -> None:
         """Take nobody new any more, and dismiss those who wait and have not begun; those who have go on over another tunnel."""
         self.open, self.why = False, reason

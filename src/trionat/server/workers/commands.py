@@ -13,10 +13,11 @@ import trio
 
 from trionat.errors import RefusedError
 from trionat.log import get_logger
-from trionat.server.admin.messages import Kicked, KickUser, encode_request
+from trionat.server.admin.messages import Drained, Kicked, KickUser, encode_request
 from trionat.server.admin.metrics import view_banned, view_cluster, view_server
 from trionat.server.admin.snapshot import Snapshot, WorkerView
 from trionat.server.admin.task_tree import Branch, grow, main_task
+from trionat.server.admission.queue import others_than
 from trionat.server.refusals import Bound
 from trionat.server.workers.link import LinkLostError
 from trionat.server.workers.process import State
@@ -83,6 +84,7 @@ class AllWorkers:
                 parent.table.ports,
                 rate=sum((session.rate for session in sessions), 0.0),
                 stopping=parent.stopping.is_set(),
+                drained=parent.drained,
             ),
             sessions=tuple(sessions),
             queue=tuple(
@@ -115,6 +117,24 @@ class AllWorkers:
             for worker, answer in await self._ask({"what": "tasks"})
         ]
         return Branch(f"parent {os.getpid()}", (own, *others))
+
+    async def drain(self) -> Drained:
+        """See `Commands`; a worker that is not up, or does not answer, has what its clients hold."""
+        self.parent.drained = True
+        answers = dict(await self._ask({"what": "drain clients"}))
+        parts = [
+            Drained.of(answers[worker]["drained"])
+            if worker in answers
+            else Drained(sessions=0, reserved=len(self.parent.table.held_by(worker.word)))
+            for worker in self.parent.workers
+        ]
+        return Drained(
+            sessions=sum(each.sessions for each in parts),
+            moved=sum(each.moved for each in parts),
+            visitors=sum(each.visitors for each in parts),
+            reserved=sum(each.reserved for each in parts),
+            others=tuple(map(str, others_than(self.parent.ready.public, self.parent.config))),
+        )
 
     async def kick(self, request: Kick) -> Kicked:
         """See `Commands`; a user's clients are sent away from all nodes."""

@@ -94,7 +94,8 @@ class Parent:
     """See the module. Owns its workers; the listeners belong to the caller.
 
     `certificate` and `key` are the files that workers read; `ports` are the visit ports that `listeners` has.
-    `member` is there where the server is a node of a cluster: then the claims of workers are the node's. `stopping` is the planned stop.
+    `member` is there where the server is a node of a cluster: then the claims of workers are the node's. `stopping` is the planned stop; `drained` says that workers send
+    their clients to other servers.
     """
 
     config: ServerConfig
@@ -111,6 +112,7 @@ class Parent:
     listeners: Listeners
     ports: PortPool
     member: Member | None = None
+    drained: bool = attrs.field(init=False, default=False)
     authenticator: LocalAuthenticator = attrs.field(init=False)
     worker_config: ServerConfig = attrs.field(init=False)
     table: ClaimTable = attrs.field(init=False)

@@ -421,6 +421,8 @@ class WorkerProcess:
             waiting = self._waiting.popleft()
             self.link.pass_on(waiting.purpose, waiting.connection, waiting.about)
         self.settled.set()
+        if parent.drained:
+            self.link.post({"what": "drain clients"})
         if parent.stopping.is_set():
             self.drain()
 

@@ -24,11 +24,11 @@ from trionat.address import TCPAddress
 from trionat.log import get_logger, log_to
 from trionat.protocol.messages import CloseCode
 from trionat.server.admin.commands import LocalCommands
-from trionat.server.admin.messages import AskStatus, AskTasks, decode_request
+from trionat.server.admin.messages import KickSession, KickUser, KickVisitor, decode_request
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admission.bans import Bans
 from trionat.server.admission.leases import Leases
-from trionat.server.admission.queue import Admission
+from trionat.server.admission.queue import Admission, others_than
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
 from trionat.server.refusals import Bound, RefusalCounters
@@ -209,7 +209,7 @@ class Worker:
             refusals=refusals,
             bans=Bans(0, config.ban_time),  # who may connect, the parent knows
             leases=leases,
-            admission=Admission(config, leases),
+            admission=Admission(config, leases, others_than(ready.public, config)),
             sessions=Sessions(SessionReports(link).accounted, count(start["uid"], step)),
             stopping=trio.Event(),
             public_host=ready.public.host,
@@ -238,6 +238,7 @@ class Worker:
                 serving.start_soon(context.leases.expire_visitors, name="expire visitors")
                 serving.start_soon(context.refusals.tell_regularly, name="tell refusals")
                 serving.start_soon(self.commands.metrics.count_rates, name="count rates")
+                serving.start_soon(self.commands.draining.run, name="drain")
                 serving.start_soon(self._report_regularly, name="report")
                 self._accept = self.connections.acceptor(serving)
                 try:
@@ -290,6 +291,8 @@ class Worker:
                     session.end(CloseCode(message["code"]), message["text"])
             case "drain":
                 context.stopping.set()
+            case "drain clients":
+                self.commands.draining.begin()
             case what:
                 raise AssertionError(f"the parent says {what!r}")
 
@@ -302,9 +305,11 @@ class Worker:
                 return {"status": text}
             case "tasks":
                 return {"tasks": attrs.asdict(await self.commands.tasks())}
+            case "drain clients":
+                return {"drained": attrs.asdict(await self.commands.drain())}
             case "kick":
                 request = decode_request(question["request"].encode())
-                assert not isinstance(request, AskStatus | AskTasks)  # noqa: S101 - for type checkers
+                assert isinstance(request, KickUser | KickSession | KickVisitor)  # noqa: S101 - for type checkers
                 return {"kicked": attrs.asdict(await self.commands.kick(request))}
             case what:
                 raise AssertionError(f"the parent asks {what!r}")
