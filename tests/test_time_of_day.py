@@ -35,6 +35,7 @@ WHERE_IT_BELONGS = {
     "server/accounts/first_user.py": "when the first account was made",
     "server/accounts/traffic.py": "the month to which traffic belongs",
     "server/cluster/identity.py": "the name under which keys are kept that the cluster's replace",
+    "server/cluster/node.py": "how old a kick of another node is, so that none can be told again",
     "store/mysql/accounts.py": "when an account was made",
     "store/private_file.py": "how old a temporary file is that a killed process has left",
     "store/sqlite.py": "when an account was made",
