@@ -169,7 +169,7 @@ def scale(session: nox.Session) -> None:
         "--leases=1000000",
         "--claims=5000",
         "--subscribers=500",
-        "--held=40000",
+        "--held=10000",
     ]
     session.run("python", "-m", "bench.scale", *(session.posargs or large))
 

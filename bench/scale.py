@@ -51,6 +51,9 @@ _CHUNK: Final = 100
 _KEPT_ALIVE: Final = 1.0
 """Seconds between two commands that keep all simulated nodes alive, while something else than beats is measured."""
 
+_READS: Final = 600
+"""Seconds for a node that starts."""
+
 _CONVERGES: Final = 240
 """Seconds for real nodes to know all again."""
 
@@ -476,12 +479,12 @@ async def read_snapshot(bench: Bench) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         nursery.start_soon(node.run)
-        with trio.move_on_after(120) as scope:
+        with trio.move_on_after(_READS) as scope:
             await node.wait_joined()
         seconds, entries = trio.current_time() - began, len(node.table.by_key)
         nursery.cancel_scope.cancel()
     if scope.cancelled_caught:
-        bench.tell("a node starts", f"NOT within 120 s ({node.away})", "a real node")
+        bench.tell("a node starts", f"NOT within {_READS} s ({node.away})", "a real node")
         return
     bench.tell(
         "a node starts, and reads the whole table",
