@@ -56,6 +56,11 @@ class ClaimTable:
         """How many more claims there may be."""
         return self.slots - len(self._held)
 
+    @property
+    def free_ports(self) -> int:
+        """How many ports may be free."""
+        return self.ports.free
+
     def join(self, word: str, member: Member) -> None:
         """A process is there from now on."""
         self._members[word] = member

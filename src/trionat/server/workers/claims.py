@@ -55,7 +55,7 @@ class ClaimServer:
     @property
     def room(self) -> Values:
         """How many slots and ports are free."""
-        return {"slots": self.table.free_slots, "ports": self.table.ports.free}
+        return {"slots": self.table.free_slots, "ports": self.table.free_ports}
 
     def tell_room(self) -> None:
         """Tell the worker how much is free."""

@@ -35,6 +35,11 @@ class NodeTable(ClaimTable):
         """See `ClaimTable`."""
         return self.node.free_slots
 
+    @property
+    def free_ports(self) -> int:
+        """See `ClaimTable`: all of them. To count those that no node has takes a look at each, and news come in crowds; a claim looks anyway."""
+        return len(self.ports.ports)
+
     async def claim_of_node(self, wish: Wish, word: str) -> Claim | None:
         """See `Registry.claim`."""
         if not self._make_way(wish, word):
