@@ -173,9 +173,8 @@ class Parent:
                 if admin_socket is not None:
                     admin = AdminServer(commands)
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
-                self._listen_for_clients(
-                    serving
-                )  # also while visitors may finish: they may need tunnels
+                # Also while visitors may finish: they may need tunnels.
+                self._listen_for_clients(serving)
                 async with trio.open_nursery() as visiting:  # stops first
                     self._listen_for_visitors(visiting)
                     when_up()
