@@ -443,6 +443,11 @@ class Cluster:
             )
         return False
 
+    def _strays(self) -> int:
+        """Return how many tunnels have come to a node that does not have their session."""
+        logs = [self.site[name].folder / "state/trionat/server.log" for name in NODES]
+        return sum(log.read_text().count("no such session") for log in logs)
+
     # -- disturbances ------------------------------------------------------------------------------------------------
 
     def disturbances(self) -> list[Callable[[], Awaitable[None]]]:
@@ -497,14 +502,14 @@ class Cluster:
         await self.stop(self._choose(), again=True)
 
     async def _drain(self) -> None:
-        """A node is emptied before it is stopped: nobody is cut off, and only at its own door is nobody let in any more."""
+        """A node is emptied, and nobody notices. When it is stopped then, only those are refused who come to its own door."""
         name = self._choose()
         own_door = self._places([name], self._ports())
-        sessions: set[Place] = {*self.held_by(name)}
-        with self.book.spell("node drained", *own_door, *sessions, most=0, newcomers=True):
+        with self.book.spell("node drained", *self.held_by(name), most=0):
             began = trio.current_time()
             await self._run(self.site[name], DRAIN)
             self.book.add_time("a node was drained", trio.current_time() - began)
+        with self.book.spell("drained node stopped", *own_door, most=0, newcomers=True):
             self.nodes[name].signal(signal.SIGTERM)
             await self.nodes[name].wait_end()
             await self.start(name)
@@ -573,10 +578,16 @@ class Cluster:
 
     async def soak(self) -> None:
         """Let visitors come and go while one thing after another is taken away."""
+        before = self._strays()
         for number in range(1, self.plan.clients):
             words = () if number % 3 else ("--server", f"{ALL}:8007")
             await self.connect(f"client-{number}", *words)
         await self.settle()
+        await self.see_served(*NODES, "proxy")
+        if strays := self._strays() - before:
+            self.book.fault(
+                "wrong way", f"{strays} tunnels came to another node than their session's"
+            )
         doors = tuple(self.door(name) for name in (*NODES, "proxy"))
         public = Public(self.posts, self.book, Random(self.rng.random()), doors, self.plan.patience)
         ends_at = trio.current_time() + (self.plan.seconds or 0)
