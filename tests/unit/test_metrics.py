@@ -101,6 +101,7 @@ async def test_a_server_with_nobody(tidy: Tidy, autojump_clock: MockClock) -> No
             "queue_places": 128,
             "rate": 0.0,
             "stopping": False,
+            "drained": False,
         }
         assert (snapshot.sessions, snapshot.queue, snapshot.reserved) == ((), (), ())
         server.stopping.set()
