@@ -192,13 +192,14 @@ async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Pa
     expected = {
         "nursery serving": {
             *("admission", "expire visitors", "watch accounts", "flush traffic", "tell refusals"),
-            *("count rates", "listener N", "admin server", "connection from N", session),
+            *("count rates", "listener N", "admin server", "drain clients"),
+            *("connection from N", session),
             "nursery visiting",
         },
         "nursery visiting": {"visit port N"},
         "admin server": {"command"},
         "connection from N": {"listen to the queued client"},
-        session: {"control link", "demand", "drain", "early visitors", "tunnels"},
+        session: {"control link", "demand", "drain", "early visitors", "move", "tunnels"},
         "control link": {"control writer"},
         "tunnels": {"sweep", "tunnel"},
         "tunnel": {"carry"},

@@ -113,7 +113,7 @@ class SingleProcess:
             serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
             serving.start_soon(metrics.count_rates, name="count rates")
             commands = LocalCommands(metrics)
-            serving.start_soon(commands.draining.run, name="drain")
+            serving.start_soon(commands.draining.run, name="drain clients")
             if admin_socket is not None:
                 admin = AdminServer(commands)
                 serving.start_soon(admin.serve, admin_socket, name="admin server")

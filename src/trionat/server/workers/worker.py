@@ -238,7 +238,7 @@ class Worker:
                 serving.start_soon(context.leases.expire_visitors, name="expire visitors")
                 serving.start_soon(context.refusals.tell_regularly, name="tell refusals")
                 serving.start_soon(self.commands.metrics.count_rates, name="count rates")
-                serving.start_soon(self.commands.draining.run, name="drain")
+                serving.start_soon(self.commands.draining.run, name="drain clients")
                 serving.start_soon(self._report_regularly, name="report")
                 self._accept = self.connections.acceptor(serving)
                 try:
