@@ -115,7 +115,8 @@ class Drained:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Drained:
         """Return what `attrs.asdict` has made these values of."""
-        return cls(**{**values, "others": tuple(values["others"])})
+        parts: dict[str, Any] = {"others": tuple(values["others"])}
+        return cls(**values | parts)
 
     @property
     def is_done(self) -> bool:
