@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import subprocess
+import time
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from random import Random
@@ -156,13 +157,16 @@ class ProxyDoor(Door):
     async def find(self, address: str) -> str:
         """Return the node that the visitor was passed to."""
         assert self.log is not None
-        by_address = {address: name for name, address in ADDRESSES.items()}
+        by_address = {f"{address}:7000": name for name, address in ADDRESSES.items()}
+        since = time.time() - 2  # the visitor has just ended; its address had others before
         with trio.move_on_after(2):
             while True:
                 for line in reversed(self.log.read_text().splitlines()):
-                    visitor, _, chosen = line.partition(" ")
-                    if visitor == address:
-                        return by_address.get(chosen.split(", ")[-1].partition(":")[0], self.name)
+                    ended, visitor, *chosen = line.split()
+                    if float(ended) < since:
+                        break
+                    if visitor == address and chosen and chosen[-1] in by_address:
+                        return by_address[chosen[-1]]
                 await trio.sleep(0.05)
         return self.name
 
@@ -308,7 +312,7 @@ class Cluster:
         text = (EXAMPLES / "nginx.conf").read_text()
         log = self.folder / "ways"
         log.touch(mode=0o666)
-        told = f"log_format way '$remote_addr:$remote_port $upstream_addr'; access_log {log} way;"
+        told = f"log_format way '$msec $remote_addr:$remote_port $upstream_addr'; access_log {log} way;"
         (self.folder / "nginx.conf").write_text(text.replace("stream {\n", f"stream {{ {told}\n"))
         nginx = services.find_program("nginx", package="nginx-light libnginx-mod-stream")
         own = f"mount -t tmpfs tmpfs /run && mount --bind {self.folder / 'nginx.conf'} /etc/nginx/nginx.conf"
