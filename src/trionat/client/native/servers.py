@@ -110,8 +110,9 @@ class Servers:
     def stops(self, place: Place, named: Sequence[TCPAddress]) -> bool:
         """Note that the server there stops, and names others; return whether there is any other one.
 
-        Where it names the address that leads to it, others are behind the same address, and it is dialled again.
+        Where it names the address that leads to it, others are behind the same address, and it is dialled again, by no route: that would lead back.
         """
+        place.dialer.route = None
         if self.make is not None:
             own = {dialer.server.control for dialer in self.dialers}
             new = [self.make(address) for address in dict.fromkeys(named) if address not in own]
