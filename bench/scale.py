@@ -395,7 +395,7 @@ async def _claim(bench: Bench, first: int) -> _PerClaim:
         key, port = lease(each)
         number = each % len(bench.names)
         commands.append(
-            bench.script(CLAIM, bench.names[number], epoch_of(number), 0, key, -1, port)
+            bench.script(CLAIM, bench.names[number], epoch_of(number), 0, key, -1, port, "")
         )
     before = await bench.counters()
     answers = await run_scripts(bench, iter(commands))
@@ -421,7 +421,7 @@ async def claim_of_limited(bench: Bench) -> None:
             bench,
             (
                 bench.script(
-                    CLAIM, bench.names[0], epoch_of(0), 0, key[number], 10**6, port + number
+                    CLAIM, bench.names[0], epoch_of(0), 0, key[number], 10**6, port + number, ""
                 )
                 for number in range(done, done + amount)
             ),

@@ -325,11 +325,12 @@ async def test_a_node_that_cannot_be_reached(tmp_path: Path) -> None:
             assert await read(visitor) == b""
         assert 2.5 < trio.current_time() - began < 6
         one.table.nodes["two"] = two.entry  # it can be reached again
-        assert two.port.queue is not None
+        queue = two.port.queue
+        assert isinstance(queue, VisitorQueue)
         async with await one.visit():
-            there = await next_visitor(two.port.queue)
+            there = await next_visitor(queue)
             there.endpoint.close()
-            two.port.queue.leave(there)
+            queue.leave(there)
 
 
 async def test_visitors_wait_for_the_clients_of_a_node_that_is_gone(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ async def test_a_claim_of_a_user_costs_the_same_however_many_there_are(world: Re
     key = encode_key(("limited", "one more"))
 
     async def claim_and_release() -> None:
-        answer = await one.link.call(CLAIM, "one", one.epoch, 0, key, 1000, "10599")
+        answer = await one.link.call(CLAIM, "one", one.epoch, 0, key, 1000, "10599", "")
         assert answer[0] == b"ok"
         await one.link.call(RELEASE, "one", one.epoch, key, answer[1])
 
@@ -187,7 +187,7 @@ async def test_nobody_claims_while_a_node_still_tells(
     began = trio.current_time()
     key = encode_key(("user", "300"))
     while True:
-        answer = await two.link.call(CLAIM, "two", two.epoch, 0, key, -1, "10300")
+        answer = await two.link.call(CLAIM, "two", two.epoch, 0, key, -1, "10300", "")
         if answer[0] != b"settling":
             break
         await trio.sleep(0.05)

@@ -16,6 +16,7 @@ from trionat.server.cluster.table import (
     read_node,
     split_news,
 )
+from trionat.server.registry.claim import group_key
 
 A, B = (
     NodeEntry(name, f"{number}", TCPAddress("127.0.0.1", number))
@@ -36,7 +37,13 @@ async def table() -> RoutingTable:
 
 
 @pytest.mark.parametrize(
-    "key", [("user", "identity"), ("Ünï \U0001f600", 'a "b" c'), ("user", ("192.0.2.1", 3))]
+    "key",
+    [
+        ("user", "identity"),
+        ("Ünï \U0001f600", 'a "b" c'),
+        ("user", ("192.0.2.1", 3)),
+        group_key("user", 'w "b"'),
+    ],
 )
 def test_keys_of_clients(key: tuple[str, str | tuple[str, int]]) -> None:
     text = encode_key(key)
@@ -95,6 +102,27 @@ async def test_a_node_that_was_started_anew(table: RoutingTable) -> None:
     assert not table.by_port
 
 
+async def test_a_group_takes_one_slot(table: RoutingTable) -> None:
+    group = Entry(group_key("user", "web"), "a", A.epoch, 5, (60000,))
+    table.put(group)
+    table.put(entry(6))
+    table.put(entry(7, identity="y"))
+    table.put(entry(8, 60001, identity="alone"))
+    assert table.slots_taken == 2
+    assert table.by_port[60000] is group
+    table.remove(("user", "x"), 6)
+    assert table.slots_taken == 2
+    assert table.by_port[60000] is group
+    table.remove(group.key, 5)
+    assert table.slots_taken == 1
+    fresh = RoutingTable()
+    fresh.put_node(A)
+    fresh.put_known(group)
+    fresh.put_known(entry(6))
+    table.replace(fresh)
+    assert table.slots_taken == 1
+
+
 async def test_a_snapshot_counts_alone(table: RoutingTable) -> None:
     table.put(entry(5, 60000))
     fresh = RoutingTable()
@@ -128,7 +156,8 @@ async def test_visitors_of_what_a_snapshot_lacks_may_wait(table: RoutingTable) -
         ("a", "1", str(HIGHEST_FENCE + 1), "60000", '["u","i"]'),
         ("a", "1", "1", "0", '["u","i"]'),
         ("a", "1", "1", "65536", '["u","i"]'),
-        ("a", "1", "1", "", '["u","i"]'),
+        ("a", "1", "1", ",", '["u","i"]'),
+        ("a", "1", "1", "", '["u",["group g",-1]]'),
         ("a", "1", "1", "60000", "nonsense"),
     ],
 )

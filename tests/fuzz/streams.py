@@ -29,6 +29,7 @@ from trionat.protocol.messages import (
     Close,
     CloseCode,
     Demand,
+    Down,
     Drain,
     Early,
     Expose,
@@ -74,6 +75,7 @@ MESSAGES: tuple[Message, ...] = (
     Hello(username="alice", identity="laptop", password="secret", software="x"),
     Hello(username="", identity="", token=bytes(16), resume="lease"),
     Expose(services=(ServiceRequest(name="web", visit_port=60001),), idle_tunnels=3),
+    Expose(services=(ServiceRequest(),), group="web"),
     Queued(position=1),
     Welcome(
         uid=1,
@@ -100,6 +102,7 @@ MESSAGES: tuple[Message, ...] = (
     Lost(((1, 0),)),
     Begin(OPEN.payload()),
     Early(1, 5, b"bytes"),
+    Down((0, 2)),
     Attach(1, bytes(SECRET_BYTES)),
     Join.prove(1, 1, bytes(SECRET_BYTES)),
 )

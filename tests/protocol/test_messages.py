@@ -29,6 +29,7 @@ from trionat.protocol.messages import (
     Begin,
     Close,
     Demand,
+    Down,
     Drain,
     Early,
     Expose,
@@ -63,6 +64,7 @@ IDS = {
     Lost: 40012,
     Begin: 40013,
     Early: 40014,
+    Down: 40015,
     Moved: 40016,
     Attach: 40100,
     Join: 40110,
@@ -111,6 +113,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
             max_size=5,
         ).map(tuple),
         idle_tunnels=st.integers(0, 2**31),
+        group=st.none() | st.text(characters, min_size=1, max_size=NAME_CHARACTERS),
     ),
     st.builds(Queued, position=st.integers(1, 2**31)),
     st.builds(
@@ -149,6 +152,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.integers(0, 2**64 - 1),
         st.binary(max_size=100),
     ),
+    st.builds(Down, st.sets(st.integers(0, MAX_SERVICES - 1), max_size=5).map(sorted).map(tuple)),
     st.builds(Drain, seconds=spans, servers=addresses),
     st.just(Moved()),
     st.builds(Attach, numbers, secrets),
@@ -170,6 +174,7 @@ GOOD: dict[type[Any], dict[str, Any]] = {
     Expose: {
         "services": [{"name": "n", "local": "l", "visit_port": 1, "preferred_port": None}],
         "idle_tunnels": 4,
+        "group": "g",
     },
     Queued: {"position": 1},
     Welcome: {
@@ -188,6 +193,7 @@ GOOD: dict[type[Any], dict[str, Any]] = {
     Refused: {"code": "moved", "text": "t", "route": "n1.w2", "servers": ["b.example:8007"]},
     Close: {"code": "stopped", "text": "t"},
     Drain: {"seconds": 30, "servers": ["b.example:8007", "[::1]:1"]},
+    Down: {"services": [0, 3]},
 }
 
 NO_TEXT: list[Any] = [None, 1, True, [], {}, "x" * (NAME_CHARACTERS + 1), "\ud800"]
@@ -244,6 +250,7 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
         *([SERVICE | {"preferred_port": port}] for port in NO_PORT),
     ],
     (Expose, "idle_tunnels"): [None, *NO_NUMBER],
+    (Expose, "group"): ["", *(value for value in NO_TEXT if value is not None)],
     (Queued, "position"): [None, 0, *NO_NUMBER],
     (Welcome, "uid"): [None, 0, *NO_NUMBER],
     (Welcome, "secret"): [None, "", "00" * (SECRET_BYTES - 1), "00" * (SECRET_BYTES + 1), *NO_HEX],
@@ -273,6 +280,10 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Drain, "seconds"): NO_SPAN,
     (Drain, "servers"): NO_ADDRESSES,
     (Refused, "servers"): NO_ADDRESSES,
+    (Down, "services"): [
+        *(None, 1, {}, "x", [None], ["0"], [True], [0.0], [-1], [MAX_SERVICES]),
+        *([1, 0], [1, 1], [0] * (MAX_SERVICES + 1)),
+    ],
 }
 
 
@@ -285,6 +296,7 @@ OPTIONAL = {
     (Welcome, "resumption"),
     (Welcome, "route"),
     (Refused, "route"),
+    (Expose, "group"),
 }
 
 
@@ -442,7 +454,7 @@ def test_a_proof_is_of_its_tunnel_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "message_id", [0, 10001, 20002, 40000, 40015, 40101, 40109, 60001, 2**32 - 1]
+    "message_id", [0, 10001, 20002, 40000, 40017, 40101, 40109, 60001, 2**32 - 1]
 )
 def test_unknown_id(message_id: int) -> None:
     with pytest.raises(RemoteProtocolError, match=str(message_id)):

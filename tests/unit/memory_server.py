@@ -22,6 +22,8 @@ from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
+    CAPABILITIES,
+    GROUPS,
     Attach,
     Begin,
     Demand,
@@ -159,10 +161,11 @@ class MemoryServer:
         *services: int | None,
         idle_tunnels: int = 0,
         capacity: int = CAPACITY,
+        group: str | None = None,
     ) -> MemoryClient:
         """Return a client whose session is up."""
         client = self.client(identity, capacity=capacity)
-        await client.ask(*services, idle_tunnels=idle_tunnels)
+        await client.ask(*services, idle_tunnels=idle_tunnels, group=group)
         client.welcome = await client.hear(Welcome)
         return client
 
@@ -302,13 +305,18 @@ class MemoryClient:
             await self.channel.send(message)
 
     async def ask(
-        self, *services: int | None, idle_tunnels: int = 0, preferred: int | None = None
+        self,
+        *services: int | None,
+        idle_tunnels: int = 0,
+        preferred: int | None = None,
+        group: str | None = None,
     ) -> None:
         """Say HELLO and EXPOSE; each of `services` is the port that it must have, or None."""
         hello = {
             "username": "anybody",
             "identity": self.identity,
             "name": "MemoryClient",
+            **({} if group is None else {"capabilities": (*CAPABILITIES, GROUPS)}),
         } | self.hello
         requests = tuple(
             ServiceRequest(visit_port=port, preferred_port=preferred)
@@ -316,7 +324,7 @@ class MemoryClient:
         )
         await self.say(
             Hello(**hello),  # type: ignore[arg-type]
-            Expose(services=requests, idle_tunnels=idle_tunnels),
+            Expose(services=requests, idle_tunnels=idle_tunnels, group=group),
         )
 
     async def hear(self, kind: type[MessageT]) -> MessageT:

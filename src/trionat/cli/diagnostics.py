@@ -65,7 +65,7 @@ def find_problems(configuration: Configuration) -> Iterator[Problem]:
                 yield _problem(configuration, path, reason)
     if client.dialect == NATIVE and (client.services or client.local_server_addr):
         try:
-            check_services(client.effective_services())
+            check_services(client.effective_services(), client.group)
         except ConfigError as error:
             yield _problem(configuration, "Client.Services", error.problems[0].reason)
     yield from _certificate_problems(configuration)

@@ -56,6 +56,10 @@ class Table:
             yield from self._sessions(snapshot.sessions, visitors)
         else:
             yield "No client is connected."
+        if groups := _groups(snapshot.sessions):
+            yield ""
+            yield "Groups:"
+            yield from groups
         if snapshot.queue:
             yield ""
             yield "In the queue:"
@@ -157,6 +161,23 @@ def _visitor(visitor: VisitorView) -> str:
     how = "waiting, here for" if visitor.waiting else "served"
     amounts = f"{_short(visitor.received)} in, {_short(visitor.sent)} out"
     return f"    v{visitor.number} {how} {_age(visitor.seconds)} {visitor.address} at {visitor.port}, {amounts}"
+
+
+def _groups(sessions: Iterable[SessionView]) -> list[str]:
+    """Return a line for each group of clients that share their ports."""
+    members: dict[tuple[str, str], list[SessionView]] = {}
+    for session in sessions:
+        if session.group is not None:
+            members.setdefault((session.user, session.group), []).append(session)
+    lines: list[str] = []
+    for (user, name), those in members.items():
+        ports = PORTS.write(sorted(service.port for service in those[0].services))
+        each = ", ".join(
+            f"{session.uid}{' (service down)' * any(service.down for service in session.services)}"
+            for session in those
+        )
+        lines.append(f"  {escape(name)} of {escape(user)} at {ports}: uid {each}")
+    return lines
 
 
 def _queued(queued: QueuedView) -> str:

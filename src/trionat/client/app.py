@@ -233,7 +233,7 @@ class Client:
         It is told which session is still up at a server that stops.
         """
         services = self.config.effective_services()
-        check_services(services)
+        check_services(services, self.config.group)
         forwarder = Forwarder(services, self.config.local_timeout, tell)
         # Their files may be pipes, or on a network that is gone: a thread that waits for one is left behind.
         found = await trio.to_thread.run_sync(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -14,6 +14,7 @@ from trionat.config.values import NO_PROXY
 from trionat.log import get_logger
 from trionat.protocol.proxy import proxy_header
 from trionat.relay.client_tunnel import LocalServiceError
+from trionat.signals import Signal
 from trionat.transport.descriptors import SHORTAGE
 from trionat.transport.dial import dial_at_once, dial_service, is_taken
 from trionat.transport.endpoint import SocketEndpoint, send_all
@@ -28,21 +29,33 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+# Seconds between two tries of a service that is down, where nobody else tries it. Chosen.
+_RETRY_INTERVAL: Final = 1.0
+
 
 @attrs.define(eq=False)
 class Forwarder:
     """Connects visitors to the local services; `timeout` is in seconds, and below the server's patience with a visitor.
 
-    `tell` hears when a service turns out to be down, and when it is there again.
+    `tell` hears when a service turns out to be down, and when it is there again; not of each that comes and goes. `changed` is notified whenever
+    `down` has changed.
     """
 
     services: tuple[Service, ...]
     timeout: float
     tell: Callable[[ClientEvent], None] = attrs.field(default=lambda _: None)
+    changed: Signal = attrs.field(init=False, factory=Signal)
     _health: tuple[ServiceHealth, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._health = tuple(ServiceHealth(service, self.tell) for service in self.services)
+        self._health = tuple(
+            ServiceHealth(service, self.tell, self.changed.notify) for service in self.services
+        )
+
+    @property
+    def down(self) -> tuple[int, ...]:
+        """The numbers of the services that could not be reached when they were tried last."""
+        return tuple(number for number, health in enumerate(self._health) if health.is_down)
 
     async def open(
         self, number: int, visitor: TCPAddress | None = None, visited: TCPAddress | None = None
@@ -103,6 +116,16 @@ class Forwarder:
         """
         for number, health in enumerate(self._health):
             if not health.tried and not is_taken(self.services[number].local):
+                with suppress(LocalServiceError):
+                    (await self.open(number)).close()
+
+    async def retry(self) -> None:
+        """Try the services that are down once a second, until cancelled: visitors do not, who go to other clients meanwhile."""
+        while True:
+            while not self.down:
+                await self.changed.wait()
+            await trio.sleep(_RETRY_INTERVAL)
+            for number in self.down:
                 with suppress(LocalServiceError):
                     (await self.open(number)).close()
 

@@ -28,10 +28,15 @@ _REFUSED_INTERVAL: Final = 60.0
 
 @attrs.define(eq=False)
 class ServiceHealth:
-    """What the last tries of one service have shown. `tried` tells whether there was any; that it is down and that it is up again is told once each."""
+    """What the last tries of one service have shown. `tried` tells whether there was any, `is_down` what came of the last.
+
+    `on_change` is called whenever `is_down` has changed; to people it is told once each.
+    """
 
     service: Service
     tell: Callable[[ClientEvent], None]
+    on_change: Callable[[], None] = lambda: None
+    is_down: bool = attrs.field(init=False, default=False)
     tried: bool = attrs.field(init=False, default=False)
     _told_down: bool = attrs.field(init=False, default=False)
     _quiet_until: float = attrs.field(init=False, default=float("-inf"))
@@ -41,6 +46,9 @@ class ServiceHealth:
     def worked(self) -> None:
         """Somebody listens there."""
         self.tried = True
+        if self.is_down:
+            self.is_down = False
+            self.on_change()
         if self._told_down:
             self._told_down = False
             log.info(
@@ -55,6 +63,9 @@ class ServiceHealth:
     def failed(self, reason: str) -> None:
         """Nobody listens there, or does not answer."""
         self.tried = True
+        if not self.is_down:
+            self.is_down = True
+            self.on_change()
         now = trio.current_time()
         if self._told_down or now < self._quiet_until:
             return

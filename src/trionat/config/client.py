@@ -219,6 +219,14 @@ class ClientConfig:
             unset="made once and kept in StateDir",
         ),
     )
+    group: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "Group",
+            LABEL,
+            "the name of a group: clients of the same user that share visit ports, and visitors go to the one that has the fewest",
+        ),
+    )
     log_filename: str | None = attrs.field(
         default=None,
         metadata=key("LogFilename", TEXT, "a log file besides the terminal", flag="--log-name"),
@@ -329,6 +337,8 @@ class ClientConfig:
                 ("servers", "dialect"),
                 f"several servers are for the native dialect: {without}",
             )
+        if self.group is not None:
+            yield ("group", "dialect"), f"groups are for the native dialect: {without}"
         if self.ticket is not None:
             yield ("ticket", "dialect"), f"tickets are for the native dialect: {without}"
         if self.ticket_file is not None:

@@ -362,6 +362,14 @@ class ServerConfig:
     max_services: int = attrs.field(
         default=16, metadata=key("MaxServices", whole(1, 1024), "services of one session")
     )
+    max_group_clients: int = attrs.field(
+        default=16,
+        metadata=key(
+            "MaxGroupClients",
+            whole(1, 1024),
+            "clients of one group, which share their visit ports and a session slot",
+        ),
+    )
     handshake_timeout: float = attrs.field(
         default=10.0,
         metadata=key(

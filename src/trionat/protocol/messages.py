@@ -16,6 +16,7 @@ A control connection runs like this (`docs/protocol.md` has the whole)::
     LOST(visitors, attempts)  ->
                               <-          BEGIN(visitor ...)             a visitor for whom there is no tunnel yet
     EARLY(visitor, bytes)    <->          EARLY(visitor, bytes)
+    DOWN(services)            ->
     DRAIN, CLOSE             <->          DRAIN, CLOSE
     MOVED                     ->                                         the client is up at another server, after DRAIN
 """
@@ -51,6 +52,8 @@ RESUME: Final = "resume"
 
 # In HELLO: the client offers the route that it was told, as a name for ALPN (`client_hello.py`). In WELCOME: there is a route.
 ROUTES: Final = "routes"
+# In HELLO: EXPOSE may name a group. In both: the client tells which of its services are down.
+GROUPS: Final = "groups"
 
 # In HELLO: DRAIN may name other servers, and the client goes to one of them, or another that it knows, before its session has ended. In WELCOME: the
 # server hears MOVED.
@@ -173,16 +176,21 @@ class ServiceRequest:
 class Expose:
     """The services, in the order in which WELCOME's ports and OPEN's service numbers count them.
 
-    `idle_tunnels` is how many idle tunnels the client wants to have at least; the server closes none of those.
+    `idle_tunnels` is how many idle tunnels the client wants to have at least; the server closes none of those. `group` names the clients of
+    the same user with which this one shares its visit ports.
     """
 
     id: ClassVar[int] = 40002
     services: tuple[ServiceRequest, ...]
     idle_tunnels: int = 0
+    group: str | None = None
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return to_json(attrs.asdict(self))
+        values = attrs.asdict(self)
+        if self.group is None:
+            del values["group"]
+        return to_json(values)
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -201,7 +209,14 @@ class Expose:
             )
         if not services:
             raise RemoteProtocolError("EXPOSE: no service")
-        return cls(services=tuple(services), idle_tunnels=expose.integer("idle_tunnels", 0, 2**31))
+        group = None if expose.values.get("group") is None else expose.text("group")
+        if group == "":
+            raise RemoteProtocolError("EXPOSE: the group has no name")
+        return cls(
+            services=tuple(services),
+            idle_tunnels=expose.integer("idle_tunnels", 0, 2**31),
+            group=group,
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -491,6 +506,28 @@ class Lost(_Streams):
 
 
 @attrs.frozen
+class Down:
+    """Client to server: these services, by their numbers, cannot be reached now; all others can, as far as the client knows."""
+
+    id: ClassVar[int] = 40015
+    services: tuple[int, ...]
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return to_json({"services": self.services})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        services = Fields.parse("DOWN", payload).items("services", longest=MAX_SERVICES)
+        if not all(type(number) is int and 0 <= number < MAX_SERVICES for number in services):
+            raise RemoteProtocolError("DOWN: expected a list of services as services")
+        if services != sorted(set(services)):
+            raise RemoteProtocolError("DOWN: the services are not in their order")
+        return cls(tuple(services))
+
+
+@attrs.frozen
 class Begin:
     """Server to client: a visitor for whom no tunnel is idle begins here. `open` is the payload of the OPEN that a tunnel would carry."""
 
@@ -617,6 +654,7 @@ Message: TypeAlias = (
     | Lost
     | Begin
     | Early
+    | Down
     | Attach
     | Join
 )
@@ -639,6 +677,7 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
         Lost,
         Begin,
         Early,
+        Down,
         Attach,
         Join,
     )

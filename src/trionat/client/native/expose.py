@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def expose(
-    services: Sequence[Service], preferred_ports: Sequence[int | None], *, idle_tunnels: int
+    services: Sequence[Service],
+    preferred_ports: Sequence[int | None],
+    *,
+    idle_tunnels: int,
+    group: str | None = None,
 ) -> Expose:
     """Return the message that asks a server for visit ports; `preferred_ports` has one for each service."""
     requests = (
@@ -28,16 +32,16 @@ def expose(
         )
         for service, preferred in zip(services, preferred_ports, strict=True)
     )
-    return Expose(services=tuple(requests), idle_tunnels=idle_tunnels)
+    return Expose(services=tuple(requests), idle_tunnels=idle_tunnels, group=group)
 
 
-def check_services(services: Sequence[Service]) -> None:
-    """Check that a server can be asked for so many services.
+def check_services(services: Sequence[Service], group: str | None = None) -> None:
+    """Check that a server can be asked for so many services, in a group of that name.
 
     Raises:
         ConfigError: They are too many, or their names too long, for one EXPOSE; no server would take it.
     """
-    longest = expose(services, (65535,) * len(services), idle_tunnels=65535)
+    longest = expose(services, (65535,) * len(services), idle_tunnels=65535, group=group)
     if len(services) > MAX_SERVICES:
         reason = (
             f"{len(services)} services are more than the {MAX_SERVICES} that one client may have"

@@ -21,6 +21,7 @@ from trionat.log import get_logger
 from trionat.protocol import messages
 from trionat.protocol.messages import (
     CAPABILITIES,
+    GROUPS,
     MOVE,
     PLAIN_TUNNELS,
     QUEUE_INTERVAL,
@@ -32,6 +33,7 @@ from trionat.protocol.messages import (
     Begin,
     Close,
     CloseCode,
+    Down,
     Drain,
     Early,
     Hello,
@@ -151,6 +153,7 @@ class NativeSession(Session):
                         RESUME,
                         ROUTES,
                         *([] if self.config.once else [MOVE]),
+                        GROUPS,
                         *([PLAIN_TUNNELS] if self._wants_plain else []),
                     ),
                     resume=self.waiting_streams.token,
@@ -161,6 +164,7 @@ class NativeSession(Session):
                     self.forwarder.services,
                     self.preferred_ports,
                     idle_tunnels=self.config.min_idle_tunnels,
+                    group=self.config.group,
                 )
             )
         async with trio.open_nursery() as nursery:
@@ -174,6 +178,10 @@ class NativeSession(Session):
             raise RemoteProtocolError(
                 f"WELCOME with {len(welcome.ports)} ports for {len(self.forwarder.services)} services"
             )
+        if self.config.group is not None and GROUPS not in welcome.capabilities:
+            text = "the server does not know groups: update it, or leave out Group"
+            await channel.send(Close(code=CloseCode.STOPPED, text=text))
+            raise RefusedError(RefusalCode.UNSUPPORTED_VERSION, text)
         return welcome
 
     async def _ping_while_queued(self, channel: Channel) -> None:
@@ -267,6 +275,10 @@ class NativeSession(Session):
             nursery.start_soon(self.forwarder.check, name="check services")
             if MOVE in welcome.capabilities:
                 nursery.start_soon(self._tell_moved, link, name="tell that we have moved")
+            if GROUPS in welcome.capabilities:
+                nursery.start_soon(self._tell_down, link, name="tell services that are down")
+            if self.config.group is not None:
+                nursery.start_soon(self.forwarder.retry, name="try services that are down")
             await self.stopping.wait()
             link.post(Drain(seconds=self.config.drain_grace))
             with trio.move_on_after(self.config.drain_grace):
@@ -280,6 +292,14 @@ class NativeSession(Session):
         link.post(Moved())
         await trio.sleep(self._grace + _TO_END)
         raise PeerTimeoutError("the server that was to stop has not ended the session")
+
+    async def _tell_down(self, link: ControlLink) -> None:
+        told: tuple[int, ...] = ()
+        while True:
+            if (down := self.forwarder.down) != told:
+                told = down
+                link.post(Down(down))
+            await self.forwarder.changed.wait()
 
     async def _read(self, link: ControlLink, pool: TunnelPool, early: EarlyStreams) -> None:
         async with trio.open_nursery() as nursery:

@@ -138,8 +138,15 @@ class Metrics:
             seconds=_ago(session.since),
             round_trip=None if session.round_trip is None else round(session.round_trip, 6),
             services=tuple(
-                ServiceView(name=service.name, local=service.local, port=port)
-                for service, port in zip(lease.services, lease.port_numbers, strict=True)
+                ServiceView(
+                    name=service.name,
+                    local=service.local,
+                    port=port,
+                    down=number in lease.queue.down,
+                )
+                for number, (service, port) in enumerate(
+                    zip(lease.services, lease.port_numbers, strict=True)
+                )
             ),
             visitors=tuple(sorted(visitors, key=lambda visitor: visitor.number)),
             tunnels_idle=tunnels.count - len(tunnels.streams),
@@ -147,6 +154,7 @@ class Metrics:
             received=tunnels.received,
             sent=tunnels.sent,
             rate=self._rate(session),
+            group=None if lease.group is None else lease.group.name,
         )
 
     def _rate(self, session: Session) -> float:

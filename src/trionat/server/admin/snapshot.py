@@ -35,11 +35,12 @@ class ServerView:
 
 @attrs.frozen(kw_only=True)
 class ServiceView:
-    """One service of a session: as its client calls it, where it is there, and the visit port that leads to it."""
+    """One service of a session: as its client calls it, where it is there, and the visit port that leads to it; `down`: the client cannot reach it."""
 
     name: str
     local: str
     port: int
+    down: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -61,7 +62,7 @@ class SessionView:
     """A session that is up; its visitors in the order in which they came.
 
     `client` is what it calls itself, `round_trip` is in seconds (None: not known, or not yet), `rate` in bytes per second, both
-    ways, over the last seconds.
+    ways, over the last seconds. `group` is that with which it shares its ports.
     """
 
     uid: int
@@ -79,6 +80,7 @@ class SessionView:
     received: int
     sent: int
     rate: float
+    group: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from trionat.protocol.messages import ServiceRequest
     from trionat.relay.send_buffer import SendMemory
+    from trionat.server.visitors.group import Group
     from trionat.server.visitors.ports import LeaseKey, VisitPort
     from trionat.server.visitors.queue import VisitorQueue
 
@@ -37,6 +38,8 @@ class Lease:
     `given_up` says that nobody will come back for it, `released` that it is gone for good. `services` are those of the session
     that uses it, or did so last; `vacant_since` is when that one ended.
 
+    The ports of a `group` are those of all its leases; a visitor is in the queue of one of them.
+
     `handed_over` is set when its client is at another server, which has its ports by now, or may have others: the visitors that are here finish, and no
     new ones come. `on_handed_over` is told first.
 
@@ -50,6 +53,7 @@ class Lease:
     on_idle: Callable[[Lease], None] = lambda _: None
     on_occupied: Callable[[Lease], None] = lambda _: None
     on_handed_over: Callable[[Lease], None] = lambda _: None
+    group: Group | None = None
     released: bool = attrs.field(init=False, default=False)
     given_up: bool = attrs.field(init=False, default=False)
     services: tuple[ServiceRequest, ...] = attrs.field(init=False, default=())
@@ -61,6 +65,9 @@ class Lease:
     _vacated: Signal = attrs.field(init=False, factory=Signal)
 
     def __attrs_post_init__(self) -> None:
+        if self.group is not None:
+            self.group.join(self.queue)
+            return
         for service, port in enumerate(self.ports):
             port.service = service
             port.queue = self.queue
@@ -76,9 +83,14 @@ class Lease:
         return tuple(port.number for port in self.ports)
 
     def serves(
-        self, services: tuple[ServiceRequest, ...], allowed: Container[int] | None = None
+        self,
+        services: tuple[ServiceRequest, ...],
+        allowed: Container[int] | None = None,
+        group: str | None = None,
     ) -> bool:
-        """Tell whether these services can have just these ports, of a user who may have the `allowed` ones alone."""
+        """Tell whether these services can have just these ports, of a user who may have the `allowed` ones alone, in the group of that name."""
+        if group != (None if self.group is None else self.group.name):
+            return False
         return len(services) == len(self.ports) and all(
             service.visit_port in (None, port.number)
             and (allowed is None or port.number in allowed)
@@ -93,10 +105,13 @@ class Lease:
     ) -> None:
         """The session `uid` uses the lease from now on; `evict` ends it, for the reason given. So does `send_back`, and its client comes again."""
         self.queue.session = uid
+        self.queue.down = frozenset()
         self.vacant_since = None
         self._evict = evict
         self._send_back = send_back or evict
         self.on_occupied(self)
+        if self.group is not None:
+            self.group.relieve()
 
     def evict(self, reason: str) -> None:
         """End the session that uses the lease, if one does."""
@@ -118,21 +133,29 @@ class Lease:
             self.token = _new_token()
 
     def vacate(self) -> None:
-        """Its session has ended; visitors that come now wait for the next."""
+        """Its session has ended; visitors that come now wait for the next, or go to others of the group."""
         self.queue.session = None
         self.vacant_since = trio.current_time()
         self._evict = self._send_back = None
         self._vacated.notify()
+        if self.group is not None:
+            self.group.pass_on(self.queue, begun=True)
         self.on_idle(self)
 
     def drain(self) -> None:
         """The client is leaving, as it says: visitors that come now are closed, those who have begun may finish, and it ends with its session."""
         self.given_up = True
+        if self.group is not None:
+            self.queue.open = False
+            self.group.pass_on(self.queue)
         self.queue.drain("the client is leaving")
 
     def give_up(self, reason: str) -> None:
         """No client will come back for it: visitors that wait or come now are closed for that reason, and it ends with its session."""
         self.given_up = True
+        if self.group is not None and not self.released:
+            self.queue.open = False
+            self.group.pass_on(self.queue)
         self.queue.close(reason)
         if not self.occupied:
             self.on_idle(self)

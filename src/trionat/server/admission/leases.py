@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from trionat.errors import RefusedError
 from trionat.log import get_logger
+from trionat.protocol.messages import RefusalCode
 from trionat.relay.send_buffer import SendMemory
 from trionat.server.accounts.limits import LiveLimits
 from trionat.server.admission.lease import Lease
 from trionat.server.refusals import RefusalCounters
-from trionat.server.registry.claim import Claim, Wish
+from trionat.server.registry.claim import Claim, Wish, group_key
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
+from trionat.server.visitors.group import Groups
 from trionat.server.visitors.queue import VisitorQueue
 from trionat.signals import Signal
 
@@ -42,7 +45,7 @@ def _close(visitor: Visitor) -> None:
 
 @attrs.define(eq=False)
 class Leases:
-    """Every lease is a claim in the registry (one session slot, and its ports) until it is released.
+    """Every lease is a claim in the registry (one session slot, and its ports; those of a group share both) until it is released.
 
     `ports` are the visit ports of this process; where the registry is in it as well, which it is unless given, they are its pool. `by_key` has
     the leases that exist; `live_limits` what their users may have; `changed` is notified when slots and ports are free
@@ -58,6 +61,7 @@ class Leases:
     pass_on: Callable[[Visitor], None] = attrs.field(kw_only=True, default=_close)
     by_key: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
     _claims: dict[LeaseKey, Claim] = attrs.field(init=False, factory=lambda: {})
+    groups: Groups = attrs.field(init=False, factory=Groups)
     live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
     send_memory: SendMemory = attrs.field(init=False)
     changed: Signal = attrs.field(init=False, factory=Signal)
@@ -81,15 +85,35 @@ class Leases:
         """Tell whether there may be a session of this client."""
         return self.registry.has_room(key)
 
+    async def joins(self, client: QueuedClient) -> bool:
+        """Tell whether the client's group is there, here or at another process, so that it needs neither a slot nor ports.
+
+        Raises:
+            RefusedError: it cannot be found out now.
+        """
+        if client.group is None:
+            return False
+        user = client.key[0]
+        return (
+            self.groups.find(user, client.group) is not None
+            or await self.registry.holder(group_key(user, client.group)) is not None
+        )
+
     async def grant(self, client: QueuedClient) -> Lease | None:
         """Return a new lease for a client that has none, or None where too few slots or ports are free. No checkpoint where the registry is in this process.
 
         Raises:
-            TakenError: another process holds its key.
-            RefusedError: a port that it names is taken, or too many of those that its user may have are.
+            TakenError: another process holds its key, or its group.
+            RefusedError: a port that it names is taken, or too many of those that its user may have are, or it does not fit its group.
         """
+        group = self.groups.find(client.key[0], client.group)
+        if group is not None and len(group) >= (most := self.config.max_group_clients):
+            raise RefusedError(
+                RefusalCode.FULL,
+                f"the group {group.name} has all the clients that it may have at once ({most}, MaxGroupClients)",
+            )
         claim = await self.registry.claim(
-            Wish(key=client.key, services=client.services, limits=client.limits)
+            Wish(key=client.key, services=client.services, limits=client.limits, group=client.group)
         )
         return None if claim is None else self.open(claim)
 
@@ -102,8 +126,9 @@ class Leases:
         )
         memory = SendMemory(self.config.resume_memory, self.send_memory)
         ports = tuple(self.ports.ports[number] for number in claim.ports)
+        group = self.groups.open(claim.key[0], claim.wish.group, ports)
         lease = Lease(
-            claim.key, ports, queue, memory, self._idle, self._occupied, self._handed_over
+            claim.key, ports, queue, memory, self._idle, self._occupied, self._handed_over, group
         )
         self.by_key[lease.key] = lease
         self._claims[lease.key] = claim
@@ -121,7 +146,9 @@ class Leases:
             return client.refusal is None
 
         while is_wanted() and (lease := self.by_key.get(client.key)) is not None:
-            if lease.given_up or not lease.serves(client.services, client.limits.visit_ports):
+            if lease.given_up or not lease.serves(
+                client.services, client.limits.visit_ports, client.group
+            ):
                 lease.give_up(reason if lease.given_up else "the client came back for other ports")
                 await lease.wait_vacant(reason, is_wanted)
                 continue
@@ -174,10 +201,11 @@ class Leases:
             lease.evict(reason)
 
     def lose(self, key: LeaseKey, reason: str) -> None:
-        """Another process has something of a lease by now: it ends, and the client that uses it comes again."""
-        if (lease := self.by_key.get(key)) is not None:
-            lease.give_up(reason)
-            lease.send_back(reason)
+        """Another process has something of a lease by now, or of all leases of a group: they end, and the clients that use them come again."""
+        for lease in self:
+            if key in (lease.key, self._claims[lease.key].wish.ports_key):
+                lease.give_up(reason)
+                lease.send_back(reason)
 
     def hand_over(self, key: LeaseKey) -> None:
         """Another process has the key by now, as it was to be: what is here goes on, as long as the session does."""
@@ -185,13 +213,21 @@ class Leases:
             lease.hand_over()
 
     def _handed_over(self, lease: Lease) -> None:
-        for port in lease.ports:
-            port.queue = None
+        self._leave_ports(lease)
         self.registry.release(self._claims.pop(lease.key))
         if lease.occupied:
             return
         for visitor in lease.queue.take_new():
             self.pass_on(visitor)
+
+    def _leave_ports(self, lease: Lease) -> bool:
+        """Bring no more visitors to a lease; tell whether its ports are free now, which they are not while others of its group are there."""
+        group = lease.group
+        if group is not None and not self.groups.leave(lease.key[0], group, lease.queue):
+            return False
+        for port in lease.ports:
+            port.queue = None
+        return True
 
     def release(self, lease: Lease, reason: str) -> None:
         """Give back slot and ports, and dismiss the visitors that wait, for that reason. Idempotent."""
@@ -202,8 +238,12 @@ class Leases:
         self.live_limits.give_back(lease.queue.user_limits)
         del self.by_key[lease.key]
         if not lease.handed_over.is_set():
-            for port in lease.ports:
-                port.queue = None
-            log.info("ports are free again", ports=lease.port_numbers, user=lease.key[0])
+            user, group = lease.key[0], lease.group
+            if self._leave_ports(lease):
+                log.info("ports are free again", ports=lease.port_numbers, user=user)
+            elif group is not None:
+                log.info(
+                    "a client has left its group", group=group.name, left=len(group), user=user
+                )
             self.registry.release(self._claims.pop(lease.key))
         self.changed.notify()

@@ -20,7 +20,7 @@ from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.protocol.messages import QUEUE_INTERVAL, RefusalCode
 from trionat.server.refusals import Bound
-from trionat.server.registry.claim import TakenError
+from trionat.server.registry.claim import TakenError, group_key
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
@@ -117,21 +117,42 @@ class Admission:
             self._leave(client)
 
     async def _come_over(self, client: QueuedClient) -> None:
-        """Send the client to the process that has its lease, and the visitors that wait there, if another one does.
+        """Send the client to the process that has its lease, and the visitors that wait there, or its group, if another one does.
 
-        Where it cannot be sent, that process has to give up the lease.
+        Where it cannot be sent, that process has to give up the lease; a group stays where it is.
 
         Raises:
             RefusedError: it is sent there, or nobody can be asked now.
         """
-        holder = await self.leases.registry.holder(client.key)
         registry = self.leases.registry
+        holder = await registry.holder(client.key)
         if holder is not None and client.follows_routes and registry.is_route(holder):
             text = "another process of this server has what is kept for this client"
             raise RefusedError(RefusalCode.MOVED, text, route=holder)
+        await self._come_to_group(client)
         if holder is not None:
             reason = f"the same client has come to another process ({client.client_name})"
             await registry.evict(client.key, reason)
+
+    async def _come_to_group(self, client: QueuedClient) -> None:
+        """Send the client to the process that has its group, if another one does.
+
+        Raises:
+            RefusedError: it is sent there or has to go there by itself, or nobody can be asked now.
+        """
+        user, registry = client.key[0], self.leases.registry
+        if client.group is None or self.leases.groups.find(user, client.group) is not None:
+            return
+        if (holder := await registry.holder(group_key(user, client.group))) is None:
+            return
+        if not registry.is_route(holder):
+            text = f"the group {client.group} is at another node of this cluster ({holder})"
+            raise RefusedError(RefusalCode.PORT_TAKEN, text)
+        text = f"another process of this server has the group {client.group}"
+        if client.follows_routes:
+            raise RefusedError(RefusalCode.MOVED, text, route=holder)
+        text += ", and this client cannot be sent there: update it"
+        raise RefusedError(RefusalCode.PORT_TAKEN, text)
 
     def _check_back(self, client: QueuedClient) -> None:
         """This server is drained: only a client comes back that was lost, and has something here. One that is up here is to be up elsewhere.
@@ -247,22 +268,29 @@ class Admission:
             await self._assigned.wait()
         self._assigning = True
         try:
+            kept = False  # the ports that are free, for a client that needs more
             for client in self.queue:
-                if not self.leases.has_room(client.key):
-                    continue  # one that comes over from another process brings its slot along
-                if not await self._assign_to(client):
-                    break
+                may_take = not kept and self.leases.has_room(client.key)
+                if (may_take or client.group is not None) and not await self._assign_to(
+                    client, may_take=may_take
+                ):
+                    kept = True
         finally:
             self._assigning = False
             self._queue = [client for client in self._queue if not client.answered]
             self._renumber()
             self._assigned.notify()
 
-    async def _assign_to(self, client: QueuedClient) -> bool:
-        """Give the client its lease, if it can have one now; tell whether it is the turn of those behind it as well."""
+    async def _assign_to(self, client: QueuedClient, *, may_take: bool) -> bool:
+        """Give the client its lease, if it can have one now; tell whether it is the turn of those behind it as well.
+
+        Unless it `may_take` a slot and ports, it can have those of its group only.
+        """
         if not self._waits(client):
             return True
         try:
+            if not (may_take or await self.leases.joins(client)):
+                return True
             lease = await self._grant(client)
         except RefusedError as refusal:
             client.refuse(refusal)

@@ -24,7 +24,7 @@ log = get_logger(__name__)
 
 @attrs.define(eq=False, kw_only=True)
 class QueuedClient(ABC):
-    """Wants a lease; `key` says whose that is, `limits` are its user's. It gets `lease` or `refusal`, or leaves.
+    """Wants a lease; `key` says whose that is, `limits` are its user's, `group` is with which others it shares its ports. It gets `lease` or `refusal`, or leaves.
 
     `position` counts from 1; 0 means that it does not stand in the queue. `reclaiming` is round the wait for a lease of its own
     that another connection of it still uses. `follows_routes` says that it can be sent to another process of the server.
@@ -36,6 +36,7 @@ class QueuedClient(ABC):
     services: tuple[ServiceRequest, ...]
     limits: Limits
     follows_routes: bool = False
+    group: str | None = None
     since: float = attrs.field(init=False, factory=trio.current_time)
     lease: Lease | None = attrs.field(init=False, default=None)
     refusal: RefusedError | None = attrs.field(init=False, default=None)

@@ -15,11 +15,13 @@ from trionat.log import get_logger
 from trionat.protocol.messages import RefusalCode
 from trionat.server.cluster.scripts import CLAIM, DOUBT, EVICT, FIND, OCCUPY, RELEASE, SUSPECT_AFTER
 from trionat.server.cluster.table import Entry, decode_key, encode_key, read_fence, readable
-from trionat.server.registry.claim import Claim, TakenError, Wish
+from trionat.server.registry.claim import Claim, TakenError, Wish, is_group
 from trionat.server.registry.registry import Registry
 from trionat.transport.dial import dial
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trionat.server.cluster.redis_link import Answer, RedisLink
     from trionat.server.cluster.table import RoutingTable
     from trionat.server.visitors.ports import LeaseKey, PortPool, VisitPort
@@ -37,6 +39,7 @@ _REASON: Final = 512
 
 _MAKE_ROOM: Final = "the user's limit of sessions"
 _MOVED: Final = "this client is at another node by now"
+_GROUP_MOVED: Final = "the group of this client is at another node by now"
 _TAKEN: Final = "a visit port of this client is in use at another node by now"
 
 
@@ -55,11 +58,16 @@ class _Elsewhere:
 
 @attrs.define(eq=False)
 class _Held:
-    """What this node holds. `lost` says that another node has it by now, and the lease is on its way out."""
+    """What this node holds, as the others know it: the claim of a client, with its `ports`; of one in a group without, for they are the group's.
+
+    The group's is there as long as it has `members`. `lost` says that another node has it by now, and the lease is on its way out.
+    """
 
     claim: Claim
+    ports: tuple[int, ...]
     occupied: bool = True
     lost: bool = False
+    members: int = 0
 
 
 @attrs.define(eq=False)
@@ -94,7 +102,7 @@ class RedisRegistry(Registry):
     @property
     def free_slots(self) -> int:
         """See `Registry`."""
-        return self.slots - len(self.table.by_key) - self._asking
+        return self.slots - self.table.slots_taken - self._asking
 
     def has_room(self, key: LeaseKey) -> bool:
         """See `Registry`. A client of another node brings its slot along."""
@@ -115,24 +123,27 @@ class RedisRegistry(Registry):
         self._require()
         if wish.key in self.held:
             return None  # it is about to be released
-        if not self.has_room(wish.key):
+        if wish.group is not None and (group := self.held.get(wish.ports_key)) is not None:
+            return await self._share(wish, group)
+        if not self.has_room(wish.ports_key):
             return None
         self._asking += 1
         kept: list[VisitPort] = []  # that others have, as we have just learned
         try:
             for _ in range(_TRIES):
-                self._elsewhere.asks = wish.key
+                self._elsewhere.asks = wish.ports_key
                 try:
-                    ports = self.pool.take(wish.services, wish.key, wish.limits.visit_ports)
+                    ports = self.pool.take(wish.services, wish.ports_key, wish.limits.visit_ports)
                 finally:
                     self._elsewhere.asks = None
                 if ports is None:
                     return None
                 kept += ports
-                answer = await self._ask(wish, ports)
+                numbers = tuple(port.number for port in ports)
+                answer = await self._ask(wish, numbers)
                 match answer:
-                    case [b"ok", fence]:
-                        claim = self._hold(wish, ports, fence)
+                    case [b"ok", *fences]:
+                        claim = self._hold(wish, numbers, fences)
                         for port in ports:
                             kept.remove(port)
                         return claim
@@ -142,26 +153,47 @@ class RedisRegistry(Registry):
                         free = [port for port in ports if b"%d" % port.number not in theirs]
                         self.pool.give_back(free)
                         kept = [port for port in kept if port not in free]
-                    case [b"held", node]:
-                        raise TakenError(_name(node))
-                    case [b"sessions"]:
-                        raise RefusedError(
-                            RefusalCode.TOO_MANY_SESSIONS,
-                            f"this account has all the sessions that it may have at once ({wish.limits.sessions})",
-                        )
-                    case [b"own"] | [b"room"] | [b"settling", _]:
+                    case _:
+                        self._refuse(wish, answer)
                         return None
-                    case _:  # Redis does not know us any more: we are about to tell it
-                        raise _away()
             return None
         finally:
             self._asking -= 1
             self.pool.give_back(kept)
 
-    async def _ask(self, wish: Wish, ports: tuple[VisitPort, ...]) -> Answer:
-        numbers = ",".join(str(port.number) for port in ports)
+    async def _share(self, wish: Wish, group: _Held) -> Claim | None:
+        """Take the ports that a group has here."""
+        if group.lost:
+            return None
+        wish.check_fits(group.ports)
+        match await self._ask(wish, ()):
+            case [b"ok", fence]:
+                if group.members:
+                    return self._hold(wish, group.ports, [fence])
+                self.link.send(RELEASE, self.node, self.epoch, encode_key(wish.key), fence)
+            case answer:
+                self._refuse(wish, answer)
+        return None
+
+    def _refuse(self, wish: Wish, answer: Answer) -> None:
+        """Say why there is no claim, unless it is worth trying again soon."""
+        match answer:
+            case [b"held", node]:
+                raise TakenError(_name(node))
+            case [b"sessions"]:
+                raise RefusedError(
+                    RefusalCode.TOO_MANY_SESSIONS,
+                    f"this account has all the sessions that it may have at once ({wish.limits.sessions})",
+                )
+            case [b"own"] | [b"room"] | [b"settling", _]:
+                pass
+            case _:  # Redis does not know us any more: we are about to tell it
+                raise _away()
+
+    async def _ask(self, wish: Wish, ports: tuple[int, ...]) -> Answer:
         most = -1 if wish.limits.sessions is None else wish.limits.sessions
         key = encode_key(wish.key)
+        group = "" if wish.group is None else encode_key(wish.ports_key)
         try:
             return await self.link.call(
                 CLAIM,
@@ -170,16 +202,18 @@ class RedisRegistry(Registry):
                 self.table.highest,
                 key,
                 most,
-                numbers,
-                on_late=partial(self._give_back, key),
+                ",".join(map(str, ports)),
+                group,
+                on_late=partial(self._give_back, key, group),
             )
         except RegistryAwayError:
             raise _away() from None
 
-    def _give_back(self, key: str, answer: Answer) -> None:
-        """Nobody waits for a claim any more that was granted."""
+    def _give_back(self, key: str, group: str, answer: Answer) -> None:
+        """Nobody waits for a claim any more that was granted, with that of its group where it was the first."""
         if answer[0] == b"ok":
-            self.link.send(RELEASE, self.node, self.epoch, key, answer[1])
+            for each, fence in zip((key, group), answer[1:], strict=False):
+                self.link.send(RELEASE, self.node, self.epoch, each, fence)
 
     def _refuse_taken(self, wish: Wish, theirs: dict[bytes, bytes]) -> None:
         """Note who has these ports, and that it is not this client; refuse it where it has named one of them."""
@@ -192,32 +226,51 @@ class RedisRegistry(Registry):
                     RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
                 )
 
-    def _hold(self, wish: Wish, ports: tuple[VisitPort, ...], granted: bytes) -> Claim:
-        numbers = tuple(port.number for port in ports)
+    def _hold(self, wish: Wish, ports: tuple[int, ...], granted: Sequence[bytes]) -> Claim:
+        """Note what was granted: the fence of a claim, and that of its group where it is the first."""
         try:
-            fence = read_fence(granted.decode())
-            self.table.put(Entry(wish.key, self.node, self.epoch, fence, numbers))
+            fence, *of_group = (read_fence(each.decode()) for each in granted)
+            claim = Claim(wish=wish, ports=ports, fence=fence, holder=self.node)
+            if wish.group is None:
+                self._note(wish.key, _Held(claim, ports))
+                return claim
+            if of_group:
+                its = attrs.evolve(claim, fence=of_group[0])
+                self._note(wish.ports_key, _Held(its, ports))
+            self.held[wish.ports_key].members += 1
+            self._note(wish.key, _Held(claim, ()))
         except ValueError:
-            log.warning("Redis has granted a claim with nonsense", fence=readable(granted))
-            self._give_back(encode_key(wish.key), [b"ok", granted])
+            log.warning("Redis has granted a claim with nonsense", fence=readable(granted[0]))
+            self._give_back(encode_key(wish.key), encode_key(wish.ports_key), [b"ok", *granted])
             raise _away() from None
-        claim = Claim(wish=wish, ports=numbers, fence=fence, holder=self.node)
-        self.held[wish.key] = _Held(claim)
-        self._held_ports.update(dict.fromkeys(numbers, wish.key))
         return claim
+
+    def _note(self, key: LeaseKey, held: _Held) -> None:
+        self.table.put(Entry(key, self.node, self.epoch, held.claim.fence, held.ports))
+        self.held[key] = held
+        self._held_ports.update(dict.fromkeys(held.ports, key))
 
     def release(self, claim: Claim) -> None:
         """See `Registry`. Where Redis is away, it is told when it is back: what is not held any more is not told again."""
         held = self.held.get(claim.key)
         if held is None or held.claim.fence != claim.fence:
             return
-        del self.held[claim.key]
-        for number in claim.ports:
-            del self._held_ports[number]
-        self.table.remove(claim.key, claim.fence)
-        self.pool.give_back(self.pool.ports[number] for number in claim.ports)
-        self.link.send(RELEASE, self.node, self.epoch, encode_key(claim.key), claim.fence)
+        self._drop(claim.key)
+        if claim.wish.group is not None:
+            group = self.held[claim.wish.ports_key]
+            group.members -= 1
+            if not group.members:
+                self._drop(claim.wish.ports_key)
         self.on_free()
+
+    def _drop(self, key: LeaseKey) -> None:
+        held = self.held.pop(key)
+        for number in held.ports:
+            del self._held_ports[number]
+        fence = held.claim.fence
+        self.table.remove(key, fence)
+        self.pool.give_back(self.pool.ports[number] for number in held.ports)
+        self.link.send(RELEASE, self.node, self.epoch, encode_key(key), fence)
 
     def occupy(self, claim: Claim, *, occupied: bool) -> None:
         """See `Registry`."""
@@ -281,11 +334,16 @@ class RedisRegistry(Registry):
         keys = {self._held_ports.get(number) for number in entry.ports} | {entry.key}
         for key in keys:
             held = None if key is None else self.held.get(key)
-            if held is not None and not held.lost and held.claim.fence < entry.fence:
-                self.lose(held.claim.key, moved=key == entry.key)
+            if (
+                key is not None
+                and held is not None
+                and not held.lost
+                and held.claim.fence < entry.fence
+            ):
+                self.lose(key, moved=key == entry.key)
 
     def lose(self, key: LeaseKey, *, moved: bool) -> None:
-        """Another node holds what we do, with a higher fence: the client itself (`moved`), or one of its ports for somebody else."""
+        """Another node holds what we do, with a higher fence: the client itself (`moved`) or its group, or one of its ports for somebody else."""
         held = self.held.get(key)
         if held is None or held.lost:
             return
@@ -300,10 +358,10 @@ class RedisRegistry(Registry):
                 ports=held.claim.ports,
                 fence=held.claim.fence,
             )
-            if moved:
+            if moved and not is_group(key):
                 self.on_evict(key, _MOVED, vacant_only=False)
             else:
-                self.on_lost(key, _TAKEN)
+                self.on_lost(key, _GROUP_MOVED if moved else _TAKEN)
 
 
 def _name(node: bytes) -> str:

@@ -6,7 +6,7 @@
 | `nodes` | hash: a node's name to `EPOCH MEMBER ADDRESS` |
 | `beats` | sorted set: a node's name by its last beat |
 | `figures` | hash: a node's name to what `status` shows of it |
-| `claims` | hash: the key of a client (JSON) to `NODE EPOCH FENCE OCCUPIED PORT,PORT…` |
+| `claims` | hash: the key of a client (JSON) to `NODE EPOCH FENCE OCCUPIED PORT,PORT…`; a client of a group has no ports, but the key of the group has |
 | `ports` | hash: a visit port to the key of the client that has it |
 | `user:NAME`, `held:EPOCH` | sets: the keys of a user, of a node |
 | `fence`, `seq` | counters: of claims, of news |
@@ -25,6 +25,8 @@ from __future__ import annotations
 from typing import Final
 
 import attrs
+
+from trionat.server.registry.claim import GROUP_NUMBER
 
 FORMAT: Final = 1
 """Of the values; a node refuses a Redis with another one."""
@@ -77,6 +79,9 @@ KEYS: Final = tuple(
 )
 """What every script gets. Sets of users and epochs are made from them: they have the same hash tag."""
 
+GROUP_END: Final = f",{GROUP_NUMBER}]]"
+"""Of the id of a group; that of any other client ends with a quote or a port number."""
+
 _PRELUDE: Final = f"""
 local cluster, nodes, beats, figures, claims, ports, fences, seq, dead, drained, bans, failed, failures = unpack(KEYS)
 local P, CHANNEL = '{PREFIX}', '{CHANNEL}'
@@ -111,7 +116,7 @@ local function tell(text)
 end
 
 local function parse(value)
-    local node, epoch, fence, occupied, list = string.match(short(value, MOST_BYTES), '^(%w[%w._-]*) (%x+) (%d+) ([01]) ([%d,]+)$')
+    local node, epoch, fence, occupied, list = string.match(short(value, MOST_BYTES), '^(%w[%w._-]*) (%x+) (%d+) ([01]) ([%d,]*)$')
     if not node or #node > 64 or #epoch > 32 or not number(fence) or tonumber(fence) > HIGHEST then return nil end
     local claim = {{node = node, epoch = epoch, fence = tonumber(fence), occupied = occupied == '1', list = list, ports = {{}}}}
     for port in string.gmatch(list, '%d+') do claim.ports[#claim.ports + 1] = port end
@@ -134,6 +139,9 @@ local function is_alive(claim)
     return epoch == claim.epoch
 end
 
+-- Whether it is the claim of a group, which has the ports of its clients and is no session (`group_key` in `registry/claim.py`).
+local function is_group(id) return string.sub(id, -{len(GROUP_END)}) == '{GROUP_END}' end
+
 local function user_set(id)
     local ok, parts = pcall(cjson.decode, id)
     return P .. 'user:' .. (ok and type(parts) == 'table' and tostring(parts[1]) or '')
@@ -146,7 +154,7 @@ end
 local function put(id, node, epoch, fence, occupied, list)
     write(id, node, epoch, fence, occupied, list)
     for port in string.gmatch(list, '%d+') do redis.call('HSET', ports, port, id) end
-    redis.call('SADD', user_set(id), id)
+    if not is_group(id) then redis.call('SADD', user_set(id), id) end
     redis.call('SADD', P .. 'held:' .. epoch, id)
     tell(table.concat({{'claim', node, epoch, whole(fence), list, id}}, ' '))
 end
@@ -378,7 +386,7 @@ return {'ok'}
 CLAIM: Final = Script(
     "claim",
     """
-local node, epoch, highest, id, most, list = unpack(ARGV)
+local node, epoch, highest, id, most, list, group = unpack(ARGV)
 most = tonumber(most)
 if epoch_of(node) ~= epoch then return {'lost'} end
 if settle > now then return {'settling', whole(settle - now)} end
@@ -388,6 +396,15 @@ if held then
         if held.node == node and held.epoch == epoch then return {'own'} end
         if not is_offered(held) then return {'held', held.node} end
     end
+end
+local its = group ~= '' and find(group) or nil
+if group ~= '' then
+    local here = false
+    if its and is_alive(its) then
+        here = its.node == node and its.epoch == epoch
+        if not (here or is_offered(its)) then return {'held', its.node} end
+    end
+    if here == (list ~= '') then return {'own'} end
 end
 if most >= 0 and redis.call('SCARD', user_set(id)) >= most then
     local occupied, vacant = 0, {}
@@ -418,7 +435,7 @@ end
 local taken = {'taken'}
 for port in string.gmatch(list, '%d+') do
     local its = holder(port)
-    if its and its ~= id then
+    if its and its ~= id and its ~= group then
         taken[#taken + 1] = port
         taken[#taken + 1] = its
     end
@@ -427,8 +444,15 @@ if #taken > 1 then return taken end
 raise_fence(highest)
 local fence = redis.call('INCR', fences)
 if held then drop(id, held) end
-put(id, node, epoch, fence, '1', list)
-return {'ok', whole(fence)}
+if group == '' or list == '' then
+    put(id, node, epoch, fence, '1', list)
+    return {'ok', whole(fence)}
+end
+if its then drop(group, its) end
+put(group, node, epoch, fence, '1', list)
+local second = redis.call('INCR', fences)
+put(id, node, epoch, second, '1', '')
+return {'ok', whole(second), whole(fence)}
 """,
 )
 

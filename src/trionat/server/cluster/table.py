@@ -17,6 +17,7 @@ import trio
 from trionat.address import TCPAddress, parse_tcp_address
 from trionat.config.cluster import NODE
 from trionat.server.cluster.scripts import HIGHEST_FENCE, LEAP, MOST_BYTES
+from trionat.server.registry.claim import is_group
 
 if TYPE_CHECKING:
     from trionat.server.visitors.ports import LeaseKey
@@ -80,7 +81,7 @@ class NodeEntry:
 
 @attrs.frozen
 class Entry:
-    """A claim: who holds which ports, at which node."""
+    """A claim: who holds which ports, at which node. A client of a group holds none: its group does, under a key of its own (`group_key`)."""
 
     key: LeaseKey
     node: str
@@ -119,12 +120,15 @@ def read_claim(node: str, epoch: str, fence: str, ports: str, key: str) -> Entry
     Raises:
         ValueError: they are none.
     """
-    if not _NUMBERS.fullmatch(ports):
+    if ports and not _NUMBERS.fullmatch(ports):
         raise ValueError("no ports")
-    numbers = tuple(int(port) for port in ports.split(","))
+    numbers = tuple(int(port) for port in ports.split(",")) if ports else ()
     if len(numbers) > _PORTS or not all(0 < number <= HIGHEST_PORT for number in numbers):
         raise ValueError("no ports")
-    return Entry(decode_key(key), NODE.read(node), read_epoch(epoch), read_fence(fence), numbers)
+    its = decode_key(key)
+    if is_group(its) and not numbers:
+        raise ValueError("a group without ports")
+    return Entry(its, NODE.read(node), read_epoch(epoch), read_fence(fence), numbers)
 
 
 @attrs.define(eq=False)
@@ -135,8 +139,14 @@ class RoutingTable:
     by_key: dict[LeaseKey, Entry] = attrs.field(init=False, factory=lambda: {})
     by_port: dict[int, Entry] = attrs.field(init=False, factory=lambda: {})
     highest: int = attrs.field(init=False, default=0)
+    _portless: int = attrs.field(init=False, default=0)
     _by_epoch: dict[str, dict[LeaseKey, Entry]] = attrs.field(init=False, factory=lambda: {})
     _orphaned: dict[int, float] = attrs.field(init=False, factory=lambda: {})
+
+    @property
+    def slots_taken(self) -> int:
+        """How many claims have ports: those of a group's clients have none, but the group's has."""
+        return len(self.by_key) - self._portless
 
     def is_orphaned(self, port: int) -> bool:
         """Tell whether a port's node went a moment ago: its client is most likely on the way to another one."""
@@ -184,6 +194,7 @@ class RoutingTable:
             self._remove(rival)
         if len(self.by_key) < MOST_CLAIMS:
             self.by_key[entry.key] = entry
+            self._portless += not entry.ports
             self._by_epoch.setdefault(entry.epoch, {})[entry.key] = entry
             self.by_port.update(dict.fromkeys(entry.ports, entry))
         return True
@@ -197,6 +208,7 @@ class RoutingTable:
     def _remove(self, entry: Entry) -> None:
         if self.by_key.get(entry.key) is entry:
             del self.by_key[entry.key]
+            self._portless -= not entry.ports
             its = self._by_epoch[entry.epoch]
             del its[entry.key]
             if not its:
@@ -218,7 +230,7 @@ class RoutingTable:
         """
         before = set(self.by_port)
         self.nodes, self.by_key, self.by_port = fresh.nodes, fresh.by_key, fresh.by_port
-        self._by_epoch = fresh._by_epoch
+        self._by_epoch, self._portless = fresh._by_epoch, fresh._portless
         self.highest = max(self.highest, fresh.highest)
         self._orphan(before - self.by_port.keys())
 

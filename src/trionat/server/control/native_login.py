@@ -10,6 +10,7 @@ from trionat.address import parse_tcp_address
 from trionat.config.values import UNENCRYPTED
 from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.protocol.messages import (
+    GROUPS,
     MOVE,
     PLAIN_TUNNELS,
     RESUME,
@@ -84,12 +85,14 @@ class NativeLogin(Login):
         expose = await self._expect("the list of its services")
         if not isinstance(expose, Expose):
             raise RemoteProtocolError(f"{type(expose).__name__.upper()} instead of EXPOSE")
+        groups = GROUPS in hello.capabilities
         client = NativeQueuedClient(
             key=(user.username, hello.identity),
             client_name=hello.name,
             address=self.address,
             services=expose.services,
             limits=user.limits,
+            group=expose.group if groups else None,
             channel=self._channel,
             follows_routes=ROUTES in hello.capabilities,
         )
@@ -117,6 +120,7 @@ class NativeLogin(Login):
                 route=self.context.route if client.follows_routes else None,
                 can_move=MOVE in hello.capabilities,
                 elsewhere=lambda: self.context.admission.elsewhere,
+                groups=groups,
             )
 
         await self._run_session(client, open_session)

@@ -64,7 +64,7 @@ class Registry(ABC):
 
     @abstractmethod
     async def holder(self, key: LeaseKey) -> str | None:
-        """Return who holds a key, if another process does that is alive.
+        """Return who holds a key, a client's or a group's (`group_key`), if another process does that is alive.
 
         Raises:
             RefusedError: it cannot be found out now.
@@ -78,11 +78,14 @@ class Registry(ABC):
         a dead process has left under the key is taken over. Of two processes that claim at the same moment one gets it. Where too many
         of the user's claims stand without a session, their holders are asked to give them up, and the answer is None meanwhile.
 
+        Where the wish names a group, and this process has claims of it: the ports of those, and no slot. What a dead process has left of a group is taken over
+        by the first of its clients that comes.
+
         Cancelled, nothing is held: what was granted too late is given back.
 
         Raises:
-            TakenError: another process holds the key.
-            RefusedError: a port that it names is taken, or those that its user may have are, or the user has all the sessions that it
+            TakenError: another process holds the key, or the group's.
+            RefusedError: it does not fit its group, a port that it names is taken, or those that its user may have are, or the user has all the sessions that it
                 may have, or nobody can be asked now.
         """
 

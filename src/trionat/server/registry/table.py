@@ -47,6 +47,8 @@ class ClaimTable:
     ports: PortPool
     on_change: Callable[[Iterable[int]], None] = lambda _: None
     _held: dict[LeaseKey, _Held] = attrs.field(init=False, factory=lambda: {})
+    _groups: dict[LeaseKey, dict[LeaseKey, _Held]] = attrs.field(init=False, factory=lambda: {})
+    _sharing: int = attrs.field(init=False, default=0)
     _by_user: dict[str, dict[LeaseKey, _Held]] = attrs.field(init=False, factory=lambda: {})
     _members: dict[str, Member] = attrs.field(init=False, factory=lambda: {})
     _fences: Iterator[int] = attrs.field(init=False, factory=lambda: count(1))
@@ -54,7 +56,7 @@ class ClaimTable:
     @property
     def free_slots(self) -> int:
         """How many more claims there may be."""
-        return self.slots - len(self._held)
+        return self.slots - (len(self._held) - self._sharing)
 
     @property
     def free_ports(self) -> int:
@@ -84,11 +86,11 @@ class ClaimTable:
         return None if held is None or held.claim.fence != fence else held.claim
 
     def claim_of_port(self, number: int) -> Claim | None:
-        """Return the claim that a port belongs to."""
+        """Return the claim that a port belongs to; one of several, where it is a group's."""
         port = self.ports.ports.get(number)
-        held = (
-            None if port is None or port.last_holder is None else self._held.get(port.last_holder)
-        )
+        if port is None or (key := port.last_holder) is None:
+            return None
+        held = self._find_held(key)
         return None if held is None or number not in held.claim.ports else held.claim
 
     def is_current(self, claim: Claim) -> bool:
@@ -97,21 +99,38 @@ class ClaimTable:
 
     def holder(self, key: LeaseKey, asking: str) -> str | None:
         """Return which other process holds a key, if one does that is there."""
-        held = self._held.get(key)
+        held = self._find_held(key)
         if held is None or held.claim.holder == asking or held.claim.holder not in self._members:
             return None
         return held.claim.holder
+
+    def _find_held(self, key: LeaseKey) -> _Held | None:
+        """Find what is held under a key: a client's, or one of a group's."""
+        if (held := self._held.get(key)) is None:
+            held = next(iter(self._groups.get(key, {}).values()), None)
+        return held
+
+    def sharing(self, claim: Claim) -> Claim | None:
+        """Return another claim of the same group, if there is one."""
+        group = {} if claim.wish.group is None else self._groups.get(claim.wish.ports_key, {})
+        return next((held.claim for key, held in group.items() if key != claim.key), None)
 
     def claim(self, wish: Wish, word: str) -> Claim | None:
         """See `Registry.claim`."""
         if not self._make_way(wish, word):
             return None
-        if not self._has_sessions(wish) or self.free_slots <= 0:
+        shared = None if wish.group is None else self._shared_ports(wish, word)
+        if not self._has_sessions(wish):
             return None
-        ports = self.ports.take(wish.services, wish.key, wish.limits.visit_ports)
-        if ports is None:
-            return None
-        numbers = tuple(port.number for port in ports)
+        if shared is None:
+            if self.free_slots <= 0:
+                return None
+            ports = self.ports.take(wish.services, wish.ports_key, wish.limits.visit_ports)
+            if ports is None:
+                return None
+            numbers = tuple(port.number for port in ports)
+        else:
+            numbers = shared
         claim = Claim(wish=wish, ports=numbers, fence=next(self._fences), holder=word)
         self._put(claim)
         return claim
@@ -127,9 +146,30 @@ class ClaimTable:
             self._remove(held.claim)
         return True
 
+    def _shared_ports(self, wish: Wish, word: str) -> tuple[int, ...] | None:
+        """Return the ports of the group that the wish names, where this process has it; take away what a dead one has left of it."""
+        group = self._groups.get(wish.ports_key)
+        if group is None:
+            return None
+        if (other := self.holder(wish.ports_key, word)) is not None:
+            raise TakenError(other)
+        claims = [held.claim for held in group.values()]
+        if claims[0].holder == word:
+            wish.check_fits(claims[0].ports)
+            return claims[0].ports
+        for claim in claims:
+            self._remove(claim)
+        return None
+
     def _put(self, claim: Claim) -> None:
         held = self._held[claim.key] = _Held(claim)
         self._by_user.setdefault(claim.key[0], {})[claim.key] = held
+        if claim.wish.group is not None:
+            group = self._groups.setdefault(claim.wish.ports_key, {})
+            group[claim.key] = held
+            if len(group) > 1:
+                self._sharing += 1
+                return
         self.on_change(claim.ports)
 
     def _has_sessions(self, wish: Wish) -> bool:
@@ -162,11 +202,22 @@ class ClaimTable:
         del mine[claim.key]
         if not mine:
             del self._by_user[claim.key[0]]
-        self._give_back(claim)
-        self.on_change(claim.ports)
+        is_shared = False
+        if claim.wish.group is not None:
+            group = self._groups[claim.wish.ports_key]
+            del group[claim.key]
+            if is_shared := bool(group):
+                self._sharing -= 1
+            else:
+                del self._groups[claim.wish.ports_key]
+        self._give_back(claim, is_shared=is_shared)
+        if not is_shared:
+            self.on_change(claim.ports)
 
-    def _give_back(self, claim: Claim) -> None:
-        self.ports.give_back(self.ports.ports[number] for number in claim.ports)
+    def _give_back(self, claim: Claim, *, is_shared: bool) -> None:
+        """Give back the ports of a claim that is gone, unless others of its group share them."""
+        if not is_shared:
+            self.ports.give_back(self.ports.ports[number] for number in claim.ports)
 
     def _tell_free(self) -> None:
         for member in list(self._members.values()):

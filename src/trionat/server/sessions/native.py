@@ -13,6 +13,7 @@ from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.messages import (
     CAPABILITIES,
+    GROUPS,
     MOVE,
     PLAIN_TUNNELS,
     RESUME,
@@ -21,6 +22,7 @@ from trionat.protocol.messages import (
     Acks,
     Close,
     Demand,
+    Down,
     Drain,
     Early,
     Join,
@@ -64,7 +66,7 @@ class NativeSession(Session):
 
     `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
     `route` is told to the client, so that its tunnels come to this process, `can_move` that the client goes to another server
-    when this one stops.
+    when this one stops, `groups` that the client tells which of its services are down.
     """
 
     channel: Channel
@@ -74,6 +76,7 @@ class NativeSession(Session):
     resumes: bool = False
     route: str | None = None
     can_move: bool = False
+    groups: bool = False
     link: ControlLink = attrs.field(init=False)
     _tunnels: NativeTunnels = attrs.field(init=False)
     _told: bool = attrs.field(init=False, default=False)  # that this server stops, or is drained
@@ -171,6 +174,12 @@ class NativeSession(Session):
                     self._tunnels.give_up(message)
                 case Moved() if self._told:
                     self.moved.set()
+                case Down(services=services) if self.groups:
+                    if services and services[-1] >= len(self.lease.ports):
+                        raise RemoteProtocolError(
+                            f"DOWN for service {services[-1]}, which is not there"
+                        )
+                    self.lease.queue.down = frozenset(services)
                 case Close(text=text):
                     end = SessionEnd(
                         "left", f"the client has left: {text}", tell=False, goodbye=True
@@ -200,6 +209,7 @@ class NativeSession(Session):
                 *([RESUME] if self.resumes else []),
                 *([MOVE] if self.moves else []),
                 *([] if self.route is None else [ROUTES]),
+                *([GROUPS] if self.groups else []),
             ),
             route=self.route,
             resumption=Resumption(

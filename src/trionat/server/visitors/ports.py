@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
     from trionat.protocol.messages import ServiceRequest
+    from trionat.server.visitors.group import Group
     from trionat.server.visitors.queue import VisitorQueue
 
 # User name, and the client's name for itself; or, where it has none, its host and a number.
@@ -24,10 +25,10 @@ LeaseKey = tuple[str, str | tuple[str, int]]
 
 @attrs.define(eq=False)
 class VisitPort:
-    """One public port. A visitor goes to the queue of the lease that holds it; with none, it is closed at once."""
+    """One public port. A visitor goes to the queue of the lease that holds it, or to its group; with none, it is closed at once."""
 
     number: int
-    queue: VisitorQueue | None = None
+    queue: VisitorQueue | Group | None = None
     service: int = 0
     last_holder: LeaseKey | None = None
 

@@ -39,14 +39,15 @@ class VisitorQueue:
     and at most `most_present` are there, waiting or served; `user_limits` has what its user may have on all leases together. All three bound memory, so they
     count those as well that have left, or were reset, and keep a place because the client is still to be told.
     `arrivals` is how many have begun to wait so far, and `arrived` is notified when another one does; `refusals` counts those who
-    may not. `session` (the uid, or None while there is none) is for the log. `open` says that new visitors are taken, `ended` that nobody waits
-    any more, `why` is the reason for either.
+    may not. `down` are the services that its client cannot reach. `session` (the uid, or None while there is none) is for the log. `open` says that new visitors
+    are taken, `ended` that nobody waits any more, `why` is the reason for either.
     """
 
     most_waiting: int
     most_present: int
     user_limits: UserLimits
     refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
+    down: frozenset[int] = attrs.field(init=False, default=frozenset())
     session: int | None = attrs.field(init=False, default=None)
     open: bool = attrs.field(init=False, default=True)
     ended: bool = attrs.field(init=False, default=False)
@@ -139,6 +140,14 @@ class VisitorQueue:
         """A visitor that `next` or `take` gave out is done with."""
         visitor.leave()
         visitor.present = False
+        self.present -= 1
+        self.user_limits.visitors -= 1
+        if not self.present:
+            self._left.notify()
+
+    def withdraw(self, visitor: Visitor) -> None:
+        """Let go of a visitor that waits here, since another queue takes it."""
+        self._waiting.remove(visitor)
         self.present -= 1
         self.user_limits.visitors -= 1
         if not self.present:

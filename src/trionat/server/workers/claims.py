@@ -71,6 +71,9 @@ class ClaimServer:
             case "release":
                 if (claim := self._find(message)) is not None:
                     self.table.release(claim)
+                    if (other := self.table.sharing(claim)) is not None:
+                        # Its client has joined a group that was just left: the worker may have closed the ports meanwhile.
+                        self.on_granted(other)
             case "occupy":
                 if (claim := self._find(message)) is not None:
                     self.table.occupy(claim, occupied=message["occupied"])

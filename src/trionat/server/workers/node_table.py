@@ -44,6 +44,8 @@ class NodeTable(ClaimTable):
         """See `Registry.claim`."""
         if not self._make_way(wish, word):
             return None
+        if wish.group is not None:
+            self._shared_ports(wish, word)  # which of the workers has them
         try:
             claim = await self.node.claim(wish)
         except TakenError as taken:
@@ -54,7 +56,7 @@ class NodeTable(ClaimTable):
         self._put(claim)
         return claim
 
-    def _give_back(self, claim: Claim) -> None:
+    def _give_back(self, claim: Claim, *, is_shared: bool) -> None:
         self.node.release(claim)
 
     def occupy(self, claim: Claim, *, occupied: bool) -> None:
@@ -64,8 +66,8 @@ class NodeTable(ClaimTable):
             self.node.occupy(claim, occupied=occupied)
 
     def has(self, key: LeaseKey) -> bool:
-        """Tell whether a worker of this node has a claim of this key, or has left one."""
-        return key in self._held
+        """Tell whether a worker of this node has a claim of this key, a client's or a group's, or has left one."""
+        return self._find_held(key) is not None
 
     def _evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:
         """Another node wants a key, or needs room. What a worker has left that is not there serves nobody."""
@@ -77,13 +79,12 @@ class NodeTable(ClaimTable):
                 self.release(held.claim)
 
     def _lose(self, key: LeaseKey, reason: str) -> None:
-        """Another node has one of the ports."""
-        held = self._held.get(key)
-        if held is not None:
+        """Another node has one of the ports, or the group of that key; all claims of a group are at one worker."""
+        while (held := self._find_held(key)) is not None:
             if (member := self._members.get(held.claim.holder)) is not None:
                 member.on_lost(key, reason)
-            else:
-                self.release(held.claim)
+                return
+            self.release(held.claim)
 
 
 @attrs.define(eq=False)

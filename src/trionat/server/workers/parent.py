@@ -306,10 +306,10 @@ class Parent:
         shared.shares.pop(worker.word, None)
         self._deal(shared)
 
-    def lend_again(self, number: int, fence: int, worker: WorkerProcess) -> None:
-        """Give a worker a port's listening socket once more, which was lost on the way, if it still has the claim."""
+    def lend_again(self, number: int, worker: WorkerProcess) -> None:
+        """Give a worker a port's listening socket once more, which was lost on the way, if it still has a claim of it."""
         claim = self.table.claim_of_port(number)
-        if claim is not None and claim.fence == fence and claim.holder == worker.word:
+        if claim is not None and claim.holder == worker.word:
             self._guard.lend(claim, worker.link, [number])
 
     def limits_of(self, user: str) -> SharedLimits:

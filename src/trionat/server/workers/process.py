@@ -376,7 +376,7 @@ class WorkerProcess:
             case "beat":
                 self._take_report(message)
             case "lend":
-                self.parent.lend_again(message["port"], message["fence"], self)
+                self.parent.lend_again(message["port"], self)
             case "up":
                 self._begin_session(message)
             case "down":

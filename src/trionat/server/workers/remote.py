@@ -84,8 +84,8 @@ class RemoteRegistry(Registry):
         return holder
 
     async def claim(self, wish: Wish) -> Claim | None:
-        """See `Registry`. Where too few ports are free for it, nobody is asked."""
-        if self._free_ports < len(wish.services):
+        """See `Registry`. Where too few ports are free for it, nobody is asked, unless it may share those of a group."""
+        if wish.group is None and self._free_ports < len(wish.services):
             await trio.lowlevel.checkpoint()
             return None
         answer = await _ask(self.link, {"what": "claim", "wish": write_wish(wish)}, self._too_late)
@@ -99,7 +99,9 @@ class RemoteRegistry(Registry):
 
     def _too_late(self, answer: Values) -> None:
         if answer.get("claim") is not None:
-            self.release(read_claim(answer["claim"]))
+            claim = read_claim(answer["claim"])
+            self.on_claimed(claim)
+            self.release(claim)
 
     def release(self, claim: Claim) -> None:
         """See `Registry`."""

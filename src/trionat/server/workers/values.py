@@ -44,6 +44,7 @@ def write_wish(wish: Wish) -> Values:
         "key": wish.key,
         "services": [attrs.asdict(service) for service in wish.services],
         "limits": attrs.asdict(wish.limits),
+        "group": wish.group,
     }
 
 
@@ -53,6 +54,7 @@ def read_wish(values: Values) -> Wish:
         key=read_key(values["key"]),
         services=tuple(ServiceRequest(**service) for service in values["services"]),
         limits=read_limits(values["limits"]),
+        group=values["group"],
     )
 
 

@@ -146,13 +146,13 @@ class Numbers:
 
 @attrs.define(eq=False)
 class _Port:
-    """A visit port as this worker sees it: `claimed` is the fence of its claim, 0 where it has none, and `given_up` that of the one before.
+    """A visit port as this worker sees it: `claims` are the fences of its claims (a group has several), and `given_up` is the highest of those before.
 
     `spare` is its listening socket, which comes before or after the claim that it belongs to, the one with `spare_fence`.
     """
 
     visit_port: VisitPort
-    claimed: int = 0
+    claims: set[int] = attrs.field(factory=lambda: set())
     given_up: int = 0
     spare: socket.socket | None = None
     spare_fence: int = 0
@@ -344,7 +344,7 @@ class Worker:
         self.acceptor.accept_behind_proxy(ports, sock, source, visited)
 
     def _take_port(self, port: _Port, sock: socket.socket, fence: int) -> None:
-        if fence <= port.given_up or port.serving is not None:
+        if port.serving is not None or (fence <= port.given_up and fence not in port.claims):
             sock.close()  # of a claim that was given up before it came
             return
         port.drop_spare()
@@ -365,7 +365,7 @@ class Worker:
     async def _ask_again(self, port: _Port, fence: int) -> None:
         """A port without its socket would have nobody who accepts: ask for it until it has come."""
         await trio.sleep(_LEND_AGAIN)
-        if port.claimed == fence and port.serving is None:
+        if fence in port.claims and port.serving is None:
             self.link.post({"what": "lend", "port": port.visit_port.number, "fence": fence})
 
     # -- visit ports -------------------------------------------------------------------------------------------------
@@ -373,13 +373,16 @@ class Worker:
     def _hold(self, claim: Claim) -> None:
         for number in claim.ports:
             port = self._ports[number]
-            port.claimed = claim.fence
+            port.claims.add(claim.fence)
             self._serve(port)
 
     def _let_go(self, claim: Claim) -> None:
         for number in claim.ports:
             port = self._ports[number]
-            port.claimed, port.given_up = 0, max(port.given_up, claim.fence)
+            port.claims.discard(claim.fence)
+            port.given_up = max(port.given_up, claim.fence)
+            if port.claims:
+                continue
             if port.serving is not None:
                 port.serving.cancel("the port was given back")
                 port.serving = None
@@ -390,7 +393,7 @@ class Worker:
         """Accept visitors at a port that is claimed, as soon as its socket is there."""
         if (
             port.spare is not None
-            and port.claimed == port.spare_fence
+            and port.spare_fence in port.claims
             and not self.context.stopping.is_set()
         ):
             sock, port.spare = port.spare, None
