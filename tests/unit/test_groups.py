@@ -23,6 +23,7 @@ from trionat.protocol.messages import (
 )
 from trionat.server.admin.kick import kick
 from trionat.server.admin.messages import KickSession
+from trionat.server.registry.claim import group_key
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Tidy
@@ -252,3 +253,23 @@ async def test_a_full_client_gets_no_more(tidy: Tidy) -> None:
         far = [server.visit(60001) for _ in range(5)]
         assert present(server) == {"a": 2, "b": 2}
         assert far[-1].peer.closed
+
+
+async def test_a_group_that_another_node_has_by_now_is_left_and_its_clients_come_again(
+    tidy: Tidy,
+) -> None:
+    async with open_memory_server(tidy, ports=2) as server:
+        clients = await members(server, "a", "b")
+        alone = await server.welcome("x")
+        server.visit(60001)
+        [user] = {key[0] for key in server.admission.leases.by_key}
+        server.admission.leases.lose(group_key(user, "web"), "the group is elsewhere")
+        for client in clients:
+            closed = await client.hear(Close)
+            assert (closed.code, closed.text) == (CloseCode.STOPPED, "the group is elsewhere")
+        await trio.sleep(0.1)
+        assert set(present(server)) == {"x"}
+        assert server.admission.leases.ports.free == 1
+        assert alone.port == 60002
+        [again] = await members(server, "a")
+        assert again.port == 60001

@@ -324,6 +324,34 @@ async def test_a_server_that_does_not_want_us_comes_last(
 
 
 @pytest.mark.usefixtures("autojump_clock")
+async def test_of_a_name_the_address_that_does_not_want_us_comes_last() -> None:
+    """One node of a cluster may refuse what another one takes."""
+    hosts = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    net = Net(hosts=dict.fromkeys(hosts, Host()), names={"a.example": hosts})
+    servers = net.servers("a.example")
+    tried: list[str] = []
+    for _ in range(5):
+        place, _ = await connect(net, servers)
+        tried.append(place.host)
+        refusal = RefusedError(RefusalCode.PORT_TAKEN, "the group web is at another node")
+        assert not servers.ended(place, refusal, final=False)
+    assert tried == [*hosts, *hosts[:2]]
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_only_so_many_addresses_are_remembered_for_it() -> None:
+    net = Net()
+    dialer = net.dialer("a.example")
+    hosts = [f"192.0.2.{number}" for number in range(20)]
+    for host in hosts:
+        dialer.put_last(host)
+    assert dialer.in_order(hosts) == hosts
+    dialer.put_last(hosts[10])
+    assert dialer.in_order(hosts[4:]) == [*hosts[4:10], *hosts[11:], hosts[10]]
+    assert dialer.in_order(["192.0.2.99", *hosts])[:5] == ["192.0.2.99", *hosts[:4]]
+
+
+@pytest.mark.usefixtures("autojump_clock")
 async def test_one_that_refuses_for_good_is_not_tried_any_more() -> None:
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": refused("192.0.2.2")})
     servers = net.servers("192.0.2.1", "192.0.2.2")

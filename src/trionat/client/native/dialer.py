@@ -33,7 +33,7 @@ from trionat.transport.tls import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from trionat.address import TCPAddress
@@ -44,6 +44,9 @@ log = get_logger(__name__)
 
 # Seconds for a second look at a server whose certificate does not check out; it comes on top of the timeout. Chosen.
 _LOOK: Final = 2.0
+
+# Addresses of a name that are remembered: as many as are tried. What else a name server tells in time is forgotten.
+_MOST_UNWILLING: Final = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -146,6 +149,7 @@ class ServerDialer:
     _pin: bytes | None = attrs.field(init=False)
     _context: ssl.SSLContext | None = attrs.field(init=False, default=None)
     _resumable: ssl.SSLSession | None = attrs.field(init=False, default=None)
+    _unwilling: dict[str, None] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self._pin = self.server.pin
@@ -160,6 +164,18 @@ class ServerDialer:
         address = self.server.control
         with deadline(self.timeout, f"no name server told of {address} within {self.timeout:g} s"):
             return await look_up(address)
+
+    def put_last(self, host: str) -> None:
+        """Of the hosts of its name, the server at this one does not want us."""
+        self._unwilling.pop(host, None)
+        self._unwilling[host] = None
+        if len(self._unwilling) > _MOST_UNWILLING:
+            del self._unwilling[next(iter(self._unwilling))]
+
+    def in_order(self, hosts: Sequence[str]) -> list[str]:
+        """Return hosts as they are to be tried: those that do not want us last, whichever said so last at the end."""
+        last = list(self._unwilling)
+        return sorted(hosts, key=lambda host: last.index(host) if host in last else -1)
 
     async def connect(
         self,

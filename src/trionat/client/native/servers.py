@@ -132,8 +132,8 @@ class Servers:
     def ended(self, place: Place, problem: PeerError, *, final: bool) -> bool:
         """Note why there is no session there (any more); return whether another server is left, although that is `final` for this one.
 
-        A server that does not want us comes last from now on, and one for which that is final is not tried any more, while others are left. Behind
-        one address another process or node may want us, so no route is asked for.
+        A server that does not want us comes last from now on, as does one of the addresses of a name, and one for which that is final is not tried any more,
+        while others are left. Behind one address another process or node may want us, so no route is asked for.
         """
         if (
             not isinstance(problem, RefusedError | SessionOverError)
@@ -142,6 +142,7 @@ class Servers:
         ):
             return False
         place.dialer.route = None
+        place.dialer.put_last(place.host)
         if isinstance(problem, RefusedError) and problem.servers:
             self.stops(place, list(map(parse_tcp_address, problem.servers)))
             return False
@@ -276,7 +277,7 @@ class _Race:
     async def _look_up(self, dialer: ServerDialer) -> None:
         """Let the addresses of a name come next."""
         try:
-            places = [Place(dialer, host) for host in await dialer.look_up()]
+            places = [Place(dialer, host) for host in dialer.in_order(await dialer.look_up())]
             if len(places) > 1:
                 self.several.add(dialer)
             else:

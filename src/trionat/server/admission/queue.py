@@ -145,6 +145,8 @@ class Admission:
             return
         if (holder := await registry.holder(group_key(user, client.group))) is None:
             return
+        if not await registry.is_there(holder):
+            return  # it waits for what that one has left
         if not registry.is_route(holder):
             text = f"the group {client.group} is at another node of this cluster ({holder})"
             raise RefusedError(RefusalCode.PORT_TAKEN, text)

@@ -282,7 +282,7 @@ class Node:
             args: list[str | int] = []
             for each in held[start : start + _CHUNK]:
                 claim = each.claim
-                ports = ",".join(map(str, claim.ports))
+                ports = ",".join(map(str, each.ports))
                 args += [encode_key(claim.key), claim.fence, int(each.occupied), ports]
             more = int(start + _CHUNK < len(held))
             answer = await self.link.call(

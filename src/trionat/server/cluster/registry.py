@@ -231,24 +231,23 @@ class RedisRegistry(Registry):
         try:
             fence, *of_group = (read_fence(each.decode()) for each in granted)
             claim = Claim(wish=wish, ports=ports, fence=fence, holder=self.node)
-            if wish.group is None:
-                self._note(wish.key, _Held(claim, ports))
-                return claim
+            new = [_Held(claim, ports if wish.group is None else ())]
             if of_group:
-                its = attrs.evolve(claim, fence=of_group[0])
-                self._note(wish.ports_key, _Held(its, ports))
-            self.held[wish.ports_key].members += 1
-            self._note(wish.key, _Held(claim, ()))
+                its = attrs.evolve(wish, key=wish.ports_key, group=None)
+                new.append(_Held(attrs.evolve(claim, wish=its, fence=of_group[0]), ports))
+            for held in new:
+                key, fence = held.claim.key, held.claim.fence
+                self.table.put(Entry(key, self.node, self.epoch, fence, held.ports))
         except ValueError:
             log.warning("Redis has granted a claim with nonsense", fence=readable(granted[0]))
             self._give_back(encode_key(wish.key), encode_key(wish.ports_key), [b"ok", *granted])
             raise _away() from None
+        for held in new:
+            self.held[held.claim.key] = held
+            self._held_ports.update(dict.fromkeys(held.ports, held.claim.key))
+        if wish.group is not None:
+            self.held[wish.ports_key].members += 1
         return claim
-
-    def _note(self, key: LeaseKey, held: _Held) -> None:
-        self.table.put(Entry(key, self.node, self.epoch, held.claim.fence, held.ports))
-        self.held[key] = held
-        self._held_ports.update(dict.fromkeys(held.ports, key))
 
     def release(self, claim: Claim) -> None:
         """See `Registry`. Where Redis is away, it is told when it is back: what is not held any more is not told again."""
@@ -286,23 +285,34 @@ class RedisRegistry(Registry):
         try:
             match await self.link.call(EVICT, encode_key(key), reason[:_REASON]):
                 case [b"ok", node, silent] if _whole(silent) >= SUSPECT_AFTER * 1000:
-                    await self._doubt(_name(node))
+                    if (name := _name(node)) != self.node:
+                        await self._doubt(name)
                 case _:
                     pass
         except RegistryAwayError:
             raise _away() from None
 
-    async def _doubt(self, node: str) -> None:
-        """A node has missed its beat: where its machine says that nobody listens there, do not wait until it counts as dead."""
-        if (entry := self.table.nodes.get(node)) is None or node == self.node:
-            return
+    async def is_there(self, holder: str) -> bool:
+        """See `Registry`."""
+        self._require()
+        try:
+            return await self._doubt(holder)
+        except RegistryAwayError:
+            raise _away() from None
+
+    async def _doubt(self, node: str) -> bool:
+        """Tell whether a node is there. Where its machine says that nobody listens, it has only to miss its beat to count as dead."""
+        if (entry := self.table.nodes.get(node)) is None:
+            return False
         try:
             with trio.move_on_after(_DIAL):
                 (await dial(entry.address)).close()
         except ConnectionRefusedError:
             await self.link.call(DOUBT, node, self.reserve)
+            return False
         except OSError as error:
             log.debug("cannot tell whether a node is there", node=node, error=str(error))
+        return True
 
     def _require(self) -> None:
         if not self.is_ready:

@@ -70,6 +70,15 @@ class Registry(ABC):
             RefusedError: it cannot be found out now.
         """
 
+    async def is_there(self, holder: str) -> bool:
+        """Tell whether another process goes on, as far as can be told; what one holds that does not is free soon.
+
+        Raises:
+            RefusedError: it cannot be found out now.
+        """
+        del holder
+        return True
+
     @abstractmethod
     async def claim(self, wish: Wish) -> Claim | None:
         """Take a slot and all ports of the wish, or nothing at all: None, and `on_free` is called when it is worth trying again.

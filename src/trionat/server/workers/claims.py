@@ -90,6 +90,8 @@ class ClaimServer:
         match question["what"]:
             case "holder":
                 return await self._holder(question)
+            case "is there":
+                return {"is_there": await self._registry.is_there(question["holder"])}
             case "claim":
                 return await self._claim(question)
             case "evict":

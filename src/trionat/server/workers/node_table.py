@@ -107,6 +107,10 @@ class WorkerOfNode(LocalRegistry):
         node = await self._claims.node.holder(key)
         return None if node is None else NODE + node
 
+    async def is_there(self, holder: str) -> bool:
+        """See `Registry`."""
+        return self.is_route(holder) or await self._claims.node.is_there(holder.removeprefix(NODE))
+
     async def claim(self, wish: Wish) -> Claim | None:
         """See `Registry`."""
         return await self._claims.claim_of_node(wish, self.word)

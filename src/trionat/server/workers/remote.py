@@ -83,6 +83,13 @@ class RemoteRegistry(Registry):
             self._routes.add(holder)  # one of the other workers
         return holder
 
+    async def is_there(self, holder: str) -> bool:
+        """See `Registry`."""
+        if self.is_route(holder):
+            return True  # else the parent would not have named it
+        answer = await _ask(self.link, {"what": "is there", "holder": holder})
+        return bool(answer["is_there"])
+
     async def claim(self, wish: Wish) -> Claim | None:
         """See `Registry`. Where too few ports are free for it, nobody is asked, unless it may share those of a group."""
         if wish.group is None and self._free_ports < len(wish.services):
