@@ -108,19 +108,20 @@ async def test_a_group_takes_one_slot(table: RoutingTable) -> None:
     table.put(entry(6))
     table.put(entry(7, identity="y"))
     table.put(entry(8, 60001, identity="alone"))
-    assert table.slots_taken == 2
+    assert (table.slots_taken, table.clients) == (2, 3)
     assert table.by_port[60000] is group
     table.remove(("user", "x"), 6)
     assert table.slots_taken == 2
     assert table.by_port[60000] is group
     table.remove(group.key, 5)
     assert table.slots_taken == 1
+    assert table.clients == 2
     fresh = RoutingTable()
     fresh.put_node(A)
     fresh.put_known(group)
     fresh.put_known(entry(6))
     table.replace(fresh)
-    assert table.slots_taken == 1
+    assert (table.slots_taken, table.clients) == (1, 1)
 
 
 async def test_a_snapshot_counts_alone(table: RoutingTable) -> None:

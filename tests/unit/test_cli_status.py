@@ -176,6 +176,25 @@ def test_workers() -> None:
     assert Snapshot.of(values) == NOBODY
 
 
+def test_groups() -> None:
+    def member(uid: int, group: str = "web", *, down: bool = False) -> SessionView:
+        service = ServiceView(name="", local="", port=60000, down=down)
+        return attrs.evolve(ALICE, uid=uid, group=group, services=(service,))
+
+    sessions = (member(1), ALICE, member(4, down=True), member(7), member(9, "a\nb"))
+    snapshot = attrs.evolve(SNAPSHOT, sessions=sessions)
+    lines = draw(snapshot)
+    at = lines.index("Groups:")
+    assert lines[at - 1] == lines[at + 3] == ""
+    assert lines[at + 1] == "  web of alice at 60000: uid 1, 4 (service down), 7"
+    assert f"Groups:\n{lines[at + 1]}\n" in OPERATING.read_text()
+    assert "\n" not in lines[at + 2]
+    assert Snapshot.of(attrs.asdict(snapshot)) == snapshot
+    reserved = (attrs.evolve(SNAPSHOT.reserved[0], group="web"),)
+    lines = draw(attrs.evolve(NOBODY, reserved=reserved))
+    assert "  60002  dave in the group web, for 21s more, visitors waiting: 1" in lines
+
+
 def test_nobody() -> None:
     lines = draw(NOBODY)
     assert lines[-1] == "No client is connected."

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from tests.unit.memory_server import MemoryClient, MemoryServer, open_memory_server, raw_tunnel
+from tests.unit.test_metrics import observe
 from trionat.protocol.messages import (
     CAPABILITIES,
     GROUPS,
@@ -22,7 +23,7 @@ from trionat.protocol.messages import (
     Welcome,
 )
 from trionat.server.admin.kick import kick
-from trionat.server.admin.messages import KickSession
+from trionat.server.admin.messages import KickSession, KickUser
 from trionat.server.registry.claim import group_key
 
 if TYPE_CHECKING:
@@ -128,6 +129,10 @@ async def test_visitors_of_a_client_that_is_lost_go_to_the_others(tidy: Tidy) ->
         one.hang_up()
         await trio.sleep(0.1)
         assert present(server) == {"a": 0, "b": 4}
+        snapshot = await observe(server).snapshot()
+        [reserved] = snapshot.reserved
+        assert (reserved.group, reserved.ports, reserved.waiting) == ("web", (60001,), 0)
+        assert [session.group for session in snapshot.sessions] == ["web"]
         server.visit(60001)
         assert present(server) == {"a": 0, "b": 5}
         back = await server.welcome("a", group="web")  # its place was kept
@@ -163,10 +168,24 @@ async def test_a_client_that_leaves_gets_no_more_visitors(way: str, tidy: Tidy) 
             await kick(server.context, KickSession(one.welcome.uid))
         await trio.testing.wait_all_tasks_blocked()
         server.visit(60001)
-        if way == "kick":
-            assert present(server) == {"b": 2}
-        else:  # the one that waited there is served elsewhere
-            assert {"a": 0} | present(server) == {"a": 0, "b": 3}
+        # The one that waited there is served elsewhere.
+        assert {"a": 0} | present(server) == {"a": 0, "b": 3}
+
+
+async def test_kicking_all_of_them_closes_who_waits(tidy: Tidy) -> None:
+    async with open_memory_server(tidy, ports=1) as server:
+        one, two, _ = await members(server, "a", "b", "c")
+        ends = [server.visit(60001) for _ in range(3)]
+        one.hang_up()
+        two.hang_up()
+        await trio.sleep(0.1)
+        [user] = {key[0] for key in server.admission.leases.by_key}
+        kicked = await kick(server.context, KickUser(user))
+        assert len(kicked.sessions) == 1
+        assert kicked.reserved == (60001,)
+        assert not present(server)
+        assert all(end.peer.closed for end in ends)
+        assert server.admission.leases.ports.free == 1
 
 
 async def test_the_port_is_the_group_s_until_the_last_one_has_gone(tidy: Tidy) -> None:

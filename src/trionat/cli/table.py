@@ -187,7 +187,10 @@ def _queued(queued: QueuedView) -> str:
 def _reserved(reserved: ReservedView) -> str:
     waiting = f", visitors waiting: {reserved.waiting}" if reserved.waiting else ""
     ports = PORTS.write(sorted(reserved.ports))
-    return f"  {ports}  {escape(reserved.user)}, for {_age(reserved.remaining)} more{waiting}"
+    group = "" if reserved.group is None else f" in the group {escape(reserved.group)}"
+    return (
+        f"  {ports}  {escape(reserved.user)}{group}, for {_age(reserved.remaining)} more{waiting}"
+    )
 
 
 def _shortened(text: str, width: int) -> str:

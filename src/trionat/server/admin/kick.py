@@ -75,7 +75,7 @@ async def _end(context: ServerContext, sessions: Iterable[Session]) -> tuple[int
     ended = tuple(session.uid for session in sessions)
     for uid in ended:
         session = context.sessions.by_uid[uid]
-        session.lease.queue.close(_REASON)  # nobody who waits shall wait for the client's answer
+        session.lease.give_up(_REASON)  # nobody who waits shall wait for the client's answer
         session.end(CloseCode.KICKED, _REASON)
     await context.sessions.wait_gone(ended)
     return ended

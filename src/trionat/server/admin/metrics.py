@@ -205,6 +205,7 @@ class Metrics:
             remaining=round(max(0.0, self.context.config.port_reservation - _ago(since)), 3),
             waiting=len(waiting),
             visitors=tuple(sorted(waiting, key=lambda visitor: visitor.number)),
+            group=None if lease.group is None else lease.group.name,
         )
 
     def _date(self, moment: float) -> str:
@@ -261,7 +262,7 @@ async def view_cluster(node: Node) -> ClusterView:
     return ClusterView(
         node=node.name,
         away=node.away,
-        claims=len(node.table.by_key),
+        claims=node.table.clients,
         nodes=tuple(NodeView(**attrs.asdict(each)) for each in nodes),
     )
 

@@ -97,7 +97,10 @@ class QueuedView:
 
 @attrs.frozen(kw_only=True)
 class ReservedView:
-    """Ports that are kept for a client which was lost, for `remaining` seconds; `visitors` wait for it, `waiting` is how many."""
+    """Ports that are kept for a client which was lost, for `remaining` seconds; `visitors` wait for it, `waiting` is how many.
+
+    In a `group` it is the client's place at them that is kept.
+    """
 
     user: str
     ports: tuple[int, ...]
@@ -106,6 +109,7 @@ class ReservedView:
     remaining: float
     waiting: int
     visitors: tuple[VisitorView, ...] = ()
+    group: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -327,10 +327,10 @@ class Admission:
         waiting = [client for key, client in self._present.items() if key[0] == user]
         for client in waiting:
             client.refuse(refusal)
-        reserved: list[int] = []
+        reserved: dict[int, None] = {}
         for lease in self.leases.of_user(user):
             if not lease.occupied:
-                reserved += lease.port_numbers
+                reserved |= dict.fromkeys(lease.port_numbers)
                 lease.give_up(refusal.text)
         return len(waiting), tuple(reserved)
 

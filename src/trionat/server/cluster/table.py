@@ -140,6 +140,7 @@ class RoutingTable:
     by_port: dict[int, Entry] = attrs.field(init=False, factory=lambda: {})
     highest: int = attrs.field(init=False, default=0)
     _portless: int = attrs.field(init=False, default=0)
+    _groups: int = attrs.field(init=False, default=0)
     _by_epoch: dict[str, dict[LeaseKey, Entry]] = attrs.field(init=False, factory=lambda: {})
     _orphaned: dict[int, float] = attrs.field(init=False, factory=lambda: {})
 
@@ -147,6 +148,11 @@ class RoutingTable:
     def slots_taken(self) -> int:
         """How many claims have ports: those of a group's clients have none, but the group's has."""
         return len(self.by_key) - self._portless
+
+    @property
+    def clients(self) -> int:
+        """How many claims are of clients, and not of groups."""
+        return len(self.by_key) - self._groups
 
     def is_orphaned(self, port: int) -> bool:
         """Tell whether a port's node went a moment ago: its client is most likely on the way to another one."""
@@ -195,6 +201,7 @@ class RoutingTable:
         if len(self.by_key) < MOST_CLAIMS:
             self.by_key[entry.key] = entry
             self._portless += not entry.ports
+            self._groups += is_group(entry.key)
             self._by_epoch.setdefault(entry.epoch, {})[entry.key] = entry
             self.by_port.update(dict.fromkeys(entry.ports, entry))
         return True
@@ -209,6 +216,7 @@ class RoutingTable:
         if self.by_key.get(entry.key) is entry:
             del self.by_key[entry.key]
             self._portless -= not entry.ports
+            self._groups -= is_group(entry.key)
             its = self._by_epoch[entry.epoch]
             del its[entry.key]
             if not its:
@@ -230,7 +238,8 @@ class RoutingTable:
         """
         before = set(self.by_port)
         self.nodes, self.by_key, self.by_port = fresh.nodes, fresh.by_key, fresh.by_port
-        self._by_epoch, self._portless = fresh._by_epoch, fresh._portless
+        self._by_epoch = fresh._by_epoch
+        self._portless, self._groups = fresh._portless, fresh._groups
         self.highest = max(self.highest, fresh.highest)
         self._orphan(before - self.by_port.keys())
 
