@@ -111,13 +111,15 @@ async def test_one_that_joins_while_the_last_one_leaves_is_let_in_later(world: R
     one, two = await world.start("one"), await world.start("two")
     first = await claim(one, "a", 60001)
     found: list[Claim | None] = []
+    asked = trio.Event()
 
     async def join() -> None:
+        asked.set()  # it goes on from here until it waits for the answer
         found.append(await one.registry.claim(wish("b", 60001)))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(join)
-        await trio.lowlevel.checkpoint()
+        await asked.wait()
         one.registry.release(first)
     assert found == [None]
     assert not one.registry.held
