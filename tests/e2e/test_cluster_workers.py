@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,13 +15,15 @@ from bench.program import free_port
 from tests.e2e import services
 from tests.e2e.running import ask, end_of, read_all, read_exactly
 from tests.e2e.test_cluster import Cluster, starting
+from tests.e2e.test_cluster_groups import join as join_group
+from tests.e2e.test_cluster_groups import visit as visit_group
 from tests.e2e.test_workers import status, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.e2e.running import Client
+    from tests.e2e.running import Client, Server
     from tests.e2e.services import Service
     from tests.mariadb import MariaDB
 
@@ -201,3 +205,34 @@ async def test_kick_reaches_all_processes(cluster: Cluster, echo_server: Service
     found = await status(cluster.nodes[1])
     assert found["sessions"] == []
     assert (await cluster.status(1))["claims"] == 0
+
+
+async def test_a_group_is_at_one_worker(cluster: Cluster) -> None:
+    """Its clients come to the worker that has it, visitors by any node, and when that worker is killed they are back at their port."""
+    clients = [await join_group(cluster, name, 1, 2) for name in "abcd"]
+    [port] = {client.port() for client in clients}
+    counts = {number: await worker_sessions(cluster.nodes[number]) for number in (1, 2)}
+    assert sorted(counts[1] + counts[2]) == [0, 0, 0, 4]
+    home = 1 if sum(counts[1]) else 2
+    assert (await cluster.status(3 - home))["claims"] == 4
+    async with AsyncExitStack() as stack:
+        served = [
+            (await visit_group(number, port, stack))[0] for number in (1, 2, 2, 1, 2, 1, 2, 2)
+        ]
+        assert Counter(served) == {"a": 2, "b": 2, "c": 2, "d": 2}
+    worker = await worker_of(cluster.nodes[home], clients[0])
+    os.kill(worker["pid"], signal.SIGKILL)
+    async with AsyncExitStack() as stack:
+        for number in (1, 2):  # they wait
+            await visit_group(number, port, stack, within=15)
+        for client in clients:
+            await client.wait_connected(within=20)
+        assert {client.port() for client in clients} == {port}
+        served = [(await visit_group(number, port, stack))[0] for number in (1, 2) * 4]
+        assert set(served) == set("abcd")
+    counts = {number: await worker_sessions(cluster.nodes[number]) for number in (1, 2)}
+    assert sorted(counts[home]) == [0, 4]
+
+
+async def worker_sessions(server: Server) -> list[int]:
+    return [worker["sessions"] for worker in (await status(server))["workers"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,7 +12,7 @@ import trio
 from tests.registry.redis_world import redis_world
 from tests.registry.test_registry import PORTS, SLOTS, Process, RemoteWorld, wait_for, wish
 from trionat.errors import RefusedError
-from trionat.server.registry.claim import TakenError
+from trionat.server.registry.claim import TakenError, Wish, group_key
 from trionat.server.workers.node_table import NodeTable, WorkerOfNode
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trionat.server.visitors.ports import LeaseKey
 
 KEY: LeaseKey = ("user", "a")
+WEB: LeaseKey = group_key("user", "web")
 
 
 @attrs.define(eq=False)
@@ -128,3 +129,90 @@ async def test_without_redis_nobody_is_let_in_for_now(scene: Scene) -> None:
     assert await scene.two.registry.holder(KEY) == "one"  # known here
     scene.one.registry.release(held)
     await wait_for(lambda: not scene.world.table.held_by("one"))
+
+
+def member(identity: str, *ports: int) -> Wish:
+    return attrs.evolve(wish(identity, *ports), group="web")
+
+
+async def test_a_group_is_the_node_s_and_its_clients_are_a_worker_s(scene: Scene) -> None:
+    """Redis has one claim of its ports, the table says which worker its clients are sent to, and other nodes have to leave it there."""
+    claims = [await scene.one.claim(member(each)) for each in "ab"]
+    assert len({claim.ports for claim in claims}) == 1
+    assert {key for key in scene.node.table.by_key if scene.node.table.by_key[key].ports} == {WEB}
+    assert scene.node.registry.free_slots == SLOTS - 1
+    holder = await scene.two.registry.holder(WEB)
+    assert holder == "one"
+    assert scene.two.registry.is_route(holder)
+    assert await scene.two.registry.is_there(holder)
+    with pytest.raises(TakenError) as caught:
+        await scene.two.registry.claim(member("c"))
+    assert scene.two.registry.is_route(caught.value.holder)
+    with pytest.raises(TakenError):
+        await scene.other.registry.claim(member("c"))
+    with pytest.raises(RefusedError, match="the group web has 1 service"):
+        await scene.one.registry.claim(member("c", 60001, 60002))
+    claim = scene.world.table.claim_of_port(claims[0].ports[0])
+    assert claim is not None
+    assert claim.holder == "one"  # who gets a visitor of another node
+    for each in claims:
+        scene.one.registry.release(each)
+    await wait_for(lambda: not scene.node.registry.held)
+    assert (await scene.other.claim_soon(member("c"))).ports == claims[0].ports
+    # And the other way round.
+    holder = await scene.two.registry.holder(WEB)
+    assert holder is not None
+    assert not scene.two.registry.is_route(holder)
+    assert not await scene.two.registry.is_there(holder)  # nobody listens at NodeAddr here
+    with pytest.raises(TakenError):
+        await scene.two.registry.claim(member("a"))
+
+
+async def test_two_workers_claim_a_group_at_the_same_moment(scene: Scene) -> None:
+    found: list[Claim] = []
+
+    async def claim(process: Process, identity: str) -> None:
+        with suppress(TakenError):
+            if (granted := await process.registry.claim(member(identity))) is not None:
+                found.append(granted)
+
+    for _ in range(5):
+        async with trio.open_nursery() as nursery:
+            for number, process in enumerate((scene.one, scene.two)):
+                nursery.start_soon(claim, process, str(number))
+        assert len(found) == 1
+        process = scene.one if found[0].holder == "one" else scene.two
+        process.registry.release(found.pop())
+        await wait_for(lambda: not scene.node.registry.held)
+
+
+async def test_another_node_wants_a_group_that_a_dead_worker_has_left(scene: Scene) -> None:
+    """It stays at its node, where the next worker has its clients back; one of them that comes to the other worker takes all of it along."""
+    claims = [await scene.two.claim(member(each)) for each in "ab"]
+    await scene.world.kill("two")
+    with pytest.raises(TakenError):
+        await scene.other.registry.claim(member("c"))
+    assert len(scene.world.table.held_by("two")) == 2
+    taken = await scene.one.claim_soon(member("a"))
+    assert taken.ports == claims[0].ports
+    assert scene.world.table.held_by("two") == ()
+    assert (await scene.one.claim(member("b"))).ports == taken.ports
+    assert set(scene.node.registry.held) == {WEB, KEY, ("user", "b")}
+
+
+async def test_a_group_that_another_node_has_by_now_is_lost_once(scene: Scene) -> None:
+    lost: list[LeaseKey] = []
+    scene.one.registry.on_lost = lambda key, _: lost.append(key)
+    claims = [await scene.one.claim(member(each)) for each in "ab"]
+    scene.node.registry.lose(WEB, moved=True)
+    await wait_for(lambda: lost == [WEB])
+    for each in claims:
+        scene.one.registry.release(each)
+    await wait_for(lambda: not scene.node.registry.held)
+    # Where its worker is not there any more, nobody is asked.
+    for identity in "ab":
+        await scene.two.claim_soon(member(identity))
+    await scene.world.kill("two")
+    scene.node.registry.lose(WEB, moved=True)
+    assert scene.world.table.held_by("two") == ()
+    assert not scene.node.registry.held
