@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -141,3 +142,85 @@ async def test_a_process_that_is_gone_is_told_apart_from_one_that_is_silent(
         entry = two.table.nodes["one"]
         two.table.nodes["one"] = attrs.evolve(entry, address=attrs.evolve(entry.address, port=port))
         assert await two.registry.is_there("one")
+
+
+def has_claims(node: Node, number: int) -> bool:
+    return len(node.table.by_key) == number
+
+
+def is_at(node: Node, holder: str) -> bool:
+    """Tell whether a node knows that the group is at another one."""
+    return node.table.by_port[60001].node == holder
+
+
+async def test_a_drained_node_hands_over_its_group_with_the_first_that_goes(
+    world: RedisWorld,
+) -> None:
+    """In one step, also where no slot is free; the others follow to that node, and to no other one."""
+    one, two, three = [await world.start(each) for each in ("one", "two", "three")]
+    evicted: list[LeaseKey] = []
+    lost: list[LeaseKey] = []
+    moved: list[LeaseKey] = []
+    one.registry.on_evict = lambda key, reason, **_: evicted.append(key)
+    one.registry.on_lost = lambda key, reason: lost.append(key)
+
+    def hand_over(key: LeaseKey) -> None:
+        assert one.table.by_port[60001].node == "two"  # new visitors are passed on from now on
+        moved.append(key)
+        if key != WEB:
+            one.registry.release(one.registry.held[key].claim)
+
+    one.registry.on_moved = hand_over
+    claims = [await claim(one, each, 60001) for each in "abc"]
+    await wait_for(lambda: len(two.table.by_key) == len(three.table.by_key) == 4)
+    await one.drain()
+    assert await two.registry.holder(WEB) is None
+    two.registry.slots = three.registry.slots = 1  # it is taken
+    assert await two.registry.claim(any_wish("x")) is None
+    taken = await two.registry.claim(wish("a", 60001))
+    assert taken is not None
+    assert taken.fence > max(each.fence for each in claims)
+    with pytest.raises(TakenError):
+        await three.registry.claim(wish("b"))
+    assert await three.registry.holder(WEB) == "two"
+    await wait_for(lambda: moved == [WEB, ("user", "a")])
+    # One that is lost at the old node, and comes back there, has its place there still; what is told anew changes nothing.
+    cut(one)
+    await wait_for(lambda: one.away is not None)
+    await wait_for(lambda: one.away is None)
+    assert two.table.by_port[60001].node == "two"
+    assert (await claim(two, "b")).ports == taken.ports
+    assert (await claim(two, "new")).ports == taken.ports
+    await wait_for(lambda: moved == [WEB, ("user", "a"), ("user", "b")])
+    one.registry.release(claims[2])
+    assert not one.registry.held
+    assert not evicted
+    assert not lost
+    for node in (one, two, three):
+        await wait_for(partial(has_claims, node, 4))
+        assert node.table.by_port[60001].node == "two"
+        assert node.table.slots_taken == 1
+
+
+async def test_two_nodes_take_a_group_of_a_drained_one_at_the_same_moment(
+    world: RedisWorld,
+) -> None:
+    one, two, three = [await world.start(each) for each in ("one", "two", "three")]
+    first = await claim(one, "a", 60001)
+    await claim(one, "b", 60001)
+    await wait_for(lambda: len(two.table.by_key) == len(three.table.by_key) == 3)
+    await one.drain()
+    found: list[Claim | None] = []
+
+    async def take(node: Node, identity: str) -> None:
+        with suppress(TakenError):
+            found.append(await node.registry.claim(wish(identity)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take, two, "a")
+        nursery.start_soon(take, three, "b")
+    [taken] = found
+    assert taken is not None
+    assert taken.ports == first.ports
+    for node in (one, two, three):
+        await wait_for(partial(is_at, node, taken.holder))

@@ -11,10 +11,14 @@ import pytest
 import trio
 
 from tests.e2e import running, services
-from tests.e2e.test_cluster import LOGIN, Cluster, cluster
+from tests.e2e.running import ask
+from tests.e2e.test_cluster import LOGIN, Cluster, cluster, drain, starting, told
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.e2e.running import Client
+    from tests.mariadb import MariaDB
 
 __all__ = ["cluster"]
 
@@ -108,3 +112,64 @@ async def test_a_node_that_is_killed(cluster: Cluster) -> None:
             served[(await visit(new, port, stack))[0]] += 1
         assert served == {"a": 2, "b": 2, "c": 2}
         assert len(await sessions(cluster, new)) == 3
+
+
+async def test_a_drained_node_costs_a_group_nobody(mariadb: MariaDB, tmp_path: Path) -> None:
+    """Under a steady stream of visitors at all nodes: all of its clients come to one of the others, and keep whom they have until then."""
+    async with starting(mariadb, tmp_path, own_names=True) as cluster, AsyncExitStack() as stack:
+        await cluster.start(3)
+        clients = [await join(cluster, name, 1, 2, 3) for name in "abc"]
+        [port] = {client.port() for client in clients}
+        [old] = [number for number in (1, 2, 3) if await sessions(cluster, number)]
+        for number in (1, 2, 3):
+            await cluster.wait_claims(number, 3)
+        lasting: list[trio.SocketStream] = []
+        served: Counter[str] = Counter()
+        for number in (1, 2, 3):
+            for _ in range(2):
+                name, stream = await visit(number, port, stack)
+                served[name] += 1
+                lasting.append(stream)
+        assert served == {"a": 2, "b": 2, "c": 2}
+        answers: Counter[str] = Counter()
+
+        async def visit_all_the_time(number: int) -> None:
+            while True:
+                async with AsyncExitStack() as own:
+                    name, stream = await visit(number, port, own)
+                    assert await ask(stream, b"a question") == b"a question"
+                    answers[name] += 1
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as visiting:
+            for number in (1, 2, 3):
+                visiting.start_soon(visit_all_the_time, number)
+            await trio.sleep(0.5)
+            async with trio.open_nursery() as nursery:
+
+                async def leave() -> None:
+                    for client in clients:
+                        await client.wait_connected(within=20)
+                    await trio.sleep(1)
+                    for stream in lasting:
+                        assert await ask(stream, b"still here") == b"still here"
+                        await stream.aclose()
+
+                nursery.start_soon(leave)
+                progress = await drain(cluster, old)
+            before = answers.total()
+            await trio.sleep(0.5)
+            visiting.cancel_scope.cancel()
+        assert answers.total() > before > 30
+        assert progress[0]["sessions"] == 3
+        assert progress[-1]["sessions"] == 0
+        found = {number: len(await sessions(cluster, number)) for number in (1, 2, 3)}
+        assert sorted(found.values()) == [0, 0, 3]
+        assert found[old] == 0
+        for client in clients:
+            assert client.port() == port
+            assert told(client) == ["connected", "draining", "connected"]
+        served.clear()
+        for number in (1, 2, 3) * 2:
+            served[(await visit(number, port, stack))[0]] += 1
+        assert served == {"a": 2, "b": 2, "c": 2}

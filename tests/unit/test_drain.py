@@ -13,6 +13,7 @@ from tests.unit.memory_server import forwarder, open_memory_server
 from trionat.address import TCPAddress
 from trionat.protocol.messages import (
     CAPABILITIES,
+    GROUPS,
     MOVE,
     Close,
     CloseCode,
@@ -25,6 +26,7 @@ from trionat.protocol.messages import (
 )
 from trionat.server.admin import drain as module
 from trionat.server.admin.messages import Drained
+from trionat.server.registry.claim import group_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from tests.unit.conftest import Tidy
     from tests.unit.memory_server import MemoryClient, MemoryServer
+    from trionat.server.visitors.visitor import Visitor
 
 OTHERS = (TCPAddress("b.example", 8007),)
 NAMES = ("b.example:8007",)
@@ -49,10 +52,12 @@ async def drained_server(
         yield server, drain
 
 
-async def mover(server: MemoryServer, identity: str = "client") -> MemoryClient:
+async def mover(
+    server: MemoryServer, identity: str = "client", group: str | None = None
+) -> MemoryClient:
     """Return a client that can be up at another server beforehand."""
-    client = server.client(identity, capabilities=(*CAPABILITIES, MOVE))
-    await client.ask()
+    client = server.client(identity, capabilities=(*CAPABILITIES, MOVE, GROUPS))
+    await client.ask(group=group)
     client.welcome = await client.hear(Welcome)
     return client
 
@@ -213,3 +218,87 @@ async def test_a_stop_during_a_drain(tidy: Tidy, autojump_clock: MockClock) -> N
         assert 29 < trio.current_time() - began <= 30.5
         assert (await gone.hear(Close)).text == "the client has moved to another server"
         assert (await stays.hear(Close)).text == "the server stops"
+
+
+async def test_the_clients_of_a_group_go_one_after_another(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """New visitors go to those that are still here, as long as there are any."""
+    async with drained_server(tidy, 1) as (server, drain):
+        one, two = [await mover(server, each, "web") for each in "ab"]
+        for client in (one, two):
+            client.pool(forwarder(tidy, server.nursery))
+        visitors = [server.visit(one.port, early=b"x") for _ in range(2)]
+        for visitor in visitors:
+            assert await receive_some(visitor) == b"x"
+        leases = server.admission.leases.by_key
+        [first] = [lease for key, lease in leases.items() if key[1] == "a"]
+        drain.begin()
+        await one.hear(Drain)
+        await two.hear(Drain)
+        await one.say(Moved())
+        await trio.sleep(5)
+        for _ in range(3):
+            visitors.append(server.visit(one.port, early=b"new"))
+            assert await receive_some(visitors[-1]) == b"new"
+            assert first.queue.present == 1
+        assert drain.look() == Drained(sessions=2, moved=1, visitors=5, others=NAMES)
+        visitors[0].send(b"still served")
+        assert await receive_some(visitors[0]) == b"still served"
+        await two.say(Moved())
+        await trio.sleep(5)
+        assert await receive_all(server.visit(one.port)) == b""
+        for visitor in visitors:
+            visitor.close()
+        await one.hear(Close)
+        await two.hear(Close)
+        await one.hear_end()
+        await two.hear_end()
+        await trio.testing.wait_all_tasks_blocked()
+        assert drain.look().is_done
+        assert server.admission.leases.ports.free == 1
+
+
+async def test_what_a_group_leaves_behind_that_another_node_has_by_now(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """Who is served stays, who waits for a client that is away goes there, and so does everybody new."""
+    async with drained_server(tidy, 1) as (server, drain):
+        leases = server.admission.leases
+        passed_on: list[Visitor] = []
+        leases.pass_on = passed_on.append
+        stays, lost, goes = [await mover(server, each, "web") for each in "abc"]
+        stays.pool(forwarder(tidy, server.nursery))
+        goes.pool(forwarder(tidy, server.nursery))
+        visitors = [server.visit(stays.port, early=b"x") for _ in range(3)]
+        await trio.sleep(0.1)
+        drain.begin()
+        await goes.hear(Drain)
+        [user] = {key[0] for key in leases.by_key}
+        present = {key[1]: lease.queue.present for key, lease in leases.by_key.items()}
+        assert present == {"a": 1, "b": 1, "c": 1}
+        leases.by_key[user, "a"].queue.open = False  # nobody here can take who waits for b
+        leases.by_key[user, "c"].queue.open = False
+        lost.vanish()
+        while len(server.sessions) == 3:  # noqa: ASYNC110
+            await trio.sleep(0.1)
+        assert not passed_on
+        leases.hand_over(group_key(user, "web"))  # c has come to another node
+        leases.hand_over((user, "c"))
+        assert len(passed_on) == 1
+        assert await receive_all(server.visit(stays.port)) == b""  # there is no other node here
+        await goes.say(Moved())
+        await trio.sleep(20)
+        assert drain.look() == Drained(sessions=2, moved=1, visitors=2, reserved=1, others=NAMES)
+        served = [visitors[0], visitors[2]]
+        for visitor in served:
+            assert await receive_some(visitor) == b"x"
+            visitor.send(b"still served")
+            assert await receive_some(visitor) == b"still served"
+            visitor.close()
+        await goes.hear(Close)
+        leases.lose(
+            group_key(user, "web"), "gone"
+        )  # nobody is left that would have to be told twice
+        passed_on[0].endpoint.close()
+        assert (user, "c") not in leases.by_key

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from trionat.server.registry.claim import group_key
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Lease:
     def port_numbers(self) -> tuple[int, ...]:
         """The visit ports, in the order of the client's services."""
         return tuple(port.number for port in self.ports)
+
+    @property
+    def ports_key(self) -> LeaseKey:
+        """As whose the registry knows its ports: its own, or its group's."""
+        return self.key if self.group is None else group_key(self.key[0], self.group.name)
 
     def serves(
         self,

@@ -14,7 +14,7 @@ from trionat.relay.send_buffer import SendMemory
 from trionat.server.accounts.limits import LiveLimits
 from trionat.server.admission.lease import Lease
 from trionat.server.refusals import RefusalCounters
-from trionat.server.registry.claim import Claim, Wish, group_key
+from trionat.server.registry.claim import Claim, Wish, group_key, is_group
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.group import Groups
@@ -188,6 +188,8 @@ class Leases:
             self.release(lease, "the client has left")
         elif not lease.released:
             self.registry.occupy(self._claims[lease.key], occupied=False)
+            if lease.group is not None and lease.ports[0].queue is not lease.group:
+                self._pass_on_new(lease)
             self.changed.notify()
 
     def _occupied(self, lease: Lease) -> None:
@@ -202,23 +204,43 @@ class Leases:
 
     def lose(self, key: LeaseKey, reason: str) -> None:
         """Another process has something of a lease by now, or of all leases of a group: they end, and the clients that use them come again."""
-        for lease in self:
-            if key in (lease.key, self._claims[lease.key].wish.ports_key):
-                lease.give_up(reason)
-                lease.send_back(reason)
+        for lease in self._held_under(key):
+            lease.give_up(reason)
+            lease.send_back(reason)
 
     def hand_over(self, key: LeaseKey) -> None:
-        """Another process has the key by now, as it was to be: what is here goes on, as long as the session does."""
-        if (lease := self.by_key.get(key)) is not None:
-            lease.hand_over()
+        """Another process has the key by now, as it was to be: what is here goes on, as long as the session does.
+
+        Where it is a group's, its ports are there, with the first of its clients that has gone. Those that are still here keep their visitors, and get no new ones.
+        """
+        for lease in self._held_under(key):
+            if not is_group(key):
+                lease.hand_over()
+                continue
+            for port in lease.ports:
+                port.queue = None
+            self._pass_on_new(lease)
+
+    def _held_under(self, key: LeaseKey) -> list[Lease]:
+        """Return the lease of a client, or all of a group; without those that were handed over."""
+        if is_group(key):
+            found = [lease for lease in self if lease.ports_key == key]
+        else:
+            found = [self.by_key[key]] if key in self.by_key else []
+        return [lease for lease in found if not lease.handed_over.is_set()]
 
     def _handed_over(self, lease: Lease) -> None:
+        if lease.group is not None:
+            lease.group.pass_on(lease.queue)
         self._leave_ports(lease)
         self.registry.release(self._claims.pop(lease.key))
-        if lease.occupied:
-            return
-        for visitor in lease.queue.take_new():
-            self.pass_on(visitor)
+        self._pass_on_new(lease)
+
+    def _pass_on_new(self, lease: Lease) -> None:
+        """Its ports are at another process: who waits goes there, unless a session takes care of it."""
+        if not lease.occupied:
+            for visitor in lease.queue.take_new():
+                self.pass_on(visitor)
 
     def _leave_ports(self, lease: Lease) -> bool:
         """Bring no more visitors to a lease; tell whether its ports are free now, which they are not while others of its group are there."""
