@@ -14,6 +14,7 @@ from trionat.address import TCPAddress
 from trionat.errors import RefusedError, RegistryAwayError
 from trionat.protocol.client_hello import ROUTE
 from trionat.protocol.messages import RefusalCode, ServiceRequest
+from trionat.server.cluster.handover import Handover
 from trionat.server.cluster.node import route_of
 from trionat.server.cluster.scripts import NODES
 from trionat.server.cluster.seal import Seal
@@ -185,6 +186,29 @@ async def test_where_clients_of_a_node_may_go(world: RedisWorld) -> None:
     with trio.fail_after(10):
         while await found() != {"two.example", "one.example"}:  # noqa: ASYNC110 - figures are as old as a beat
             await trio.sleep(0.1)
+
+
+async def test_what_a_drain_waits_for(world: RedisWorld) -> None:
+    """Redis first, then another node; what is told grows and shrinks with the nodes that are there."""
+    one, told = world.make("one"), list[tuple[str, ...]]()
+    handover = Handover(one, tell=lambda others: told.append(tuple(map(str, others))))
+    world.nursery.start_soon(handover.run)
+    handover.begin()
+    assert "Redis, which has to tell the other nodes" in str(handover.waits_for)
+    await trio.sleep(0.1)
+    assert len(told) == 0
+    world.nursery.start_soon(one.run)
+    await wait_for(lambda: told == [()])
+    assert one.epoch in await offered(world)
+    assert str(handover.waits_for) == "another node that is there, and not drained"
+    two = world.make("two")
+    two.public = TCPAddress("two.example", 8007)
+    world.nursery.start_soon(two.run)
+    await wait_for(lambda: told[-1] == ("two.example:8007",), within=8)
+    assert handover.waits_for is None
+    handover.configured = (TCPAddress("far.example", 8007),)
+    await two.drain()
+    await wait_for(lambda: told[-1] == ("far.example:8007",), within=8)
 
 
 async def test_redis_away_and_back_empty(world: RedisWorld) -> None:

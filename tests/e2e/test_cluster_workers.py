@@ -14,7 +14,7 @@ import trio
 from bench.program import free_port
 from tests.e2e import services
 from tests.e2e.running import ask, end_of, read_all, read_exactly
-from tests.e2e.test_cluster import Cluster, starting
+from tests.e2e.test_cluster import Cluster, drain, starting, told, visit_all_the_time
 from tests.e2e.test_cluster_groups import join as join_group
 from tests.e2e.test_cluster_groups import visit as visit_group
 from tests.e2e.test_workers import status, worker_of
@@ -191,6 +191,158 @@ async def test_redis_is_away_and_a_worker_is_killed(cluster: Cluster, echo_serve
     await cluster.wait_away(1, away=False)
     for client in (victim, other):
         assert await cluster.visit_at(2, client, b"and after") == b"and after"
+
+
+async def test_a_drained_node_costs_nobody_anything(
+    mariadb: MariaDB, tmp_path: Path, echo_server: Service
+) -> None:
+    """Under a steady stream of visitors at both nodes, and with some that last; each client is up at the other node before its old session ends."""
+    async with (
+        starting(mariadb, tmp_path, WORKERS, own_names=True) as cluster,
+        AsyncExitStack() as stack,
+    ):
+        clients = await both(cluster, echo_server)
+        ports = [client.port() for client in clients]
+        one, two = cluster.nodes[1], cluster.nodes[2]
+        await cluster.wait_claims(2, 2)
+        lasting = [
+            await stack.enter_async_context(
+                await trio.open_tcp_stream(f"127.0.0.{number}", client.port())
+            )
+            for client in clients
+            for number in (1, 2)
+        ]
+        for visitor in lasting:
+            assert await ask(visitor, b"before") == b"before"
+        waits: list[float] = []
+        async with trio.open_nursery() as visiting:
+            for client in clients:
+                for number in (1, 2):
+                    visiting.start_soon(visit_all_the_time, cluster, number, client, waits)
+            await trio.sleep(0.5)
+            async with trio.open_nursery() as nursery:
+
+                async def leave() -> None:
+                    for client in clients:
+                        await client.wait_connected(within=20)
+                        assert client.connected["server"].startswith("127.0.0.2:")
+                    assert [client.port() for client in clients] == ports
+                    await trio.sleep(1)
+                    for visitor in lasting:
+                        assert await ask(visitor, b"still here") == b"still here"
+                    assert not [r for r in one.records if r["event"] == "session closed"]
+                    for visitor in lasting:
+                        await visitor.aclose()
+
+                nursery.start_soon(leave)
+                progress = await drain(cluster, 1)
+            await trio.sleep(0.5)
+            visiting.cancel_scope.cancel()
+        assert progress[0]["sessions"] == 2
+        assert progress[-1]["others"] == [f"127.0.0.2:{cluster.control}"]
+        assert progress[-1]["done"]
+        assert max(waits) < 2, sorted(waits)[-5:]
+        assert len(waits) > 50
+        closed = [each for each in one.records if each["event"] == "session closed"]
+        assert [each["reason"] for each in closed] == 2 * ["the client has moved to another server"]
+        assert len([each for each in two.records if each["event"] == "session up"]) == 2
+        for client in clients:
+            assert told(client) == ["connected", "draining", "connected"]
+            assert await cluster.visit_at(1, client, b"by one hop") == b"by one hop"
+        nodes: Any = (await cluster.status(2))["nodes"]
+        assert [node["drained"] for node in nodes] == [True, False]
+        one.terminate()
+        assert await one.wait(within=20) == 0
+        assert await cluster.visit_at(2, clients[0], b"after") == b"after"
+
+
+@pytest.mark.slow
+async def test_a_planned_stop(mariadb: MariaDB, tmp_path: Path, echo_server: Service) -> None:
+    """Each client is up at the other node before its old session ends, and who visits it there does not notice."""
+    async with starting(mariadb, tmp_path, WORKERS, own_names=True) as cluster:
+        clients = await both(cluster, echo_server)
+        ports = [client.port() for client in clients]
+        await cluster.wait_claims(2, 2)
+        waits: list[float] = []
+        async with await trio.open_tcp_stream("127.0.0.1", ports[0]) as lasting:
+            assert await ask(lasting, b"before") == b"before"
+            async with trio.open_nursery() as visiting:
+                for client in clients:
+                    visiting.start_soon(visit_all_the_time, cluster, 2, client, waits)
+                await trio.sleep(0.5)
+                cluster.nodes[1].terminate()
+                for client in clients:
+                    await client.wait_connected(within=20)
+                await trio.sleep(1)
+                assert await ask(lasting, b"still here") == b"still here"
+                await lasting.aclose()
+                assert await cluster.nodes[1].wait(within=20) == 0
+                visiting.cancel_scope.cancel()
+        assert max(waits) < 2, sorted(waits)[-5:]
+        assert [client.port() for client in clients] == ports
+        for client in clients:
+            assert told(client) == ["connected", "draining", "connected"]
+        names = [node["name"] for node in (await cluster.status(2))["nodes"]]  # type: ignore[attr-defined]
+        assert names == ["node-2"]
+
+
+@pytest.mark.slow
+async def test_who_waits_in_a_worker_goes_along(
+    mariadb: MariaDB, tmp_path: Path, echo_server: Service
+) -> None:
+    """A client is lost while its node is drained, and comes back to another one: visitors that wait for it go there, whichever node they came to."""
+    async with starting(mariadb, tmp_path, WORKERS, own_names=True) as cluster:
+        lost = await cluster.connect("lost", echo_server, "--identity", "the same")
+        port, answers = lost.port(), list[bytes]()
+        await cluster.wait_claims(2, 1)
+        lost.kill()
+        await cluster.nodes[1].wait_record("session closed")
+        cluster.front.order[:] = ["127.0.0.2"]
+
+        async def visit(number: int) -> None:
+            answers.append(await cluster.visit_at(number, lost, b"waited", within=20))
+
+        async with trio.open_nursery() as visiting:
+            for number in (1, 2):
+                visiting.start_soon(visit, number)
+                visiting.start_soon(visit, number)
+            await trio.sleep(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drain, cluster, 1)
+                await trio.sleep(1)
+                again = await cluster.connect("again", echo_server, "--identity", "the same")
+        assert again.port() == port
+        assert answers == [b"waited"] * 4
+
+
+@pytest.mark.slow
+async def test_a_worker_is_killed_while_its_node_is_drained(
+    mariadb: MariaDB, tmp_path: Path, echo_server: Service
+) -> None:
+    """The next one drains as well, and its clients get elsewhere with their ports."""
+    async with starting(mariadb, tmp_path, WORKERS, own_names=True) as cluster:
+        clients = await both(cluster, echo_server)
+        ports = [client.port() for client in clients]
+        await trio.to_thread.run_sync(cluster.redis.kill)  # so that nobody moves yet
+        await cluster.wait_away(1, away=True)
+        done = await services.run_trionat(
+            *("drain", "--timeout", "1", "--config", cluster.config(1)),
+            TRIONAT_STATE_DIR=str(cluster.nodes[1].state),
+        )
+        assert done.returncode == 6
+        assert b"waiting for Redis, which has to tell the other nodes" in done.stdout
+        os.kill((await worker_of(cluster.nodes[1], clients[0]))["pid"], signal.SIGKILL)
+        await clients[0].wait_connected(within=20)  # it comes back for what it has here
+        assert clients[0].connected["server"].startswith("127.0.0.1:")
+        await trio.to_thread.run_sync(cluster.redis.start)
+        for client in clients:
+            await client.wait_connected(within=30)
+            assert client.connected["server"].startswith("127.0.0.2:")
+        assert [client.port() for client in clients] == ports
+        assert (await drain(cluster, 1))[-1]["done"]
+        assert (await status(cluster.nodes[1]))["server"]["drained"]
+        for client in clients:
+            assert await cluster.visit_at(1, client, b"by one hop") == b"by one hop"
 
 
 async def test_kick_reaches_all_processes(cluster: Cluster, echo_server: Service) -> None:

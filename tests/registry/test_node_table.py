@@ -104,6 +104,26 @@ async def test_what_another_node_has_by_now_is_lost(scene: Scene) -> None:
     assert scene.world.table.claim_of_port(gone.ports[0]) is None
 
 
+async def test_what_has_moved_to_another_node_is_told_to_its_worker(scene: Scene) -> None:
+    """It is not asked to give it up. What a worker has left that is not there is released, so that the parent accepts visitors there."""
+    moved: list[LeaseKey] = []
+    scene.one.registry.on_moved = moved.append
+    claims = [await scene.one.claim(wish("a")), await scene.two.claim(wish("b"))]
+    await scene.world.kill("two")
+    await scene.node.drain()
+    assert [(await scene.other.claim_soon(wish(each))).ports for each in "ab"] == [
+        claim.ports for claim in claims
+    ]
+    await wait_for(lambda: moved == [KEY])
+    table = scene.world.table
+    await wait_for(lambda: table.held_by("two") == ())
+    assert table.held_by("one") == (claims[0],)  # until it says so
+    scene.one.registry.release(claims[0])
+    await wait_for(lambda: table.held_by("one") == ())
+    assert scene.one.evicted == []
+    assert {entry.node for entry in scene.node.table.by_port.values()} == {"w2"}
+
+
 async def test_a_worker_that_waits_hears_that_another_node_has_given_something_back(
     scene: Scene,
 ) -> None:

@@ -96,6 +96,8 @@ class RemoteWorld(World):
                 registry.note_room(message["slots"], message["ports"], again=again)
             elif message["what"] == "lost":
                 registry.on_lost(read_key(message["key"]), message["reason"])
+            elif message["what"] == "moved":
+                registry.on_moved(read_key(message["key"]))
             else:
                 registry.on_evict(
                     read_key(message["key"]), message["reason"], vacant_only=message["vacant_only"]

@@ -25,6 +25,7 @@ from trionat.protocol.messages import Close, CloseCode
 from trionat.server.admin import server as server_module
 from trionat.server.admin import socket as socket_module
 from trionat.server.admin.commands import LocalCommands
+from trionat.server.admin.drain import Drain
 from trionat.server.admin.messages import (
     REQUEST_BYTES,
     AskStatus,
@@ -58,7 +59,9 @@ async def open_office(tidy: Tidy, folder: Path, **settings: object) -> AsyncIter
         with open_admin_socket(folder) as door:
             assert door is not None
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(AdminServer(LocalCommands(observe(server))).serve, door)  # noqa: ASYNC113 - the kernel queues who comes before
+                nursery.start_soon(
+                    AdminServer(LocalCommands(observe(server), Drain(server.context))).serve, door
+                )  # noqa: ASYNC113 - the kernel queues who comes before
                 yield server
                 nursery.cancel_scope.cancel()
 

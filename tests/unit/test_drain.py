@@ -15,6 +15,7 @@ from trionat.protocol.messages import (
     CAPABILITIES,
     GROUPS,
     MOVE,
+    ROUTES,
     Close,
     CloseCode,
     Drain,
@@ -22,11 +23,14 @@ from trionat.protocol.messages import (
     Queued,
     RefusalCode,
     Refused,
+    ServiceRequest,
     Welcome,
 )
 from trionat.server.admin import drain as module
 from trionat.server.admin.messages import Drained
-from trionat.server.registry.claim import group_key
+from trionat.server.registry.claim import Wish, group_key
+from trionat.server.registry.local import LocalRegistry
+from trionat.store.base import Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -149,6 +153,35 @@ async def test_a_client_that_was_lost_comes_back_for_what_it_has_here(
         await again.hear_end()
 
 
+async def test_a_client_that_another_worker_has_something_of_is_sent_there(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """That one decides. It was told to go to another server, and its streams were lost."""
+    async with drained_server(tidy) as (server, drain):
+        registry = server.admission.leases.registry
+        assert isinstance(registry, LocalRegistry)
+        other = LocalRegistry(registry.table, "w2")
+        await mover(server)
+        key = (server.sessions[0].username, "lost")
+        claim = await other.claim(Wish(key=key, services=(ServiceRequest(),), limits=Limits()))
+        assert claim is not None
+        drain.begin()
+        for there in (True, False):
+            if not there:
+                registry.table.leave("w2")
+            for routes in (True, False):
+                capabilities = (*CAPABILITIES, *([ROUTES] if routes else []))
+                lost = server.client("lost", capabilities=capabilities)
+                await lost.ask()
+                refused = await lost.hear(Refused)
+                if there and routes:
+                    assert (refused.code, refused.route) == (RefusalCode.MOVED, "w2")
+                else:
+                    assert (refused.code, refused.servers) == (RefusalCode.DRAINING, OTHERS)
+        assert other.table.held_by("w2") == (claim,)
+        other.release(claim)
+
+
 async def test_so_many_at_a_time(tidy: Tidy, autojump_clock: MockClock) -> None:
     number = 3 * module._AT_ONCE
     async with drained_server(tidy, number, max_tcp_conn_num=number) as (server, drain):
@@ -179,6 +212,25 @@ async def test_a_client_that_has_not_moved_is_told_of_others_that_are_there_by_n
         assert await client.hear(Drain) == Drain(seconds=30, servers=OTHERS)
         await trio.sleep(100)
         assert not client.pending()
+
+
+async def test_in_a_cluster_nobody_is_sent_away_before_another_node_is_known(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    async with drained_server(tidy) as (server, drain):
+        drain.waits = True
+        client = await mover(server)
+        drain.begin()
+        new = server.client("new")
+        await new.ask()
+        assert (await new.hear(Refused)).code == RefusalCode.DRAINING
+        for others in (None, ()):
+            if others is not None:
+                drain.name_others(others)
+            await trio.sleep(10)
+            assert not client.pending()
+        drain.name_others(OTHERS)
+        assert await client.hear(Drain) == Drain(seconds=30, servers=OTHERS)
 
 
 async def test_an_older_client_is_sent_away_when_its_visitors_have_gone(

@@ -6,7 +6,7 @@ import os
 import pickle
 import resource
 import socket
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,9 @@ from trionat.events import Ready
 from trionat.protocol.messages import ServiceRequest
 from trionat.server.registry.claim import Claim, Wish
 from trionat.server.state_folder import prepare_state
-from trionat.server.workers.values import write_claim
-from trionat.server.workers.worker import VISIT_PORT, Worker
+from trionat.server.workers.remote import HANDED_BACK
+from trionat.server.workers.values import read_addresses, write_addresses, write_claim
+from trionat.server.workers.worker import VISIT_PORT, VISITOR, Worker
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(folder: Path) -> AsyncIterator[Scene]:
+async def scene(folder: Path, *, in_cluster: bool = False) -> AsyncIterator[Scene]:
     """A worker that has a claim with the fence 5."""
     settings = config(folder, workers=2, start_auth=False)
     state = await trio.to_thread.run_sync(
@@ -89,6 +90,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
         start: dict[str, Any] = {
             "config": pickle.dumps((settings, ready)).hex(),
             "word": "w1",
+            "in_cluster": in_cluster,
             "step": 2,
             "uid": 1,
             "visitor": 1,
@@ -127,6 +129,49 @@ async def test_a_port_that_comes_after_its_claim_was_given_up(
         server.lend(8)  # the claim before never came
         await trio.sleep(0.1)
         assert descriptors() == before + 1
+
+
+async def test_visitors_go_back_when_their_client_is_at_another_node(
+    tmp_path: Path, nothing_left: None
+) -> None:
+    """Who waits, with all that it has said, and who comes at that very moment by a proxy. The next ones are the parent's."""
+    async with scene(tmp_path / "state", in_cluster=True) as server, AsyncExitStack() as stack:
+        back: list[tuple[bytes, socket.socket, str]] = []
+        server.parent.take = lambda *handed: back.append(handed)
+        server.lend(5)
+        visitor = await trio.open_tcp_stream("127.0.0.1", server.number)
+        await stack.enter_async_context(visitor)
+        await visitor.send_all(b"hello")
+        (lease,) = server.worker.context.leases
+        with trio.fail_after(5):
+            while not lease.queue.present:  # noqa: ASYNC110 (nothing tells)
+                await trio.sleep(0.01)
+        server.parent.post({"what": "moved", "key": KEY})
+        assert (await server.wait_heard("release"))["fence"] == 5
+        late, its = socket.socketpair()
+        stack.callback(late.close)
+        source, visited = (
+            TCPAddress("192.0.2.1", 4711),
+            TCPAddress("127.0.0.1", server.number),
+        )
+        server.parent.pass_on(VISITOR, its, write_addresses(source, visited))
+        with trio.fail_after(5):
+            while len(back) < 2:  # noqa: ASYNC110 (nothing tells)
+                await trio.sleep(0.01)
+        for purpose, sock, _ in back:
+            assert purpose == HANDED_BACK
+            stack.callback(sock.close)
+        own = TCPAddress(*visitor.socket.getsockname())
+        assert [read_addresses(about) for _, _, about in back] == [
+            [own, visited],
+            [source, visited],
+        ]
+        assert back[0][1].recv(100) == b"hello"
+        assert list(server.worker.context.leases) == []
+        await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", server.number))
+        server.port.settimeout(5)
+        accepted, _ = await trio.to_thread.run_sync(server.port.accept)
+        accepted.close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors")

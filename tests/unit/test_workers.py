@@ -84,6 +84,7 @@ async def test_a_worker_gets_no_secret(tmp_path: Path) -> None:
         ready=ready,
         worker_config=config(tmp_path),
         workers=[1, 2],
+        node=None,
         visitor_step=3,
         certificate=tmp_path / "server.crt",
         key=tmp_path / "server.key",

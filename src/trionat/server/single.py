@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from trionat.log import get_logger
-from trionat.protocol.fields import MAX_ADDRESSES
 from trionat.server.admin.commands import LocalCommands
+from trionat.server.admin.drain import Drain
 from trionat.server.admin.kick import kick, kick_for_others
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admin.server import AdminServer
@@ -22,7 +22,6 @@ from trionat.server.control.context import ServerContext
 from trionat.server.proxies import ProxyListener
 from trionat.server.sessions.registry import Sessions
 from trionat.server.visitors.acceptor import VisitorAcceptor
-from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
     import socket
@@ -40,17 +39,10 @@ if TYPE_CHECKING:
     from trionat.server.refusals import RefusalCounters
     from trionat.server.state_folder import StateFolder
     from trionat.server.visitors.ports import PortPool
-    from trionat.server.visitors.visitor import Visitor
     from trionat.transport.descriptors import Descriptors
     from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
-
-_OFFER_PATIENCE: Final = 1.0
-"""Seconds to wait for Redis at a planned stop. Where it is away, clients come back to another node when their session here has ended."""
-
-_JOIN_PATIENCE: Final = 5.0
-"""Seconds to wait for Redis, which has just answered."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -96,24 +88,26 @@ class SingleProcess:
             route=None if node is None else node.route,
             node=node,
         )
-        leases.pass_on = self._pass_on
         self._acceptor = VisitorAcceptor(self.config, self.refusals)
+        leases.pass_on = self._acceptor.pass_on
 
     async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
         """Serve until cancelled, or until every session has ended after a planned stop. `when_up` is called when clients can come."""
         context, sessions = self.context, self.context.sessions
-        metrics = Metrics(self.ready, context, self.descriptors)
+        metrics, member = Metrics(self.ready, context, self.descriptors), self.member
+        draining = Drain(context, waits=member is not None)
+        commands = LocalCommands(metrics, draining, None if member is None else member.handover)
         async with trio.open_nursery() as serving:
-            if self.member is not None:
-                await self._join(self.member, serving)
+            if member is not None:
+                self._join(member, draining, serving)
+                await member.wait_joined()
             serving.start_soon(context.admission.run, name="admission")
             serving.start_soon(context.leases.expire_visitors, name="expire visitors")
             serving.start_soon(self.refusals.tell_regularly, name="tell refusals")
             serving.start_soon(self.accounts.watch, sessions.by_uid, name="watch accounts")
             serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
             serving.start_soon(metrics.count_rates, name="count rates")
-            commands = LocalCommands(metrics)
-            serving.start_soon(commands.draining.run, name="drain clients")
+            serving.start_soon(draining.run, name="drain clients")
             if admin_socket is not None:
                 admin = AdminServer(commands)
                 serving.start_soon(admin.serve, admin_socket, name="admin server")
@@ -129,20 +123,13 @@ class SingleProcess:
                 "visit ports closed", sessions=len(sessions.by_uid), grace=self.config.drain_grace
             )
             until = trio.current_time() + self.config.drain_grace
-            await self._offer_clients()
+            if member is not None:
+                await member.handover.offer_at_once()
             context.admission.drain()
             await sessions.wait_none()  # each ends by itself within the grace
-            if self.member is not None:
-                await self.member.leave(until)
+            if member is not None:
+                await member.leave(until)
             serving.cancel_scope.cancel("the server stops")
-
-    async def _offer_clients(self) -> None:
-        """Have other nodes take over what the clients of this one hold, and find out which nodes there are; best effort, within a moment."""
-        if (node := self.context.node) is not None:
-            with trio.move_on_after(_OFFER_PATIENCE):
-                await node.drain()
-                if others := await node.find_others():
-                    self.context.admission.elsewhere = others[:MAX_ADDRESSES]
 
     def _listen_for_clients(self, nursery: trio.Nursery) -> None:
         accept = ConnectionHandler(self.context, self.tls).acceptor(nursery)
@@ -172,17 +159,9 @@ class SingleProcess:
     def _behind(self, proxies: Listener) -> ProxyListener:
         return ProxyListener.of(self.config, proxies, self.refusals)
 
-    def _pass_on(self, visitor: Visitor) -> None:
-        """Bring a visitor that waited here to the node that has its client by now."""
-        if self._acceptor.elsewhere is not None and isinstance(visitor.endpoint, SocketEndpoint):
-            self._acceptor.elsewhere.forward(visitor)
-        else:  # there is no other node, or it has come from one, and one hop is all
-            visitor.endpoint.reset()
-            visitor.gone()
-
-    async def _join(self, member: Member, nursery: trio.Nursery) -> None:
-        """Be a node in `nursery`, and wait for a moment until Redis knows this one: a client that comes sooner has to come again."""
-        node, context = member.node, self.context
+    def _join(self, member: Member, draining: Drain, nursery: trio.Nursery) -> None:
+        """Be a node in `nursery`."""
+        context = self.context
 
         def figures() -> tuple[int, int]:
             present = sum(lease.queue.present for lease in context.leases)
@@ -192,8 +171,15 @@ class SingleProcess:
             send_away = partial(kick, context, everywhere=False)
             nursery.start_soon(kick_for_others, send_away, request, name="kick")
 
-        node.figures, node.on_kick, node.public = figures, kick_too, self.ready.public
-        run = partial(member.run, self.config, self.state, self._acceptor, self.descriptors)
-        nursery.start_soon(run, name="node")
-        with trio.move_on_after(_JOIN_PATIENCE):
-            await node.wait_joined()
+        member.start(
+            nursery,
+            self.config,
+            self.state,
+            self._acceptor,
+            self.descriptors,
+            public=self.ready.public,
+            others=others_than(self.ready.public, self.config),
+            figures=figures,
+            on_kick=kick_too,
+            tell_others=draining.name_others,
+        )

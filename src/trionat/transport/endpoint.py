@@ -183,6 +183,11 @@ class SocketEndpoint(SocketBase):
         self.recv_into: Callable[[memoryview], int] = sock.recv_into
         self.send: Callable[[bytes | memoryview], int] = sock.send
 
+    def detach(self) -> socket.socket:
+        """Give the socket away, with all that was not read; this endpoint counts as closed then. For one that nobody has closed yet."""
+        self._readiness.close()
+        return socket.socket(fileno=self.sock.detach())
+
 
 def _is_tcp(sock: socket.socket) -> bool:
     return sock.family in (socket.AF_INET, socket.AF_INET6)

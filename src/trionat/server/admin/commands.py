@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 import trio
 
-from trionat.server.admin.drain import Drain
 from trionat.server.admin.kick import kick
 from trionat.server.admin.task_tree import grow, main_task
 
 if TYPE_CHECKING:
+    from trionat.server.admin.drain import Drain
     from trionat.server.admin.messages import Drained, Kick, Kicked
     from trionat.server.admin.metrics import Metrics
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.admin.task_tree import Branch
+    from trionat.server.cluster.handover import Handover
 
 
 class Commands(Protocol):
@@ -40,13 +41,11 @@ class Commands(Protocol):
 
 @attrs.define(eq=False)
 class LocalCommands:
-    """The `Commands` of one process. `draining` has to run."""
+    """The `Commands` of one process. `draining` has to run. `handover` is there where this process is a node of a cluster."""
 
     metrics: Metrics
-    draining: Drain = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.draining = Drain(self.metrics.context)
+    draining: Drain
+    handover: Handover | None = None
 
     async def snapshot(self) -> Snapshot:
         """See `Commands`."""
@@ -59,8 +58,11 @@ class LocalCommands:
     async def drain(self) -> Drained:
         """See `Commands`."""
         self.draining.begin()
+        if self.handover is not None:
+            self.handover.begin()
         await trio.lowlevel.checkpoint()
-        return self.draining.look()
+        waits_for = None if self.handover is None else self.handover.waits_for
+        return attrs.evolve(self.draining.look(), waits_for=waits_for)
 
     async def kick(self, request: Kick) -> Kicked:
         """See `Commands`."""

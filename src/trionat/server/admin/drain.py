@@ -12,7 +12,6 @@ import attrs
 import trio
 
 from trionat.log import get_logger
-from trionat.protocol.fields import MAX_ADDRESSES
 from trionat.server.admin.messages import Drained
 from trionat.text import counted
 
@@ -32,9 +31,6 @@ _PATIENCE: Final = 10.0
 _LOOK_AGAIN: Final = 0.1
 """Seconds between two looks at who has moved."""
 
-_ASK_AGAIN: Final = 2.0
-"""Seconds between two looks at which other nodes there are."""
-
 
 @attrs.frozen
 class _Told:
@@ -46,17 +42,15 @@ class _Told:
 
 @attrs.define(eq=False)
 class Drain:
-    """See the module. `begin` may be called again; `run` has to run."""
+    """See the module. `begin` may be called again; `run` has to run.
+
+    With `waits`, in a cluster, nobody is sent away before `name_others` was called: a client that comes to another node sooner would end its session here.
+    """
 
     context: ServerContext
+    waits: bool = False
     _begun: trio.Event = attrs.field(init=False, factory=trio.Event)
-    _offered: bool = attrs.field(init=False, default=False)
     _told: dict[Session, _Told] = attrs.field(init=False, factory=lambda: {})
-    _asked: float = attrs.field(init=False, default=0.0)
-    _configured: tuple[TCPAddress, ...] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._configured = self.context.admission.elsewhere
 
     def begin(self) -> None:
         """Let nobody in any more, and begin to send clients elsewhere."""
@@ -68,27 +62,18 @@ class Drain:
     async def run(self) -> None:
         """Send clients elsewhere, once it has begun; until cancelled, since one that was lost may come back for what it has here."""
         await self._begun.wait()
-        if (node := self.context.node) is not None:
-            await (
-                node.drain()
-            )  # else a client that comes to another node would end its session here
-        self._offered = True
         while True:
-            await self._find_others()
-            self._tell_next()
+            if not self.waits:
+                self._tell_next()
             await trio.sleep(_LOOK_AGAIN if self.context.sessions.by_uid else 1.0)
 
-    async def _find_others(self) -> None:
-        node, now = self.context.node, trio.current_time()
-        if node is not None and (not self._asked or now - self._asked >= _ASK_AGAIN):
-            self._asked = now
-            others = await node.find_others()
-            self.context.admission.elsewhere = (*others, *self._configured)[:MAX_ADDRESSES]
+    def name_others(self, others: tuple[TCPAddress, ...]) -> None:
+        """Name these servers to clients from now on, also at a planned stop. In a cluster where there are none, nobody is sent away."""
+        self.context.admission.elsewhere = others
+        self.waits = not others
 
     def _tell_next(self) -> None:
         others, now = self.context.admission.elsewhere, trio.current_time()
-        if self.context.node is not None and not others:
-            return
         up = set(self.context.sessions.by_uid.values())
         self._told = {session: told for session, told in self._told.items() if session in up}
         under_way = sum(
@@ -115,16 +100,7 @@ class Drain:
             visitors=sum(session.lease.queue.present for session in up),
             reserved=sum(not lease.occupied and not lease.given_up for lease in context.leases),
             others=tuple(map(str, context.admission.elsewhere)),
-            waits_for=self._waits_for(),
         )
-
-    def _waits_for(self) -> str | None:
-        node = self.context.node
-        if node is None or (self._offered and self.context.admission.elsewhere):
-            return None
-        if self._offered:
-            return "another node that is there, and not drained"
-        return f"Redis, which has to tell the other nodes ({node.away or 'it is asked now'})"
 
 
 def describe(drained: Drained) -> str:

@@ -87,7 +87,7 @@ class Admission:
             PeerError: the client has left, or broke the protocol.
         """
         if self.is_closed:
-            self._check_back(client)
+            await self._check_back(client)
         self._check(client)
         if (rival := self._present.get(client.key)) is not None:
             self._leave(rival)  # at once: the newcomer may need just that place
@@ -126,9 +126,8 @@ class Admission:
         """
         registry = self.leases.registry
         holder = await registry.holder(client.key)
-        if holder is not None and client.follows_routes and registry.is_route(holder):
-            text = "another process of this server has what is kept for this client"
-            raise RefusedError(RefusalCode.MOVED, text, route=holder)
+        if holder is not None:
+            self._send_over(client, holder)
         await self._come_to_group(client)
         if holder is not None:
             reason = f"the same client has come to another process ({client.client_name})"
@@ -156,15 +155,29 @@ class Admission:
         text += ", and this client cannot be sent there: update it"
         raise RefusedError(RefusalCode.PORT_TAKEN, text)
 
-    def _check_back(self, client: QueuedClient) -> None:
+    def _send_over(self, client: QueuedClient, holder: str) -> None:
+        """Raise the refusal that sends the client to another process of this server, if `holder` is one and the client can be sent."""
+        if client.follows_routes and self.leases.registry.is_route(holder):
+            text = "another process of this server has what is kept for this client"
+            raise RefusedError(RefusalCode.MOVED, text, route=holder)
+
+    async def _check_back(self, client: QueuedClient) -> None:
         """This server is drained: only a client comes back that was lost, and has something here. One that is up here is to be up elsewhere.
 
         Raises:
-            RefusedError: anybody else.
+            RefusedError: anybody else; one that has something at another process of this server is sent there, and that one decides.
         """
         lease = self.leases.by_key.get(client.key)
-        if lease is None or lease.occupied or lease.given_up:
-            raise self._drained()
+        if lease is not None and not lease.occupied and not lease.given_up:
+            return
+        if lease is None:
+            try:
+                holder = await self.leases.registry.holder(client.key)
+            except RefusedError:  # nobody can be asked now
+                holder = None
+            if holder is not None:
+                self._send_over(client, holder)
+        raise self._drained()
 
     def _drained(self) -> RefusedError:
         text = "the server is drained: go to another one"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 import trio
 
 from trionat.errors import RegistryAwayError, StartupError
 from trionat.server.admission.bans import HALF_LIFE
+from trionat.server.cluster.handover import Handover
 from trionat.server.cluster.membership import join, member_of
 from trionat.server.cluster.node import Node
 from trionat.server.cluster.node_link import NodeLinks, node_context
@@ -18,8 +19,10 @@ from trionat.server.cluster.seal import read_key_file
 from trionat.transport.listener import Listener, look_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AsyncExitStack
 
+    from trionat.address import TCPAddress
     from trionat.config.cluster import ClusterConfig
     from trionat.config.server import ServerConfig
     from trionat.server.admission.bans import Bans
@@ -29,14 +32,21 @@ if TYPE_CHECKING:
     from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
 
+_JOIN_PATIENCE: Final = 5.0
+"""Seconds to wait for Redis, which has just answered."""
+
 
 @attrs.define(eq=False)
 class Member:
-    """See the module. `enter` makes one; `run` has to run while the server does, and `leave` comes last in a planned stop."""
+    """See the module. `enter` makes one; what `start` starts has to run while the server does, and `leave` comes last in a planned stop."""
 
     node: Node
     listener: Listener
+    handover: Handover = attrs.field(init=False)
     links: NodeLinks | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self.handover = Handover(self.node)
 
     @classmethod
     async def enter(
@@ -76,6 +86,32 @@ class Member:
             node.note_failure, after=bans.after, ban=bans.time, half_life=HALF_LIFE
         )
         return cls(node, listener)
+
+    def start(
+        self,
+        nursery: trio.Nursery,
+        server: ServerConfig,
+        state: StateFolder,
+        acceptor: VisitorAcceptor,
+        descriptors: Descriptors,
+        *,
+        public: TCPAddress,
+        others: tuple[TCPAddress, ...],
+        figures: Callable[[], tuple[int, int]],
+        on_kick: Callable[[bytes], None],
+        tell_others: Callable[[tuple[TCPAddress, ...]], None],
+        deliver: Deliver | None = None,
+    ) -> None:
+        """Be a node in `nursery`: `public`, `figures` and `on_kick` are as for `Node`, `others` and `tell_others` as for `Handover`, `deliver` as for `NodeLinks`."""
+        self.node.figures, self.node.on_kick, self.node.public = figures, on_kick, public
+        self.handover.configured, self.handover.tell = others, tell_others
+        nursery.start_soon(self.run, server, state, acceptor, descriptors, deliver, name="node")
+        nursery.start_soon(self.handover.run, name="offer clients")
+
+    async def wait_joined(self) -> None:
+        """Wait for a moment until Redis knows this node: a client that comes sooner has to come again."""
+        with trio.move_on_after(_JOIN_PATIENCE):
+            await self.node.wait_joined()
 
     async def run(
         self,

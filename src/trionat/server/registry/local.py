@@ -23,7 +23,7 @@ class LocalRegistry(Registry):
     word: str = ""
 
     def __attrs_post_init__(self) -> None:
-        self.table.join(self.word, Member(self._free, self._evict, self._lose))
+        self.table.join(self.word, Member(self._free, self._evict, self._lose, self._move))
 
     def _free(self) -> None:
         self.on_free()
@@ -33,6 +33,9 @@ class LocalRegistry(Registry):
 
     def _lose(self, key: LeaseKey, reason: str) -> None:
         self.on_lost(key, reason)
+
+    def _move(self, key: LeaseKey) -> None:
+        self.on_moved(key)
 
     @property
     def free_slots(self) -> int:

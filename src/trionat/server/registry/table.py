@@ -22,11 +22,12 @@ _MAKE_ROOM: Final = "the user's limit of sessions"
 
 @attrs.frozen(eq=False)
 class Member:
-    """A process, as far as the table talks to it: all three are as in `Registry`."""
+    """A process, as far as the table talks to it: all of them are as in `Registry`."""
 
     on_free: Callable[[], None]
     on_evict: Evict
     on_lost: Callable[[LeaseKey, str], None]
+    on_moved: Callable[[LeaseKey], None]
 
 
 @attrs.define(eq=False)

@@ -109,6 +109,28 @@ class VisitorAcceptor:
         elif self.elsewhere is not None:
             self.elsewhere.forward(visitor)
 
+    def pass_on(self, visitor: Visitor) -> None:
+        """Bring a visitor that has waited here to the node that has its client by now. One that has come from another node as a stream in memory is reset: one hop is all."""
+        if self.elsewhere is not None and isinstance(visitor.endpoint, SocketEndpoint):
+            self.elsewhere.forward(visitor)
+        else:
+            visitor.endpoint.reset()
+            visitor.gone()
+
+    def take_back(
+        self, connection: socket.socket, address: TCPAddress, visited: TCPAddress
+    ) -> None:
+        """Pass on a visitor that another process of this server has let in, and handed back: its port is held elsewhere by now."""
+        visitor = Visitor(
+            number=next(self.numbers),
+            endpoint=SocketEndpoint(connection),
+            address=address,
+            service=0,
+            visited=visited,
+            gone=self._policy.enter(address.host),
+        )
+        self.pass_on(visitor)
+
     def _refuse(
         self, address: TCPAddress, port: int, bound: Bound, reason: str, user: str = ""
     ) -> None:

@@ -42,6 +42,7 @@ class ClaimServer:
             on_free=self.tell_free,
             on_evict=self.evict,
             on_lost=self.lose,
+            on_moved=self.move,
         )
 
     def evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:
@@ -51,6 +52,10 @@ class ClaimServer:
     def lose(self, key: LeaseKey, reason: str) -> None:
         """Tell the worker that a claim does not hold any more."""
         self.link.post({"what": "lost", "key": key, "reason": reason})
+
+    def move(self, key: LeaseKey) -> None:
+        """Tell the worker that another node, or worker, has a key by now, as it was to be."""
+        self.link.post({"what": "moved", "key": key})
 
     @property
     def room(self) -> Values:

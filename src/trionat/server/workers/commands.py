@@ -17,7 +17,6 @@ from trionat.server.admin.messages import Drained, Kicked, KickUser, encode_requ
 from trionat.server.admin.metrics import view_banned, view_cluster, view_server
 from trionat.server.admin.snapshot import Snapshot, WorkerView
 from trionat.server.admin.task_tree import Branch, grow, main_task
-from trionat.server.admission.queue import others_than
 from trionat.server.refusals import Bound
 from trionat.server.workers.link import LinkLostError
 from trionat.server.workers.process import State
@@ -121,6 +120,9 @@ class AllWorkers:
     async def drain(self) -> Drained:
         """See `Commands`; a worker that is not up, or does not answer, has what its clients hold."""
         self.parent.drained = True
+        handover = None if self.parent.member is None else self.parent.member.handover
+        if handover is not None:
+            handover.begin()
         answers = dict(await self._ask({"what": "drain clients"}))
         parts = [
             Drained.of(answers[worker]["drained"])
@@ -133,7 +135,8 @@ class AllWorkers:
             moved=sum(each.moved for each in parts),
             visitors=sum(each.visitors for each in parts),
             reserved=sum(each.reserved for each in parts),
-            others=tuple(map(str, others_than(self.parent.ready.public, self.parent.config))),
+            others=tuple(map(str, self.parent.others or ())),
+            waits_for=None if handover is None else handover.waits_for,
         )
 
     async def kick(self, request: Kick) -> Kicked:

@@ -13,6 +13,7 @@ from trionat.server.registry.table import ClaimTable
 if TYPE_CHECKING:
     from trionat.server.registry.claim import Claim, Wish
     from trionat.server.registry.registry import Registry
+    from trionat.server.registry.table import Member
     from trionat.server.visitors.ports import LeaseKey
 
 NODE: Final = "node "
@@ -29,6 +30,7 @@ class NodeTable(ClaimTable):
         self.node.on_free = self._tell_free
         self.node.on_evict = self._evict
         self.node.on_lost = self._lose
+        self.node.on_moved = self._move
 
     @property
     def free_slots(self) -> int:
@@ -71,20 +73,26 @@ class NodeTable(ClaimTable):
 
     def _evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:
         """Another node wants a key, or needs room. What a worker has left that is not there serves nobody."""
-        held = self._held.get(key)
-        if held is not None:
-            if (member := self._members.get(held.claim.holder)) is not None:
-                member.on_evict(key, reason, vacant_only=vacant_only)
-            else:
-                self.release(held.claim)
+        if (member := self._member_with(key)) is not None:
+            member.on_evict(key, reason, vacant_only=vacant_only)
 
     def _lose(self, key: LeaseKey, reason: str) -> None:
         """Another node has one of the ports, or the group of that key; all claims of a group are at one worker."""
+        if (member := self._member_with(key)) is not None:
+            member.on_lost(key, reason)
+
+    def _move(self, key: LeaseKey) -> None:
+        """Another node has the key, as it was to be."""
+        if (member := self._member_with(key)) is not None:
+            member.on_moved(key)
+
+    def _member_with(self, key: LeaseKey) -> Member | None:
+        """Return the worker that has a claim, or all those of a group. Where it is not there, they are released: nobody uses them."""
         while (held := self._find_held(key)) is not None:
             if (member := self._members.get(held.claim.holder)) is not None:
-                member.on_lost(key, reason)
-                return
+                return member
             self.release(held.claim)
+        return None
 
 
 @attrs.define(eq=False)

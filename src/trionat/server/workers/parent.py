@@ -19,6 +19,7 @@ from trionat.relay.client_tunnel import LocalServiceError
 from trionat.server.admin.kick import kick_for_others
 from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
+from trionat.server.admission.queue import others_than
 from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
@@ -62,9 +63,6 @@ _DEAL_INTERVAL: Final = 1.0
 
 _START_TIMEOUT: Final = 30.0
 """Seconds for the first workers to be up. Chosen: one takes half a second, on a busy machine some more."""
-
-_JOIN_PATIENCE: Final = 5.0
-"""Seconds to wait for Redis, which has just answered."""
 
 _DELIVERY: Final = 10.0
 """Seconds for a worker to take a visitor of another node; one that is being started takes half a second."""
@@ -145,6 +143,13 @@ class Parent:
         return None if self.member is None else self.member.node
 
     @property
+    def others(self) -> tuple[TCPAddress, ...] | None:
+        """Where clients may go when this server is drained, or stops; None: it is a node, and does not know yet."""
+        if self.member is None:
+            return others_than(self.ready.public, self.config)
+        return self.member.handover.others
+
+    @property
     def visitor_step(self) -> int:
         """The distance of the numbers that one process gives to visitors: all workers do, and the parent."""
         return self.config.worker_count + 1
@@ -168,8 +173,7 @@ class Parent:
                     working.start_soon(worker.keep, name=f"worker {worker.word}")
                 await self._wait_up()
                 if self.member is not None:
-                    with trio.move_on_after(_JOIN_PATIENCE):
-                        await self.member.node.wait_joined()
+                    await self.member.wait_joined()
                 if admin_socket is not None:
                     admin = AdminServer(commands)
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
@@ -185,6 +189,8 @@ class Parent:
                 log.info(
                     "visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace
                 )
+                if self.member is not None:
+                    await self.member.handover.offer_at_once()
                 for worker in self.workers:
                     worker.drain()
                 until = trio.current_time() + self.config.drain_grace
@@ -235,9 +241,23 @@ class Parent:
         def kick_too(request: bytes) -> None:
             nursery.start_soon(kick_for_others, commands.kick_here, request, name="kick")
 
-        member.node.figures, member.node.on_kick = figures, kick_too
-        run = partial(member.run, self.config, self.state, self._acceptor, self.descriptors)
-        nursery.start_soon(run, self.deliver, name="node")
+        def tell_others(_: tuple[TCPAddress, ...]) -> None:
+            for worker in self.workers:
+                worker.tell_others()
+
+        member.start(
+            nursery,
+            self.config,
+            self.state,
+            self._acceptor,
+            self.descriptors,
+            public=self.ready.public,
+            others=others_than(self.ready.public, self.config),
+            figures=figures,
+            on_kick=kick_too,
+            tell_others=tell_others,
+            deliver=self.deliver,
+        )
 
     async def deliver(self, port: int, source: TCPAddress, visited: TCPAddress) -> SocketEndpoint:
         """Bring a visitor that another node has passed on to the worker that has its port; return the other end of its stream.
@@ -289,6 +309,10 @@ class Parent:
             raise StartupError("no worker could be started (Server.Workers): the log says why")
 
     # -- for the workers -----------------------------------------------------------------------------------------------
+
+    def take_back(self, connection: socket.socket, source: TCPAddress, visited: TCPAddress) -> None:
+        """Bring a visitor, which a worker hands back, to the node that has its port by now."""
+        self._acceptor.take_back(connection, source, visited)
 
     def _note_ports(self, numbers: Iterable[int]) -> None:
         """Ports were taken, or given back."""

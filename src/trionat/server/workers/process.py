@@ -25,6 +25,7 @@ from trionat.server.workers.link import Link
 from trionat.server.workers.log_relay import relay_log
 from trionat.server.workers.shares import Usage
 from trionat.server.workers.values import (
+    read_addresses,
     read_credential,
     write_addresses,
     write_claim,
@@ -194,6 +195,12 @@ class WorkerProcess:
                 }
             )
 
+    def tell_others(self) -> None:
+        """Tell it where its clients may go when they have to."""
+        if self.state is State.UP and self.parent.others is not None:
+            others = [[each.host, each.port] for each in self.parent.others]
+            self.link.post({"what": "others", "others": others})
+
     # -- its life ------------------------------------------------------------------------------------------------------
 
     async def keep(self) -> None:
@@ -304,7 +311,7 @@ class WorkerProcess:
 
         self.link.hear = self._hear
         self.link.reply = self._reply
-        self.link.take = lambda _, sock, __: sock.close()
+        self.link.take = self._take_back
         self.link.missed = self._miss
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk, name="link")
@@ -315,6 +322,15 @@ class WorkerProcess:
                 await heard.wait()
                 await logged.wait()
             nursery.cancel_scope.cancel("the worker has ended")
+
+    def _take_back(self, purpose: bytes, sock: socket.socket, about: str) -> None:
+        """A visitor has waited there whose port another node has by now, or has come at the moment at which that got it."""
+        most = self.parent.descriptors.for_visitors
+        if most is not None and sock.fileno() >= most:
+            sock.close()
+            self._miss(purpose, about)
+        else:
+            self.parent.take_back(sock, *read_addresses(about))
 
     def _miss(self, _: bytes, __: str) -> None:
         """A connection could not be passed on: the kernel holds no more descriptors on their way (RLIMIT_NOFILE)."""
@@ -395,6 +411,7 @@ class WorkerProcess:
             "what": "start",
             "config": pickle.dumps((parent.worker_config, ready)).hex(),
             "word": self.word,
+            "in_cluster": parent.node is not None,
             "step": len(parent.workers),
             "uid": self._next_uid,
             "visitor": self._next_visitor,
@@ -412,8 +429,8 @@ class WorkerProcess:
         for claim in self._inherited:
             if parent.table.is_current(claim):
                 parent.lend(claim, self)
-            else:  # its client has gone to another worker meanwhile
-                self.claims.evict(claim.key, "another worker has it", vacant_only=False)
+            else:  # its client has gone to another worker, or node, meanwhile
+                self.claims.move(claim.key)
         self._inherited = ()
         self.claims.tell_room()
         log.info("worker up", worker=self.word, pid=self.pid)
@@ -423,6 +440,8 @@ class WorkerProcess:
         self.settled.set()
         if parent.drained:
             self.link.post({"what": "drain clients"})
+        if parent.node is not None:
+            self.tell_others()
         if parent.stopping.is_set():
             self.drain()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -14,13 +14,16 @@ from trionat.protocol.messages import RefusalCode
 from trionat.server.admission.authenticator import Authenticator
 from trionat.server.registry.claim import TakenError
 from trionat.server.registry.registry import Registry
+from trionat.server.visitors.acceptor import Elsewhere
 from trionat.server.workers.link import LinkLostError
 from trionat.server.workers.values import (
     read_claim,
     read_identity,
+    write_addresses,
     write_credential,
     write_wish,
 )
+from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -29,9 +32,13 @@ if TYPE_CHECKING:
     from trionat.server.registry.claim import Claim, Wish
     from trionat.server.sessions.session import Session
     from trionat.server.visitors.ports import LeaseKey
+    from trionat.server.visitors.visitor import Visitor
     from trionat.server.workers.link import Link, Values
 
 log = get_logger(__name__)
+
+HANDED_BACK: Final = b"b"
+"""What a descriptor is for that goes to the parent: a visitor, with its address and the one that it has dialled."""
 
 
 async def _ask(
@@ -124,6 +131,24 @@ class RemoteRegistry(Registry):
     async def evict(self, key: LeaseKey, reason: str) -> None:
         """See `Registry`."""
         await _ask(self.link, {"what": "evict", "key": key, "reason": reason})
+
+
+@attrs.define(eq=False)
+class HandBack(Elsewhere):
+    """Hands visitors back to the parent, which is a node and knows who has their port by now."""
+
+    link: Link
+
+    def takes(self, port: int) -> bool:
+        """See `Elsewhere`. The parent finds out."""
+        return True
+
+    def forward(self, visitor: Visitor) -> None:
+        """See `Elsewhere`."""
+        assert isinstance(visitor.endpoint, SocketEndpoint), "a worker has no others"  # noqa: S101 - for type checkers
+        about = write_addresses(visitor.address, visitor.visited)
+        self.link.pass_on(HANDED_BACK, visitor.endpoint.detach(), about)
+        visitor.gone()
 
 
 @attrs.define(eq=False)

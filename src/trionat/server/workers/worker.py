@@ -24,6 +24,7 @@ from trionat.address import TCPAddress
 from trionat.log import get_logger, log_to
 from trionat.protocol.messages import CloseCode
 from trionat.server.admin.commands import LocalCommands
+from trionat.server.admin.drain import Drain
 from trionat.server.admin.messages import KickSession, KickUser, KickVisitor, decode_request
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admission.bans import Bans
@@ -36,7 +37,12 @@ from trionat.server.sessions.registry import Sessions
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers.link import Link
-from trionat.server.workers.remote import RemoteAuthenticator, RemoteRegistry, SessionReports
+from trionat.server.workers.remote import (
+    HandBack,
+    RemoteAuthenticator,
+    RemoteRegistry,
+    SessionReports,
+)
 from trionat.server.workers.values import (
     read_addresses,
     read_claim,
@@ -217,13 +223,19 @@ class Worker:
         )
         descriptors = Descriptors()
         tls = server_context(Path(start["certificate"]), Path(start["key"]))
+        acceptor = VisitorAcceptor(config, refusals, visitors)
+        if start["in_cluster"]:
+            acceptor.elsewhere = HandBack(link)
+        leases.pass_on = acceptor.pass_on
         return cls(
             link=link,
             context=context,
             registry=registry,
             connections=ConnectionHandler(context, tls),
-            acceptor=VisitorAcceptor(config, refusals, visitors),
-            commands=LocalCommands(Metrics(ready, context, descriptors)),
+            acceptor=acceptor,
+            commands=LocalCommands(
+                Metrics(ready, context, descriptors), Drain(context, waits=start["in_cluster"])
+            ),
             descriptors=descriptors,
             visitors=visitors,
             claims=tuple(map(read_claim, start["claims"])),
@@ -282,6 +294,8 @@ class Worker:
                 )
             case "lost":
                 self.registry.on_lost(read_key(message["key"]), message["reason"])
+            case "moved":
+                self.registry.on_moved(read_key(message["key"]))
             case "share":
                 context.leases.live_limits.deal(
                     message["user"], read_limits(message["limits"]), read_share(message["share"])
@@ -293,6 +307,9 @@ class Worker:
                 context.stopping.set()
             case "drain clients":
                 self.commands.draining.begin()
+            case "others":
+                others = tuple(TCPAddress(host, port) for host, port in message["others"])
+                self.commands.draining.name_others(others)
             case what:
                 raise AssertionError(f"the parent says {what!r}")
 
