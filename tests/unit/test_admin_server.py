@@ -59,9 +59,8 @@ async def open_office(tidy: Tidy, folder: Path, **settings: object) -> AsyncIter
         with open_admin_socket(folder) as door:
             assert door is not None
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(
-                    AdminServer(LocalCommands(observe(server), Drain(server.context))).serve, door
-                )  # noqa: ASYNC113 - the kernel queues who comes before
+                commands = LocalCommands(observe(server), Drain(server.context))
+                nursery.start_soon(AdminServer(commands).serve, door)  # noqa: ASYNC113 - the kernel queues who comes before
                 yield server
                 nursery.cancel_scope.cancel()
 
