@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -17,6 +18,7 @@ from bench.program import free_port
 from tests.e2e import running, services
 from tests.e2e.running import ask, end_of, read_all
 from tests.redis_server import running_redis
+from trionat.protocol.client_hello import parse_client_hello
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -41,23 +43,33 @@ LOGIN = {"TRIONAT_AUTH_USERNAME": "ann", "TRIONAT_AUTH_PASSWORD": PASSWORD}
 class Front:
     """What name service or a load balancer is to clients: one address, which leads to the first node that answers.
 
-    `cut` nodes do not; `order` may change at any time.
+    `cut` nodes do not; `order` may change at any time. With `routes`, it is a proxy that leads who offers a node's route to that node.
     """
 
     port: int
     order: list[str]
     control: int
+    routes: bool = False
 
     async def serve(self, nursery: trio.Nursery) -> None:
         listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, self._relay, listeners)
 
     async def _relay(self, stream: trio.SocketStream) -> None:
-        for host in list(self.order):
+        hosts, first = list(self.order), b""
+        if self.routes:
+            hello = None
+            while hello is None:
+                first += await stream.receive_some(4096)
+                hello = parse_client_hello(first)
+            if (found := re.match(r"node(\d)", hello.route or "")) is not None:
+                hosts = [f"127.0.0.{found[1]}"]
+        for host in hosts:
             try:
                 other = await trio.open_tcp_stream(host, self.control)
             except OSError:
                 continue
+            await other.send_all(first)
             async with stream, other, trio.open_nursery() as nursery:
                 nursery.start_soon(_pump, stream, other, nursery)
                 nursery.start_soon(_pump, other, stream, nursery)

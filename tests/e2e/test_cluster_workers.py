@@ -113,6 +113,26 @@ async def test_visitors_behind_a_proxy(cluster: Cluster, echo_server: Service) -
         await client.wait_record("visitor closed", address=f"{source}:4711")
 
 
+async def test_behind_a_proxy_that_knows_routes(cluster: Cluster, echo_server: Service) -> None:
+    """Clients of both nodes find their workers again with each tunnel, whichever node the proxy takes for newcomers."""
+    cluster.front.routes = True
+    clients: list[Client] = []
+    for number in (2, 1):
+        cluster.front.order[:] = [f"127.0.0.{number}"]
+        clients += [
+            await cluster.connect(f"{number} {each}", echo_server) for each in range(number)
+        ]
+    found = await status(cluster.nodes[2])
+    assert [worker["sessions"] for worker in found["workers"]] == [1, 1]
+    assert [worker["name"] for worker in found["workers"]] == ["node2.w1", "node2.w2"]
+    async with trio.open_nursery() as nursery:
+        for client in clients:
+            for _ in range(10):  # more than there are tunnels
+                nursery.start_soon(_half_close, client, bytes(300_000))
+    for client in clients:
+        assert told(client) == ["connected"]
+
+
 @pytest.mark.slow
 async def test_a_worker_is_killed(cluster: Cluster, echo_server: Service) -> None:
     """Visitors of its client wait, at both nodes; those of the other worker go on."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,10 @@ from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
 from trionat.errors import StartupError
 from trionat.events import Ready
+from trionat.protocol.client_hello import ROUTE, alpn_names
 from trionat.server.admission.bans import Bans
 from trionat.server.app import serve
+from trionat.server.cluster.node import route_of
 from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers import process
@@ -27,8 +31,6 @@ from trionat.server.workers.log_relay import relay_log
 from trionat.server.workers.process import State, WorkerProcess
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trio.testing import MockClock
 
 
@@ -164,15 +166,34 @@ async def test_a_program_that_is_not_there(
 
 
 async def test_pauses_grow_while_starts_fail(autojump_clock: MockClock) -> None:
-    parent = SimpleNamespace(bans=Bans(0, 1))
+    parent = SimpleNamespace(bans=Bans(0, 1), node=None)
     worker = WorkerProcess(parent, 0)  # type: ignore[arg-type]
     assert [worker._pause(1) for _ in range(8)] == [0, 1, 2, 4, 8, 16, 30, 30]
     assert worker._pause(3600) == 0
     assert worker._pause(1) == 1
 
 
+def test_a_worker_of_a_node_is_found_behind_a_proxy() -> None:
+    """By the configurations of nginx and HAProxy that come along: all workers of all nodes were `w1`, `w2`."""
+    examples = Path(__file__).parents[2] / "examples" / "cluster"
+    patterns = [
+        next(line for line in (examples / file).read_text().splitlines() if "trionat-n2(" in line)
+        for file in ("nginx.conf", "haproxy.cfg")
+    ]
+    for name in ("n1", "n2", "a-long_Name" * 8):
+        parent = SimpleNamespace(node=SimpleNamespace(route=route_of(name)))
+        words = [WorkerProcess(parent, number).word for number in (0, 11)]  # type: ignore[arg-type]
+        assert len(set(words)) == 2
+        for word in words:
+            assert ROUTE.fullmatch(word)
+            for line in patterns:
+                (pattern,) = re.findall(r"[(]\^\|,[)]\S*[(],\|\$[)]", line)
+                found = re.search(pattern, ",".join(alpn_names(word)))
+                assert bool(found) == (name == "n2"), (word, line)
+
+
 async def test_load_counts_who_was_sent_there(autojump_clock: MockClock) -> None:
-    worker = WorkerProcess(SimpleNamespace(), 1)  # type: ignore[arg-type]
+    worker = WorkerProcess(SimpleNamespace(node=None), 1)  # type: ignore[arg-type]
     assert worker.word == "w2"
     worker.expect_session()
     await trio.sleep(5)
@@ -188,7 +209,7 @@ async def test_a_worker_that_cannot_be_started_is_away_all_the_while(
     autojump_clock: MockClock,
 ) -> None:
     """Its ports are free again after `PortReservation`; each start that failed put that off."""
-    worker = WorkerProcess(SimpleNamespace(), 0)  # type: ignore[arg-type]
+    worker = WorkerProcess(SimpleNamespace(node=None), 0)  # type: ignore[arg-type]
     worker._go_away()
     since = worker.away_since
     for _ in range(3):

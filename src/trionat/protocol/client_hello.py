@@ -19,6 +19,7 @@ CLIENT_HELLO_BYTES: Final = 16 * 1024
 ALPN: Final = "trionat"
 """What our clients offer; followed by `-` and a route where they were told one."""
 
+ROUTE_LENGTH: Final = 63
 ROUTE: Final = re.compile(r"[a-z0-9][a-z0-9.]{0,62}", re.ASCII)
 """A route has 1 to 63 small letters, digits and dots, so that it stands out of a list of names wherever that is matched."""
 

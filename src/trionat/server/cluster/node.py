@@ -21,6 +21,7 @@ from trionat.address import TCPAddress, parse_tcp_address
 from trionat.errors import RegistryAwayError, StartupError
 from trionat.log import get_logger
 from trionat.networks import parse_network
+from trionat.protocol.client_hello import ROUTE_LENGTH
 from trionat.server.cluster.identity import Identity
 from trionat.server.cluster.redis_link import RedisLink
 from trionat.server.cluster.registry import RedisRegistry
@@ -74,7 +75,6 @@ _MOST_BUFFERED: Final = 64 * 1024 * 1024
 """Bytes of news that wait for the snapshot to be there."""
 
 _NOT_IN_ROUTES: Final = str.maketrans("", "", "-_")
-_ROUTE_LENGTH: Final = 63
 
 _KICK: Final = "trionat kick 1"
 _KICK_HOLDS: Final = 600.0
@@ -499,7 +499,7 @@ class Node:
 
 def route_of(name: str) -> str:
     """Return a node's name as a route: in small letters, without dashes and underscores."""
-    return name.lower().translate(_NOT_IN_ROUTES)[:_ROUTE_LENGTH]
+    return name.lower().translate(_NOT_IN_ROUTES)[:ROUTE_LENGTH]
 
 
 def name_taken(name: str, address: bytes) -> str:

@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from trionat.log import get_logger
+from trionat.protocol.client_hello import ROUTE_LENGTH
 from trionat.server.refusals import Bound
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
@@ -112,13 +113,14 @@ class _Waiting:
 
 @attrs.define(eq=False)
 class WorkerProcess:
-    """The worker of a number, from 0, whichever process that is. `word` is its route.
+    """The worker of a number, from 0, whichever process that is. `word` is its route, and how the log calls it: behind that of the node, where the server is one.
 
     Of N workers, this one's sessions have the numbers that leave its number, when 1 is taken off and N divides. Visitors have one more, for the parent's.
     """
 
     parent: Parent
     number: int
+    word: str = attrs.field(init=False)
     state: State = attrs.field(init=False, default=State.STARTING)
     pid: int | None = attrs.field(init=False, default=None)
     starts: int = attrs.field(init=False, default=0)
@@ -140,11 +142,9 @@ class WorkerProcess:
 
     def __attrs_post_init__(self) -> None:
         self._next_uid = self._next_visitor = self.number + 1
-
-    @property
-    def word(self) -> str:
-        """Its route, and how the log calls it."""
-        return f"w{self.number + 1}"
+        self.word, node = f"w{self.number + 1}", self.parent.node
+        if node is not None:  # as configurations of proxies before several nodes have it
+            self.word = f"{node.route[: ROUTE_LENGTH - len(self.word) - 1]}.{self.word}"
 
     @property
     def is_there(self) -> bool:
