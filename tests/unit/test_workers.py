@@ -7,10 +7,11 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -21,14 +22,19 @@ from trionat.config.server import ServerConfig
 from trionat.errors import StartupError
 from trionat.events import Ready
 from trionat.protocol.client_hello import ROUTE, alpn_names
+from trionat.protocol.messages import ServiceRequest
+from trionat.server.accounts.limits import Share
 from trionat.server.admission.bans import Bans
 from trionat.server.app import serve
 from trionat.server.cluster.node import route_of
+from trionat.server.registry.claim import Wish
 from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers import process
 from trionat.server.workers.log_relay import relay_log
+from trionat.server.workers.parent import Parent, SharedLimits
 from trionat.server.workers.process import State, WorkerProcess
+from trionat.store.base import Limits
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -190,6 +196,46 @@ def test_a_worker_of_a_node_is_found_behind_a_proxy() -> None:
                 (pattern,) = re.findall(r"[(]\^\|,[)]\S*[(],\|\$[)]", line)
                 found = re.search(pattern, ",".join(alpn_names(word)))
                 assert bool(found) == (name == "n2"), (word, line)
+
+
+async def test_a_session_whose_client_is_at_another_node_has_its_share() -> None:
+    """It has no claim any more, and visitors that finish: the others of its user were dealt all of the limits besides."""
+    limits = Limits(bandwidth=1000, visitors=4)
+    table = ClaimTable(2, PortPool([VisitPort(1), VisitPort(2)]))
+    shared, told = SharedLimits("ann", limits), list[Any]()
+    parent: Any = SimpleNamespace(
+        node=None,
+        table=table,
+        users={"ann": shared},
+        sessions={},
+        bans=Bans(0, 1),
+        traffic=SimpleNamespace(metered=lambda *_: nullcontext()),
+    )
+    parent.limits_of = partial(Parent.limits_of, parent)
+    parent.workers = one, two = WorkerProcess(parent, 0), WorkerProcess(parent, 1)
+    for worker in (one, two):
+        worker.state, worker.link = State.UP, SimpleNamespace(post=told.append)  # type: ignore[assignment]
+    wishes = [Wish(key=("ann", each), services=(ServiceRequest(),), limits=limits) for each in "ab"]
+    claims = [table.claim(*each) for each in zip(wishes, ("w1", "w2"), strict=True)]
+    up = {"uid": 1, "username": "ann", "account_id": 1, "credential": None, "host": "192.0.2.1"}
+    one._begin_session(up)
+    Parent._deal(parent, shared)
+    assert shared.shares.keys() == {"w1", "w2"}
+    assert claims[0] is not None
+    table.release(claims[0])
+    Parent._deal(parent, shared)
+    assert shared.shares.keys() == {"w1", "w2"}
+    told.clear()
+    shared.change(Limits(bandwidth=500, visitors=4))  # holds for it as well
+    Parent._deal(parent, shared)
+    assert len(told) == 2
+    one._end_session(1)
+    Parent._deal(parent, shared)
+    assert shared.shares == {"w2": Share(visitors=4, bandwidth=500)}
+    assert claims[1] is not None
+    table.release(claims[1])
+    Parent._deal(parent, shared)
+    assert parent.users == {}
 
 
 async def test_load_counts_who_was_sent_there(autojump_clock: MockClock) -> None:

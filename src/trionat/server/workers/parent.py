@@ -6,6 +6,7 @@ It holds the listening sockets, accounts, traffic, bans, the admin socket and th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -73,12 +74,13 @@ _STOP_GRACE: Final = 5.0
 
 @attrs.define(eq=False)
 class SharedLimits:
-    """What a user may have on all workers; `usage` is what they have told last, `shares` what they were dealt, by their words."""
+    """What a user may have on all workers; `usage` is what they have told last, `shares` what they were dealt, and `sessions` how many they have, by their words."""
 
     user: str
     limits: Limits
     usage: dict[str, Usage] = attrs.field(factory=lambda: {})
     shares: dict[str, Share] = attrs.field(factory=lambda: {})
+    sessions: Counter[str] = attrs.field(factory=lambda: Counter())
 
     def change(self, limits: Limits) -> None:
         """Put new limits into force; the workers hear of them with the next deal."""
@@ -348,8 +350,8 @@ class Parent:
             self._release_left_behind()
 
     def _deal(self, shared: SharedLimits) -> None:
-        """Deal a user's shares to the workers that have claims of it; those whose share changes are told."""
-        holders = self.table.holders_of(shared.user)
+        """Deal a user's shares to the workers that have claims of it, or sessions whose client is at another node by now; those whose share changes are told."""
+        holders = self.table.holders_of(shared.user) | set(shared.sessions)
         if not holders:
             del self.users[shared.user]
             return

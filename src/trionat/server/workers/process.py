@@ -9,7 +9,7 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
@@ -434,14 +434,14 @@ class WorkerProcess:
         self._inherited = ()
         self.claims.tell_room()
         log.info("worker up", worker=self.word, pid=self.pid)
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            self.link.pass_on(waiting.purpose, waiting.connection, waiting.about)
-        self.settled.set()
         if parent.drained:
             self.link.post({"what": "drain clients"})
         if parent.node is not None:
             self.tell_others()
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            self.link.pass_on(waiting.purpose, waiting.connection, waiting.about)
+        self.settled.set()
         if parent.stopping.is_set():
             self.drain()
 
@@ -470,6 +470,7 @@ class WorkerProcess:
         session.held.enter_context(
             parent.traffic.metered(session.username, lambda: session.relayed)
         )
+        session.user_limits.sessions[self.word] += 1
         self.sessions[uid] = parent.sessions[uid] = session
         self._next_uid = uid + len(parent.workers)
         if self._expected:
@@ -477,7 +478,9 @@ class WorkerProcess:
 
     def _end_session(self, uid: int) -> None:
         del self.parent.sessions[uid]
-        self.sessions.pop(uid).held.close()
+        session = self.sessions.pop(uid)
+        session.held.close()
+        session.user_limits.sessions -= Counter([self.word])  # none is not kept as 0
 
     async def _reply(self, question: Values) -> Values:
         self._silent = 0
