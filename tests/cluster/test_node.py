@@ -199,7 +199,7 @@ async def test_what_a_drain_waits_for(world: RedisWorld) -> None:
     assert len(told) == 0
     world.nursery.start_soon(one.run)
     await wait_for(lambda: told == [()])
-    assert one.epoch in await offered(world)
+    assert one.epoch in await in_redis(world, "smembers", "{trionat}:drained")
     assert str(handover.waits_for) == "another node that is there, and not drained"
     two = world.make("two")
     two.public = TCPAddress("two.example", 8007)

@@ -168,7 +168,8 @@ async def test_a_drained_node_costs_a_group_nobody(mariadb: MariaDB, tmp_path: P
         assert found[old] == 0
         for client in clients:
             assert client.port() == port
-            assert told(client) == ["connected", "draining", "connected"]
+            # Before that, it may have come to a node first that does not have the group.
+            assert told(client)[-3:] == ["connected", "draining", "connected"]
         served.clear()
         for number in (1, 2, 3) * 2:
             served[(await visit(number, port, stack))[0]] += 1
