@@ -82,7 +82,7 @@ def results(session: nox.Session, part: str = "") -> str:
 def tests(session: nox.Session) -> None:
     """Run all tests but `faults` and `load` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
 
-    Two at a time: those without processes take turns with the processor, those with processes mostly wait.
+    Two at a time, since those without processes keep the processor busy; three of those with processes, which mostly wait.
     """
     if MISSING:
         session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")
@@ -93,7 +93,7 @@ def tests(session: nox.Session) -> None:
     apart = [f"--ignore=tests/{folder}" for folder in ("e2e", "faults", "load", "soak")]
     session.run("pytest", results(session, "-inside"), "-n2", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
-    outside = ["pytest", results(session, "-outside"), "-n2", "--dist=loadfile"]
+    outside = ["pytest", results(session, "-outside"), "-n3", "--dist=loadfile"]
     if session.python == INTERPRETERS[0]:
         session.run(*outside, "tests/e2e", "tests/soak")
     elif session.python == INTERPRETERS[-1]:
