@@ -82,7 +82,7 @@ def results(session: nox.Session, part: str = "") -> str:
 def tests(session: nox.Session) -> None:
     """Run all tests but `faults` and `load` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
 
-    Two at a time, since those without processes keep the processor busy; three of those with processes, which mostly wait.
+    Three at a time, since most of them wait now and then, and two processors are to be busy.
     """
     if MISSING:
         session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")
@@ -91,7 +91,7 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", results(session), *session.posargs)
         return
     apart = [f"--ignore=tests/{folder}" for folder in ("e2e", "faults", "load", "soak")]
-    session.run("pytest", results(session, "-inside"), "-n2", "--dist=worksteal", *apart)
+    session.run("pytest", results(session, "-inside"), "-n3", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
     outside = ["pytest", results(session, "-outside"), "-n3", "--dist=loadfile"]
     if session.python == INTERPRETERS[0]:

@@ -114,10 +114,17 @@ async def test_a_node_that_is_killed(cluster: Cluster) -> None:
         assert len(await sessions(cluster, new)) == 3
 
 
-async def test_a_drained_node_costs_a_group_nobody(mariadb: MariaDB, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_drained_node_costs_a_group_nobody(
+    mariadb: MariaDB, tmp_path: Path, workers: str
+) -> None:
     """Under a steady stream of visitors at all nodes: all of its clients come to one of the others, and keep whom they have until then."""
-    async with starting(mariadb, tmp_path, own_names=True) as cluster, AsyncExitStack() as stack:
-        await cluster.start(3)
+    environ = {"TRIONAT_SERVER_WORKERS": workers}
+    async with (
+        starting(mariadb, tmp_path, environ, own_names=True) as cluster,
+        AsyncExitStack() as stack,
+    ):
+        await cluster.start(3, **environ)
         clients = [await join(cluster, name, 1, 2, 3) for name in "abc"]
         [port] = {client.port() for client in clients}
         [old] = [number for number in (1, 2, 3) if await sessions(cluster, number)]
