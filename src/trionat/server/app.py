@@ -65,7 +65,7 @@ _PREPARE_INTERVAL: Final = 2.0
 """Seconds between two looks at a database that is waited for."""
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
     config: ServerConfig,
     *,
     database: DatabaseConfig | None = None,
