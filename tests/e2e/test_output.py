@@ -329,7 +329,7 @@ def test_a_named_pipe_as_log_file(tmp_path: Path) -> None:
     assert server.returncode == 0
     events = events_in(logged)
     assert len(events) >= 2
-    assert events[-1].startswith("stopping")
+    assert events[-1] == "visit ports closed"
     assert len(told.splitlines()) == len(events)
 
 

@@ -32,7 +32,6 @@ from tests.soak.public import Door, Public
 from tests.soak.report import conversations, faults
 from tests.soak.talk import ECHO, CutError, Host, Visitor
 from tests.soak.watch import Ears
-from trionat.cli import app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -48,12 +47,6 @@ SETTLES_WITHIN: Final = 60.0
 ALL: Final = "all.example.com"
 """The name of all nodes."""
 FIRST: Final = "tunnel.example.com"
-DRAINS: Final = any(
-    command.callback is not None and command.callback.__name__ == "drain"
-    for command in app.registered_commands
-)
-"""Whether there is a command that empties a node before it is stopped."""
-DRAIN: Final = "trionat drain --config /etc/trionat/server.yml"
 GIVEN_UP_AFTER: Final = 6.5
 """Seconds after which the others have given up a node that does not beat."""
 SERVED_WITHIN: Final = 8.0
@@ -462,9 +455,8 @@ class Cluster:
             self._cut_from_redis,
             self._cut_from_others,
             self._kill_redis,
+            self._drain,
         ]
-        if DRAINS:
-            found.append(self._drain)
         return found if self.plan.seconds is None else [*found, self._freeze, self._reload_nginx]
 
     def _choose(self) -> str:
@@ -511,7 +503,7 @@ class Cluster:
         own_door = self._places([name], self._ports())
         with self.book.spell("node drained", *self.held_by(name), most=0):
             began = trio.current_time()
-            await self._run(self.site[name], DRAIN)
+            await self._run(self.site[name], self.page.drain)
             self.book.add_time("a node was drained", trio.current_time() - began)
         with self.book.spell("drained node stopped", *own_door, most=0, newcomers=True):
             self.nodes[name].signal(signal.SIGTERM)

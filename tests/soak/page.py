@@ -53,6 +53,7 @@ class Page:
     copy: str
     rename: str
     look: str
+    drain: str
     alone: str
 
     @classmethod
@@ -63,7 +64,7 @@ class Page:
         for indent, kind, block in _BLOCK.findall(text):
             found[kind].append(re.sub(f"^{indent}", "", block, flags=re.MULTILINE))
         single, cluster, proxies = found["yaml"]
-        account, serve, ticket, init, copy, rename, again, look, alone = found["sh"]
+        account, serve, ticket, init, copy, rename, again, look, drain, alone = found["sh"]
         assert again == serve
         return cls(
             single=single,
@@ -76,6 +77,7 @@ class Page:
             copy=copy,
             rename=rename,
             look=look,
+            drain=drain,
             alone=alone,
         )
 
