@@ -91,6 +91,8 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", results(session), *session.posargs)
         return
     apart = [f"--ignore=tests/{folder}" for folder in ("e2e", "faults", "load", "soak")]
+    if session.python != INTERPRETERS[0]:
+        apart.append("--ignore=tests/cluster")  # mostly waits for Redis, on any Python alike
     session.run("pytest", results(session, "-inside"), "-n3", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
     outside = ["pytest", results(session, "-outside"), "-n3", "--dist=loadfile"]
