@@ -28,7 +28,7 @@ from tests.registry.redis_world import (
 from trionat.errors import RefusedError, RegistryAwayError
 from trionat.server.cluster.membership import look_at_nodes
 from trionat.server.cluster.redis_link import require_library
-from trionat.server.cluster.scripts import CHANNEL, HIGHEST_FENCE, PREFIX
+from trionat.server.cluster.scripts import CHANNEL, HIGHEST_FENCE, KEYS, PREFIX
 from trionat.server.cluster.seal import Seal
 from trionat.server.cluster.table import readable
 from trionat.server.registry.claim import TakenError
@@ -449,20 +449,6 @@ async def test_another_key_opens_nothing(world: RedisWorld) -> None:
 
 # -- whatever comes -------------------------------------------------------------------------------------------------------
 
-NAMES = (
-    "cluster",
-    "nodes",
-    "beats",
-    "figures",
-    "claims",
-    "ports",
-    "fence",
-    "seq",
-    "dead",
-    "bans",
-    "failed",
-    "failures",
-)
 NUMBERS = st.one_of(
     st.integers(-(2**63), 2**64).map(str),
     st.sampled_from(["inf", "-inf", "nan", "1e300", "0x10", "", " 1", "1 ", "-0", "00"]),
@@ -499,7 +485,7 @@ SCORES = st.one_of(st.floats(allow_nan=False).map(repr), st.sampled_from(["inf",
 
 
 def commands() -> st.SearchStrategy[tuple[str | bytes, ...]]:
-    keys = {name: PREFIX + name for name in NAMES}
+    keys = {key.removeprefix(PREFIX): key for key in KEYS}
     hashes = st.sampled_from(["nodes", "figures", "claims", "ports", "failures", "cluster"])
     return st.one_of(
         st.tuples(st.just("HSET"), hashes.map(keys.__getitem__), WORDS, VALUES).filter(
@@ -517,9 +503,11 @@ def commands() -> st.SearchStrategy[tuple[str | bytes, ...]]:
         ),
         st.tuples(st.just("SET"), st.sampled_from(["fence", "seq"]).map(keys.__getitem__), VALUES),
         st.tuples(
-            st.just("SADD"), st.sampled_from(["user:user", "held:ff"]).map(PREFIX.__add__), VALUES
+            st.just("SADD"),
+            st.sampled_from(["user:user", "held:ff", "drained"]).map(PREFIX.__add__),
+            VALUES,
         ),
-        st.tuples(st.just("DEL"), st.sampled_from(NAMES[1:]).map(keys.__getitem__)),
+        st.tuples(st.just("DEL"), st.sampled_from([key for key in KEYS if key != keys["cluster"]])),
         st.tuples(st.just("PUBLISH"), st.just(CHANNEL), VALUES),
         st.tuples(
             st.just("PUBLISH"),

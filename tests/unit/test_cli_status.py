@@ -184,6 +184,8 @@ def test_groups() -> None:
     sessions = (member(1), ALICE, member(4, down=True), member(7), member(9, "a\nb"))
     snapshot = attrs.evolve(SNAPSHOT, sessions=sessions)
     lines = draw(snapshot)
+    limit = snapshot.server.session_limit
+    assert any(line.startswith(f"  sessions   3 of {limit} (5 clients), ") for line in lines)
     at = lines.index("Groups:")
     assert lines[at - 1] == lines[at + 3] == ""
     assert lines[at + 1] == "  web of alice at 60000: uid 1, 4 (service down), 7"

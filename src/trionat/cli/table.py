@@ -104,7 +104,13 @@ def _server(server: ServerView, snapshot: Snapshot) -> Iterator[str]:
     stops = ", is stopping" if server.stopping else drained
     yield f"{escape(server.name)}, trionat {server.version}, up {_age(server.seconds)}{stops}"
     yield f"  addresses  control {server.control}, tunnels {server.tunnel}"
-    yield f"  sessions   {len(snapshot.sessions)} of {server.session_limit}, visit ports: {server.ports_held} held, {server.ports_free} free"
+    # The clients of a group take one place together.
+    places = {
+        each.uid if each.group is None else (each.user, each.group) for each in snapshot.sessions
+    }
+    clients = len(snapshot.sessions)
+    more = f" ({counted(clients, 'client')})" if clients != len(places) else ""
+    yield f"  sessions   {len(places)} of {server.session_limit}{more}, visit ports: {server.ports_held} held, {server.ports_free} free"
     yield f"  queue      {len(snapshot.queue)} of {server.queue_places}"
     yield f"  visitors   {served} served, {waiting} waiting, {format_amount(round(server.rate))}/s"
     if snapshot.workers:

@@ -17,6 +17,7 @@ from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission, others_than
+from trionat.server.control.acceptance import listen_for_clients
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
 from trionat.server.proxies import ProxyListener
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from trionat.address import TCPAddress
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.server.accounts.accounts import Accounts
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from trionat.server.state_folder import StateFolder
     from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
-    from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
 
@@ -111,7 +110,14 @@ class SingleProcess:
             if admin_socket is not None:
                 admin = AdminServer(commands)
                 serving.start_soon(admin.serve, admin_socket, name="admin server")
-            self._listen_for_clients(serving)
+            listen_for_clients(
+                serving,
+                self.listeners,
+                ConnectionHandler(context, self.tls).acceptor(serving),
+                config=self.config,
+                refusals=self.refusals,
+                descriptors=self.descriptors,
+            )
             async with trio.open_nursery() as visiting:  # stops first
                 self._listen_for_visitors(visiting)
                 when_up()
@@ -131,19 +137,6 @@ class SingleProcess:
                 await member.leave(until)
             serving.cancel_scope.cancel("the server stops")
 
-    def _listen_for_clients(self, nursery: trio.Nursery) -> None:
-        accept = ConnectionHandler(self.context, self.tls).acceptor(nursery)
-        for listener in (self.listeners.control, self.listeners.tunnel):
-            serve = partial(listener.serve, accept, self.descriptors)
-            nursery.start_soon(serve, name=f"listener {listener.address}")
-        if (proxies := self.listeners.proxy_control) is not None:
-
-            def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
-                accept(connection, source)
-
-            behind = partial(self._behind(proxies).serve, take, self.descriptors)
-            nursery.start_soon(behind, name=f"proxies at {proxies.address}")
-
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         most = self.descriptors.for_visitors
         for listener in self.listeners.visits:
@@ -153,11 +146,9 @@ class SingleProcess:
             nursery.start_soon(serve, name=f"visit port {port.number}")
         if (proxies := self.listeners.proxy_visit) is not None:
             take = partial(self._acceptor.accept_behind_proxy, self.ports.ports)
-            behind = partial(self._behind(proxies).serve, take, self.descriptors, most=most)
-            nursery.start_soon(behind, name=f"proxies at {proxies.address}")
-
-    def _behind(self, proxies: Listener) -> ProxyListener:
-        return ProxyListener.of(self.config, proxies, self.refusals)
+            behind = ProxyListener.of(self.config, proxies, self.refusals)
+            serve = partial(behind.serve, take, self.descriptors, most=most)
+            nursery.start_soon(serve, name=f"proxies at {proxies.address}")
 
     def _join(self, member: Member, draining: Drain, nursery: trio.Nursery) -> None:
         """Be a node in `nursery`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from trionat.server.control.handshakes import PendingHandshakes
+from trionat.server.proxies import ProxyListener
 from trionat.server.refusals import Bound
 
 if TYPE_CHECKING:
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from trionat.address import TCPAddress
     from trionat.config.server import ServerConfig
     from trionat.server.admission.bans import Bans
+    from trionat.server.listeners import Listeners
     from trionat.server.refusals import RefusalCounters
+    from trionat.transport.descriptors import Descriptors
 
 
 @attrs.define(eq=False)
@@ -57,3 +61,26 @@ class Acceptance:
             nursery.start_soon(serve, connection, address, scope, name=f"connection from {address}")
 
         return accept
+
+
+def listen_for_clients(
+    nursery: trio.Nursery,
+    listeners: Listeners,
+    accept: Callable[[socket.socket, TCPAddress], None],
+    *,
+    config: ServerConfig,
+    refusals: RefusalCounters,
+    descriptors: Descriptors,
+) -> None:
+    """Accept connections on the control and tunnel ports, and on that for proxies if there is one, in `nursery`; `accept` owns each."""
+    for listener in (listeners.control, listeners.tunnel):
+        serve = partial(listener.serve, accept, descriptors)
+        nursery.start_soon(serve, name=f"listener {listener.address}")
+    if (proxies := listeners.proxy_control) is not None:
+
+        def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
+            accept(connection, source)
+
+        behind = ProxyListener.of(config, proxies, refusals)
+        serve = partial(behind.serve, take, descriptors)
+        nursery.start_soon(serve, name=f"proxies at {proxies.address}")

@@ -21,6 +21,7 @@ from trionat.server.admin.kick import kick_for_others
 from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.queue import others_than
+from trionat.server.control.acceptance import listen_for_clients
 from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
@@ -180,7 +181,15 @@ class Parent:
                     admin = AdminServer(commands)
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
                 # Also while visitors may finish: they may need tunnels.
-                self._listen_for_clients(serving)
+                router = Router(self.config, self.bans, self.refusals, self.workers)
+                listen_for_clients(
+                    serving,
+                    self.listeners,
+                    router.acceptor(serving),
+                    config=self.config,
+                    refusals=self.refusals,
+                    descriptors=self.descriptors,
+                )
                 async with trio.open_nursery() as visiting:  # stops first
                     self._listen_for_visitors(visiting)
                     when_up()
@@ -200,21 +209,6 @@ class Parent:
             if self.member is not None:
                 await self.member.leave(until)
             serving.cancel_scope.cancel("the server stops")
-
-    def _listen_for_clients(self, nursery: trio.Nursery) -> None:
-        router = Router(self.config, self.bans, self.refusals, self.workers)
-        accept = router.acceptor(nursery)
-        for listener in (self.listeners.control, self.listeners.tunnel):
-            job = partial(listener.serve, accept, self.descriptors)
-            nursery.start_soon(job, name=f"listener {listener.address}")
-        if (proxies := self.listeners.proxy_control) is not None:
-
-            def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
-                accept(connection, source)
-
-            behind = ProxyListener.of(self.config, proxies, self.refusals)
-            job = partial(behind.serve, take, self.descriptors)
-            nursery.start_soon(job, name=f"proxies at {proxies.address}")
 
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._guard.run, name="visit ports")
