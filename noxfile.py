@@ -5,9 +5,11 @@ A quick round while developing: `nox -s tests-3.11 -- -m "not slow"` (arguments 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import nox
@@ -90,17 +92,34 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    apart = [f"--ignore=tests/{folder}" for folder in ("e2e", "faults", "load", "soak")]
+    left_out = ["browser", "e2e", "faults", "load", "soak"]
     if session.python != INTERPRETERS[0]:
-        apart.append("--ignore=tests/cluster")  # mostly waits for Redis, on any Python alike
-    session.run("pytest", results(session, "-inside"), "-n3", "--dist=worksteal", *apart)
+        # They mostly wait: for Redis, for an authority, for guesses to be punished, on any Python alike.
+        left_out += ["certificates", "cluster", "console"]
+    apart = [f"--ignore=tests/{folder}" for folder in left_out]
+    three_at_a_time(session, "-inside", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
-    outside = ["pytest", results(session, "-outside"), "-n3", "--dist=loadfile"]
     if session.python == INTERPRETERS[0]:
-        session.run(*outside, "tests/e2e", "tests/soak")
+        outside = ["tests/e2e", "tests/soak", "tests/browser"]
+        three_at_a_time(session, "-outside", "--dist=loadfile", *outside)
     elif session.python == INTERPRETERS[-1]:
         telling = [f"tests/e2e/test_{name}.py" for name in TELLING]
-        session.run(*outside, "-m", "not slow", *telling)
+        three_at_a_time(session, "-outside", "--dist=loadfile", "-m", "not slow", *telling)
+
+
+def three_at_a_time(session: nox.Session, part: str, *arguments: str) -> None:
+    """Run these tests, and those that fail once more, alone: what passes then has a race, in itself or in trionat, which `.ci/run` names. The run has failed in either case."""
+    try:
+        session.run("pytest", results(session, part), "-n3", *arguments)
+    except nox.command.CommandFailed:
+        session.warn("what failed is run once more, alone, to tell a race from other faults")
+        left = [argument for argument in arguments if not argument.startswith("--dist")]
+        session.run(
+            *("pytest", results(session, f"{part}-again"), "-x", "--last-failed"),
+            *("--last-failed-no-failures=none", *left),
+            success_codes=range(256),
+        )
+        raise
 
 
 @nox.session(python=INTERPRETERS[0])
@@ -155,11 +174,13 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=INTERPRETERS[0])
 def bench(session: nox.Session) -> None:
-    """Measure trionat beside other programs and write docs/benchmarks.md; `nox -s bench -- --quick` shows that all of it works."""
+    """Measure trionat beside other programs and write docs/benchmarks.md, then names beside ports and nginx; `nox -s bench -- --quick` shows that all of the first works."""
     # As pip does it for a user: what is compiled at each start holds a MiB more, and its first burst of visitors takes half a round trip longer.
     session.env["UV_COMPILE_BYTECODE"] = "1"
-    install(session, "bench")
+    install(session, "bench", "test")
     session.run("python", "-m", "bench", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "bench.names")
 
 
 @nox.session(python=INTERPRETERS[0])
@@ -224,3 +245,62 @@ def load(session: nox.Session) -> None:
         *(session.posargs or ["tests/load"]),
         env={"ALL_LOAD": "1"},
     )
+
+
+PAGES = Path("src/trionat/server/console/pages")
+VENDOR = PAGES / "vendor"
+VENDORED = {
+    "preact@11.2.0": {
+        "dist/preact.mjs": "preact.js",
+        "hooks/dist/hooks.mjs": "preact-hooks.js",
+        "LICENSE": "preact.LICENSE",
+    },
+    "htm@3.1.1": {"dist/htm.mjs": "htm.js", "LICENSE": "htm.LICENSE"},
+    "uplot@1.6.32": {
+        "dist/uPlot.esm.js": "uplot.js",
+        "dist/uPlot.min.css": "uplot.css",
+        "LICENSE": "uplot.LICENSE",
+    },
+    "lean-qr@2.7.4": {"index.mjs": "lean-qr.js", "LICENSE": "lean-qr.LICENSE"},
+}
+"""What the console's pages use of others: the package at its version, and which of its files are kept under which names."""
+
+# A bare name needs an import map, and a strict Content-Security-Policy lets none in.
+BARE_IMPORT = (b'from"preact"', b'from"./preact.js"')
+
+
+@nox.session(python=False)
+def vendor(session: nox.Session) -> None:
+    """Fetch what the console's pages use of others anew, and check it against vendor/hashes; `nox -s vendor -- --accept` after another version was chosen here.
+
+    Needs npm, which is asked for packages only: nothing of theirs is run.
+    """
+    folder = Path(session.create_tmp())
+    hashes = []
+    for package, files in VENDORED.items():
+        said = session.run(
+            *("npm", "pack", "--silent", f"--pack-destination={folder}", package),
+            external=True,
+            silent=True,
+        )
+        with tarfile.open(folder / str(said).split()[-1]) as packed:
+            for source, target in files.items():
+                found = packed.extractfile(f"package/{source}")
+                if found is None:
+                    session.error(f"{package} has no file {source}")
+                content = found.read()
+                if target.endswith(".js"):
+                    content = content.replace(*BARE_IMPORT)
+                    # A map of the source is not kept, and a browser with its tools open would ask for it.
+                    content = b"\n".join(
+                        line for line in content.split(b"\n") if not line.startswith(b"//# source")
+                    )
+                (VENDOR / target).write_bytes(content)
+                hashes.append(f"{hashlib.sha256(content).hexdigest()}  {target}\n")
+    text = "".join(sorted(hashes, key=lambda line: line.split()[1]))
+    if "--accept" in session.posargs:
+        (VENDOR / "hashes").write_text(text)
+    elif text != (VENDOR / "hashes").read_text():
+        session.error(
+            f"{VENDOR}/hashes: what came is not what is written there: look at `git diff`, then `nox -s vendor -- --accept`"
+        )

@@ -33,6 +33,7 @@ from trionat.errors import TrionatError as TrionatError
 from trionat.events import Connected as Connected
 from trionat.events import Disconnected as Disconnected
 from trionat.events import Draining as Draining
+from trionat.events import Inspecting as Inspecting
 from trionat.events import PublicService as PublicService
 from trionat.events import Queued as Queued
 from trionat.events import Ready as Ready

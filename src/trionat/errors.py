@@ -72,6 +72,14 @@ class StoreDataError(StoreUnavailableError):
     """
 
 
+class NameTakenError(StoreError):
+    """A name is another account's; `name` is which."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} belongs to another account")
+        self.name = name
+
+
 class RegistryAwayError(TrionatError):
     """What this server shares with others cannot be asked for now. What is up goes on; trying again later helps."""
 

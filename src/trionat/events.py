@@ -15,9 +15,10 @@ class Ready:
     """A server listens.
 
     `control` and `tunnel` are bound addresses, `visit_ports` the bound public ports, `proxy_control` and `proxy_visit` the bound
-    addresses for proxies, if there are any. `ticket` is what a client needs to know:
+    addresses for proxies, if there are any; `http` and `https` those for services with names, below `domain`. `node` is what a node of a cluster is called,
+    `node_addr` where the others reach it, `other_nodes` how many of them it knows by now, and `redis_away` why it knows none. `ticket` is what a client needs to know:
     of the first user as long as that is the only one, of everybody where no login is needed, else None. `first_password` is
-    there at the very first start only. `database` is where the accounts are, unless in `state_dir`. `fingerprint` is the certificate's, as `SHA256:...`.
+    there at the very first start only. `database` is where the accounts are, unless in `state_dir`. `console` is the URL of the console, if there is one. `fingerprint` is the certificate's, as `SHA256:...`.
     """
 
     name: str
@@ -36,15 +37,29 @@ class Ready:
     first_password: str | None = attrs.field(default=None, repr=False)
     proxy_control: TCPAddress | None = None
     proxy_visit: TCPAddress | None = None
+    domain: str | None = None
+    http: TCPAddress | None = None
+    https: TCPAddress | None = None
+    node: str | None = None
+    node_addr: TCPAddress | None = None
+    other_nodes: int = 0
+    redis_away: str | None = None
+    console: str | None = None
 
 
 @attrs.frozen(kw_only=True)
 class PublicService:
-    """One service and where visitors reach it."""
+    """One service and where visitors reach it: `public` is the visit port, or the host and port of `url`, which is there where it is published by name."""
 
     name: str
     local: Address
     public: TCPAddress
+    url: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What people are shown."""
+        return self.url or str(self.public)
 
 
 @attrs.frozen(kw_only=True)
@@ -98,4 +113,30 @@ class ServiceUp:
     local: Address
 
 
-ClientEvent: TypeAlias = Connected | Queued | Disconnected | Draining | ServiceDown | ServiceUp
+@attrs.frozen(kw_only=True)
+class ApprovalAsked:
+    """An address wants to visit a service whose owner decides about each: `Client.approve` answers. `what` is in the visitor's words: escape it before it is shown."""
+
+    service: int
+    name: str
+    host: str
+    what: str
+
+
+@attrs.frozen
+class Inspecting:
+    """A client shows what its visitors send; `url` is a secret, as it has a token that lets in whoever knows it."""
+
+    url: str = attrs.field(repr=False)
+
+
+ClientEvent: TypeAlias = (
+    Connected
+    | Queued
+    | Disconnected
+    | Draining
+    | ServiceDown
+    | ServiceUp
+    | ApprovalAsked
+    | Inspecting
+)

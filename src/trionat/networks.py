@@ -6,7 +6,7 @@ Addresses are numeric texts as the system tells them: IPv4 in IPv6 notation and 
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -48,6 +48,30 @@ def _plain_network(network: Network) -> Network:
         return network
     address = int(network.network_address) & 0xFFFF_FFFF
     return ipaddress.IPv4Network((address, network.prefixlen - _MAPPED.prefixlen))
+
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+"""Behind a gateway, the address of IPv4 that is in the last bits (RFC 6052 2.1)."""
+
+_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+"""The same without a gateway, of long ago (RFC 4291 2.5.5.1)."""
+
+
+def is_public(host: str) -> bool:
+    """Tell whether an address is one of the Internet, and of one machine there: not private, of this machine or link, shared, or for something else.
+
+    An address of IPv6 that stands for one of IPv4 is what that is.
+    """
+    address = _parse_host(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        if "%" in host or address.is_site_local:
+            return False
+        inner = address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in _NAT64 or address in _COMPATIBLE:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast
 
 
 def write_network(network: Network) -> str:

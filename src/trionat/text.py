@@ -19,6 +19,10 @@ _TICKET_IN_TEXT: Final = re.compile(
 )
 """With the rests of one that was cut: words behind it with a digit or a capital in them, as base64 has, and hardly any other word."""
 _MASKED_TICKET: Final = rf"\1{MASK}"
+TOKEN_PREFIX: Final = "trn_"  # noqa: S105 - it is none
+"""What the text of an API token begins with."""
+
+_TOKEN_IN_TEXT: Final = re.compile(rf"({TOKEN_PREFIX})[\w-]{{8,}}", re.IGNORECASE)
 _QUOTED: Final = 40
 """Characters of a value that a message shows; what is longer may be a part of a ticket."""
 
@@ -37,6 +41,12 @@ _WRAPPING: Final = "\"'`<>\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
 _LINE_ENDS: Final = re.compile(r"\r\n?")
 _URL_USER: Final = re.compile(r"//[^\s:/@]*:")
 _WORD: Final = re.compile(r"\S+")
+_SERVICE: Final = re.compile(
+    r"[^\w\s]*(?:https?|tls):"
+    r"(?:[0-9]{1,5}|[^\s:/@]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|(?:unix:)?[/.][^\s:@]*)(?::[0-9]{1,5})?"
+    r"@[^\s@]*"
+)
+"""A service as people write it, such as `http:8080@shop`, and what stands around it: no user has such a password."""
 
 # Cc and Cf are control and format characters (zero-width ones, soft hyphens, direction marks), Zl, Zp and Zs separators.
 _INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
@@ -140,8 +150,9 @@ def mask_tickets(text: str) -> str:
 
 
 def mask_secrets(text: str) -> str:
-    """Return a message without the tickets in it, and without the passwords of URLs."""
+    """Return a message without the tickets and tokens in it, and without the passwords of URLs."""
     text = mask_tickets(text)
+    text = _TOKEN_IN_TEXT.sub(_MASKED_TICKET, text) if "_" in text else text
     return "\n".join(map(_mask_password, text.split("\n"))) if "@" in text else text
 
 
@@ -154,6 +165,8 @@ def _mask_password(line: str) -> str:
 
 
 def _mask_between(word: str) -> str:
+    if _SERVICE.fullmatch(word):
+        return word
     end = word.rfind("@")
     start = word.find(":", 0, end) + 1 if end > 0 else 0
     return word[:start] + MASK + word[end:] if 0 < start < end else word

@@ -1,4 +1,4 @@
-"""A server that is alone knows nothing of clusters, and a cluster that lacks something says what."""
+"""A server that is alone knows nothing of clusters, one without a domain nothing of HTTP, and a cluster that lacks something says what."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def test_it_is_imported_only_where_it_is_used() -> None:
     )
     modules = done.stdout.split()
     assert "trionat.server.app" in modules
-    assert not [name for name in modules if name.startswith(("coredis", "trionat.server.cluster"))]
+    of_cluster = ("coredis", "trionat.server.cluster")
+    of_names = ("httptools", "trionat.protocol.http", "trionat.server.names")
+    assert not [name for name in modules if name.startswith(of_cluster + of_names)]
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

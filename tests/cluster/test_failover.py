@@ -86,7 +86,7 @@ async def fails_over(group: RedisGroup, world: RedisWorld, one: Node, two: Node)
     assert new.ports == (60003,)
     assert new.fence > max(mine.fence, theirs.fence)
     late = await world.start("late")
-    assert {port: entry.fence for port, entry in late.table.by_port.items()} == {
+    assert {port: entry.fence for port, entry in late.table.by_point.items()} == {
         60001: mine.fence,
         60002: theirs.fence,
         60003: new.fence,
@@ -106,7 +106,7 @@ async def test_a_replica_that_was_behind(tmp_path: Path) -> None:
             one, two = await world.start("one"), await world.start("two")
             first = await claim(one, "gone", 60003)
             one.registry.release(first)
-            await wait_for(lambda: 60003 not in two.table.by_port)
+            await wait_for(lambda: 60003 not in two.table.by_point)
             # It cannot come back to its master: that one asks for no password, and refuses whoever brings one.
             for words in (
                 ("config", "set", "masterauth", "unwanted"),

@@ -25,6 +25,7 @@ from tests.registry.redis_world import (
     identity,
     redis_world,
 )
+from trionat.address import TCPAddress
 from trionat.errors import RefusedError, RegistryAwayError
 from trionat.server.cluster.membership import look_at_nodes
 from trionat.server.cluster.redis_link import require_library
@@ -64,11 +65,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def _all_know(nodes: Sequence[Node], port: int) -> bool:
-    return all(port in each.table.by_port for each in nodes)
+    return all(port in each.table.by_point for each in nodes)
 
 
 def _nobody_knows(nodes: Sequence[Node], port: int) -> bool:
-    return all(port not in each.table.by_port for each in nodes)
+    return all(port not in each.table.by_point for each in nodes)
 
 
 async def goes_on(world: RedisWorld, *nodes: Node) -> None:
@@ -137,8 +138,8 @@ async def test_a_value_that_is_nonsense(
     await wait_for(lambda: one.away is None and two.away is None)
     await goes_on(world, one, two)
     assert {each.name for each in await one.ask_nodes()} <= {"one", "two"}
-    assert list(two.table.by_port) == [60001]
-    assert two.table.by_port[60001].fence == held.fence
+    assert list(two.table.by_point) == [60001]
+    assert two.table.by_point[60001].fence == held.fence
     limited = attrs.evolve(wish("b", 60002), limits=Limits(sessions=2))
     new = await two.registry.claim(limited)
     assert new is not None
@@ -155,10 +156,11 @@ async def test_a_beat_of_the_future(world: RedisWorld) -> None:
         ("ZADD", PREFIX + "beats", "inf", "ghost"),
         ("ZADD", PREFIX + "beats", "9999999999999", "one"),
         ("HSET", PREFIX + "claims", '["user","x"]', "ghost ff 1 1 60002"),
-        ("HSET", PREFIX + "ports", "60002", '["user","x"]'),
+        ("HSET", PREFIX + "points", "60002", '["user","x"]'),
     )
     cut(one)
-    await wait_for(lambda: "ghost" in one.table.nodes)
+    # The table is read before the new connection may be asked.
+    await wait_for(lambda: "ghost" in one.table.nodes and one.away is None)
     await one.registry.evict(("user", "x"), "its client has come")
     await wait_for(lambda: "ghost" not in one.table.nodes, within=12)
     assert one.away is None
@@ -170,7 +172,7 @@ async def test_a_fence_that_nobody_can_have(
     """It is not believed; else every claim that comes would have to be higher, even in another Redis."""
     one, two = await world.start("one"), await world.start("two")
     held = await claim(one, "a", 60001)
-    await wait_for(lambda: 60001 in two.table.by_port and one._seq == two._seq)
+    await wait_for(lambda: 60001 in two.table.by_point and one._seq == two._seq)
     number = one._seq + 1
     await write(
         world,
@@ -179,7 +181,7 @@ async def test_a_fence_that_nobody_can_have(
     )
     await wait_for(lambda: one._seq == two._seq == number)
     assert one.table.highest == held.fence
-    assert 60002 not in one.table.by_port
+    assert 60002 not in one.table.by_point
     assert "was passed over" in lines(caplog)[0]
     new = await claim(two, "b", 60002)
     assert held.fence < new.fence < held.fence + 10
@@ -191,10 +193,10 @@ async def test_numbers_that_go_back_or_ahead(world: RedisWorld) -> None:
     one, two = await world.start("one"), await world.start("two")
     await write(world, ("SET", PREFIX + "seq", "1"))
     held = await claim(one, "a", 60001)
-    await wait_for(lambda: 60001 in two.table.by_port, within=8)
+    await wait_for(lambda: 60001 in two.table.by_point, within=8)
     await write(world, ("PUBLISH", CHANNEL, "999999999 claim x"))
     one.registry.release(held)
-    await wait_for(lambda: 60001 not in two.table.by_port, within=8)
+    await wait_for(lambda: 60001 not in two.table.by_point, within=8)
 
 
 # -- news -----------------------------------------------------------------------------------------------------------------
@@ -273,6 +275,23 @@ async def test_a_kick_that_is_told_twice(world: RedisWorld) -> None:
     await goes_on(world, one, two)
 
 
+async def test_figures_that_no_node_has_told(world: RedisWorld) -> None:
+    """Clients of a drained node go where these say, with their passwords."""
+    one, two = await world.start("one"), await world.start("two")
+    one.public, two.public = TCPAddress("one.example", 8007), TCPAddress("two.example", 8007)
+    with trio.fail_after(10):
+        while await one.find_others() != (two.public,):  # noqa: ASYNC110 - figures are as old as a beat
+            await trio.sleep(0.1)
+    world.nodes["two"][1].cancel()  # it would tell the truth again
+    async with wire_to(world.server) as writer:
+        (theirs,) = await writer.ask(("HGET", PREFIX + "figures", "one"))
+        for forged in (b'[1, 2, "evil.example:8007", false]', theirs, b"[null]", b"{}", b""):
+            await writer.ask(("HSET", PREFIX + "figures", "two", forged))
+            assert await one.find_others() == ()
+            status = {node.name: node for node in await one.ask_nodes()}
+            assert status["two"].public is None
+
+
 async def test_what_is_told_of_oneself_is_not_believed(world: RedisWorld) -> None:
     one = await world.start("one")
     before = one._seq
@@ -286,7 +305,7 @@ async def test_what_is_told_of_oneself_is_not_believed(world: RedisWorld) -> Non
         ("PUBLISH", CHANNEL, f"{number + 2} gone one {one.epoch}"),
     )
     await wait_for(lambda: one._seq == number + 2)
-    assert one.table.by_port[60001].fence == held.fence
+    assert one.table.by_point[60001].fence == held.fence
     assert one.table.nodes["one"].epoch == one.epoch
 
 
@@ -297,11 +316,11 @@ async def test_a_claim_that_is_told_again_by_somebody_else(world: RedisWorld) ->
     """An old epoch, an old fence: what has been given up does not come back."""
     one, two = await world.start("one"), await world.start("two")
     old = await claim(one, "a", 60001)
-    await wait_for(lambda: 60001 in two.table.by_port)
+    await wait_for(lambda: 60001 in two.table.by_point)
     one.registry.release(old)
-    await wait_for(lambda: 60001 not in two.table.by_port)
+    await wait_for(lambda: 60001 not in two.table.by_point)
     new = await claim(two, "b", 60001)
-    await wait_for(lambda: 60001 in one.table.by_port and one._seq == two._seq)
+    await wait_for(lambda: 60001 in one.table.by_point and one._seq == two._seq)
     number = two._seq
     await write(
         world,
@@ -313,7 +332,7 @@ async def test_a_claim_that_is_told_again_by_somebody_else(world: RedisWorld) ->
         ),
     )
     await wait_for(lambda: one._seq == two._seq == number + 1)
-    assert one.table.by_port[60001].fence == two.table.by_port[60001].fence == new.fence
+    assert one.table.by_point[60001].fence == two.table.by_point[60001].fence == new.fence
     assert not two.registry.held["user", "b"].lost
     # And in the tables of Redis.
     await write(
@@ -321,7 +340,7 @@ async def test_a_claim_that_is_told_again_by_somebody_else(world: RedisWorld) ->
         ("HSET", PREFIX + "claims", '["user","a"]', f"one {'f' * 16} {old.fence} 1 60001"),
     )
     three = await world.start("three")
-    assert three.table.by_port[60001].fence == new.fence
+    assert three.table.by_point[60001].fence == new.fence
 
 
 @pytest.mark.parametrize(
@@ -334,7 +353,7 @@ async def test_a_holder_with_a_name_that_is_none(world: RedisWorld, node: bytes)
         ("HSET", PREFIX + "nodes", node, "ff ff 127.0.0.1:1"),
         ("ZADD", PREFIX + "beats", "9999999999999", node),
         ("HSET", PREFIX + "claims", '["user","a"]', node + b" ff 1 1 60001"),
-        ("HSET", PREFIX + "ports", "60001", '["user","a"]'),
+        ("HSET", PREFIX + "points", "60001", '["user","a"]'),
     )
     assert await one.registry.holder(("user", "a")) is None
     assert (await claim(one, "a", 60001)).ports == (60001,)
@@ -486,7 +505,7 @@ SCORES = st.one_of(st.floats(allow_nan=False).map(repr), st.sampled_from(["inf",
 
 def commands() -> st.SearchStrategy[tuple[str | bytes, ...]]:
     keys = {key.removeprefix(PREFIX): key for key in KEYS}
-    hashes = st.sampled_from(["nodes", "figures", "claims", "ports", "failures", "cluster"])
+    hashes = st.sampled_from(["nodes", "figures", "claims", "points", "failures", "cluster"])
     return st.one_of(
         st.tuples(st.just("HSET"), hashes.map(keys.__getitem__), WORDS, VALUES).filter(
             # A cluster of another key or version is refused, as it has to be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from trionat.protocol.client_hello import ROUTE
 from trionat.protocol.messages import RefusalCode, ServiceRequest
 from trionat.server.cluster.handover import Handover
 from trionat.server.cluster.node import route_of
-from trionat.server.cluster.scripts import NODES
+from trionat.server.cluster.scripts import BEAT_ONCE, FIND, NODES
 from trionat.server.cluster.seal import Seal
 from trionat.server.registry.claim import Claim, TakenError, Wish
 from trionat.store.base import Limits
@@ -101,14 +102,14 @@ async def in_thread(function: Callable[[], object]) -> None:
 async def test_every_node_knows_who_holds_what(world: RedisWorld) -> None:
     one, two = await world.start("one"), await world.start("two")
     held = await claim(one, "a", 60002)
-    await wait_for(lambda: 60002 in two.table.by_port)
-    assert two.table.by_port[60002].node == "one"
-    assert two.table.by_port[60002].fence == held.fence
+    await wait_for(lambda: 60002 in two.table.by_point)
+    assert two.table.by_point[60002].node == "one"
+    assert two.table.by_point[60002].fence == held.fence
     late = await world.start("late")  # by its snapshot
-    assert late.table.by_port[60002].node == "one"
+    assert late.table.by_point[60002].node == "one"
     assert set(late.table.nodes) == {"one", "two", "late"}
     one.registry.release(held)
-    await wait_for(lambda: not two.table.by_port and not late.table.by_port)
+    await wait_for(lambda: not two.table.by_point and not late.table.by_point)
 
 
 async def test_a_drained_node_hands_over_what_it_holds(world: RedisWorld) -> None:
@@ -125,7 +126,7 @@ async def test_a_drained_node_hands_over_what_it_holds(world: RedisWorld) -> Non
     one.registry.on_moved = hand_over
     mine = await claim(one, "a", 60001, 60002)
     await claim(one, "b", 60003)
-    await wait_for(lambda: len(two.table.by_port) == 3)
+    await wait_for(lambda: len(two.table.by_point) == 3)
     assert await two.registry.holder(("user", "a")) == "one"
     with pytest.raises(TakenError):
         await two.registry.claim(wish("a"))
@@ -147,15 +148,15 @@ async def test_a_drained_node_hands_over_what_it_holds(world: RedisWorld) -> Non
     await wait_for(lambda: moved == [("user", "a")])
     assert not evicted
     for node in (one, two):
-        assert node.table.by_port[60001].node == "two"
-        assert 60002 not in node.table.by_port
-    assert await in_redis(world, "hexists", "{trionat}:ports", "60002") == "0"
+        assert node.table.by_point[60001].node == "two"
+        assert 60002 not in node.table.by_point
+    assert await in_redis(world, "hexists", "{trionat}:points", "60002") == "0"
     # What is told anew to a Redis that is empty is offered as well, and what has moved does not come back.
     await in_thread(partial(world.server.ask, "flushall"))
     await wait_for(lambda: one.away is not None or two.away is not None, within=5)
     await wait_for(lambda: one.away is None and two.away is None)
     await claim(two, "b", 60003)
-    assert two.table.by_port[60001].fence == taken.fence
+    assert two.table.by_point[60001].fence == taken.fence
     await wait_for(lambda: moved == [("user", "a"), ("user", "b")])
     assert one.epoch in await in_redis(world, "smembers", "{trionat}:drained")
     await one.leave()
@@ -167,7 +168,7 @@ async def in_redis(world: RedisWorld, *words: str) -> str:
 
 
 async def late_holder(world: RedisWorld, port: int) -> str:
-    return (await world.start(f"late{port}")).table.by_port[port].node
+    return (await world.start(f"late{port}")).table.by_point[port].node
 
 
 async def test_where_clients_of_a_node_may_go(world: RedisWorld) -> None:
@@ -215,10 +216,10 @@ async def test_redis_away_and_back_empty(world: RedisWorld) -> None:
     one, two = await world.start("one"), await world.start("two")
     evicted = listen(one)
     mine, theirs = await claim(one, "a", 60001), await claim(two, "b", 60002)
-    await wait_for(lambda: len(one.table.by_port) == 2)
+    await wait_for(lambda: len(one.table.by_point) == 2)
     await in_thread(world.server.kill)
     await wait_for(lambda: one.away is not None and two.away is not None, within=3)
-    assert one.table.by_port[60002].node == "two"  # visitors go on
+    assert one.table.by_point[60002].node == "two"  # visitors go on
     with pytest.raises(RefusedError) as caught:
         await one.registry.claim(wish("c"))
     assert caught.value.code == RefusalCode.STORE_UNAVAILABLE
@@ -230,8 +231,8 @@ async def test_redis_away_and_back_empty(world: RedisWorld) -> None:
     assert new.fence > max(mine.fence, theirs.fence)
     assert one.registry.held.keys() == {("user", "a")}
     assert not evicted
-    await wait_for(lambda: set(two.table.by_port) == set(one.table.by_port) == {60001, 60003})
-    assert two.table.by_port[60001].fence == mine.fence
+    await wait_for(lambda: set(two.table.by_point) == set(one.table.by_point) == {60001, 60003})
+    assert two.table.by_point[60001].fence == mine.fence
 
 
 async def test_redis_is_emptied_while_it_is_up(world: RedisWorld) -> None:
@@ -243,9 +244,9 @@ async def test_redis_is_emptied_while_it_is_up(world: RedisWorld) -> None:
     with pytest.raises(RefusedError, match="visit port 60001 is in use"):
         await claim(two, "b", 60001)
     assert (await claim(two, "b", 60002)).fence > held.fence
-    assert two.table.by_port[60001].fence == held.fence
+    assert two.table.by_point[60001].fence == held.fence
     late = await world.start("late")  # the identity is there again
-    assert set(late.table.by_port) == {60001, 60002}
+    assert set(late.table.by_point) == {60001, 60002}
 
 
 async def test_redis_frozen_is_noticed(world: RedisWorld) -> None:
@@ -267,7 +268,7 @@ async def test_redis_frozen_is_noticed(world: RedisWorld) -> None:
 async def test_a_node_that_dies_and_what_it_held(world: RedisWorld) -> None:
     one, two = await world.start("one"), await world.start("two")
     held = await claim(one, "a", 60001)
-    await wait_for(lambda: 60001 in two.table.by_port)
+    await wait_for(lambda: 60001 in two.table.by_point)
     world.nodes["one"][1].cancel()
     began = trio.current_time()
     with pytest.raises(RefusedError, match="visit port 60001 is in use"):
@@ -277,6 +278,27 @@ async def test_a_node_that_dies_and_what_it_held(world: RedisWorld) -> None:
     with pytest.raises(RefusedError, match="visit port 60001 is in use"):  # reserved for its client
         await two.registry.claim(wish("b", 60001))
     assert (await claim(two, "a", 60001)).fence > held.fence
+
+
+async def test_one_node_alone_tells_of_those_that_come_and_go(world: RedisWorld) -> None:
+    """The first by name of those that are there otherwise."""
+    nodes = {name: await world.start(name) for name in ("b", "c")}
+    with ExitStack() as reading:
+        readers = {
+            name: reading.enter_context(node.events.reading()) for name, node in nodes.items()
+        }
+        late = await world.start("a")
+        await wait_for(lambda: all("a" in node.table.nodes for node in nodes.values()))
+        await late.leave()
+        await wait_for(lambda: not any("a" in node.table.nodes for node in nodes.values()))
+        events = await readers["b"].take(10)
+        assert [(event.type, event.data["node"]) for event in events] == [
+            ("node.up", "a"),
+            ("node.gone", "a"),
+        ]
+        with trio.move_on_after(0.1) as scope:
+            await readers["c"].take(10)
+        assert scope.cancelled_caught
 
 
 async def test_a_process_that_is_gone_is_noticed_sooner(world: RedisWorld) -> None:
@@ -299,12 +321,12 @@ async def test_a_client_takes_its_ports_along(world: RedisWorld) -> None:
     """Even where its new node hears of it only afterwards that the old one has given them up."""
     one, two = await world.start("one"), await world.start("two")
     held = await claim(one, "a", 60002)
-    await wait_for(lambda: 60002 in two.table.by_port)
+    await wait_for(lambda: 60002 in two.table.by_point)
     two.link.on_news = lambda _: None
     one.registry.release(held)
-    await wait_for(lambda: 60002 not in one.table.by_port)
+    await wait_for(lambda: 60002 not in one.table.by_point)
     await trio.sleep(0.1)
-    assert 60002 in two.table.by_port
+    assert 60002 in two.table.by_point
     assert (await claim(two, "a")).ports == (60002,)
 
 
@@ -323,8 +345,8 @@ async def test_split_brain(world: RedisWorld) -> None:
     await wait_for(lambda: one.away is None)
     await wait_for(lambda: evicted == [("user", "a")])
     assert [each.claim for each in one.registry.held.values()] == [kept]
-    await wait_for(lambda: two.table.by_port.get(60002) is not None)
-    assert two.table.by_port[60001].fence == taken.fence > lost.fence
+    await wait_for(lambda: two.table.by_point.get(60002) is not None)
+    assert two.table.by_point[60001].fence == taken.fence > lost.fence
 
 
 async def test_a_claim_whose_answer_was_lost_is_given_back(world: RedisWorld) -> None:
@@ -342,7 +364,7 @@ async def test_missed_news_are_noticed(world: RedisWorld) -> None:
     await in_thread(partial(world.server.ask, "incr", "{trionat}:seq"))
     await claim(one, "a", 60001)
     # At once: by the numbers of its beats, it would find out after two of them.
-    await wait_for(lambda: two.away is None and 60001 in two.table.by_port, within=3)
+    await wait_for(lambda: two.away is None and 60001 in two.table.by_point, within=3)
 
 
 async def test_another_node_of_the_same_name(world: RedisWorld) -> None:
@@ -352,6 +374,31 @@ async def test_another_node_of_the_same_name(world: RedisWorld) -> None:
         nursery.start_soon(rival.run)
         await wait_for(lambda: "another node is called one" in (rival.away or ""))
         nursery.cancel_scope.cancel()
+
+
+async def test_a_name_that_a_proxy_cannot_tell_from_another(
+    world: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.start("n-1")
+    rival = world.make("N1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rival.run)
+        await wait_for(lambda: "the names N1 and n-1 are the same to a proxy (n1)" in caplog.text)
+        nursery.cancel_scope.cancel()
+    one = world.nodes["n-1"][0]
+    assert set(one.table.nodes) == {"n-1"}
+    assert await claim(one) is not None
+
+
+async def test_who_comes_and_who_goes_is_told(
+    world: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await world.start("one")
+    two = await world.start("two")
+    await wait_for(lambda: "a node of the cluster has come" in caplog.text)
+    await two.leave()
+    await wait_for(lambda: "a node of the cluster is gone" in caplog.text)
 
 
 async def test_the_same_node_started_anew_takes_over_at_once(world: RedisWorld) -> None:
@@ -412,7 +459,7 @@ async def test_nonsense_in_the_news_is_passed_over(world: RedisWorld, message: s
     one = await world.start("one")
     await in_thread(partial(world.server.ask, "publish", "{trionat}:news", message))
     await claim(one, "a", 60001)
-    await wait_for(lambda: 60001 in one.table.by_port)
+    await wait_for(lambda: 60001 in one.table.by_point)
     assert one.away is None
 
 
@@ -422,14 +469,14 @@ async def test_nonsense_in_the_tables_is_passed_over(world: RedisWorld) -> None:
     for words in (
         ("hset", "{trionat}:claims", "nonsense", "a b c"),
         ("hset", "{trionat}:claims", '["user","b"]', "one zz 1 1 60002"),
-        ("hset", "{trionat}:ports", "60002", '["user","b"]'),
+        ("hset", "{trionat}:points", "60002", '["user","b"]'),
         ("hset", "{trionat}:nodes", "x y", "nonsense"),
         ("sadd", "{trionat}:user:user", "nonsense"),
     ):
         await in_thread(partial(world.server.ask, *words))
     two = await world.start("two")
-    assert list(two.table.by_port) == [60001]
-    assert two.table.by_port[60001].fence == held.fence
+    assert list(two.table.by_point) == [60001]
+    assert two.table.by_point[60001].fence == held.fence
     limited = attrs.evolve(wish("b", 60002), limits=Limits(sessions=5))
     assert await two.registry.claim(limited) is not None
 
@@ -459,6 +506,29 @@ async def test_failed_logins_count_for_all_nodes(world: RedisWorld) -> None:
         nursery.start_soon(late.run)
         await late.wait_joined()
         assert known["192.0.2.1"] == pytest.approx(60, abs=5)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_ban_is_lifted_at_all_nodes(world: RedisWorld) -> None:
+    one, two = await world.start("one"), await world.start("two")
+    banned: list[str] = []
+    lifted: list[str] = []
+    two.on_ban = lambda network, _: banned.append(network)
+    two.on_lift = lifted.append
+    for _ in range(2):
+        one.note_failure("192.0.2.1", after=2, ban=60, half_life=600)
+    await wait_for(lambda: bool(banned))
+    one.lift_ban("192.0.2.1")
+    await wait_for(lambda: bool(lifted))
+    assert lifted == ["192.0.2.1"]
+    one.note_failure("192.0.2.1", after=2, ban=60, half_life=600)  # what was before is forgotten
+    await trio.sleep(0.2)
+    assert banned == ["192.0.2.1"]
+    late = world.make("late")
+    late.on_ban = lambda network, _: pytest.fail(network)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(late.run)
+        await late.wait_joined()
         nursery.cancel_scope.cancel()
 
 
@@ -508,6 +578,30 @@ async def _refused(node: Node, identity: str) -> None:
         await node.registry.claim(wish(identity))
 
 
+async def test_a_beat_does_not_wait_for_all_who_log_in(world: RedisWorld) -> None:
+    one = await world.start("one")
+    many = 4000
+    for number in range(many):
+        assert one.link.offer(FIND, str(number))
+    args = (one.name, one.epoch, one.table.highest, "", 0)
+    answer = await one.link.call(BEAT_ONCE, *args, is_beat=True)
+    assert answer[0] == b"ok"
+    lane = one.link._requests
+    assert lane is not None
+    assert lane._send.statistics().current_buffer_used > many / 2
+
+
+async def test_a_release_is_not_lost_where_too_much_waits(world: RedisWorld) -> None:
+    one, two = await world.start("one"), await world.start("two")
+    held = await claim(one)
+    await wait_for(lambda: held.key in two.table.by_key)
+    while one.link.offer(FIND, "x"):
+        pass
+    one.registry.release(held)
+    await wait_for(lambda: held.key not in two.table.by_key)
+    await wait_for(lambda: one.away is None)
+
+
 async def test_many_claims_are_told_anew(world: RedisWorld) -> None:
     """More than one chunk of them, and more than one piece of the snapshot."""
     world.ports, world.slots = range(10_000, 11_500), 1500
@@ -518,14 +612,14 @@ async def test_many_claims_are_told_anew(world: RedisWorld) -> None:
     await in_thread(world.server.start)
     await wait_for(lambda: one.away is None)
     two = await world.start("two")
-    assert len(two.table.by_port) == 1200
+    assert len(two.table.by_point) == 1200
 
 
 async def test_tls_with_a_password() -> None:
     async with redis_world(PORTS, 3, password="hunter2", encrypted=True) as world:
         one, two = await world.start("one"), await world.start("two")
         await claim(one, "a", 60001)
-        await wait_for(lambda: 60001 in two.table.by_port)
+        await wait_for(lambda: 60001 in two.table.by_point)
         distrustful = world.make("three")
         distrustful.link.config = attrs.evolve(distrustful.config, ca_file=None)
         async with trio.open_nursery() as nursery:

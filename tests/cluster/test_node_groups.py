@@ -70,7 +70,7 @@ async def test_a_node_that_is_given_up_loses_its_group_and_its_clients_come_agai
     with pytest.raises(TakenError):
         await one.registry.claim(wish("a"))
     await wait_for(lambda: set(two.table.by_key) == {WEB, ("user", "c")})
-    assert two.table.by_port[60001].node == "two"
+    assert two.table.by_point[60001].node == "two"
     await claim(two, "a")
     assert taken.fence > max(each.fence for each in claims)
 
@@ -89,7 +89,7 @@ async def test_redis_is_emptied_while_it_is_up(world: RedisWorld) -> None:
         await two.registry.claim(wish("d"))
     late = await world.start("late")
     assert set(late.table.by_key) == {WEB, *(("user", each) for each in "abc")}
-    assert late.table.by_port[60001].key == WEB
+    assert late.table.by_point[60001].key == WEB
     assert late.table.slots_taken == 1
 
 
@@ -106,6 +106,31 @@ async def test_a_claim_that_came_too_late_is_given_back_with_its_group(world: Re
     assert scope.cancelled_caught
     await wait_for(lambda: set(two.table.by_key) == {WEB, ("user", "b")})
     assert (await claim(one, "d")).ports == (60001,)
+
+
+async def test_one_that_joins_while_another_node_takes_the_group_is_let_in_later(
+    world: RedisWorld,
+) -> None:
+    one, two = await world.start("one"), await world.start("two")
+    first = await claim(one, "a", 60001)
+    lost: list[LeaseKey] = []
+    one.registry.on_lost = lambda key, _: lost.append(key)
+    found: list[Claim | None] = []
+    asked = trio.Event()
+
+    async def join() -> None:
+        asked.set()  # it goes on from here until it waits for the answer
+        found.append(await one.registry.claim(wish("b", 60001)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(join)
+        await asked.wait()
+        one.registry.lose(WEB, moved=True)
+    assert lost == [WEB]
+    assert found == [None]
+    assert ("user", "b") not in one.registry.held
+    one.registry.release(first)
+    await wait_for(lambda: not two.table.by_key)
 
 
 async def test_one_that_joins_while_the_last_one_leaves_is_let_in_later(world: RedisWorld) -> None:
@@ -150,7 +175,7 @@ def has_claims(node: Node, number: int) -> bool:
 
 def is_at(node: Node, holder: str) -> bool:
     """Tell whether a node knows that the group is at another one."""
-    return node.table.by_port[60001].node == holder
+    return node.table.by_point[60001].node == holder
 
 
 async def test_a_drained_node_hands_over_its_group_with_the_first_that_goes(
@@ -165,7 +190,7 @@ async def test_a_drained_node_hands_over_its_group_with_the_first_that_goes(
     one.registry.on_lost = lambda key, reason: lost.append(key)
 
     def hand_over(key: LeaseKey) -> None:
-        assert one.table.by_port[60001].node == "two"  # new visitors are passed on from now on
+        assert one.table.by_point[60001].node == "two"  # new visitors are passed on from now on
         moved.append(key)
         if key != WEB:
             one.registry.release(one.registry.held[key].claim)
@@ -188,7 +213,7 @@ async def test_a_drained_node_hands_over_its_group_with_the_first_that_goes(
     cut(one)
     await wait_for(lambda: one.away is not None)
     await wait_for(lambda: one.away is None)
-    assert two.table.by_port[60001].node == "two"
+    assert two.table.by_point[60001].node == "two"
     assert (await claim(two, "b")).ports == taken.ports
     assert (await claim(two, "new")).ports == taken.ports
     await wait_for(lambda: moved == [WEB, ("user", "a"), ("user", "b")])
@@ -198,7 +223,7 @@ async def test_a_drained_node_hands_over_its_group_with_the_first_that_goes(
     assert not lost
     for node in (one, two, three):
         await wait_for(partial(has_claims, node, 4))
-        assert node.table.by_port[60001].node == "two"
+        assert node.table.by_point[60001].node == "two"
         assert node.table.slots_taken == 1
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import ssl
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from tests.registry.redis_world import SEAL, identity
 from tests.unit.memory import receive_all, receive_exactly
 from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
+from trionat.protocol.messages import Publish, PublishKind
 from trionat.protocol.node_messages import NODE_ALPN
 from trionat.relay.client_tunnel import LocalServiceError
 from trionat.server.accounts.limits import UserLimits
@@ -24,8 +27,9 @@ from trionat.server.cluster.identity import Identity
 from trionat.server.cluster.node_link import NodeLinks, node_context
 from trionat.server.cluster.seal import Seal
 from trionat.server.cluster.table import Entry, NodeEntry, RoutingTable
+from trionat.server.refusals import Bound
 from trionat.server.visitors.acceptor import VisitorAcceptor
-from trionat.server.visitors.ports import VisitPort
+from trionat.server.visitors.ports import PointId, PortPool, VisitPort
 from trionat.server.visitors.queue import VisitorQueue
 from trionat.server.visitors.visitor import Visitor
 from trionat.store.base import Limits
@@ -36,7 +40,6 @@ from trionat.transport.listener import Listener
 from trionat.transport.tcp_pair import open_tcp_pair
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import AsyncIterator
     from pathlib import Path
 
@@ -81,6 +84,7 @@ async def running(
     listener = Listener.open(TCPAddress("127.0.0.1", 0))
     visits = Listener.open(TCPAddress("127.0.0.1", 0))
     port, table = VisitPort(PORT), RoutingTable()
+    pool = PortPool([port])
     acceptor = VisitorAcceptor(config)
     links = NodeLinks(
         config=config,
@@ -88,7 +92,7 @@ async def running(
         seal=seal,
         identity=who,
         table=table,
-        ports={PORT: port},
+        pool=pool,
         acceptor=acceptor,
         refusals=acceptor.refusals,
     )
@@ -197,7 +201,7 @@ async def test_moved(tmp_path: Path) -> None:
     async with nodes(tmp_path, "one", "two", "three") as (one, two, three):
         two.hold(1, one)
         two.port.queue = None
-        two.table.by_port.clear()
+        two.table.by_point.clear()
         async with await one.visit() as visitor:
             await visitor.send_all(b"what I have to say")
             await trio.sleep(0.5)
@@ -226,14 +230,72 @@ async def test_moved_here(tmp_path: Path) -> None:
         queue.leave(there)
 
 
+async def test_who_has_waited_is_looked_at_when_the_client_comes_here(tmp_path: Path) -> None:
+    """By the lists of the client's account, which nobody could know before."""
+    async with nodes(tmp_path, "one", "two") as (one, two):
+        one.table.put(Entry(KEY, "two", two.entry.epoch, 1, (PORT,)))
+        one.table.remove_node("two", two.entry.epoch)  # its clients are on their way
+        async with await one.visit() as visitor:
+            await visitor.send_all(b"hello")
+            await wait_all_in_lobby(one, 1)
+            queue = VisitorQueue(10, 10, UserLimits("user", Limits(deny_visitors=("127.0.0.0/8",))))
+            one.port.queue = queue
+            assert await read_end(visitor) in {"end", "reset"}
+        assert not queue.present
+        assert one.links.refusals.counts[Bound.ACCOUNT_LISTS] == 1
+
+
+async def test_who_has_waited_for_a_port_whose_visitors_are_looked_at_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    taken: list[tuple[TCPAddress, object]] = []
+
+    class Named:
+        def accept_https(
+            self, connection: socket.socket, _: TCPAddress, visited: TCPAddress, point: object
+        ) -> None:
+            taken.append((visited, point))
+            connection.close()
+
+    async with nodes(tmp_path, "one", "two") as (one, two):
+        one.links.acceptor.named = Named()  # type: ignore[assignment]
+        one.table.put(Entry(KEY, "two", two.entry.epoch, 1, (PORT,)))
+        one.table.remove_node("two", two.entry.epoch)
+        async with await one.visit() as visitor:
+            await visitor.send_all(b"GET /secret HTTP/1.1\r\nHost: x\r\n\r\n")
+            await wait_all_in_lobby(one, 1)
+            one.port.take_publish(Publish(kind=PublishKind.HTTPS, approve=True))
+            queue = one.hold(2, two)
+            assert await read_end(visitor) in {"end", "reset"}
+        assert taken == [(TCPAddress("127.0.0.1", PORT), one.port)]
+        assert not queue.present
+
+
+async def wait_all_in_lobby(node: Node, count: int) -> None:
+    with trio.fail_after(5):
+        while len(node.links._lobby) != count:  # noqa: ASYNC110 - nothing tells
+            await trio.sleep(0.01)
+
+
+async def read_end(stream: trio.SocketStream) -> str:
+    try:
+        assert await read(stream) == b""
+    except trio.BrokenResourceError:
+        return "reset"
+    return "end"
+
+
 async def test_to_another_process_of_the_node(tmp_path: Path) -> None:
     """Who comes by another node, and who has waited here until the client came to one; the first process has given up the port."""
-    delivered: list[tuple[int, TCPAddress, TCPAddress]] = []
+    delivered: list[tuple[PointId, TCPAddress, TCPAddress]] = []
     ends: list[trio.SocketStream] = []
 
-    async def deliver(port: int, source: TCPAddress, visited: TCPAddress) -> SocketEndpoint:
+    async def deliver(
+        point: PointId, source: TCPAddress, visited: TCPAddress, *, with_tls: bool
+    ) -> SocketEndpoint:
+        assert not with_tls
         await trio.lowlevel.checkpoint()
-        delivered.append((port, source, visited))
+        delivered.append((point, source, visited))
         if len(delivered) == 1:
             raise LocalServiceError("moved")
         ours, theirs = open_tcp_pair()
@@ -371,6 +433,61 @@ async def test_who_is_served_by_a_node_that_redis_does_not_know_any_more_goes_on
                 await trio.sleep(0.05)
 
 
+@pytest.mark.parametrize("said", [b"", b"POST / HTTP/1.0\r\n\r\n"])
+async def test_a_link_that_is_lost_before_the_answer(tmp_path: Path, said: bytes) -> None:
+    """Who has said nothing is passed on once more. What a visitor has said may have been done already: it is not said again."""
+    async with nodes(tmp_path, "one", "two", "three") as (one, two, three):
+        queue = two.hold(1, one, three)
+        async with await one.visit() as visitor:
+            await visitor.send_all(said)
+            there = await next_visitor(queue)
+            if said:
+                assert await receive_exactly(there.endpoint, len(said)) == said
+            later = three.hold(2, one, two)
+            (link, _) = one.links._links[two.entry]
+            for tunnel in list(link.tunnels._tunnels):
+                with socket.socket(fileno=os.dup(tunnel.wire.fileno())) as wire:
+                    wire.shutdown(socket.SHUT_RDWR)
+            if said:
+                with pytest.raises(trio.BrokenResourceError):
+                    await visitor.receive_some(10)
+                await trio.sleep(0.5)
+                assert not later.waiting
+            else:
+                again = await next_visitor(later)
+                await send_all(again.endpoint, b"welcome")
+                assert await visitor.receive_some(10) == b"welcome"
+                again.endpoint.close()
+                later.leave(again)
+        there.endpoint.close()
+        queue.leave(there)
+
+
+async def test_an_idle_tunnel_that_is_dead_gets_no_visitor(tmp_path: Path) -> None:
+    """What a visitor says is not said again, so it must not be said to nobody."""
+    async with nodes(tmp_path, "one", "two") as (one, two):
+        queue = two.hold(1, one)
+        async with await one.visit() as visitor:
+            there = await next_visitor(queue)
+            there.endpoint.close()
+            assert await read(visitor) == b""
+        queue.leave(there)
+        (link, _) = one.links._links[two.entry]
+        while not link.queue.idle:  # noqa: ASYNC110 - nothing tells
+            await trio.sleep(0.01)
+        # A visitor and the end of the tunnel come at once, in whatever order they are seen.
+        visitor = await one.visit()
+        await visitor.send_all(b"question")
+        for tunnel in list(link.tunnels._tunnels):
+            with socket.socket(fileno=os.dup(tunnel.wire.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+        there = await next_visitor(queue)
+        assert await receive_exactly(there.endpoint, 8) == b"question"
+        there.endpoint.close()
+        queue.leave(there)
+        await visitor.aclose()
+
+
 async def test_no_more_wait_for_a_node_than_may(tmp_path: Path) -> None:
     async with nodes(tmp_path, "one", "two") as (one, two):
         one.links.config = attrs.evolve(one.links.config, max_waiting_visitors=3)
@@ -389,6 +506,23 @@ async def test_a_port_that_nobody_holds(tmp_path: Path) -> None:
     async with nodes(tmp_path, "one", "two") as (one, _):
         async with await one.visit() as visitor:
             assert await read(visitor) == b""
+
+
+async def test_a_crowd_that_says_nothing_does_not_keep_nodes_apart(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "one", "two") as (one, two), AsyncExitStack() as crowd:
+        for _ in range(2 * two.links.config.max_handshakes):
+            await crowd.enter_async_context(
+                await trio.open_tcp_stream(
+                    *attrs.astuple(two.entry.address), local_address="127.0.0.2"
+                )
+            )
+        queue = two.hold(1, one)
+        async with await one.visit() as visitor:
+            with trio.fail_after(1):
+                there = await next_visitor(queue)
+            there.endpoint.close()
+            assert await read(visitor) == b""
+        queue.leave(there)
 
 
 async def test_a_node_without_the_key_is_sent_away(tmp_path: Path) -> None:
@@ -425,7 +559,7 @@ async def test_strangers_at_the_port_between_nodes(tmp_path: Path, words: bytes)
             with trio.fail_after(6):
                 await read(stream)
         await trio.sleep(0.1)
-        assert one.links._strangers == 0
+        assert not one.links._handshakes._networks
 
 
 @pytest.mark.parametrize(
@@ -445,4 +579,4 @@ async def test_nonsense_instead_of_a_nodes_first_frame(tmp_path: Path, words: by
                     pass
                 raise trio.BrokenResourceError
         await raw.aclose()
-        assert one.links._strangers == 0
+        assert not one.links._handshakes._networks

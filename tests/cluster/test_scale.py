@@ -90,9 +90,9 @@ async def test_what_others_claim_costs_the_same_whatever_a_node_holds(world: Red
     one, two = await world.start("one"), await world.start("two")
     await hold(one, 5)
     await claim(two, "of another", 10_300)
-    await wait_for(lambda: 10_300 in one.table.by_port)
+    await wait_for(lambda: 10_300 in one.table.by_point)
     held, one.registry.held = one.registry.held, Unlisted(one.registry.held)
-    one.registry.take_claim(one.table.by_port[10_300])
+    one.registry.take_claim(one.table.by_point[10_300])
     one.registry.held = held
 
 
@@ -135,7 +135,7 @@ async def test_a_node_beats_while_it_reads(
     two = await world.start("two")
     assert 8 < trio.current_time() - began < 12
     assert two.epoch == one.table.nodes["two"].epoch
-    assert list(two.table.by_port) == [10_001]
+    assert list(two.table.by_point) == [10_001]
 
 
 async def test_news_that_come_while_a_node_reads(
@@ -162,8 +162,8 @@ async def test_news_that_come_while_a_node_reads(
         await trio.sleep(0.2)
         go_on.set()
         await two.wait_joined()
-        assert set(two.table.by_port) == {10_002, 10_003}
-        assert two.table.by_port[10_002].fence == stays.fence
+        assert set(two.table.by_point) == {10_002, 10_003}
+        assert two.table.by_point[10_002].fence == stays.fence
         nursery.cancel_scope.cancel()
 
 

@@ -62,9 +62,9 @@ def test_what_is_no_key(text: str) -> None:
 async def test_the_higher_fence_counts(table: RoutingTable) -> None:
     assert table.put(entry(5, 60000))
     assert not table.put(entry(4, 60000, identity="y", node=B))
-    assert table.by_port[60000].node == "a"
+    assert table.by_point[60000].node == "a"
     assert table.put(entry(6, 60000, identity="y", node=B))
-    assert table.by_port[60000].node == "b"
+    assert table.by_point[60000].node == "b"
     assert ("user", "x") not in table.by_key
     assert table.highest == 6
 
@@ -72,15 +72,15 @@ async def test_the_higher_fence_counts(table: RoutingTable) -> None:
 async def test_a_client_is_at_one_node(table: RoutingTable) -> None:
     table.put(entry(5, 60000, 60001))
     table.put(entry(6, 60001, node=B))
-    assert list(table.by_port) == [60001]
+    assert list(table.by_point) == [60001]
 
 
 async def test_only_what_still_holds_is_removed(table: RoutingTable) -> None:
     table.put(entry(5, 60000))
     table.remove(("user", "x"), 4)
-    assert table.by_port
+    assert table.by_point
     table.remove(("user", "x"), 5)
-    assert not table.by_port
+    assert not table.by_point
     assert not table.by_key
     table.remove(("user", "x"), 5)
 
@@ -91,7 +91,7 @@ async def test_a_node_that_is_gone(table: RoutingTable) -> None:
     table.remove_node("a", "f")  # of another life
     assert A.name in table.nodes
     table.remove_node("a", A.epoch)
-    assert list(table.by_port) == [60001]
+    assert list(table.by_point) == [60001]
     assert table.is_orphaned(60000)
     assert not table.is_orphaned(60001)
 
@@ -99,7 +99,7 @@ async def test_a_node_that_is_gone(table: RoutingTable) -> None:
 async def test_a_node_that_was_started_anew(table: RoutingTable) -> None:
     table.put(entry(5, 60000))
     table.put_node(NodeEntry("a", "3", A.address))
-    assert not table.by_port
+    assert not table.by_point
 
 
 async def test_a_group_takes_one_slot(table: RoutingTable) -> None:
@@ -109,10 +109,10 @@ async def test_a_group_takes_one_slot(table: RoutingTable) -> None:
     table.put(entry(7, identity="y"))
     table.put(entry(8, 60001, identity="alone"))
     assert (table.slots_taken, table.clients) == (2, 3)
-    assert table.by_port[60000] is group
+    assert table.by_point[60000] is group
     table.remove(("user", "x"), 6)
     assert table.slots_taken == 2
-    assert table.by_port[60000] is group
+    assert table.by_point[60000] is group
     table.remove(group.key, 5)
     assert table.slots_taken == 1
     assert table.clients == 2
@@ -131,7 +131,7 @@ async def test_a_snapshot_counts_alone(table: RoutingTable) -> None:
     fresh.put_known(entry(7, 60001, node=B))
     fresh.put_known(entry(8, 60002, identity="of a node that is gone"))
     table.replace(fresh)
-    assert list(table.by_port) == [60001]
+    assert list(table.by_point) == [60001]
     assert list(table.nodes) == ["b"]
 
 
@@ -189,3 +189,24 @@ def test_news() -> None:
 def test_what_is_no_news(message: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - as above
         split_news(message)
+
+
+@pytest.mark.parametrize(
+    "point", [1, 65535, "shop.example.org", "203.0.113.7", "2001:db8::7", "1.example.org"]
+)
+def test_a_point_is_a_port_a_name_or_an_address(point: int | str) -> None:
+    entry = read_claim("a", "1", "5", f"60000,{point}", '["user","x"]')
+    assert entry.points == (60000, point)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "0", "65536", "shop", "Shop.example.org", "shop.example.org.", "a b.org"),
+        *("2001:DB8::7", "[2001:db8::7]", "fe80::1%eth0", "127.1", "*.example.org"),
+        "x" * 64 + ".org",
+    ],
+)
+def test_a_point_that_is_nonsense(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_claim("a", "1", "5", f"60000,{text}", '["user","x"]')

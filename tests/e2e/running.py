@@ -193,7 +193,7 @@ async def server(
 async def client_process(
     folder: Path,
     *arguments: str | Path,
-    stdin: bytes = b"",
+    stdin: bytes | None = b"",
     inside: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Client]:
@@ -210,15 +210,23 @@ async def client_process(
     ) as process:
         running = Client(log_file, process)
         yield running
-    running.check_end(*(str(word) for word in arguments if str(word).startswith(("tn1_", "tn2_"))))
+    running.check_end(
+        *(str(word) for word in arguments if str(word).startswith(("tn1_", "tn2_", "tn3_")))
+    )
 
 
 @asynccontextmanager
 async def client(
-    folder: Path, ticket: str, *arguments: object, inside: Sequence[str] = ()
+    folder: Path,
+    ticket: str,
+    *arguments: object,
+    inside: Sequence[str] = (),
+    stdin: bytes | None = b"",
 ) -> AsyncIterator[Client]:
     """Run `trionat connect` with a ticket; it is connected when this yields. Services and flags are what `str` makes of them."""
-    async with client_process(folder, ticket, *map(str, arguments), inside=inside) as running:
+    async with client_process(
+        folder, ticket, *map(str, arguments), inside=inside, stdin=stdin
+    ) as running:
         await running.wait_connected()
         yield running
 

@@ -458,6 +458,11 @@ class TrionatProcess:
                     await self._changed.wait()
             return await self.process.wait()
 
+    async def say(self, text: str) -> None:
+        """Write to its standard input."""
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(text.encode())
+
     def interrupt(self) -> None:
         """Send what Ctrl-C sends."""
         self.process.send_signal(signal.SIGINT)
@@ -505,7 +510,7 @@ async def run_trionat(
 
 def trionat_process(
     *arguments: str | Path,
-    stdin: bytes = b"",
+    stdin: bytes | None = b"",
     cwd: Path | None = None,
     inside: Sequence[str] = (),
     **environ: str,
@@ -519,11 +524,11 @@ def trionat_process(
 async def json_process(
     command: Sequence[str],
     *,
-    stdin: bytes = b"",
+    stdin: bytes | None = b"",
     cwd: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[TrionatProcess]:
-    """Run what prints a JSON object a line; at the end it gets SIGINT, and SIGKILL 5 s later. Another line fails the test."""
+    """Run what prints a JSON object a line; `stdin` is all that it hears, or None where the test goes on talking to it. At the end it gets SIGINT, and SIGKILL 5 s later. Another line fails the test."""
     process = await trio.lowlevel.open_process(
         command,
         stdin=subprocess.PIPE,
@@ -540,9 +545,10 @@ async def json_process(
             trionat = TrionatProcess(process)
             nursery.start_soon(trionat._read_output, process.stdout)
             nursery.start_soon(trionat._read_errors, process.stderr)
-            with suppress(trio.BrokenResourceError):  # it need not read it
-                await process.stdin.send_all(stdin)
-            await process.stdin.aclose()
+            if stdin is not None:
+                with suppress(trio.BrokenResourceError):  # it need not read it
+                    await process.stdin.send_all(stdin)
+                await process.stdin.aclose()
             yield trionat
         finally:
             await stop_process(process, signal.SIGINT)  # noqa: ASYNC102 (shields itself, for a bounded time)

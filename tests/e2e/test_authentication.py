@@ -99,8 +99,13 @@ async def test_tickets(echo_server: Service, tmp_path: Path) -> None:
             "the account trionat has expired",
             "the account trionat has expired",
         ),
+        (
+            ["disable", "trionat"],
+            "the account trionat is disabled: ask the server's operator",
+            "the account trionat is disabled: ask the server's operator",
+        ),
     ],
-    ids=["removed", "expired"],
+    ids=["removed", "expired", "disabled"],
 )
 async def test_account_that_ends_while_it_is_used(
     command: list[str], reason: str, answer: str, echo_server: Service, tmp_path: Path

@@ -21,7 +21,7 @@ from tests.redis_server import running_redis
 from trionat.protocol.client_hello import parse_client_hello
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -133,6 +133,7 @@ class Cluster:
     wire: Wire
     nursery: trio.Nursery
     own_names: bool = False
+    extra: Callable[[int], str] = lambda _: ""
     ending: trio.Event = attrs.field(factory=trio.Event)
     control: int = attrs.field(factory=free_port)
     link: int = attrs.field(factory=free_port)
@@ -151,6 +152,7 @@ class Cluster:
             f'  Host: "{database.host}"\n  DBName: "{database.db_name}"\n'
             f"Cluster:\n  Redis: redis://127.0.0.1:{redis}\n  Node: node-{number}\n"
             f"  NodeAddr: 127.0.0.{number}:{self.link}\n  KeyFile: {self.folder / 'cluster.key'}\n"
+            + self.extra(number)
         )
         return file
 
@@ -194,11 +196,12 @@ class Cluster:
         self.nodes[number] = server
         return server
 
-    async def connect(self, name: str, service: Service, *flags: str) -> Client:
+    async def connect(self, name: str, service: Service | str, *flags: str) -> Client:
         client = await self.enter(
             running.client_process(
                 self.folder / name,
-                *(str(service.port), "--controller-addr", f"127.0.0.1:{self.front.port}"),
+                service if isinstance(service, str) else str(service.port),
+                *("--controller-addr", f"127.0.0.1:{self.front.port}"),
                 *("--fingerprint", str(self.nodes[1].ready["fingerprint"])),
                 *flags,
                 environ=LOGIN,
@@ -251,6 +254,7 @@ async def starting(
     environ: Mapping[str, str] = MappingProxyType({}),
     *,
     own_names: bool = False,
+    extra: Callable[[int], str] = lambda _: "",
 ) -> AsyncIterator[Cluster]:
     database = await trio.to_thread.run_sync(mariadb.new_database)
     add_ann = f"insert into userInfo_userinfo (username, password) values ('ann', '{PASSWORD}')"
@@ -262,7 +266,9 @@ async def starting(
             async with trio.open_nursery() as processes:
                 front = Front(free_port(), ["127.0.0.1", "127.0.0.2", "127.0.0.3"], 0)
                 wire = Wire(free_port(), server.port)
-                cluster = Cluster(folder, server, database, front, wire, processes, own_names)
+                cluster = Cluster(
+                    folder, server, database, front, wire, processes, own_names, extra
+                )
                 front.control = cluster.control
                 await front.serve(nursery)
                 await wire.serve(nursery)
@@ -280,6 +286,9 @@ async def starting(
 async def test_any_node_takes_any_visitor(cluster: Cluster, echo_server: Service) -> None:
     one, two = cluster.nodes[1], cluster.nodes[2]
     assert one.ready["fingerprint"] == two.ready["fingerprint"]
+    known = [(each.ready["node"], each.ready["other_nodes"]) for each in (one, two)]
+    assert known == [("node-1", 0), ("node-2", 1)]
+    assert two.ready["node_addr"] == f"127.0.0.2:{cluster.link}"
     client = await cluster.connect("client", echo_server)
     assert await cluster.visit_at(1, client, b"at its own node") == b"at its own node"
     assert await cluster.visit_at(2, client, b"at the other one") == b"at the other one"
@@ -308,6 +317,27 @@ async def _send_and_end(stream: trio.SocketStream, data: bytes) -> None:
 
 
 @pytest.mark.slow
+async def test_a_narrowed_ticket_is_the_same_at_every_node(
+    cluster: Cluster, echo_server: Service
+) -> None:
+    """Made at one node it gets its port at the other one, and again when its client comes back at the first."""
+    port = cluster.visit[1]
+    made = await services.run_trionat(
+        *("user", "ticket", "ann", "--config", cluster.config(1), "--only-port", str(port)),
+        *("--public-addr", f"127.0.0.1:{cluster.front.port}"),
+        TRIONAT_STATE_DIR=str(cluster.nodes[1].state),
+    )
+    assert made.returncode == 0, made.stderr
+    ticket = made.stdout.decode().strip()
+    for node in (2, 1):
+        cluster.front.order = [f"127.0.0.{node}"]
+        async with running.client(cluster.folder / "client", ticket, echo_server) as client:
+            assert client.port() == port
+            up = await cluster.nodes[node].wait_record("session up", ports=[port])
+            assert up["restrictions"] == [f"only ports={port}"]
+            assert await cluster.visit_at(3 - node, client, b"hello") == b"hello"
+
+
 async def test_redis_away_and_back_empty(cluster: Cluster, echo_server: Service) -> None:
     client = await cluster.connect("client", echo_server)
     async with await trio.open_tcp_stream("127.0.0.2", client.port()) as lasting:
@@ -387,6 +417,7 @@ async def test_a_node_that_is_killed(cluster: Cluster, echo_server: Service) -> 
 
     async with trio.open_nursery() as nursery:
         cluster.nodes[1].kill()
+        await cluster.nodes[1].wait()  # who says something before that is seen may be cut off
         began = trio.current_time()
         nursery.start_soon(visit)
         await client.wait_connected(within=30)
@@ -665,12 +696,28 @@ async def test_kicks_and_status_from_every_node(cluster: Cluster, echo_server: S
             await trio.sleep(0.1)
     assert "cluster    node node-2, 2 nodes, sessions and reserved: 1\n" in text
     assert "\nNodes of the cluster:\n  node-1  127.0.0.1" in text
-    done = await services.run_trionat(
-        *("kick", "ann", "--config", cluster.config(2)),
+    where = partial(
+        services.run_trionat,
+        *("cluster", "where", "--config", cluster.config(2)),
         TRIONAT_STATE_DIR=str(cluster.nodes[2].state),
     )
-    assert done.returncode == 0, done.stderr
-    assert "1 other node told to do the same" in done.stdout.decode()
+    done = await where("ann")
+    assert (done.returncode, done.stdout.decode()) == (0, f"node-1  {client.port()}\n")
+    found = json.loads((await where("ann", "--json")).stdout)
+    assert found["holdings"] == [{"node": "node-1", "points": [client.port()], "is_group": False}]
+    done = await where("anne")
+    assert done.returncode == 2
+    assert "no client of a user 'anne' is known at any node" in done.stderr.decode()
+    said = {}
+    for who in ("anne", "ann"):
+        done = await services.run_trionat(
+            *("kick", who, "--config", cluster.config(2)),
+            TRIONAT_STATE_DIR=str(cluster.nodes[2].state),
+        )
+        assert done.returncode == 0, done.stderr
+        said[who] = done.stdout.decode()
+    assert "told to do the same: no session of that user is known there" in said["anne"]
+    assert "1 other node told to do the same: 1 session of that user is known" in said["ann"]
     assert await client.wait() == 4
     done = await services.run_trionat("cluster", "status", "--config", cluster.config(2))
     assert done.returncode == 0, done.stderr
@@ -704,5 +751,6 @@ async def test_what_a_node_is_refused_for(cluster: Cluster) -> None:
     (cluster.folder / "other.key").chmod(0o600)
     done = await serve("--config", config, TRIONAT_STATE_DIR=state)
     assert done.returncode == 3
-    assert "it has another cluster's data" in done.stderr.decode()
-    assert len(done.stderr.decode().strip().splitlines()) == 1
+    warning, line = done.stderr.decode().strip().splitlines()
+    assert "only this machine reaches 127.0.0.3" in warning
+    assert "it has another cluster's data" in line

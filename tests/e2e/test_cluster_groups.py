@@ -98,6 +98,7 @@ async def test_a_node_that_is_killed(cluster: Cluster) -> None:
     old = 1 if await sessions(cluster, 1) else 2
     new = 3 - old
     cluster.nodes[old].kill()
+    await cluster.nodes[old].wait()
     killed = trio.current_time()
     async with AsyncExitStack() as stack:
         name, _ = await visit(new, port, stack, within=8)

@@ -169,6 +169,7 @@ async def test_a_node_is_killed(cluster: Cluster, echo_server: Service) -> None:
 
     async with trio.open_nursery() as nursery:
         cluster.nodes[1].kill()
+        await cluster.nodes[1].wait()
         for client in clients:
             nursery.start_soon(visit, client)
         for client in clients:
@@ -225,6 +226,11 @@ async def test_a_drained_node_costs_nobody_anything(
         ports = [client.port() for client in clients]
         one, two = cluster.nodes[1], cluster.nodes[2]
         await cluster.wait_claims(2, 2)
+        where = await services.run_trionat(
+            *("cluster", "where", "ann", "--config", cluster.config(2)),
+            TRIONAT_STATE_DIR=str(two.state),
+        )
+        assert set(where.stdout.decode().splitlines()) == {f"node-1  {port}" for port in ports}
         lasting = [
             await stack.enter_async_context(
                 await trio.open_tcp_stream(f"127.0.0.{number}", client.port())

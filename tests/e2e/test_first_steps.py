@@ -69,13 +69,21 @@ async def read_until(stream: trio.abc.ReceiveStream, pattern: str) -> tuple[re.M
 async def test_demo(tmp_path: Path) -> None:
     """It prints an address that works, tells of visitors, and ends at Ctrl-C, leaving nothing."""
     async with person("demo", cwd=tmp_path, TMPDIR=str(tmp_path)) as (process, output):
-        found, _ = await read_until(output, r"^http://127\.0\.0\.1:(\d+)/ (?s:.*)Ctrl-C")
+        found, banner = await read_until(output, r"^http://127\.0\.0\.1:(\d+)/ (?s:.*)Ctrl-C")
         async with await trio.open_tcp_stream(services.HOST, int(found[1])) as visitor:
             request = f"GET / HTTP/1.1\r\nHost: {found[1]}\r\nConnection: close\r\n\r\n"
             name = running.name_of(visitor)
             await visitor.send_all(request.encode())
             assert (await read_all(visitor)).endswith(b"\r\n\r\nHello from behind the tunnel.\n")
         await read_until(output, rf"visitor closed.*{re.escape(name)}")
+        by_name = re.search(
+            r"^ +curl --header 'Host: (\S+)' http://127\.0\.0\.1:(\d+)/$", banner, re.MULTILINE
+        )
+        assert by_name, banner
+        async with await trio.open_tcp_stream(services.HOST, int(by_name[2])) as visitor:
+            request = f"GET / HTTP/1.1\r\nHost: {by_name[1]}\r\nConnection: close\r\n\r\n"
+            await visitor.send_all(request.encode())
+            assert (await read_all(visitor)).endswith(b"\r\n\r\nHello from behind the tunnel.\n")
         process.send_signal(signal.SIGINT)
         with trio.fail_after(5):
             assert await process.wait() == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import ssl
 import struct
@@ -19,6 +20,7 @@ import trio
 
 from tests.e2e import running, services
 from tests.e2e.running import end_of, read_all, read_exactly
+from trionat.protocol.ticket import Ticket
 from trionat.transport.certificate import make_certificate
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.limit(60)
 
-HELLO, EXPOSE, WELCOME, PING, PONG, CLOSE, DEMAND = (
-    *(40001, 40002, 40004, 40006, 40007, 40009, 40010),
+HELLO, EXPOSE, WELCOME, REFUSED, PING, PONG, CLOSE, DEMAND = (
+    *(40001, 40002, 40004, 40005, 40006, 40007, 40009, 40010),
 )
 ATTACH, OPEN, DATA, END, ABORT, PROBE, PROBED = range(40100, 40107)
 
@@ -123,6 +125,11 @@ def read_ticket(ticket: str) -> tuple[bytes, str]:
 async def log_in(server: running.Server) -> tuple[Connection, dict[str, Any]]:
     """Return the control connection, and what WELCOME says."""
     token, username = read_ticket(server.ticket)
+    control = await say_hello(server, token, username)
+    return control, json.loads(await control.receive_only(WELCOME))
+
+
+async def say_hello(server: running.Server, token: bytes, username: str) -> Connection:
     control = await connect(server)
     await control.say(
         HELLO,
@@ -137,7 +144,7 @@ async def log_in(server: running.Server) -> tuple[Connection, dict[str, Any]]:
     )
     service = {"name": "", "local": "", "visit_port": None, "preferred_port": None}
     await control.say(EXPOSE, services=[service], idle_tunnels=0)
-    return control, json.loads(await control.receive_only(WELCOME))
+    return control
 
 
 async def attach(server: running.Server, welcome: dict[str, Any]) -> Connection:
@@ -216,9 +223,10 @@ async def _until_it_ends(control: Connection) -> None:
 
 @attrs.define(eq=False)
 class OldServer:
-    """Takes everybody; `hellos` are what it was told, `controls` and `tunnels` the connections in the order in which they came."""
+    """Takes everybody, unless a token is `wanted`; `hellos` are what it was told, `controls` and `tunnels` the connections in the order in which they came."""
 
     ticket: str
+    wanted: bytes | None = None
     hellos: list[dict[str, Any]] = attrs.field(factory=lambda: [])
     controls: list[Connection] = attrs.field(factory=lambda: [])
     tunnels: dict[int, list[Connection]] = attrs.field(factory=lambda: {})
@@ -234,6 +242,11 @@ class OldServer:
         assert number == HELLO
         self.hellos.append(json.loads(payload))
         await connection.receive_only(EXPOSE)
+        if self.wanted is not None and self.hellos[-1]["token"] != self.wanted.hex():
+            text = "authentication failed: wrong ticket"
+            await connection.say(REFUSED, code="auth-failed", text=text)
+            await connection.stream.aclose()
+            return
         self.controls.append(connection)
         await connection.say(
             WELCOME,
@@ -262,7 +275,10 @@ class OldServer:
 
 
 @asynccontextmanager
-async def old_server(folder: Path) -> AsyncIterator[OldServer]:
+async def old_server(
+    folder: Path, *, token: bytes = bytes(16), wanted: bytes | None = None
+) -> AsyncIterator[OldServer]:
+    """Run one whose ticket has that token; `wanted` is the only token that it takes, if it does not take everybody's."""
     key, certificate = make_certificate()
     await trio.Path(folder / "pem").write_bytes(key + certificate)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -272,11 +288,11 @@ async def old_server(folder: Path) -> AsyncIterator[OldServer]:
     port = listener.socket.getsockname()[1]
     fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.decode())).digest()
     host = services.HOST.encode()
-    fields = struct.pack(">BH16s32sB", 1, port, bytes(16), fingerprint, len(host)) + host + b"me"
+    fields = struct.pack(">BH16s32sB", 1, port, token, fingerprint, len(host)) + host + b"me"
     text = "tn1_"
     check = hashlib.sha256(text.encode() + fields).digest()[:4]
     text += base64.urlsafe_b64encode(fields + check).decode().rstrip("=")
-    server = OldServer(text)
+    server = OldServer(text, wanted)
 
     async def handler(stream: trio.SocketStream) -> None:
         secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
@@ -336,3 +352,71 @@ async def test_server(tmp_path: Path) -> None:
         await tunnel.receive_only(END)
         await tunnel.send(END)
         assert await read_all(local) == b""
+
+
+# --- a narrowed ticket, of which 0.1 knows nothing ---
+
+
+def narrowed(ticket: str) -> str:
+    """Return a ticket with a caveat."""
+    return Ticket.decode(ticket).narrow("only ports=60000").encode()
+
+
+async def test_no_older_client_gets_more_with_a_narrowed_ticket(tmp_path: Path) -> None:
+    """As one that would send the token of it alone, and no caveats."""
+    async with running.server(tmp_path / "s") as server:
+        ticket = Ticket.decode(narrowed(server.ticket))
+        control = await say_hello(server, ticket.token, ticket.username)
+        refusal = json.loads(await control.receive_only(REFUSED))
+        assert refusal["code"] == "auth-failed"
+        assert refusal["text"] == "authentication failed: wrong ticket"
+        control.reset()
+
+
+async def test_an_older_server_that_checks_tickets_refuses_a_narrowed_one(tmp_path: Path) -> None:
+    """It computes the token of the whole ticket, as docs/protocol.md has had it since 0.1, and compares."""
+    key, salt = bytes(32), bytes(16)
+    parts = (b"trionat ticket 1", b"me", salt)
+    message = b"".join(struct.pack(">I", len(part)) + part for part in parts)
+    token = hmac.digest(key, message, "sha256")[:16]
+    async with old_server(tmp_path, token=token, wanted=token) as server:
+        assert Ticket.decode(server.ticket).token == token
+        result = await services.run_trionat(
+            "connect", narrowed(server.ticket), "8080", "--state-dir", tmp_path / "c", cwd=tmp_path
+        )
+        assert result.returncode == 4
+        assert result.stderr.decode().endswith("trionat: authentication failed: wrong ticket\n")
+        assert server.hellos[0]["token"] != token.hex()
+        assert server.controls == []
+
+
+async def test_an_older_server_that_checks_nothing_is_left(tmp_path: Path) -> None:
+    """It lets everybody in (`StartAuth: false`), and would give any port."""
+    async with old_server(tmp_path) as server:
+        result = await services.run_trionat(
+            "connect", narrowed(server.ticket), "8080", "--state-dir", tmp_path / "c", cwd=tmp_path
+        )
+        assert result.returncode == 3
+        assert (
+            "this server would not keep to the restrictions of the ticket"
+            in (result.stderr.decode().splitlines()[-1])
+        )
+        assert server.hellos[0]["caveats"] == ["only ports=60000"]
+        assert "narrowed-tickets" in server.hellos[0]["capabilities"]
+
+
+# --- services with names, of which 0.1 knows nothing ---
+
+
+async def test_an_older_server_that_knows_no_names_is_left(tmp_path: Path) -> None:
+    """It has opened a visit port instead, which nobody has asked for."""
+    async with old_server(tmp_path) as server:
+        result = await services.run_trionat(
+            "connect", server.ticket, "http:8080", "--state-dir", tmp_path / "c", cwd=tmp_path
+        )
+        assert result.returncode == 2
+        assert result.stderr.decode().splitlines()[-1] == (
+            "trionat: the server does not know names: update it, or ask for visit ports"
+        )
+        assert b"https:" not in result.stdout
+        assert len(server.hellos) == 1, "it does not try again"

@@ -466,3 +466,36 @@ async def test_a_drained_server_keeps_who_has_nowhere_to_go(
             assert await server.wait(within=AGAIN) == 0
             client.terminate()
             assert await client.wait() == 0
+
+
+async def test_who_has_nowhere_to_go_keeps_its_visitors_when_its_connections_are_cut(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    """The other server that a drained one names is down: the client comes back to the drained one, and nobody notices."""
+    other = f"{services.HOST}:{services.free_low_port()}"
+    proxy = Proxy(target=("", 0), port=services.free_low_port())
+    async with running.server(tmp_path / "s", "--other-server", other) as server:
+        proxy.target = server.control
+        printed = await services.run_trionat(
+            *("user", "ticket", "trionat", "--state-dir", server.state),
+            *("--public-addr", f"{services.HOST}:{proxy.port}"),
+        )
+        ticket = printed.stdout.decode().strip()
+        async with (
+            proxied(proxy),
+            running.client(tmp_path / "c", ticket, echo_server) as client,
+            await client.visit() as visitor,
+        ):
+            assert await ask(visitor, b"before") == b"before"
+            done = await services.run_trionat(
+                "drain", "--timeout", "1.5", "--state-dir", server.state
+            )
+            assert done.returncode == 6
+            await client.process.next_event("draining")
+            for _ in range(2):
+                for passage in list(proxy.passages):
+                    passage.reset()
+                await visitor.send_all(b"still here?")
+                await client.wait_connected(within=AGAIN)
+                assert await read_exactly(visitor, 11) == b"still here?"
+                await talk(client)

@@ -26,7 +26,7 @@ _ROUTER: Final = "10.0.0.254"
 
 @attrs.define(eq=False)
 class Machine:
-    """What runs `inside` has its network and its names; `folder` is its own, and stands for `/etc/trionat` and for the home folder. `added` comes to the environment."""
+    """What runs `inside` has its network and its names; `folder` is its own, and stands for `/etc/trionat` and for the home folder. `added` comes to the environment, `resolver` is its resolv.conf, if it has one of its own."""
 
     name: str
     address: str
@@ -34,15 +34,16 @@ class Machine:
     folder: Path
     hosts: Path
     added: dict[str, str] = attrs.field(factory=lambda: {})
+    resolver: Path | None = None
 
     @property
     def inside(self) -> tuple[str, ...]:
         """The beginning of a command line that is to run on this machine."""
-        with_names = 'mount --bind "$0" /etc/hosts && exec "$@"'
-        return (
-            *self.network.inside,
-            *("unshare", "--mount", "sh", "-c", with_names, str(self.hosts)),
-        )
+        binds = f"mount --bind {shlex.quote(str(self.hosts))} /etc/hosts"
+        if self.resolver is not None:
+            binds += f" && mount --bind {shlex.quote(str(self.resolver))} /etc/resolv.conf"
+        with_names = f'{binds} && exec "$@"'
+        return (*self.network.inside, *("unshare", "--mount", "sh", "-c", with_names, "sh"))
 
     @property
     def environ(self) -> dict[str, str]:
@@ -61,6 +62,11 @@ class Machine:
         lines = ["127.0.0.1 localhost"]
         lines += [f"{address} {name}" for name, found in names.items() for address in found]
         self.hosts.write_text("\n".join(lines) + "\n")
+
+    def ask_names_at(self, address: str) -> None:
+        """Have the programs that are started from now on ask a DNS server; what is in the hosts file comes first."""
+        self.resolver = self.folder / "resolv.conf"
+        self.resolver.write_text(f"nameserver {address}\noptions timeout:2\n")
 
     def words(self, command: str) -> list[str]:
         """Return a command line of this machine, as it stands on a page."""

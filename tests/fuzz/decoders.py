@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from trionat.errors import RefusedError, RemoteProtocolError
+from trionat.hostnames import MAX_HOSTNAME, parse_hostname, parse_label, parse_pattern
 from trionat.protocol.client_hello import CLIENT_HELLO_BYTES, parse_client_hello
 from trionat.protocol.dialect import detect_dialect
 from trionat.protocol.frames import (
@@ -28,6 +29,7 @@ from trionat.protocol.messages import decode_message, encode_message
 from trionat.protocol.proxy import MOST_PROXY_BYTES, read_proxy_header
 from trionat.protocol.ticket import Ticket
 from trionat.protocol.tunnel_frames import SMALL_FRAME_BYTES, TunnelReader
+from trionat.server.accounts.scope import MOST_PORTS, Only, read_caveat, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -191,7 +193,7 @@ def proxy(data: bytes) -> None:
 def ticket(data: bytes) -> None:
     """Any text, and any body with the right checksum, is a ticket that is written as it was read, or is refused."""
     sealed: list[str] = []
-    for prefix in ("tn1_", "tn2_"):
+    for prefix in ("tn1_", "tn2_", "tn3_"):
         checksum = hashlib.sha256(prefix.encode() + data).digest()[:4]
         sealed.append(prefix + base64.urlsafe_b64encode(data + checksum).rstrip(b"=").decode())
     for text in (data.decode("utf-8", "replace"), *sealed):
@@ -199,7 +201,20 @@ def ticket(data: bytes) -> None:
             assert Ticket.decode(text).encode() == "".join(text.split())
 
 
+def caveat(data: bytes) -> None:
+    """Any text is a caveat that is written as it was read, with a bounded number of ports, or is refused; the same for names."""
+    for text in (data.decode("utf-8", "replace"), data[1:].decode("utf-8", "replace")):
+        with suppress(ValueError):
+            found = read_caveat(text)
+            assert (str(found) if isinstance(found, Only) else until(found)) == text
+            assert not isinstance(found, Only) or len(found.ports) <= MOST_PORTS
+        for parse in (parse_label, parse_hostname, parse_pattern):
+            with suppress(ValueError):
+                assert parse(name := parse(text)) == name
+                assert len(name) <= MAX_HOSTNAME
+
+
 DECODERS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__: target
-    for target in (control, tunnel, legacy, dialect, client_hello, proxy, ticket)
+    for target in (control, tunnel, legacy, dialect, client_hello, proxy, ticket, caveat)
 }

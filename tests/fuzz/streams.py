@@ -24,6 +24,8 @@ from trionat.protocol.legacy import (
 from trionat.protocol.messages import (
     SECRET_BYTES,
     Acks,
+    Approve,
+    Ask,
     Attach,
     Begin,
     Close,
@@ -40,6 +42,8 @@ from trionat.protocol.messages import (
     Moved,
     Ping,
     Pong,
+    Publish,
+    PublishKind,
     Queued,
     RefusalCode,
     Refused,
@@ -74,8 +78,27 @@ OPEN = Open(
 MESSAGES: tuple[Message, ...] = (
     Hello(username="alice", identity="laptop", password="secret", software="x"),
     Hello(username="", identity="", token=bytes(16), resume="lease"),
+    Hello(username="alice", identity="x", token=bytes(16), caveats=("only ports=60001", "until x")),
     Expose(services=(ServiceRequest(name="web", visit_port=60001),), idle_tunnels=3),
     Expose(services=(ServiceRequest(),), group="web"),
+    Expose(
+        services=(
+            ServiceRequest(
+                publish=Publish(
+                    kind=PublishKind.HTTP,
+                    name="shop",
+                    http2=True,
+                    basic_auth=("alice:x",),
+                    allow=("192.0.2.0/24",),
+                    deny=("::/0",),
+                    rate=1.5,
+                    approve=True,
+                )
+            ),
+            ServiceRequest(publish=Publish(kind=PublishKind.TLS)),
+            ServiceRequest(publish=Publish(kind=PublishKind.HTTPS), visit_port=60001),
+        )
+    ),
     Queued(position=1),
     Welcome(
         uid=1,
@@ -87,6 +110,16 @@ MESSAGES: tuple[Message, ...] = (
         max_tunnels=9,
         resumption=Resumption(lease="lease", wait=30, buffer=65536),
         route="w1",
+    ),
+    Welcome(
+        uid=1,
+        secret=bytes(SECRET_BYTES),
+        ports=(0, 60001),
+        urls=("https://shop.example.org", None),
+        host="public.example",
+        ping_interval=2.5,
+        peer_timeout=8,
+        max_tunnels=9,
     ),
     Refused(code=RefusalCode.FULL, text="full"),
     Refused(code=RefusalCode.MOVED, text="over there", route="n1.w2"),
@@ -103,10 +136,12 @@ MESSAGES: tuple[Message, ...] = (
     Begin(OPEN.payload()),
     Early(1, 5, b"bytes"),
     Down((0, 2)),
+    Ask(service=0, host="192.0.2.1", what="GET /"),
+    Approve(service=0, host="192.0.2.1", approved=True),
     Attach(1, bytes(SECRET_BYTES)),
     Join.prove(1, 1, bytes(SECRET_BYTES)),
 )
-"""One of each kind."""
+"""One of each kind, and more of those that come in several forms."""
 
 LEGACY: tuple[LegacyMessage, ...] = (
     Credentials(username="alice", password="secret"),
@@ -134,7 +169,10 @@ POSITIONS = st.one_of(st.integers(0, 12), st.just(2**64 - 1))
 
 opens = st.builds(evolve, st.just(OPEN), visitor=VISITORS, service=st.integers(0, 2))
 forwards = st.builds(
-    lambda opening, fence: Forward(fence=fence, **asdict(opening)), opens, POSITIONS
+    lambda opening, fence, name: Forward(fence=fence, name=name, **asdict(opening)),
+    opens,
+    POSITIONS,
+    st.sampled_from(["", "shop.example.org"]),
 )
 aborts = st.builds(Abort, VISITORS, st.sampled_from(AbortReason), st.text(max_size=5))
 resumes = st.builds(Resume, opens, POSITIONS, POSITIONS, st.integers(0, 2))
@@ -166,6 +204,13 @@ oversize = st.builds(
     st.sampled_from([0.0, 0.5, 1.0]),
 )
 
+CAVEATS = (
+    b"only names=shop,shop-*,*.example.org ports=60001,60003-60009",
+    b"only ports=1-1024",
+    b"until 2027-01-31T12:00:00Z",
+    b"xn--bcher-kva.example",
+)
+
 FIRST_BYTES = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     BIG_ENDIAN.pack(41, 60001),
@@ -189,7 +234,7 @@ TICKET = Ticket(
     fingerprint=bytes(32),
     username="alice",
     token=bytes(TOKEN_BYTES),
-).encode()
+)
 
 SAMPLES: tuple[bytes, ...] = (
     b"".join(map(encode_message, MESSAGES)),
@@ -199,8 +244,10 @@ SAMPLES: tuple[bytes, ...] = (
     Resume(OPEN, 5, 3, 1).encode() + Resumed(5).encode() + Ack(1, 6).encode(),
     *FIRST_BYTES,
     *PROXY_HEADERS,
+    *CAVEATS,
     *(encode(message, dialect) for dialect in HEADERS for message in LEGACY),
-    TICKET.encode(),
+    TICKET.encode().encode(),
+    TICKET.narrow("only names=shop", "until 2027-01-31T12:00:00Z").encode().encode(),
     encode_frame(Drain.id, b'{"seconds":1' + b"0" * 400 + b"}"),
     encode_frame(Expose.id, b'{"services":[{"name":"\\ud800"}],"idle_tunnels":' + b"[" * 900),
 )
@@ -232,11 +279,12 @@ streams: st.SearchStrategy[bytes] = st.one_of(
     spoilt(tunnel_frames),
     oversize,
     spoilt(st.sampled_from(PROXY_HEADERS)),
+    spoilt(st.sampled_from(CAVEATS)),
     spoilt(
         control_frames,
         tunnel_frames,
         oversize,
         st.sampled_from(FIRST_BYTES),
-        st.just(TICKET.encode()),
+        st.just(TICKET.encode().encode()),
     ),
 )

@@ -80,7 +80,13 @@ def test_a_rogue_server_costs_its_own_session_at_most(
             async with trio.open_nursery() as nursery:
                 session = session_at(host, forwarder(tidy, nursery))
                 session.waiting_streams.most = 10
-                nursery.start_soon(session.waiting_streams.expire)
+
+                async def expire() -> None:
+                    while True:
+                        session.waiting_streams.expire()
+                        await trio.sleep(1)
+
+                nursery.start_soon(expire)
 
                 async def run() -> None:
                     nonlocal over

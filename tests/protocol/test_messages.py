@@ -25,6 +25,8 @@ from trionat.protocol.messages import (
     MAX_STREAMS,
     SECRET_BYTES,
     Acks,
+    Approve,
+    Ask,
     Attach,
     Begin,
     Close,
@@ -40,6 +42,8 @@ from trionat.protocol.messages import (
     Moved,
     Ping,
     Pong,
+    Publish,
+    PublishKind,
     Queued,
     Refused,
     Resumption,
@@ -48,6 +52,7 @@ from trionat.protocol.messages import (
     decode_message,
     encode_message,
 )
+from trionat.protocol.ticket import MAX_CAVEATS, MAX_CAVEATS_TOGETHER, TOKEN_BYTES
 
 IDS = {
     Hello: 40001,
@@ -66,6 +71,8 @@ IDS = {
     Early: 40014,
     Down: 40015,
     Moved: 40016,
+    Ask: 40017,
+    Approve: 40018,
     Attach: 40100,
     Join: 40110,
 }
@@ -98,6 +105,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         capabilities=capabilities,
         software=names,
         resume=st.none() | names,
+        caveats=st.lists(st.sampled_from(["only ports=60001", "x"]), max_size=3).map(tuple),
     ),
     st.builds(
         Expose,
@@ -108,6 +116,15 @@ messages: st.SearchStrategy[Message] = st.one_of(
                 local=names,
                 visit_port=st.none() | ports,
                 preferred_port=st.none() | ports,
+                publish=st.none()
+                | st.builds(
+                    Publish,
+                    kind=st.sampled_from([PublishKind.HTTP, PublishKind.TLS]),
+                    name=st.none() | st.sampled_from(["shop", "shop.example.org"]),
+                    http2=st.booleans(),
+                    rate=st.none() | st.sampled_from([0.5, 3.0]),
+                    approve=st.booleans(),
+                ),
             ),
             min_size=1,
             max_size=5,
@@ -116,6 +133,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         group=st.none() | st.text(characters, min_size=1, max_size=NAME_CHARACTERS),
     ),
     st.builds(Queued, position=st.integers(1, 2**31)),
+    st.builds(Ask, service=st.integers(0, 1023), host=st.just("192.0.2.1"), what=st.just("GET /")),
+    st.builds(Approve, service=st.integers(0, 1023), host=st.just("::1"), approved=st.booleans()),
     st.builds(
         Welcome,
         uid=st.integers(1, 2**63 - 1),
@@ -170,6 +189,7 @@ GOOD: dict[type[Any], dict[str, Any]] = {
         "password": None,
         "token": "00ff",
         "resume": "l",
+        "caveats": ["only names=shop"],
     },
     Expose: {
         "services": [{"name": "n", "local": "l", "visit_port": 1, "preferred_port": None}],
@@ -232,6 +252,12 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Hello, "password"): [value for value in NO_LONG_TEXT if value is not None],
     (Hello, "token"): NO_HEX,
     (Hello, "resume"): [value for value in NO_TEXT if value is not None],
+    (Hello, "caveats"): [
+        *(value for value in NO_TEXTS if value is not None),
+        *([text] for text in ("", "a\nb", '"', "\\", "ä", "a" * 256)),
+        ["a"] * 17,
+        ["a" * 205] * 5,
+    ],
     (Expose, "services"): [
         None,
         {},
@@ -293,6 +319,7 @@ OPTIONAL = {
     (Hello, "resume"),
     (Drain, "servers"),
     (Refused, "servers"),
+    (Hello, "caveats"),
     (Welcome, "resumption"),
     (Welcome, "route"),
     (Refused, "route"),
@@ -408,7 +435,7 @@ def test_streams_are_pairs_of_numbers(kind: type[Acks | Lost], frame_id: str) ->
 def test_who_does_not_resume_says_nothing_of_it() -> None:
     """A peer that knows nothing of `resume` gets the frames that it has always got."""
     hello = Hello(username="u", identity="i")
-    assert "resume" not in json.loads(hello.payload())
+    assert not {"resume", "caveats"} & json.loads(hello.payload()).keys()
     welcome = Welcome(
         uid=1,
         secret=bytes(SECRET_BYTES),
@@ -419,6 +446,37 @@ def test_who_does_not_resume_says_nothing_of_it() -> None:
         max_tunnels=1,
     )
     assert "resumption" not in json.loads(welcome.payload())
+
+
+@pytest.mark.parametrize("kind", [Refused, Close])
+def test_a_text_for_people_is_cut_where_the_peer_would_not_take_it(
+    kind: type[Refused | Close],
+) -> None:
+    """It may name all the ports that an account may have."""
+    text = ", ".join(map(str, range(1, 2000, 2)))
+    message = decode(kind, json.loads(kind(code="c", text=text).payload()))
+    assert message == kind(code="c", text=text[:TEXT_CHARACTERS])
+
+
+def test_the_longest_hello_fits_into_a_first_frame() -> None:
+    """Of a client, not of anybody: its identity and its name are at most 128 printable characters."""
+    caveats = ("c" * (MAX_CAVEATS_TOGETHER // MAX_CAVEATS),) * MAX_CAVEATS
+    hello = Hello(
+        username="\U0001f511" * 255,
+        identity="\U0001f511" * 128,
+        name="\U0001f511" * 128,
+        token=bytes(TOKEN_BYTES),
+        capabilities=("narrowed-tickets",) * 6,
+        software="trionat 10.10.10",
+        resume="0" * 32,
+        caveats=caveats,
+    )
+    frame = encode_message(hello)
+    assert len(frame) - HEADER_BYTES <= FIRST_FRAME_BYTES
+    reader = FrameReader(FIRST_FRAME_BYTES)
+    reader.feed(frame)
+    assert (first := reader.next_frame()) is not None
+    assert decode_message(first) == hello
 
 
 def test_hello_and_welcome_of_those_who_resume() -> None:
@@ -454,7 +512,7 @@ def test_a_proof_is_of_its_tunnel_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "message_id", [0, 10001, 20002, 40000, 40017, 40101, 40109, 60001, 2**32 - 1]
+    "message_id", [0, 10001, 20002, 40000, 40019, 40101, 40109, 60001, 2**32 - 1]
 )
 def test_unknown_id(message_id: int) -> None:
     with pytest.raises(RemoteProtocolError, match=str(message_id)):

@@ -43,7 +43,13 @@ opens = st.builds(
     visit_port=st.integers(0, 65535),
 )
 forwards = st.builds(
-    lambda opening, fence: Forward(fence=fence, **attrs.asdict(opening)), opens, positions
+    lambda opening, fence, name, with_tls: Forward(
+        fence=fence, name=name, with_tls=with_tls, **attrs.asdict(opening)
+    ),
+    opens,
+    positions,
+    st.sampled_from(["", "shop.tunnel.example.com", "a" * 253]),
+    st.booleans(),
 )
 resumes = st.builds(Resume, opens, positions, positions, st.integers(0, 2**32 - 1))
 aborts = st.builds(
@@ -245,7 +251,23 @@ OPEN_PAYLOAD = "0000000000000029000304d2ea600301" + b"::1h".hex()
                 visit_host="h",
                 visit_port=60000,
             ),
-            "%08x00009caf0000000000000007" % (8 + len(OPEN_PAYLOAD) // 2) + OPEN_PAYLOAD,
+            "%08x00009caf00000000000000070000" % (10 + len(OPEN_PAYLOAD) // 2) + OPEN_PAYLOAD,
+        ),
+        (
+            Forward(
+                fence=7,
+                name="a.bc",
+                with_tls=True,
+                visitor=41,
+                service=3,
+                host="::1",
+                port=1234,
+                visit_host="h",
+                visit_port=60000,
+            ),
+            "%08x00009caf00000000000000070104" % (14 + len(OPEN_PAYLOAD) // 2)
+            + b"a.bc".hex()
+            + OPEN_PAYLOAD,
         ),
         (Resumed(700), "0000000800009cac00000000000002bc"),
         (Ack(41, 2**64 - 1), "0000001000009cad0000000000000029ffffffffffffffff"),
@@ -254,7 +276,7 @@ OPEN_PAYLOAD = "0000000000000029000304d2ea600301" + b"::1h".hex()
             "0000000c00009ca800000000000000290006" + b"no".hex(),
         ),
     ],
-    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+    ids=lambda value: value[:24] if isinstance(value, str) else type(value).__name__,
 )
 def test_every_byte_is_where_the_specification_has_it(
     frame: Open | Forward | Resume | Resumed | Ack | Abort, wire: str
@@ -273,8 +295,9 @@ def test_resume_is_as_long_as_its_parts() -> None:
 
 def test_forward_is_as_long_as_its_parts() -> None:
     open_ = Open(visitor=1, service=0, host="::1", port=2, visit_host="h", visit_port=3)
-    payload = Forward(fence=9, **attrs.asdict(open_)).encode()[HEADER_BYTES:]
-    for bad in (b"", payload[:7], payload[:-1], payload + b"x"):
+    payload = Forward(fence=9, name="a.bc", **attrs.asdict(open_)).encode()[HEADER_BYTES:]
+    tls, name = payload[:8] + b"\x02" + payload[9:], payload[:10] + b"\xff" + payload[11:]
+    for bad in (b"", payload[:9], payload[:12], payload[:-1], payload + b"x", tls, name):
         with pytest.raises(RemoteProtocolError, match=r"FORWARD|OPEN"):
             Forward.decode(bad)
 

@@ -21,8 +21,10 @@ from tests.registry.test_registry import (
 from tests.registry.test_registry import wish as any_wish
 from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode
+from trionat.server.accounts.scope import Scope
 from trionat.server.registry.claim import TakenError, group_key
 from trionat.server.workers.remote import RemoteRegistry
+from trionat.store.base import Limits
 
 if TYPE_CHECKING:
     from trionat.server.registry.claim import Claim, Wish
@@ -84,6 +86,16 @@ async def test_a_group_is_of_its_user(world: World) -> None:
     other = await two.claim(wish("a", user="other"))
     assert other.ports != first.ports
     assert await two.registry.holder(group_key("other", "web")) is None
+
+
+async def test_a_group_of_a_narrowed_ticket_is_another_one(world: World) -> None:
+    one, two = await Process.start(world, "one"), await Process.start(world, "two")
+    first = await one.claim(wish("a"))
+    name = Scope.of(Limits(), ("only ports=60001-60004",)).key_of("web")
+    narrow = await two.claim(attrs.evolve(wish("b"), group=name))
+    assert narrow.ports != first.ports
+    assert await one.registry.holder(group_key("user", name)) == "two"
+    assert await two.registry.holder(WEB) == "one"
 
 
 async def test_it_is_remembered_as_a_client_is(world: World) -> None:

@@ -101,7 +101,7 @@ async def test_what_another_node_has_by_now_is_lost(scene: Scene) -> None:
         scene.node.registry.lose(("user", identity), moved=False)
     await wait_for(lambda: lost == [KEY])
     assert scene.world.table.held_by("two") == ()
-    assert scene.world.table.claim_of_port(gone.ports[0]) is None
+    assert scene.world.table.claim_of(gone.ports[0]) is None
 
 
 async def test_what_has_moved_to_another_node_is_told_to_its_worker(scene: Scene) -> None:
@@ -121,7 +121,7 @@ async def test_what_has_moved_to_another_node_is_told_to_its_worker(scene: Scene
     scene.one.registry.release(claims[0])
     await wait_for(lambda: table.held_by("one") == ())
     assert scene.one.evicted == []
-    assert {entry.node for entry in scene.node.table.by_port.values()} == {"w2"}
+    assert {entry.node for entry in scene.node.table.by_point.values()} == {"w2"}
 
 
 async def test_a_worker_that_waits_hears_that_another_node_has_given_something_back(
@@ -159,7 +159,7 @@ async def test_a_group_is_the_node_s_and_its_clients_are_a_worker_s(scene: Scene
     """Redis has one claim of its ports, the table says which worker its clients are sent to, and other nodes have to leave it there."""
     claims = [await scene.one.claim(member(each)) for each in "ab"]
     assert len({claim.ports for claim in claims}) == 1
-    assert {key for key in scene.node.table.by_key if scene.node.table.by_key[key].ports} == {WEB}
+    assert {key for key in scene.node.table.by_key if scene.node.table.by_key[key].points} == {WEB}
     assert scene.node.registry.free_slots == SLOTS - 1
     holder = await scene.two.registry.holder(WEB)
     assert holder == "one"
@@ -172,7 +172,7 @@ async def test_a_group_is_the_node_s_and_its_clients_are_a_worker_s(scene: Scene
         await scene.other.registry.claim(member("c"))
     with pytest.raises(RefusedError, match="the group web has 1 service"):
         await scene.one.registry.claim(member("c", 60001, 60002))
-    claim = scene.world.table.claim_of_port(claims[0].ports[0])
+    claim = scene.world.table.claim_of(claims[0].ports[0])
     assert claim is not None
     assert claim.holder == "one"  # who gets a visitor of another node
     for each in claims:

@@ -81,7 +81,7 @@ class RemoteWorld(World):
         self.table = ClaimTable(SLOTS, pool, self.tell_room)
         self.servers: dict[str, ClaimServer] = {}
 
-    def tell_room(self, _: Iterable[int]) -> None:
+    def tell_room(self, _: Iterable[int | str]) -> None:
         for server in self.servers.values():
             server.tell_room()
 

@@ -106,6 +106,7 @@ class Node:
     book: Book
     process: services.TrionatProcess | None = None
     code: int = 0
+    fingerprint: str = ""
 
     async def live(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run one process until it ends; started when it is ready."""
@@ -118,7 +119,8 @@ class Node:
             async with trio.open_nursery() as nursery:
                 ears = Ears(self.name, process.errors, self.book)
                 nursery.start_soon(ears.listen)
-                await process.next_event("ready", within=START)
+                ready = await process.next_event("ready", within=START)
+                self.fingerprint = str(ready["fingerprint"])
                 task_status.started()
                 code = await process.wait(within=math.inf)
                 ears.catch_up()
@@ -202,7 +204,11 @@ class Cluster:
         """Steps 2 to 7: the server becomes a node, beside others; the public name leads to all of them."""
         one, all_nodes = self.site["n1"], ("n1", *others)
         self.page.add_cluster(one)
-        await self._run(one, self.page.init)
+        text = await self._run(one, self.page.init)
+        assert (
+            f"{one.folder / 'state/trionat'} has the server's key, which was there before" in text
+        )
+        assert self.nodes["n1"].fingerprint in text
         async with trio.open_nursery() as nursery:
             for name in others:
                 await trio.to_thread.run_sync(self.page.copy_to, self.site, name)
@@ -627,9 +633,7 @@ async def open_cluster(plan: ClusterPlan, folder: Path) -> AsyncIterator[Cluster
             for name in NODES:  # as if Redis's authority were one of the system's
                 site[name].added["SSL_CERT_FILE"] = str(kept.authority)
             base = sites.enter_context(mariadb.running(db.address, 3306, db.network.inside))
-            base.sql(
-                "create database nat character set utf8mb4; create user nat@'%' identified by '...'; grant all on nat.* to nat@'%'"
-            )
+            base.sql(page.database)
             return site, kept
 
         site, redis = await trio.to_thread.run_sync(enter)

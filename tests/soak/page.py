@@ -36,13 +36,14 @@ INSIDE: Final = {
 }
 REDIS_PASSWORD: Final = "of Redis"
 
-_BLOCK: Final = re.compile(r"^( *)```(sh|yaml)\n(.+?)^ *```$", re.DOTALL | re.MULTILINE)
+_BLOCK: Final = re.compile(r"^( *)```(sh|yaml|sql)\n(.+?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
 @attrs.frozen
 class Page:
     """The blocks of the page, in their order, and what becomes of them."""
 
+    database: str
     single: str
     cluster: str
     proxies: str
@@ -60,13 +61,15 @@ class Page:
     def read(cls) -> Page:
         """Take the page apart; it fails where the page has more or other blocks than are followed here."""
         text = (ROOT / "docs/cluster.md").read_text("utf-8")
-        found: dict[str, list[str]] = {"yaml": [], "sh": []}
+        found: dict[str, list[str]] = {"yaml": [], "sh": [], "sql": []}
         for indent, kind, block in _BLOCK.findall(text):
             found[kind].append(re.sub(f"^{indent}", "", block, flags=re.MULTILINE))
         single, cluster, proxies = found["yaml"]
+        [database] = found["sql"]
         account, serve, ticket, init, copy, rename, again, look, drain, alone = found["sh"]
         assert again == serve
         return cls(
+            database=database,
             single=single,
             cluster=cluster,
             proxies=proxies,
@@ -83,7 +86,9 @@ class Page:
 
     def begin(self, machine: Machine) -> None:
         """Write the file of the one server."""
-        _write(machine.etc / "server.yml", self.single.replace("/etc/trionat", str(machine.etc)))
+        text = self.single.replace("/etc/trionat", str(machine.etc))
+        text = text.replace("/var/lib/trionat", str(machine.folder / "state/trionat"))
+        _write(machine.etc / "server.yml", text)
 
     def add_cluster(self, machine: Machine) -> None:
         """Add the section, and the password beside it."""
@@ -102,8 +107,13 @@ class Page:
             source = Path(file.replace("/etc/trionat", str(site["n1"].etc)))
             shutil.copy2(source, machine.etc)
         yml = machine.etc / "server.yml"  # whose paths are those of the machine that it comes from
-        _write(yml, yml.read_text().replace(str(site["n1"].etc), str(machine.etc)))
-        machine.run(self._of(name, self.rename))
+        _write(yml, yml.read_text().replace(str(site["n1"].folder), str(machine.folder)))
+        for path in machine.etc.iterdir():
+            path.chmod(0o644)  # the page makes them what they have to be
+        users = machine.folder / "passwd"  # the server's user of the page is us
+        users.write_text(f"{Path('/etc/passwd').read_text()}trionat:x:0:0::/:/bin/sh\n")
+        machine.run(f"mount --bind {users} /etc/passwd\n{self._of(name, self.rename)}")
+        assert {path.stat().st_mode & 0o777 for path in machine.etc.iterdir()} == {0o600}
 
     def add_proxies(self, name: str, machine: Machine) -> None:
         """Add the keys for a proxy to the section `Server`."""

@@ -79,4 +79,5 @@ class Trionat:
     def accepts(self, name: str, text: str) -> bool:
         user = self.user(name)
         assert user is not None
-        return verify_ticket(prepare_state(self.folder), user, Ticket.decode(text).token)
+        ticket = Ticket.decode(text)
+        return verify_ticket(prepare_state(self.folder), user, ticket.token, ticket.caveats)

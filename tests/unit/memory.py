@@ -32,9 +32,13 @@ class MemoryReadiness(Readiness):
     """Waits in the task of whoever pumps, as sockets do where there is no epoll."""
 
     wait_for_it: Callable[[], Awaitable[None]]
+    stop_waiting: Callable[[], None]
 
     async def wait(self) -> None:
         await self.wait_for_it()
+
+    def nudge(self) -> None:
+        self.stop_waiting()
 
 
 @attrs.define(eq=False)
@@ -68,8 +72,8 @@ class MemoryEndpoint:
     writable: MemoryReadiness = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self.readable = MemoryReadiness(self._wait_readable)
-        self.writable = MemoryReadiness(self._wait_writable)
+        self.readable = MemoryReadiness(self._wait_readable, self._nudge_reader)
+        self.writable = MemoryReadiness(self._wait_writable, self._nudge_writer)
         self.everyone.append(self)
 
     # -- what the relay calls ----------------------------------------------------------------------------------------
@@ -112,12 +116,13 @@ class MemoryEndpoint:
             raise trio.ClosedResourceError
         if self._reader is not None:
             raise trio.BusyResourceError
-        self._reader = trio.Event()
+        self._reader = event = trio.Event()
         try:
             self._wake()
-            await self._reader.wait()
+            await event.wait()
         finally:
-            self._reader = None
+            if self._reader is event:
+                self._reader = None
         if self.closed:
             raise trio.ClosedResourceError
 
@@ -126,14 +131,25 @@ class MemoryEndpoint:
             raise trio.ClosedResourceError
         if self._writer is not None:
             raise trio.BusyResourceError
-        self._writer = trio.Event()
+        self._writer = event = trio.Event()
         try:
             self._wake()
-            await self._writer.wait()
+            await event.wait()
         finally:
-            self._writer = None
+            if self._writer is event:
+                self._writer = None
         if self.closed:
             raise trio.ClosedResourceError
+
+    def _nudge_reader(self) -> None:
+        event, self._reader = self._reader, None
+        if event is not None:
+            event.set()
+
+    def _nudge_writer(self) -> None:
+        event, self._writer = self._writer, None
+        if event is not None:
+            event.set()
 
     def flush(self) -> None:
         pass

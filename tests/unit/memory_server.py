@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import Tidy
     from trionat.server.control.login import Login
     from trionat.server.sessions.session import Session
+    from trionat.server.tally import Tally
     from trionat.store.base import Flush
     from trionat.transport.endpoint import Endpoint
 
@@ -186,6 +187,7 @@ class MemoryServer:
                     address=TCPAddress("198.51.100.9", 1234),
                     service=visited.service,
                     visited=TCPAddress("public.example", port),
+                    tally=self.context.tally,
                 )
             )
         return far
@@ -208,7 +210,11 @@ class MemoryServer:
 
 @asynccontextmanager
 async def open_memory_server(
-    tidy: Tidy, ports: int = 2, store: MemoryStore | None = None, **settings: object
+    tidy: Tidy,
+    ports: int = 2,
+    store: MemoryStore | None = None,
+    tally: Tally | None = None,
+    **settings: object,
 ) -> AsyncIterator[MemoryServer]:
     """Run a server with the visit ports 60001, 60002, ... until the end of the block; then everybody goes home."""
     numbers = tuple(range(60001, 60001 + ports))
@@ -227,9 +233,10 @@ async def open_memory_server(
         bans=bans,
         leases=leases,
         admission=admission,
-        sessions=Sessions(traffic.accounted),
+        sessions=Sessions(traffic.accounted, tally=tally),
         stopping=stopping,
         public_host="public.example",
+        tally=tally,
     )
     outside: list[MemoryEndpoint] = []
     try:

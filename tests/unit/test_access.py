@@ -64,7 +64,9 @@ class Entrance:
 def entrance(**settings: object) -> Entrance:
     line = VisitorQueue(100, 100, UserLimits("alice", Limits()))
     acceptor = VisitorAcceptor(ServerConfig(**settings))  # type: ignore[arg-type]
-    return Entrance(acceptor, VisitPort(60001, line), line, socket.create_server(("127.0.0.1", 0)))
+    return Entrance(
+        acceptor, VisitPort(60001, queue=line), line, socket.create_server(("127.0.0.1", 0))
+    )
 
 
 @pytest.fixture

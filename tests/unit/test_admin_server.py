@@ -30,6 +30,7 @@ from trionat.server.admin.messages import (
     REQUEST_BYTES,
     AskStatus,
     AskTasks,
+    AskWhere,
     Kicked,
     KickSession,
     KickUser,
@@ -335,6 +336,7 @@ numbers = st.integers(1, 2**63 - 1)
 requests = st.one_of(
     st.just(AskStatus()),
     st.just(AskTasks()),
+    st.builds(AskWhere, st.text(max_size=255)),
     st.builds(KickUser, st.text(max_size=255)),
     st.builds(KickSession, numbers),
     st.builds(KickVisitor, numbers),

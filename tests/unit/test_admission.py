@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
+    from trionat.server.registry.claim import Claim, Wish
 
 
 async def test_welcome(tidy: Tidy, autojump_clock: MockClock) -> None:
@@ -471,6 +472,58 @@ async def test_refused_in_the_moment_in_which_it_was_let_in(
         assert (await waiting.hear(Refused)).code == "kicked"
         await waiting.hear_end()
         assert leases.ports.free == 1
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, server: MemoryServer, seconds: float) -> None:
+    """Have the registry take its time for each claim, as one that is far away does."""
+    kind = type(server.admission.leases.registry)
+    claim = kind.claim
+
+    async def slow(self: Any, wish: Wish) -> Claim | None:
+        await trio.sleep(seconds)
+        return await claim(self, wish)
+
+    monkeypatch.setattr(kind, "claim", slow)
+
+
+async def test_who_waits_is_told_so_while_others_are_claimed_for(
+    tidy: Tidy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits in silence, and who leaves is noticed."""
+    async with open_memory_server(tidy, ports=3) as server:
+        slow_down(monkeypatch, server, 1.0)
+        clients = [server.client(name) for name in ("one", "two", "three")]
+        for client in clients:
+            await client.ask()
+        with trio.fail_after(0.8):
+            assert await hear_position(clients[2]) == 3
+        clients[1].channel.endpoint.reset()
+        with trio.fail_after(0.5):
+            while len(server.admission.queue) > 2:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.01)
+        for client in (clients[0], clients[2]):
+            while not isinstance(message := await client._inbox.receive(), Welcome):
+                assert isinstance(message, Queued)
+
+
+async def test_who_comes_while_others_are_claimed_for_is_next(
+    tidy: Tidy, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else tells of it: the one before gets nothing."""
+    async with open_memory_server(tidy, ports=4) as server:
+        await server.welcome("holder")
+        slow_down(monkeypatch, server, 0.3)
+        wide = server.client("wide")
+        began = trio.current_time()
+        await wide.ask(None, None, None, None)
+        server.nursery.start_soon(wide.ping)
+        await trio.sleep(0.1)
+        late = server.client("late")
+        await late.ask()
+        while not isinstance(await late._inbox.receive(), Welcome):
+            pass
+        # Its claim follows a second one for the wide client, which stands before it.
+        assert trio.current_time() - began == pytest.approx(0.9, abs=0.05)
 
 
 async def hear_position(client: MemoryClient) -> int:

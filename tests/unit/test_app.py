@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.mariadb import write_certificates
 from trionat.address import TCPAddress
 from trionat.cli.serve import banner
 from trionat.config.database import DatabaseConfig
@@ -153,6 +154,49 @@ def test_the_banner_tells_where_proxies_come_to() -> None:
     assert "from proxies" not in banner(attrs.evolve(ready, proxy_control=None, proxy_visit=None))
 
 
+def test_the_banner_tells_of_the_cluster() -> None:
+    here = TCPAddress("127.0.0.1", 1)
+    ready = Ready(
+        name="x",
+        control=here,
+        tunnel=here,
+        public=here,
+        visit_ports=(1,),
+        sessions=1,
+        authentication=True,
+        fingerprint="x",
+        state_dir="x",
+    )
+    assert "cluster" not in banner(ready)
+    address = TCPAddress("10.0.0.11", 8009)
+    ready = attrs.evolve(ready, node="n1", node_addr=address, other_nodes=2)
+    assert "\n  cluster         node n1 at 10.0.0.11:8009, 2 other nodes there\n" in banner(ready)
+    away = attrs.evolve(ready, other_nodes=0, redis_away="Connection refused")
+    assert "node n1 at 10.0.0.11:8009, Redis is away: Connection refused\n" in banner(away)
+
+
+def test_the_banner_of_a_server_with_names_has_its_records_and_a_service_with_a_name() -> None:
+    here = TCPAddress("203.0.113.7", 1)
+    ready = Ready(
+        name="x",
+        control=here,
+        tunnel=here,
+        public=here,
+        visit_ports=(1,),
+        sessions=1,
+        authentication=True,
+        fingerprint="x",
+        state_dir="x",
+        ticket="tn1_x",
+        domain="tunnel.example.com",
+    )
+    told = banner(ready)
+    assert "\n                  DNS record: *.tunnel.example.com. A 203.0.113.7\n" in told
+    assert "\n                  DNS record: tunnel.example.com. A 203.0.113.7\n" in told
+    assert "\n  trionat connect tn1_x http:8080\n" in told
+    assert "\n  trionat connect tn1_x 8080\n" in banner(attrs.evolve(ready, domain=None))
+
+
 async def test_legacy_clients_are_told_of_at_the_start(
     nothing_left: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,3 +243,56 @@ async def test_a_visit_port_that_is_taken_does_not_prevent_the_others(
         ):
             with pytest.raises(StartupError, match=f"cannot listen on 127.0.0.1:{port}"):
                 await serve(other)
+
+
+async def test_a_port_of_names_that_is_taken_says_which_flag_moves_it(tmp_path: Path) -> None:
+    any_port = TCPAddress("127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = ServerConfig(
+            controller_addr=any_port,
+            tunnel_addr=any_port,
+            visit_port=(0,),
+            domain="tunnel.example.com",
+            http_addr=TCPAddress("127.0.0.1", taken.getsockname()[1]),
+            https_addr=any_port,
+            state_dir=tmp_path,
+        )
+        with pytest.raises(StartupError, match=r"already in use.*--http-addr"):
+            await serve(config)
+
+
+async def test_a_folder_of_certificates_that_is_not_there(tmp_path: Path) -> None:
+    any_port = TCPAddress("127.0.0.1", 0)
+    config = ServerConfig(
+        controller_addr=any_port,
+        tunnel_addr=any_port,
+        visit_port=(0,),
+        domain="tunnel.example.com",
+        http_addr=any_port,
+        https_addr=any_port,
+        state_dir=tmp_path,
+        certificates_dir=tmp_path / "none",
+    )
+    with pytest.raises(StartupError, match=r"none: there is no such folder \(CertificatesDir\)"):
+        await serve(config)
+
+
+async def test_a_certificate_that_is_not_for_the_address_that_was_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    any_port = TCPAddress("127.0.0.1", 0)
+    write_certificates(tmp_path, "203.0.113.7", "b.example")
+    config = ServerConfig(
+        controller_addr=any_port,
+        tunnel_addr=any_port,
+        visit_port=(0,),
+        certificate=tmp_path / "server.pem",
+        certificate_key=tmp_path / "server.key",
+        state_dir=tmp_path,
+    )
+    for public, told in ((None, True), ("b.example", False)):
+        caplog.clear()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, attrs.evolve(config, public_addr=public))
+            nursery.cancel_scope.cancel()
+        assert ("tickets lead to an address that the certificate is not for" in caplog.text) == told

@@ -17,7 +17,7 @@ from trionat.protocol.legacy import AuthFail, ConnectionFull, Credentials
 from trionat.protocol.messages import RefusalCode, Refused, Welcome
 from trionat.server.admission import bans as bans_module
 from trionat.server.admission.bans import Bans
-from trionat.server.control.handshakes import PendingHandshakes
+from trionat.server.handshakes import PendingHandshakes
 from trionat.transport.channel import LegacyChannel
 
 if TYPE_CHECKING:

@@ -11,10 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tests.certificates.made import with_version
 from trionat.transport.certificate import (
     fingerprint,
     first_certificate,
     make_certificate,
+    validity,
 )
 
 if TYPE_CHECKING:
@@ -119,6 +121,15 @@ def test_fingerprint_is_that_of_the_first_certificate() -> None:
     assert fingerprint(der) == hashlib.sha256(der).digest()
     with pytest.raises(ValueError, match="no certificate"):
         first_certificate("-----BEGIN PRIVATE KEY-----")
+
+
+def test_how_long_one_is_valid_that_no_library_reads() -> None:
+    _, pem = make_certificate()
+    begins, ends = validity(pem.decode())
+    assert begins < ends
+    for odd in (with_version(pem, 7), b"", pem[:100]):
+        with pytest.raises(ValueError, match=r"certificate|version"):
+            validity(odd.decode())
 
 
 def test_cryptography_is_imported_only_to_make_one() -> None:

@@ -82,7 +82,7 @@ def test_without_a_ticket_all_are_services() -> None:
         (["8080", TICKET[:-5]], "the ticket is damaged: copy it again, whole"),
         ([TICKET[:50], TICKET[50:-5], "8080"], "the ticket is damaged: copy it again, whole"),
         (
-            ["tn3_abcdefghijklmnop", "8080"],
+            ["tn4_abcdefghijklmnop", "8080"],
             "the ticket was made by a newer trionat: update this one",
         ),
     ],

@@ -76,7 +76,9 @@ def test_missing_tables_are_made_once(trionat: Trionat, mariadb: MariaDB, tmp_pa
     user = on(trionat, database, tmp_path / "server.yml")
     assert "trionat db init" in user.fails(3, "list")
     last = f"Database {database.db_name} at {database.address} has all tables."
-    tables = ["userInfo_userinfo", "bars", "trionat_accounts", "trionat_months", "trionat_flushes"]
+    tables = ["userInfo_userinfo", "bars", "trionat_accounts", "trionat_months"]
+    tables += ["trionat_flushes", "trionat_names"]
+    tables += ["trionat_flags", "trionat_tokens", "trionat_days"]
     made = [f"made table {table}" for table in tables]
     assert db("init", *user.options) == Outcome(0, "\n".join([*made, last, ""]), "")
     assert db("init", *user.options) == Outcome(0, f"{last}\n", "")
@@ -91,7 +93,8 @@ def test_findings_are_told_a_line_each(user: Trionat, mariadb: MariaDB) -> None:
     lines = outcome.out.splitlines()
     assert lines[0].startswith("userInfo_userinfo has no index on username: ")
     assert any(line.startswith("1 passwords are in plain text: ") for line in lines)
-    assert lines[-1].startswith("trionat_flushes is missing: ")
+    assert lines[-5].startswith("trionat_flushes is missing: ")
+    assert lines[-4].startswith("trionat_names is missing: ")
     assert db("check", *user.options) == outcome
     tables = {row for (row,) in mariadb.sql("show tables", user.database.db_name)}
     assert tables == {"userInfo_userinfo", "bars"}

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from tests.unit.commands import Trionat
 
 ALL = [
-    *("--visit-ports", "60020,60000-60009,60003", "--sessions", "2", "--visitors", "50"),
+    *("--visit-ports", "60020,60000-60009,60003"),
+    *("--names", "Shop-*.tunnel.example.com, blog,blog"),
+    *("--sessions", "2", "--visitors", "50"),
     *("--bandwidth", "10M", "--quota", "1.5Gi"),
     *("--allow-visitors", "192.0.2.0/24, 2001:db8::/32", "--deny-visitors", "192.0.2.7"),
 ]
 SHOWN = """\
 alice:
   visit ports     60000-60009, 60020
+  names           shop-*.tunnel.example.com, blog
   sessions        2
   visitors        50
   bandwidth       10M bytes a second
@@ -47,6 +50,7 @@ def test_limits_are_set_shown_and_listed(trionat: Trionat) -> None:
     assert (outcome.code, outcome.out, outcome.err) == (0, SHOWN, "")
     assert limits(trionat) == Limits(
         visit_ports=(*range(60000, 60010), 60020),
+        names=("shop-*.tunnel.example.com", "blog"),
         sessions=2,
         visitors=50,
         bandwidth=10_000_000,
@@ -58,7 +62,8 @@ def test_limits_are_set_shown_and_listed(trionat: Trionat) -> None:
     alice, its_limits, bob = trionat("list").out.splitlines()
     assert alice.startswith("alice  added ")
     assert its_limits == (
-        "       limits: visit ports 60000-60009, 60020, sessions 2, visitors 50,"
+        "       limits: visit ports 60000-60009, 60020,"
+        " names shop-*.tunnel.example.com, blog, sessions 2, visitors 50,"
         " bandwidth 10M bytes a second, quota 1536Mi bytes a month,"
         " allow visitors 192.0.2.0/24, 2001:db8::/32, deny visitors 192.0.2.7"
     )
@@ -73,6 +78,7 @@ def test_limits_are_set_shown_and_listed(trionat: Trionat) -> None:
             "monthly_quota": 1_610_612_736,
             "allow_visitors": ["192.0.2.0/24", "2001:db8::/32"],
             "deny_visitors": ["192.0.2.7"],
+            "names": ["shop-*.tunnel.example.com", "blog"],
         },
         dict.fromkeys(attrs.asdict(Limits())),
     ]
@@ -88,6 +94,7 @@ def test_what_is_not_said_stays_and_none_lifts(trionat: Trionat) -> None:
     assert limits(trionat) == Limits()
     assert outcome.out.splitlines()[1:] == [
         "  visit ports     all",
+        "  names           any right below the server's domain",
         "  sessions        no limit",
         "  visitors        no limit",
         "  bandwidth       no limit",
@@ -106,6 +113,16 @@ def test_what_is_not_said_stays_and_none_lifts(trionat: Trionat) -> None:
         (["alice", "--visit-ports", "1-1025"], "--visit-ports: '1-1025' is not 1 to 1024 ports"),
         (["alice", "--visit-ports", "x"], "--visit-ports: 'x' is not a valid port: write a number"),
         (["alice", "--visit-ports", ""], "--visit-ports: '' is not a valid port: write a number"),
+        (
+            ["alice", "--names", "203.0.113.7"],
+            "--names: '203.0.113.7' is an IP address: write a name",
+        ),
+        (["alice", "--names", "a,,b"], "--names: '' is not a valid pattern of names: there is"),
+        (["alice", "--names", "*.*"], "--names: '*.*' is not a valid pattern of names: it ends"),
+        (
+            ["alice", "--names", ",".join(f"n{number}" for number in range(65))],
+            "--names: 65 patterns of names are too many: give at most 64",
+        ),
         (["alice", "--sessions", "0"], "--sessions: '0' is not a whole number from 1 to 1000000"),
         (["alice", "--visitors", "x"], "--visitors: 'x' is not a whole number from 1 to 1000000"),
         (

@@ -19,17 +19,23 @@ from trionat.cli.table import Table
 from trionat.server.admin.messages import (
     AskStatus,
     AskTasks,
+    AskWhere,
+    Holding,
     Kicked,
     KickSession,
     KickUser,
     KickVisitor,
     Request,
+    Whereabouts,
     decode_request,
     encode_answer,
     encode_error,
 )
 from trionat.server.admin.snapshot import (
     BannedView,
+    CertificateView,
+    ClusterView,
+    NodeView,
     QueuedView,
     ReservedView,
     ServerView,
@@ -197,6 +203,35 @@ def test_groups() -> None:
     assert "  60002  dave in the group web, for 21s more, visitors waiting: 1" in lines
 
 
+def test_certificates() -> None:
+    retry, name = "2026-11-23T12:04:00+00:00", "tunnel.example.com"
+    certificates = (
+        CertificateView(name=f"api.{name}", state="own", ends="2027-05-01T00:00:00+00:00"),
+        CertificateView(
+            name=f"blog.{name}", state="missing", reason="no such record\n", retry=retry
+        ),
+        CertificateView(name=f"shop.{name}", state="valid", ends="2027-02-20T00:00:00+00:00"),
+        CertificateView(
+            name="late", state="late", ends="2026-11-29T00:00:00+00:00", reason="x", retry=retry
+        ),
+        CertificateView(name="new", state="ordering"),
+    )
+    lines = draw(attrs.evolve(NOBODY, certificates=certificates), None)
+    at = lines.index("Certificates:")
+    assert lines[at + 1 :] == [
+        f"  api.{name}  of your own, good until 2027-05-01",
+        f"  blog.{name}  none yet; no such record\\n; tried again at 2026-11-23 12:04 UTC",
+        f"  shop.{name}  good until 2027-02-20",
+        "  late  NOT RENEWED IN TIME, good until 2026-11-29; x; tried again at 2026-11-23 12:04 UTC",
+        "  new  is being ordered",
+    ]
+    assert f"Certificates:\n{lines[at + 3]}\n" in OPERATING.read_text()
+    values = attrs.asdict(attrs.evolve(NOBODY, certificates=certificates))
+    assert Snapshot.of(values).certificates == certificates
+    del values["certificates"]  # of a server before there were any
+    assert Snapshot.of(values) == NOBODY
+
+
 def test_nobody() -> None:
     lines = draw(NOBODY)
     assert lines[-1] == "No client is connected."
@@ -247,6 +282,22 @@ def test_visitors() -> None:
     assert (
         lines[at + 1] == "    v4801 waiting, here for 7s 198.51.100.9:5000 at 60002, 1.2k in, 0 out"
     )
+
+
+def test_a_narrowed_ticket_is_shown_with_what_it_is_for() -> None:
+    restrictions = ("only names=shop ports=60001", "until 2026-11-29T12:00:00Z")
+    alice = attrs.evolve(ALICE, restrictions=restrictions)
+    lines = draw(attrs.evolve(SNAPSHOT, sessions=(BOB, alice)))
+    at = next(number for number, line in enumerate(lines) if line.startswith("  1 alice"))
+    assert lines[at + 1] == (
+        "    narrowed ticket: only names=shop ports=60001; until 2026-11-29T12:00:00Z"
+    )
+    assert sum("narrowed" in line for line in lines) == 1
+    snapshot = attrs.evolve(NOBODY, sessions=(alice,))
+    values = attrs.asdict(snapshot)
+    assert Snapshot.of(values) == snapshot
+    del values["sessions"][0]["restrictions"]  # of a server before there were any
+    assert Snapshot.of(values).sessions == (ALICE,)
 
 
 def test_names_cannot_forge_lines() -> None:
@@ -448,6 +499,29 @@ def test_who_was_kicked(kick: Trionat) -> None:
 
 
 @posix
+def test_a_kick_in_a_cluster(kick: Trionat) -> None:
+    """Who was mistyped must not pass for somebody who was sent away."""
+    answers = [
+        Kicked(told=2, elsewhere=0),
+        Kicked(told=1, elsewhere=1),
+        Kicked(sessions=(7,), told=2, elsewhere=3),
+    ]
+    with answering(kick.folder, *map(encode_answer, answers)):
+        assert kick("alcie").out.splitlines() == [
+            "there is no client of a user 'alcie' here",
+            "2 other nodes told to do the same: no session of that user is known there; is the name right?",
+        ]
+        assert kick("alice").out.splitlines() == [
+            "there is no client of a user 'alice' here",
+            "1 other node told to do the same: 1 session of that user is known there",
+        ]
+        assert kick("alice").out.splitlines() == [
+            "session 7 is ended",
+            "2 other nodes told to do the same: 3 sessions of that user are known there",
+        ]
+
+
+@posix
 def test_nobody_is_there_to_kick(kick: Trionat) -> None:
     nobody = encode_answer(Kicked())
     with answering(kick.folder, nobody, nobody, nobody):
@@ -479,3 +553,61 @@ def test_no_server(nothing_configured: None, tmp_path: Path, words: str) -> None
         f"{trionat.folder}: no server is up on this state folder: start it, or name another one (--state-dir)"
     )
     assert not trionat.folder.exists()
+
+
+CLUSTER = ClusterView(
+    node="n1",
+    away=None,
+    claims=3,
+    nodes=(
+        NodeView(name="n1", address="10.0.0.11:8009", silent=0.5, sessions=2, visitors=7),
+        NodeView(
+            name="n2", address="10.0.0.12:8009", silent=1, sessions=0, visitors=0, drained=True
+        ),
+    ),
+)
+
+
+def test_nodes_of_the_cluster() -> None:
+    lines = Table(None).draw(attrs.evolve(SNAPSHOT, cluster=CLUSTER), visitors=False, cluster=True)
+    assert lines[-3:] == [
+        "Nodes of the cluster:",
+        "  n1  10.0.0.11:8009  beat 0.5 s ago, sessions: 2, visitors: 7",
+        "  n2  10.0.0.12:8009  beat 1 s ago, sessions: 0, visitors: 0, is drained",
+    ]
+
+
+def test_a_server_that_is_no_node_says_so() -> None:
+    lines = Table(None).draw(SNAPSHOT, visitors=False, cluster=True)
+    assert lines[-1].startswith("This server is no node of a cluster: ")
+    assert lines[:-2] == Table(None).draw(SNAPSHOT, visitors=False)
+
+
+@posix
+def test_where_a_user_is(nothing_configured: None, tmp_path: Path) -> None:
+    cluster = Trionat(folder=tmp_path / "state", command="cluster")
+    held = (
+        Holding(node="n1", points=(60001, 60000, "shop.example.com")),
+        Holding(node="n2", points=(60007,), is_group=True),
+        Holding(node="n2", points=()),
+    )
+    answers = [
+        Whereabouts(node="n1", holdings=held),
+        Whereabouts(node="n1", holdings=held[:1], more=4000, away="no route\x1b"),
+        Whereabouts(node="n1"),
+        Whereabouts(node=None),
+    ]
+    with answering(cluster.folder, *map(encode_answer, answers)) as asked:
+        assert cluster("where", "alice").out.splitlines() == [
+            "n1  60000-60001, shop.example.com",
+            "n2  60007 (a group)",
+            "n2  a client of a group",
+        ]
+        assert cluster("where", "alice").out.splitlines() == [
+            r"n1 may know old things only: Redis is away: no route\x1b",
+            "n1  60000-60001, shop.example.com",
+            "… and 4000 more",
+        ]
+        assert "no client of a user 'alice' is known" in cluster.fails(2, "where", "alice")
+        assert "this server is no node of a cluster" in cluster.fails(3, "where", "alice")
+    assert asked == [AskWhere("alice")] * 4

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from tests.unit.commands import Outcome, Trionat
-from trionat.store.base import Flush
+from trionat.store.base import MOST_DAYS_AT_ONCE, Flush
 from trionat.store.journal import Journal, save_journal
 
 if TYPE_CHECKING:
@@ -26,9 +26,42 @@ def traffic(trionat: Trionat) -> Trionat:
     return attrs.evolve(trionat, command="traffic")
 
 
-def add(traffic: Trionat, number: int, month: str, amounts: Mapping[str, int]) -> None:
+def add(
+    traffic: Trionat, number: int, month: str, amounts: Mapping[str, int], day: str | None = None
+) -> None:
     flush = Flush(server="0" * 32, number=number, month=month, amounts=amounts)
-    assert traffic.ask(lambda store: store.add_traffic(flush))
+    assert traffic.ask(lambda store: store.add_traffic(flush, day))
+
+
+def test_the_days_of_a_month(traffic: Trionat) -> None:
+    for number, (day, amounts) in enumerate(
+        [
+            ("2026-11-09", {"alice": 10 * GB, "bob": 5}),
+            ("2026-11-30", {"alice": 1500}),
+            ("2026-12-01", {"bob": 7}),
+        ],
+        1,
+    ):
+        add(traffic, number, day[:7], amounts, day)
+    assert traffic("--days", "--month", "2026-11").out.splitlines() == [
+        "2026-11-09  alice  10.0 GB",
+        "2026-11-09  bob    5 B",
+        "2026-11-30  alice  1.5 kB",
+    ]
+    assert traffic("bob", "--days", "--month", "2026-12", "--json").out == (
+        '{"day": "2026-12-01", "user": "bob", "bytes": 7}\n'
+    )
+    none = traffic("--days", "--month", "2020-01")
+    assert (none.out, none.err) == ("", "There is no traffic of a day in 2020-01.\n")
+
+
+def test_there_may_be_more_days_than_the_store_tells_at_once(traffic: Trionat) -> None:
+    many = {f"user {number}": number for number in range(MOST_DAYS_AT_ONCE + 1)}
+    flush = Flush(server="0" * 32, number=1, month="2026-11", amounts=many)
+    assert traffic.ask(lambda store: store.add_traffic(flush, "2026-11-09"))
+    lines = traffic("--days", "--month", "2026-11", "--json").out.splitlines()
+    assert {json.loads(line)["user"]: json.loads(line)["bytes"] for line in lines} == many
+    assert len(lines) == len(many)
 
 
 def test_the_most_come_first_with_this_month_beside_the_quota(traffic: Trionat) -> None:

@@ -15,11 +15,15 @@ from tests.unit.commands import Outcome, Trionat
 from trionat.address import TCPAddress
 from trionat.cli.user import user_app
 from trionat.protocol.ticket import Ticket
+from trionat.server.accounts.name_owners import KEPT_FOR
 from trionat.server.state_folder import database_file, prepare_state
+from trionat.store.base import User
 from trionat.store.expiry import format_time, parse_expiry
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trionat.store.base import Store
 
 ON_A_TERMINAL = """
 import fcntl, termios
@@ -36,6 +40,7 @@ NO_LIMITS = dict.fromkeys(
         "monthly_quota",
         "allow_visitors",
         "deny_visitors",
+        "names",
     ]
 )
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -138,6 +143,10 @@ def test_an_expiry_can_be_set_at_once(trionat: Trionat) -> None:
         (["passwd", "alice"], "\n", "standard input: the password is empty"),
         (["expire", "bob", "1d"], "", "there is no user 'bob'"),
         (["expire", "alice", "tomorrow"], "", "WHEN: 'tomorrow' is not a valid time: write"),
+        (["admin", "bob", "on"], "", "there is no user 'bob'"),
+        (["admin", "alice", "yes"], "", "on|off: 'yes' is neither on nor off"),
+        (["disable", "bob"], "", "there is no user 'bob'"),
+        (["enable", "bob"], "", "there is no user 'bob'"),
         (["ticket", "bob", "--public-addr", "h"], "", "there is no user 'bob'"),
         (["ticket", "alice"], "", "--public-addr: where clients reach the server is not known yet"),
         (
@@ -189,6 +198,8 @@ def test_the_list(trionat: Trionat) -> None:
     assert listed == [
         {
             "name": "alice",
+            "admin": False,
+            "disabled": False,
             "expires_at": "2099-01-31T12:00:00+00:00",
             "expired": False,
             "limits": NO_LIMITS,
@@ -196,12 +207,43 @@ def test_the_list(trionat: Trionat) -> None:
         },
         {
             "name": "zoe",
+            "admin": False,
+            "disabled": False,
             "expires_at": "2021-01-01T00:00:00+00:00",
             "expired": True,
             "limits": NO_LIMITS,
             "damage": None,
         },
     ]
+
+
+def test_an_administrator_is_made_and_unmade(trionat: Trionat) -> None:
+    trionat("add", "alice", "--admin", stdin="x\n")
+    trionat("add", "bob", stdin="x\n")
+    assert [line.endswith("  administrator") for line in trionat("list").out.splitlines()] == [
+        True,
+        False,
+    ]
+    assert trionat("admin", "bob", "on").out == "bob is an administrator now.\n"
+    assert trionat("admin", "alice", "off").out == "alice is no administrator now.\n"
+    listed = [json.loads(line) for line in trionat("list", "--json").out.splitlines()]
+    assert [(user["name"], user["admin"]) for user in listed] == [("alice", False), ("bob", True)]
+
+
+def test_an_account_is_disabled_and_enabled(trionat: Trionat) -> None:
+    trionat("add", "alice", stdin="x\n")
+    before = trionat.user("alice")
+    assert trionat("disable", "alice").out.startswith("alice is disabled: neither password nor ")
+    assert trionat("list").out.endswith("  disabled\n")
+    assert json.loads(trionat("list", "--json").out)["disabled"] is True
+    ticket = trionat("ticket", "alice", "--public-addr", "example.com")
+    assert "It is of no use now: alice is disabled." in ticket.err
+    assert trionat("enable", "alice").out == "alice can log in again.\n"
+    assert trionat.user("alice") == before
+    trionat("expire", "alice", "2020-01-31")
+    assert trionat("enable", "alice").out == (
+        "alice is enabled, but expired on 2020-02-01 00:00 UTC.\n"
+    )
 
 
 def test_an_empty_list(trionat: Trionat) -> None:
@@ -307,6 +349,70 @@ def test_with_a_certificate_of_the_keepers_own_the_ticket_holds_no_fingerprint(
     config.write_text("Server:\n  Certificate: a.pem\n  CertificateKey: b.pem\n  PublicAddr: h\n")
     ticket = Ticket.decode(trionat("ticket", "alice", "--config", str(config)).out)
     assert ticket.fingerprint is None
+
+
+SHOP, BLOG, WIKI = (f"{label}.example.org" for label in ("shop", "blog", "wiki"))
+
+
+@pytest.fixture
+def named(trionat: Trionat) -> datetime:
+    """Have alice and bob use names, and somebody who is gone by now; return when that was."""
+    now = datetime.now(UTC)
+
+    async def use(store: Store) -> None:
+        for name, used in (("alice", [SHOP]), ("a b's", [BLOG]), ("gone", [WIKI])):
+            if name != "alice":
+                await store.add_user(User(name=name, password="hash", ticket_salt=bytes(16)))
+            found = await store.find_user(name)
+            assert found is not None
+            old = now - KEPT_FOR
+            await store.reserve_names(name, found.account_id, [f"of-{used[0]}"], old, KEPT_FOR)
+            await store.reserve_names(name, found.account_id, used, now, timedelta(days=60))
+        await store.remove_user("gone")
+
+    trionat("add", "alice", stdin="secret\n")
+    trionat.ask(use)
+    return now
+
+
+def test_names_are_listed_with_their_users(trionat: Trionat, named: datetime) -> None:
+    until = format_time(named + KEPT_FOR)
+    assert trionat("names") == Outcome(
+        0,
+        f"{BLOG}  a b's, kept until {until}\n"
+        f"{SHOP}  alice, kept until {until}\n"
+        f"{WIKI}  nobody's: its account is gone, kept until {until}\n",
+        "",
+    )
+    assert trionat("names", "alice").out == f"{SHOP}  alice, kept until {until}\n"
+    assert trionat("names", "carol").out == "No name is in use, or was lately.\n"
+
+
+def test_names_are_listed_for_scripts(trionat: Trionat, named: datetime) -> None:
+    outcome = trionat("names", "--json")
+    used, until = format_time(named), format_time(named + KEPT_FOR)
+    assert [json.loads(line) for line in outcome.out.splitlines()] == [
+        {"name": name, "user": user, "used": used, "kept_until": until}
+        for name, user in ((BLOG, "a b's"), (SHOP, "alice"), (WIKI, ""))
+    ]
+    assert json.loads(trionat("names", "alice", "--json").out)["name"] == SHOP
+    assert trionat("names", "carol", "--json") == Outcome(0, "", "")
+
+
+@pytest.mark.usefixtures("named")
+def test_a_name_that_may_be_in_use_is_given_free_with_a_word_about_that(trionat: Trionat) -> None:
+    outcome = trionat("release-name", "Blog.Example.org")
+    assert (outcome.code, outcome.out) == (0, f"{BLOG} is kept for nobody any more\n")
+    assert outcome.err == (
+        "If a client uses it now, nobody else gets it until that has left: "
+        "trionat kick 'a b'\"'\"'s' sends it away.\n"
+    )
+    for name in (f"of-{SHOP}", WIKI):  # nobody uses these
+        released = trionat("release-name", name)
+        assert released == Outcome(0, f"{name} is kept for nobody any more\n", "")
+    assert trionat("names").out.startswith(f"{SHOP}  alice")
+    assert trionat.fails(2, "release-name", BLOG) == f"nobody has the name '{BLOG}'"
+    assert "NAME" in trionat.fails(2, "release-name", "no name")
 
 
 @pytest.mark.usefixtures("nothing_configured")

@@ -498,3 +498,24 @@ async def test_connect_that_is_cancelled(here: Here, autojump_clock: MockClock) 
         assert scope.cancelled_caught
         await trio.sleep(60)
         assert world.server.admission.leases.ports.free == 2
+
+
+async def test_an_answer_needs_a_session(here: Here, autojump_clock: MockClock) -> None:
+    """Whoever has answered hears whether somebody was told."""
+    async with open_world(*here) as world:
+        client = world.client
+        assert not client.approve(0, "192.0.2.1", approved=True)
+        await world.start()
+        await until_up(world)
+        assert client.approve(0, "192.0.2.1", approved=True)
+        for service, host in ((1, "192.0.2.1"), (-1, "192.0.2.1"), (0, "shop.example")):
+            with pytest.raises(ValueError, match=r"no service|address"):
+                client.approve(service, host, approved=True)
+        for _ in range(2):  # the second time it is some time until the next try
+            world.cut()
+            with trio.fail_after(60):
+                while client.services:  # noqa: ASYNC110 - there is no event for it
+                    await trio.lowlevel.checkpoint()
+            assert not client.approve(0, "192.0.2.1", approved=True)
+            await until_up(world)
+        assert client.approve(0, "192.0.2.1", approved=False)

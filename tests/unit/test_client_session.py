@@ -18,6 +18,7 @@ from trionat.address import TCPAddress, UnixAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
+from trionat.client.reconnect import is_final
 from trionat.client.session import SessionOverError
 from trionat.config.client import ClientConfig
 from trionat.config.service import Service
@@ -31,9 +32,13 @@ from trionat.events import ClientEvent, Connected, Draining, PublicService
 from trionat.events import Queued as QueuedEvent
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
+    APPROVALS,
+    NAMES,
+    NARROWED_TICKETS,
     QUEUE_TIMEOUT,
     ROUTES,
     SECRET_BYTES,
+    Approve,
     Attach,
     Close,
     CloseCode,
@@ -45,6 +50,7 @@ from trionat.protocol.messages import (
     Ping,
     Pong,
     Queued,
+    RefusalCode,
     Refused,
     ServiceRequest,
     Welcome,
@@ -60,6 +66,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.unit.memory import MemoryEndpoint
+    from trionat.client.native.dialer import Server
 
 SECRET = b"s" * SECRET_BYTES
 SERVICES = (
@@ -130,16 +137,22 @@ def session_at(
 
 @asynccontextmanager
 async def open_server_side(
-    tidy: Tidy, folder: Path, *, forwarder: Forwarder | None = None, **settings: object
+    tidy: Tidy,
+    folder: Path,
+    *,
+    forwarder: Forwarder | None = None,
+    server: Server = SERVER,
+    **settings: object,
 ) -> AsyncIterator[ServerSide]:
     host = Host(tidy, folder)
+    host.dialer.server = server
     events: list[ClientEvent] = []
     session = session_at(host, forwarder or Forwarder(SERVICES, 5), tell=events.append, **settings)
-    server = ServerSide(session, host, events)
+    side = ServerSide(session, host, events)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.run)
-            yield server
+            nursery.start_soon(side.run)
+            yield side
             nursery.cancel_scope.cancel()
     finally:
         host.go()
@@ -158,6 +171,92 @@ async def test_first_words(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
             ),
             idle_tunnels=3,
         )
+
+
+NARROWED = attrs.evolve(SERVER, password=None, token=bytes(16), caveats=("only ports=60001",))
+
+
+async def test_a_narrowed_ticket_is_told_with_its_caveats(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with open_server_side(tidy, tmp_path, server=NARROWED) as server:
+        hello, _ = await server.answer()
+        assert (hello.token, hello.caveats) == (bytes(16), ("only ports=60001",))
+        assert NARROWED_TICKETS in hello.capabilities
+        capabilities = (*WELCOME.capabilities, NARROWED_TICKETS)
+        await server.say(attrs.evolve(WELCOME, capabilities=capabilities))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [type(event) for event in server.events] == [Connected]
+
+
+async def test_a_server_that_does_not_keep_to_caveats_is_left(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """One of 0.1 that asks nobody for a credential: it has never looked at the token, and gives everything to everybody."""
+    async with open_server_side(tidy, tmp_path, server=NARROWED) as server:
+        await server.welcome()
+        problem = await server.problem()
+        assert isinstance(problem, RefusedError)
+        assert problem.code == RefusalCode.UNSUPPORTED_VERSION
+        assert str(problem).startswith("this server would not keep to the restrictions of the")
+        assert server.events == []
+        assert is_final(problem, connected_before=False)
+    async with open_server_side(tidy, tmp_path) as server:
+        hello, _ = await server.answer()
+        assert hello.caveats == ()
+        assert NARROWED_TICKETS not in hello.capabilities
+
+
+NAMED = attrs.evolve(SERVICES[0], http="shop", approve=True)
+URLS = ("https://shop.tunnel.test",)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "urls", "missing"),
+    [
+        ((APPROVALS,), URLS, "the server does not know names"),
+        ((NAMES, APPROVALS), None, "the server does not know names"),
+        ((NAMES,), URLS, "the server does not ask about visitors"),
+    ],
+)
+async def test_a_server_that_does_not_know_what_the_service_needs_is_left(
+    tidy: Tidy,
+    autojump_clock: MockClock,
+    tmp_path: Path,
+    capabilities: tuple[str, ...],
+    urls: tuple[str, ...] | None,
+    missing: str,
+) -> None:
+    """Nobody may visit it there before the client has gone, and without being asked about."""
+    async with open_server_side(tidy, tmp_path, forwarder=Forwarder((NAMED,), 5)) as server:
+        await server.answer()
+        welcome = attrs.evolve(WELCOME, ports=(60001,), urls=urls)
+        await server.say(attrs.evolve(welcome, capabilities=capabilities))
+        with trio.fail_after(1):
+            close = await server.hear(Close)
+            problem = await server.problem()
+        assert isinstance(problem, RefusedError)
+        assert problem.code == RefusalCode.NAME_NOT_OFFERED
+        assert str(problem).startswith(missing)
+        assert close == Close(code=CloseCode.STOPPED, text=str(problem))
+        assert is_final(problem, connected_before=False)
+        assert server.events == []
+
+
+async def test_a_server_that_is_left_need_not_read(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last word does not fit into what is on the way."""
+    monkeypatch.setattr(Tidy, "pair", lambda self: memory_pair(self.endpoints, 64))
+    async with open_server_side(tidy, tmp_path, forwarder=Forwarder((NAMED,), 5)) as server:
+        await server.answer()
+        await server.say(attrs.evolve(WELCOME, ports=(60001,)))
+        said = trio.current_time()
+        with trio.fail_after(60):
+            problem = await server.problem()
+        assert isinstance(problem, RefusedError)
+        assert str(problem).startswith("the server does not know names")
+        assert trio.current_time() - said == pytest.approx(1.0)
 
 
 async def test_a_server_that_reads_nothing(
@@ -261,6 +360,28 @@ async def test_queued_is_told_once_for_each_position_and_pings_go_out(
         await server.say(WELCOME)
         await trio.testing.wait_all_tasks_blocked()
         assert isinstance(server.events[-1], Connected)
+
+
+async def test_each_answer_of_the_owner_is_sent(
+    tidy: Tidy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Also where a script gives several in one moment; of those about one address, the last one counts."""
+    async with open_server_side(tidy, tmp_path) as server:
+        await server.answer()
+        await server.say(attrs.evolve(WELCOME, capabilities=(APPROVALS,)))
+        await trio.testing.wait_all_tasks_blocked()
+        session = server.session
+        assert isinstance(session, NativeSession)
+        for host, approved in (("192.0.2.1", True), ("192.0.2.2", False), ("192.0.2.1", False)):
+            session.approve(0, host, approved=approved)
+        session.approve(1, "192.0.2.1", approved=True)
+        with trio.fail_after(1):
+            heard = [await server.hear(Approve) for _ in range(3)]
+        assert heard == [
+            Approve(service=0, host="192.0.2.1", approved=False),
+            Approve(service=0, host="192.0.2.2", approved=False),
+            Approve(service=1, host="192.0.2.1", approved=True),
+        ]
 
 
 async def test_refused(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from trionat.events import (
     Connected,
     Disconnected,
     Draining,
+    Inspecting,
     PublicService,
     Queued,
     Ready,
@@ -157,8 +158,8 @@ def test_fields_of_ready() -> None:
     cells = " ".join(row[0] for row in rows(REFERENCE, "### `serve --json`")[1:])
     written = set(re.findall(r"\w+", cells))
     here = TCPAddress("127.0.0.1", 7000)
-    behind = attrs.evolve(READY, proxy_control=here, proxy_visit=here)
-    assert {"event", *written} >= set(_as_json(behind, None)) >= {"proxy_control", "proxy_visit"}
+    behind = attrs.evolve(READY, proxy_control=here, proxy_visit=here, node="n1", node_addr=here)
+    assert {"event", *written} >= set(_as_json(behind, None)) >= {"proxy_control", "node"}
     assert set(_as_json(READY, None)) >= {"event", "control", "tunnel", "visit_ports", "ticket"}
 
 
@@ -182,6 +183,7 @@ def test_fields_of_ready() -> None:
         Queued(1),
         Disconnected(reason="gone", retry_in=None),
         Draining(30),
+        Inspecting("http://127.0.0.1:4040/?token=abc"),
         ServiceDown(name="web", local=TCPAddress("127.0.0.1", 8080), reason="refused"),
         ServiceUp(name="web", local=TCPAddress("127.0.0.1", 8080)),
     ],
@@ -282,7 +284,7 @@ def test_every_module_has_its_room() -> None:
         ("db check", {}),
         ("serve", {"TRIONAT_LOG_LEVEL": "loud"}),
         ("connect tn1_AAAA 8080", {}),
-        ("connect tn3_AAAA 8080", {}),
+        ("connect tn4_AAAA 8080", {}),
         ("connect 8080", {}),
         ("connect tn1_AAAA", {}),
         ("status", {}),

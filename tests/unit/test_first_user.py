@@ -35,6 +35,7 @@ async def test_an_empty_store_gets_a_first_user_once(tmp_path: Path) -> None:
         assert attrs.evolve(found, account_id=0) == first.user
         assert first.user.name == FIRST_USER == "trionat"
         assert first.user.expires_at is None
+        assert first.user.admin
         assert await verify_password(first.user.password, first.password)
         assert first.password not in repr(first)
         assert await ensure_first_user(store) is None

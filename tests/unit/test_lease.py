@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
-from trionat.protocol.messages import ServiceRequest
+from trionat.errors import RefusedError
+from trionat.protocol.messages import Publish, PublishKind, RefusalCode, ServiceRequest
 from trionat.relay.send_buffer import SendMemory
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.admission.lease import Lease
 from trionat.server.admission.leases import Leases
 from trionat.server.admission.legacy_client import LegacyQueuedClient
-from trionat.server.visitors.ports import PortPool, VisitPort
+from trionat.server.visitors.group import Groups
+from trionat.server.visitors.ports import PortPool, VirtualHost, VisitPort
 from trionat.server.visitors.queue import VisitorQueue
 from trionat.store.base import Limits
 
@@ -146,7 +149,138 @@ async def test_what_it_serves(lease: Lease) -> None:
 
 
 async def test_ports_know_their_service_and_line(lease: Lease) -> None:
-    assert [(port.service, port.queue) for port in lease.ports] == [
+    assert [(port.service, port.queue) for port in lease.points] == [
         (0, lease.queue),
         (1, lease.queue),
     ]
+
+
+async def test_what_was_approved_at_a_name_stays_when_its_client_comes_again() -> None:
+    """It asks for no name, as it did before, and the server has chosen one."""
+    line = VisitorQueue(1, 1, UserLimits("user", Limits()))
+    host = VirtualHost(name="quiet-otter-41.example.org")
+    lease = Lease(("user", "identity"), (host,), line, SendMemory(0))
+    publish = Publish(kind=PublishKind.HTTP, approve=True)
+    named = attrs.evolve(publish, name=host.name)
+    lease.take_services((ServiceRequest(publish=named),))
+    before = host.restrictions
+    assert before is not None
+    lease.take_services((ServiceRequest(publish=publish),))
+    assert host.restrictions is before
+    before.approvals.answer("192.0.2.1", approved=True)
+    counted = host.requests
+    for said in ({"rate": 1.0}, {"basic_auth": ONE}, {"basic_auth": TWO}):
+        lease.take_services((ServiceRequest(publish=attrs.evolve(publish, **said)),))
+        assert host.restrictions is not before
+        assert host.restrictions.ask("192.0.2.1", "GET /") is None
+        assert host.restrictions.ask("192.0.2.2", "GET /") is not None
+    assert host.requests is counted
+
+
+class Clients:
+    """Those of a group at one name; what each says is about that."""
+
+    def __init__(self) -> None:
+        self.host = VirtualHost(name="shop.example.org")
+        self.groups = Groups()
+        self.said = Publish(kind=PublishKind.HTTP)
+
+    def come(self, identity: str, **said: object) -> Lease:
+        queue = VisitorQueue(1, 1, UserLimits("user", Limits()))
+        group = self.groups.open("user", "web", (self.host,))
+        lease = Lease(("user", identity), (self.host,), queue, SendMemory(0), group=group)
+        lease.take_services(self.services(**said))
+        return self.come_back(lease, **said)
+
+    def come_back(self, lease: Lease, **said: object) -> Lease:
+        lease.check_services(self.services(**said))
+        lease.take_services(self.services(**said))
+        lease.occupy(1, ignore)
+        return lease
+
+    def services(self, **said: object) -> tuple[ServiceRequest, ...]:
+        return (ServiceRequest(publish=attrs.evolve(self.said, **said)),)  # type: ignore[arg-type]
+
+    def leave(self, lease: Lease) -> None:
+        lease.give_up("it has left")
+        lease.vacate()
+        assert lease.group is not None
+        self.groups.leave("user", lease.group, lease.queue)
+
+    @property
+    def password(self) -> tuple[str, ...]:
+        """What counts."""
+        assert self.host.publish is not None
+        return self.host.publish.basic_auth
+
+
+HASH = "$argon2id$v=19$m=8,t=1,p=1${}" + 21 * "A" + "$" + 43 * "A"
+ONE, TWO, THREE = ((f"ann:{HASH.format(salt)}",) for salt in ("1", "2", "3"))
+"""Passwords of the same user: the same one, or not."""
+
+
+@pytest.mark.parametrize(
+    ("said", "keys"),
+    [
+        ({"basic_auth": ()}, "BasicAuth"),
+        ({"basic_auth": (f"bob:{HASH.format(1)}",)}, "BasicAuth"),
+        ({"allow": ("192.0.2.0/24",)}, "Allow"),
+        ({"rate": 1.0, "approve": True}, "Rate, Approve"),
+        ({"http2": True, "kind": PublishKind.TLS}, "Http, Tls, Https, Http2"),
+    ],
+)
+async def test_who_says_otherwise_than_its_group_is_not_let_in(
+    said: dict[str, object], keys: str
+) -> None:
+    clients = Clients()
+    first = clients.come("a", basic_auth=ONE)
+    with pytest.raises(RefusedError) as refused:
+        clients.come("b", **{"basic_auth": ONE, **said})
+    assert refused.value.code == RefusalCode.PORT_TAKEN
+    assert refused.value.text == (
+        f"the group web says otherwise about shop.example.org than this client: say the same on all its clients ({keys})"
+    )
+    assert clients.password == ONE
+    # Once the first has left, or is lost, it may.
+    first.vacate()
+    second = clients.come("b", **{"basic_auth": ONE, **said})
+    with pytest.raises(RefusedError, match="says otherwise"):
+        clients.come_back(first, basic_auth=ONE)
+    clients.leave(second)
+    clients.come_back(first, basic_auth=ONE)
+    assert clients.host.publish == attrs.evolve(
+        clients.said, name="shop.example.org", basic_auth=ONE
+    )
+
+
+async def test_the_password_of_who_is_up_for_longest_in_a_group_counts() -> None:
+    clients = Clients()
+    one, two = clients.come("a", basic_auth=ONE), clients.come("b", basic_auth=TWO)
+    before = clients.host.restrictions
+    three = clients.come("c", basic_auth=THREE)
+    assert clients.host.restrictions is before  # nothing that was found out is forgotten
+    assert clients.password == ONE
+    one.vacate()
+    assert clients.password == TWO
+    clients.come_back(one, basic_auth=ONE)
+    assert clients.password == TWO
+    two.drain()
+    assert clients.password == THREE
+    two.vacate()
+    clients.leave(two)
+    one.vacate()
+    three.vacate()
+    assert clients.password == THREE  # as it was while anybody was up
+    clients.leave(three)
+    assert clients.password == ONE
+    clients.leave(one)
+
+
+async def test_a_group_says_nothing_any_more_of_a_name_that_is_somebody_else_s() -> None:
+    clients = Clients()
+    one, _ = clients.come("a", basic_auth=ONE), clients.come("b", basic_auth=TWO)
+    queue = VisitorQueue(1, 1, UserLimits("user", Limits()))
+    other = Lease(("user", "x"), (clients.host,), queue, SendMemory(0))
+    other.take_services(clients.services())
+    clients.leave(one)
+    assert clients.password == ()

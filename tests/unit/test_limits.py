@@ -85,7 +85,7 @@ async def test_only_allowed_ports_are_given(
         ((60003, 7), (60002,), RefusalCode.PORT_NOT_OFFERED, "offers to this account (60003)"),
         ((60003, 7), (7,), RefusalCode.PORT_NOT_OFFERED, "visit port 7 is not one"),
         ((7, 8), (None,), RefusalCode.PORT_NOT_OFFERED, "none of the visit ports"),
-        ((), (None,), RefusalCode.PORT_NOT_OFFERED, "none of the visit ports"),
+        ((), (None,), RefusalCode.PORT_NOT_OFFERED, "may have no visit port at all"),
         (
             (60002, 60003),
             (None, None, None),

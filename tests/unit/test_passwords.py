@@ -13,8 +13,10 @@ from trionat.store import passwords
 from trionat.store.passwords import (
     MAX_PASSWORD_BYTES,
     check_password,
+    costs_more_than_ours,
     hash_password,
     is_hashed,
+    is_whole_hash,
     make_password,
     verify_password,
 )
@@ -137,6 +139,68 @@ async def test_a_hash_of_another_program_is_checked() -> None:
     for memory, passes, lanes in ((102400, 2, 8), (65536, 3, 4)):
         hasher = argon2.PasswordHasher(memory_cost=memory, time_cost=passes, parallelism=lanes)
         assert await verify_password(hasher.hash("secret"), "secret")
+
+
+SALT, RESULT = "A" * 22, "A" * 43
+
+
+async def test_a_whole_hash() -> None:
+    ours = await hash_password("secret")
+    assert is_whole_hash(ours)
+    assert not costs_more_than_ours(ours)
+    for memory, passes, lanes in ((102400, 2, 8), (65536, 3, 4), (12288, 3, 1)):
+        hasher = argon2.PasswordHasher(memory_cost=memory, time_cost=passes, parallelism=lanes)
+        assert is_whole_hash(hasher.hash("secret"))
+    older = argon2.low_level.hash_secret(b"x", bytes(8), 1, 8, 1, 12, argon2.Type.ID, version=16)
+    assert is_whole_hash(older.decode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$argon2fan",
+        "$argon2id$",
+        "$argon2id$v=19$m=19456,t=2,p=1$AAAA$AAAA",
+        f"$argon2i$v=19$m=19456,t=2,p=1${SALT}${RESULT}",
+        f"$argon2d$v=19$m=19456,t=2,p=1${SALT}${RESULT}",
+        f"$argon2id$m=19456,t=2,p=1${SALT}${RESULT}",
+        f"$argon2id$v=18$m=19456,t=2,p=1${SALT}${RESULT}",
+        f"$argon2id$v=19$t=2,m=19456,p=1${SALT}${RESULT}",
+        f"$argon2id$v=19$m=19456,t=0,p=1${SALT}${RESULT}",
+        f"$argon2id$v=19$m=19456,t=2,p=0${SALT}${RESULT}",
+        f"$argon2id$v=19$m=8,t=2,p=2${SALT}${RESULT}",
+        f"$argon2id$v=19$m=19456,t=2,p=1${SALT}${RESULT[1:]}B",
+        f"$argon2id$v=19$m=19456,t=2,p=1${SALT}AAA${RESULT}",
+        f"$argon2id$v=19$m=19456,t=2,p=1${SALT}${RESULT}=",
+        f"$argon2id$v=19$m=19456,t=2,p=1${SALT}${'A' * 87}",
+        f"$argon2id$v=19$m=19456,t=2,p=1${SALT}${RESULT}\n",
+        f"$argon2id$v=19$m=1_000,t=2,p=1${SALT}${RESULT}",
+        f"$argon2id$v=19$m=+1000,t=2,p=1${SALT}${RESULT}",
+        f"$argon2id$v=19$m=1000000000,t=2,p=1${SALT}${RESULT}",
+    ],
+)
+def test_what_only_looks_like_a_whole_hash(text: str) -> None:
+    assert not is_whole_hash(text)
+
+
+@pytest.mark.parametrize(
+    ("cost", "more"),
+    [
+        ("m=19456,t=2,p=1", False),
+        ("m=12288,t=3,p=1", False),
+        ("m=7168,t=5,p=1", False),
+        ("m=8,t=1,p=1", False),
+        ("m=19457,t=1,p=1", True),
+        ("m=19456,t=3,p=1", True),
+        ("m=19456,t=2,p=2", True),
+        ("m=262144,t=4,p=1", True),
+        ("m=8,t=99999999,p=1", True),
+    ],
+)
+def test_what_costs_more_than_ours(cost: str, more: bool) -> None:
+    text = f"$argon2id$v=19${cost}${SALT}${RESULT}"
+    assert is_whole_hash(text)
+    assert costs_more_than_ours(text) is more
 
 
 async def test_two_at_once_at_most_and_the_loop_goes_on() -> None:

@@ -23,7 +23,8 @@ def wish(*ports: int | None, preferred: int | None = None) -> tuple[ServiceReque
 
 
 def take(ports: PortPool, *wished: int | None, holder: tuple[str, str] = ALICE) -> list[int]:
-    return [port.number for port in ports.take(wish(*wished), holder) or ()]
+    found = ports.take(wish(*wished), holder) or ()
+    return [point.id for point in found if isinstance(point.id, int)]
 
 
 def give_back(ports: PortPool, *numbers: int) -> None:
@@ -56,7 +57,7 @@ def test_named_ports_come_before_preferences() -> None:
     services = (*wish(None, preferred=60002), *wish(60002), *wish(None, preferred=60001))
     taken = ports.take(services, ALICE)
     assert taken is not None
-    assert [port.number for port in taken] == [60003, 60002, 60001]
+    assert [port.id for port in taken] == [60003, 60002, 60001]
 
 
 def test_a_preference_that_is_taken_is_no_refusal() -> None:
@@ -64,7 +65,7 @@ def test_a_preference_that_is_taken_is_no_refusal() -> None:
     assert take(ports, 60001) == [60001]
     taken = ports.take(wish(None, preferred=60001), BOB)
     assert taken is not None
-    assert taken[0].number == 60002
+    assert taken[0].id == 60002
 
 
 def test_a_port_that_is_taken_takes_nothing_with_it() -> None:

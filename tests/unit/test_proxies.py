@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,8 @@ from trionat.transport.listener import Listener
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from trio.testing import MockClock
 
     from tests.unit.conftest import Tidy
     from trionat.events import Ready
@@ -178,10 +180,32 @@ async def test_nobody_else_may_send_a_header(
         await behind.connect(header, host="127.0.0.2")
         await behind.wait_taken()
         assert len(behind.taken) == 1
-    [line] = caplog.messages  # and one a second, with their number
+    [record] = caplog.records  # and one a second, with their number
+    assert record.levelno == logging.WARNING  # most likely it is a proxy that was forgotten
+    line = record.getMessage()
     assert line.startswith("connection refused address=127.0.0.1:")
     assert f"port={behind.listener.address.port}" in line
     assert "its address may not send PROXY headers (TrustedProxies)" in line
+
+
+async def test_a_stranger_is_warned_of_once_a_minute(
+    nothing_left: None, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    caplog.set_level(logging.INFO, "trionat")
+    listener = Listener.open(TCPAddress("127.0.0.1", 0))
+    with closing(listener):
+        async with trio.open_nursery() as nursery:
+            refusals = RefusalCounters()
+            behind = ProxyListener(listener, Networks(()), 1, refusals)
+            for pause in (2, 57, 2, 2):
+                for host in ("192.0.2.1", "192.0.2.2"):
+                    come, gone = socket.socketpair()
+                    gone.close()
+                    behind._accept(nursery, lambda *_: None, come, TCPAddress(host, 1))
+                    refusals._tell_due(float("inf"))
+                await trio.sleep(pause)
+    levels = [record.levelno == logging.WARNING for record in caplog.records]
+    assert levels == [True] * 2 + [False] * 4 + [True] * 2
 
 
 @pytest.mark.parametrize(
@@ -326,7 +350,7 @@ async def open_entrance(
     queue = VisitorQueue(
         config.max_waiting_visitors, config.max_visitors, UserLimits("alice", Limits())
     )
-    ports = {60001: VisitPort(60001, queue, service=3), 60002: VisitPort(60002)}
+    ports = {60001: VisitPort(60001, queue=queue, service=3), 60002: VisitPort(60002)}
     acceptor = VisitorAcceptor(config)
     take = partial(acceptor.accept_behind_proxy, ports)
     async with open_behind(refusals=acceptor.refusals, take=take) as behind:

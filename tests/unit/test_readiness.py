@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.unit.test_endpoint import fill
 from trionat.transport import readiness
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.readiness import TURN, Gate, Readiness, pump
@@ -214,6 +215,37 @@ async def test_a_step_that_closes_what_it_waits_for(pair: Pair) -> None:
         nursery.start_soon(send)
         with trio.fail_after(5):
             await pump(step)
+
+
+@pytest.mark.parametrize("where", ["readable", "writable"])
+async def test_who_is_nudged_goes_on_and_another_may_wait(pair: Pair, where: str) -> None:
+    near, _ = pair
+    fill(near)
+    readiness: Readiness = getattr(near, where)
+    calls, resumed = 0, trio.Event()
+
+    def step() -> Readiness | None:
+        nonlocal calls
+        calls += 1
+        return readiness if calls == 1 else None
+
+    async def wait() -> None:
+        await pump(step)
+        resumed.set()
+
+    readiness.nudge()  # nobody is there
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert calls == 1
+        readiness.nudge()
+        nursery.start_soon(readiness.wait)  # at once, before the first has gone on
+        await resumed.wait()
+        assert calls == 2
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with pytest.raises(trio.BusyResourceError):
+            await readiness.wait()
+        nursery.cancel_scope.cancel()
 
 
 async def test_only_one_waits(pair: Pair) -> None:

@@ -11,6 +11,7 @@ FINAL_REFUSALS = {
     "auth-failed",
     "account-expired",
     "port-not-offered",
+    "name-not-offered",
     "too-many-services",
     "unsupported-version",
     "evicted",

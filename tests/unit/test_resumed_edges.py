@@ -82,22 +82,16 @@ async def test_a_stream_whose_tunnel_was_given_up_a_moment_ago(
         stream.release()
 
 
-async def test_streams_are_given_up_in_time_where_no_session_lasts_a_second(
-    tidy: Tidy, autojump_clock: MockClock
-) -> None:
-    """The server is down, and its system refuses every connection at once."""
+async def test_streams_are_given_up_in_time(tidy: Tidy, autojump_clock: MockClock) -> None:
     streams = WaitingStreams(100)
     streams.begin(Resumption(lease="one", wait=5.0, buffer=65536))
     service, far = tidy.pair()
     streams.hold(FRAME, VisitorStream(1, service, streams.new_buffer()))
-    for _ in range(40):
-        with trio.move_on_after(0.5):
-            await streams.expire()
-    assert trio.current_time() <= 20
+    await trio.sleep(20)
+    streams.expire()
     assert len(streams) == 1
-    for _ in range(4):
-        with trio.move_on_after(0.5):
-            await streams.expire()
+    await trio.sleep(1)
+    streams.expire()
     assert len(streams) == 0
     assert service.closed
     far.close()

@@ -34,22 +34,29 @@ from trionat.address import TCPAddress
 from trionat.errors import StoreUnavailableError
 from trionat.protocol.frames import encode_frame
 from trionat.protocol.messages import (
+    APPROVALS,
     CAPABILITIES,
     MOVE,
+    NAMES,
+    Ask,
     Attach,
     Close,
     CloseCode,
     Demand,
     Drain,
+    Expose,
     Hello,
     Join,
     Message,
     Moved,
     Ping,
     Pong,
+    Publish,
+    PublishKind,
     Queued,
     RefusalCode,
     Refused,
+    ServiceRequest,
     Welcome,
 )
 from trionat.protocol.tunnel_frames import (
@@ -811,7 +818,7 @@ async def test_login(tidy: Tidy, autojump_clock: MockClock) -> None:
         assert [session.username for session in server.sessions] == ["alice"]
 
 
-@pytest.mark.parametrize("what", ["removed", "made anew", "expired"])
+@pytest.mark.parametrize("what", ["removed", "made anew", "disabled", "expired"])
 async def test_account_that_ends_ends_its_sessions(
     tidy: Tidy, autojump_clock: MockClock, what: str
 ) -> None:
@@ -827,6 +834,9 @@ async def test_account_that_ends_ends_its_sessions(
         elif what == "made anew":  # of the same name, for somebody else
             store.users["alice"] = attrs.evolve(make_user("alice"), account_id=2)
             code = CloseCode.ACCOUNT_REMOVED
+        elif what == "disabled":
+            store.users["alice"] = attrs.evolve(store.users["alice"], disabled=True)
+            code = CloseCode.ACCOUNT_EXPIRED
         else:
             store.users["alice"] = make_user("alice", datetime.now(UTC))
             code = CloseCode.ACCOUNT_EXPIRED
@@ -948,3 +958,28 @@ async def test_numbers_of_plain_tunnels(tidy: Tidy, autojump_clock: MockClock) -
         assert not joins(3975)
         assert joins(3976)
         assert not joins(3976)
+
+
+# -- approvals --------------------------------------------------------------------------------------------------------
+
+
+async def test_each_question_to_the_owner_is_asked(tidy: Tidy, autojump_clock: MockClock) -> None:
+    """Also where several come in one moment, as when a client is back; the oldest comes first."""
+    async with open_memory_server(tidy, domain="tunnel.test") as server:
+        client = server.client()
+        publish = Publish(kind=PublishKind.HTTPS, approve=True)
+        hello = Hello(username="anybody", identity="me", capabilities=(NAMES, APPROVALS))
+        await client.say(hello, Expose(services=(ServiceRequest(publish=publish),) * 2))
+        welcome = await client.hear(Welcome)
+        await trio.testing.wait_all_tasks_blocked()
+        hosts = [f"192.0.2.{number}" for number in (3, 1, 2)]
+        for port in welcome.ports:
+            restrictions = server.admission.leases.ports.ports[port].restrictions
+            assert restrictions is not None
+            for host in hosts:
+                restrictions.ask(host, "GET /")
+        with trio.fail_after(1):
+            asked = [await client.hear(Ask) for _ in range(6)]
+        for service in (0, 1):
+            assert [ask.host for ask in asked if ask.service == service] == hosts
+        client.hang_up()

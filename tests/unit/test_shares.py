@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trionat.server.accounts.limits import LiveLimits, Share
+from trionat.server.accounts.limits import LiveLimits, Share, UserLimits
+from trionat.server.workers.parent import SharedLimits
 from trionat.server.workers.shares import Usage, deal
 from trionat.store.base import Limits
 
@@ -86,3 +87,21 @@ def test_a_share_holds_for_leases_to_come() -> None:
     live.give_back(user_limits)
     live.give_back(user_limits)
     assert live.take("user", limits).share.visitors == 4
+
+
+def test_what_another_login_may_claim_changes_no_share() -> None:
+    """Each may have other ports and names; all that they share stays as it was dealt."""
+    limits, dealt = Limits(visitors=4), Share(visitors=1, bandwidth=None)
+    narrowed = Limits(visitors=4, visit_ports=(60001,), names=("shop",))
+    user_limits = UserLimits("user", limits)
+    user_limits.deal(dealt)
+    shared = SharedLimits("user", limits, shares={"w1": dealt})
+    for each in (narrowed, limits):
+        user_limits.change(each)
+        shared.change(each)
+        assert (user_limits.share, shared.shares) == (dealt, {"w1": dealt})
+        assert user_limits.limits == shared.limits == each
+    more = Limits(visitors=5)
+    user_limits.change(more)
+    shared.change(more)
+    assert (user_limits.share.visitors, shared.shares) == (5, {})

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
-from trionat.errors import StoreError, StoreUnavailableError
+from trionat.errors import NameTakenError, StoreError, StoreUnavailableError
+from trionat.store import sqlite as sqlite_store
 from trionat.store.backend import open_store
 from trionat.store.base import (
+    FORGOTTEN_AT_ONCE,
     Flush,
     Limits,
     User,
@@ -22,8 +26,11 @@ from trionat.store.base import (
     new_ticket_salt,
     read_limits,
 )
+from trionat.store.day import DayTotal
+from trionat.store.mysql import store as mysql_store
 from trionat.store.mysql.pool import open_pool
 from trionat.store.mysql.schema import init
+from trionat.store.tokens import MOST_TOKENS, Token, TokenScope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +51,7 @@ LIMITS = Limits(
     monthly_quota=2**60,
     allow_visitors=("192.0.2.0/24", "2001:db8::/32"),
     deny_visitors=("192.0.2.7",),
+    names=("shop-*.tunnel.example.com", "blog"),
 )
 
 
@@ -204,7 +212,19 @@ async def test_each_change_changes_its_own_field_of_its_own_account(opener: Open
         assert await listed(store) == [alice, bob]
 
         await store.set_limits("alice", Limits())
-        assert await listed(store) == [attrs.evolve(alice, limits=Limits()), bob]
+        alice = attrs.evolve(alice, limits=Limits())
+        assert await listed(store) == [alice, bob]
+
+        await store.set_admin("alice", admin=True)
+        alice = attrs.evolve(alice, admin=True)
+        assert await listed(store) == [alice, bob]
+
+        await store.set_disabled("alice", disabled=True)
+        alice = attrs.evolve(alice, disabled=True)
+        assert await listed(store) == [alice, bob]
+
+        await store.set_admin("alice", admin=False)
+        assert await listed(store) == [attrs.evolve(alice, admin=False), bob]
 
 
 async def test_what_is_set_to_what_it_was_is_set(opener: Opener) -> None:
@@ -213,6 +233,8 @@ async def test_what_is_set_to_what_it_was_is_set(opener: Opener) -> None:
         await store.add_user(alice)
         await store.set_expiry("alice", EXPIRES)
         await store.set_limits("alice", LIMITS)
+        await store.set_admin("alice", admin=False)
+        await store.set_disabled("alice", disabled=False)
         await store.set_ticket_salt("alice", alice.ticket_salt)
         await store.set_password("alice", alice.password, alice.ticket_salt)
         assert await store.upgrade_password("alice", alice.password, alice.password)
@@ -230,6 +252,25 @@ async def test_a_password_is_upgraded_only_from_what_it_was(opener: Opener) -> N
         assert await listed(store) == [alice]
         await store.set_password("alice", "changed meanwhile", alice.ticket_salt)
         assert not await store.upgrade_password("alice", "hash of alice", "new")
+
+
+async def test_an_account_is_added_with_its_flags(opener: Opener) -> None:
+    alice = attrs.evolve(user(), admin=True, disabled=True)
+    async with opener() as store:
+        await store.add_user(alice)
+        await store.add_user(user("bob"))
+        assert as_added(await store.find_user("alice")) == alice
+        bob = await store.find_user("bob")
+        assert bob is not None
+        assert (bob.admin, bob.disabled) == (False, False)
+        for change in (store.set_admin("carol", admin=True), store.set_disabled("Alice", disabled=False)):  # fmt: skip
+            with pytest.raises(StoreError, match="there is no user"):
+                await change
+        await store.remove_user("alice")
+        await store.add_user(user())
+        again = await store.find_user("alice")
+        assert again is not None
+        assert (again.admin, again.disabled) == (False, False)
 
 
 async def test_an_account_without_a_date_is_made_now(opener: Opener) -> None:
@@ -326,6 +367,55 @@ async def test_many_servers_that_add_at_once_add_up(opener: Opener) -> None:
         assert await here.monthly_traffic("2026-11", list(total)) == total
 
 
+def day(number: int, who: str, amount: int) -> DayTotal:
+    return DayTotal(day=f"2026-11-{number:02}", user=who, amount=amount)
+
+
+async def test_traffic_adds_up_by_day_in_the_same_step(opener: Opener) -> None:
+    november = ("2026-11-01", "2026-11-30")
+    async with opener() as store:
+        await store.prepare()
+        assert await store.daily_traffic(*november) == []
+        assert await store.add_traffic(flush(1, alice=10, bob=1), "2026-11-09")
+        assert await store.add_traffic(flush(2, alice=5, Alice=1000), "2026-11-09")
+        assert not await store.add_traffic(flush(2, alice=5, Alice=1000), "2026-11-10")
+        assert await store.add_traffic(flush(3, alice=7), "2026-11-10")
+        assert await store.add_traffic(flush(4, alice=100))
+    async with opener() as store:
+        found = [day(9, "Alice", 1000), day(9, "alice", 15), day(9, "bob", 1), day(10, "alice", 7)]
+        assert await store.daily_traffic(*november) == found
+        assert await store.daily_traffic(*november, user="alice") == [found[1], found[3]]
+        assert await store.daily_traffic(*november, user="\ud800") == []
+        assert await store.daily_traffic("2026-11-10", "2026-11-10") == [found[3]]
+        for number in range(len(found)):
+            behind = (found[number].day, found[number].user)
+            assert await store.daily_traffic(*november, after=behind) == found[number + 1 :]
+        assert await store.daily_traffic(*november, limit=2) == found[:2]
+        assert await store.daily_traffic("2026-11-10", "2026-11-30", after=("2026-11-09", "zoe")) == [found[3]]  # fmt: skip
+
+
+async def test_days_are_forgotten_after_a_while(opener: Opener) -> None:
+    async with opener() as store:
+        for number, each in enumerate(("2025-10-24", "2025-10-25", "2026-11-29"), 1):
+            await store.add_traffic(flush(number, month=each[:7], alice=1), each)
+        kept = await store.daily_traffic("2020-01-01", "2030-01-01")
+        assert [total.day for total in kept] == ["2025-10-25", "2026-11-29"]
+        assert await store.traffic() == {"alice": 3}
+
+
+async def test_a_flush_of_a_day_cancelled_at_any_moment_is_added_wholly_or_not(
+    opener: Opener,
+) -> None:
+    async with opener() as store:
+        await store.prepare()
+        for number in range(1, 16):
+            with trio.move_on_after(number * 0.0002):
+                await store.add_traffic(flush(number, alice=1), "2026-11-29")
+            await store.add_traffic(flush(number, alice=1), "2026-11-29")
+            assert await store.traffic() == {"alice": number}
+            assert await store.daily_traffic("2026-11-29", "2026-11-29") == [day(29, "alice", number)]  # fmt: skip
+
+
 async def test_traffic_is_large_and_may_be_nothing(opener: Opener) -> None:
     exbibyte = 2**60
     async with opener() as store:
@@ -356,6 +446,362 @@ async def test_a_flush_cancelled_at_any_moment_is_added_wholly_or_not(opener: Op
             assert after.get("alice") == after.get("bob")
             await store.add_traffic(flush(number, alice=1, bob=1))  # sent again under its number
             assert await store.traffic() == {"alice": number, "bob": number}
+
+
+async def token_of(store: Store, who: str, name: str = "grafana", **more: Any) -> Token:
+    """Return a token for whoever has the account now; make the account where there is none. Its text is its name."""
+    return Token(
+        name=name,
+        user=who,
+        account_id=await account(store, who),
+        digest=hashlib.sha256(f"{who} {name}".encode()).digest(),
+        **{"scope": TokenScope.READ, "created_at": CREATED, **more},
+    )
+
+
+async def test_a_token_comes_back_as_it_was(opener: Opener) -> None:
+    async with opener() as store:
+        await store.prepare()
+        one = await token_of(store, "été", "日本", scope=TokenScope.MANAGE, expires_at=EXPIRES)
+        other = await token_of(store, "bob")
+        for token in (one, other):
+            await store.add_token(token)
+    async with opener() as store:
+        assert await store.find_token(one.digest) == one
+        assert await store.find_token(other.digest) == other
+        assert await store.find_token(bytes(32)) is None
+        assert await store.list_tokens() == [other, one]
+        assert await store.list_tokens("bob") == [other]
+        for nobody in ("Bob", "carol", "\ud800"):
+            assert await store.list_tokens(nobody) == []
+
+
+async def test_an_account_has_a_token_of_a_name_once(opener: Opener) -> None:
+    async with opener() as store:
+        first = await token_of(store, "alice")
+        await store.add_token(first)
+        again = attrs.evolve(first, token_id="another", digest=bytes(32))
+        with pytest.raises(StoreError, match="'alice' has a token 'grafana' already"):
+            await store.add_token(again)
+        await store.add_token(await token_of(store, "alice", "Grafana"))
+        await store.add_token(await token_of(store, "bob"))
+        assert [token.name for token in await store.list_tokens("alice")] == ["Grafana", "grafana"]
+
+
+async def test_of_many_that_add_the_same_token_one_does(opener: Opener) -> None:
+    outcomes: list[str] = []
+
+    async def add(store: Store, token: Token) -> None:
+        try:
+            await store.add_token(token)
+        except StoreError as error:
+            outcomes.append(type(error).__name__)
+        else:
+            outcomes.append("added")
+
+    async with opener() as here, opener() as there:
+        token = await token_of(here, "alice")
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                mine = attrs.evolve(token, token_id=str(number), digest=bytes([number]) * 32)
+                nursery.start_soon(add, [here, there][number % 2], mine)
+    assert sorted(outcomes) == ["StoreError"] * 5 + ["added"]
+
+
+async def test_an_account_has_so_many_tokens_at_most(opener: Opener) -> None:
+    async with opener() as store:
+        for number in range(MOST_TOKENS):
+            await store.add_token(await token_of(store, "alice", str(number)))
+        with pytest.raises(StoreError, match="revoke one"):
+            await store.add_token(await token_of(store, "alice"))
+        await store.add_token(await token_of(store, "bob"))
+        await store.remove_token((await store.list_tokens("alice"))[0].token_id)
+        await store.add_token(await token_of(store, "alice"))
+
+
+async def test_a_token_of_nobody_is_not_added(opener: Opener) -> None:
+    async with opener() as store:
+        token = await token_of(store, "alice")
+        for wrong in (
+            attrs.evolve(token, user="carol"),
+            attrs.evolve(token, user="Alice"),
+            attrs.evolve(token, user="\ud800"),
+            attrs.evolve(token, account_id=token.account_id + 1),
+        ):
+            with pytest.raises(StoreError, match="there is no user"):
+                await store.add_token(wrong)
+        assert await store.list_tokens() == []
+
+
+async def test_the_tokens_of_an_account_end_with_it(opener: Opener) -> None:
+    async with opener() as store:
+        token = await token_of(store, "alice")
+        await store.add_token(token)
+        await store.remove_user("alice")
+        assert await store.find_token(token.digest) is None
+        assert await account(store, "alice") != token.account_id
+        assert await store.find_token(token.digest) is None
+        assert await store.list_tokens() == []
+        with pytest.raises(StoreError, match="there is no such token"):
+            await store.remove_token(token.token_id)
+
+
+async def test_a_removed_token_is_gone_and_no_other(opener: Opener) -> None:
+    async with opener() as store:
+        one, other = await token_of(store, "alice"), await token_of(store, "alice", "other")
+        await store.add_token(one)
+        await store.add_token(other)
+        await store.remove_token(one.token_id)
+        assert await store.find_token(one.digest) is None
+        assert await store.list_tokens() == [other]
+        for gone in (one.token_id, "", "\ud800", "é", other.token_id.upper() + "x"):
+            with pytest.raises(StoreError, match="there is no such token"):
+                await store.remove_token(gone)
+
+
+async def test_the_last_use_of_a_token_never_becomes_earlier(opener: Opener) -> None:
+    async with opener() as store:
+        token = await token_of(store, "alice")
+        await store.add_token(token)
+        for moment in (NOW, NOW - timedelta(days=1), NOW):
+            await store.touch_token(token.token_id, moment)
+            assert await store.find_token(token.digest) == attrs.evolve(token, last_used=NOW)
+        await store.touch_token("gone", NOW)
+        assert await store.list_tokens() == [attrs.evolve(token, last_used=NOW)]
+
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+KEEP = timedelta(days=30)
+SHOP, BLOG = "shop.tunnel.example.com", "blog.example.org"
+
+
+async def account(store: Store, name: str) -> int:
+    """Return the id of the account of that name; make one where there is none."""
+    if (found := await store.find_user(name)) is None:
+        await store.add_user(attrs.evolve(user(name), created_at=None))
+        found = await store.find_user(name)
+        assert found is not None
+    return found.account_id
+
+
+async def reserve(store: Store, who: str, names: list[str], now: datetime) -> str | None:
+    """Reserve names for whoever has the account now; return one that is somebody else's."""
+    try:
+        await store.reserve_names(who, await account(store, who), names, now, KEEP)
+    except NameTakenError as error:
+        return error.name
+    return None
+
+
+async def owners(store: Store) -> dict[str, tuple[str, datetime]]:
+    return {owned.name: (owned.owner, owned.used_at) for owned in await store.list_names()}
+
+
+async def test_a_name_is_its_user_s_until_it_was_not_used_for_long(opener: Opener) -> None:
+    async with opener() as store:
+        await store.prepare()
+        assert await reserve(store, "alice", [SHOP, BLOG], NOW) is None
+        assert await reserve(store, "bob", [SHOP], NOW + KEEP / 2) == SHOP
+        assert await reserve(store, "alice", [SHOP], NOW + KEEP / 2) is None
+        # All or none: one that is free is not taken beside one that is not.
+        assert await reserve(store, "bob", ["free.example.org", SHOP], NOW + KEEP) == SHOP
+        assert [owned.name for owned in await store.list_names()] == [BLOG, SHOP]
+        # The blog was not used since, the shop was.
+        assert await reserve(store, "bob", [BLOG], NOW + KEEP) is None
+        assert await reserve(store, "bob", [SHOP], NOW + KEEP) == SHOP
+        assert await reserve(store, "bob", [SHOP], NOW + 1.5 * KEEP) is None
+        assert await reserve(store, "alice", [SHOP, BLOG], NOW + 1.5 * KEEP) in (
+            SHOP,
+            BLOG,
+        )
+        assert await owners(store) == {
+            SHOP: ("bob", NOW + 1.5 * KEEP),
+            BLOG: ("bob", NOW + KEEP),
+        }
+
+
+async def test_the_names_of_an_account_that_is_gone_are_nobody_s(opener: Opener) -> None:
+    async with opener() as store:
+        await store.prepare()
+        assert await reserve(store, "alice", [SHOP], NOW) is None
+        first = await account(store, "alice")
+        await store.remove_user("alice")
+        # A session that is about to end may still note that it uses the name, or get another one.
+        await store.touch_name("alice", SHOP, NOW + KEEP / 2)
+        await store.reserve_names("alice", first, [BLOG], NOW, KEEP)
+        assert await account(store, "alice") != first
+        for name in (SHOP, BLOG):
+            assert await reserve(store, "alice", [name], NOW) == name
+        assert await owners(store) == {SHOP: ("", NOW), BLOG: ("", NOW)}
+        await store.release_name(SHOP)
+        assert await reserve(store, "alice", [SHOP], NOW) is None
+        assert await reserve(store, "alice", [BLOG], NOW + KEEP) is None
+        with pytest.raises(StoreError, match="nobody"):
+            await store.release_name("none.example.org")
+
+
+async def test_a_later_account_of_a_name_has_none_of_its_names(
+    opener: Opener, request: pytest.FixtureRequest
+) -> None:
+    """However the one before was removed: by the Go program, or by hand."""
+    async with opener() as store:
+        await store.prepare()
+        assert await reserve(store, "alice", [SHOP, BLOG], NOW) is None
+        remove_behind_its_back(request, store, "alice")
+        assert await owners(store) == {SHOP: ("", NOW), BLOG: ("", NOW)}
+        await account(store, "alice")
+        assert await owners(store) == {SHOP: ("", NOW), BLOG: ("", NOW)}
+        await store.touch_name("alice", SHOP, NOW + KEEP / 2)  # by a session of the first
+        assert await reserve(store, "alice", [SHOP], NOW + KEEP) == SHOP
+        assert await reserve(store, "alice", [BLOG], NOW + KEEP) is None
+        assert (await owners(store))[BLOG] == ("alice", NOW + KEEP)
+
+
+def remove_behind_its_back(request: pytest.FixtureRequest, store: Store, name: str) -> None:
+    if isinstance(store, sqlite_store.SQLiteStore):
+        with sqlite3.connect(store.path) as connection:
+            connection.execute("delete from users where name = ?", (name,))
+        connection.close()
+    else:
+        assert isinstance(store, mysql_store.MySQLStore)
+        server: MariaDB = request.getfixturevalue("mariadb")
+        server.sql(
+            f"delete from userInfo_userinfo where username = '{name}'", store._pool.config.db_name
+        )
+
+
+async def test_what_was_new_with_a_reservation_is_taken_back(opener: Opener) -> None:
+    wiki, moment = "wiki.example.org", timedelta(microseconds=1)
+    async with opener() as store:
+        await store.prepare()
+        alice, bob = await account(store, "alice"), await account(store, "bob")
+        assert await reserve(store, "bob", [BLOG], NOW - KEEP) is None
+        assert await store.reserve_names("alice", alice, [SHOP], NOW - KEEP / 2, KEEP) == {SHOP}
+        new = await store.reserve_names("alice", alice, [SHOP, BLOG, wiki], NOW, KEEP)
+        assert new == {BLOG, wiki}
+        for who, number, at in (("bob", bob, NOW), ("alice", bob, NOW), ("alice", alice, NOW + moment)):  # fmt: skip
+            await store.take_back_names(who, number, new, at)
+        assert (await owners(store)).keys() == {SHOP, BLOG, wiki}
+        await store.take_back_names("alice", alice, new, NOW)
+        assert await owners(store) == {SHOP: ("alice", NOW)}
+        await store.take_back_names("alice", alice, [], NOW)
+
+
+@pytest.mark.parametrize("later", [timedelta(0), timedelta(seconds=1), -timedelta(seconds=1)])
+async def test_nothing_is_taken_back_that_somebody_else_of_the_account_counts_on(
+    opener: Opener, later: timedelta
+) -> None:
+    """Another client of it has come at the same moment, perhaps to a server whose clock is another."""
+    async with opener() as store, opener() as other:
+        await store.prepare()
+        alice = await account(store, "alice")
+        new = await store.reserve_names("alice", alice, [SHOP, BLOG], NOW, KEEP)
+        assert await other.reserve_names("alice", alice, [SHOP], NOW + later, KEEP) == set()
+        await store.touch_name("alice", BLOG, NOW + timedelta(microseconds=1))
+        await store.take_back_names("alice", alice, new, NOW)
+        assert (await owners(store)).keys() == {SHOP, BLOG}
+
+
+async def test_a_clock_that_is_set_back_takes_no_time_from_a_name(opener: Opener) -> None:
+    back = NOW - KEEP / 2
+    async with opener() as store:
+        await store.prepare()
+        assert await reserve(store, "alice", [SHOP], NOW) is None
+        assert await reserve(store, "alice", [SHOP, BLOG], back) is None
+        used = await owners(store)
+        assert used[SHOP][1] >= NOW
+        assert used[BLOG] == ("alice", back)
+        assert await store.touch_name("alice", SHOP, back)
+        assert await owners(store) == used
+        assert await reserve(store, "bob", [SHOP], NOW + KEEP * 0.9) == SHOP
+        assert await reserve(store, "bob", [BLOG], NOW + KEEP * 0.9) is None
+
+
+async def test_a_name_that_is_used_is_touched_if_it_is_its_user_s(opener: Opener) -> None:
+    async with opener() as store:
+        await store.prepare()
+        assert await reserve(store, "alice", [SHOP, BLOG], NOW) is None
+        later = NOW + timedelta(microseconds=1)
+        assert await store.touch_name("alice", SHOP, later)
+        assert await store.touch_name("alice", SHOP, later)  # nothing to change
+        for user, name in (("bob", SHOP), ("Alice", SHOP), ("alice", "none.example.org")):
+            assert not await store.touch_name(user, name, NOW + KEEP)
+        assert await owners(store) == {
+            SHOP: ("alice", later),
+            BLOG: ("alice", NOW),
+        }
+
+
+async def test_of_many_that_want_a_name_at_once_one_gets_it(opener: Opener) -> None:
+    async with opener() as one, opener() as two:
+        await one.prepare()
+        got: list[str] = []
+
+        async def want(store: Store, who: str) -> None:
+            if await reserve(store, who, [SHOP], NOW) is None:
+                got.append(who)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(want, (one, two)[number % 2], f"user{number}")
+        [winner] = got
+        [owned] = await two.list_names()
+        assert owned.owner == winner
+
+
+async def test_names_whose_time_is_over_are_forgotten_some_at_a_time(opener: Opener) -> None:
+    async with opener() as store:
+        await store.prepare()
+        old = [f"n{number}.example.org" for number in range(2 * FORGOTTEN_AT_ONCE + 50)]
+        assert await reserve(store, "alice", old, NOW) is None
+        for number, left in enumerate((FORGOTTEN_AT_ONCE + 50, 50, 0), 1):
+            new = f"new{number}.example.org"
+            assert await reserve(store, "bob", [new], NOW + KEEP) is None
+            assert len(await store.list_names()) == left + number
+
+
+@pytest.mark.limit(30)
+async def test_names_are_reserved_used_and_forgotten_by_several_servers_at_once(
+    opener: Opener,
+) -> None:
+    async with opener() as one, opener() as two:
+        await one.prepare()
+        old = [f"old{number}.example.org" for number in range(3 * FORGOTTEN_AT_ONCE)]
+        live = [f"n{number}.example.org" for number in range(20)]
+        assert await reserve(one, "alice", old, NOW - KEEP) is None
+        assert await reserve(one, "bob", live, NOW - KEEP / 2) is None
+        bob = await account(one, "bob")
+
+        async def touch(store: Store, name: str) -> None:
+            assert await store.touch_name("bob", name, NOW)
+
+        async def want(store: Store, number: int) -> None:
+            name = f"new{number}.example.org"
+            new = await store.reserve_names("bob", bob, [name], NOW, KEEP)
+            if number % 2:
+                await store.take_back_names("bob", bob, new, NOW)
+
+        async with trio.open_nursery() as nursery:
+            for number, name in enumerate(live):
+                nursery.start_soon(touch, (one, two)[number % 2], name)
+                nursery.start_soon(want, (two, one)[number % 2], number)
+        expected = {*live, *(f"new{number}.example.org" for number in range(0, 20, 2))}
+        assert await owners(two) == dict.fromkeys(expected, ("bob", NOW))
+
+
+async def test_no_user_has_names_without_end(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sqlite_store, mysql_store):
+        monkeypatch.setattr(module, "MOST_NAMES", 3)
+    async with opener() as store:
+        await store.prepare()
+        for number in range(3):
+            assert await reserve(store, "alice", [f"n{number}.example.org"], NOW) is None
+        with pytest.raises(StoreError, match="names lately"):
+            await reserve(store, "alice", ["n3.example.org"], NOW)
+        assert await reserve(store, "alice", ["n0.example.org"], NOW) is None
+        assert await reserve(store, "alice", ["n3.example.org"], NOW + KEEP) is None
 
 
 async def test_who_is_not_there_cannot_be_changed(opener: Opener) -> None:
@@ -461,12 +907,17 @@ def test_secrets_of_an_account_are_not_shown() -> None:
 
 def test_limits_are_kept_as_text() -> None:
     assert Limits().to_text() == ""
-    for limits in (Limits(), LIMITS, Limits(sessions=0), Limits(visit_ports=())):
+    for limits in (Limits(), LIMITS, Limits(sessions=0), Limits(visit_ports=()), Limits(names=())):
         assert Limits.from_text(limits.to_text()) == limits
         assert read_limits(limits.to_text(), of="alice") == (limits, "")
 
 
-DAMAGED = ["{", "[]", "null", "7", '{"sessions": "1"}', '{"sessions": true}', '{"sessions": -1}', '{"visitors": 1.5}', '{"bandwidth": 0}', f'{{"bandwidth": 1{"0" * 400}}}', '{"visit_ports": 7}', '{"visit_ports": ["7"]}', '{"allow_visitors": "192.0.2.7"}', '{"deny_visitors": [7]}', '{"deny_visitors": 7}', '{"colour": 1}', "[" * 100_000]  # fmt: skip
+DAMAGED = ["{", "[]", "null", "7", '{"sessions": "1"}', '{"sessions": true}', '{"sessions": -1}', '{"visitors": 1.5}', '{"bandwidth": 0}', f'{{"bandwidth": 1{"0" * 400}}}', '{"visit_ports": 7}', '{"visit_ports": ["7"]}', '{"allow_visitors": "192.0.2.7"}', '{"deny_visitors": [7]}', '{"deny_visitors": 7}', '{"deny_visitors": ""}', '{"visit_ports": {}}', '{"names": "shop"}', '{"names": ""}', '{"names": [7]}', '{"names": ["Shop"]}', '{"names": ["*.*"]}', '{"names": 0}', '{"colour": 1}', "[" * 100_000]  # fmt: skip
+
+
+def test_what_sessions_share_says_nothing_of_ports_and_names() -> None:
+    assert LIMITS.shared == attrs.evolve(LIMITS, visit_ports=None, names=None)
+    assert Limits().shared == Limits()
 
 
 @pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))

@@ -16,7 +16,13 @@ import trio
 import trio.testing
 
 from tests.mariadb import HOST, make_authority
-from trionat.errors import StartupError, StoreDataError, StoreError, StoreUnavailableError
+from trionat.errors import (
+    NameTakenError,
+    StartupError,
+    StoreDataError,
+    StoreError,
+    StoreUnavailableError,
+)
 from trionat.server.accounts.traffic import Traffic
 from trionat.store.backend import open_store
 from trionat.store.base import Flush, Limits, User
@@ -25,6 +31,7 @@ from trionat.store.mysql.check import check
 from trionat.store.mysql.pool import open_pool
 from trionat.store.mysql.schema import init, prepare
 from trionat.store.mysql.store import MySQLStore
+from trionat.store.tokens import Token, TokenScope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -207,6 +214,72 @@ async def test_an_account_with_a_number_that_was_used_before_gets_nothing_of_the
         bob = await store.find_user("bob")
         assert bob is not None
         assert (bob.account_id, bob.limits, bob.ticket_salt) == (1, Limits(), SALT[::-1])
+
+
+async def test_the_flags_of_an_account_that_is_gone_are_nobody_else_s(
+    mariadb: MariaDB, database: DatabaseConfig
+) -> None:
+    add_row(mariadb, database, "alice")
+    async with opened(database) as store:
+        await store.set_admin("alice", admin=True)
+        await store.set_disabled("alice", disabled=True)
+        # The Go program removes it, and makes another that gets its number.
+        mariadb.sql(
+            "delete from userInfo_userinfo; alter table userInfo_userinfo auto_increment = 1",
+            database.db_name,
+        )
+        add_row(mariadb, database, "bob")
+        bob = await store.find_user("bob")
+        assert bob is not None
+        assert (bob.account_id, bob.admin, bob.disabled) == (1, False, False)
+        await store.set_disabled("bob", disabled=True)
+        bob = await store.find_user("bob")
+        assert bob is not None
+        assert (bob.admin, bob.disabled) == (False, True)
+
+
+async def test_a_token_of_an_account_that_the_go_program_has_removed_is_none(
+    mariadb: MariaDB, database: DatabaseConfig
+) -> None:
+    add_row(mariadb, database, "alice")
+    async with opened(database) as store:
+        token = Token(
+            name="grafana",
+            user="alice",
+            account_id=1,
+            digest=bytes(range(224, 256)),
+            scope=TokenScope.READ,
+            created_at=datetime(2026, 11, 29, tzinfo=UTC),
+        )
+        await store.add_token(token)
+        assert await store.find_token(token.digest) == token
+        mariadb.sql("delete from userInfo_userinfo", database.db_name)
+        add_row(mariadb, database, "alice")
+        assert await store.find_token(token.digest) is None
+        assert await store.list_tokens() == []
+
+
+async def test_a_token_with_the_scope_of_a_newer_program_is_none(
+    mariadb: MariaDB, database: DatabaseConfig
+) -> None:
+    add_row(mariadb, database, "alice")
+    async with opened(database) as store:
+        for number, scope in enumerate(TokenScope):
+            await store.add_token(
+                Token(
+                    name=scope.value,
+                    user="alice",
+                    account_id=1,
+                    digest=bytes([number]) * 32,
+                    scope=scope,
+                    created_at=datetime(2026, 11, 29, tzinfo=UTC),
+                )
+            )
+        mariadb.sql(
+            "update trionat_tokens set scope = 'everything' where name = 'read'", database.db_name
+        )
+        assert await store.find_token(bytes(32)) is None
+        assert [token.name for token in await store.list_tokens()] == ["manage", "metrics"]
 
 
 async def test_traffic_goes_to_the_first_of_several_rows_and_their_sum_is_the_total(
@@ -461,6 +534,10 @@ async def test_what_is_missing_is_made_and_the_rest_left_alone(mariadb: MariaDB)
             "trionat_accounts",
             "trionat_months",
             "trionat_flushes",
+            "trionat_names",
+            "trionat_flags",
+            "trionat_tokens",
+            "trionat_days",
         ]
         assert await init(pool) == []
         await prepare(pool)
@@ -484,6 +561,52 @@ async def test_what_is_missing_is_made_and_the_rest_left_alone(mariadb: MariaDB)
     ]
 
 
+NAMES_WITHOUT_IDS = """create table trionat_names (
+    name varchar(253) character set ascii collate ascii_bin not null primary key,
+    owner varbinary(1020) not null,
+    used_at datetime(6) not null,
+    key owner (owner)
+) engine = InnoDB default character set utf8mb4 collate utf8mb4_bin"""
+
+
+async def test_names_of_before_there_were_ids_of_accounts_stay_their_users(
+    mariadb: MariaDB, database: DatabaseConfig
+) -> None:
+    add_row(mariadb, database, "Été")
+    add_row(mariadb, database, "été")
+    mariadb.sql(
+        f"{NAMES_WITHOUT_IDS}; insert into trionat_names values "
+        "('shop', 'été', utc_timestamp(6)), ('blog', 'bob', utc_timestamp(6)), ('wiki', '', utc_timestamp(6))",
+        database.db_name,
+    )
+    async with open_pool(database) as pool:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):  # servers that start at once
+                nursery.start_soon(prepare, pool)
+        await init(pool)
+        store = MySQLStore(pool)
+        assert [(owned.name, owned.owner) for owned in await store.list_names()] == [
+            ("blog", ""),
+            ("shop", "été"),
+            ("wiki", ""),
+        ]
+        found = await store.find_user("été")
+        assert found is not None
+        now, keep = datetime.now(UTC), timedelta(days=30)
+        assert await store.reserve_names("été", found.account_id, ["shop"], now, keep) == set()
+        for name in ("blog", "wiki"):
+            with pytest.raises(NameTakenError):
+                await store.reserve_names("été", found.account_id, [name], now, keep)
+    question = "show create table trionat_names"
+    ((_, amended),) = rows(mariadb, database, question)
+    new = mariadb.new_database()
+    async with opened(new):
+        pass
+    ((_, made),) = rows(mariadb, new, question)
+    assert amended.replace(" DEFAULT 0", "") == made
+    assert "KEY `used_at` (`used_at`)" in made
+
+
 async def test_only_our_own_tables_are_made_without_being_asked(
     mariadb: MariaDB, database: DatabaseConfig
 ) -> None:
@@ -493,8 +616,12 @@ async def test_only_our_own_tables_are_made_without_being_asked(
     assert rows(mariadb, database, "show tables") == [
         ("bars",),
         ("trionat_accounts",),
+        ("trionat_days",),
+        ("trionat_flags",),
         ("trionat_flushes",),
         ("trionat_months",),
+        ("trionat_names",),
+        ("trionat_tokens",),
         ("userInfo_userinfo",),
     ]
     after = rows(mariadb, database, "show create table userInfo_userinfo; show create table bars")
@@ -525,6 +652,9 @@ async def test_who_may_make_no_tables_is_told_who_has_to(
     [
         ("drop table trionat_accounts", "trionat_accounts is missing: nobody can log in: run trionat db init"),
         ("drop table bars", "bars is missing: traffic cannot be added: run trionat db init"),
+        ("drop table trionat_tokens", "trionat_tokens is missing: the API takes no token: run trionat db init"),
+        ("drop table trionat_flags", "trionat_flags is missing: nobody can log in: run trionat db init"),
+        ("drop table trionat_days", "trionat_days is missing: traffic cannot be added: run trionat db init"),
         ("alter table bars engine = MyISAM", "bars is kept by MyISAM: a change may be made by half"),
         ("alter table bars modify bar int", "bars.bar is int, not bigint: what it cannot hold is refused"),
         ("alter table userInfo_userinfo drop column time", "userInfo_userinfo has no column time: nobody can log in"),

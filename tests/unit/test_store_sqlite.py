@@ -5,27 +5,30 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from trionat.errors import StoreDataError, StoreUnavailableError
+from trionat.errors import NameTakenError, StoreDataError, StoreUnavailableError
 from trionat.store.base import Flush, Limits, User
 from trionat.store.passwords import verify_password
 from trionat.store.sqlite import open_sqlite_store
+from trionat.store.sqlite_file import _SCHEMA
+from trionat.store.tokens import Token, TokenScope
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 
 WRITER = """
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 import trio
 from trionat.store.base import User
 from trionat.store.sqlite import open_sqlite_store
+from trionat.store.sqlite_file import _SCHEMA
 
 async def main(path, prefix, count):
     print("ready", flush=True)
@@ -241,6 +244,120 @@ async def test_a_file_of_the_first_version_is_taken_over(
         assert await store.traffic() == {"alice": 1}
 
 
+async def test_names_in_a_file_of_the_first_version_are_had_as_in_a_new_one(
+    tmp_path: Path,
+) -> None:
+    path, keep = tmp_path / "users.db", timedelta(days=30)
+    path.write_bytes((Path(__file__).parent / "data" / "users-1.db").read_bytes())
+    now = datetime.now(UTC)
+    async with open_sqlite_store(path) as store:
+        alice, other = await store.list_users()
+        for one, name in ((alice, "shop.example.org"), (other, "blog.example.org")):
+            await store.reserve_names(one.name, one.account_id, [name], now, keep)
+        with pytest.raises(
+            NameTakenError, match=r"^blog\.example\.org belongs to another account$"
+        ):
+            await store.reserve_names("alice", alice.account_id, ["blog.example.org"], now, keep)
+        assert [(owned.name, owned.owner) for owned in await store.list_names()] == [
+            ("blog.example.org", "été"),
+            ("shop.example.org", "alice"),
+        ]
+
+
+async def test_names_of_before_there_were_ids_of_accounts_stay_their_users(tmp_path: Path) -> None:
+    path, keep = tmp_path / "users.db", timedelta(days=30)
+    now = datetime.now(UTC)
+    with sqlite3.connect(path) as before:
+        for statement in [each for version in _SCHEMA[:3] for each in version]:
+            before.execute(statement)
+        before.execute(
+            "insert into users values ('alice', 'hash', x'00', null, 1700000000000000, '')"
+        )
+        used_at = int(now.timestamp() * 1_000_000)
+        for name, owner in (("shop", "alice"), ("blog", "bob"), ("wiki", "")):
+            before.execute("insert into names values (?, ?, ?)", (name, owner, used_at))
+        before.execute("pragma user_version = 3")
+    before.close()
+    async with open_sqlite_store(path) as store:
+        alice = await store.find_user("alice")
+        assert alice is not None
+        assert [(owned.name, owned.owner) for owned in await store.list_names()] == [
+            ("blog", ""),
+            ("shop", "alice"),
+            ("wiki", ""),
+        ]
+        assert await store.reserve_names("alice", alice.account_id, ["shop"], now, keep) == set()
+        for name in ("blog", "wiki"):
+            with pytest.raises(NameTakenError):
+                await store.reserve_names("alice", alice.account_id, [name], now, keep)
+        await store.add_user(user("bob"))
+        bob = await store.find_user("bob")
+        assert bob is not None
+        with pytest.raises(NameTakenError):
+            await store.reserve_names("bob", bob.account_id, ["blog"], now, keep)
+
+
+@pytest.mark.parametrize(
+    ("names", "admins"),
+    [(["trionat"], ["trionat"]), (["alice"], []), (["alice", "trionat"], []), ([], [])],
+)
+async def test_the_only_account_that_an_older_server_has_made_is_an_administrator(
+    tmp_path: Path, names: list[str], admins: list[str]
+) -> None:
+    path = tmp_path / "users.db"
+    with sqlite3.connect(path) as before:
+        for statement in [each for version in _SCHEMA[:4] for each in version]:
+            before.execute(statement)
+        for name in names:
+            before.execute("insert into users values (?, 'hash', x'00', null, 17, '')", (name,))
+        before.execute("pragma user_version = 4")
+    before.close()
+    async with open_sqlite_store(path) as store:
+        found = await store.list_users()
+        assert [one.name for one in found] == names
+        assert [one.name for one in found if one.admin] == admins
+        assert not any(one.disabled for one in found)
+        assert await store.list_tokens() == []
+        assert await store.daily_traffic("2000-01-01", "2100-01-01") == []
+
+
+async def test_a_token_of_an_account_that_another_program_has_removed_is_none(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "users.db"
+    async with open_sqlite_store(path) as store:
+        await store.add_user(user("alice"))
+        (alice,) = await store.list_users()
+        token = Token(
+            name="grafana",
+            user="alice",
+            account_id=alice.account_id,
+            digest=bytes(32),
+            scope=TokenScope.READ,
+            created_at=datetime.now(UTC),
+        )
+        await store.add_token(token)
+        with sqlite3.connect(path) as other:
+            other.execute("delete from users")
+        other.close()
+        await store.add_user(user("alice"))
+        assert await store.find_token(bytes(32)) is None
+        assert await store.list_tokens() == []
+
+
+@pytest.mark.parametrize("column", ["owner", "used_at"])
+async def test_names_are_found_without_reading_all_of_them(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "users.db"
+    async with open_sqlite_store(path) as store:
+        await store.prepare()
+    with sqlite3.connect(path) as connection:
+        ((*_, plan),) = connection.execute(
+            f"explain query plan select name from names where {column} <= ?", (0,)
+        )
+    connection.close()
+    assert plan.startswith("SEARCH names USING")
+
+
 async def test_a_store_that_could_not_be_opened_is_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "later" / "users.db"
     async with open_sqlite_store(path) as store:
@@ -251,17 +368,17 @@ async def test_a_store_that_could_not_be_opened_is_tried_again(tmp_path: Path) -
 
 
 async def test_a_newer_schema_is_left_alone(tmp_path: Path, nothing_left: None) -> None:
-    path = tmp_path / "users.db"
+    path, newer = tmp_path / "users.db", len(_SCHEMA) + 1
     async with open_sqlite_store(path) as store:
         await store.prepare()
     other = sqlite3.connect(path)
-    other.execute("pragma user_version = 3")
+    other.execute(f"pragma user_version = {newer}")
     other.close()
     with pytest.raises(StoreUnavailableError, match="written by a newer trionat"):
         async with open_sqlite_store(path) as store:
             await store.prepare()
     other = sqlite3.connect(path)
-    assert other.execute("pragma user_version").fetchone() == (3,)
+    assert other.execute("pragma user_version").fetchone() == (newer,)
     other.close()
 
 
@@ -307,3 +424,23 @@ async def test_a_flush_that_is_refused_for_its_data_changes_nothing(
         assert await store.add_traffic(flush(alice=1))
         assert not await store.add_traffic(flush(alice=1, **{name: amount}))
         assert await store.traffic() == {"alice": 1}
+
+
+async def test_a_flush_whose_day_is_refused_is_added_nowhere(tmp_path: Path) -> None:
+    path, flush = (
+        tmp_path / "users.db",
+        Flush(server="a" * 32, number=1, month="2026-11", amounts={"alice": 1}),
+    )
+    async with open_sqlite_store(path) as store:
+        await store.prepare()
+        with sqlite3.connect(path) as connection:
+            connection.execute(
+                "create trigger refusal before insert on days begin select raise(abort, 'no'); end"
+            )
+        connection.close()
+        for _ in range(2):
+            with pytest.raises(StoreDataError):
+                await store.add_traffic(flush, "2026-11-29")
+        assert await store.traffic() == {}
+        assert await store.monthly_traffic("2026-11", ["alice"]) == {}
+        assert await store.add_traffic(flush)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -40,3 +44,26 @@ def test_each_pair_is_its_own(nothing_left: None) -> None:
         assert read(other) == b"%d" % number
         one.close()
         other.close()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or shutil.which("tc") is None,
+    reason="network namespaces are root's, on Linux",
+)
+def test_a_machine_that_cannot_connect_to_itself_holds_nobody_up() -> None:
+    """The loopback interface of a new namespace drops all; so do some firewalls."""
+    program = (
+        "import os, time; from trionat.transport.tcp_pair import open_tcp_pair\n"
+        "began = time.monotonic()\n"
+        "try: open_tcp_pair()\n"
+        "except OSError as error: print(type(error).__name__, time.monotonic() - began < 1)\n"
+    )
+    drop = "ip link set lo up && tc qdisc add dev lo root pfifo limit 0"
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", f'{drop} && exec "$0" -c "$1"', sys.executable, program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == "TimeoutError True\n", done.stderr

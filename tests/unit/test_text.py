@@ -155,6 +155,22 @@ def test_no_message_shows_the_password_of_a_url() -> None:
         assert mask_secrets(text) == text
 
 
+def test_a_message_shows_how_a_service_is_written() -> None:
+    for text in (
+        "'https:8080@shop': a name has http, as in http:8080@shop",
+        "write tls:8443@db.example.org",
+        "(http:127.0.0.1:8080@shop), `http:[::1]:80@shop`: http:/run/app.sock@shop, http:unix:./a@b",
+        "http:8080:60001@shop",
+    ):
+        assert mask_secrets(text) == text
+    for text in ("http:ann:secret@shop", "'http:secret@shop'", "ann:8080@shop", "http:80@a:b@c"):
+        assert "********" in mask_secrets(text), text
+    for text in ("http:" + "1" * 200_000, "http:" + "a" * 200_000 + ":@", "tls:" * 100_000 + "@"):
+        started = time.perf_counter()
+        mask_secrets(text + "@ x")
+        assert time.perf_counter() - started < 1
+
+
 def test_no_message_shows_a_part_of_a_ticket() -> None:
     """Pasted with line breaks or blanks in it, or in other case; words behind a ticket stay."""
     for cut in (6, 20, 30):

@@ -57,7 +57,7 @@ class Line:
     asked: list[int] = attrs.field(factory=list)
     before_answer: Callable[[], Awaitable[None]] | None = None
 
-    async def add_traffic(self, flush: Flush) -> bool:
+    async def add_traffic(self, flush: Flush, day: str | None = None) -> bool:
         self.seen.append(flush)
         if self.outcome == "down":
             raise StoreUnavailableError("the store is down")
@@ -65,7 +65,7 @@ class Line:
             raise Crash
         if self.outcome == "hangs":
             await trio.sleep_forever()
-        added = await self.store.add_traffic(flush)
+        added = await self.store.add_traffic(flush, day)
         if self.outcome == "added slowly":
             await trio.sleep(1)
         if self.outcome == "answer lost":
@@ -367,6 +367,34 @@ async def test_a_new_month_is_a_flush_of_its_own(
     assert await store.monthly_traffic("2026-11", ["alice"]) == {"alice": 110}
     assert await store.monthly_traffic("2026-12", ["alice"]) == {"alice": 1}
     assert await office.total() == 111
+
+
+async def test_a_flush_is_of_the_day_on_which_it_is_brought_and_never_of_another_month(
+    office: AdminServer, mock_clock: MockClock
+) -> None:
+    async def days() -> list[tuple[str, int]]:
+        found = await office.line.store.daily_traffic("2026-01-01", "2027-12-31")
+        return [(total.day, total.amount) for total in found]
+
+    async with office.open() as traffic:
+        with traffic.metered("alice", lambda: office.sessions["alice"]):
+            office.now = datetime(2026, 11, 29, 23, 59, 55, tzinfo=UTC)
+            office.sessions["alice"] = 1
+            await office.next_look()
+            office.now = datetime(2026, 11, 30, 0, 0, 5, tzinfo=UTC)
+            office.sessions["alice"] = 11
+            await office.next_look()
+            assert await days() == [("2026-11-29", 1), ("2026-11-30", 10)]
+            office.line.outcome = "down"
+            office.sessions["alice"] = 111
+            await office.next_look()
+            office.now = datetime(2026, 12, 24, tzinfo=UTC)
+            office.line.outcome = "added"
+            office.sessions["alice"] = 1111
+            await office.next_look()
+            await office.next_look()
+    assert await days() == [("2026-11-29", 1), ("2026-11-30", 110), ("2026-12-24", 1000)]
+    assert await office.line.store.monthly_traffic("2026-11", ["alice"]) == {"alice": 111}
 
 
 async def test_what_a_stop_leaves_is_sent_first_by_the_next_start(

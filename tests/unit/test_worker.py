@@ -86,11 +86,12 @@ async def scene(folder: Path, *, in_cluster: bool = False) -> AsyncIterator[Scen
             state_dir=str(folder),
         )
         wish = Wish(key=KEY, services=(ServiceRequest(),), limits=Limits())
-        claim = Claim(wish=wish, ports=(number,), fence=5, holder="w1")
+        claim = Claim(wish=wish, points=(number,), fence=5, holder="w1")
         start: dict[str, Any] = {
             "config": pickle.dumps((settings, ready)).hex(),
             "word": "w1",
             "in_cluster": in_cluster,
+            "events": False,
             "step": 2,
             "uid": 1,
             "visitor": 1,
@@ -100,7 +101,7 @@ async def scene(folder: Path, *, in_cluster: bool = False) -> AsyncIterator[Scen
             "room": [3, 0],
             "claims": [write_claim(claim)],
         }
-        worker = Worker.make(there, start)
+        worker = await Worker.make(there, start)
         scene = Scene(worker, here, port, [])
         here.hear = scene.heard.append
         async with trio.open_nursery() as nursery:

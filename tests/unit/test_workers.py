@@ -27,6 +27,7 @@ from trionat.server.accounts.limits import Share
 from trionat.server.admission.bans import Bans
 from trionat.server.app import serve
 from trionat.server.cluster.node import route_of
+from trionat.server.events.hub import Hub
 from trionat.server.registry.claim import Wish
 from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.ports import PortPool, VisitPort
@@ -93,6 +94,7 @@ async def test_a_worker_gets_no_secret(tmp_path: Path) -> None:
         worker_config=config(tmp_path),
         workers=[1, 2],
         node=None,
+        events=Hub(),
         visitor_step=3,
         certificate=tmp_path / "server.crt",
         key=tmp_path / "server.key",

@@ -7,17 +7,24 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import attrs
 import trio
+import typer
 
 from trionat.cli.command_line import App
-from trionat.cli.local_server import AsJson, ConfigFile, StateDir, told
+from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.config.cluster import ClusterConfig
 from trionat.config.load import Configuration, load
+from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem, RegistryAwayError, StartupError
+from trionat.fingerprint import format_fingerprint
+from trionat.log import escape
+from trionat.server.admin.messages import AskWhere, Holding, Whereabouts
+from trionat.server.state_folder import prepare_state
+from trionat.store.private_file import is_there
 
 T = TypeVar("T")
 
@@ -34,16 +41,32 @@ def init(config: ConfigFile = None, state_dir: StateDir = None) -> None:
         configuration, cluster = _find(config, state_dir)
         from trionat.server.cluster import membership, seal  # noqa: PLC0415 - after the library
 
+        if not is_there(cluster.key_file):
+            _ask(partial(membership.refuse_foreign, cluster))
         if seal.make_key_file(cluster.key_file):
             say(f"made the key of the cluster: {cluster.key_file}")
         key = seal.read_key_file(cluster.key_file)
         server = configuration.server
+        folder = server.effective_state_dir
         names = tuple(dict.fromkeys((server.public_host or "localhost", "localhost")))
-        found = partial(membership.found, cluster, key, server.effective_state_dir, names=names)
-        made = _ask(found)
+        founding = _ask(partial(membership.found, cluster, key, folder, names=names))
+        shown = prepare_state(folder, names=names).fingerprint
+    where_from = {
+        membership.ServerKey.KEPT: "has the server's key, which was there before",
+        membership.ServerKey.MADE: "had no key of a server: it has a NEW one",
+        membership.ServerKey.TAKEN: "has the cluster's key now, out of Redis",
+    }
+    say(f"the state folder {folder} {where_from[founding.key]}")
+    if founding.key is membership.ServerKey.MADE:
+        say(
+            "If a server has run here before, that was with another folder, and its clients will refuse this key: empty Redis, remove"
+            f" {cluster.key_file}, and run this again with that server's --state-dir."
+        )
+    if server.certificate is None:  # else clients see that one
+        say(f"fingerprint {format_fingerprint(shown)}")
     say(
         f"Redis at {cluster.address} has the cluster {key.cluster_id}"
-        + (", new." if made else " already.")
+        + (", new." if founding.is_new else " already.")
     )
     say(f"Copy {cluster.key_file} to every other node, over a safe way.")
 
@@ -88,7 +111,44 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
             if node.sessions is None
             else f", sessions: {node.sessions}, visitors: {node.visitors}"
         )
-        say(f"  {node.name}  {node.address}  {beat}{figures}")
+        drained = ", is drained" if node.drained else ""
+        say(f"  {node.name}  {node.address}  {beat}{figures}{drained}")
+
+
+@cluster_app.command()
+def where(
+    user: Annotated[str, typer.Argument(metavar="USER", help="A user's name.")],
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show at which nodes a user's clients are, and with which ports and names, as the server that runs here knows it."""
+    with told():
+        state = State.find(state_dir, config)
+        values = state.ask_server(AskWhere(user))
+        found = Whereabouts.of(values)
+        if found.node is None:
+            raise StartupError(
+                f"{state.folder}: this server is no node of a cluster: trionat status shows its sessions"
+            )
+        if as_json:
+            say(json.dumps(values))
+            return
+        if found.away is not None:
+            say(escape(f"{found.node} may know old things only: Redis is away: {found.away}"))
+        if not found.holdings:
+            raise ConfigError(Problem("USER", f"no client of a user {user!r} is known at any node"))
+    for holding in found.holdings:
+        say(f"{holding.node}  {_held(holding)}")
+    if found.more:
+        say(f"… and {found.more} more")
+
+
+def _held(holding: Holding) -> str:
+    ports = PORTS.write(sorted(each for each in holding.points if isinstance(each, int)))
+    names = (each for each in holding.points if isinstance(each, str))
+    text = escape(", ".join(filter(None, [ports, *names])))
+    return f"{text} (a group)" if holding.is_group else text or "a client of a group"
 
 
 def _find(config: Path | None, state_dir: Path | None) -> tuple[Configuration, ClusterConfig]:

@@ -22,7 +22,7 @@ from trionat.protocol.ticket import Ticket
 
 _MASK = "********"
 _SECTIONS_OF: dict[Role, tuple[str, ...]] = {
-    "server": ("Server", "Database", "Cluster"),
+    "server": ("Server", "Acme", "Events", "Database", "Cluster"),
     "client": ("Auth", "Client"),
 }
 
@@ -44,7 +44,7 @@ def check(file: Annotated[Path, typer.Argument(help="The file, of either role.")
     for section, owner in SECTIONS.items():
         names = [key.name for key in keys_of(owner) if configuration.origins[key.path] != "default"]
         if names:
-            say(f"  {section}: {', '.join(names)}")
+            say(f"  {section}: {', '.join(names)}" if all(names) else f"  {section}")
 
 
 @config_app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, assert_never
@@ -13,6 +14,7 @@ import attrs
 import trio
 import typer
 
+from trionat.cli.approvals import Approver
 from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
@@ -23,10 +25,12 @@ from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
 from trionat.errors import ConfigError, Problem
 from trionat.events import (
+    ApprovalAsked,
     ClientEvent,
     Connected,
     Disconnected,
     Draining,
+    Inspecting,
     Queued,
     ServiceDown,
     ServiceUp,
@@ -53,7 +57,7 @@ def connect(
         typer.Argument(
             metavar="[TICKET] [SERVICE]...",
             help="The ticket that the server printed (or TRIONAT_TICKET, or --ticket-file), and the services: 8080, "
-            "127.0.0.1:22, 6379:60001 (local port, wanted visit port), /run/app.sock.",
+            "127.0.0.1:22, 6379:60001 (local port, wanted visit port), /run/app.sock, http:8080, http:8080@shop (a name).",
         ),
     ] = None,
     config: Annotated[
@@ -134,7 +138,45 @@ async def _connect(
         2 * tunnels + _OTHER_DESCRIPTORS, f"MaxTunnels {tunnels}, each with a local connection"
     )
     show = show_json if as_json else TextEvents()
-    await Client(configuration.client, configuration.auth, show, stopping).run()
+
+    public: dict[int, str] = {}
+
+    def tell_event(event: ClientEvent) -> None:
+        if isinstance(event, ApprovalAsked):
+            # A person knows it by its name; scripts get what the configuration calls it.
+            name = event.name if as_json else public.get(event.service, event.name)
+            approver.ask(attrs.evolve(event, name=name))
+            return
+        if isinstance(event, Connected):
+            public.update((number, each.shown) for number, each in enumerate(event.services))
+        show(event)
+
+    client = Client(configuration.client, configuration.auth, tell_event, stopping)
+    approver = Approver(
+        lambda service, host, approved: client.approve(service, host, approved=approved), as_json
+    )
+    if not any(service.approve for service in configuration.client.named_services()):
+        await client.run()
+        return
+    if _nobody_answers(as_json=as_json):
+        log.warning(
+            "nobody can be asked who may visit (Approve), so nobody gets in: run it at a terminal, or with --json and a program at its standard input"
+        )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(approver.listen, name="hear what is approved")
+        nursery.start_soon(approver.expire, name="questions that nobody answers")
+        await client.run()
+        nursery.cancel_scope.cancel("the client stops")
+
+
+def _nobody_answers(*, as_json: bool) -> bool:
+    """Tell whether nothing can come from standard input that the approver listens to."""
+    if sys.stdin is None or sys.stdin.closed:
+        return True
+    descriptor = sys.stdin.fileno()
+    if not as_json:
+        return not os.isatty(descriptor)
+    return os.path.samestat(os.fstat(descriptor), Path(os.devnull).stat())
 
 
 @attrs.define(eq=False)
@@ -150,7 +192,7 @@ class TextEvents:
         match event:
             case Connected():
                 for service in event.services:
-                    say(f"{service.public} -> {service.local}")
+                    say(f"{service.shown} -> {service.local}")
                 login = f"logged in as {event.username}" if event.username else "no login"
                 say(f"  server   {event.server}, {login}, uid {event.uid}")
                 say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
@@ -166,6 +208,10 @@ class TextEvents:
                 log.warning("the server stops", seconds=seconds)
             case ServiceDown() | ServiceUp():
                 pass  # the log has it, which is on the terminal as well
+            case ApprovalAsked():
+                pass  # the approver asks
+            case Inspecting(url):
+                say(f"inspector: {url}")
             case _:
                 assert_never(event)
 
@@ -187,7 +233,7 @@ def show_json(event: ClientEvent) -> None:
     match event:
         case Connected():
             services = [
-                {"name": service.name, "local": str(service.local), "public": str(service.public)}
+                {"name": service.name, "local": str(service.local), "public": service.shown}
                 for service in event.services
             ]
             line = {
@@ -206,6 +252,10 @@ def show_json(event: ClientEvent) -> None:
             line = {"event": "service-down", "name": name, "local": str(local), "reason": reason}
         case ServiceUp(name=name, local=local):
             line = {"event": "service-up", "name": name, "local": str(local)}
+        case ApprovalAsked():
+            return  # the approver asks
+        case Inspecting(url):
+            line = {"event": "inspecting", "url": url}
         case _:
             assert_never(event)
     say(json.dumps(line))

@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 import trio
 import typer
 
@@ -25,8 +27,12 @@ from trionat.config.service import Service
 from trionat.errors import StartupError
 from trionat.events import Ready
 from trionat.server.app import serve
+from trionat.transport.certificate import make_certificate
 
 LOOPBACK = "127.0.0.1"
+_DOMAIN, _NAME = "demo.localhost", "web"
+"""Browsers find everything below localhost on this machine (RFC 6761 6.3)."""
+
 _PAGE = "Hello from behind the tunnel.\n"
 _REQUEST_TIMEOUT = 10.0
 _DRAIN_GRACE = 2.0
@@ -60,10 +66,23 @@ async def _demo(answers: list[str] | None, stopping: trio.Event) -> None:
                 state_dir=Path(folder) / "server",
                 drain_grace=_DRAIN_GRACE,
             )
+            services: tuple[Service, ...] = (Service(local=local),)
+            if _can_have_names():
+                own = Path(folder) / "own"
+                await trio.to_thread.run_sync(_make_certificate, own)
+                config = attrs.evolve(
+                    config,
+                    domain=_DOMAIN,
+                    http_addr=any_port,
+                    https_addr=any_port,
+                    plain_http=True,
+                    certificates_dir=own,
+                )
+                services += (Service(local=local, http=_NAME),)
             ready: Ready = await nursery.start(serve, config)
             client_config = ClientConfig(
                 ticket=ready.ticket,
-                services=(Service(local=local),),
+                services=services,
                 state_dir=Path(folder) / "client",
                 drain_grace=_DRAIN_GRACE,
             )
@@ -75,9 +94,27 @@ async def _demo(answers: list[str] | None, stopping: trio.Event) -> None:
                     say(
                         f"http://{public}/  is the public address of a web service that listens on {local}."
                     )
+                    if ready.http is not None:
+                        name = f"{_NAME}.{_DOMAIN}"
+                        say(
+                            f"http://{name}:{ready.http.port}/  is the same by its name, in a browser; or:"
+                        )
+                        say(f"    curl --header 'Host: {name}' http://{ready.http}/")
                     say("Open it in a browser or with curl; Ctrl-C ends the demo.\n")
                     await stopping.wait()
             nursery.cancel_scope.cancel("the demo is over")
+
+
+def _can_have_names() -> bool:
+    return find_spec("httptools") is not None and find_spec("acme") is not None
+
+
+def _make_certificate(folder: Path) -> None:
+    """Make one for all names of the demo, so that none is ordered. Blocks."""
+    folder.mkdir(mode=0o700)
+    key, certificate = make_certificate((f"*.{_DOMAIN}",))
+    (folder / "demo.key").write_bytes(key)
+    (folder / "demo.crt").write_bytes(certificate)
 
 
 async def _check(public: TCPAddress) -> str:

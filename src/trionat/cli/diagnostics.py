@@ -15,6 +15,7 @@ from typing import Final
 from trionat.client.native.dialer import find_ticket
 from trionat.client.native.expose import check_services
 from trionat.config.client import NATIVE
+from trionat.config.cluster import ClusterConfig
 from trionat.config.load import Configuration, Role
 from trionat.config.server import ServerConfig
 from trionat.errors import ConfigError, Problem, StartupError
@@ -27,7 +28,9 @@ from trionat.transport.certificate import first_certificate, validity
 from trionat.transport.tls import (
     client_context,
     find_refusal,
+    is_for_other_name,
     lacks_authority,
+    name_mismatch,
     server_context,
 )
 
@@ -47,7 +50,7 @@ _SERVICES_THAT_FIT: Final = _services_that_fit()
 
 def find_problems(configuration: Configuration) -> Iterator[Problem]:
     """Find what does not work: files that are not there, or hold something else."""
-    client, database = configuration.client, configuration.database
+    client, database, cluster = configuration.client, configuration.database, configuration.cluster
     try:
         find_ticket(client)
     except ConfigError as error:
@@ -56,6 +59,7 @@ def find_problems(configuration: Configuration) -> Iterator[Problem]:
     for path, ca_file in (
         ("Client.CAFile", client.ca_file),
         ("Database.CAFile", None if database is None else database.ca_file),
+        ("Cluster.CAFile", None if cluster is None else cluster.ca_file),
     ):
         if ca_file is not None:
             try:
@@ -69,6 +73,41 @@ def find_problems(configuration: Configuration) -> Iterator[Problem]:
         except ConfigError as error:
             yield _problem(configuration, "Client.Services", error.problems[0].reason)
     yield from _certificate_problems(configuration)
+    if cluster is not None:
+        yield from _cluster_problems(configuration, cluster)
+    yield from _folder_problems(configuration)
+
+
+def _cluster_problems(configuration: Configuration, cluster: ClusterConfig) -> Iterator[Problem]:
+    from trionat.server.cluster.redis_link import require_library  # noqa: PLC0415 - memory
+
+    try:
+        require_library()
+    except StartupError as error:
+        yield _problem(configuration, "Cluster.Redis", str(error))
+    file = cluster.redis_password_file
+    if file is None:
+        return
+    try:
+        with file.open("rb") as opened:
+            line = opened.readline().strip()
+    except OSError as error:
+        reason = f"{file}: cannot be read: {error.strerror}"
+        yield _problem(configuration, "Cluster.RedisPasswordFile", reason)
+        return
+    if not line:
+        reason = f"{file}: its first line is empty: write the password for Redis there"
+        yield _problem(configuration, "Cluster.RedisPasswordFile", reason)
+
+
+def _folder_problems(configuration: Configuration) -> Iterator[Problem]:
+    server = configuration.server
+    for path, folder in (
+        ("Server.CertificatesDir", server.certificates_dir),
+        ("Server.PagesDir", server.pages_dir),
+    ):
+        if folder is not None and not folder.is_dir():
+            yield _problem(configuration, path, f"{folder}: there is no such folder")
 
 
 def _certificate_problems(configuration: Configuration) -> Iterator[Problem]:
@@ -123,10 +162,16 @@ def _server_warnings(configuration: Configuration) -> Iterator[Problem]:
         )
     if (refused := _why_refused(server)) is not None:
         yield _problem(configuration, "Server.Certificate", f"{server.certificate}: {refused}")
+    if (mismatch := _other_name(server)) is not None:
+        yield _problem(configuration, "Server.Certificate", f"{server.certificate}: {mismatch}")
     key = server.certificate_key
     if key is not None and everybody_can_use(key):
         reason = f"{key}: everybody on this machine can use this key: run chmod o-rwx {shlex.quote(str(key))}"
         yield _problem(configuration, "Server.CertificateKey", reason)
+    password = None if configuration.cluster is None else configuration.cluster.redis_password_file
+    if password is not None and everybody_can_use(password):
+        reason = f"{password}: everybody on this machine can read this password: run chmod o-rwx {shlex.quote(str(password))}"
+        yield _problem(configuration, "Cluster.RedisPasswordFile", reason)
     try:
         folder = server.effective_state_dir
     except StartupError:
@@ -151,12 +196,33 @@ def _why_refused(server: ServerConfig) -> str | None:
     if error is None:
         return None
     told = error.verify_message.rstrip(".")
+    if is_for_other_name(error):
+        return None  # told by itself
     if lacks_authority(error):
         return (
             f"no authority of this system vouches for it ({told}): a client needs --fingerprint or --ca-file besides its"
             " ticket; without Certificate the ticket would be enough"
         )
     return f"clients that check it by authority refuse it ({told}): they need --fingerprint besides their ticket"
+
+
+def _other_name(server: ServerConfig) -> str | None:
+    """Say that tickets lead to an address that a configured certificate is not for; None where it is for it."""
+    certificate, key, host = server.certificate, server.certificate_key, server.public_host
+    if certificate is None or key is None or host is None:
+        return None
+    try:
+        told = name_mismatch(certificate, key, host)
+    except (OSError, ValueError):
+        return None
+    if told is None:
+        return None
+    advice = "set PublicAddr (--public-addr) to a name that it is for; else they need --fingerprint besides their ticket"
+    if server.domain is not None:
+        advice += "; a certificate that is for visitors alone belongs into CertificatesDir"
+    return (
+        f"tickets lead to {host}, and it is not for that, so clients refuse it ({told}): {advice}"
+    )
 
 
 def _client_warnings(configuration: Configuration) -> Iterator[Problem]:

@@ -40,6 +40,8 @@ def drain(
         before: Drained | None = None
         while True:
             drained = Drained.of(state.ask_server(AskDrain()))
+            if before is None:
+                state.note("drain", "server")
             if as_json and drained != before:
                 say(json.dumps({**attrs.asdict(drained), "done": drained.is_done}))
             elif drained != before:
@@ -55,7 +57,7 @@ def drain(
 def _tell(drained: Drained, *, first: bool) -> None:
     if first and not drained.others and drained.sessions and drained.waits_for is None:
         say(
-            "this server knows no other one (Server.OtherServers): clients go that know one themselves (Client.Servers), and the rest stays"
+            "this server knows no other one (Server.OtherServers): clients go that know one themselves (Client.Servers), those that cannot move (version 0.1, --once) are sent away, and the rest stays"
         )
     say(describe(drained))
     if drained.is_done:

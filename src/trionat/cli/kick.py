@@ -44,9 +44,13 @@ def kick(
             if user + session + visitor > 1:
                 raise ValueError("only one of --user, --session and --visitor goes")
             request = _request(who, user=user, session=session, visitor=visitor)
-        kicked = Kicked.of(State.find(state_dir, config).ask_server(request))
+        state = State.find(state_dir, config)
+        kicked = Kicked.of(state.ask_server(request))
         if not kicked.anybody:
             raise ConfigError(Problem("USER|UID|VISITOR", f"there is no {_meant(request)}"))
+        state.note("kick", _named(request), sessions=kicked.sessions, visitors=kicked.visitors)
+        if not kicked.anybody_here:
+            say(f"there is no {_meant(request)}")
     for line in _lines(kicked):
         say(line)
 
@@ -63,6 +67,16 @@ def _request(who: str, *, user: bool, session: bool, visitor: bool) -> Kick:
             raise ValueError(f"{quoted(who)} is not a valid visitor: write v and a number from 1")
         return KickVisitor(int(found[1]))
     return KickUser(who)
+
+
+def _named(request: Kick) -> str:
+    match request:
+        case KickUser(name):
+            return f"user {name}"
+        case KickSession(uid):
+            return f"session {uid}"
+        case KickVisitor(number):
+            return f"visitor {number}"
 
 
 def _meant(request: Kick) -> str:
@@ -83,7 +97,17 @@ def _lines(kicked: Kicked) -> Iterator[str]:
         yield f"{kicked.queued} {clients} sent away from the queue"
     if kicked.reserved:
         yield f"visit ports {PORTS.write(sorted(kicked.reserved))} are not reserved any more"
+    for name in kicked.names:
+        yield f"the name {name} is not reserved any more"
     if kicked.told:
-        yield f"{counted(kicked.told, 'other node')} told to do the same"
+        yield f"{counted(kicked.told, 'other node')} told to do the same{_known_there(kicked.elsewhere)}"
     for number in kicked.visitors:
         yield f"visitor v{number} is reset"
+
+
+def _known_there(elsewhere: int | None) -> str:
+    if elsewhere is None:  # the server is an older one
+        return ""
+    if not elsewhere:
+        return ": no session of that user is known there; is the name right?"
+    return f": {counted(elsewhere, 'session')} of that user {'is' if elsewhere == 1 else 'are'} known there"

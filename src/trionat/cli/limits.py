@@ -12,34 +12,45 @@ from trionat.cli.local_server import ConfigFile, State, StateDir, existing_user,
 from trionat.cli.output import say
 from trionat.config.values import PORTS, whole
 from trionat.errors import StoreError
-from trionat.networks import parse_network, write_network
+from trionat.server.accounts.limit_lists import (
+    MOST_PORTS,
+    check_names,
+    check_networks,
+    check_ports,
+)
 from trionat.store.amount import parse_amount, write_amount
 from trionat.store.base import Limits, Store
 from trionat.text import quoted
 
 _NONE: Final = "none"
 
-_MAX_PORTS: Final = 1024
-"""Chosen, not measured: more than a user needs, and a list of them still fits a row of any store."""
-
-_MAX_NETWORKS: Final = 256
-"""Chosen in the same way."""
-
 _COUNT: Final = whole(1, 1_000_000)
 
 
-def _read_ports(text: str) -> tuple[int, ...]:
-    ports = sorted({port for part in text.split(",") for port in PORTS.read(part.strip())})
-    if 0 in ports or len(ports) > _MAX_PORTS:
-        raise ValueError(f"{quoted(text)} is not 1 to {_MAX_PORTS} ports from 1 to 65535")
-    return tuple(ports)
+def read_ports(text: str) -> tuple[int, ...]:
+    """Read ports and ranges of them, with commas between.
+
+    Raises:
+        ValueError: They are none, or too many.
+    """
+    ports = {port for part in text.split(",") for port in PORTS.read(part.strip())}
+    try:
+        return check_ports(ports)
+    except ValueError:
+        raise ValueError(f"{quoted(text)} is not 1 to {MOST_PORTS} ports from 1 to 65535") from None
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """Read patterns of names, with commas between.
+
+    Raises:
+        ValueError: They are none, or too many.
+    """
+    return check_names(part.strip() for part in text.split(","))
 
 
 def _read_networks(text: str) -> tuple[str, ...]:
-    networks = dict.fromkeys(write_network(parse_network(part.strip())) for part in text.split(","))
-    if len(networks) > _MAX_NETWORKS:
-        raise ValueError(f"{len(networks)} networks are too many: name at most {_MAX_NETWORKS}")
-    return tuple(networks)
+    return check_networks(part.strip() for part in text.split(","))
 
 
 @attrs.frozen
@@ -59,7 +70,8 @@ class _Limit:
 
 
 _LIMITS: Final = {
-    "visit_ports": _Limit("--visit-ports", _read_ports, PORTS.write, "all"),
+    "visit_ports": _Limit("--visit-ports", read_ports, PORTS.write, "all"),
+    "names": _Limit("--names", read_names, ", ".join, "any right below the server's domain"),
     "sessions": _Limit("--sessions", _COUNT.read, str),
     "visitors": _Limit("--visitors", _COUNT.read, str),
     "bandwidth": _Limit(
@@ -88,6 +100,12 @@ def limit(
     visit_ports: Annotated[
         str | None,
         typer.Option(metavar="PORTS|none", help="The visit ports allowed, as 60000-60009,60020."),
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERNS|none", help="The names allowed, as 'shop-*.tunnel.example.com,blog'."
+        ),
     ] = None,
     sessions: Annotated[
         str | None, typer.Option(metavar="N|none", help="Sessions at once.")
@@ -123,7 +141,10 @@ def limit(
     config: ConfigFile = None,
 ) -> None:
     """Limit what an account may use; `none` lifts a limit. Without an option, show the limits."""
-    given_texts = (visit_ports, sessions, visitors, bandwidth, quota, allow_visitors, deny_visitors)
+    given_texts = (
+        *(visit_ports, names, sessions, visitors, bandwidth, quota),
+        *(allow_visitors, deny_visitors),
+    )
     options = dict(zip(_LIMITS, given_texts, strict=True))
     with told():
         changes = {
@@ -144,7 +165,10 @@ def limit(
                 await store.set_limits(name, limits)
             return limits
 
-        limits = State.find(state_dir, config).ask(change)
+        state = State.find(state_dir, config)
+        limits = state.ask(change)
+        if changes:
+            state.note("account.changed", name, what="limits", limits=changes)
     say(f"{name}:")
     there = show_limits(limits)
     for each in _LIMITS.values():

@@ -1,4 +1,7 @@
-"""What the commands on a server's state have in common: where it is, asking its store or the server, telling what went wrong."""
+"""What the commands on a server's state have in common: where it is, asking its store or the server, telling what went wrong.
+
+With `trionat --server URL` the state is that of a server elsewhere, which is asked over its API.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,24 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import attrs
 import trio
 import typer
 
+from trionat.cli.output import say
+from trionat.cli.remote import CHOSEN, Remote
+from trionat.cli.remote_store import RemoteStore
 from trionat.cli.running import tell
 from trionat.config.database import DatabaseConfig
 from trionat.config.load import load
 from trionat.config.server import ServerConfig
 from trionat.errors import (
     ConfigError,
+    IdentityError,
     Problem,
+    RefusedError,
     RemoteProtocolError,
     StartupError,
     StoreError,
@@ -26,9 +34,11 @@ from trionat.errors import (
 )
 from trionat.server.admin.messages import Request, decode_answer, encode_request
 from trionat.server.admin.socket import call
+from trionat.server.events.audit import note_change
 from trionat.server.state_folder import database_file
 from trionat.store.backend import open_store
 from trionat.store.base import Store, User
+from trionat.store.passwords import hash_password
 from trionat.store.private_file import is_there, make_private_folder
 
 T = TypeVar("T")
@@ -45,10 +55,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, fo
 
 @attrs.frozen
 class State:
-    """A server's state, found as the server itself finds it: its folder, and the store of its accounts and their traffic."""
+    """A server's state, found as the server itself finds it: its folder, and the store of its accounts and their traffic.
+
+    With `remote` it is asked over its API, and neither folder nor store is here.
+    """
 
     server: ServerConfig
     database: DatabaseConfig | None
+    remote: Remote | None = None
 
     @classmethod
     def find(
@@ -58,11 +72,23 @@ class State:
         public_addr: str | None = None,
         other_servers: list[str] | None = None,
     ) -> State:
-        """Find it by flags, environment and file.
+        """Find it by flags, environment and file, or else by `trionat --server`.
 
         Raises:
             ConfigError: One of them is wrong.
         """
+        if (remote := CHOSEN.get()) is not None:
+            for flag, value in (
+                ("--state-dir", state_dir),
+                ("--config", config),
+                ("--public-addr", public_addr),
+                ("--other-server", other_servers),
+            ):
+                if value:
+                    raise ConfigError(
+                        Problem(flag, "of no use with --server: it is that server's own affair")
+                    )
+            return cls(ServerConfig(), None, remote)
         flags: dict[str, str | list[str] | None] = {
             "Server.StateDir": None if state_dir is None else str(state_dir),
             "Server.PublicAddr": public_addr,
@@ -76,6 +102,15 @@ class State:
         """The state folder; it may not exist yet."""
         return self.server.effective_state_dir
 
+    @property
+    def place(self) -> str:
+        """Where the server is, for people."""
+        return str(self.folder if self.remote is None else self.remote)
+
+    async def hash(self, password: str) -> str:
+        """Return what the store is given of a password: a server elsewhere hashes it itself."""
+        return password if self.remote is not None else await hash_password(password)
+
     def ask(self, question: Callable[[Store], Awaitable[T]], *, make: bool = False) -> T:
         """Open the store for one question; `make` the file of one where there is none, which mostly means a mistyped folder.
 
@@ -84,6 +119,9 @@ class State:
             StoreUnavailableError: The store cannot be asked.
             StartupError: The folder cannot be made.
         """
+        if self.remote is not None:
+            # As much of a store as the commands ask for that go with --server.
+            return trio.run(question, cast("Store", RemoteStore(self.remote)))
         file = database_file(self.folder)
         if self.database is None and make:
             make_private_folder(self.folder)
@@ -99,12 +137,23 @@ class State:
 
         return trio.run(run)
 
+    def note(self, action: str, target: str, **details: object) -> None:
+        """Write down for the audit what this command has changed; a server from afar does so itself. Where that cannot be it is told, and no more: the change is made."""
+        if self.remote is not None:
+            return
+        try:
+            note_change(self.folder, action, target, **details)
+        except StartupError as error:
+            say(f"trionat: what was changed is not in the audit: {error}", err=True)
+
     def ask_server(self, request: Request) -> dict[str, Any]:
         """Ask the server that runs on the folder, and return its answer's values.
 
         Raises:
             StartupError: There is none, or it does not answer, or does not know the request.
         """
+        if self.remote is not None:
+            return self.remote.answer(request)
         try:
             return decode_answer(call(self.folder, encode_request(request)))
         except RemoteProtocolError as exc:
@@ -137,5 +186,5 @@ def told() -> Generator[None]:
     """Turn what can go wrong into lines on standard error, and an exit code."""
     try:
         yield
-    except (ConfigError, StartupError, StoreError) as exc:
+    except (ConfigError, StartupError, StoreError, RefusedError, IdentityError) as exc:
         raise typer.Exit(tell([exc])) from exc

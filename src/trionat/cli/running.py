@@ -218,7 +218,11 @@ def _code_of(error: BaseException) -> ExitCode:
             return ExitCode.STARTUP
         case ConfigError() | StoreError():
             return ExitCode.CONFIGURATION
-        case RefusedError(code=RefusalCode.PORT_NOT_OFFERED | RefusalCode.TOO_MANY_SERVICES):
+        case RefusedError(
+            code=RefusalCode.PORT_NOT_OFFERED
+            | RefusalCode.NAME_NOT_OFFERED
+            | RefusalCode.TOO_MANY_SERVICES
+        ):
             return ExitCode.CONFIGURATION
         case RefusedError(code=RefusalCode.EVICTED) | SessionOverError(code=CloseCode.EVICTED):
             return ExitCode.REPLACED

@@ -25,6 +25,7 @@ from trionat.errors import ConfigError, Problem, StartupError
 from trionat.events import Ready
 from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
+from trionat.text import counted
 
 
 @with_flags(ServerConfig, DatabaseConfig, ClusterConfig)
@@ -52,6 +53,16 @@ def serve(
             )
 
             require_library()
+        if server.console_addr is not None:
+            from trionat.server.console.libraries import (  # noqa: PLC0415 - only there
+                require_libraries as require_web,
+            )
+
+            require_web()
+        if server.domain is not None:
+            from trionat.server.names.libraries import require_libraries  # noqa: PLC0415 - only there
+
+            require_libraries()
     except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "server"))
@@ -72,6 +83,9 @@ async def _serve(
         configuration.server,
         database=configuration.database,
         cluster=configuration.cluster,
+        acme=configuration.acme,
+        origins=configuration.origins,
+        events=configuration.events,
         stopping=stopping,
         reserved=True,
     )
@@ -100,14 +114,40 @@ def _as_json(ready: Ready, file: Path | None) -> dict[str, object]:
         "visit_ports": list(ready.visit_ports),
         "public": str(ready.public),
         "fingerprint": ready.fingerprint,
+        **({} if ready.console is None else {"console": ready.console}),
+        **({} if ready.domain is None else {"domain": ready.domain}),
         "configuration": None if file is None else str(file),
         **({} if ready.ticket is None else {"ticket": ready.ticket}),
+        **(
+            {}
+            if ready.node is None
+            else {
+                "node": ready.node,
+                "node_addr": str(ready.node_addr),
+                "other_nodes": ready.other_nodes,
+            }
+        ),
         **{
             name: str(address)
-            for name in ("proxy_control", "proxy_visit")
+            for name in ("proxy_control", "proxy_visit", "http", "https")
             if (address := getattr(ready, name)) is not None
         },
     }
+
+
+def _names_row(ready: Ready) -> str:
+    """Tell where services have names, and which DNS records lead there."""
+    from trionat.server.names.dns_records import needed  # noqa: PLC0415 - only with a domain
+
+    domain = ready.domain or ""
+    records = needed(domain, ready.public)
+    if not records:
+        return f"https://{domain}  (http {ready.http}, https {ready.https})"
+    lines = [
+        f"below {domain}  (http {ready.http}, https {ready.https})",
+        *(f"DNS record: {record}" for record in records),
+    ]
+    return f"\n{'':18}".join(lines)
 
 
 def banner(ready: Ready, file: Path | None = None) -> str:
@@ -125,11 +165,22 @@ def banner(ready: Ready, file: Path | None = None) -> str:
         "fingerprint": ready.fingerprint,
         "state": ready.state_dir,
     }
+    if ready.domain is not None:
+        rows["names"] = _names_row(ready)
+    if ready.console is not None:
+        rows["console"] = ready.console
     if ready.proxy_control is not None or ready.proxy_visit is not None:
         both = {"clients": ready.proxy_control, "visitors": ready.proxy_visit}
         rows["from proxies"] = ", ".join(
             f"{who} at {address}" for who, address in both.items() if address is not None
         )
+    if ready.node is not None:
+        others = (
+            f"{counted(ready.other_nodes, 'other node')} there"
+            if ready.redis_away is None
+            else f"Redis is away: {ready.redis_away}"
+        )
+        rows["cluster"] = f"node {ready.node} at {ready.node_addr}, {others}"
     if file is not None:
         rows["configuration"] = str(file)
     if ready.legacy_clients:
@@ -149,7 +200,7 @@ def banner(ready: Ready, file: Path | None = None) -> str:
         lines += [
             "Beside the private service, run (8080 stands for its port):",
             "",
-            f"  trionat connect {ready.ticket} 8080",
+            f"  trionat connect {ready.ticket} {'8080' if ready.domain is None else 'http:8080'}",
         ]
     else:
         lines += ["A user's ticket: trionat user ticket NAME"]

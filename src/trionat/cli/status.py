@@ -98,5 +98,5 @@ def _read(state: State, values: dict[str, Any]) -> Snapshot:
         return Snapshot.of(values)
     except (TypeError, KeyError) as exc:
         raise StartupError(
-            f"{state.folder}: the server is of another version: use the trionat that it was started with, or --json"
+            f"{state.place}: the server is of another version: use the trionat that it was started with, or --json"
         ) from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -11,10 +12,12 @@ from trionat.address import parse_tcp_address
 from trionat.config.values import PORTS
 from trionat.log import escape
 from trionat.server.admin.snapshot import (
+    CertificateView,
     NodeView,
     QueuedView,
     ReservedView,
     ServerView,
+    ServiceView,
     SessionView,
     Snapshot,
     VisitorView,
@@ -47,6 +50,11 @@ class Table:
         lines = list(self._lines(snapshot, visitors))
         if cluster and snapshot.cluster is not None:
             lines += ["", "Nodes of the cluster:", *map(_node, snapshot.cluster.nodes)]
+        elif cluster:
+            lines += [
+                "",
+                "This server is no node of a cluster: its configuration had no section Cluster when it was started.",
+            ]
         return [self._cut(line) for line in lines]
 
     def _lines(self, snapshot: Snapshot, visitors: bool) -> Iterator[str]:
@@ -60,6 +68,14 @@ class Table:
             yield ""
             yield "Groups:"
             yield from groups
+        if names := list(_names(snapshot.sessions)):
+            yield ""
+            yield "Requests to names:"
+            yield from names
+        if snapshot.certificates:
+            yield ""
+            yield "Certificates:"
+            yield from map(_certificate, snapshot.certificates)
         if snapshot.queue:
             yield ""
             yield "In the queue:"
@@ -78,6 +94,8 @@ class Table:
         for row, session in zip(rows, (None, *sessions), strict=True):
             cells = zip(_TITLES, row, widths, strict=True)
             yield " ".join(_cell(*cell) for cell in cells).rstrip()
+            if session is not None and session.restrictions:
+                yield f"    narrowed ticket: {escape('; '.join(session.restrictions))}"
             if visitors and session is not None:
                 yield from map(_visitor, session.visitors)
 
@@ -138,7 +156,8 @@ def _node(node: NodeView) -> str:
     figures = (
         "" if node.sessions is None else f", sessions: {node.sessions}, visitors: {node.visitors}"
     )
-    return f"  {node.name}  {node.address}  {beat}{figures}"
+    drained = ", is drained" if node.drained else ""
+    return f"  {node.name}  {node.address}  {beat}{figures}{drained}"
 
 
 def _row(session: SessionView) -> list[str]:
@@ -148,7 +167,7 @@ def _row(session: SessionView) -> list[str]:
     return [
         str(session.uid),
         escape(session.user),
-        PORTS.write(sorted(service.port for service in session.services)).replace(" ", ""),
+        _where(session.services),
         f"{served}+{waiting}" if waiting else str(served),
         f"{session.tunnels_busy}/{tunnels}",
         _short(round(session.rate)),
@@ -159,6 +178,13 @@ def _row(session: SessionView) -> list[str]:
     ]
 
 
+def _where(services: Iterable[ServiceView]) -> str:
+    """Return where services are: visit ports in short, and names."""
+    ports = PORTS.write(sorted(each.port for each in services if each.port)).replace(" ", "")
+    names = [urlsplit(each.url).hostname or "" for each in services if each.url and not each.port]
+    return ",".join(filter(None, [ports, *names]))
+
+
 def _cell(title: str, text: str, width: int) -> str:
     return f"{_shortened(text, width):{'<' if title in _TEXTS else '>'}{width}}"
 
@@ -166,7 +192,7 @@ def _cell(title: str, text: str, width: int) -> str:
 def _visitor(visitor: VisitorView) -> str:
     how = "waiting, here for" if visitor.waiting else "served"
     amounts = f"{_short(visitor.received)} in, {_short(visitor.sent)} out"
-    return f"    v{visitor.number} {how} {_age(visitor.seconds)} {visitor.address} at {visitor.port}, {amounts}"
+    return f"    v{visitor.number} {how} {_age(visitor.seconds)} {visitor.address} at {visitor.name or visitor.port}, {amounts}"
 
 
 def _groups(sessions: Iterable[SessionView]) -> list[str]:
@@ -177,7 +203,7 @@ def _groups(sessions: Iterable[SessionView]) -> list[str]:
             members.setdefault((session.user, session.group), []).append(session)
     lines: list[str] = []
     for (user, name), those in members.items():
-        ports = PORTS.write(sorted(service.port for service in those[0].services))
+        ports = _where(those[0].services)
         each = ", ".join(
             f"{session.uid}{' (service down)' * any(service.down for service in session.services)}"
             for session in those
@@ -186,13 +212,50 @@ def _groups(sessions: Iterable[SessionView]) -> list[str]:
     return lines
 
 
+def _names(sessions: Iterable[SessionView]) -> Iterator[str]:
+    """Go through the names that requests were made to: how many a second, with which statuses, and how long they took."""
+    for session in sessions:
+        for service in session.services:
+            if (figures := service.requests) is None or not figures.total:
+                continue
+            statuses = ", ".join(f"{kind} {count}" for kind, count in figures.statuses.items())
+            times = " / ".join(
+                "-" if each is None else _round_trip(each)
+                for each in (figures.median, figures.slow)
+            )
+            yield f"  {service.url}  {figures.rate:g}/s, {figures.total} in all: {statuses}; median / 95 % {times}"
+
+
+_STATES: Final = {
+    "valid": "",
+    "own": "of your own, ",
+    "late": "NOT RENEWED IN TIME, ",
+    "expired": "EXPIRED, ",
+    "ordering": "is being ordered",
+    "missing": "none yet",
+}
+
+
+def _certificate(certificate: CertificateView) -> str:
+    """Say until when it is good, and where there was a failure, why, and when it is tried again."""
+    parts = [_STATES.get(certificate.state, certificate.state)]
+    if certificate.ends is not None:
+        there = parts[0] if parts[0].endswith(", ") or not parts[0] else f"{parts[0]}, "
+        parts = [f"{there}good until {certificate.ends[:10]}"]
+    if certificate.reason:
+        parts.append(escape(certificate.reason))
+    if certificate.retry is not None:
+        parts.append(f"tried again at {certificate.retry[:16].replace('T', ' ')} UTC")
+    return f"  {certificate.name}  {'; '.join(parts)}"
+
+
 def _queued(queued: QueuedView) -> str:
     return f"  {queued.position:>3}  {escape(queued.user)}, {queued.address}, for {_age(queued.seconds)}"
 
 
 def _reserved(reserved: ReservedView) -> str:
     waiting = f", visitors waiting: {reserved.waiting}" if reserved.waiting else ""
-    ports = PORTS.write(sorted(reserved.ports))
+    ports = ", ".join(filter(None, [PORTS.write(sorted(reserved.ports)), *reserved.names]))
     group = "" if reserved.group is None else f" in the group {escape(reserved.group)}"
     return (
         f"  {ports}  {escape(reserved.user)}{group}, for {_age(reserved.remaining)} more{waiting}"

@@ -16,6 +16,7 @@ from trionat.errors import StoreError
 from trionat.log import escape
 from trionat.store.amount import format_amount
 from trionat.store.base import Store
+from trionat.store.day import DayTotal
 from trionat.store.journal import FILE_NAME, load_journal
 from trionat.store.month import month_of, parse_month
 
@@ -42,6 +43,10 @@ def traffic(
             help="The month to show, such as 2026-11 (UTC); the current one without it.",
         ),
     ] = None,
+    days: Annotated[
+        bool,
+        typer.Option("--days", help="Show each day of that month instead."),
+    ] = False,
     as_json: AsJson = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
@@ -51,6 +56,9 @@ def traffic(
         with given("--month"):
             month = parse_month(month) if month else month_of(datetime.now(UTC))
         state = State.find(state_dir, config)
+        if days:
+            _show_days(state, user, month, as_json=as_json)
+            return
         journal = load_journal(state.folder)
         waiting = journal.unsettled()
         found = state.ask(lambda store: _usage(store, waiting, user, month))
@@ -66,6 +74,29 @@ def traffic(
     refused = journal.refused_users if user is None else journal.refused_users & {user}
     for name in sorted(refused):
         say(f"The store refuses the traffic of {name!r}: the server's log says why.")
+
+
+def _show_days(state: State, user: str | None, month: str, *, as_json: bool) -> None:
+    found = state.ask(lambda store: _find_days(store, user, month))
+    if as_json:
+        for total in found:
+            say(json.dumps({"day": total.day, "user": total.user, "bytes": total.amount}))
+        return
+    if not found:
+        say(f"There is no traffic of a day in {month}.", err=True)
+        return
+    width = max(len(escape(total.user)) for total in found)
+    for total in found:
+        say(f"{total.day}  {escape(total.user):{width}}  {format_amount(total.amount)}")
+
+
+async def _find_days(store: Store, user: str | None, month: str) -> list[DayTotal]:
+    found: list[DayTotal] = []
+    after = ("", "")
+    while more := await store.daily_traffic(f"{month}-01", f"{month}-31", user=user, after=after):
+        found += more
+        after = (more[-1].day, more[-1].user)
+    return found
 
 
 async def _usage(

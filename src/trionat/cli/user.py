@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from datetime import UTC, datetime
-from typing import Annotated
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import attrs
 import typer
@@ -18,26 +19,39 @@ from trionat.cli.limits import show_limits
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
 from trionat.cli.output import say
 from trionat.cli.password import read_new_password
+from trionat.cli.remote import Remote, user_path
+from trionat.cli.ticket import (
+    WHEN,
+    Expires,
+    OnlyName,
+    OnlyPort,
+    read_caveats,
+    tell_restrictions,
+)
 from trionat.config.server import ServerConfig
 from trionat.errors import StartupError, StoreError
+from trionat.hostnames import parse_hostname
 from trionat.log import escape
-from trionat.server.accounts.tickets import make_ticket
+from trionat.protocol.ticket import Ticket
+from trionat.server.accounts.name_owners import KEPT_FOR
+from trionat.server.accounts.tickets import make_ticket, narrow_ticket
+from trionat.server.accounts.values import user_values
+from trionat.server.admin.messages import AskStatus
 from trionat.server.state_folder import (
     StateFolder,
     is_self_signed,
     prepare_state,
     ticket_key_file,
 )
-from trionat.store.base import Store, User, check_new_name, new_ticket_salt
+from trionat.store.base import OwnedName, Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
-from trionat.store.passwords import hash_password
 from trionat.store.private_file import is_there
+from trionat.text import counted, quoted
 
 user_app = App(help="Accounts that may connect, and their tickets.")
 
-_WHEN = (
-    "2027-01-31 (valid through that day, UTC), 2027-01-31T12:00 (UTC), 30d, 12h (from now) or never"
-)
+_MAY_BE_IN_USE: Final = timedelta(hours=2)
+"""After the last use that was noted; servers note it once an hour."""
 
 Name = Annotated[str, typer.Argument(help="The user's name.", metavar="NAME")]
 
@@ -46,8 +60,12 @@ Name = Annotated[str, typer.Argument(help="The user's name.", metavar="NAME")]
 def add(
     name: Name,
     expires: Annotated[
-        str, typer.Option("--expires", metavar="WHEN", help=f"When the account ends: {_WHEN}.")
+        str, typer.Option("--expires", metavar="WHEN", help=f"When the account ends: {WHEN}.")
     ] = NEVER,
+    admin: Annotated[
+        bool,
+        typer.Option("--admin", help="It may see and change all of the server, by the API."),
+    ] = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -69,14 +87,16 @@ def add(
             await store.add_user(
                 User(
                     name=name,
-                    password=await hash_password(password),
+                    password=await state.hash(password),
                     ticket_salt=new_ticket_salt(),
                     expires_at=expires_at,
                     created_at=now,
+                    admin=admin,
                 )
             )
 
         state.ask(add_user)
+        state.note("account.added", name, expires_at=format_time(expires_at))
     until = "" if expires_at is None else f" until {format_time(expires_at)}"
     say(
         f"{name} can log in now{until}: trionat connect … -u {shlex.quote(name)}; "
@@ -96,7 +116,7 @@ def list_users(
     now = datetime.now(UTC)
     if as_json:
         for user in users:
-            say(json.dumps(_as_json(user, now)))
+            say(json.dumps(user_values(user, now)))
         return
     if not users:
         say("There are no accounts: trionat user add NAME makes one.", err=True)
@@ -105,7 +125,8 @@ def list_users(
     for user in users:
         added = "" if user.created_at is None else f"  added {format_time(user.created_at)}"
         state = "expired" if user.is_expired(now) else "expires"
-        say(f"{escape(user.name):{width}}{added}  {state} {format_time(user.expires_at)}")
+        marks = "  administrator" * user.admin + "  disabled" * user.disabled
+        say(f"{escape(user.name):{width}}{added}  {state} {format_time(user.expires_at)}{marks}")
         if limits := show_limits(user.limits):
             told_limits = ", ".join(f"{title} {text}" for title, text in limits.items())
             say(f"{'':{width}}  limits: {told_limits}")
@@ -117,8 +138,93 @@ def list_users(
 def remove(name: Name, state_dir: StateDir = None, config: ConfigFile = None) -> None:
     """Remove an account; its password and its tickets are void."""
     with told():
-        State.find(state_dir, config).ask(lambda store: store.remove_user(name))
-    say(f"{name} is removed: the password and all tickets are void.")
+        state = State.find(state_dir, config)
+        state.ask(lambda store: store.remove_user(name))
+        state.note("account.removed", name)
+    say(f"{name} is removed: the password, all tickets and all tokens are void.")
+
+
+@user_app.command()
+def names(
+    name: Annotated[
+        str | None, typer.Argument(help="A user's names only.", metavar="[NAME]")
+    ] = None,
+    as_json: AsJson = False,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """List the names of services, whose each is, until when nobody else may have it, and which are in use at the server that runs here."""
+    with told():
+        state = State.find(state_dir, config)
+        now = datetime.now(UTC)
+        found = [
+            owned
+            for owned in state.ask(lambda store: store.list_names())
+            if owned.used_at + KEPT_FOR > now and name in (None, owned.owner)
+        ]
+        in_use = _names_in_use(state)
+    if as_json:
+        for owned in found:
+            say(
+                json.dumps(
+                    {
+                        "name": owned.name,
+                        "user": owned.owner,
+                        "used": format_time(owned.used_at),
+                        "kept_until": format_time(owned.used_at + KEPT_FOR),
+                        **({} if in_use is None else {"in_use": owned.name in in_use}),
+                    }
+                )
+            )
+        return
+    if not found:
+        say("No name is in use, or was lately.")
+    for owned in found:
+        whose = escape(owned.owner) or "nobody's: its account is gone"
+        now_here = ", in use now" if in_use is not None and owned.name in in_use else ""
+        say(f"{owned.name}  {whose}, kept until {format_time(owned.used_at + KEPT_FOR)}{now_here}")
+
+
+def _names_in_use(state: State) -> set[str | None] | None:
+    """Return the names that clients have at the server that runs here; None where none does, or it does not say."""
+    try:
+        sessions = state.ask_server(AskStatus())["sessions"]
+    except (StartupError, KeyError):
+        return None
+    return {
+        urlsplit(str(service["url"])).hostname
+        for session in sessions
+        for service in session["services"]
+        if service.get("url") and not service["port"]
+    }
+
+
+@user_app.command(name="release-name")
+def release_name(
+    name: Annotated[str, typer.Argument(help="The whole name.", metavar="NAME")],
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Let anybody have a name that is kept for the account that has used it last. A client that uses it goes on with it until it leaves."""
+    with told():
+        with given("NAME"):
+            whole = parse_hostname(name)
+
+        async def release(store: Store) -> OwnedName:
+            known = {owned.name: owned for owned in await store.list_names()}
+            await store.release_name(whole)
+            return known[whole]
+
+        state = State.find(state_dir, config)
+        released = state.ask(release)
+        state.note("name.released", whole, user=released.owner)
+    say(f"{whole} is kept for nobody any more")
+    # The store does not know who is up, and the servers of a cluster do not know it of each other.
+    if released.owner and released.used_at + _MAY_BE_IN_USE > datetime.now(UTC):
+        say(
+            f"If a client uses it now, nobody else gets it until that has left: trionat kick {shlex.quote(released.owner)} sends it away.",
+            err=True,
+        )
 
 
 @user_app.command()
@@ -129,17 +235,24 @@ def passwd(name: Name, state_dir: StateDir = None, config: ConfigFile = None) ->
         state.ask(lambda store: existing_user(store, name))
         password = read_new_password()
 
-        async def set_password(store: Store) -> None:
-            await store.set_password(name, await hash_password(password), new_ticket_salt())
+        async def set_password(store: Store) -> int:
+            await store.set_password(name, await state.hash(password), new_ticket_salt())
+            return len(await store.list_tokens(name))
 
-        state.ask(set_password)
+        tokens = state.ask(set_password)
+        state.note("account.changed", name, what="password")
     say(f"{name} has a new password: the old one and all tickets handed out before are void.")
+    if tokens:
+        say(
+            f"{counted(tokens, 'token')} of {name} for the API stay good: trionat token list shows them, trionat token revoke makes one void.",
+            err=True,
+        )
 
 
 @user_app.command()
 def expire(
     name: Name,
-    when: Annotated[str, typer.Argument(metavar="WHEN", help=f"{_WHEN}.")],
+    when: Annotated[str, typer.Argument(metavar="WHEN", help=f"{WHEN}.")],
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -148,7 +261,9 @@ def expire(
         now = datetime.now(UTC)
         with given("WHEN"):
             expires_at = parse_expiry(when, now)
-        State.find(state_dir, config).ask(lambda store: store.set_expiry(name, expires_at))
+        state = State.find(state_dir, config)
+        state.ask(lambda store: store.set_expiry(name, expires_at))
+        state.note("account.changed", name, what="expiry", expires_at=format_time(expires_at))
     if expires_at is None:
         say(f"{name} can log in for ever.")
     elif expires_at <= now:
@@ -160,11 +275,61 @@ def expire(
 
 
 @user_app.command()
+def admin(
+    name: Name,
+    switch: Annotated[str, typer.Argument(metavar="on|off", help="Whether it is one.")],
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Make an account an administrator, which may see and change all of the server by the API, or none any more."""
+    with told():
+        with given("on|off"):
+            if switch not in ("on", "off"):
+                raise ValueError(f"{quoted(switch)} is neither on nor off")
+        is_admin = switch == "on"
+        state = State.find(state_dir, config)
+        state.ask(lambda store: store.set_admin(name, admin=is_admin))
+        state.note("account.changed", name, what="admin", admin=is_admin)
+    say(f"{name} is {'an administrator' if is_admin else 'no administrator'} now.")
+
+
+@user_app.command()
+def disable(name: Name, state_dir: StateDir = None, config: ConfigFile = None) -> None:
+    """Keep an account from logging in until it is enabled again; its sessions end within 2 s. All else of it stays."""
+    with told():
+        state = State.find(state_dir, config)
+        state.ask(lambda store: store.set_disabled(name, disabled=True))
+        state.note("account.changed", name, what="disabled", disabled=True)
+    say(f"{name} is disabled: neither password nor tickets nor tokens are accepted.")
+
+
+@user_app.command()
+def enable(name: Name, state_dir: StateDir = None, config: ConfigFile = None) -> None:
+    """Let an account log in again that was disabled, by its password and tickets of before."""
+
+    async def let(store: Store) -> User:
+        await store.set_disabled(name, disabled=False)
+        return await existing_user(store, name)
+
+    with told():
+        state = State.find(state_dir, config)
+        user = state.ask(let)
+        state.note("account.changed", name, what="disabled", disabled=False)
+    if user.is_expired(datetime.now(UTC)):
+        say(f"{name} is enabled, but expired on {format_time(user.expires_at)}.")
+    else:
+        say(f"{name} can log in again.")
+
+
+@user_app.command()
 def ticket(
     name: Name,
     renew: Annotated[
         bool, typer.Option("--renew", help="Make the tickets handed out before void.")
     ] = False,
+    only_name: OnlyName = None,
+    only_port: OnlyPort = None,
+    expires: Expires = None,
     public_addr: Annotated[
         str | None,
         typer.Option(
@@ -182,30 +347,57 @@ def ticket(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Print a user's ticket: all that trionat connect needs. The same one every time, unless --renew."""
+    """Print a user's ticket: all that trionat connect needs. The same one every time, unless --renew, or narrowed by the other options."""
     with told():
+        caveats = read_caveats(only_name, only_port, expires, datetime.now(UTC))
         state = State.find(state_dir, config, public_addr, other_server)
         user = state.ask(lambda store: existing_user(store, name))
-        _check_ticket_key(state)
-        # A certificate of the operator's own changes when it is renewed, so clients check it by authority instead.
-        pinned = state.server.certificate is None and is_self_signed(state.folder)
-        files = prepare_state(state.folder, self_signed=pinned)
-        first = not user.ticket_salt  # an account that the Go program made
-        if first or renew:
-            user = attrs.evolve(user, ticket_salt=new_ticket_salt())
-        with given("--public-addr"):
-            host, port = _public_address(state.server, files)
-            others = state.server.other_servers or files.last_others()
-            text = make_ticket(files, user, host, port, pinned=pinned, others=others).encode()
-        if first or renew:
-            state.ask(lambda store: store.set_ticket_salt(name, user.ticket_salt))
-    say(text)
+        made = (
+            _make_ticket(state, user, renew=renew, caveats=caveats)
+            if state.remote is None
+            else _fetch_ticket(state.remote, user, renew=renew, caveats=caveats)
+        )
+    say(made.encode())
+    tell_restrictions(made)
     if renew:
         say(f"Tickets of {name} handed out before are void.", err=True)
-    if user.is_expired(datetime.now(UTC)):
+    if user.disabled:
+        say(f"It is of no use now: {name} is disabled.", err=True)
+    elif user.is_expired(datetime.now(UTC)):
         say(f"It is of no use now: {name} expired on {format_time(user.expires_at)}.", err=True)
     else:
         say(f"Whoever has it can log in as {name}: trionat connect TICKET SERVICE", err=True)
+
+
+def _make_ticket(state: State, user: User, *, renew: bool, caveats: tuple[str, ...]) -> Ticket:
+    _check_ticket_key(state)
+    # A certificate of the operator's own changes when it is renewed, so clients check it by authority instead.
+    pinned = state.server.certificate is None and is_self_signed(state.folder)
+    files = prepare_state(state.folder, self_signed=pinned)
+    first = not user.ticket_salt  # an account that the Go program made
+    if first or renew:
+        user = attrs.evolve(user, ticket_salt=new_ticket_salt())
+    with given("--public-addr"):
+        host, port = _public_address(state.server, files)
+        others = state.server.other_servers or files.last_others()
+        made = make_ticket(files, user, host, port, pinned=pinned, others=others)
+    with given("ticket"):
+        made = narrow_ticket(made, user.limits, caveats)
+    if first or renew:
+        state.ask(lambda store: store.set_ticket_salt(user.name, user.ticket_salt))
+        state.note("account.changed", user.name, what="tickets")
+    return made
+
+
+def _fetch_ticket(remote: Remote, user: User, *, renew: bool, caveats: tuple[str, ...]) -> Ticket:
+    """Have the server make it; whoever has a ticket can narrow it."""
+    path = f"{user_path(user.name)}/tickets"
+    if renew:
+        remote.ask("DELETE", path)
+    with given(str(remote)):
+        whole = Ticket.decode(remote.ask("POST", path, {})["ticket"])
+    with given("ticket"):
+        return narrow_ticket(whole, user.limits, caveats)
 
 
 def _check_ticket_key(state: State) -> None:
@@ -227,14 +419,3 @@ def _public_address(server: ServerConfig, files: StateFolder) -> tuple[str, int]
             "where clients reach the server is not known yet: give HOST:PORT, or start the server once"
         )
     return host, port
-
-
-def _as_json(user: User, now: datetime) -> dict[str, object]:
-    return {
-        "name": user.name,
-        "created_at": None if user.created_at is None else user.created_at.isoformat(),
-        "expires_at": None if user.expires_at is None else user.expires_at.isoformat(),
-        "expired": user.is_expired(now),
-        "limits": attrs.asdict(user.limits),
-        "damage": user.damage or None,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from trionat.client.forwarder import Forwarder
 from trionat.client.legacy.dialer import LegacyDialer
 from trionat.client.legacy.session import LegacySession
 from trionat.client.native.dialer import ServerDialer, find_servers
-from trionat.client.native.expose import check_services
+from trionat.client.native.expose import check_services, hash_passwords
 from trionat.client.native.identity import find_identity
 from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
@@ -22,27 +23,40 @@ from trionat.client.reconnect import Backoff, foremost, is_final
 from trionat.client.session import SessionOverError
 from trionat.config.client import NATIVE, AuthConfig
 from trionat.errors import PeerError
-from trionat.events import ClientEvent, Connected, Disconnected, PublicService
+from trionat.events import ClientEvent, Connected, Disconnected, Inspecting, PublicService
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode
+from trionat.relay.liveness import SWEEP_INTERVAL
 from trionat.signals import Signal
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from trionat.client.inspector.inspector import Inspector
     from trionat.client.native.dialer import Server
     from trionat.client.session import Session
     from trionat.config.client import ClientConfig
+    from trionat.config.service import Service
+    from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
 
 # Why a server may have ended a session without giving up its streams: it did not hear us, or not what it expected.
 _COMES_BACK: Final = {CloseCode.TIMEOUT, CloseCode.PROTOCOL}
 
+_ELSEWHERE: Final = "the session is at another server now"
+
 
 # Seconds over which the clients of a server that stops go to others. Chosen: less than it leaves them.
 _SPREAD: Final = 1.0
+
+
+def _may_resume(problem: PeerError | None) -> bool:
+    """Tell whether the streams of a session that has ended so may go on in another one at the same server."""
+    if problem is None:
+        return False
+    return not isinstance(problem, SessionOverError) or problem.code in _COMES_BACK
 
 
 @attrs.define(eq=False)
@@ -72,10 +86,14 @@ class Client:
     _connected: trio.Event = attrs.field(init=False, factory=trio.Event)
     _lost_at: float | None = attrs.field(init=False, default=None)
     _waiting_streams: WaitingStreams = attrs.field(init=False)
+    # Of a session that was lost at a server that is to stop, before there was another one: perhaps that server is all there is.
+    _left_streams: WaitingStreams | None = attrs.field(init=False, default=None)
     _changed: Signal = attrs.field(init=False, factory=Signal)
+    _session: Session | None = attrs.field(init=False, default=None)
+    _inspector: Inspector | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        self._waiting_streams = WaitingStreams(self.config.max_tunnels)
+        self._waiting_streams = self._new_streams()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold a session, and get a new one whenever it is lost; `task_status` is told when the first one is up.
@@ -84,7 +102,7 @@ class Client:
 
         Raises:
             ConfigError: no server, no service, a ticket that is none, or what does not go together with the dialect.
-            StartupError: the state folder cannot be used.
+            StartupError: the state folder cannot be used, or the inspector cannot begin.
             RefusedError: the server does not want us, and trying again would not help.
             IdentityError: at the first connection: whoever answers is not the server.
             PeerError: with `config.once`: why there is no session (any more).
@@ -99,24 +117,53 @@ class Client:
                     task_status.started()
             self.on_event(event)
 
-        if self.config.dialect == NATIVE:
-            new_session = await self._native_sessions(tell)
-        else:
-            new_session = self._legacy_sessions(tell)
+        if self.config.inspects:
+            self._inspector = _open_inspector(self.config)
         try:
+            if self.config.dialect == NATIVE:
+                new_session = await self._native_sessions(tell)
+            else:
+                new_session = self._legacy_sessions(tell)
             await self._run_sessions(new_session, tell)
         finally:
             self._waiting_streams.drop_all("the client stops")
+            self._drop_left("the client stops")
+            if self._inspector is not None:
+                self._inspector.close()
+
+    def approve(self, service: int, host: str, *, approved: bool) -> bool:
+        """Say whether an address may visit the service of that number, counted from 0: yes holds for a day, no for an hour.
+
+        Returns:
+            Whether there is a session, in which the server is told. Without one the answer is forgotten: the next session asks again.
+
+        Raises:
+            ValueError: there is no such service, or `host` is not an IP address.
+        """
+        host = str(ipaddress.ip_address(host))
+        if service not in range(len(self.config.effective_services())):
+            raise ValueError(f"there is no service {service}: the first one is 0")
+        session = self._session
+        return isinstance(session, NativeSession) and session.approve(
+            service, host, approved=approved
+        )
 
     async def _run_sessions(
         self,
         new_session: Callable[[Session | None], Session],
         tell: Callable[[ClientEvent], None],
     ) -> None:
-        async with trio.open_nursery() as nursery:
-            problem = await self._hold_session(new_session, tell, nursery)
-            if problem is not None:
-                nursery.cancel_scope.cancel(str(problem))
+        async with trio.open_nursery() as besides:
+            if self._inspector is not None:
+                besides.start_soon(self._inspector.serve, name="inspector")
+                tell(Inspecting(self._inspector.access.url))
+            if self.config.dialect == NATIVE:
+                besides.start_soon(self._expire_streams, name="waiting streams")
+            async with trio.open_nursery() as nursery:
+                problem = await self._hold_session(new_session, tell, nursery)
+                if problem is not None:
+                    nursery.cancel_scope.cancel(str(problem))
+            besides.cancel_scope.cancel("there is no session any more")
         if problem is not None:
             raise problem
 
@@ -137,14 +184,19 @@ class Client:
                 if self._note_lost(leaving, tell):
                     return leaving.problem
                 leaving = None
+            if self._left_streams is not None:
+                self._waiting_streams, self._left_streams = self._left_streams, None
             before = None if leaving is None else leaving.session
             running = _Running(new_session(before), self._waiting_streams)
             nursery.start_soon(self._run, running, name="session")
             session, began = running.session, trio.current_time()
+            self._session = session
             while True:
-                if leaving is not None and session.up_since is not None:
-                    leaving.session.moved.set()
-                    leaving = None
+                if session.up_since is not None:
+                    if leaving is not None:
+                        self._note_moved(leaving)
+                        leaving = None
+                    self._drop_left(_ELSEWHERE)
                 elif leaving is not None and leaving.done.is_set():
                     if self._note_lost(leaving, tell):
                         return leaving.problem
@@ -157,7 +209,7 @@ class Client:
             if not running.done.is_set():
                 log.info("the server stops: going to another one")
                 leaving, backoff = running, Backoff()
-                self._waiting_streams = WaitingStreams(self.config.max_tunnels)
+                self._waiting_streams = self._new_streams()
                 # All of its clients go at once.
                 await self._pause(random.uniform(0, _SPREAD), leaving)  # noqa: S311 - spreads load, keeps no secret
                 continue
@@ -165,7 +217,7 @@ class Client:
                 return None
             if leaving is None:
                 self.services = ()
-                if isinstance(problem, SessionOverError) and problem.code not in _COMES_BACK:
+                if not _may_resume(problem):
                     self._waiting_streams.drop_all(str(problem))
             final = is_final(problem, connected_before=self._connected.is_set())
             if session.note_end(problem, final=final) or leaving is not None:
@@ -193,6 +245,25 @@ class Client:
         with trio.move_on_after(seconds):
             await (self.stopping if leaving is None else leaving.done).wait()
 
+    def _note_moved(self, leaving: _Running) -> None:
+        """There is another session; that one ends when its last visitor has gone."""
+        leaving.session.moved.set()
+        if leaving.done.is_set():
+            leaving.streams.drop_all(_ELSEWHERE)
+
+    def _drop_left(self, reason: str) -> None:
+        if self._left_streams is not None:
+            self._left_streams.drop_all(reason)
+            self._left_streams = None
+
+    async def _expire_streams(self) -> None:
+        """Reset streams that nobody has gone on with in time, for ever."""
+        while True:
+            self._waiting_streams.expire()
+            if self._left_streams is not None:
+                self._left_streams.expire()
+            await trio.sleep(SWEEP_INTERVAL)
+
     def _note_lost(self, leaving: _Running, tell: Callable[[ClientEvent], None]) -> bool:
         """The session has ended before there was another one; tell whether there will be none."""
         self.services = ()
@@ -206,6 +277,9 @@ class Client:
             final = False
         tell(Disconnected(reason=str(problem), retry_in=None if final else 0.0))
         self._lost_at = trio.current_time()
+        if not final and _may_resume(problem):
+            self._left_streams = leaving.streams
+            leaving.streams.tell_disconnected()
         return final
 
     def _log_return(self) -> None:
@@ -218,12 +292,27 @@ class Client:
 
     async def _run(self, running: _Running) -> None:
         try:
-            running.problem = await self._run_session(running.session, running.streams)
+            running.problem = await self._run_session(running.session)
         finally:
             running.done.set()
-            if running.streams is not self._waiting_streams:
+            is_left = running.streams is not self._waiting_streams
+            if is_left and (running.session.moved.is_set() or not _may_resume(running.problem)):
                 running.streams.drop_all("its server has stopped")
             self._changed.notify()
+
+    def _new_forwarder(
+        self, services: tuple[Service, ...], tell: Callable[[ClientEvent], None]
+    ) -> Forwarder:
+        if self._inspector is not None:
+            return self._inspector.new_forwarder(services, self.config.local_timeout, tell)
+        return Forwarder(services, self.config.local_timeout, tell)
+
+    def _new_streams(self) -> WaitingStreams:
+        return WaitingStreams(self.config.max_tunnels, self._note_given_up)
+
+    def _note_given_up(self, plain: Endpoint, reason: str) -> None:
+        if self._inspector is not None:
+            self._inspector.recorder.note_closed(plain, reason)
 
     async def _native_sessions(
         self, tell: Callable[[ClientEvent], None]
@@ -232,9 +321,9 @@ class Client:
 
         It is told which session is still up at a server that stops.
         """
-        services = self.config.effective_services()
+        services = await hash_passwords(self.config.effective_services())
         check_services(services, self.config.group)
-        forwarder = Forwarder(services, self.config.local_timeout, tell)
+        forwarder = self._new_forwarder(services, tell)
         # Their files may be pipes, or on a network that is gone: a thread that waits for one is left behind.
         found = await trio.to_thread.run_sync(
             find_servers, self.config, self.auth, abandon_on_cancel=True
@@ -276,7 +365,7 @@ class Client:
     ) -> Callable[[Session | None], Session]:
         """Return what makes each session at an original server, which remembers nothing of the one before."""
         server = LegacyDialer.of(self.config, self.auth)
-        forwarder = Forwarder(self.config.effective_services(), self.config.local_timeout, tell)
+        forwarder = self._new_forwarder(self.config.effective_services(), tell)
         log.warning(
             "whoever is on the way to this server can read the password and all that visitors send: its dialect knows no"
             " encryption",
@@ -292,7 +381,7 @@ class Client:
             server=server,
         )
 
-    async def _run_session(self, session: Session, streams: WaitingStreams) -> PeerError | None:
+    async def _run_session(self, session: Session) -> PeerError | None:
         """Run a session, which the planned stop ends even before it is up; return what went wrong with it."""
         problem: PeerError | None = None
         try:
@@ -303,8 +392,6 @@ class Client:
                     nursery.cancel_scope,
                     name="stop before it is up",
                 )
-                if self.config.dialect == NATIVE:
-                    nursery.start_soon(streams.expire, name="waiting streams")
                 await session.run()
                 nursery.cancel_scope.cancel("the session has ended")
         except* PeerError as group:
@@ -315,6 +402,16 @@ class Client:
         await self.stopping.wait()
         if session.up_since is None:
             scope.cancel("the client stops")
+
+
+def _open_inspector(config: ClientConfig) -> Inspector:
+    # Imported only where it is wanted: it brings a web server.
+    from trionat.client.inspector.libraries import require_libraries  # noqa: PLC0415 - memory
+
+    require_libraries()
+    from trionat.client.inspector.inspector import Inspector  # noqa: PLC0415 - memory
+
+    return Inspector.open(config)
 
 
 @asynccontextmanager

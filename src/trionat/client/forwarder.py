@@ -108,6 +108,9 @@ class Forwarder:
         else:
             log.warning("visitor refused", **visitor, reason=reason)
 
+    def note_closed(self, plain: Endpoint, reason: str) -> None:
+        """A visitor whose service was connected to is done with; for whoever records visitors."""
+
     async def check(self) -> None:
         """Find out whether the services are there, one after another, and tell of those that are not.
 
@@ -117,7 +120,7 @@ class Forwarder:
         for number, health in enumerate(self._health):
             if not health.tried and not is_taken(self.services[number].local):
                 with suppress(LocalServiceError):
-                    (await self.open(number)).close()
+                    await self._try(number)
 
     async def retry(self) -> None:
         """Try the services that are down once a second, until cancelled: visitors do not, who go to other clients meanwhile."""
@@ -127,7 +130,10 @@ class Forwarder:
             await trio.sleep(_RETRY_INTERVAL)
             for number in self.down:
                 with suppress(LocalServiceError):
-                    (await self.open(number)).close()
+                    await self._try(number)
+
+    async def _try(self, number: int) -> None:
+        (await self.open(number)).close()
 
 
 async def _introduce(endpoint: Endpoint, header: bytes) -> None:

@@ -21,6 +21,7 @@ _AFTER_REFUSAL: Final[Mapping[str, bool]] = {
     RefusalCode.AUTH_FAILED: _FINAL,
     RefusalCode.ACCOUNT_EXPIRED: _FINAL,
     RefusalCode.PORT_NOT_OFFERED: _FINAL,
+    RefusalCode.NAME_NOT_OFFERED: _FINAL,
     RefusalCode.TOO_MANY_SERVICES: _FINAL,
     RefusalCode.UNSUPPORTED_VERSION: _FINAL,
     RefusalCode.EVICTED: _FINAL,
@@ -29,6 +30,7 @@ _AFTER_REFUSAL: Final[Mapping[str, bool]] = {
     RefusalCode.TOO_MANY_SESSIONS: _AGAIN,
     RefusalCode.QUOTA_EXCEEDED: _AGAIN,  # at the latest in the next month
     RefusalCode.PORT_TAKEN: _AGAIN,
+    RefusalCode.NAME_TAKEN: _AGAIN,
     RefusalCode.STORE_UNAVAILABLE: _AGAIN,
     RefusalCode.DRAINING: _AGAIN,
     RefusalCode.BANNED: _AGAIN,

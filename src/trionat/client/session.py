@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import attrs
 import trio
 
 from trionat.address import TCPAddress, parse_public_address
+from trionat.config.values import HTTP_PORT, HTTPS_PORT
 from trionat.errors import ConnectionLostError
 from trionat.events import ClientEvent, Connected, PublicService
 from trionat.log import bind_context
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from trionat.client.forwarder import Forwarder
     from trionat.config.client import ClientConfig
     from trionat.errors import PeerError
+
+
+_PORTS: Final = {"http": HTTP_PORT, "https": HTTPS_PORT}
 
 
 class SessionOverError(ConnectionLostError):
@@ -75,8 +80,9 @@ class Session(ABC):
         tunnel: TCPAddress,
         username: str,
         encrypted: bool,
+        urls: tuple[str | None, ...] | None = None,
     ) -> None:
-        """Note and tell that visitors can come now, to `ports` of `host` or of what the user wants to be shown instead."""
+        """Note and tell that visitors can come now, to `ports` of `host` or of what the user wants to be shown instead, or to `urls`."""
         if shown := self.config.public_server_addr:
             host, _ = parse_public_address(shown)
         self.ports = ports
@@ -87,9 +93,14 @@ class Session(ABC):
                 uid=uid,
                 services=tuple(
                     PublicService(
-                        name=service.name, local=service.local, public=TCPAddress(host, port)
+                        name=service.name,
+                        local=service.local,
+                        public=TCPAddress(host, port) if url is None else _address_of(url),
+                        url=url,
                     )
-                    for service, port in zip(self.forwarder.services, ports, strict=True)
+                    for service, port, url in zip(
+                        self.forwarder.services, ports, urls or (None,) * len(ports), strict=True
+                    )
                 ),
                 server=server,
                 tunnel=tunnel,
@@ -98,3 +109,9 @@ class Session(ABC):
             )
         )
         self.changed.notify()
+
+
+def _address_of(url: str) -> TCPAddress:
+    """Return host and port of a URL that the server has told; `Welcome` has checked its form."""
+    parts = urlsplit(url)
+    return TCPAddress(parts.hostname or "", parts.port or _PORTS.get(parts.scheme, HTTPS_PORT))

@@ -10,15 +10,19 @@ import attrs
 from trionat.config.key import key
 from trionat.config.service import Service, parse_service
 from trionat.config.values import (
+    BASIC_AUTH,
     BOOLEAN,
     ENCRYPTED,
     FINGERPRINT,
     HOST,
     LABEL,
     LOCAL,
+    LOOPBACK,
+    NETWORKS,
     NO_PROXY,
     PATH,
     PROXY,
+    RATE,
     SERVERS,
     STATE_DIR_UNSET,
     TCP,
@@ -29,6 +33,7 @@ from trionat.config.values import (
     seconds,
     user_state_dir,
     whole,
+    wrong_with_logins,
     wrong_with_servers,
 )
 from trionat.errors import ConfigError, Problem
@@ -40,14 +45,25 @@ if TYPE_CHECKING:
 
     from trionat.address import Address, TCPAddress
     from trionat.config.key import Fault
+    from trionat.networks import Network
 
 NATIVE: Final = "native"
 """trionat's own dialect, in TLS; the others are those of an original server."""
 
 _SERVICES = Kind(
-    "LOCAL or LOCAL:VISIT_PORT, such as 8080, 127.0.0.1:22:60001 or /run/app.sock",
+    "LOCAL or LOCAL:VISIT_PORT, such as 8080, 127.0.0.1:22:60001 or /run/app.sock; http:LOCAL or http:LOCAL@NAME; tls:LOCAL@NAME; https:LOCAL:VISIT_PORT",
     lambda text: (parse_service(text),),
 )
+
+
+_WHO_MAY_VISIT: Final = (
+    ("basic_auth", "BasicAuth"),
+    ("allow", "Allow"),
+    ("deny", "Deny"),
+    ("rate", "Rate"),
+    ("approve", "Approve"),
+)
+"""Fields that say it, and their keys."""
 
 
 def _counted(number: int) -> str:
@@ -149,7 +165,7 @@ class ClientConfig:
         metadata=key(
             "Services",
             _SERVICES,
-            "the services; an entry may also be a mapping of Local, VisitPort, Name and ProxyProtocol",
+            "the services; an entry may also be a mapping of Local, VisitPort, Name, ProxyProtocol, Http, Tls, Https, Http2, BasicAuth, Allow, Deny, Rate and Approve",
             many=True,
             item=Service,
             flag="SERVICE",
@@ -162,6 +178,50 @@ class ClientConfig:
             "ProxyProtocol",
             PROXY,
             "how services are told a visitor's address, before its own bytes; only for services that expect it",
+        ),
+    )
+    basic_auth: tuple[str, ...] = attrs.field(
+        default=(),
+        repr=False,
+        metadata=key(
+            "BasicAuth",
+            BASIC_AUTH,
+            "users and passwords, of which visitors of services with names need one; only hashes are sent to the server",
+            many=True,
+            unset="nobody needs one",
+        ),
+    )
+    allow: tuple[Network, ...] = attrs.field(
+        default=(),
+        metadata=key(
+            "Allow",
+            NETWORKS,
+            "who alone may visit services with names",
+            many=True,
+            unset="everybody",
+        ),
+    )
+    deny: tuple[Network, ...] = attrs.field(
+        default=(),
+        metadata=key(
+            "Deny", NETWORKS, "who may not visit services with names", many=True, unset="nobody"
+        ),
+    )
+    rate: float | None = attrs.field(
+        default=None,
+        metadata=key(
+            "Rate",
+            RATE,
+            "requests a second that one visitor of a service with a name may make",
+            unset="any number",
+        ),
+    )
+    approve: bool = attrs.field(
+        default=False,
+        metadata=key(
+            "Approve",
+            BOOLEAN,
+            "ask here for each address that visits a service with a name, before it sees anything",
         ),
     )
     ticket: str | None = attrs.field(
@@ -262,6 +322,37 @@ class ClientConfig:
         ),
     )
 
+    inspect: bool = attrs.field(
+        default=False,
+        metadata=key(
+            "Inspect",
+            BOOLEAN,
+            "show in a browser on this machine what visitors and services say to each other; needs trionat[console]",
+        ),
+    )
+    inspect_addr: TCPAddress | None = attrs.field(
+        default=None,
+        metadata=key(
+            "InspectAddr",
+            LOOPBACK,
+            "where that browser finds it; switches Inspect on",
+            unset="127.0.0.1:4040, or the next free port",
+        ),
+    )
+    inspect_bytes: int = attrs.field(
+        default=1024 * 1024,
+        metadata=key(
+            "InspectBytes",
+            whole(1024, 64 * 1024 * 1024),
+            "bytes of a visitor, in each direction, that Inspect keeps; of all visitors together it keeps 64 MiB",
+        ),
+    )
+
+    @property
+    def inspects(self) -> bool:
+        """Whether visitors are recorded and shown."""
+        return self.inspect or self.inspect_addr is not None
+
     @property
     def effective_state_dir(self) -> Path:
         """The folder of known servers and of the identity; it may not exist yet."""
@@ -276,21 +367,64 @@ class ClientConfig:
         services = self.services
         if not services and self.local_server_addr is not None:
             services = (Service(local=self.local_server_addr),)
-        if services and self.proxy_protocol == NO_PROXY:
-            return services
         if services:
-            return tuple(
-                attrs.evolve(service, proxy_protocol=service.proxy_protocol or self.proxy_protocol)
-                for service in services
-            )
+            return tuple(map(self._completed, services))
         reason = (
             "no local service is named: give one on the command line, such as 8080 or 127.0.0.1:22,"
             " or set Client.Services or Client.LocalServerAddr"
         )
         raise ConfigError(Problem("configuration", reason))
 
+    def named_services(self) -> tuple[Service, ...]:
+        """The services that are published by name, with what they leave to the client."""
+        return tuple(self._completed(service) for service in self.services if service.by_name)
+
+    def _completed(self, service: Service) -> Service:
+        """Return a service with what it leaves to the client."""
+        if self.proxy_protocol != NO_PROXY and service.proxy_protocol is None:
+            service = attrs.evolve(service, proxy_protocol=self.proxy_protocol)
+        if not service.by_name:
+            return service
+        sees_requests = service.tls is None and not service.http2
+        basic_auth = self.basic_auth if sees_requests else ()
+        return attrs.evolve(
+            service,
+            basic_auth=basic_auth if service.basic_auth is None else service.basic_auth,
+            allow=self.allow if service.allow is None else service.allow,
+            deny=self.deny if service.deny is None else service.deny,
+            rate=service.rate or self.rate,
+            approve=self.approve if service.approve is None else service.approve,
+        )
+
+    def _faults_of_names(self) -> Iterator[Fault]:
+        for service in self.services:
+            if (reason := service.wrong()) is not None:
+                yield ("services",), f"{service.local}: {reason}"
+        names = Counter(service.hostname for service in self.services if service.hostname)
+        for name, services in names.items():
+            if services > 1:
+                yield ("services",), f"{_counted(services)} services ask for the name {name}"
+        if (reason := wrong_with_logins(self.basic_auth)) is not None:
+            yield ("basic_auth",), reason
+        if self.basic_auth:
+            for service in self.services:
+                if service.tls is not None or service.http2:
+                    yield (
+                        ("basic_auth", "services"),
+                        f"{service.local}: BasicAuth cannot protect it, since nobody sees its requests (Tls, Http2): start another client for it",
+                    )
+        if any(service.by_name for service in self.services):
+            return
+        for field, name in _WHO_MAY_VISIT:
+            if getattr(self, field):
+                yield (
+                    (field, "services"),
+                    f"{name} is for services with names, such as http:8080: there is none",
+                )
+
     def faults(self) -> Iterator[Fault]:
         """What does not go together."""
+        yield from self._faults_of_names()
         wanted = Counter(service.visit_port for service in self.services)
         for port, services in wanted.items():
             if port is not None and services > 1:
@@ -316,6 +450,13 @@ class ClientConfig:
             yield (
                 ("tunnel_server_addr", "servers"),
                 "of no use beside several Servers, of which each takes its own tunnels",
+            )
+        bare = [str(service.local) for service in self.services if not service.by_name]
+        given = [(field, name) for field, name in _WHO_MAY_VISIT if getattr(self, field)]
+        if bare and given and len(bare) < len(self.services):
+            yield (
+                (given[0][0], "services"),
+                f"{' and '.join(name for _, name in given)} {'hold' if len(given) > 1 else 'holds'} for services with names, and not at the visit port of {', '.join(bare)}: everybody may visit that",
             )
         if self.fingerprint is None or self.dialect != NATIVE:
             return
@@ -360,6 +501,8 @@ class ClientConfig:
                 ("proxy_protocol", "services", "dialect"),
                 f"{self.dialect} does not tell where visitors come from: {without}",
             )
+        if any(service.by_name for service in self.services):
+            yield ("services", "dialect"), f"names are for the native dialect: {without}"
         if any(service.visit_port is not None for service in self.services):
             yield (
                 ("services", "dialect"),

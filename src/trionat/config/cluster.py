@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import unquote, urlsplit
@@ -96,6 +97,13 @@ def _parse_address(text: str, default: int) -> TCPAddress:
     if port == 0 or parts.path or parts.username is not None:
         raise ValueError
     return TCPAddress(parse_host(parts.hostname or ""), port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def _read_redis(text: str) -> str:
@@ -194,6 +202,11 @@ class ClusterConfig:
         """What does not go together."""
         if self.node_addr.port == 0:
             yield ("node_addr",), "the other nodes have to know the port: name one"
+        if self.node_addr.is_any_host:
+            yield (
+                ("node_addr",),
+                f"the other nodes dial it, and {self.node_addr.host} is no address of one machine: name this node's own, as the others reach it",
+            )
         if self.ca_file is not None and not self.address.encrypted:
             yield (
                 ("ca_file", "redis"),
@@ -202,6 +215,11 @@ class ClusterConfig:
 
     def warnings(self) -> Iterator[Fault]:
         """What is most likely not meant."""
+        if _is_loopback(self.node_addr.host):
+            yield (
+                ("node_addr",),
+                f"only this machine reaches {self.node_addr.host}: nodes on other machines need an address of this one that they reach",
+            )
         if (found := invisible_in(self.redis_password)) is not None:
             yield (
                 ("redis_password",),

@@ -21,7 +21,7 @@ _METADATA = "trionat.config.key"
 
 @attrs.frozen(kw_only=True)
 class Key:
-    """One key.
+    """One key. That of a section which is a list itself has no name.
 
     `section` and `field` are the YAML section and the attribute; `name` is the key in YAML. `many` keys take a list, and
     their kind reads one item into a tuple; `item` is the class of those items that may also be mappings. A section is
@@ -49,13 +49,14 @@ class Key:
 
     @property
     def path(self) -> str:
-        """The key with its section, such as `Server.VisitPort`."""
-        return f"{self.section}.{self.name}" if self.section else self.name
+        """The key with its section, such as `Server.VisitPort`; of a section that is a list, that alone."""
+        return ".".join(filter(None, (self.section, self.name)))
 
     @property
     def environment(self) -> tuple[str, ...]:
         """The names of its environment variables; the first one that is set counts."""
-        full = f"TRIONAT_{self.section.upper()}_{self.field.upper()}"
+        words = ("TRIONAT", self.section.upper(), self.field.upper() if self.name else "")
+        full = "_".join(filter(None, words))
         return (full,) if self.short is None else (full, self.short)
 
     @property

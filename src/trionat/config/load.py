@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import attrs
 
 from trionat.config import document
+from trionat.config.acme import AcmeConfig
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
+from trionat.config.events import EventsConfig
 from trionat.config.key import Key, keys_of
 from trionat.config.reader import Reader, unknown
 from trionat.config.sections import KEYS, SECTIONS
@@ -34,7 +36,14 @@ Role: TypeAlias = Literal["server", "client"]
 Flag: TypeAlias = str | Sequence[str] | bool | None
 
 SectionT = TypeVar(
-    "SectionT", ServerConfig, DatabaseConfig, ClusterConfig, AuthConfig, ClientConfig
+    "SectionT",
+    ServerConfig,
+    AcmeConfig,
+    EventsConfig,
+    DatabaseConfig,
+    ClusterConfig,
+    AuthConfig,
+    ClientConfig,
 )
 
 SEARCHED = (Path(), Path("config"), Path("../config"), Path("../../config"))
@@ -60,6 +69,8 @@ class Configuration:
     """
 
     server: ServerConfig
+    acme: AcmeConfig
+    events: EventsConfig
     database: DatabaseConfig | None
     cluster: ClusterConfig | None
     auth: AuthConfig
@@ -126,16 +137,26 @@ def load(
     if check_ticket is not None:
         sources.check("Client.Ticket", check_ticket)
     server = sources.build(ServerConfig)
+    acme, events = sources.build(AcmeConfig), sources.build(EventsConfig)
     database = sources.build(DatabaseConfig) if sources.mention(DatabaseConfig) else None
     cluster = sources.build(ClusterConfig) if sources.mention(ClusterConfig) else None
     if cluster is not None and server is not None:
         sources.check_cluster(server, database)
     auth = sources.build(AuthConfig)
     client = sources.build(ClientConfig)
-    if sources.problems or server is None or auth is None or client is None:
+    if (
+        sources.problems
+        or server is None
+        or acme is None
+        or events is None
+        or auth is None
+        or client is None
+    ):
         raise ConfigError(*sources.problems)
     return Configuration(
         server=server,
+        acme=acme,
+        events=events,
         database=database,
         cluster=cluster,
         auth=auth,
@@ -148,8 +169,15 @@ def load(
 
 def _without_secret(problem: Problem) -> Problem:
     """Cut off what stands below a secret key, or stuck to it: it is a part of the secret."""
-    secret = (key.path for key in KEYS.values() if key.secret and problem.key.startswith(key.path))
-    return attrs.evolve(problem, key=next(secret, problem.key))
+    for key in KEYS.values():
+        secret = [re.escape(key.path)] if key.secret else []
+        if key.item is not None:
+            place = rf"{re.escape(key.path)}(\[\d+\])?\."
+            secret += [place + part.name for part in keys_of(key.item) if part.secret]
+        for pattern in secret:
+            if found := re.match(pattern, problem.key):
+                return attrs.evolve(problem, key=found[0])
+    return problem
 
 
 @attrs.frozen
@@ -219,11 +247,15 @@ class _Sources:
         for name, section in root.entries:
             if name.text not in SECTIONS:
                 reader.fail_unknown("section", name, SECTIONS)
+            elif isinstance(section, document.Scalar) and section.empty:
+                continue
+            elif not (listed := keys_of(SECTIONS[name.text])[0]).name:
+                self._take(listed, section, reader, 2, name.line)
             elif isinstance(section, document.Mapping):
                 keys = keys_of(SECTIONS[name.text])
                 for key, key_name, value in reader.known(keys, section, name.text):
                     self._take(key, value, reader, 2, key_name.line)
-            elif not (isinstance(section, document.Scalar) and section.empty):
+            else:
                 reader.fail("is a section: its keys go below it, indented", name.text, name.line)
 
     def _take(

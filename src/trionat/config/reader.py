@@ -67,7 +67,7 @@ class Reader:
             elif not isinstance(item, Scalar) or item.empty:
                 self.fail(f"has to be {key.kind.words}", item_path, item.line)
             else:
-                for part in item.text.split(","):
+                for part in _parts(key, item.text):
                     found.extend(self._scalar(key, attrs.evolve(item, text=part), item_path) or ())
         return tuple(found)
 
@@ -95,6 +95,11 @@ class Reader:
             reason = f"is no {key.kind.words} in UTF-8" if key.secret else str(exc)
             self.fail(reason, path, value.line)
             return None
+
+
+def _parts(key: Key, text: str) -> list[str]:
+    """Return what one text says of a key with many values. A password may have a comma in it, but no line end."""
+    return strip_line_end(text).split("\n") if key.secret else text.split(",")
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from trionat.config.acme import AcmeConfig
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
+from trionat.config.events import EventsConfig
 from trionat.config.key import Key, keys_of
 from trionat.config.server import ServerConfig
 
 SECTIONS: dict[str, type[Any]] = {
     owner.section: owner
-    for owner in (ServerConfig, DatabaseConfig, ClusterConfig, AuthConfig, ClientConfig)
+    for owner in (
+        ServerConfig,
+        AcmeConfig,
+        EventsConfig,
+        DatabaseConfig,
+        ClusterConfig,
+        AuthConfig,
+        ClientConfig,
+    )
 }
 """The class of every section, by the section's name."""
 

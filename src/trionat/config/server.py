@@ -13,8 +13,12 @@ from trionat.config.key import key
 from trionat.config.values import (
     AUTO,
     BOOLEAN,
+    DOMAIN,
     ENCRYPTED,
     HOST,
+    HOSTS,
+    HTTP_PORT,
+    HTTPS_PORT,
     LABEL,
     NETWORKS,
     PATH,
@@ -23,6 +27,7 @@ from trionat.config.values import (
     SERVERS,
     STATE_DIR_UNSET,
     TCP,
+    TCP_OR_PORT,
     TEXT,
     UNENCRYPTED,
     count_or_auto,
@@ -53,6 +58,13 @@ def _processors() -> int:
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
+
+JSON_LINES: Final = "json"
+COMBINED: Final = "combined"
+"""What `AccessLogFormat` may be."""
+
+SESSIONS_WITH_NAMES: Final = 1000
+"""What `MaxTCPConnNum` is where services have names, and nobody has said it: they need no visit port."""
 
 TOLERATE: Final = "tolerate"
 REQUIRE: Final = "require"
@@ -163,10 +175,10 @@ class ServerConfig:
         metadata=key(
             "MaxTCPConnNum",
             whole(1, 65536),
-            "sessions at once, at most the number of visit ports",
+            "sessions at once; without a Domain, at most the number of visit ports",
             letter="m",
             derived="session_limit",
-            unset="the number of visit ports",
+            unset="the number of visit ports; with a Domain 1000 at least",
         ),
     )
     max_conn_num: int | None = attrs.field(
@@ -428,15 +440,169 @@ class ServerConfig:
         ),
     )
 
+    domain: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "Domain",
+            DOMAIN,
+            "the domain below which services have names, such as tunnel.example.com; opens HttpAddr and HttpsAddr",
+            unset="none: services have visit ports only",
+        ),
+    )
+    http_addr: TCPAddress | None = attrs.field(
+        default=None,
+        metadata=key(
+            "HttpAddr",
+            TCP,
+            "where requests without TLS are accepted; they are sent on to https",
+            unset="port 80 on the interface of the visit ports, where there is a Domain",
+            derived="effective_http_addr",
+        ),
+    )
+    https_addr: TCPAddress | None = attrs.field(
+        default=None,
+        metadata=key(
+            "HttpsAddr",
+            TCP,
+            "where visitors of names are accepted, with TLS",
+            unset="port 443 on the interface of the visit ports, where there is a Domain",
+            derived="effective_https_addr",
+        ),
+    )
+    public_https_port: int | None = attrs.field(
+        default=None,
+        metadata=key(
+            "PublicHttpsPort",
+            whole(1, 65535),
+            "the port of HttpsAddr as seen from outside, where something passes connections on: it stands in URLs",
+            unset="the port of HttpsAddr",
+        ),
+    )
+    plain_http: bool = attrs.field(
+        default=False,
+        metadata=key(
+            "PlainHttp",
+            BOOLEAN,
+            "answer requests on HttpAddr as well, instead of sending them on to https",
+        ),
+    )
+    http_head_bytes: int = attrs.field(
+        default=32 * 1024,
+        metadata=key(
+            "HttpHeadBytes", whole(1024, 2**20), "bytes of the head of a request, at most"
+        ),
+    )
+    http_head_fields: int = attrs.field(
+        default=100,
+        metadata=key("HttpHeadFields", whole(8, 10_000), "headers of a request, at most"),
+    )
+    http_head_timeout: float = attrs.field(
+        default=10.0,
+        metadata=key(
+            "HttpHeadTimeout", seconds(0.1, 300), "how long the head of a request may take"
+        ),
+    )
+    http_idle_timeout: float = attrs.field(
+        default=60.0,
+        metadata=key(
+            "HttpIdleTimeout",
+            seconds(0.1, 3600),
+            "how long a connection may be idle between two requests, or in the middle of a body",
+        ),
+    )
+    certificates_dir: Path | None = attrs.field(
+        default=None,
+        metadata=key(
+            "CertificatesDir",
+            PATH,
+            "a folder with certificates of your own for names, watched for changes",
+            unset="none: certificates for names come from Acme",
+        ),
+    )
+
+    pages_dir: Path | None = attrs.field(
+        default=None,
+        metadata=key(
+            "PagesDir",
+            PATH,
+            "a folder with pages of your own for visitors that no service answers: 404.html, error.html for all others",
+            unset="pages of trionat's",
+        ),
+    )
+    access_log: Path | None = attrs.field(
+        default=None,
+        metadata=key("AccessLog", PATH, "a file with a line for each request to a name"),
+    )
+    access_log_format: str = attrs.field(
+        default=JSON_LINES,
+        metadata=key(
+            "AccessLogFormat",
+            one_of(JSON_LINES, COMBINED),
+            "what a line is: an object in JSON, or what web servers write (NCSA combined)",
+        ),
+    )
+    console_addr: TCPAddress | None = attrs.field(
+        default=None,
+        metadata=key(
+            "ConsoleAddr",
+            TCP_OR_PORT,
+            "where the console is: pages and an API to see and steer the server; port 0: any free port",
+            unset="none: no console",
+        ),
+    )
+    console_hosts: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=key(
+            "ConsoleHosts",
+            HOSTS,
+            "names by which browsers reach the console, besides its address, PublicAddr and Domain",
+            many=True,
+            flag="--console-host",
+        ),
+    )
+    open_metrics: bool = attrs.field(
+        default=False,
+        metadata=key(
+            "OpenMetrics",
+            BOOLEAN,
+            "whether /metrics of the console is for everybody who can reach it; else it takes a token with the scope metrics or read",
+        ),
+    )
+
     @property
     def worker_count(self) -> int:
         """How many processes share the work."""
         return self.workers if self.workers != AUTO else _processors()
 
     @property
+    def effective_http_addr(self) -> TCPAddress | None:
+        """Where requests without TLS are accepted, if anywhere."""
+        return self._at_domain(self.http_addr, HTTP_PORT)
+
+    @property
+    def effective_https_addr(self) -> TCPAddress | None:
+        """Where visitors of names are accepted with TLS, if anywhere."""
+        return self._at_domain(self.https_addr, HTTPS_PORT)
+
+    @property
+    def url_port(self) -> str:
+        """What stands behind a name in URLs: nothing, or a colon and a port."""
+        address = self.effective_https_addr
+        port = self.public_https_port or (HTTPS_PORT if address is None else address.port)
+        return "" if port == HTTPS_PORT else f":{port}"
+
+    def _at_domain(self, given: TCPAddress | None, usual: int) -> TCPAddress | None:
+        if self.domain is None:
+            return None
+        return TCPAddress(self.effective_visit_host, usual) if given is None else given
+
+    @property
     def session_limit(self) -> int:
         """Sessions that may run at once."""
-        return len(self.visit_port) if self.max_tcp_conn_num is None else self.max_tcp_conn_num
+        if self.max_tcp_conn_num is not None:
+            return self.max_tcp_conn_num
+        ports = len(self.visit_port)
+        return ports if self.domain is None else max(ports, SESSIONS_WITH_NAMES)
 
     @property
     def queue_places(self) -> int:
@@ -485,13 +651,27 @@ class ServerConfig:
             )
         if twice := [port for port, count in Counter(ports).items() if port and count > 1]:
             yield ("visit_port",), f"named more than once: {PORTS.write(sorted(twice))}"
-        if ports and self.max_tcp_conn_num is not None and self.max_tcp_conn_num > len(ports):
+        most = self.max_tcp_conn_num
+        if ports and most is not None and most > len(ports) and self.domain is None:
             yield (
                 ("max_tcp_conn_num", "visit_port"),
-                f"{self.max_tcp_conn_num} sessions at once, but only {counted(len(ports), 'visit port')}: lower it, or name more ports",
+                f"{most} sessions at once, but only {counted(len(ports), 'visit port')}: lower it, or name more ports",
             )
         if (reason := wrong_with_servers(self.other_servers)) is not None:
             yield ("other_servers",), reason
+        if self.domain is None:
+            for field, name in (
+                ("http_addr", "HttpAddr"),
+                ("https_addr", "HttpsAddr"),
+                ("public_https_port", "PublicHttpsPort"),
+                ("certificates_dir", "CertificatesDir"),
+                ("pages_dir", "PagesDir"),
+                ("access_log", "AccessLog"),
+            ):
+                if getattr(self, field) is not None:
+                    yield (field, "domain"), f"{name} is for names: set Domain as well"
+            if self.plain_http:
+                yield ("plain_http", "domain"), "PlainHttp is for names: set Domain as well"
         if self.certificate is not None and self.certificate_key is None:
             yield (
                 ("certificate",),
@@ -502,6 +682,11 @@ class ServerConfig:
                 ("certificate_key",),
                 "a private key needs its certificate: set Certificate as well",
             )
+        if self.console_addr is not None and not self.start_auth:
+            yield (
+                ("console_addr", "start_auth"),
+                "a console is for who can log in, and with StartAuth: false there are no accounts: leave out one of the two",
+            )
         if self.peer_timeout < 2 * self.ping_interval:
             yield (
                 ("peer_timeout", "ping_interval"),
@@ -510,6 +695,8 @@ class ServerConfig:
 
     def warnings(self) -> Iterator[Fault]:
         """What another key makes of no use; more that may not be meant is in the files that it names."""
+        if self.console_addr is None and self.open_metrics:
+            yield ("open_metrics", "console_addr"), "of no use without ConsoleAddr"
         wait, reservation = self.resume_wait, self.port_reservation
         if wait > reservation:
             yield (
@@ -527,9 +714,12 @@ class ServerConfig:
                 ("resume_memory", "resume_memory_total"),
                 f"ResumeMemory {memory} is above ResumeMemoryTotal {total}, which counts: all sessions together hold no more",
             )
+        if self.console_addr is None and self.console_hosts:
+            yield ("console_hosts", "console_addr"), "of no use without ConsoleAddr"
         addresses = ("proxy_visit_addr", "proxy_control_addr")
         if self.proxy_visit_addr is None and self.proxy_control_addr is None:
-            if self.trusted_proxies != LOOPBACK:
+            no_web = self.domain is None and self.console_addr is None
+            if self.trusted_proxies != LOOPBACK and no_web:
                 yield (
                     ("trusted_proxies", *addresses),
                     "of no use without ProxyVisitAddr and ProxyControlAddr",

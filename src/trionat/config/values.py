@@ -26,6 +26,7 @@ from trionat.address import (
 )
 from trionat.errors import StartupError
 from trionat.fingerprint import format_fingerprint, parse_fingerprint
+from trionat.hostnames import parse_hostname, parse_name
 from trionat.networks import parse_network, plain_host, write_network
 from trionat.text import quoted
 
@@ -34,8 +35,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+HTTP_PORT: Final = 80
+HTTPS_PORT: Final = 443
+"""Where browsers look."""
+
 MAX_SERVERS: Final = 15
 """How many servers a list has at most: so many as a ticket names besides one more."""
+
+MAX_LOGINS: Final = 64
+"""How many users a service has at most: so many as one message tells of."""
+
+_LONGEST_USER: Final = 64
+_LONGEST_PASSWORD: Final = 1024
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -193,6 +204,13 @@ def _is_unspecified(host: str) -> bool:
         return False
 
 
+def _read_own_address(text: str) -> TCPAddress:
+    port = text.removeprefix(":")
+    if port.isdecimal():
+        return TCPAddress("127.0.0.1", parse_port(port))
+    return parse_tcp_address(text)
+
+
 def _read_server(text: str) -> TCPAddress:
     address = parse_tcp_address(_read_public(text))
     if not address.port:
@@ -217,6 +235,72 @@ def _read_local(text: str) -> Address:
     return address
 
 
+def _read_loopback(text: str) -> TCPAddress:
+    address = parse_address(text)
+    if not isinstance(address, TCPAddress):
+        raise ValueError(f"{quoted(text)} is not HOST:PORT, nor a port")  # noqa: TRY004 - a kind's error
+    if not _is_loopback(address.host):
+        raise ValueError(
+            f"{quoted(text)} can be reached from other machines, who must not see what visitors send: write 127.0.0.1:{address.port} or [::1]:{address.port}"
+        )
+    return address
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(plain_host(host)).is_loopback
+    except ValueError:  # a name
+        return host.lower().rstrip(".") == "localhost"
+
+
+def _read_domain(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return parse_hostname(text)
+
+
+def _read_own_name(text: str) -> str:
+    if text.lower() in _TRUE:  # as for Http, where the server makes one
+        raise ValueError(f"{quoted(text)} is not the name in its certificate, which it has to be")
+    return parse_name(text)
+
+
+def _read_name(text: str) -> str | None:
+    """Read the name of a service; nothing stands for one that the server makes."""
+    if text.lower() in _TRUE:
+        return ""
+    return None if text.lower() in _FALSE else parse_name(text)
+
+
+def _read_basic_auth(text: str) -> tuple[str, ...]:
+    """Read user and password, or a hash in its place; never shown in the message."""
+    user, colon, password = text.partition(":")
+    if not (colon and user and password) or not (user + password).isprintable():
+        raise ValueError("the text is not USER:PASSWORD")
+    if len(user) > _LONGEST_USER or len(password.encode()) > _LONGEST_PASSWORD:
+        raise ValueError(
+            f"the user has more than {_LONGEST_USER} characters, or the password more than {_LONGEST_PASSWORD}"
+        )
+    return (text,)
+
+
+def wrong_with_logins(logins: Sequence[str]) -> str | None:
+    """Return what is wrong with `USER:PASSWORD` of several users, None where nothing is; no password is shown."""
+    for user, count in Counter(login.partition(":")[0] for login in logins).items():
+        if count > 1:
+            return f"the user {quoted(user)} is named more than once: each has one password"
+    if len(logins) > MAX_LOGINS:
+        return f"{len(logins)} users are more than {MAX_LOGINS}"
+    return None
+
+
+def _read_rate(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", text) or not float(text):
+        raise ValueError(f"{quoted(text)} is not a number above 0")
+    return float(text)
+
+
 def _read_fingerprint(text: str) -> str:
     return format_fingerprint(parse_fingerprint(text))
 
@@ -236,6 +320,10 @@ HOST = Kind("a host", parse_host)
 HOST_PORT: Kind[str] = Kind("HOST or HOST:PORT", _read_host_port)
 PUBLIC: Kind[str] = Kind(HOST_PORT.words, _read_public)
 TCP: Kind[TCPAddress] = Kind("HOST:PORT", parse_tcp_address)
+TCP_OR_PORT: Kind[TCPAddress] = Kind("HOST:PORT, or a port of 127.0.0.1", _read_own_address)
+HOSTS: Kind[tuple[str, ...]] = Kind(
+    "a host", lambda text: (parse_host(text.strip()).lower(),), ", ".join
+)
 SERVERS: Kind[tuple[TCPAddress, ...]] = Kind(
     "HOST:PORT",
     lambda text: (_read_server(text.strip()),),
@@ -244,7 +332,17 @@ SERVERS: Kind[tuple[TCPAddress, ...]] = Kind(
 LOCAL: Kind[Address] = Kind(
     "HOST:PORT, a port of 127.0.0.1, or the path of a Unix socket", _read_local
 )
+LOOPBACK: Kind[TCPAddress] = Kind(
+    "HOST:PORT of this machine's loopback, or a port of 127.0.0.1", _read_loopback
+)
 PROXY = one_of(NO_PROXY, "v1", "v2")
+DOMAIN = Kind("a domain such as tunnel.example.com, or an IP address", _read_domain)
+NAME = Kind("a label such as shop, or a whole name such as shop.example.org", _read_own_name)
+NAME_OR_TRUE: Kind[str | None] = Kind(
+    "a label such as shop, a whole name such as shop.example.org, or true", _read_name
+)
+BASIC_AUTH = Kind("USER:PASSWORD", _read_basic_auth)
+RATE = Kind("a number above 0", _read_rate, lambda value: f"{value:g}")
 FINGERPRINT = Kind("SHA256: and 32 bytes in base64 or hex", _read_fingerprint)
 
 

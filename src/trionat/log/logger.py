@@ -48,6 +48,10 @@ class Logger:
         """Log what somebody should look at, while the program goes on as it was."""
         self._log(logging.WARNING, event, values)
 
+    def error(self, event: str, **values: object) -> None:
+        """Log what somebody has to mend before it hurts, and what is no bug of ours."""
+        self._log(logging.ERROR, event, values)
+
     def exception(
         self, event: str, *, exc_info: BaseException | None = None, **values: object
     ) -> None:

@@ -82,6 +82,18 @@ class Fields:
             )
         return float(value)
 
+    def number(self, key: str, highest: float) -> float:
+        """Take a number above 0, at most `highest`."""
+        value: float = self._checked(self.values.get(key), (int, float), f"a number as {key}")
+        if not 0 < value <= highest:
+            raise RemoteProtocolError(f"{self.message}: {key} is not between 0 and {highest:g}")
+        return float(value)
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """Take true or false, which need not be there."""
+        value: bool = self._checked(self.values.get(key, default), bool, f"true or false as {key}")
+        return value
+
     def items(self, key: str, *, longest: int) -> list[Any]:
         """Take a list of at most `longest` entries, which are not checked yet."""
         value: list[Any] = self._checked(self.values.get(key), list, f"a list as {key}")

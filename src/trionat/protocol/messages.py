@@ -17,6 +17,8 @@ A control connection runs like this (`docs/protocol.md` has the whole)::
                               <-          BEGIN(visitor ...)             a visitor for whom there is no tunnel yet
     EARLY(visitor, bytes)    <->          EARLY(visitor, bytes)
     DOWN(services)            ->
+                              <-          ASK(service, address, what)    may this address visit?
+    APPROVE(service, address) ->
     DRAIN, CLOSE             <->          DRAIN, CLOSE
     MOVED                     ->                                         the client is up at another server, after DRAIN
 """
@@ -25,15 +27,20 @@ from __future__ import annotations
 
 import enum
 import hmac
+import ipaddress
+import re
 import struct
 from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeAlias
+from urllib.parse import urlsplit
 
 import attrs
 
 from trionat.errors import RemoteProtocolError
+from trionat.hostnames import parse_name
 from trionat.protocol.client_hello import ROUTE
 from trionat.protocol.fields import TEXT_CHARACTERS, Fields, to_json
 from trionat.protocol.frames import encode_frame
+from trionat.protocol.ticket import check_caveats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,6 +66,18 @@ GROUPS: Final = "groups"
 # server hears MOVED.
 MOVE: Final = "move"
 
+# In HELLO: the client asks its owner about visitors. In WELCOME: the server sends ASK where a service wants that.
+APPROVALS: Final = "approvals"
+
+# In HELLO: EXPOSE may name services that are published by name. In WELCOME: the server knows such services.
+NAMES: Final = "names"
+
+# In HELLO: the token is of a ticket that was narrowed, and `caveats` come with it. In WELCOME: the server keeps to them.
+NARROWED_TICKETS: Final = "narrowed-tickets"
+
+# As short as names are; it is shown on terminals.
+_URL: Final = re.compile(r"(https?|tls)://[a-z0-9.:\[\]-]{1,300}", re.ASCII)
+
 # A session is found by its uid and opened by its secret; 256 random bits, where the specification asks for 128 at least.
 SECRET_BYTES: Final = 32
 
@@ -76,6 +95,7 @@ class RefusalCode(enum.StrEnum):
     AUTH_FAILED = "auth-failed"  # no
     ACCOUNT_EXPIRED = "account-expired"  # no
     PORT_NOT_OFFERED = "port-not-offered"  # no
+    NAME_NOT_OFFERED = "name-not-offered"  # no
     TOO_MANY_SERVICES = "too-many-services"  # no
     UNSUPPORTED_VERSION = "unsupported-version"  # no
     EVICTED = "evicted"  # no: another connection of this client took its place in the queue
@@ -84,6 +104,7 @@ class RefusalCode(enum.StrEnum):
     TOO_MANY_SESSIONS = "too-many-sessions"  # yes
     QUOTA_EXCEEDED = "quota-exceeded"  # yes, at the latest in the next month
     PORT_TAKEN = "port-taken"  # yes
+    NAME_TAKEN = "name-taken"  # yes
     STORE_UNAVAILABLE = "store-unavailable"  # yes
     DRAINING = "draining"  # yes
     BANNED = "banned"  # yes
@@ -110,6 +131,7 @@ class Hello:
 
     `identity` is the client's own name for itself, up to 255 characters: a session of the same user and identity that is
     still up is evicted by this one, which gets its ports. `resume` is the `lease` of the WELCOME whose streams this client still has, if any.
+    `caveats` are those of the ticket, of which the token is. A server that does not know them has another token in mind, and refuses.
     """
 
     id: ClassVar[int] = 40001
@@ -122,6 +144,7 @@ class Hello:
     capabilities: tuple[str, ...] = CAPABILITIES
     software: str = ""
     resume: str | None = None
+    caveats: tuple[str, ...] = ()
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
@@ -136,6 +159,7 @@ class Hello:
                 "password": self.password,
                 "token": None if self.token is None else self.token.hex(),
                 **({} if self.resume is None else {"resume": self.resume}),
+                **({"caveats": self.caveats} if self.caveats else {}),
             }
         )
 
@@ -155,7 +179,88 @@ class Hello:
             else fields.text("password", longest=TEXT_CHARACTERS),
             token=None if fields.values.get("token") is None else fields.secret("token"),
             resume=None if fields.values.get("resume") is None else fields.text("resume"),
+            caveats=_caveats(fields),
         )
+
+
+def _caveats(fields: Fields) -> tuple[str, ...]:
+    """Take the caveats of a ticket, which need not be there."""
+    if fields.values.get("caveats") is None:
+        return ()
+    caveats = fields.texts("caveats")
+    try:
+        check_caveats(caveats)
+    except ValueError as error:
+        raise RemoteProtocolError(f"{fields.message}: {error}") from None
+    return caveats
+
+
+class PublishKind(enum.StrEnum):
+    """By what visitors find a service that has no port of its own, or what speaks for it there."""
+
+    HTTP = "http"  # by the Host of each request; the server ends TLS
+    TLS = "tls"  # by the name in the ClientHello; the service ends TLS
+    HTTPS = "https"  # by a visit port, at which the server ends TLS
+
+
+HIGHEST_RATE: Final = 1e6
+"""Requests a second, of one visitor."""
+
+
+@attrs.frozen(kw_only=True)
+class Publish:
+    """How a service is published by name.
+
+    `name` is a label below the server's domain, or a whole name; None: the server makes one that stays with the client's identity. It is None for `https`.
+    `http2` says that the service speaks HTTP/2 itself, and gets what visitors say to it as it is, without TLS.
+
+    Who may visit: `basic_auth` are `USER:HASH`, with hashes by Argon2id; `allow` and `deny` are networks; `rate` is how many requests (`tls`: connections) a second one
+    visitor may make, by its address. With `approve`, the owner is asked for each address.
+    """
+
+    kind: PublishKind
+    name: str | None = None
+    http2: bool = False
+    basic_auth: tuple[str, ...] = attrs.field(default=(), repr=False)
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    rate: float | None = None
+    approve: bool = False
+
+    def value(self) -> dict[str, object]:
+        """Return what stands in an EXPOSE: what is not as usual."""
+        values = attrs.asdict(self, filter=lambda field, value: value != field.default)
+        return {**values, "kind": str(self.kind)}
+
+    @classmethod
+    def from_value(cls, value: object) -> Self:
+        """Check what stands in an EXPOSE."""
+        fields = Fields("EXPOSE", value)
+        try:
+            kind = PublishKind(fields.text("kind"))
+            name = None if fields.values.get("name") is None else parse_name(fields.text("name"))
+            publish = cls(
+                kind=kind,
+                name=name,
+                http2=fields.boolean("http2", default=False),
+                basic_auth=_entries(fields, "basic_auth"),
+                allow=_entries(fields, "allow"),
+                deny=_entries(fields, "deny"),
+                rate=None
+                if fields.values.get("rate") is None
+                else fields.number("rate", HIGHEST_RATE),
+                approve=fields.boolean("approve", default=False),
+            )
+        except ValueError as error:
+            raise RemoteProtocolError(f"EXPOSE: {error}") from None
+        if name is not None and kind is PublishKind.HTTPS:
+            raise RemoteProtocolError("EXPOSE: a service at a visit port has no name of its own")
+        return publish
+
+
+def _entries(fields: Fields, name: str) -> tuple[str, ...]:
+    """Take a list of texts that need not be there."""
+    return () if fields.values.get(name) is None else fields.texts(name)
 
 
 @attrs.frozen(kw_only=True)
@@ -163,13 +268,35 @@ class ServiceRequest:
     """One service that a client wants to expose.
 
     `visit_port` is the port that it must have (or the request is refused), `preferred_port` one that it had before and would
-    like again; `local` is only shown to the server's operator.
+    like again; `local` is only shown to the server's operator. `publish` is there where it is to be published by name.
     """
 
     name: str = ""
     local: str = ""
     visit_port: int | None = None
     preferred_port: int | None = None
+    publish: Publish | None = None
+
+    @property
+    def has_port(self) -> bool:
+        """Whether it is at a visit port, and not at a name."""
+        return self.publish is None or self.publish.kind is PublishKind.HTTPS
+
+    def fits(self, point: int | str) -> bool:
+        """Tell whether it can be at a visit port, or at a name."""
+        if isinstance(point, str):
+            return not self.has_port and self.hostname in (None, point)
+        return self.has_port and self.visit_port in (None, point)
+
+    @property
+    def hostname(self) -> str | None:
+        """The name at which it is, or is to be; None for one at a visit port."""
+        return None if self.publish is None else self.publish.name
+
+    def value(self) -> dict[str, object]:
+        """Return what stands in an EXPOSE."""
+        values = attrs.asdict(self, filter=lambda field, _: field.name != "publish")
+        return values if self.publish is None else {**values, "publish": self.publish.value()}
 
 
 @attrs.frozen(kw_only=True)
@@ -187,10 +314,13 @@ class Expose:
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        values = attrs.asdict(self)
-        if self.group is None:
-            del values["group"]
-        return to_json(values)
+        return to_json(
+            {
+                "services": [service.value() for service in self.services],
+                "idle_tunnels": self.idle_tunnels,
+                **({} if self.group is None else {"group": self.group}),
+            }
+        )
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -205,6 +335,9 @@ class Expose:
                     local=fields.text("local"),
                     visit_port=fields.integer_or_none("visit_port", 1, 65535),
                     preferred_port=fields.integer_or_none("preferred_port", 1, 65535),
+                    publish=None
+                    if fields.values.get("publish") is None
+                    else Publish.from_value(fields.values["publish"]),
                 )
             )
         if not services:
@@ -265,7 +398,8 @@ class Welcome:
     `ports` has one visit port per service asked for. `host` is what the server thinks visitors should dial, or empty where it
     does not know. `ping_interval` and `peer_timeout` are seconds and bind both sides; `max_tunnels` is the number of tunnels
     that the server accepts of this session. `resumption` is there where both sides can resume streams, `route` where the server has several
-    processes: what leads to this one.
+    processes: what leads to this one. `urls` is there where a service is published by name: one for each service, or None for one that is only at its visit port;
+    the port of a service that has none is 0.
     """
 
     id: ClassVar[int] = 40004
@@ -280,11 +414,12 @@ class Welcome:
     capabilities: tuple[str, ...] = CAPABILITIES
     resumption: Resumption | None = None
     route: str | None = None
+    urls: tuple[str | None, ...] | None = None
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
         values = {**attrs.asdict(self), "secret": self.secret.hex()}
-        for optional in ("resumption", "route"):
+        for optional in ("resumption", "route", "urls"):
             if values[optional] is None:
                 del values[optional]
         return to_json(values)
@@ -294,7 +429,12 @@ class Welcome:
         """Parse and check the payload."""
         fields = Fields.parse("WELCOME", payload)
         ports = fields.items("ports", longest=MAX_SERVICES)
-        if not all(type(port) is int and 1 <= port <= 65535 for port in ports):
+        urls = None if fields.values.get("urls") is None else _urls(fields, len(ports))
+        lowest = [1 if urls is None or url is None else 0 for url in urls or ports]
+        if not all(
+            type(port) is int and least <= port <= 65535
+            for port, least in zip(ports, lowest, strict=True)
+        ):
             raise RemoteProtocolError("WELCOME: expected a list of ports as ports")
         secret = fields.secret("secret")
         if len(secret) != SECRET_BYTES:
@@ -313,7 +453,25 @@ class Welcome:
             if fields.values.get("resumption") is None
             else Resumption.from_value(fields.values["resumption"]),
             route=_route(fields),
+            urls=urls,
         )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return bool(_URL.fullmatch(text) and urlsplit(text).hostname) and urlsplit(text).port != 0
+    except ValueError:  # of the port, or brackets
+        return False
+
+
+def _urls(fields: Fields, count: int) -> tuple[str | None, ...]:
+    """Take one URL, or none, for each of so many services."""
+    urls = fields.items("urls", longest=MAX_SERVICES)
+    if len(urls) != count or not all(
+        url is None or (isinstance(url, str) and _is_url(url)) for url in urls
+    ):
+        raise RemoteProtocolError("WELCOME: expected a URL, or null, for each service as urls")
+    return tuple(urls)
 
 
 def _route(fields: Fields) -> str | None:
@@ -334,8 +492,8 @@ class _CodeAndText:
     text: str
 
     def payload(self) -> bytes:
-        """Return the JSON payload."""
-        return to_json({"code": self.code, "text": self.text})
+        """Return the JSON payload; a text that is too long, such as one with hundreds of ports in it, is cut."""
+        return to_json({"code": self.code, "text": self.text[:TEXT_CHARACTERS]})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -355,7 +513,7 @@ class Refused(_CodeAndText):
     def payload(self) -> bytes:
         """Return the JSON payload."""
         route = {} if self.route is None else {"route": self.route}
-        values = {"code": self.code, "text": self.text, **route}
+        values = {"code": self.code, "text": self.text[:TEXT_CHARACTERS], **route}
         return to_json({**values, **_named(self.servers)})
 
     @classmethod
@@ -460,6 +618,70 @@ class Demand(_Number):
     """`number` visitors wait for a tunnel now: the client should open that many at once."""
 
     id: ClassVar[int] = 40010
+
+
+MOST_DESCRIPTION: Final = 256
+"""Characters of what a visitor wants."""
+
+ASKED_FOR: Final = 300.0
+"""Seconds after which a question that nobody has answered is forgotten, at both ends; whoever comes again asks anew."""
+
+
+@attrs.frozen(kw_only=True)
+class Ask:
+    """Server to client: an address wants to visit a service whose owner decides about each. `what` is in the visitor's words: whoever shows it escapes it."""
+
+    id: ClassVar[int] = 40017
+    service: int
+    host: str
+    what: str
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return to_json({"service": self.service, "host": self.host, "what": self.what})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = Fields.parse("ASK", payload)
+        return cls(
+            service=fields.integer("service", 0, MAX_SERVICES - 1),
+            host=_number_of_host(fields),
+            what=fields.text("what", longest=MOST_DESCRIPTION),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Approve:
+    """Client to server: what its owner has said of an address, after ASK or beforehand."""
+
+    id: ClassVar[int] = 40018
+    service: int
+    host: str
+    approved: bool
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return to_json({"service": self.service, "host": self.host, "approved": self.approved})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = Fields.parse("APPROVE", payload)
+        return cls(
+            service=fields.integer("service", 0, MAX_SERVICES - 1),
+            host=_number_of_host(fields),
+            approved=fields.boolean("approved", default=False),
+        )
+
+
+def _number_of_host(fields: Fields) -> str:
+    """Take a numeric address."""
+    text = fields.text("host")
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise RemoteProtocolError(f"{fields.message}: expected a numeric address as host") from None
 
 
 MAX_STREAMS: Final = 2048
@@ -655,6 +877,8 @@ Message: TypeAlias = (
     | Begin
     | Early
     | Down
+    | Ask
+    | Approve
     | Attach
     | Join
 )
@@ -678,6 +902,8 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
         Begin,
         Early,
         Down,
+        Ask,
+        Approve,
         Attach,
         Join,
     )

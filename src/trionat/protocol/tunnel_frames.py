@@ -122,28 +122,41 @@ class Open:
         )
 
 
-_FENCE: Final = struct.Struct(">Q")
+_FORWARD: Final = struct.Struct(">QBB")
+"""Fence, whether it begins with TLS, and the length of the name."""
 
 
 @attrs.frozen(kw_only=True)
 class Forward(Open):
-    """Between nodes of a cluster: as OPEN, for the claim with this fence. `service` is of no use there."""
+    """Between nodes of a cluster: as OPEN, for the claim with this fence. `service` is of no use there.
+
+    A visitor of a name has come to no visit port that counts: `name` is the one, of at most 253 characters of ASCII, and `with_tls` says whether what it has said begins with TLS.
+    """
 
     ID: ClassVar[int] = 40111
     fence: int
+    name: str = ""
+    with_tls: bool = False
 
     def payload(self) -> bytes:
         """Return the payload."""
-        return _FENCE.pack(self.fence) + super().payload()
+        name = self.name.encode("ascii")
+        return _FORWARD.pack(self.fence, self.with_tls, len(name)) + name + super().payload()
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        if len(payload) < _FENCE.size:
+        if len(payload) < _FORWARD.size:
             raise RemoteProtocolError("FORWARD: the payload is too short")
-        (fence,) = _FENCE.unpack_from(payload)
-        opening = Open.decode(payload[_FENCE.size :])
-        return cls(fence=fence, **attrs.asdict(opening))
+        fence, with_tls, length = _FORWARD.unpack_from(payload)
+        end = _FORWARD.size + length
+        name = payload[_FORWARD.size : end]
+        if len(name) != length or not name.isascii() or with_tls > 1:
+            raise RemoteProtocolError("FORWARD: there is no name where it has to be")
+        opening = Open.decode(payload[end:])
+        return cls(
+            fence=fence, name=name.decode("ascii"), with_tls=bool(with_tls), **attrs.asdict(opening)
+        )
 
 
 _RESUME: Final = struct.Struct(">QQI")

@@ -131,6 +131,8 @@ class EarlyStream:
         except OSError:
             self._lose_plain()
             return
+        if not stream.given and stream.on_answer is not None and sent:
+            stream.on_answer()
         stream.given += sent
         self.on_moved(0, sent)
 

@@ -78,6 +78,7 @@ class RawTunnel:
                     # Not after a failure: it was a reset, of which the other direction was told, and the kernel tells once.
                     if stream.failure is None:
                         sink.send_eof()
+                        await self._write(sink, memoryview(b""))
                     return
                 if taking:
                     stream.taken += count
@@ -102,11 +103,18 @@ class RawTunnel:
             except BlockingIOError:
                 sent = 0
             if sink is self.stream.plain:
+                if not self.stream.given and self.stream.on_answer is not None and sent:
+                    self.stream.on_answer()
                 self.stream.given += sent
             if sent == len(rest):
-                return
+                break
             rest = memoryview(bytes(rest[sent:])) if rest is piece else rest[sent:]
             await sink.writable.wait()
+        while sink.has_unsent:
+            try:
+                sink.flush()
+            except BlockingIOError:
+                await sink.writable.wait()
 
     def _lose(self, end: Endpoint) -> None:
         """An end is gone: note which, and stop."""

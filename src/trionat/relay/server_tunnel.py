@@ -12,6 +12,7 @@ from trionat.protocol.conversation import Side
 from trionat.protocol.tunnel_frames import PROBE_FRAME, AbortReason, Probed, Resumed
 from trionat.relay.liveness import PROBE_AFTER, PROBE_SOON_AFTER
 from trionat.relay.tunnel import Tunnel
+from trionat.signals import Signal
 from trionat.transport.endpoint import lost
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class ServerTunnel(Tunnel):
 
     side: ClassVar[Side] = Side.SERVER
     on_probed: Callable[[], None] = attrs.field(default=lambda: None, kw_only=True)
+    _confirmed: Signal = attrs.field(init=False, factory=Signal)
+    _confirming: bool = attrs.field(init=False, default=False)
 
     async def open(self, stream: VisitorStream, frame: Open) -> None:
         """Give the idle tunnel its next visitor, and `carry` for it.
@@ -64,6 +67,8 @@ class ServerTunnel(Tunnel):
             case Resumed(received):
                 self._take_resumed(received)
             case Probed():
+                self._confirming = False
+                self._confirmed.notify()
                 self.on_probed()
             case _:
                 raise RemoteProtocolError(f"{type(frame).__name__.upper()} from a client")
@@ -107,6 +112,17 @@ class ServerTunnel(Tunnel):
         if not self.liveness.is_asked:
             self._probe()
         return True
+
+    async def confirm(self) -> None:
+        """Probe the idle tunnel, and wait for the answer: `sweep` gives up who does not answer.
+
+        Raises:
+            ConnectionLostError: the wire is lost.
+        """
+        self._confirming = True
+        self._probe()
+        while self._confirming:
+            await self._confirmed.wait()
 
     def _probe(self) -> None:
         if self._last_word.locked():  # it has tried to leave all the while

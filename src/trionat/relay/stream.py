@@ -12,6 +12,8 @@ from trionat.protocol.conversation import Side
 from trionat.transport.readiness import Gate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.protocol.tunnel_frames import AbortReason
     from trionat.relay.send_buffer import SendBuffer
     from trionat.relay.throttle import Throttle
@@ -45,7 +47,7 @@ class VisitorStream:
     tunnel that has it now.
 
     `over` says that both sides have said their last words, `aborted` that the peer has said ABORT, `finished` that its end has been logged;
-    `since` is when it began. `changed` opens when there may be room in the send buffer again, and when it is over or has failed.
+    `since` is when it began. `on_answer`, if it is there, is called before the first byte is counted as given. `changed` opens when there may be room in the send buffer again, and when it is over or has failed.
     """
 
     visitor: int
@@ -62,6 +64,7 @@ class VisitorStream:
     since: float = attrs.field(factory=trio.current_time)
     throttle: Throttle | None = None
     attempt: int = 0
+    on_answer: Callable[[], None] | None = None
     resumed_at: float | None = attrs.field(init=False, default=None)
     acknowledged: int = attrs.field(init=False, default=0)
     told: int = attrs.field(init=False, default=0)

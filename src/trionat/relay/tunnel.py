@@ -175,7 +175,7 @@ class Tunnel(ABC):
                 return None
             else:
                 sent = self._give(stream, event)
-                if sent < len(event):
+                if sent < len(event) or (stream.plain.has_unsent and stream.failure is None):
                     self._ungiven = stream, memoryview(bytes(event[sent:]))
                     reader.keep()
                     return stream.plain.writable
@@ -221,6 +221,8 @@ class Tunnel(ABC):
         except OSError:
             self._lose_plain(stream)
             return len(piece)
+        if not stream.given and stream.on_answer is not None and sent:
+            stream.on_answer()
         stream.given += sent
         buffer = stream.send_buffer
         if buffer is not None and stream.given - stream.told >= buffer.ack_after:
@@ -241,9 +243,23 @@ class Tunnel(ABC):
 
     def _give_rest(self, stream: VisitorStream, rest: memoryview) -> bool:
         """Go on with what the plain end did not take before; tell whether that is all of it now."""
-        sent = len(rest) if stream.failure is not None else self._give(stream, rest)
-        self._ungiven = (stream, rest[sent:]) if sent < len(rest) else None
-        return self._ungiven is None
+        if rest and stream.failure is None:
+            rest = rest[self._give(stream, rest) :]
+        if not rest:
+            self._flush_plain(stream)
+        waits = stream.failure is None and (len(rest) > 0 or stream.plain.has_unsent)
+        self._ungiven = (stream, rest) if waits else None
+        return not waits
+
+    def _flush_plain(self, stream: VisitorStream) -> None:
+        """Have the plain end send what it has taken and not sent, as far as there is room."""
+        if stream.failure is None and stream.plain.has_unsent:
+            try:
+                stream.plain.flush()
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._lose_plain(stream)
 
     async def _give_slowly(self, piece: memoryview) -> None:
         """Give a piece of a stream whose bandwidth is limited, when its turn comes.
@@ -520,8 +536,11 @@ class Tunnel(ABC):
         if stream is not None and stream.failure is None and not stream.has_ended:
             if stream.plain.is_lost():
                 self._lose_plain(stream)
-            elif self._ack_due:
-                self._acknowledge(stream)
+            else:
+                if self._ungiven is None:  # what was given before there was a tunnel
+                    self._flush_plain(stream)
+                if self._ack_due:
+                    self._acknowledge(stream)
         if not self._writing and (self._unsent or self.wire.has_unsent):
             self._send_rest()
         failed = self._conversation.aborted or (stream is not None and stream.failure is not None)

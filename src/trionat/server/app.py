@@ -9,11 +9,16 @@ import ipaddress
 import socket
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import trio
 
 from trionat.address import TCPAddress
+from trionat.config.acme import AcmeConfig
+from trionat.config.events import EventsConfig
 from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.fingerprint import format_fingerprint
@@ -21,10 +26,13 @@ from trionat.log import get_logger
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 from trionat.server.accounts.accounts import ANONYMOUS, Accounts
 from trionat.server.accounts.first_user import ensure_first_user, find_first_user
+from trionat.server.accounts.name_owners import NameOwners
 from trionat.server.accounts.tickets import make_ticket
 from trionat.server.accounts.traffic import open_traffic
 from trionat.server.admin.socket import open_admin_socket
 from trionat.server.admission.bans import Bans
+from trionat.server.events.event import server_stopping, server_up
+from trionat.server.events.hub import Hub
 from trionat.server.listeners import open_listeners
 from trionat.server.refusals import RefusalCounters
 from trionat.server.single import SingleProcess
@@ -34,22 +42,26 @@ from trionat.server.state_folder import (
     lock_state,
     prepare_state,
 )
+from trionat.server.tally import Tally
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.text import counted
 from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
-from trionat.transport.tls import server_context
+from trionat.transport.tls import name_mismatch, server_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
     from trionat.config.cluster import ClusterConfig
     from trionat.config.database import DatabaseConfig
     from trionat.config.server import ServerConfig
     from trionat.server.cluster.member import Member
+    from trionat.server.console.console import Console, Door
+    from trionat.server.events.delivery import Delivery
+    from trionat.server.names.frontend import Names
     from trionat.store.base import Store
     from trionat.transport.listener import Listener
 
@@ -70,6 +82,9 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
     *,
     database: DatabaseConfig | None = None,
     cluster: ClusterConfig | None = None,
+    acme: AcmeConfig | None = None,
+    origins: Mapping[str, str] = MappingProxyType({}),
+    events: EventsConfig | None = None,
     stopping: trio.Event | None = None,
     reserved: bool = False,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
@@ -85,6 +100,11 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
 
     Where clients have to log in, nothing is listened on before the store can be used: it is waited for, or ends the start, as
     `database.wait` says. Where they need not, the store is for their traffic only, and holds nothing up.
+
+    Where `config` has a domain, services may have names; `acme` says where their certificates come from.
+
+    Where `config` has an address for the console, that is there; `origins` says by keys such as `Server.VisitPort` where each is from, for people.
+    `events` says who is told what happens.
 
     With `cluster`, this server is a node of it, and `database` has to be there; at the start its Redis is waited for as `cluster.wait` says.
 
@@ -114,10 +134,19 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         traffic = await resources.enter_async_context(open_traffic(folder, store))
         listeners = await open_listeners(config, resources)
         control, tunnel, visits = listeners.control, listeners.tunnel, listeners.visits
+        if listeners.https is not None:  # port 0 is a port by now, which stands in URLs
+            config = attrs.evolve(
+                config,
+                http_addr=_address_of(listeners.http),
+                https_addr=listeners.https.address,
+            )
         pool = PortPool([VisitPort(listener.address.port) for listener in visits])
-        bans = Bans(config.ban_after, config.ban_time)
+        hub = Hub(config.name if cluster is None else cluster.node)
+        bans = Bans(config.ban_after, config.ban_time, events=hub)
         # Before the state folder is read: it gets the cluster's key and certificate.
-        member = None if cluster is None else await _enter(cluster, config, pool, bans, resources)
+        member = (
+            None if cluster is None else await _enter(cluster, config, pool, bans, resources, hub)
+        )
         resources.callback((descriptors := Descriptors()).close)
         public = _public_address(config, control.address)
         state = await trio.to_thread.run_sync(
@@ -129,6 +158,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             )
         )
         tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
+        door = None if config.console_addr is None else await _open_door(config, tls, resources)
+        await trio.to_thread.run_sync(_tell_other_name, config, public)
         await trio.to_thread.run_sync(
             partial(state.remember_certificate, self_signed=config.certificate is None)
         )
@@ -139,6 +170,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             store if config.start_auth else None,
             traffic,
             upgrade_passwords=database is not None and database.upgrade_passwords,
+            events=hub,
         )
         # Accounts in a database are for its operator to make.
         embedded = database is None
@@ -157,15 +189,61 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             database=None if database is None else f"{database.db_name} at {database.address}",
             proxy_control=_address_of(listeners.proxy_control),
             proxy_visit=_address_of(listeners.proxy_visit),
+            domain=config.domain,
+            http=_address_of(listeners.http),
+            https=_address_of(listeners.https),
             ticket=await _ticket(config, state, store if embedded else None, public, shown),
+            console=None if door is None else door.url(public.host),
             first_user=None if first is None else first.user.name,
             first_password=None if first is None else first.password,
         )
         if config.legacy_clients:
             log.warning("clients of NAT are let in: their traffic can be read on the way")
         refusals = RefusalCounters()
+        tally = None if config.console_addr is None else Tally()
+        names = (
+            None
+            if config.domain is None
+            else await _open_names(config, acme or AcmeConfig(), folder)
+        )
+        owners = None if names is None or not config.start_auth else NameOwners(store)
+        if events is None:
+            events = EventsConfig()
+        delivery = None
+        if events.webhooks or door is not None:
+            delivery = await _open_delivery(hub, events, folder, resources)
+        console = (
+            None
+            if door is None
+            else _make_console(
+                door,
+                delivery=delivery,
+                config=config,
+                ready=ready,
+                state=state,
+                store=store,
+                accounts=accounts,
+                traffic=traffic,
+                bans=bans,
+                descriptors=descriptors,
+                stopping=stopping,
+                sections={
+                    "Server": config,
+                    **({} if acme is None else {"Acme": acme}),
+                    "Events": events,
+                    **({} if database is None else {"Database": database}),
+                    **({} if cluster is None else {"Cluster": cluster}),
+                },
+                origins=origins,
+            )
+        )
         admin_socket = resources.enter_context(open_admin_socket(folder))
         async with trio.open_nursery() as preparing:
+            if hub.is_on:
+                preparing.start_soon(_tell_stopping, hub, config, stopping, name="tell the stop")
+                preparing.start_soon(bans.tell_lifted, name="tell bans that are over")
+            if names is not None:
+                preparing.start_soon(names.watch_records, public, name="watch DNS records")
             if not config.start_auth:
                 # Also while visitors may finish: their traffic is for the store.
                 prepare_later = partial(_prepare, store, wait=True, stopping=trio.Event())
@@ -189,6 +267,11 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     listeners=listeners,
                     ports=pool,
                     member=member,
+                    names=names,
+                    owners=owners,
+                    console=console,
+                    tally=tally,
+                    events=hub,
                 )
             else:
                 server = SingleProcess(
@@ -205,9 +288,58 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     listeners=listeners,
                     ports=pool,
                     member=member,
+                    names=names,
+                    owners=owners,
+                    console=console,
+                    tally=tally,
+                    events=hub,
                 )
-            await server.serve(admin_socket, partial(task_status.started, ready))
+
+            def be_up() -> None:
+                hub.publish(server_up(version=version("trionat"), control=str(ready.control)))
+                task_status.started(ready if member is None else member.describe(ready))
+
+            await server.serve(admin_socket, be_up)
             preparing.cancel_scope.cancel("the server stops")
+
+
+async def _open_names(config: ServerConfig, acme: AcmeConfig, folder: Path) -> Names:
+    # Imported only where there is a domain: it brings libraries of 9 MiB.
+    from trionat.server.names.frontend import Names  # noqa: PLC0415 - memory
+
+    return await Names.open(config, acme, folder)
+
+
+async def _open_door(config: ServerConfig, tls: ssl.SSLContext, resources: AsyncExitStack) -> Door:
+    # Imported only where there is a console: it brings libraries of 11 MiB.
+    from trionat.server.console.console import Door  # noqa: PLC0415 - memory
+
+    assert config.console_addr is not None, "it is asked for"  # noqa: S101 - for type checkers
+    if not config.start_auth:
+        raise StartupError(
+            "a console is for who can log in, and with StartAuth: false there are no accounts: leave out one of the two"
+        )
+    return await Door.open(config.console_addr, tls, resources)
+
+
+def _make_console(door: Door, **parts: Any) -> Console:
+    from trionat.server.console.console import Console  # noqa: PLC0415 - memory
+
+    return Console(door=door, **parts)
+
+
+async def _open_delivery(
+    hub: Hub, events: EventsConfig, folder: Path, resources: AsyncExitStack
+) -> Delivery:
+    # Imported only where somebody is told: it brings a library, and the authorities of the system.
+    from trionat.server.events.delivery import open_delivery  # noqa: PLC0415 - memory
+
+    return await resources.enter_async_context(open_delivery(hub, events, folder))
+
+
+async def _tell_stopping(hub: Hub, config: ServerConfig, stopping: trio.Event) -> None:
+    await stopping.wait()
+    hub.publish(server_stopping(grace=config.drain_grace))
 
 
 async def _enter(
@@ -216,11 +348,12 @@ async def _enter(
     pool: PortPool,
     bans: Bans,
     resources: AsyncExitStack,
+    hub: Hub,
 ) -> Member:
     # Imported only where there is a cluster: it brings a library of 18 MiB.
     from trionat.server.cluster.member import Member  # noqa: PLC0415 - memory
 
-    return await Member.enter(cluster, config, pool, bans, resources)
+    return await Member.enter(cluster, config, pool, bans, resources, hub)
 
 
 def _address_of(listener: Listener | None) -> TCPAddress | None:
@@ -297,6 +430,20 @@ def _certificate(config: ServerConfig, state: StateFolder) -> tuple[ssl.SSLConte
         raise StartupError(
             f"cannot use the certificate {certificate} with the key {key}: {reason}"
         ) from error
+
+
+def _tell_other_name(config: ServerConfig, public: TCPAddress) -> None:
+    """Log that tickets lead to an address that was found here, and that the operator's certificate is not for. Blocks. One that is configured is looked at with the configuration."""
+    certificate, key = config.certificate, config.certificate_key
+    if certificate is None or key is None or config.public_addr is not None:
+        return
+    if (told := name_mismatch(certificate, key, public.host)) is not None:
+        log.warning(
+            "tickets lead to an address that the certificate is not for, so clients refuse it: set PublicAddr (--public-addr) to a name that it is for",
+            address=public.host,
+            certificate=str(certificate),
+            reason=told,
+        )
 
 
 async def _ticket(

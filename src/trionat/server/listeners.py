@@ -24,16 +24,29 @@ log = get_logger(__name__)
 _AT_ONCE: Final = 64
 """Visit ports that are opened before other tasks get their turn: some 5 ms."""
 
+_OF_NAMES: Final = {
+    "http": "another one is --http-addr (HttpAddr), to which something has to bring what comes to port 80 from outside",
+    "https": "another one is --https-addr (HttpsAddr), with --public-https-port where something brings what comes to port 443 from outside",
+}
+"""What to do where a port of names cannot be opened: visitors and authorities look nowhere else."""
+
 
 @attrs.frozen(kw_only=True)
 class Listeners:
-    """`visits` are the visit ports; the last two are for proxies, where there are any."""
+    """`visits` are the visit ports; `http` and `https` are there where services have names, and those for proxies where there are any."""
 
     control: Listener
     tunnel: Listener
     visits: tuple[Listener, ...]
     proxy_control: Listener | None = None
     proxy_visit: Listener | None = None
+    http: Listener | None = None
+    https: Listener | None = None
+
+    @property
+    def of_visitors(self) -> tuple[Listener, ...]:
+        """Where visitors come without a proxy."""
+        return (*self.visits, *(each for each in (self.http, self.https) if each is not None))
 
 
 async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Listeners:
@@ -44,8 +57,18 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
     """
     own: list[tuple[TCPAddress, str]] = []
     visit_host = TCPAddress(config.effective_visit_host, next(iter(config.visit_port), 0))
-    proxies = config.proxy_control_addr, config.proxy_visit_addr
-    wanted = (config.controller_addr, config.tunnel_addr, visit_host, *filter(None, proxies))
+    others = {
+        "proxy control": config.proxy_control_addr,
+        "proxy visit": config.proxy_visit_addr,
+        "http": config.effective_http_addr,
+        "https": config.effective_https_addr,
+    }
+    wanted = (
+        config.controller_addr,
+        config.tunnel_addr,
+        visit_host,
+        *filter(None, others.values()),
+    )
     numbers = {address.host: await look_up(address) for address in wanted}
 
     def listen(address: TCPAddress, what: str) -> Listener:
@@ -56,6 +79,8 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
                 if _is_same(address, other):
                     text = f"cannot listen on {address}: that is this server's own {its} port: choose another {what} port"
                     raise StartupError(text) from error
+            if what in _OF_NAMES:
+                raise StartupError(f"{error}; {_OF_NAMES[what]}") from error
             raise
         own.append((listener.address, what))
         resources.callback(listener.close)
@@ -63,9 +88,8 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
 
     control = listen(config.controller_addr, "control")
     tunnel = listen(config.tunnel_addr, "tunnel")
-    proxy_control, proxy_visit = (
-        None if address is None else listen(address, what)
-        for address, what in zip(proxies, ("proxy control", "proxy visit"), strict=True)
+    proxy_control, proxy_visit, http, https = (
+        None if address is None else listen(address, what) for what, address in others.items()
     )
     visits: list[Listener] = []
     failures: list[tuple[int, StartupError]] = []
@@ -95,6 +119,8 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
         visits=tuple(visits),
         proxy_control=proxy_control,
         proxy_visit=proxy_visit,
+        http=http,
+        https=https,
     )
 
 

@@ -5,6 +5,7 @@ Without it a proxy's address would stand for everybody behind it: in lists of ad
 
 from __future__ import annotations
 
+import math
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
@@ -41,6 +42,13 @@ HEADER_WAIT: Final = 5.0
 """Seconds for the header. Proxies send it at once; the specification wants three at least, for a segment that was lost."""
 
 
+_WARN_INTERVAL: Final = 60.0
+"""Seconds between two warnings of the same stranger."""
+
+_MOST_WARNED: Final = 256
+"""Strangers that are remembered for that."""
+
+
 @attrs.define(eq=False)
 class ProxyListener:
     """A listener behind `trusted` proxies. Of at most `most_waiting` connections the header is waited for; the oldest makes room."""
@@ -50,6 +58,7 @@ class ProxyListener:
     most_waiting: int
     refusals: RefusalCounters
     _waiting: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
+    _warned: dict[str, float] = attrs.field(init=False, factory=lambda: {})
 
     @classmethod
     def of(cls, config: ServerConfig, listener: Listener, refusals: RefusalCounters) -> Self:
@@ -127,18 +136,29 @@ class ProxyListener:
         return header
 
     def _refuse(self, bound: Bound, proxy: TCPAddress, reason: str) -> None:
-        """Strangers are told as any; what a trusted proxy does wrong is for the operator to mend."""
-        tell = log.info if bound is Bound.PROXIES else log.warning
-        self.refusals.count(
-            bound,
-            lambda count: tell(
+        """What a proxy does wrong is for the operator to mend. A stranger may be a proxy that was forgotten, or anybody at all: it is warned of now and then."""
+
+        def tell(count: int) -> None:
+            warns = bound is not Bound.PROXIES or self._warns_of(proxy.host)
+            (log.warning if warns else log.info)(
                 "connection refused",
                 address=str(proxy),
                 port=self.listener.address.port,
                 reason=reason,
                 refused=count,
-            ),
-        )
+            )
+
+        self.refusals.count(bound, tell)
+
+    def _warns_of(self, stranger: str) -> bool:
+        now = trio.current_time()
+        if now - self._warned.get(stranger, -math.inf) < _WARN_INTERVAL:
+            return False
+        self._warned.pop(stranger, None)
+        if len(self._warned) >= _MOST_WARNED:
+            del self._warned[next(iter(self._warned))]
+        self._warned[stranger] = now
+        return True
 
 
 async def _take_header(sock: socket.socket) -> ProxyHeader | None:

@@ -20,9 +20,10 @@ from trionat.server.admission.queue import Admission, others_than
 from trionat.server.control.acceptance import listen_for_clients
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
+from trionat.server.events.hub import Hub
 from trionat.server.proxies import ProxyListener
 from trionat.server.sessions.registry import Sessions
-from trionat.server.visitors.acceptor import VisitorAcceptor
+from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
 
 if TYPE_CHECKING:
     import socket
@@ -32,12 +33,17 @@ if TYPE_CHECKING:
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.server.accounts.accounts import Accounts
+    from trionat.server.accounts.name_owners import NameOwners
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.admission.bans import Bans
     from trionat.server.cluster.member import Member
+    from trionat.server.console.console import Console
     from trionat.server.listeners import Listeners
+    from trionat.server.names.frontend import Frontend, Names
+    from trionat.server.names.listener import PassOn
     from trionat.server.refusals import RefusalCounters
     from trionat.server.state_folder import StateFolder
+    from trionat.server.tally import Tally
     from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
 
@@ -48,7 +54,7 @@ log = get_logger(__name__)
 class SingleProcess:
     """See the module. The listeners belong to the caller.
 
-    `ports` are the visit ports that `listeners` has; `member` is there where the server is a node of a cluster. `stopping` is the planned stop.
+    `ports` are the visit ports that `listeners` has; `names` and `owners` are there where services may have names, `member` where the server is a node of a cluster, `tally` where `/metrics` are on. `stopping` is the planned stop. `events` is told what happens.
     """
 
     config: ServerConfig
@@ -64,8 +70,14 @@ class SingleProcess:
     listeners: Listeners
     ports: PortPool
     member: Member | None = None
+    names: Names | None = None
+    owners: NameOwners | None = None
+    console: Console | None = None
+    tally: Tally | None = None
+    events: Hub = attrs.field(factory=Hub)
     context: ServerContext = attrs.field(init=False)
     _acceptor: VisitorAcceptor = attrs.field(init=False)
+    _frontend: Frontend | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         node = None if self.member is None else self.member.node
@@ -81,35 +93,63 @@ class SingleProcess:
             bans=self.bans,
             leases=leases,
             admission=Admission(self.config, leases, others_than(self.ready.public, self.config)),
-            sessions=Sessions(self.traffic.accounted),
+            sessions=Sessions(self.traffic.accounted, tally=self.tally, events=self.events),
             stopping=self.stopping,
             public_host=self.ready.public.host,
             route=None if node is None else node.route,
             node=node,
+            tally=self.tally,
         )
-        self._acceptor = VisitorAcceptor(self.config, self.refusals)
-        leases.pass_on = self._acceptor.pass_on
+        self._acceptor = VisitorAcceptor(self.config, self.refusals, tally=self.tally)
+        leases.pass_on, leases.owners = self._acceptor.pass_on, self.owners
+        if self.names is not None:
+            from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
+
+            self._frontend = Frontend(
+                config=self.config,
+                names=self.names,
+                pool=self.ports,
+                acceptor=self._acceptor,
+                refusals=self.refusals,
+                shuts_out=self.bans.shuts_out,
+                is_in_use=self.bans.is_in_use,
+                leaving=self.context.admission.draining.is_set,
+                passes_on=None if self.member is None else self._passes_on,
+                lock=None if self.member is None else self.member.share(self.names.certificates),
+                public=self.ready.public,
+                events=self.events,
+            )
 
     async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
         """Serve until cancelled, or until every session has ended after a planned stop. `when_up` is called when clients can come."""
         context, sessions = self.context, self.context.sessions
         metrics, member = Metrics(self.ready, context, self.descriptors), self.member
+        metrics.quotas = self.accounts.quotas
+        if self._frontend is not None:
+            metrics.certificates = self._frontend.certificates
         draining = Drain(context, waits=member is not None)
         commands = LocalCommands(metrics, draining, None if member is None else member.handover)
         async with trio.open_nursery() as serving:
             if member is not None:
                 self._join(member, draining, serving)
-                await member.wait_joined()
+                await member.wait_joined(self.stopping)
             serving.start_soon(context.admission.run, name="admission")
             serving.start_soon(context.leases.expire_visitors, name="expire visitors")
             serving.start_soon(self.refusals.tell_regularly, name="tell refusals")
             serving.start_soon(self.accounts.watch, sessions.by_uid, name="watch accounts")
             serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
+            if self.owners is not None:
+                touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
+                serving.start_soon(touch, name="names in use")
             serving.start_soon(metrics.count_rates, name="count rates")
+            if self.tally is not None:
+                serving.start_soon(self.tally.measure_lag, name="measure loop lag")
             serving.start_soon(draining.run, name="drain clients")
             if admin_socket is not None:
                 admin = AdminServer(commands)
                 serving.start_soon(admin.serve, admin_socket, name="admin server")
+            if self.console is not None:
+                serving.start_soon(self.console.serve, commands, name="console")
             listen_for_clients(
                 serving,
                 self.listeners,
@@ -118,12 +158,14 @@ class SingleProcess:
                 refusals=self.refusals,
                 descriptors=self.descriptors,
             )
+            if self._frontend is not None:
+                self._acceptor.named = self._frontend.start(serving)
             async with trio.open_nursery() as visiting:  # stops first
                 self._listen_for_visitors(visiting)
                 when_up()
                 await self.stopping.wait()
                 visiting.cancel_scope.cancel("the server stops")
-            for listener in self.listeners.visits:
+            for listener in self.listeners.of_visitors:
                 listener.close()
             log.info(
                 "visit ports closed", sessions=len(sessions.by_uid), grace=self.config.drain_grace
@@ -137,6 +179,13 @@ class SingleProcess:
                 await member.leave(until)
             serving.cancel_scope.cancel("the server stops")
 
+    def _passes_on(self, name: str) -> PassOn | None:
+        """Return what brings a connection to the node that has a name; None: it is here, or nowhere."""
+        here = self.ports.names.get(name)
+        if (here is not None and here.queue is not None) or not self._acceptor.is_elsewhere(name):
+            return None
+        return partial(self._acceptor.forward_named, name)
+
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         most = self.descriptors.for_visitors
         for listener in self.listeners.visits:
@@ -144,6 +193,7 @@ class SingleProcess:
             accept = partial(self._acceptor.accept, port, listener.address)
             serve = partial(listener.serve, accept, self.descriptors, most=most)
             nursery.start_soon(serve, name=f"visit port {port.number}")
+        listen_for_names(nursery, self.listeners, self._acceptor, self.descriptors)
         if (proxies := self.listeners.proxy_visit) is not None:
             take = partial(self._acceptor.accept_behind_proxy, self.ports.ports)
             behind = ProxyListener.of(self.config, proxies, self.refusals)

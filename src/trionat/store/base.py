@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import secrets
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
+from trionat.errors import NameTakenError
+from trionat.hostnames import parse_pattern
 from trionat.networks import parse_network
 from trionat.store.amount import MAX_AMOUNT
 
@@ -20,21 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
+    from trionat.store.day import DayTotal
+    from trionat.store.tokens import Token
+
 MAX_NAME_LENGTH: Final = 64
 """Characters in the name of a new account; chosen, not measured: it fits every log line, and every store."""
 
 _SALT_BYTES: Final = 16
 
 
-def check_new_name(name: str) -> None:
-    """Check the name of an account to be made; accounts that exist already may have any name.
+def check_new_name(name: str, whose: str = "user") -> None:
+    """Check the name of an account or a token to be made; accounts that exist already may have any name.
 
     Raises:
         ValueError: It is empty, too long, or has blanks or characters in it that cannot be seen.
     """
     if not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable() or " " in name:
         raise ValueError(
-            f"a user name is 1 to {MAX_NAME_LENGTH} characters without blanks or control characters, got {name!r}"
+            f"a {whose} name is 1 to {MAX_NAME_LENGTH} characters without blanks or control characters, got {name!r}"
         )
 
 
@@ -47,7 +53,7 @@ def new_ticket_salt() -> bytes:
 class Limits:
     """What an account may use at most; None means as much as the server gives to anybody.
 
-    `visit_ports` are the only ports that it may have; `sessions` and `visitors` are counted at once; `bandwidth` is in bytes per
+    `visit_ports` are the only ports that it may have, `names` the only names, as `parse_pattern` returns patterns of them; `sessions` and `visitors` are counted at once; `bandwidth` is in bytes per
     second and `monthly_quota` in bytes per calendar month (UTC), both directions added. `allow_visitors` are the only networks
     (as `parse_network` takes them) that may visit, `deny_visitors` those that may not; where both have an address, it may not.
     """
@@ -59,6 +65,12 @@ class Limits:
     monthly_quota: int | None = None
     allow_visitors: tuple[str, ...] | None = None
     deny_visitors: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+
+    @property
+    def shared(self) -> Limits:
+        """What all sessions of the account share: without ports and names, of which each has its own."""
+        return attrs.evolve(self, visit_ports=None, names=None)
 
     def to_text(self) -> str:
         """Return what stores keep: a JSON object of the limits that there are, or nothing where there are none."""
@@ -78,15 +90,23 @@ class Limits:
             there = json.loads(text)
             ports = there.pop("visit_ports", None)
             allow, deny = there.pop("allow_visitors", None), there.pop("deny_visitors", None)
+            names = there.pop("names", None)
+            for each in (ports, allow, deny, names):
+                if each is not None and type(each) is not list:
+                    raise ValueError(f"{each!r} is no list")
             for number in (*there.values(), *(ports or ())):
                 if type(number) is not int or not 0 <= number <= MAX_AMOUNT:
                     raise ValueError(f"{number!r} limits nothing")
             for network in (*(allow or ()), *(deny or ())):
                 parse_network(network)
+            for name in names or ():
+                if parse_pattern(name) != name:
+                    raise ValueError(f"{name!r} is not as a pattern is kept")
             limits = cls(
                 visit_ports=None if ports is None else tuple(ports),
                 allow_visitors=None if allow is None else tuple(allow),
                 deny_visitors=None if deny is None else tuple(deny),
+                names=None if names is None else tuple(names),
                 **there,
             )
         except (TypeError, AttributeError, RecursionError) as exc:
@@ -114,7 +134,8 @@ class User:
     `ticket_salt` (16 bytes) goes into the account's ticket, so that a new salt revokes every ticket handed out before; it is
     empty where there is none, in an account that the Go program made: then every ticket is void until a salt is set.
     `expires_at` is UTC and aware; None means never. The instant itself counts as expired. `created_at` is None where the store
-    does not know it. `damage` is empty, or tells what is wrong with the account in the store: one that must not be used
+    does not know it. `admin` says that it may see and change all of the server, by the console and the API; `disabled` that it may not
+    log in now, nor may its sessions go on. `damage` is empty, or tells what is wrong with the account in the store: one that must not be used
     until that is put right.
     """
 
@@ -124,6 +145,8 @@ class User:
     expires_at: datetime | None = None
     created_at: datetime | None = None
     limits: Limits = Limits()
+    admin: bool = False
+    disabled: bool = False
     damage: str = ""
     account_id: int = 0
 
@@ -149,6 +172,61 @@ class Flush:
     def missing(self, month: str, last: int) -> Mapping[str, int]:
         """Return the bytes of that month in it, unless a store has it whose last flush of this server has the number `last`."""
         return self.amounts if month == self.month and self.number > last else {}
+
+
+MOST_NAMES: Final = 1000
+"""Names that one user may have had within the time for which they are kept: a client that asks for one after another fills no table."""
+
+TOO_MANY_NAMES: Final = (
+    f"this account has had {MOST_NAMES} names lately, and may have no other for a while"
+)
+
+FRESH: Final = timedelta(hours=1)
+"""A last use that is younger is not written anew."""
+
+
+UNSETTLED: Final = timedelta(minutes=2)
+"""But one that is younger than this is: who has made a reservation may take it back, unless somebody else of the account counts on it as well and has written it anew."""
+
+FORGOTTEN_AT_ONCE: Final = 100
+"""Names whose time is over that one change removes: however many they are, who wants a name does not wait for all of them. The same goes for totals of days."""
+
+MOST_DAYS_AT_ONCE: Final = 1000
+"""Totals of days that are returned at once; whoever wants more asks again."""
+
+
+@attrs.frozen(kw_only=True)
+class OwnedName:
+    """Whose a name is, and when it was used last (aware): the account's of that name and `account_id`, not a later one's of the same name.
+
+    `owner` is empty where the account is gone: nobody has the name until its time is over.
+    """
+
+    name: str
+    owner: str
+    account_id: int
+    used_at: datetime
+
+    def is_of(self, user: str, account_id: int) -> bool:
+        """Tell whether it is this account's."""
+        return (self.owner, self.account_id) == (user, account_id)
+
+    def may_stay(self, user: str, account_id: int, now: datetime) -> bool:
+        """Tell whether it is this account's, and its use need not be noted now: as most often."""
+        return self.is_of(user, account_id) and UNSETTLED <= now - self.used_at < FRESH
+
+
+def check_free(
+    found: Mapping[str, OwnedName], user: str, account_id: int, now: datetime, keep: timedelta
+) -> None:
+    """Check that each name is an account's, or free again.
+
+    Raises:
+        NameTakenError: One is neither.
+    """
+    for name, owned in found.items():
+        if not owned.is_of(user, account_id) and now - owned.used_at < keep:
+            raise NameTakenError(name)
 
 
 class Store(Protocol):
@@ -184,7 +262,7 @@ class Store(Protocol):
         ...
 
     async def remove_user(self, name: str) -> None:
-        """Remove an account with its limits; its traffic stays. `StoreError` where there is none."""
+        """Remove an account with its limits and tokens; its traffic stays. `StoreError` where there is none."""
         ...
 
     async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
@@ -207,8 +285,77 @@ class Store(Protocol):
         """Replace all limits of an account."""
         ...
 
-    async def add_traffic(self, flush: Flush) -> bool:
-        """Add a flush to the totals and to its month, wholly and once, whether its users have accounts or not.
+    async def set_admin(self, name: str, *, admin: bool) -> None:
+        """Make an account an administrator, or none any more."""
+        ...
+
+    async def set_disabled(self, name: str, *, disabled: bool) -> None:
+        """Keep an account from logging in, or let it again."""
+        ...
+
+    async def add_token(self, token: Token) -> None:
+        """Add a token of an account.
+
+        Raises:
+            StoreError: The account is not there (any more), has a token of that name, or as many as it may have (`MOST_TOKENS`).
+        """
+        ...
+
+    async def find_token(self, digest: bytes) -> Token | None:
+        """Return the token whose text has that SHA-256, expired or not; None where there is none, or its account is gone."""
+        ...
+
+    async def list_tokens(self, user: str | None = None) -> list[Token]:
+        """Return every token whose account is there, or those of one account, sorted by account and name."""
+        ...
+
+    async def touch_token(self, token_id: str, now: datetime) -> None:
+        """Note that a token was used, if it is there; its last use never becomes earlier."""
+        ...
+
+    async def remove_token(self, token_id: str) -> None:
+        """Remove a token; `StoreError` where there is none."""
+        ...
+
+    async def reserve_names(
+        self, user: str, account_id: int, names: Collection[str], now: datetime, keep: timedelta
+    ) -> frozenset[str]:
+        """Make names (whole, in small letters) an account's, all or none: each has to be its own, or used last `keep` ago or longer, or by nobody yet. Their last use is `now`.
+
+        It never becomes earlier, where a clock was set back. Of two that ask at once one gets them. The names of an account that is gone, whoever has removed it, are nobody's until that time is over: an account
+        that is made later has another id.
+
+        Returns:
+            Those that were not the account's before, which `take_back_names` takes.
+
+        Raises:
+            NameTakenError: One is somebody else's.
+            StoreError: The user has had too many names lately (`MOST_NAMES`).
+        """
+        ...
+
+    async def take_back_names(
+        self, user: str, account_id: int, names: Collection[str], reserved_at: datetime
+    ) -> None:
+        """Forget names of an account that were new with a reservation of that moment; but not what was reserved or used since."""
+        ...
+
+    async def touch_name(self, user: str, name: str, now: datetime) -> bool:
+        """Note that a name was used; tell whether it is the user's. One that is not stays as it is, and none becomes another account's by it."""
+        ...
+
+    async def list_names(self) -> list[OwnedName]:
+        """Return every name that is known, sorted; some may be free again."""
+        ...
+
+    async def release_name(self, name: str) -> None:
+        """Forget whose a name is: anybody may have it. `StoreError` where it is not known."""
+        ...
+
+    async def add_traffic(self, flush: Flush, day: str | None = None) -> bool:
+        """Add a flush to the totals, to its month and to that day of it (`2026-11-29`, UTC), wholly and once, whether its users have accounts or not.
+
+        Days that are `DAYS_KEPT` older are forgotten. Without a day it is added to none.
 
         Returns:
             Whether this call added it; False where the store has that server's flush of this number, or a later one.
@@ -229,5 +376,20 @@ class Store(Protocol):
         """Return the bytes of these users in that month (`2026-11`, UTC); who has none may be missing.
 
         What is in `pending`, a flush of which nobody knows whether it was added, counts once: as if it had been.
+        """
+        ...
+
+    async def daily_traffic(
+        self,
+        first: str,
+        last: str,
+        *,
+        user: str | None = None,
+        after: tuple[str, str] = ("", ""),
+        limit: int = MOST_DAYS_AT_ONCE,
+    ) -> list[DayTotal]:
+        """Return the totals of these days (`2026-11-29`, UTC; both are among them), of all users or one, in the order of day and user.
+
+        It begins behind `after`, a day and a user, and returns at most `limit`.
         """
         ...

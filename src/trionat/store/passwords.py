@@ -7,7 +7,10 @@ because more only help where a login may have several cores to itself.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
+import re
 import secrets
 from typing import Final
 
@@ -25,6 +28,9 @@ WRONG_LENGTH: Final = f"a password is 1 to {MAX_PASSWORD_BYTES} bytes of UTF-8"
 _MEMORY_KIB: Final = 19 * 1024
 _PASSES: Final = 2
 _LANES: Final = 1
+COST: Final = f"m={_MEMORY_KIB},t={_PASSES},p={_LANES}"
+"""The same as a hash has it in its text."""
+
 _HASHER: Final = argon2.PasswordHasher(
     time_cost=_PASSES, memory_cost=_MEMORY_KIB, parallelism=_LANES
 )
@@ -37,8 +43,13 @@ Go program writes holds what users choose for a password: one that looks like a 
 a check cannot be stopped."""
 
 _HASH_PREFIX: Final = "$argon2"
+_WHOLE_HASH: Final = re.compile(
+    r"\$argon2id\$v=(?:16|19)\$m=[0-9]{1,8},t=[0-9]{1,8},p=[0-9]{1,3}\$([A-Za-z0-9+/]{11,43})\$([A-Za-z0-9+/]{16,86})",
+    re.ASCII,
+)
+"""Salts of 8 to 32 bytes, results of 12 to 64: short enough for a text of the protocol, with a user before it."""
 
-_NO_HASH: Final = f"$argon2id$v=19$m={_MEMORY_KIB},t={_PASSES},p={_LANES}${'A' * 22}${'A' * 43}"
+_NO_HASH: Final = f"$argon2id$v=19${COST}${'A' * 22}${'A' * 43}"
 """A well-formed hash (salt and result all zero) that costs as much to check as a real one, and that no password is known for."""
 
 _THREADS: Final = trio.CapacityLimiter(2)
@@ -99,7 +110,38 @@ def is_hashed(stored: str) -> bool:
     return stored.startswith(_HASH_PREFIX)
 
 
-async def verify_password(stored: str | None, password: str) -> bool:
+def is_whole_hash(text: str) -> bool:
+    """Tell whether a text is a hash by Argon2id that can be checked. What only begins like one may be a password."""
+    found = _WHOLE_HASH.fullmatch(text)
+    if found is None or not all(map(_is_base64, found.groups())):
+        return False
+    cost = argon2.extract_parameters(text)
+    # RFC 9106, 3.1: one lane and one pass at least, and eight blocks of 1 KiB for each lane.
+    return min(cost.parallelism, cost.time_cost) >= 1 and cost.memory_cost >= 8 * cost.parallelism
+
+
+def _is_base64(text: str) -> bool:
+    """Tell whether a text is base64 without padding, in the one way in which its bytes are written."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        return False
+    return base64.b64encode(data).rstrip(b"=") == text.encode()
+
+
+def costs_more_than_ours(whole_hash: str) -> bool:
+    """Tell whether checking a hash takes more memory, work or threads than one that `hash_password` has made (`COST`)."""
+    cost = argon2.extract_parameters(whole_hash)
+    return (
+        cost.memory_cost > _MEMORY_KIB
+        or cost.memory_cost * cost.time_cost > _MEMORY_KIB * _PASSES
+        or cost.parallelism > _LANES
+    )
+
+
+async def verify_password(
+    stored: str | None, password: str, *, limiter: trio.CapacityLimiter = _THREADS
+) -> bool:
     """Tell whether the password is the one that the store holds, or holds the hash of.
 
     Takes as long for an account that does not exist, and for one whose password is there in plain text, as for a wrong
@@ -109,6 +151,7 @@ async def verify_password(stored: str | None, password: str) -> bool:
         stored: What `hash_password` returned, or the password itself, or None where there is no such account. An empty one
             is nobody's.
         password: What was given; one of an impossible length or form is wrong without being checked.
+        limiter: How many are checked at once, each with 19 MiB and a core.
 
     Raises:
         StoreError: What the store holds is a hash that is damaged, or costs too much to check.
@@ -118,8 +161,8 @@ async def verify_password(stored: str | None, password: str) -> bool:
         await trio.lowlevel.checkpoint()
         return False
     if stored is not None and is_hashed(stored):
-        return await trio.to_thread.run_sync(_verify, stored, encoded, limiter=_THREADS)
-    await trio.to_thread.run_sync(_verify, _NO_HASH, encoded, limiter=_THREADS)
+        return await trio.to_thread.run_sync(_verify, stored, encoded, limiter=limiter)
+    await trio.to_thread.run_sync(_verify, _NO_HASH, encoded, limiter=limiter)
     return stored is not None and hmac.compare_digest(stored.encode(), encoded)
 
 

@@ -11,14 +11,25 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import trio
 
 from trionat.errors import StoreError
-from trionat.store.base import User, read_limits
+from trionat.store.base import (
+    FORGOTTEN_AT_ONCE,
+    MOST_DAYS_AT_ONCE,
+    MOST_NAMES,
+    TOO_MANY_NAMES,
+    OwnedName,
+    User,
+    check_free,
+    read_limits,
+)
+from trionat.store.day import DAYS_KEPT, DayTotal, days_before
 from trionat.store.sqlite_file import open_file, translated
+from trionat.store.tokens import Token, TokenScope, check_new_token
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,8 +40,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COLUMNS: Final = "name, password, ticket_salt, expires_at, created_at, limits"
+_COLUMNS: Final = "name, password, ticket_salt, expires_at, created_at, limits, admin, disabled"
 _SELECT: Final = f"select {_COLUMNS} from users"  # noqa: S608 - our own column names
+_TOKENS: Final = """select tokens.id, tokens.owner, tokens.account_id, tokens.name, tokens.digest, tokens.scope,
+    tokens.created_at, tokens.expires_at, tokens.last_used
+    from tokens join users on users.name = tokens.owner and users.created_at = tokens.account_id"""
+"""Those whose account is there: others than us may remove accounts, who know nothing of tokens."""
 
 _CLOSE_GRACE: Final = 2.0
 """Seconds to wait at the end for the call that is running. It may wait for another process, or for a disk that hangs."""
@@ -128,20 +143,122 @@ class SQLiteStore:
     async def add_user(self, user: User) -> None:
         """Add an account; `StoreError` where the name is taken."""
         added = await self._change(
-            f"insert into users ({_COLUMNS}) values (?, ?, ?, ?, ?, ?) on conflict do nothing",  # noqa: S608 - our own column names
+            f"insert into users ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing",  # noqa: S608 - our own column names
             user.name,
             user.password,
             user.ticket_salt,
             _microseconds(user.expires_at),
             _microseconds(user.created_at or datetime.now(UTC)),
             user.limits.to_text(),
+            user.admin,
+            user.disabled,
         )
         if not added:
             raise StoreError(f"there is a user {user.name!r} already")
 
     async def remove_user(self, name: str) -> None:
         """Remove an account; its traffic stays. `StoreError` where there is none."""
-        await self._change_user(name, "delete from users where name = ?")
+
+        def remove(connection: sqlite3.Connection) -> bool:
+            connection.execute("begin immediate")
+            with connection:  # commits, or rolls back on an error
+                connection.execute(
+                    "update names set owner = '', account_id = 0 where owner = ?", (name,)
+                )
+                connection.execute("delete from tokens where owner = ?", (name,))
+                return bool(
+                    connection.execute("delete from users where name = ?", (name,)).rowcount
+                )
+
+        if not (_is_text(name) and await self._run(remove)):
+            raise StoreError(f"there is no user {name!r}")
+
+    async def reserve_names(
+        self, user: str, account_id: int, names: Collection[str], now: datetime, keep: timedelta
+    ) -> frozenset[str]:
+        """Make names an account's, all or none; return those that were not before."""
+
+        def reserve(connection: sqlite3.Connection) -> frozenset[str]:
+            found = _find_names(connection, names)
+            if len(found) == len(names) and all(
+                owned.may_stay(user, account_id, now) for owned in found.values()
+            ):
+                return frozenset()
+            connection.execute("begin immediate")
+            with connection:  # commits, or rolls back on an error
+                found = _find_names(connection, names)
+                check_free(found, user, account_id, now, keep)
+                oldest = _microseconds(now - keep)
+                (count,) = connection.execute(
+                    "select count(*) from names where owner = ? and account_id = ? and used_at > ?",
+                    (user, account_id, oldest),
+                ).fetchone()
+                new = frozenset(
+                    name
+                    for name in names
+                    if name not in found or not found[name].is_of(user, account_id)
+                )
+                if new and count + len(new) > MOST_NAMES:
+                    raise StoreError(TOO_MANY_NAMES)
+                connection.executemany(
+                    "insert into names (name, owner, account_id, used_at) values (?, ?, ?, ?) "
+                    "on conflict (name) do update set owner = excluded.owner, account_id = excluded.account_id, "
+                    "used_at = max(used_at + 1, excluded.used_at)",  # always another one
+                    ((name, user, account_id, _microseconds(now)) for name in names),
+                )
+                connection.execute(  # few SQLites know a limit of a delete
+                    "delete from names where name in "
+                    "(select name from names where used_at <= ? limit ?)",
+                    (oldest, FORGOTTEN_AT_ONCE),
+                )
+            return new
+
+        return await self._run(reserve)
+
+    async def take_back_names(
+        self, user: str, account_id: int, names: Collection[str], reserved_at: datetime
+    ) -> None:
+        """Forget names that were new with a reservation of that moment, unless they were reserved or used since."""
+        moment = _microseconds(reserved_at)
+
+        def take_back(connection: sqlite3.Connection) -> None:
+            connection.execute("begin immediate")
+            with connection:  # commits, or rolls back on an error
+                connection.executemany(
+                    "delete from names where name = ? and owner = ? and account_id = ? and used_at = ?",
+                    ((name, user, account_id, moment) for name in names),
+                )
+
+        await self._run(take_back)
+
+    async def touch_name(self, user: str, name: str, now: datetime) -> bool:
+        """Note that a name was used; tell whether it is the user's."""
+        touched = await self._change(
+            "update names set used_at = max(used_at, ?) where name = ? and owner = ?",
+            _microseconds(now),
+            name,
+            user,
+        )
+        return touched > 0
+
+    async def list_names(self) -> list[OwnedName]:
+        """Return every name that is known, sorted."""
+        return await self._run(
+            lambda connection: [
+                _owned_name(row)
+                for row in connection.execute(
+                    # Accounts may be removed by others than us, who know nothing of names.
+                    "select names.name, coalesce(users.name, ''), coalesce(users.created_at, 0), names.used_at "
+                    "from names left join users on users.name = names.owner and users.created_at = names.account_id "
+                    "order by names.name"
+                )
+            ]
+        )
+
+    async def release_name(self, name: str) -> None:
+        """Forget whose a name is; `StoreError` where it is not known."""
+        if not await self._change("delete from names where name = ?", _storable(name)):
+            raise StoreError(f"nobody has the name {name!r}")
 
     async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
         """Replace password (a hash) and salt together; `StoreError` where there is no such account."""
@@ -180,8 +297,85 @@ class SQLiteStore:
             name, "update users set limits = ? where name = ?", limits.to_text()
         )
 
-    async def add_traffic(self, flush: Flush) -> bool:
-        """Add a flush to the totals and to its month, wholly and once; tell whether this call did."""
+    async def set_admin(self, name: str, *, admin: bool) -> None:
+        """Make an account an administrator, or none any more; `StoreError` where there is no such account."""
+        await self._change_user(name, "update users set admin = ? where name = ?", admin)
+
+    async def set_disabled(self, name: str, *, disabled: bool) -> None:
+        """Keep an account from logging in, or let it again; `StoreError` where there is no such account."""
+        await self._change_user(name, "update users set disabled = ? where name = ?", disabled)
+
+    async def add_token(self, token: Token) -> None:
+        """Add a token; `StoreError` where its account is not there, or has one of that name, or too many."""
+        account = (_storable(token.user), token.account_id)
+
+        def add(connection: sqlite3.Connection) -> None:
+            connection.execute("begin immediate")
+            with connection:  # commits, or rolls back on an error
+                if not connection.execute(
+                    "select 1 from users where name = ? and created_at = ?", account
+                ).fetchone():
+                    raise StoreError(f"there is no user {token.user!r}")
+                names = {
+                    name
+                    for (name,) in connection.execute(
+                        "select name from tokens where owner = ? and account_id = ?", account
+                    )
+                }
+                check_new_token(token, names)
+                connection.execute(
+                    "insert into tokens (id, owner, account_id, name, digest, scope, created_at, expires_at) "
+                    "values (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        token.token_id,
+                        *account,
+                        token.name,
+                        token.digest,
+                        token.scope.value,
+                        _microseconds(token.created_at),
+                        _microseconds(token.expires_at),
+                    ),
+                )
+
+        await self._run(add)
+
+    async def find_token(self, digest: bytes) -> Token | None:
+        """Return the token of that digest, or None."""
+
+        def find(connection: sqlite3.Connection) -> Token | None:
+            row = connection.execute(f"{_TOKENS} where tokens.digest = ?", (digest,)).fetchone()
+            return None if row is None else _token(row)
+
+        return await self._run(find)
+
+    async def list_tokens(self, user: str | None = None) -> list[Token]:
+        """Return every token, or those of one account, sorted by account and name."""
+        where = "" if user is None else "where tokens.owner = ?"
+        values = () if user is None else (_storable(user),)
+        return await self._run(
+            lambda connection: [
+                _token(row)
+                for row in connection.execute(
+                    f"{_TOKENS} {where} order by tokens.owner, tokens.name", values
+                )
+            ]
+        )
+
+    async def touch_token(self, token_id: str, now: datetime) -> None:
+        """Note that a token was used, if it is there."""
+        await self._change(
+            "update tokens set last_used = max(coalesce(last_used, 0), ?) where id = ?",
+            _microseconds(now),
+            token_id,
+        )
+
+    async def remove_token(self, token_id: str) -> None:
+        """Remove a token; `StoreError` where there is none."""
+        if not await self._change("delete from tokens where id = ?", _storable(token_id)):
+            raise StoreError("there is no such token")
+
+    async def add_traffic(self, flush: Flush, day: str | None = None) -> bool:
+        """Add a flush to the totals, to its month and to a day, wholly and once; tell whether this call did."""
 
         def add(connection: sqlite3.Connection) -> bool:
             connection.execute("begin immediate")
@@ -203,6 +397,8 @@ class SQLiteStore:
                     "on conflict (month, name) do update set bytes = bytes + excluded.bytes",
                     ((flush.month, name, amount) for name, amount in flush.amounts.items()),
                 )
+                if day is not None:
+                    _add_to_day(connection, day, flush.amounts)
             return True
 
         return await self._run(add)
@@ -241,6 +437,29 @@ class SQLiteStore:
 
         return await self._run(find)
 
+    async def daily_traffic(
+        self,
+        first: str,
+        last: str,
+        *,
+        user: str | None = None,
+        after: tuple[str, str] = ("", ""),
+        limit: int = MOST_DAYS_AT_ONCE,
+    ) -> list[DayTotal]:
+        """Return the totals of these days, of all users or one, in the order of day and user, behind `after`."""
+        where = "" if user is None else "and name = ?"
+        values = () if user is None else (_storable(user),)
+        return await self._run(
+            lambda connection: [
+                DayTotal(day=day, user=name, amount=amount)
+                for day, name, amount in connection.execute(
+                    "select day, name, bytes from days where day between ? and ? "  # noqa: S608 - our own words
+                    f"and (day, name) > (?, ?) {where} order by day, name limit ?",
+                    (max(first, after[0]), last, after[0], _storable(after[1]), *values, limit),
+                )
+            ]
+        )
+
     async def _change_user(self, name: str, statement: str, *values: object) -> None:
         """Run a statement whose last parameter is the name of an account that has to exist."""
         if not await self._change(statement, *values, _storable(name)):
@@ -267,8 +486,55 @@ class SQLiteStore:
         return await trio.to_thread.run_sync(run, limiter=self._limiter, abandon_on_cancel=True)
 
 
-def _user(row: tuple[str, str, bytes, int | None, int, str]) -> User:
-    name, password, ticket_salt, expires_at, created_at, text = row
+def _add_to_day(connection: sqlite3.Connection, day: str, amounts: Mapping[str, int]) -> None:
+    connection.executemany(
+        "insert into days values (?, ?, ?) "
+        "on conflict (day, name) do update set bytes = bytes + excluded.bytes",
+        ((day, name, amount) for name, amount in amounts.items()),
+    )
+    connection.execute(
+        "delete from days where (day, name) in (select day, name from days where day < ? limit ?)",
+        (days_before(day, DAYS_KEPT), FORGOTTEN_AT_ONCE),
+    )
+
+
+def _find_names(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, OwnedName]:
+    found = (
+        connection.execute(
+            "select name, owner, account_id, used_at from names where name = ?", (name,)
+        ).fetchone()
+        for name in names
+    )
+    return {row[0]: _owned_name(row) for row in found if row is not None}
+
+
+def _owned_name(row: tuple[str, str, int, int]) -> OwnedName:
+    name, owner, account_id, used_at = row
+    return OwnedName(name=name, owner=owner, account_id=account_id, used_at=_time(used_at))
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name is UTF-8, and not half a surrogate pair."""
+    return isinstance(_storable(name), str)
+
+
+def _token(row: tuple[Any, ...]) -> Token:
+    token_id, owner, account_id, name, digest, scope, created_at, expires_at, last_used = row
+    return Token(
+        token_id=token_id,
+        name=name,
+        user=owner,
+        account_id=account_id,
+        digest=digest,
+        scope=TokenScope(scope),
+        created_at=_time(created_at),
+        expires_at=None if expires_at is None else _time(expires_at),
+        last_used=None if last_used is None else _time(last_used),
+    )
+
+
+def _user(row: tuple[str, str, bytes, int | None, int, str, int, int]) -> User:
+    name, password, ticket_salt, expires_at, created_at, text, admin, disabled = row
     limits, damage = read_limits(text, of=name)
     return User(
         name=name,
@@ -277,6 +543,8 @@ def _user(row: tuple[str, str, bytes, int | None, int, str]) -> User:
         expires_at=None if expires_at is None else _time(expires_at),
         created_at=_time(created_at),
         limits=limits,
+        admin=bool(admin),
+        disabled=bool(disabled),
         damage=damage,
         account_id=created_at,
     )

@@ -41,6 +41,48 @@ _SCHEMA: Final = (
             number integer not null          -- of the last flush that was added
         ) without rowid""",
     ),
+    # Version 3: whose the names of services are.
+    (
+        """create table names (
+            name text primary key not null,
+            owner text not null,             -- '': its account is gone
+            used_at integer not null         -- microseconds since 1970, UTC
+        ) without rowid""",
+    ),
+    # Version 4: of which account of that name.
+    (
+        "alter table names add column account_id integer not null default 0",  # its created_at
+        """update names set account_id = coalesce(
+            (select users.created_at from users where users.name = names.owner), 0
+        )""",
+        "create index names_by_owner on names (owner)",
+        "create index names_by_use on names (used_at)",
+    ),
+    # Version 5: what accounts may do beside connecting, tokens, and traffic by day.
+    (
+        "alter table users add column admin integer not null default 0",
+        "alter table users add column disabled integer not null default 0",
+        # The account that an older server has made for itself, as long as it is the only one.
+        "update users set admin = 1 where name = 'trionat' and (select count(*) from users) = 1",
+        """create table tokens (
+            id text primary key not null,
+            owner text not null,
+            account_id integer not null,     -- its created_at
+            name text not null,
+            digest blob not null unique,     -- SHA-256
+            scope text not null,
+            created_at integer not null,     -- microseconds since 1970, UTC
+            expires_at integer,              -- likewise
+            last_used integer,               -- likewise
+            unique (owner, account_id, name)
+        ) without rowid""",
+        """create table days (
+            day text not null,               -- 2026-11-29, UTC
+            name text not null,
+            bytes integer not null,
+            primary key (day, name)
+        ) without rowid""",
+    ),
 )
 """What makes each version of the schema out of the one before; `PRAGMA user_version` of the file tells how many it has."""
 

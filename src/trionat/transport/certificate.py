@@ -132,7 +132,10 @@ def validity(pem: str) -> tuple[datetime, datetime]:
     """
     from cryptography import x509
 
-    certificate = x509.load_der_x509_certificate(first_certificate(pem))
+    try:
+        certificate = x509.load_der_x509_certificate(first_certificate(pem))
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from error
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 

@@ -43,7 +43,7 @@ class ControlLink:
     round_trip: float | None = attrs.field(init=False, default=None)
     _ping: Ping = attrs.field(init=False, factory=lambda: Ping(0))
     _ping_sent: float = attrs.field(init=False, default=0.0)
-    _outbox: dict[type[Message], Callable[[], Message | None]] = attrs.field(
+    _outbox: dict[tuple[type[Message], object], Callable[[], Message | None]] = attrs.field(
         init=False, factory=lambda: {}
     )
     _posted: Signal = attrs.field(init=False, factory=Signal)
@@ -81,17 +81,19 @@ class ControlLink:
                 count += len(message.data) if isinstance(message, Early) else 0
         return messages
 
-    def post(self, message: Message) -> None:
+    def post(self, message: Message, about: object = None) -> None:
         """Send a message soon; never blocks.
 
         Of each kind only the latest waits, so nothing can pile up: an older PONG or DEMAND has nothing to say any more, and
-        of the others there is only one.
+        of the others there is only one. Of those of which there are several, one waits for each thing that they are `about`: whoever
+        posts them sees to it that those are few.
         """
-        self.ask(type(message), lambda: message)
+        self._outbox[type(message), about] = lambda: message
+        self._posted.notify()
 
     def ask(self, kind: type[Message], make: Callable[[], Message | None]) -> None:
         """Send a message that is made when its turn has come, so that it says all that there is to say then; None: nothing any more."""
-        self._outbox[kind] = make
+        self._outbox[kind, None] = make
         self._posted.notify()
 
     async def receive(self) -> Message:

@@ -78,7 +78,7 @@ class Endpoint(Protocol):
         ...
 
     def send_eof(self) -> None:
-        """End the outgoing direction; the other one goes on."""
+        """End the outgoing direction, behind what `send` has taken; the other one goes on. Where there is no room, some of that is unsent."""
         ...
 
     def is_lost(self) -> bool:
@@ -244,6 +244,7 @@ async def close_after_last_words(endpoint: Endpoint) -> None:
     rest = memoryview(bytearray(TLS_RECORD_BYTES))
     try:
         endpoint.send_eof()
+        await send_all(endpoint, b"")
         while True:
             try:
                 if not endpoint.recv_into(rest):

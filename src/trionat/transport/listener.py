@@ -112,7 +112,7 @@ class Listener:
             sock.close()
             hint = {
                 errno.EADDRINUSE: _taken(address.port),
-                errno.EACCES: "; ports below 1024 need privileges: choose a higher one",
+                errno.EACCES: "; ports below 1024 need privileges: choose a higher one, or give the program the capability CAP_NET_BIND_SERVICE",
                 errno.EADDRNOTAVAIL: "; this machine has no such address",
             }.get(error.errno or 0, "")
             raise StartupError(

@@ -37,14 +37,21 @@ class _Wait(Readiness):
             raise trio.ClosedResourceError
         if self.event is not None:
             raise trio.BusyResourceError
-        self.event = trio.Event()
+        self.event = event = trio.Event()
         try:
             self.wake()
-            await self.event.wait()
+            await event.wait()
         finally:
-            self.event = None
+            if self.event is event:  # else it was nudged, and somebody else may wait
+                self.event = None
         if self.end.closed:
             raise trio.ClosedResourceError
+
+    def nudge(self) -> None:
+        """See `Readiness`."""
+        event, self.event = self.event, None
+        if event is not None:
+            event.set()
 
     def wake(self) -> None:
         """Look whether it is time."""

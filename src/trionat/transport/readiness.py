@@ -56,6 +56,10 @@ class Readiness(ABC):
             trio.ClosedResourceError: the stream is closed, before or meanwhile.
         """
 
+    @abstractmethod
+    def nudge(self) -> None:
+        """Let who waits go on, if anybody does, although nothing may have come: soon, and not within this call. From here on somebody else may wait."""
+
     async def run(self, step: Step) -> Readiness | None:
         """Wait, and call the step; return what it waits for then. Raises what either of them raises."""
         await self.wait()
@@ -67,6 +71,9 @@ class _Turn(Readiness):
 
     async def wait(self) -> None:
         await trio.lowlevel.checkpoint()
+
+    def nudge(self) -> None:
+        """Nobody waits for long."""
 
 
 TURN: Final = _Turn()
@@ -114,6 +121,10 @@ class Gate(Readiness):
         if self.waiting is not None:
             raise trio.BusyResourceError
         self.waiting, waiting.at = waiting, self
+
+    def nudge(self) -> None:
+        """See `Readiness`."""
+        self.open()
 
     def open(self) -> None:
         """Let who waits go on, if anybody does: soon, and not within this call."""
@@ -164,23 +175,37 @@ class _TrioSocket:
 
 
 class _Readable(Readiness):
-    __slots__ = ("_sock",)
+    __slots__ = ("_scope", "_sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._scope: trio.CancelScope | None = None  # of who waits
 
     async def wait(self) -> None:
         if self._sock.fileno() < 0:
             raise trio.ClosedResourceError
+        scope = trio.CancelScope()
+        before, self._scope = self._scope, scope
+        try:
+            with scope:
+                await self._wait()
+        finally:
+            if self._scope is scope:  # else it was nudged, and somebody else may wait
+                self._scope = before
+
+    async def _wait(self) -> None:
         await trio.lowlevel.wait_readable(self._sock)
+
+    def nudge(self) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.cancel("nudged")
 
 
 class _Writable(_Readable):
     __slots__ = ()
 
-    async def wait(self) -> None:
-        if self._sock.fileno() < 0:
-            raise trio.ClosedResourceError
+    async def _wait(self) -> None:
         await trio.lowlevel.wait_writable(self._sock)
 
 
@@ -268,6 +293,11 @@ class _EpollReadiness(Readiness):
         if (sock := self.socket) is not None and sock.poller is not None:
             sock.poller.ask_anew(sock)
         await self.run(_nothing)
+
+    def nudge(self) -> None:
+        if (waiting := self.waiting) is not None:
+            waiting.leave()
+            current_poller().give_turn(waiting)
 
     async def run(self, step: Step) -> Readiness | None:
         await trio.lowlevel.checkpoint_if_cancelled()

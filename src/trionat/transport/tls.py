@@ -25,6 +25,8 @@ _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTT
 # What OpenSSL says where no authority that counts has signed (X509_V_ERR_*, openssl/x509_vfy.h): no issuer, self-signed alone
 # or in the chain, no issuer here, no chain at all.
 _UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21})
+# That it is for another name, or another address.
+_OTHER_NAME: Final = frozenset({62, 64})
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -74,6 +76,13 @@ def find_refusal(
     """
     context = client_context(pinned=False)
     context.check_hostname = host is not None
+    return _refusal(context, certificate, key, host)
+
+
+def _refusal(
+    context: ssl.SSLContext, certificate: Path, key: Path, host: str | None
+) -> ssl.SSLCertVerificationError | None:
+    """Return why a client with that context refuses a server; they shake hands in memory."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = server_context(certificate, key).wrap_bio(to_server, to_client, server_side=True)
     client = context.wrap_bio(to_client, to_server, server_hostname=host)
@@ -86,18 +95,44 @@ def find_refusal(
     return None
 
 
+def name_mismatch(certificate: Path, key: Path, host: str) -> str | None:
+    """Return in which words a client refuses a certificate because it is for other names than `host`; None where it is for it.
+
+    Whoever has signed it is left out: the certificate vouches for itself. Takes some 20 ms, and blocks.
+
+    Raises:
+        OSError: As `server_context`.
+    """
+    context = client_context(pinned=False, ca_file=certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    error = _refusal(context, certificate, key, host)
+    return error.verify_message.rstrip(".") if error and is_for_other_name(error) else None
+
+
 def lacks_authority(error: ssl.SSLCertVerificationError) -> bool:
     """Tell whether a certificate was refused because no authority that counts vouches for it."""
     return error.verify_code in _UNKNOWN_AUTHORITY
 
 
-async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TLSEndpoint:
-    """Shake hands as the server, on a connected socket; closes it where that fails. The caller sets the deadline.
+def speaks_no_tls(error: OSError) -> bool:
+    """Tell whether a handshake failed because what the other side said is no TLS."""
+    return getattr(error, "reason", None) in _NO_TLS
+
+
+def is_for_other_name(error: ssl.SSLCertVerificationError) -> bool:
+    """Tell whether a certificate was refused because it is for other names."""
+    return error.verify_code in _OTHER_NAME
+
+
+async def accept_tls(
+    sock: socket.socket, context: ssl.SSLContext, *, tells_end: bool = False
+) -> TLSEndpoint:
+    """Shake hands as the server, on a connected socket; closes it where that fails. The caller sets the deadline. `tells_end` is that of `TLSEndpoint`.
 
     Raises:
         ConnectionLostError: the client went away or its TLS and ours do not agree.
     """
-    return await _shake_hands(sock, context, server_side=True)
+    return await _shake_hands(sock, context, server_side=True, tells_end=tells_end)
 
 
 async def connect_tls(
@@ -125,6 +160,7 @@ async def _shake_hands(
     server_side: bool = False,
     server_hostname: str | None = None,
     session: ssl.SSLSession | None = None,
+    tells_end: bool = False,
 ) -> TLSEndpoint:
     try:
         sock.setblocking(False)
@@ -134,6 +170,7 @@ async def _shake_hands(
             server_side=server_side,
             server_hostname=server_hostname,
             session=session,
+            tells_end=tells_end,
         )
     except (
         OSError,
@@ -148,7 +185,7 @@ async def _shake_hands(
         raise
     except OSError as error:
         endpoint.close()
-        if not server_side and getattr(error, "reason", None) in _NO_TLS:
+        if not server_side and speaks_no_tls(error):
             raise ConnectionLostError(
                 "whatever answers there does not speak TLS, so it is no trionat: give the control port of a trionat server"
             ) from error

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from trionat.transport.endpoint import SocketBase
+from trionat.transport.readiness import TURN
 from trionat.transport.scratch import scratch
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class TLSEndpoint(SocketBase):
     """A TLS connection on a socket, which it owns.
 
     The end of the TCP stream counts as the end even without TLS's close_notify: every protocol of ours that runs in here says
-    itself when it is complete, so nothing can be cut off unseen.
+    itself when it is complete, so nothing can be cut off unseen. We send none ourselves, unless the end is to be told (`tells_end`): to visitors, since an answer of HTTP may
+    end with the connection, and is cut off for many of them if nothing else says so.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class TLSEndpoint(SocketBase):
         server_side: bool = False,
         server_hostname: str | None = None,
         session: ssl.SSLSession | None = None,
+        tells_end: bool = False,
     ) -> None:
         """Make it; `do_handshake` comes first.
 
@@ -58,6 +61,10 @@ class TLSEndpoint(SocketBase):
         self._read = cast("Callable[[int, memoryview], int]", self.tls.read)
         self._room = scratch().records[:_PIECE_BYTES]
         self._unsent = b""
+        self._ahead = b""  # read by `send_eof`
+        self._tells_end = tells_end
+        self._ends = False  # behind what is unsent
+        self._has_ended = False  # the peer
 
     @property
     def has_unsent(self) -> bool:
@@ -72,6 +79,25 @@ class TLSEndpoint(SocketBase):
             self._unsent = self._unsent[self.sock.send(self._unsent) :]
             if self._unsent:
                 raise BlockingIOError
+        if self._ends:
+            self._ends = False
+            super().send_eof()
+
+    def send_eof(self) -> None:
+        """See `Endpoint`. Where there is no room for close_notify, `flush` goes on with it."""
+        if not self._tells_end:
+            super().send_eof()
+            return
+        # OpenSSL looks at once for the peer's close_notify, and breaks the connection where it finds data.
+        if count := self.tls.pending():
+            self._ahead += self.tls.read(count)
+        records = self._incoming.read()
+        with suppress(ssl.SSLError):  # mostly SSLWantReadError: the peer has not ended
+            self.tls.unwrap()
+        self._incoming.write(records)
+        self._ends = True
+        with suppress(BlockingIOError):
+            self.flush()
 
     def _feed(self) -> bool:
         """Give OpenSSL what the kernel has; tell whether that was all. BlockingIOError: it has nothing."""
@@ -84,18 +110,26 @@ class TLSEndpoint(SocketBase):
         tls, incoming, room = self.tls, self._incoming, len(buffer)
         filled = 0
         emptied = False
+        if self._ahead:
+            filled = min(room, len(self._ahead))
+            buffer[:filled] = self._ahead[:filled]
+            self._ahead = self._ahead[filled:]
         while filled < room:
             if incoming.pending or tls.pending():  # to ask in vain costs an exception
                 try:
                     count = self._read(room - filled, buffer[filled:] if filled else buffer)
                 except ssl.SSLWantReadError:
                     pass  # there is half a record
+                except ssl.SSLZeroReturnError:  # close_notify, where we have ended as well
+                    self._note_end()
+                    break
                 else:
                     if not count:  # close_notify
+                        self._note_end()
                         break
                     filled += count
                     continue
-            if emptied and filled:
+            if self._has_ended or (emptied and filled):
                 break
             try:
                 emptied = self._feed()
@@ -106,6 +140,11 @@ class TLSEndpoint(SocketBase):
             if not incoming.pending:  # the end of the stream
                 break
         return filled
+
+    def _note_end(self) -> None:
+        """The peer has said close_notify. The end of TCP need not follow, so nobody may wait for the socket any more."""
+        self._has_ended = True
+        self.readable = TURN
 
     def send(self, data: bytes | memoryview) -> int:
         """See `Endpoint`."""

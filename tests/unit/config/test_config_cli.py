@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -73,6 +75,51 @@ def test_check_tells_every_problem_on_stderr() -> None:
 def test_check_looks_into_what_a_file_names(text: str, told: str) -> None:
     Path("f.yml").write_text(text)
     assert run("check", "f.yml") == (2, "", f"{told}\n")
+
+
+CLUSTER = """\
+Database: {Username: u, Host: h, DBName: d}
+Cluster:
+  Redis: rediss://h
+  Node: n1
+  NodeAddr: 10.0.0.11:8009
+  KeyFile: key
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("RedisPasswordFile: nope", "f.yml:7: Cluster.RedisPasswordFile: nope: cannot be read: No such file or directory"),
+        ("RedisPasswordFile: empty", "f.yml:7: Cluster.RedisPasswordFile: empty: its first line is empty: write the password for Redis there"),
+        ("CAFile: nope", "f.yml:7: Cluster.CAFile: nope: no certificate authorities: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_check_looks_into_what_a_cluster_needs(line: str, told: str) -> None:
+    Path("empty").write_text("\n")
+    Path("f.yml").write_text(f"{CLUSTER}  {line}\n")
+    assert run("check", "f.yml") == (2, "", f"{told}\n")
+
+
+def test_check_tells_that_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    Path("f.yml").write_text(CLUSTER)
+    code, out, err = run("check", "f.yml")
+    assert (code, out) == (2, "")
+    assert err.startswith("f.yml:3: Cluster.Redis: the section Cluster needs the library coredis")
+    assert err.endswith("run pip install 'trionat[cluster]'\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+def test_check_warns_of_a_password_that_everybody_can_read() -> None:
+    Path("password").write_text("of Redis\n")
+    Path("f.yml").write_text(f"{CLUSTER}  RedisPasswordFile: password\n")
+    Path("password").chmod(0o644)
+    code, _, err = run("check", "f.yml")
+    assert code == 0
+    assert "everybody on this machine can read this password: run chmod o-rwx password" in err
+    Path("password").chmod(0o600)
+    assert run("check", "f.yml")[2] == ""
 
 
 def test_check_takes_a_ticket_that_is_one() -> None:
@@ -210,8 +257,38 @@ def test_check_tells_of_certificates_that_clients_refuse(monkeypatch: pytest.Mon
     Path("f.yml").write_text(certified("a.crt", "a.key") + "  PublicAddr: b.example\n")
     code, _, err = run("check", "f.yml")
     assert code == 0
-    assert "a.crt: clients that check it by authority refuse it (" in err
+    assert "a.crt: tickets lead to b.example, and it is not for that, so clients refuse it (" in err
     assert "not valid for 'b.example'" in err
+    monkeypatch.delenv(
+        "SSL_CERT_FILE"
+    )  # also where no authority vouches for it, which OpenSSL tells first
+    Path("f.yml").write_text(
+        certified("a.crt", "a.key") + "  PublicAddr: 203.0.113.7\n  Domain: b.example\n"
+    )
+    code, _, err = run("check", "f.yml")
+    assert code == 0
+    assert "no authority of this system vouches for it" in err
+    assert "tickets lead to 203.0.113.7, and it is not for that" in err
+    assert "belongs into CertificatesDir" in err
+
+
+def test_check_looks_for_the_folders_of_names() -> None:
+    Path("f.yml").write_text(
+        "Server:\n  Domain: tunnel.example.com\n  CertificatesDir: none\n  PagesDir: pages\n"
+    )
+    Path("pages").touch()
+    code, _, err = run("check", "f.yml")
+    assert (code, err.splitlines()) == (
+        2,
+        [
+            "f.yml:3: Server.CertificatesDir: none: there is no such folder",
+            "f.yml:4: Server.PagesDir: pages: there is no such folder",
+        ],
+    )
+    Path("none").mkdir()
+    Path("pages").unlink()
+    Path("pages").mkdir()
+    assert run("check", "f.yml")[0] == 0
 
 
 def test_check_warns_of_what_is_risky_or_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +355,10 @@ def test_show_has_every_key_with_its_origin_in_columns() -> None:
 
 @pytest.mark.parametrize(
     ("role", "sections"),
-    [("server", {"Server", "Database", "Cluster"}), ("client", {"Auth", "Client"})],
+    [
+        ("server", {"Server", "Acme", "Events", "Database", "Cluster"}),
+        ("client", {"Auth", "Client"}),
+    ],
 )
 def test_show_of_one_role(role: str, sections: set[str]) -> None:
     code, out, _ = run("show", "--role", role)

@@ -82,6 +82,20 @@ def test_it_is_read() -> None:
             "f.yml:2: Cluster.NodeAddr: the other nodes have to know the port: name one",
         ),
         (
+            DATABASE + (CLUSTER % "").replace("h:8009", "0.0.0.0:8009"),
+            (
+                "f.yml:2: Cluster.NodeAddr: the other nodes dial it, and 0.0.0.0 is no address of one machine: name this node's own, as"
+                " the others reach it"
+            ),
+        ),
+        (
+            DATABASE + (CLUSTER % "").replace("h:8009", "[::]:8009"),
+            (
+                "f.yml:2: Cluster.NodeAddr: the other nodes dial it, and :: is no address of one machine: name this node's own, as the"
+                " others reach it"
+            ),
+        ),
+        (
             DATABASE + (CLUSTER % "").replace("one", "'a b'"),
             (
                 "f.yml:2: Cluster.Node: 'a b' is not a name of 1 to 64 letters, digits, dots, dashes and underscores, the first one a"
@@ -104,6 +118,8 @@ def test_it_is_read() -> None:
         "no TLS",
         "CAFile",
         "NodeAddr",
+        "NodeAddr is all addresses",
+        "NodeAddr is all of IPv6",
         "Node",
         "URL",
         "missing",
@@ -185,3 +201,20 @@ def test_what_is_no_url(text: str) -> None:
 def test_a_password_in_the_url_is_not_shown() -> None:
     loaded = from_text(DATABASE + (CLUSTER % "").replace("redis://h", "redis://u:hunter2@h"))
     assert "hunter2" not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [
+        ("127.0.0.2", True),
+        ("localhost", True),
+        ("[::1]", True),
+        ("10.0.0.11", False),
+        ("n1.example.com", False),
+    ],
+)
+def test_an_address_that_only_this_machine_reaches(host: str, warned: bool) -> None:
+    warnings = from_text(DATABASE + (CLUSTER % "").replace("h:8009", f"{host}:8009")).warnings
+    assert [each.key for each in warnings] == ["Cluster.NodeAddr"] * warned
+    for each in warnings:
+        assert f"only this machine reaches {host.strip('[]')}: nodes on other machines" in str(each)

@@ -27,9 +27,12 @@ def table(section: str) -> str:
         "| key | default | value | flag | environment | meaning |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for key in keys_of(SECTIONS[section]):
+    keys = keys_of(SECTIONS[section])
+    listed = keys[0].item if not keys[0].name else None  # the section is a list
+    for key in keys if listed is None else keys_of(listed):
         default = "required" if key.required else key.write(key.default)
-        environment = " ".join(f"`{name}`" for name in key.environment)
+        names = () if listed is not None else key.environment
+        environment = " ".join(f"`{name}`" for name in names) or "none"
         cells = (f"`{key.name}`", default, key.kind.words, flag(key), environment, key.meaning)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -91,5 +94,8 @@ def test_the_node_of_the_cluster_is_what_was_meant() -> None:
 def test_every_key_of_the_example_is_explained_in_the_same_words(path: str) -> None:
     key = KEYS[path]
     section = EVERYTHING.split(f"\n{key.section}:", 1)[1].split("\n\n")[0]
-    (line,) = re.findall(rf"^  {key.name}: .*$", section, flags=re.MULTILINE)
+    if key.name:
+        (line,) = re.findall(rf"^  {key.name}: .*$", section, flags=re.MULTILINE)
+    else:
+        line = section.split("\n")[0]
     assert line.endswith(f"  # {key.help}")

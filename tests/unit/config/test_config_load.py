@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 
 from trionat.address import TCPAddress, UnixAddress
 from trionat.cli.flags import Flags, with_flags
+from trionat.config.acme import AcmeConfig
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.database import DatabaseConfig
+from trionat.config.events import EventsConfig
 from trionat.config.load import Configuration, Role, load
 from trionat.config.sections import KEYS
 from trionat.config.server import ServerConfig
@@ -87,6 +89,8 @@ def test_nothing_given_is_all_defaults() -> None:
     loaded = load("server", environ={"HOME": "/", "TRIONAT": "1", "TRIONAT_DEBUG": "1"})
     assert loaded == Configuration(
         server=ServerConfig(),
+        acme=AcmeConfig(),
+        events=EventsConfig(),
         database=None,
         cluster=None,
         auth=AuthConfig(),
@@ -236,6 +240,11 @@ def test_every_key_can_come_from_the_environment(path: str) -> None:
         KEYS["Cluster.Node"].kind.words: "n",
         "native, nat-v1 or nat-doc": "native",
         "tls or none": "none",
+        "json or combined": "combined",
+        KEYS["Server.Domain"].kind.words: "tunnel.example.com",
+        KEYS["Acme.Directory"].kind.words: "https://h/dir",
+        KEYS["Events"].kind.words: "https://h/hook",
+        KEYS["Client.BasicAuth"].kind.words: "ann:secret",
         "none, v1 or v2": "v2",
         "tolerate or require": "require",
         KEYS["Server.DenyVisitors"].kind.words: "192.0.2.0/24",
@@ -246,6 +255,10 @@ def test_every_key_can_come_from_the_environment(path: str) -> None:
         key.kind.write(key.default) if isinstance(key.default, int | float) else "4"
     )
     environ = {key.environment[0]: text}
+    if key.section == "Server" and key.field != "domain":
+        environ["TRIONAT_SERVER_DOMAIN"] = "tunnel.example.com"  # some are for names alone
+    if key.field in ("basic_auth", "allow", "deny", "rate", "approve"):
+        environ["TRIONAT_CLIENT_SERVICES"] = "http:8080"
     if key.section in ("Database", "Cluster"):
         environ |= {f"TRIONAT_DATABASE_{name}": "x" for name in ("USERNAME", "HOST", "DB_NAME")}
     if key.section == "Cluster":
@@ -301,7 +314,7 @@ Client:
         ("Server:\n  <<: {Name: x}\n", "f.yml:2: Server.<<: keys are not merged here: write each of them out"),
         ("Server: x\n", "f.yml:1: Server: is a section: its keys go below it, indented"),
         ("Server:\n- x\n", "f.yml:1: Server: is a section: its keys go below it, indented"),
-        ("x\n", "f.yml:1: has to hold sections: Server, Database, Cluster, Auth, Client"),
+        ("x\n", "f.yml:1: has to hold sections: Server, Acme, Events, Database, Cluster, Auth, Client"),
         ("Server:\n  Name: [a]\n", "f.yml:2: Server.Name: has to be a single value: text of 1 to 128 printable characters"),
         ("Server:\n  Name: ''\n", "f.yml:2: Server.Name: '' is not text of 1 to 128 printable characters"),
         ("Server:\n  VisitPort: [1, 2, x]\n", "f.yml:2: Server.VisitPort[2]: 'x' is not a valid port: write a number from 0 to 65535"),
@@ -615,3 +628,157 @@ def test_the_flag_of_visit_ports_and_its_old_name_are_one() -> None:
 def test_an_unknown_flag_is_a_bug_of_the_caller() -> None:
     with pytest.raises(KeyError):
         load("server", flags={"Server.Nope": "x"}, environ={})
+
+
+def service_with(keys: str) -> str:
+    return f"Client:\n  Services:\n    - 8080\n    - {{Local: 9000, {keys}}}\n"
+
+
+def test_services_with_names_in_a_file() -> None:
+    loaded = from_text(
+        """\
+Client:
+  Services:
+    - http:8080
+    - http:8080@shop
+    - {Local: 8081, Http: true}
+    - {Local: 8082, Http: False, VisitPort: 60002}
+    - {Local: 8083, Http: Shop.Example.org, Http2: yes}
+    - {Local: 8443, Tls: db.example.org, Rate: 2.5}
+    - {Local: /run/a@b.sock, Https: true, VisitPort: 60001, BasicAuth: "ann:se:cret"}
+    - {Local: 8084, Http: api, Allow: [192.0.2.0/24, "::1"], Deny: 192.0.2.7, Approve: true}
+"""
+    )
+    services = loaded.client.services
+    assert [(service.http, service.tls, service.https) for service in services] == [
+        ("", None, False),
+        ("shop", None, False),
+        ("", None, False),
+        (None, None, False),
+        ("shop.example.org", None, False),
+        (None, "db.example.org", False),
+        (None, None, True),
+        ("api", None, False),
+    ]
+    assert [service.visit_port for service in services[3::3]] == [60002, 60001]
+    assert (services[4].http2, services[5].rate, services[6].basic_auth) == (
+        True,
+        2.5,
+        ("ann:se:cret",),
+    )
+    assert services[7].allow is not None
+    assert services[7].deny is not None
+    assert list(map(str, (*services[7].allow, *services[7].deny))) == [
+        "192.0.2.0/24",
+        "::1/128",
+        "192.0.2.7/32",
+    ]
+    assert services[7].approve
+
+
+PROTECTS_NOTHING = "is for services with names, and would protect nothing here"
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ("Http: a, Tls: b.example.org", "Http and Tls are different ways to publish it: choose one"),
+        ("Http: a, Https: true", "Http and Https are different ways"),
+        ("Tls: b.example.org, Https: true, Http: a", "Http and Tls and Https are different ways"),
+        ("Http: a, VisitPort: 60001", "Http is for a name, and VisitPort for a port"),
+        ("Tls: b.example.org, VisitPort: 60001", "Tls is for a name, and VisitPort for a port"),
+        ("Http2: true", "Http2 is for a service with Http"),
+        ("Https: true, Http2: true", "Http2 is for a service with Http"),
+        ("Http: a, Http2: true, BasicAuth: 'a:hunter2'", "BasicAuth is for requests, which nobody sees in HTTP/2"),
+        ("Tls: b.example.org, BasicAuth: 'a:hunter2'", "BasicAuth is for requests, which nobody sees behind Tls"),
+        ("BasicAuth: 'a:hunter2'", f"BasicAuth {PROTECTS_NOTHING}"),
+        ("VisitPort: 60001, Allow: 192.0.2.1", f"Allow {PROTECTS_NOTHING}"),
+        ("Deny: 192.0.2.1", f"Deny {PROTECTS_NOTHING}"),
+        ("Rate: 1", f"Rate {PROTECTS_NOTHING}"),
+        ("Http: false, Approve: true", f"Approve {PROTECTS_NOTHING}"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_in_a_service(keys: str, reason: str) -> None:
+    [problem] = problems_of(service_with(keys))
+    assert problem.startswith(f"f.yml:2: Client.Services: 127.0.0.1:9000: {reason}")
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ("Tls: true", "Client.Services[1].Tls: 'true' is not the name in its certificate"),
+        ("Https: shop", "Client.Services[1].Https: 'shop' is neither true nor false"),
+        ("Http: a b", "Client.Services[1].Http: 'a b' is not a valid name"),
+        ("BasicAuth: hunter2", "Client.Services[1].BasicAuth: is no USER:PASSWORD"),
+        ("Http: a, Rate: 0", "Client.Services[1].Rate: '0' is not a number above 0"),
+    ],
+)
+def test_what_is_wrong_in_a_service_with_a_name(keys: str, reason: str) -> None:
+    [problem] = problems_of(service_with(keys))
+    assert problem.startswith(f"f.yml:4: {reason}")
+    assert "hunter2" not in problem
+
+
+def test_one_name_or_port_for_two_services() -> None:
+    [problem] = problems_of("Client:\n  Services: [http:8080@shop, http:8081@SHOP]\n")
+    assert problem == "f.yml:2: Client.Services: two services ask for the name shop"
+    [problem] = problems_of("Client:\n  Services: [https:8080:60001, 8081:60001]\n")
+    assert problem == "f.yml:2: Client.Services: two services ask for visit port 60001"
+
+
+def test_several_users_of_a_service_add_up() -> None:
+    flags = ["http:8080@shop"]
+    loaded = load(
+        "client",
+        flags={"Client.Services": flags, "Client.BasicAuth": ["ann:a,b", "bob:c"]},
+        environ={"TRIONAT_CLIENT_BASIC_AUTH": "eve:d"},
+    )
+    [service] = loaded.client.effective_services()
+    assert service.basic_auth == ("ann:a,b", "bob:c"), "a password may have a comma in it"
+    loaded = load(
+        "client",
+        flags={"Client.Services": flags},
+        environ={"TRIONAT_CLIENT_BASIC_AUTH": "ann:a,b\nbob:c\n"},
+    )
+    assert loaded.client.basic_auth == ("ann:a,b", "bob:c")
+    loaded = from_text(
+        """\
+Client:
+  Services:
+    - {Local: 8080, Http: shop}
+    - {Local: 8081, Http: api, BasicAuth: [eve:d, "fay:e"]}
+    - {Local: 8082, Http: open, BasicAuth: []}
+  BasicAuth: ["ann:a,b", bob:c]
+"""
+    )
+    assert [service.basic_auth for service in loaded.client.effective_services()] == [
+        ("ann:a,b", "bob:c"),
+        ("eve:d", "fay:e"),
+        (),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("logins", "reason"),
+    [
+        (["ann:sesame", "ann:sesame-2"], "the user 'ann' is named more than once"),
+        ([f"user-{number}:sesame" for number in range(65)], "65 users are more than 64"),
+    ],
+)
+def test_users_of_a_service_that_do_not_go_together(logins: list[str], reason: str) -> None:
+    flags = {"Client.Services": ["http:8080"], "Client.BasicAuth": logins}
+    with pytest.raises(ConfigError, match=reason) as caught:
+        load("client", flags=flags, environ={})
+    assert "sesame" not in str(caught.value)
+
+
+def test_who_is_kept_from_a_name_may_still_come_to_a_visit_port() -> None:
+    flags = {"Client.Services": ["8080", "http:8080@shop"], "Client.BasicAuth": ["ann:sesame"]}
+    [warning] = load("client", flags=flags, environ={}).warnings
+    assert (
+        str(warning)
+        == "flag --basic-auth: Client.BasicAuth: BasicAuth holds for services with names, and not at the visit port of 127.0.0.1:8080: everybody may visit that"
+    )
+    flags["Client.Services"] = ["http:8080@shop"]
+    assert load("client", flags=flags, environ={}).warnings == ()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from trionat.config.values import (
     whole,
 )
 from trionat.errors import ConfigError
+from trionat.text import mask_secrets
 
 DIGEST = bytes(range(32))
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
@@ -45,6 +47,102 @@ LOCALS = st.builds(
 def test_a_service_reads_what_it_writes(local: TCPAddress | UnixAddress, visit: int | None) -> None:
     service = Service(local=local, visit_port=visit)
     assert parse_service(str(service)) == service
+
+
+HOSTS = NAMES.filter(lambda name: name not in ("http", "https", "tls")) | st.ip_addresses().map(str)
+PATHS = st.text(alphabet="ab/:@.019 ü\n", min_size=1, max_size=30) | st.sampled_from(
+    ["//x", "http:/x", "https:8080", "tls:/a@b", "a@b", "/x@", "/run/a@b.sock", "/a@b:80"]
+)
+WAYS = st.one_of(
+    st.builds(
+        lambda name: {"http": name}, st.sampled_from(["", "shop", "shop.example.org", "true"])
+    ),
+    st.just({"tls": "db.example.org"}),
+    st.builds(lambda port: {"https": True, "visit_port": port}, st.none() | st.integers(1, 65535)),
+    st.just({}),
+)
+
+
+@settings(deadline=None, max_examples=500)
+@example(local=UnixAddress("/run/a@b.sock"), way={"http": ""})
+@example(local=UnixAddress("/run/a@b.sock"), way={"https": True, "visit_port": 60001})
+@example(local=UnixAddress("/run/a@b.sock"), way={"https": True})
+@example(local=UnixAddress("//x"), way={"http": ""})
+@example(local=UnixAddress("http:/x"), way={})
+@given(
+    local=st.builds(TCPAddress, HOSTS, st.integers(1, 65535)) | st.builds(UnixAddress, PATHS),
+    way=WAYS,
+)
+def test_a_service_with_a_name_reads_what_it_writes(
+    local: TCPAddress | UnixAddress, way: dict[str, Any]
+) -> None:
+    service = Service(local=local, **way)
+    assert parse_service(str(service)) == service
+
+
+WEB = TCPAddress("127.0.0.1", 8080)
+
+
+@pytest.mark.parametrize(
+    ("text", "service"),
+    [
+        ("http:8080", Service(local=WEB, http="")),
+        ("http:8080@shop", Service(local=WEB, http="shop")),
+        ("http:8080@Shop.Example.org.", Service(local=WEB, http="shop.example.org")),
+        ("http:127.0.0.1:8080@shop", Service(local=WEB, http="shop")),
+        ("http:[::1]:80@shop", Service(local=TCPAddress("::1", 80), http="shop")),
+        ("http:/run/app.sock@shop", Service(local=UnixAddress("/run/app.sock"), http="shop")),
+        ("http:/run/a@b.sock@", Service(local=UnixAddress("/run/a@b.sock"), http="")),
+        ("http:/run/x:60001", Service(local=UnixAddress("/run/x:60001"), http="")),
+        ("http:unix:app.sock", Service(local=UnixAddress("app.sock"), http="")),
+        ("tls:8443@db.example.org", Service(local=TCPAddress("127.0.0.1", 8443), tls="db.example.org")),
+        ("https:8080", Service(local=WEB, https=True)),
+        ("https:8080:60001", Service(local=WEB, https=True, visit_port=60001)),
+        ("https:127.0.0.1:8080:60001", Service(local=WEB, https=True, visit_port=60001)),
+        (
+            "https:/run/a@b.sock:60001",
+            Service(local=UnixAddress("/run/a@b.sock"), https=True, visit_port=60001),
+        ),
+    ],
+)  # fmt: skip
+def test_parse_a_service_with_a_name(text: str, service: Service) -> None:
+    assert parse_service(text) == service
+
+
+NAME_ALONE = "is for a name, which has no visit port: for a visit port write"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("http:", "'' is not a valid port"),
+        ("http:@shop", "'' is not a valid address"),
+        ("http:0", "has port 0"),
+        ("http:8080@", "'http:8080@' has no name behind the @: write http:8080@shop, or http:8080 for a name that the server makes"),
+        ("http:/run/app.sock@", "has no name behind the @"),
+        ("http:8080@a@b", "is not a valid address"),
+        ("http:8080@192.0.2.1", "is an IP address"),
+        ("http:8080@shop:443", "leave out the port"),
+        ("http:8080@https://shop", "is a URL"),
+        ("http://example.org", "is a URL"),
+        ("https://example.org", "is a URL: write the service alone, as in https:8080"),
+        ("http:8080:60001", f"'http:8080:60001': http {NAME_ALONE} https:8080:60001"),
+        ("http:127.0.0.1:8080:60001", f"http {NAME_ALONE} https:8080:60001"),
+        ("http:8080:60001@shop", f"http {NAME_ALONE} https:8080:60001"),
+        ("http:::1:80", "in brackets"),
+        ("tls:8443:60001@db.example.org", f"tls {NAME_ALONE} 8443:60001"),
+        ("tls:8443:60001", f"tls {NAME_ALONE} 8443:60001"),
+        ("tls:8443", "write tls:8443@db.example.org"),
+        ("tls:8443@", "write tls:8443@db.example.org"),
+        ("https:8080@shop", "a name has http, as in http:8080@shop"),
+        ("https:8080@shop:60001", "a name has http, as in http:8080@shop"),
+        ("https:/run/app.sock@shop", "a name has http, as in http:8080@shop"),
+        ("https:8080:70000", "'70000' is not a valid port"),
+    ],
+)  # fmt: skip
+def test_parse_a_service_with_a_name_refuses(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        parse_service(text)
 
 
 def _short(value: object) -> str:
@@ -81,6 +179,34 @@ def test_parse_service(text: str, local: TCPAddress | UnixAddress, visit: int | 
 def test_parse_service_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         parse_service(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("8080@shop", "did you mean http:8080@shop?"),
+        ("8080@shop.example.org", "did you mean http:8080@shop.example.org?"),
+        ("htp:8080@shop", "'htp' is no kind of service: did you mean http:8080@shop?"),
+        ("HTTP:8080@shop", "'HTTP' is no kind of service: did you mean http:8080@shop?"),
+        ("tsl:8443@db", "'tsl' is no kind of service: did you mean tls:8443@db?"),
+        ("192.168.1.9:80@shop", "begins with its kind, as in http:8080@shop"),
+    ],
+)
+def test_a_service_that_is_mistyped_tells_what_was_meant(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)) as caught:
+        parse_service(text)
+    assert told in mask_secrets(str(caught.value))
+
+
+def test_a_password_in_the_place_of_a_service_is_not_repeated() -> None:
+    for text in ("ann:1234@shop", "ann:se:1234@shop"):
+        with pytest.raises(ValueError, match="kind") as caught:
+            parse_service(text)
+        assert "1234" not in str(caught.value)
+
+
+def test_a_service_that_speaks_tls_may_have_a_label() -> None:
+    assert parse_service("tls:8443@db") == Service(local=TCPAddress("127.0.0.1", 8443), tls="db")
 
 
 @pytest.mark.parametrize(
@@ -197,8 +323,11 @@ def test_secrets_are_not_in_reprs() -> None:
         "Cluster.RedisPassword",
         "Auth.Password",
         "Client.Ticket",
+        "Client.BasicAuth",
     }
     holders = (
+        ClientConfig(basic_auth=("ann:hunter2",)),
+        Service(local=TCPAddress("h", 80), basic_auth=("ann:hunter2",)),
         AuthConfig(password="hunter2"),
         ClientConfig(ticket="hunter2"),
         DatabaseConfig(username="u", password="hunter2", host="h", db_name="d"),

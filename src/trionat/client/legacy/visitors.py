@@ -102,6 +102,7 @@ class Visitors:
             await tunnel.run()
         finally:
             self._tunnels.remove(tunnel)
+        self.forwarder.note_closed(stream.plain, stream.end)
         log.info(
             "visitor closed",
             visitor=stream.visitor,

@@ -58,6 +58,7 @@ class Server:
     username: str
     password: str | None = attrs.field(default=None, repr=False)
     token: bytes | None = attrs.field(default=None, repr=False)
+    caveats: tuple[str, ...] = ()
     pin: bytes | None = None
 
 
@@ -108,6 +109,7 @@ def find_servers(config: ClientConfig, auth: AuthConfig) -> tuple[Server, ...]:
                 tunnel=address,
                 username=ticket.username,
                 token=ticket.token,
+                caveats=ticket.caveats,
                 pin=pin or ticket.fingerprint,
             )
             for address in config.servers or ticket.addresses

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import chain, count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import attrs
 import trio
@@ -15,20 +16,25 @@ from trionat.client.native.streams import WaitingStreams
 from trionat.client.native.tunnel_pool import TunnelPool
 from trionat.client.session import Session, SessionOverError
 from trionat.config.values import UNENCRYPTED
-from trionat.errors import PeerTimeoutError, RefusedError, RemoteProtocolError
-from trionat.events import Draining, Queued
+from trionat.errors import PeerError, PeerTimeoutError, RefusedError, RemoteProtocolError
+from trionat.events import ApprovalAsked, Draining, Queued
 from trionat.log import get_logger
 from trionat.protocol import messages
 from trionat.protocol.messages import (
+    APPROVALS,
     CAPABILITIES,
     GROUPS,
     MOVE,
+    NAMES,
+    NARROWED_TICKETS,
     PLAIN_TUNNELS,
     QUEUE_INTERVAL,
     QUEUE_TIMEOUT,
     RESUME,
     ROUTES,
     Acks,
+    Approve,
+    Ask,
     Attach,
     Begin,
     Close,
@@ -61,7 +67,6 @@ if TYPE_CHECKING:
     from trionat.address import TCPAddress
     from trionat.client.native.dialer import Server
     from trionat.client.native.servers import Place, Servers
-    from trionat.errors import PeerError
 
 log = get_logger(__name__)
 
@@ -83,6 +88,8 @@ _MOST_MOVES: Final = 3
 # Seconds, besides its grace, that a server has to end the session of a client that is up at another one. Chosen.
 _TO_END: Final = 10.0
 
+_IS_NOT_HELD: Final = "this server would not keep to the restrictions of the ticket: it is older, and asks nobody for a credential"
+
 _SOFTWARE: Final = f"trionat {version('trionat')}"
 
 
@@ -103,6 +110,7 @@ class NativeSession(Session):
     _position: int | None = attrs.field(init=False, default=None)  # in the queue
     _grace: float = attrs.field(init=False, default=0.0)  # of a server that stops
     _moved: Signal = attrs.field(init=False, factory=Signal)
+    _link: ControlLink | None = attrs.field(init=False, default=None)
 
     async def run(self) -> None:
         """See `Session`."""
@@ -131,8 +139,17 @@ class NativeSession(Session):
                 await close_after_last_words(endpoint)
             return None
         finally:
+            self._link = None
             # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
             endpoint.close()
+
+    def approve(self, service: int, host: str, *, approved: bool) -> bool:
+        """Tell the server what the owner has said of an address that wants to visit a service; return whether it can be told."""
+        if self._link is None:
+            return False
+        answer = Approve(service=service, host=host, approved=approved)
+        self._link.post(answer, (service, host))
+        return True
 
     def note_end(self, problem: PeerError, *, final: bool) -> bool:
         """See `Session`."""
@@ -154,9 +171,13 @@ class NativeSession(Session):
                         ROUTES,
                         *([] if self.config.once else [MOVE]),
                         GROUPS,
+                        NAMES,
+                        APPROVALS,
                         *([PLAIN_TUNNELS] if self._wants_plain else []),
+                        *([NARROWED_TICKETS] if server.caveats else []),
                     ),
                     resume=self.waiting_streams.token,
+                    caveats=server.caveats,
                 )
             )
             await channel.send(
@@ -174,15 +195,39 @@ class NativeSession(Session):
             nursery.cancel_scope.cancel("let in")
         if isinstance(welcome, messages.Refused):
             return welcome
+        if server.caveats and NARROWED_TICKETS not in welcome.capabilities:
+            raise RefusedError(RefusalCode.UNSUPPORTED_VERSION, _IS_NOT_HELD)
         if len(welcome.ports) != len(self.forwarder.services):
             raise RemoteProtocolError(
                 f"WELCOME with {len(welcome.ports)} ports for {len(self.forwarder.services)} services"
             )
         if self.config.group is not None and GROUPS not in welcome.capabilities:
-            text = "the server does not know groups: update it, or leave out Group"
-            await channel.send(Close(code=CloseCode.STOPPED, text=text))
-            raise RefusedError(RefusalCode.UNSUPPORTED_VERSION, text)
+            await self._leave(
+                channel,
+                RefusalCode.UNSUPPORTED_VERSION,
+                "the server does not know groups: update it, or leave out Group",
+            )
+        named = any(service.by_name for service in self.forwarder.services)
+        if named and (NAMES not in welcome.capabilities or welcome.urls is None):
+            await self._leave(
+                channel,
+                RefusalCode.NAME_NOT_OFFERED,
+                "the server does not know names: update it, or ask for visit ports",
+            )
+        asks = any(service.approve for service in self.forwarder.services)
+        if asks and APPROVALS not in welcome.capabilities:
+            await self._leave(
+                channel,
+                RefusalCode.NAME_NOT_OFFERED,
+                "the server does not ask about visitors: update it, or leave out Approve",
+            )
         return welcome
+
+    async def _leave(self, channel: Channel, code: RefusalCode, text: str) -> NoReturn:
+        """Leave a server that would not do what the client is for. It is told why, if it reads."""
+        with suppress(PeerError), trio.move_on_after(_LAST_WORDS):
+            await channel.send(Close(code=CloseCode.STOPPED, text=text))
+        raise RefusedError(code, text)
 
     async def _ping_while_queued(self, channel: Channel) -> None:
         while True:
@@ -262,12 +307,14 @@ class NativeSession(Session):
         self._come_up(
             uid=welcome.uid,
             ports=welcome.ports,
+            urls=welcome.urls,
             host=welcome.host or server.control.host,
             server=server.control,
             tunnel=server.tunnel,
             username=server.username,
             encrypted=not plain,
         )
+        self._link = link if APPROVALS in welcome.capabilities else None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run, name="control link")
             nursery.start_soon(pool.run, name="tunnel pool")
@@ -320,6 +367,10 @@ class NativeSession(Session):
                     early.begin(message, nursery)
                 case Early() if resumes:
                     early.take(message)
+                case Ask(service=service, host=host, what=what):
+                    if service < len(self.forwarder.services):
+                        name = self.forwarder.services[service].name
+                        self.tell(ApprovalAsked(service=service, name=name, host=host, what=what))
                 case Drain(seconds=seconds, servers=servers):
                     if not draining:
                         self.tell(Draining(seconds))

@@ -10,15 +10,15 @@ import trio
 from trionat.address import TCPAddress
 from trionat.log import get_logger
 from trionat.protocol.messages import MAX_STREAMS, Lost
-from trionat.relay.liveness import SWEEP_INTERVAL
 from trionat.relay.send_buffer import SendBuffer, SendMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trionat.protocol.messages import Resumption
     from trionat.protocol.tunnel_frames import Open
     from trionat.relay.stream import VisitorStream
+    from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
 
@@ -42,12 +42,14 @@ class _Waiting:
 
 @attrs.define(eq=False)
 class WaitingStreams:
-    """Belongs to the client, not to a session. `expire` has to run while there is one; `drop_all` ends it.
+    """Belongs to the client, not to a session. `expire` has to be called now and then; `drop_all` ends it.
 
     `most` bounds their number. Each holds the connection to its service, which is not read meanwhile. `tell` has to be called now and then.
+    `on_given_up` is told of connections with which nobody goes on, and why.
     """
 
     most: int
+    on_given_up: Callable[[Endpoint, str], None] = lambda _plain, _reason: None
     resumption: Resumption | None = attrs.field(init=False, default=None)
     memory: SendMemory = attrs.field(init=False, factory=lambda: SendMemory(_MEMORY))
     _server: str = attrs.field(init=False, default="")
@@ -166,18 +168,13 @@ class WaitingStreams:
             del self._untold[visitor]
         return Lost(told) if told else None
 
-    async def expire(self) -> None:
-        """Reset streams that nobody has gone on with in time, for ever; at once those for which it is time already.
-
-        So it may be cancelled and begun anew at short intervals, as with a server that refuses every connection.
-        """
-        while True:
-            wait = 0.0 if self.resumption is None else self.resumption.wait
-            before = trio.current_time() - wait - _LONGER
-            for waiting in list(self._waiting.values()):
-                if waiting.since < before:
-                    self._drop(waiting, "its tunnel was lost, and no other came in time")
-            await trio.sleep(SWEEP_INTERVAL)
+    def expire(self) -> None:
+        """Reset those that nobody has gone on with in time."""
+        wait = 0.0 if self.resumption is None else self.resumption.wait
+        before = trio.current_time() - wait - _LONGER
+        for waiting in list(self._waiting.values()):
+            if waiting.since < before:
+                self._drop(waiting, "its tunnel was lost, and no other came in time")
 
     def drop_all(self, reason: str) -> None:
         """Reset all of them."""
@@ -201,6 +198,7 @@ class WaitingStreams:
             stream.finished = True
             if stream.failure is not None:
                 reason = stream.failure.text
+            self.on_given_up(stream.plain, reason)
             address = str(TCPAddress(frame.host, frame.port))
             log.info(
                 "visitor closed",

@@ -313,6 +313,7 @@ class TunnelPool:
             return
         stream.finished = True
         self.served += 1
+        self.forwarder.note_closed(stream.plain, stream.end)
         log.info(
             "visitor closed",
             visitor=frame.visitor,

@@ -11,12 +11,16 @@ import trio
 from trionat.errors import RefusedError, StoreError
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode, RefusalCode
+from trionat.server.accounts.scope import Scope, told_expiry
 from trionat.server.accounts.tickets import verify_ticket
+from trionat.server.events.event import account_expired, quota_reached, quota_warning
+from trionat.server.events.hub import Hub
 from trionat.store.amount import format_amount
+from trionat.store.month import month_of
 from trionat.store.passwords import hash_password, is_hashed, verify_password
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.traffic import Traffic
@@ -27,6 +31,11 @@ log = get_logger(__name__)
 
 # With StartAuth: false everybody is this user.
 ANONYMOUS: Final = "anonymity"
+
+_NOBODY_IS_HELD: Final = "this server has no accounts, so it cannot keep to the restrictions of a ticket (StartAuth: false): use the ticket that it shows"
+
+_WARN_AT: Final = 0.8
+"""The part of its monthly quota at which an account's operator is told."""
 
 # How often the accounts of live sessions are looked at: a removed account's session is closed within this many seconds.
 WATCH_INTERVAL: Final = 2.0
@@ -68,40 +77,76 @@ def _end_void(session: LiveSession, credential: Credential) -> None:
     session.end(CloseCode.ACCOUNT_REMOVED, text)
 
 
+def _told_disabled(name: str) -> str:
+    return f"the account {name} is disabled: ask the server's operator"
+
+
+def _end_expired(sessions: Iterable[LiveSession]) -> None:
+    """End sessions whose ticket has expired."""
+    now = _now()
+    for session in sessions:
+        expires_at = None if session.credential is None else session.credential.expires_at
+        if expires_at is not None and now >= expires_at:
+            session.end(CloseCode.ACCOUNT_EXPIRED, told_expiry(session.username, expires_at))
+
+
+def _check_caveats(user: User, caveats: Sequence[str]) -> None:
+    """Refuse a ticket, whose token is right, for what its caveats say."""
+    try:
+        scope = Scope.of(user.limits, caveats)
+    except ValueError as error:
+        raise RefusedError(RefusalCode.UNSUPPORTED_VERSION, str(error)) from error
+    if scope.expires_at is not None and scope.is_expired(_now()):
+        raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, told_expiry(user.name, scope.expires_at))
+
+
 @attrs.define(eq=False)
 class Accounts:
     """Checks credentials against the store; without a store (`StartAuth: false`) everybody is `anonymity`.
 
     `upgrade_passwords` has a password that the store holds in plain text replaced by its hash when somebody logs in with it.
+    `quotas` has what users with a quota and a session had used of it this month at the last look, and their quota, in bytes.
+    `events` is told of quotas, and of accounts that have expired.
     """
 
     state: StateFolder
     store: Store | None
     traffic: Traffic
     upgrade_passwords: bool = False
+    quotas: dict[str, tuple[int, int]] = attrs.field(init=False, factory=lambda: {})
+    events: Hub = attrs.field(factory=Hub, kw_only=True)
     _damaged: set[str] = attrs.field(init=False, factory=lambda: set())
     _store_is_down: bool = attrs.field(init=False, default=False)
 
     async def authenticate(
-        self, username: str, *, password: str | None, token: bytes | None = None
+        self,
+        username: str,
+        *,
+        password: str | None,
+        token: bytes | None = None,
+        caveats: Sequence[str] = (),
+        has_traffic: bool = True,
     ) -> User | None:
         """Return the account that these credentials open, or None where no login is needed.
 
-        `token` is a ticket's; with one, the password does not count.
+        `token` is a ticket's; with one, the password does not count. `caveats` are those of the ticket, and hold in any case. Who `has_traffic` has to have some left this month.
 
         An unknown name, a wrong password and a void ticket get the same answer, and cost the same time.
 
         Raises:
-            RefusedError: they open none, or it has expired or is damaged, or the store cannot be asked.
+            RefusedError: they open none, or it has expired or is disabled or damaged, or the ticket has expired or says what is not known here, or the
+                store cannot be asked.
         """
         if self.store is None:
+            if caveats:
+                raise RefusedError(RefusalCode.UNSUPPORTED_VERSION, _NOBODY_IS_HELD)
             await trio.lowlevel.checkpoint()
             return None
         try:
             user = await self.store.find_user(username)
         except StoreError as error:
             raise self._cannot_ask(error) from error
-        authentic = await self._is_authentic(user, username, password, token)
+        authentic = await self._is_authentic(user, username, password, token, caveats)
         if user is None or not authentic:
             kind = "ticket" if token is not None else "name or password"
             reason = (
@@ -110,7 +155,11 @@ class Accounts:
                 else "this server wants a ticket, or a user and a password"
             )
             raise RefusedError(RefusalCode.AUTH_FAILED, f"authentication failed: {reason}")
+        _check_caveats(user, caveats)
+        if user.disabled:
+            raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, _told_disabled(user.name))
         if user.is_expired(_now()):
+            self._tell_expired(user)
             raise RefusedError(RefusalCode.ACCOUNT_EXPIRED, f"the account {user.name} has expired")
         if self._is_damaged(user):
             raise RefusedError(
@@ -120,7 +169,7 @@ class Accounts:
         if self.upgrade_passwords and token is None and not is_hashed(user.password):
             user = await self._upgrade(self.store, user)
         try:
-            exhausted = await self._exhausted([user])
+            exhausted = await self._exhausted([user]) if has_traffic else {}
         except StoreError as error:
             raise self._cannot_ask(error) from error
         self._note_store(None)
@@ -128,7 +177,7 @@ class Accounts:
             raise RefusedError(RefusalCode.QUOTA_EXCEEDED, exhausted[user.name])
         return user
 
-    async def _exhausted(self, users: Iterable[User]) -> dict[str, str]:
+    async def _exhausted(self, users: Collection[User]) -> dict[str, str]:
         """Return, for those of the users who have no traffic left this month, what to tell them."""
         quotas = {
             user.name: user.limits.monthly_quota
@@ -136,11 +185,30 @@ class Accounts:
             if user.limits.monthly_quota is not None
         }
         used = await self.traffic.used_this_month(quotas) if quotas else {}
+        for user in users:
+            if (quota := quotas.get(user.name)) is None:
+                self.quotas.pop(user.name, None)
+            else:
+                self.quotas[user.name] = used[user.name], quota
+        if self.events.is_on:
+            self._tell_quotas(quotas, used)
         return {
             name: f"the account {name} has used up its {format_amount(quota)} of this month (UTC)"
             for name, quota in quotas.items()
             if used[name] >= quota
         }
+
+    def _tell_quotas(self, quotas: Mapping[str, int], used: Mapping[str, int]) -> None:
+        month = month_of(_now())
+        for name, quota in quotas.items():
+            if used[name] >= _WARN_AT * quota:
+                tell = quota_reached if used[name] >= quota else quota_warning
+                self.events.publish(tell(user=name, month=month, used=used[name], quota=quota))
+
+    def _tell_expired(self, user: User) -> None:
+        if self.events.is_on and user.expires_at is not None:
+            expires_at = user.expires_at.isoformat()
+            self.events.publish(account_expired(user=user.name, expires_at=expires_at))
 
     def _is_damaged(self, user: User) -> bool:
         """Tell whether the account must not be used; log that once, as long as it lasts."""
@@ -152,10 +220,15 @@ class Accounts:
         return user.name in self._damaged
 
     async def _is_authentic(
-        self, user: User | None, username: str, password: str | None, token: bytes | None
+        self,
+        user: User | None,
+        username: str,
+        password: str | None,
+        token: bytes | None,
+        caveats: Sequence[str],
     ) -> bool:
         if token is not None:
-            return user is not None and verify_ticket(self.state, user, token)
+            return user is not None and verify_ticket(self.state, user, token, caveats)
         try:
             return await verify_password(None if user is None else user.password, password or "")
         except StoreError as error:
@@ -190,6 +263,8 @@ class Accounts:
         next_look = trio.current_time() + WATCH_INTERVAL
         while True:
             await trio.sleep_until(next_look)
+            for name in self.quotas.keys() - {each.username for each in sessions.values()}:
+                del self.quotas[name]
             doubtful = await self._look(store, list(sessions.values())) if sessions else []
             next_look = trio.current_time() + WATCH_INTERVAL
             for session, credential, user in doubtful:
@@ -204,6 +279,7 @@ class Accounts:
         self, store: Store, watched: Collection[LiveSession]
     ) -> list[tuple[LiveSession, Credential, User]]:
         """Look at the accounts once; return of which sessions only the password can tell whether they may go on."""
+        _end_expired(watched)  # which takes no store
         try:
             users = await store.find_users({session.username for session in watched})
             exhausted = await self._exhausted(users.values())
@@ -223,7 +299,10 @@ class Accounts:
                     _end_void(session, credential)
                     continue
                 doubtful.append((session, credential, user))
-            if user.is_expired(_now()):
+            if user.disabled:
+                session.end(CloseCode.ACCOUNT_EXPIRED, _told_disabled(name))
+            elif user.is_expired(_now()):
+                self._tell_expired(user)
                 session.end(CloseCode.ACCOUNT_EXPIRED, f"the account {name} has expired")
             elif name in exhausted:
                 session.end(CloseCode.QUOTA_EXCEEDED, exhausted[name])

@@ -12,6 +12,8 @@ from trionat.errors import StoreError
 from trionat.store.passwords import is_hashed, verify_password
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from trionat.store.base import User
 
 
@@ -24,18 +26,21 @@ class Credential:
     A password that the store holds in plain text may be replaced by its hash at any time: by a login here, by another server, by
     an administrator who hashes the whole table. Nothing but the password itself tells such a hash from that of a new one. So `plain`
     has it for as long as the store does, which hands it out at every look anyway, and is None otherwise.
+
+    `expires_at` (aware) is when a ticket that was narrowed is void, None: not before its account.
     """
 
     by_ticket: bool
     digest: bytes = attrs.field(repr=False)
     plain: str | None = attrs.field(repr=False, default=None)
+    expires_at: datetime | None = None
 
     @classmethod
-    def of(cls, user: User, *, by_ticket: bool) -> Credential:
+    def of(cls, user: User, *, by_ticket: bool, expires_at: datetime | None = None) -> Credential:
         """Return what a login has shown that was checked against this account."""
         secret = user.ticket_salt if by_ticket else user.password.encode(errors="surrogatepass")
         plain = None if by_ticket or is_hashed(user.password) else user.password
-        return cls(by_ticket, hashlib.sha256(secret).digest(), plain)
+        return cls(by_ticket, hashlib.sha256(secret).digest(), plain, expires_at)
 
     def opens(self, user: User) -> bool:
         """Tell whether the account still has what was shown; where it has not, `renewed` knows whether it is void."""
@@ -58,7 +63,7 @@ class Credential:
             same = await verify_password(user.password, self.plain)
         except StoreError:  # the hash is damaged: nobody can log in by it
             return None
-        return self.of(user, by_ticket=False) if same else None
+        return self.of(user, by_ticket=False, expires_at=self.expires_at) if same else None
 
     @property
     def name(self) -> str:

@@ -40,6 +40,7 @@ async def ensure_first_user(store: Store) -> FirstUser | None:
         password=await hash_password(password),
         ticket_salt=new_ticket_salt(),
         created_at=datetime.now(UTC),
+        admin=True,
     )
     try:
         await store.add_user(user)

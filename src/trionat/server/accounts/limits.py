@@ -47,8 +47,10 @@ class UserLimits:
 
     def change(self, limits: Limits) -> None:
         """Put new limits into force, for visitors and streams that are there as well; who may visit, for those to come."""
-        if limits != self.limits:
-            self.limits = limits
+        if limits == self.limits:  # most often
+            return
+        before, self.limits = self.limits, limits
+        if limits.shared != before.shared:
             self._apply()
 
     def deal(self, share: Share) -> None:

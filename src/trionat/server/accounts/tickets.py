@@ -6,13 +6,14 @@ import hmac
 from typing import TYPE_CHECKING
 
 from trionat.address import TCPAddress
-from trionat.protocol.ticket import Ticket, ticket_token
+from trionat.protocol.ticket import Ticket, narrow_token, ticket_token
+from trionat.server.accounts.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trionat.server.state_folder import StateFolder
-    from trionat.store.base import User
+    from trionat.store.base import Limits, User
 
 
 def make_ticket(
@@ -49,7 +50,26 @@ def make_ticket(
     )
 
 
-def verify_ticket(state: StateFolder, user: User, token: bytes) -> bool:
-    """Tell, in constant time, whether the token is the account's; whether the account has expired is another question."""
+def narrow_ticket(ticket: Ticket, account: Limits, caveats: tuple[str, ...]) -> Ticket:
+    """Return the ticket with these caveats, if anything is left that it is good for.
+
+    Raises:
+        ValueError: Nothing is, or it cannot be narrowed any more.
+    """
+    narrowed = ticket.narrow(*caveats)
+    if Scope.of(account, narrowed.caveats).permits_nothing:
+        before = "; ".join(ticket.caveats) or "the limits of its account"
+        raise ValueError(f"such a ticket would be good for nothing, since it has {before} already")
+    return narrowed
+
+
+def verify_ticket(
+    state: StateFolder, user: User, token: bytes, caveats: Sequence[str] = ()
+) -> bool:
+    """Tell, in constant time, whether the token is that of the account's ticket, narrowed by these caveats.
+
+    Whether the account or the ticket has expired, and what the caveats mean, are other questions.
+    """
     own = ticket_token(state.ticket_key, user.name, user.ticket_salt)
+    own = narrow_token(own, caveats)
     return hmac.compare_digest(own, token) and user.ticket_salt != b""

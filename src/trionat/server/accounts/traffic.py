@@ -21,6 +21,7 @@ import trio
 from trionat.errors import StartupError, StoreDataError, StoreUnavailableError
 from trionat.log import get_logger
 from trionat.signals import Signal
+from trionat.store.day import day_within
 from trionat.store.journal import load_journal, save_journal
 from trionat.store.month import month_of
 
@@ -276,7 +277,8 @@ class Traffic:
         doubtful, self._sent = flush is self._sent, flush
         try:
             with trio.fail_after(_STORE_TIMEOUT):
-                added = await self.store.add_traffic(flush)
+                # The day is when it was relayed, to 10 s, unless the store was down: then it is when that was back.
+                added = await self.store.add_traffic(flush, day_within(flush.month, self.now()))
         except StoreDataError as error:
             self._refuse(flush, error)
         except (StoreUnavailableError, trio.TooSlowError) as error:

@@ -9,14 +9,18 @@ import trio
 
 from trionat.server.admin.kick import kick
 from trionat.server.admin.task_tree import grow, main_task
+from trionat.server.admin.whereabouts import look_for
 
 if TYPE_CHECKING:
     from trionat.server.admin.drain import Drain
-    from trionat.server.admin.messages import Drained, Kick, Kicked
+    from trionat.server.admin.messages import Drained, Kick, Kicked, Whereabouts
     from trionat.server.admin.metrics import Metrics
+    from trionat.server.admin.readings import Readings
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.admin.task_tree import Branch
+    from trionat.server.admission.bans import Bans
     from trionat.server.cluster.handover import Handover
+    from trionat.server.cluster.node import Node
 
 
 class Commands(Protocol):
@@ -24,6 +28,10 @@ class Commands(Protocol):
 
     async def snapshot(self) -> Snapshot:
         """Look at the server."""
+        ...
+
+    async def readings(self) -> Readings:
+        """Read what `/metrics` tell; only where they are on."""
         ...
 
     async def tasks(self) -> Branch:
@@ -38,6 +46,14 @@ class Commands(Protocol):
         """Send somebody away, and return when that is done."""
         ...
 
+    def where(self, name: str) -> Whereabouts:
+        """Tell where a user's clients are. This one takes no while."""
+        ...
+
+    def lift(self, network: str) -> bool:
+        """Lift the ban of a network, at all nodes of a cluster that hear of it; tell whether it was banned here. Takes no while either."""
+        ...
+
 
 @attrs.define(eq=False)
 class LocalCommands:
@@ -50,6 +66,10 @@ class LocalCommands:
     async def snapshot(self) -> Snapshot:
         """See `Commands`."""
         return await self.metrics.snapshot()
+
+    async def readings(self) -> Readings:
+        """See `Commands`."""
+        return await self.metrics.readings()
 
     async def tasks(self) -> Branch:
         """See `Commands`."""
@@ -67,3 +87,19 @@ class LocalCommands:
     async def kick(self, request: Kick) -> Kicked:
         """See `Commands`."""
         return await kick(self.metrics.context, request)
+
+    def where(self, name: str) -> Whereabouts:
+        """See `Commands`."""
+        return look_for(self.metrics.context.node, name)
+
+    def lift(self, network: str) -> bool:
+        """See `Commands`."""
+        return lift_ban(self.metrics.context.bans, self.metrics.context.node, network)
+
+
+def lift_ban(bans: Bans, node: Node | None, network: str) -> bool:
+    """Lift a ban here and, where this is a node of a cluster, at the others."""
+    banned = bans.lift(network)
+    if banned and node is not None:
+        node.lift_ban(network)
+    return banned

@@ -19,11 +19,13 @@ from trionat.server.admin.messages import (
     decode_request,
     encode_request,
 )
+from trionat.server.registry.claim import is_group
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from trionat.server.cluster.node import Node
     from trionat.server.control.context import ServerContext
     from trionat.server.sessions.session import Session
 
@@ -46,9 +48,14 @@ async def kick(context: ServerContext, request: Kick, *, everywhere: bool = True
                 name, RefusedError(RefusalCode.KICKED, _REASON)
             )
             theirs = [each for each in context.sessions.by_uid.values() if each.username == name]
-            kicked = Kicked(sessions=await _end(context, theirs), queued=queued, reserved=reserved)
+            kicked = Kicked(
+                sessions=await _end(context, theirs),
+                queued=queued,
+                reserved=tuple(point for point in reserved if isinstance(point, int)),
+                names=tuple(point for point in reserved if isinstance(point, str)),
+            )
             if everywhere and context.node is not None:
-                kicked = attrs.evolve(kicked, told=context.node.kick(encode_request(request)))
+                kicked = tell_others(context.node, request, kicked)
         case KickSession(uid):
             session = context.sessions.by_uid.get(uid)
             kicked = Kicked(sessions=await _end(context, [session] if session is not None else []))
@@ -58,6 +65,14 @@ async def kick(context: ServerContext, request: Kick, *, everywhere: bool = True
         case _:
             assert_never(request)
     return kicked
+
+
+def tell_others(node: Node, request: KickUser, kicked: Kicked) -> Kicked:
+    """Ask the other nodes to send a user's clients away, and add how many they are, and have, to what was done here."""
+    entries = node.table.of_user(request.name)
+    elsewhere = sum(each.node != node.name and not is_group(each.key) for each in entries)
+    told = node.kick(encode_request(request))
+    return attrs.evolve(kicked, told=told, elsewhere=elsewhere) if told else kicked
 
 
 async def kick_for_others(send_away: Callable[[KickUser], Awaitable[Kicked]], line: bytes) -> None:

@@ -41,6 +41,14 @@ class AskDrain:
 
 
 @attrs.frozen
+class AskWhere:
+    """Asks at which nodes of the cluster a user's clients are, for a `Whereabouts`."""
+
+    word: ClassVar[str] = "where"
+    name: str
+
+
+@attrs.frozen
 class KickUser:
     """Asks that all of a user's clients be sent away; as the others, for a `Kicked`."""
 
@@ -65,14 +73,15 @@ class KickVisitor:
 
 
 Kick: TypeAlias = KickUser | KickSession | KickVisitor
-Request: TypeAlias = AskStatus | AskTasks | AskDrain | Kick
+Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | Kick
 
 
 @attrs.frozen(kw_only=True)
 class Kicked:
-    """Who was sent away: the sessions, by uid, the visitors, by number, how many from the queue, and which ports that stood reserved are free.
+    """Who was sent away: the sessions, by uid, the visitors, by number, how many from the queue, and which ports and names that stood reserved are free.
 
-    `told` is how many other nodes of the cluster were asked to do the same.
+    `told` is how many other nodes of the cluster were asked to do the same, `elsewhere` how many sessions of the user's, and ports that are kept for
+    one, they had as far as this node knew; None where nobody was asked.
     """
 
     sessions: tuple[int, ...] = ()
@@ -80,6 +89,8 @@ class Kicked:
     queued: int = 0
     reserved: tuple[int, ...] = ()
     told: int = 0
+    names: tuple[str, ...] = ()
+    elsewhere: int | None = None
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Kicked:
@@ -90,12 +101,19 @@ class Kicked:
             queued=values["queued"],
             reserved=tuple(values["reserved"]),
             told=values.get("told", 0),
+            names=tuple(values.get("names", ())),
+            elsewhere=values.get("elsewhere"),
         )
 
     @property
     def anybody(self) -> bool:
-        """Whether there was anybody at all."""
+        """Whether there was anybody at all, or other nodes may have somebody."""
         return self != Kicked()
+
+    @property
+    def anybody_here(self) -> bool:
+        """Whether this server had anybody."""
+        return attrs.evolve(self, told=0, elsewhere=None) != Kicked()
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +142,41 @@ class Drained:
         return not self.sessions and not self.reserved
 
 
+@attrs.frozen(kw_only=True)
+class Holding:
+    """What one client has, or a group, at a node: visit ports and names. A client of a group has none of its own."""
+
+    node: str
+    points: tuple[int | str, ...]
+    is_group: bool = False
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Holding:
+        """Return what `attrs.asdict` has made these values of."""
+        parts: dict[str, Any] = {"points": tuple(values["points"])}
+        return cls(**values | parts)
+
+
+@attrs.frozen(kw_only=True)
+class Whereabouts:
+    """Where a user's clients are, as `node` knows it, which is None where the server is no node of a cluster.
+
+    `holdings` has the first ones, by node, and `more` says how many are left out. What is kept for a client that was lost counts as its own. `away` says
+    why Redis cannot be asked, and is None where it can: what is known may be old then.
+    """
+
+    node: str | None
+    away: str | None = None
+    holdings: tuple[Holding, ...] = ()
+    more: int = 0
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Whereabouts:
+        """Return what `attrs.asdict` has made these values of."""
+        parts: dict[str, Any] = {"holdings": tuple(map(Holding.of, values["holdings"]))}
+        return cls(**values | parts)
+
+
 def encode_request(request: Request) -> bytes:
     """Return the line."""
     return _line({"request": request.word, **attrs.asdict(request)})
@@ -143,6 +196,8 @@ def decode_request(line: bytes) -> Request:
             return AskTasks()
         case AskDrain.word:
             return AskDrain()
+        case AskWhere.word:
+            return AskWhere(fields.text("name"))
         case KickUser.word:
             return KickUser(fields.text("name"))
         case KickSession.word:

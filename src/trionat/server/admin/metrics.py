@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from trionat.server.admin.readings import Readings, count_present, meter_sessions
 from trionat.server.admin.snapshot import (
     BannedView,
+    CertificateView,
     ClusterView,
     NodeView,
     QueuedView,
@@ -21,27 +23,35 @@ from trionat.server.admin.snapshot import (
     SessionView,
     Snapshot,
     VisitorView,
+    WorkerView,
 )
 from trionat.server.refusals import Bound
+from trionat.server.visitors.ports import public_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.relay.stream import VisitorStream
+    from trionat.server.admin.readings import Present
     from trionat.server.admission.bans import Bans
     from trionat.server.admission.lease import Lease
     from trionat.server.admission.queued_client import QueuedClient
+    from trionat.server.certificates.renewal import NameStatus
     from trionat.server.cluster.node import Node
     from trionat.server.control.context import ServerContext
     from trionat.server.sessions.session import Session
+    from trionat.server.tally import Tally
     from trionat.server.visitors.ports import PortPool
     from trionat.server.visitors.visitor import Visitor
     from trionat.transport.descriptors import Descriptors
 
 COUNT_INTERVAL: Final = 5.0
 """Seconds from one count of all bytes to the next. A rate is over the time since the last but one: 5 to 10 s."""
+
+_VISITORS_TURN: Final = 128
+"""Visitors to look at before others get their turn: some 2 ms."""
 
 _BANS_TURN: Final = 256
 """Bans to look at before others get their turn."""
@@ -69,6 +79,8 @@ class Metrics:
     context: ServerContext
     descriptors: Descriptors
     now: Callable[[], datetime] = _now
+    certificates: Callable[[], Sequence[NameStatus]] = tuple
+    quotas: Mapping[str, tuple[int, int]] = attrs.field(factory=lambda: {})
     _started: float = attrs.field(init=False, factory=trio.current_time)
     _counts: deque[_Count] = attrs.field(init=False, factory=lambda: deque(maxlen=2))
 
@@ -82,16 +94,16 @@ class Metrics:
             await trio.sleep(COUNT_INTERVAL)
 
     async def snapshot(self) -> Snapshot:
-        """Take a snapshot. Others get their turn after each session, each reserved lease and some bans, so the last one is seen a moment later than the first."""
+        """Take a snapshot. Others get their turn after each session, some visitors, each reserved lease and some bans, so the last one is seen a moment later than the first."""
         context, ports = self.context, self.context.leases.ports
-        sessions: list[SessionView] = []
-        for session in list(context.sessions.by_uid.values()):
-            if session.uid in context.sessions.by_uid:
-                sessions.append(self._session(session))
-                await trio.lowlevel.checkpoint()
+        sessions = [
+            await self._session(session)
+            for session in list(context.sessions.by_uid.values())
+            if session.uid in context.sessions.by_uid
+        ]
         reserved: list[ReservedView] = []
         for lease in context.leases:
-            if lease.vacant_since is not None and not lease.given_up and not lease.released:
+            if lease.is_reserved and lease.vacant_since is not None:
                 reserved.append(self._reserved(lease, lease.vacant_since))
                 await trio.lowlevel.checkpoint()
         banned = await view_banned(context.bans)
@@ -109,25 +121,55 @@ class Metrics:
             sessions=tuple(sessions),
             queue=tuple(self._queued(client) for client in context.admission.queue),
             reserved=tuple(reserved),
-            refused=self._refused(),
+            refused=self.refused(),
             banned=banned,
+            cluster=None if context.node is None else await view_cluster(context.node),
+            certificates=view_certificates(self.certificates()),
+        )
+
+    async def readings(self) -> Readings:
+        """Read what `/metrics` tell."""
+        context = self.context
+        assert context.tally is not None, "asked where metrics are on"  # noqa: S101 - for type checkers
+        meter_sessions(context)
+        return view_readings(
+            context.tally,
+            count_present(context),
+            server=view_server(
+                self.ready,
+                context.config,
+                self._started,
+                context.leases.ports,
+                rate=0.0,
+                stopping=context.stopping.is_set(),
+                drained=context.admission.is_closed,
+                now=self.now,
+            ),
+            refused=self.refused(),
+            banned=len(await view_banned(context.bans)),
+            has_names=context.config.domain is not None,
+            certificates=view_certificates(self.certificates()),
+            quotas=dict(self.quotas),
             cluster=None if context.node is None else await view_cluster(context.node),
         )
 
-    def _refused(self) -> dict[str, int]:
+    def refused(self) -> dict[str, int]:
+        """Return how many were refused since the start, by bound."""
         counts = {bound.value: count for bound, count in self.context.refusals.counts.items()}
         if self.descriptors.refused:
             counts[Bound.DESCRIPTORS.value] = self.descriptors.refused
         return counts
 
-    def _session(self, session: Session) -> SessionView:
+    async def _session(self, session: Session) -> SessionView:
         lease, tunnels = session.lease, session.tunnels
-        served = [
-            self._visitor(visitor, stream)
-            for visitor, stream in tunnels.streams.items()
-            if not visitor.is_over
-        ]
-        visitors = served + self._waiting(lease)
+        # Both in one moment: who gets his tunnel meanwhile is neither missing nor there twice.
+        served, visitors = list(tunnels.streams.items()), self._waiting(lease)
+        for number, (visitor, stream) in enumerate(served):
+            if number % _VISITORS_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            if not visitor.is_over:
+                visitors.append(self._visitor(visitor, stream))
+        await trio.lowlevel.checkpoint()
         return SessionView(
             uid=session.uid,
             user=session.username,
@@ -143,9 +185,11 @@ class Metrics:
                     local=service.local,
                     port=port,
                     down=number in lease.queue.down,
+                    url=public_url(point, self.context.config),
+                    requests=None if point.requests is None else point.requests.figures,
                 )
-                for number, (service, port) in enumerate(
-                    zip(lease.services, lease.port_numbers, strict=True)
+                for number, (service, port, point) in enumerate(
+                    zip(lease.services, lease.port_numbers, lease.points, strict=True)
                 )
             ),
             visitors=tuple(sorted(visitors, key=lambda visitor: visitor.number)),
@@ -155,6 +199,7 @@ class Metrics:
             sent=tunnels.sent,
             rate=self._rate(session),
             group=None if lease.group is None else lease.group.name,
+            restrictions=session.restrictions,
         )
 
     def _rate(self, session: Session) -> float:
@@ -183,6 +228,7 @@ class Metrics:
             received=stream.taken if stream else 0,
             sent=stream.given if stream else 0,
             waiting=waits,
+            name=visitor.name,
         )
 
     def _queued(self, client: QueuedClient) -> QueuedView:
@@ -199,7 +245,8 @@ class Metrics:
         waiting = self._waiting(lease)
         return ReservedView(
             user=lease.key[0],
-            ports=lease.port_numbers,
+            ports=tuple(filter(None, lease.port_numbers)),
+            names=lease.names,
             since=self._date(since),
             seconds=_ago(since),
             remaining=round(max(0.0, self.context.config.port_reservation - _ago(since)), 3),
@@ -210,6 +257,63 @@ class Metrics:
 
     def _date(self, moment: float) -> str:
         return _date(moment, self.now)
+
+
+def view_readings(
+    tally: Tally,
+    present: Present,
+    *,
+    server: ServerView,
+    refused: Mapping[str, int],
+    banned: int,
+    has_names: bool,
+    certificates: tuple[CertificateView, ...],
+    quotas: Mapping[str, tuple[int, int]],
+    cluster: ClusterView | None,
+    workers: tuple[WorkerView, ...] = (),
+) -> Readings:
+    """Read what was counted, and put it to what there is."""
+    return Readings(
+        server=server,
+        present=present,
+        sessions=tally.sessions,
+        handshakes=dict(tally.handshakes),
+        refused=refused,
+        traffic=tally.traffic.figures,
+        requests=tally.requests.figures,
+        first_byte=tally.first_byte.figures,
+        visitor_duration=tally.visitor_duration.figures,
+        request_duration=tally.request_duration.figures,
+        loop_lag=tally.loop_lag.figures,
+        banned=banned,
+        has_names=has_names,
+        certificates=certificates,
+        quotas=quotas,
+        cluster=cluster,
+        workers=workers,
+    )
+
+
+def view_certificates(statuses: Sequence[NameStatus]) -> tuple[CertificateView, ...]:
+    """Look at the certificates of names."""
+    return tuple(
+        CertificateView(
+            name=status.name,
+            state=status.state,
+            ends=_moment(status.ends),
+            reason=status.reason,
+            retry=_moment(status.retry_at),
+        )
+        for status in statuses
+    )
+
+
+def _moment(moment: float | None) -> str | None:
+    return (
+        None
+        if moment is None
+        else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+    )
 
 
 def view_server(

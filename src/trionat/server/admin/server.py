@@ -15,6 +15,7 @@ from trionat.server.admin.messages import (
     AskDrain,
     AskStatus,
     AskTasks,
+    AskWhere,
     KickSession,
     KickUser,
     KickVisitor,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import socket
 
     from trionat.server.admin.commands import Commands
-    from trionat.server.admin.messages import Drained, Kicked
+    from trionat.server.admin.messages import Drained, Kicked, Whereabouts
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.admin.task_tree import Branch
 
@@ -92,7 +93,7 @@ class AdminServer:
 
     async def _answer(self, request: Request) -> bytes:
         """Do what is asked for. The answer is written in a thread, since there may be thousands of visitors in it."""
-        answer: Snapshot | Branch | Drained | Kicked
+        answer: Snapshot | Branch | Drained | Whereabouts | Kicked
         match request:
             case AskStatus():
                 answer = await self.commands.snapshot()
@@ -100,6 +101,8 @@ class AdminServer:
                 answer = await self.commands.tasks()
             case AskDrain():
                 answer = await self.commands.drain()
+            case AskWhere():
+                answer = self.commands.where(request.name)
             case KickUser() | KickSession() | KickVisitor():
                 answer = await self.commands.kick(request)
                 if answer.anybody:

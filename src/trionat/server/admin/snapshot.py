@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from trionat.server.visitors.figures import RequestFigures
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,17 +37,19 @@ class ServerView:
 
 @attrs.frozen(kw_only=True)
 class ServiceView:
-    """One service of a session: as its client calls it, where it is there, and the visit port that leads to it; `down`: the client cannot reach it."""
+    """One service of a session: as its client calls it, where it is there, and the visit port that leads to it (0: none), or the URL; `down`: the client cannot reach it."""
 
     name: str
     local: str
     port: int
     down: bool = False
+    url: str | None = None
+    requests: RequestFigures | None = None
 
 
 @attrs.frozen(kw_only=True)
 class VisitorView:
-    """A visitor and the visit port it came to; `waiting` for a tunnel, or else served."""
+    """A visitor and the port it came to, and the name that it asked for, if it did; `waiting` for a tunnel, or else served."""
 
     number: int
     address: str
@@ -55,6 +59,7 @@ class VisitorView:
     received: int
     sent: int
     waiting: bool
+    name: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +67,7 @@ class SessionView:
     """A session that is up; its visitors in the order in which they came.
 
     `client` is what it calls itself, `round_trip` is in seconds (None: not known, or not yet), `rate` in bytes per second, both
-    ways, over the last seconds. `group` is that with which it shares its ports.
+    ways, over the last seconds. `group` is that with which it shares its ports. `restrictions` are the caveats of the ticket that it has come with.
     """
 
     uid: int
@@ -81,6 +86,7 @@ class SessionView:
     sent: int
     rate: float
     group: str | None = None
+    restrictions: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +103,7 @@ class QueuedView:
 
 @attrs.frozen(kw_only=True)
 class ReservedView:
-    """Ports that are kept for a client which was lost, for `remaining` seconds; `visitors` wait for it, `waiting` is how many.
+    """Ports and names that are kept for a client which was lost, for `remaining` seconds; `visitors` wait for it, `waiting` is how many.
 
     In a `group` it is the client's place at them that is kept.
     """
@@ -110,6 +116,7 @@ class ReservedView:
     waiting: int
     visitors: tuple[VisitorView, ...] = ()
     group: str | None = None
+    names: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -155,10 +162,24 @@ class ClusterView:
 
 
 @attrs.frozen(kw_only=True)
+class CertificateView:
+    """How the certificate of a name stands, which is there until `ends`; `state` is valid, late (it should have been renewed long ago), expired, missing, ordering, or own (the operator's).
+
+    Where the last order has failed, `reason` says why, and `retry` when the next one is.
+    """
+
+    name: str
+    state: str
+    ends: str | None = None
+    reason: str = ""
+    retry: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Snapshot:
     """All of it; `sessions` by uid, `queue` in its order, `refused` by bound (`server/refusals.py`), since the start.
 
-    `workers` is empty where the server is one process, and `cluster` is there where it is a node.
+    `workers` is empty where the server is one process, and `cluster` is there where it is a node. `certificates` has one for each name that is in use.
     """
 
     server: ServerView
@@ -169,6 +190,7 @@ class Snapshot:
     banned: tuple[BannedView, ...]
     workers: tuple[WorkerView, ...] = ()
     cluster: ClusterView | None = None
+    certificates: tuple[CertificateView, ...] = ()
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Snapshot:
@@ -187,20 +209,31 @@ class Snapshot:
             banned=tuple(BannedView(**each) for each in values["banned"]),
             workers=tuple(WorkerView(**each) for each in values.get("workers", ())),
             cluster=_cluster(values.get("cluster")),
+            certificates=tuple(CertificateView(**each) for each in values.get("certificates", ())),
         )
 
 
 def _session(values: dict[str, Any]) -> SessionView:
     parts: dict[str, Any] = {
-        "services": tuple(ServiceView(**each) for each in values["services"]),
+        "services": tuple(map(_service, values["services"])),
         "visitors": tuple(VisitorView(**each) for each in values["visitors"]),
+        "restrictions": tuple(values.get("restrictions", ())),
     }
     return SessionView(**values | parts)
+
+
+def _service(values: dict[str, Any]) -> ServiceView:
+    requests = values.get("requests")
+    parts: dict[str, Any] = {
+        "requests": None if requests is None else RequestFigures(**requests),
+    }
+    return ServiceView(**values | parts)
 
 
 def _reserved(values: dict[str, Any]) -> ReservedView:
     parts: dict[str, Any] = {
         "ports": tuple(values["ports"]),
+        "names": tuple(values.get("names", ())),
         "visitors": tuple(VisitorView(**each) for each in values.get("visitors", ())),
     }
     return ReservedView(**values | parts)

@@ -13,6 +13,7 @@ from trionat.errors import RefusedError
 from trionat.protocol.messages import RefusalCode
 from trionat.server.accounts.accounts import ANONYMOUS
 from trionat.server.accounts.credential import Credential
+from trionat.server.accounts.scope import Scope
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Identity:
-    """As whom a client has logged in, with what, and what its user may have. Where nobody has to log in, all are `ANONYMOUS`."""
+    """As whom a client has logged in, with what, and what its user may have. Where nobody has to log in, all are `ANONYMOUS`.
+
+    `caveats` are those of its ticket, which are all known here.
+    """
 
     username: str = ANONYMOUS
     account_id: int = 0
     limits: Limits = attrs.field(factory=Limits)
     credential: Credential | None = None
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> Scope:
+        """What the client may claim."""
+        return Scope.of(self.limits, self.caveats)
 
 
 class Authenticator(ABC):
@@ -35,9 +45,15 @@ class Authenticator(ABC):
 
     @abstractmethod
     async def authenticate(
-        self, host: str, username: str, *, password: str | None, token: bytes | None
+        self,
+        host: str,
+        username: str,
+        *,
+        password: str | None,
+        token: bytes | None,
+        caveats: tuple[str, ...] = (),
     ) -> Identity:
-        """Return who that is, at an address; `token` is a ticket's, and with one the password does not count.
+        """Return who that is, at an address; `token` is a ticket's with these `caveats`, and with one the password does not count.
 
         A failure may take seconds, and so may waiting for a turn: see `Bans`.
 
@@ -54,13 +70,21 @@ class LocalAuthenticator(Authenticator):
     bans: Bans
 
     async def authenticate(
-        self, host: str, username: str, *, password: str | None, token: bytes | None
+        self,
+        host: str,
+        username: str,
+        *,
+        password: str | None,
+        token: bytes | None,
+        caveats: tuple[str, ...] = (),
     ) -> Identity:
         """See `Authenticator`."""
         tries_password = token is None and self.accounts.store is not None
         async with self.bans.trying(host) if tries_password else nullcontext():
             try:
-                user = await self.accounts.authenticate(username, password=password, token=token)
+                user = await self.accounts.authenticate(
+                    username, password=password, token=token, caveats=caveats
+                )
             except RefusedError as refusal:
                 if refusal.code != RefusalCode.AUTH_FAILED:
                     raise
@@ -68,11 +92,15 @@ class LocalAuthenticator(Authenticator):
             else:
                 if user is None:
                     return Identity()
+                scope = Scope.of(user.limits, caveats)
                 return Identity(
                     username=user.name,
                     account_id=user.account_id,
                     limits=user.limits,
-                    credential=Credential.of(user, by_ticket=token is not None),
+                    credential=Credential.of(
+                        user, by_ticket=token is not None, expires_at=scope.expires_at
+                    ),
+                    caveats=caveats,
                 )
         await trio.sleep(delay)
         raise failure

@@ -20,6 +20,8 @@ from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.networks import network_of
 from trionat.protocol.messages import RefusalCode
+from trionat.server.events.event import ban, ban_lifted
+from trionat.server.events.hub import Hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -49,6 +51,12 @@ _LONGEST_WAIT: Final = 6.0
 
 # Networks that are remembered, those that failed last and those that had a session last; some 2 MiB each.
 _MOST_NETWORKS: Final = 16_384
+
+_OURS: Final = 2.0
+"""Seconds from a failed login here to the news that all nodes ban its address, if it was the last straw. It takes milliseconds."""
+
+_LOOK_INTERVAL: Final = 1.0
+"""Seconds within which it is told that a ban is over."""
 
 # How long a network counts as in use after its last session, in seconds. Chosen: longer than a night's restart takes.
 _IN_USE_FOR: Final = 3600.0
@@ -82,17 +90,21 @@ class Bans:
     A failure counts half after ten minutes, a quarter after twenty. When they add up to `after`, rounded, the address is banned
     for `time` seconds; what its failures still count when that is over brings the next ban nearer. `after` 0 bans nobody. There
     is no checkpoint in any of it but `trying`. `on_fail` is called with each network that fails.
+
+    `events` is told of bans; of those that several nodes have counted for, at the one where the last login failed.
     """
 
     after: int
     time: float
     on_fail: Callable[[str], None] = lambda _: None
+    events: Hub = attrs.field(factory=Hub, kw_only=True)
     _tries: dict[str, _Tries] = attrs.field(init=False, factory=lambda: {})
     _under_way: int = attrs.field(init=False, default=0)
     _turn_of: int = attrs.field(init=False, default=0)  # see `_standing`
     _records: dict[str, _Record] = attrs.field(init=False, factory=lambda: {})
     _sessions: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _in_use_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
+    _told: set[str] = attrs.field(init=False, factory=lambda: set())  # bans, in events
 
     def shuts_out(self, host: str) -> bool:
         """Tell whether a connection from there is closed unheard: it is banned, and nobody there has a session, or had one lately."""
@@ -112,6 +124,10 @@ class Bans:
             for network in self._records
             if (seconds := self._banned_for(network)) > 0
         }
+
+    def banned_for(self, host: str) -> float:
+        """Return for how many more seconds no password from there is tried; at most 0 where they are."""
+        return self._banned_for(network_of(host))
 
     def check(self, host: str) -> None:
         """Let a password be tried, or not.
@@ -216,6 +232,7 @@ class Bans:
                 failures=round(record.score),
                 seconds=self.time,
             )
+            self._tell(network, record, self.time)
             self._refuse_waiting(network)
         return min(_LONGEST_DELAY, _FIRST_DELAY * math.exp2(min(record.score, 64) - 1))
 
@@ -225,8 +242,38 @@ class Bans:
         if record.banned_until < until:
             if record.banned_until <= trio.current_time():
                 log.warning("another node has banned an address", network=network, seconds=seconds)
+                if record.score and trio.current_time() - record.at < _OURS:
+                    self._tell(network, record, seconds)
             record.banned_until = until
             self._refuse_waiting(network)
+
+    def _tell(self, network: str, record: _Record, seconds: float) -> None:
+        if self.events.is_on:
+            self._told.add(network)
+            self.events.publish(
+                ban(
+                    network=network, failures=max(1, round(record.score)), seconds=round(seconds, 1)
+                )
+            )
+
+    async def tell_lifted(self) -> None:
+        """Tell `events` of bans that are over, for ever."""
+        while True:
+            await trio.sleep(_LOOK_INTERVAL)
+            for network in [each for each in self._told if self._banned_for(each) <= 0]:
+                self._told.remove(network)
+                self.events.publish(ban_lifted(network=network, reason="its time is over"))
+
+    def lift(self, network: str) -> bool:
+        """End a ban, and forget the failures behind it; tell whether there was one."""
+        banned = self._banned_for(network) > 0
+        if banned:
+            log.info("a ban was lifted", network=network)
+            del self._records[network]
+            if network in self._told:
+                self._told.remove(network)
+                self.events.publish(ban_lifted(network=network, reason="somebody has lifted it"))
+        return banned
 
     def _record(self, network: str) -> _Record:
         record = self._records.pop(network, None) or _Record()

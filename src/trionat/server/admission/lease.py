@@ -1,4 +1,4 @@
-"""What a client holds at the server: a session slot, its visit ports, and the visitors that wait.
+"""What a client holds at the server: a session slot, its visit ports and names, and the visitors that wait.
 
 A lease outlives the control sessions that use it, one after another. When a session is lost the lease is kept for a while, so
 that the client which comes back finds its ports and its visitors; when the client says goodbye, it ends at once.
@@ -19,10 +19,10 @@ from trionat.signals import Signal
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from trionat.protocol.messages import ServiceRequest
+    from trionat.protocol.messages import Publish, ServiceRequest
     from trionat.relay.send_buffer import SendMemory
     from trionat.server.visitors.group import Group
-    from trionat.server.visitors.ports import LeaseKey, VisitPort
+    from trionat.server.visitors.ports import LeaseKey, PointId, VisitPoint
     from trionat.server.visitors.queue import VisitorQueue
 
 _TOKEN_BYTES: Final = 16
@@ -42,19 +42,20 @@ class Lease:
     The ports of a `group` are those of all its leases; a visitor is in the queue of one of them.
 
     `handed_over` is set when its client is at another server, which has its ports by now, or may have others: the visitors that are here finish, and no
-    new ones come. `on_handed_over` is told first.
+    new ones come. `on_handed_over` is told first. `on_gone` is told why the lease of a client that was lost has ended.
 
     `token` names the client process whose streams are here: whoever shows it may go on with them. `send_memory` is what they all may hold.
     """
 
     key: LeaseKey
-    ports: tuple[VisitPort, ...]
+    points: tuple[VisitPoint, ...]
     queue: VisitorQueue
     send_memory: SendMemory
     on_idle: Callable[[Lease], None] = lambda _: None
     on_occupied: Callable[[Lease], None] = lambda _: None
     on_handed_over: Callable[[Lease], None] = lambda _: None
     group: Group | None = None
+    on_gone: Callable[[str], None] | None = attrs.field(init=False, default=None)
     released: bool = attrs.field(init=False, default=False)
     given_up: bool = attrs.field(init=False, default=False)
     services: tuple[ServiceRequest, ...] = attrs.field(init=False, default=())
@@ -69,9 +70,9 @@ class Lease:
         if self.group is not None:
             self.group.join(self.queue)
             return
-        for service, port in enumerate(self.ports):
-            port.service = service
-            port.queue = self.queue
+        for service, point in enumerate(self.points):
+            point.service = service
+            point.queue = self.queue
 
     @property
     def occupied(self) -> bool:
@@ -79,9 +80,24 @@ class Lease:
         return self._evict is not None
 
     @property
+    def is_reserved(self) -> bool:
+        """Whether it is kept for a client that was lost."""
+        return self.vacant_since is not None and not self.given_up and not self.released
+
+    @property
     def port_numbers(self) -> tuple[int, ...]:
-        """The visit ports, in the order of the client's services."""
-        return tuple(port.number for port in self.ports)
+        """The visit ports, in the order of the client's services; 0 for one that has a name."""
+        return tuple(number if isinstance(number, int) else 0 for number in self.point_ids)
+
+    @property
+    def point_ids(self) -> tuple[PointId, ...]:
+        """The visit ports and names, in the order of the client's services."""
+        return tuple(point.id for point in self.points)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, in the order of the services that have one."""
+        return tuple(point for point in self.point_ids if isinstance(point, str))
 
     @property
     def ports_key(self) -> LeaseKey:
@@ -94,13 +110,39 @@ class Lease:
         allowed: Container[int] | None = None,
         group: str | None = None,
     ) -> bool:
-        """Tell whether these services can have just these ports, of a user who may have the `allowed` ones alone, in the group of that name."""
+        """Tell whether these services can have just these ports and names, of a user who may have the `allowed` ones alone, in the group of that name."""
         if group != (None if self.group is None else self.group.name):
             return False
-        return len(services) == len(self.ports) and all(
-            service.visit_port in (None, port.number)
-            and (allowed is None or port.number in allowed)
-            for service, port in zip(services, self.ports, strict=True)
+        return len(services) == len(self.points) and all(
+            service.fits(point) and (allowed is None or isinstance(point, str) or point in allowed)
+            for service, point in zip(services, self.point_ids, strict=True)
+        )
+
+    def check_services(self, services: tuple[ServiceRequest, ...]) -> None:
+        """Check that a session with these services may be up beside the others of its group.
+
+        Raises:
+            RefusedError: they say otherwise who may visit.
+        """
+        if self.group is not None:
+            self.group.check(self.queue, self._published(services))
+
+    def take_services(self, services: tuple[ServiceRequest, ...]) -> None:
+        """These are the services of the session that is about to use it."""
+        self.services = services
+        publishes = self._published(services)
+        if self.group is not None:
+            self.group.say(self.queue, publishes)
+            return
+        for publish, point in zip(publishes, self.points, strict=True):
+            point.take_publish(publish)
+
+    def _published(self, services: tuple[ServiceRequest, ...]) -> tuple[Publish | None, ...]:
+        return tuple(
+            attrs.evolve(service.publish, name=point.id)  # it may have asked for none
+            if service.publish is not None and isinstance(point.id, str)
+            else service.publish
+            for service, point in zip(services, self.points, strict=True)
         )
 
     def occupy(
@@ -112,11 +154,12 @@ class Lease:
         """The session `uid` uses the lease from now on; `evict` ends it, for the reason given. So does `send_back`, and its client comes again."""
         self.queue.session = uid
         self.queue.down = frozenset()
-        self.vacant_since = None
+        self.vacant_since = self.on_gone = None
         self._evict = evict
         self._send_back = send_back or evict
         self.on_occupied(self)
         if self.group is not None:
+            self.group.settle()
             self.group.relieve()
 
     def evict(self, reason: str) -> None:
@@ -145,6 +188,7 @@ class Lease:
         self._evict = self._send_back = None
         self._vacated.notify()
         if self.group is not None:
+            self.group.settle()
             self.group.pass_on(self.queue, begun=True)
         self.on_idle(self)
 
@@ -153,6 +197,7 @@ class Lease:
         self.given_up = True
         if self.group is not None:
             self.queue.open = False
+            self.group.settle()
             self.group.pass_on(self.queue)
         self.queue.drain("the client is leaving")
 
@@ -161,6 +206,7 @@ class Lease:
         self.given_up = True
         if self.group is not None and not self.released:
             self.queue.open = False
+            self.group.settle()
             self.group.pass_on(self.queue)
         self.queue.close(reason)
         if not self.occupied:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 import trio
@@ -13,24 +13,30 @@ from trionat.protocol.messages import RefusalCode
 from trionat.relay.send_buffer import SendMemory
 from trionat.server.accounts.limits import LiveLimits
 from trionat.server.admission.lease import Lease
+from trionat.server.admission.naming import Naming
 from trionat.server.refusals import RefusalCounters
 from trionat.server.registry.claim import Claim, Wish, group_key, is_group
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.group import Groups
 from trionat.server.visitors.queue import VisitorQueue
-from trionat.signals import Signal
+from trionat.signals import AutoResetEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from trionat.config.server import ServerConfig
+    from trionat.protocol.messages import ServiceRequest
+    from trionat.server.accounts.name_owners import Reservation
     from trionat.server.admission.queued_client import QueuedClient
     from trionat.server.registry.registry import Registry
     from trionat.server.visitors.ports import LeaseKey, PortPool
     from trionat.server.visitors.visitor import Visitor
 
 log = get_logger(__name__)
+
+_TAKE_BACK: Final = 2.0
+"""Seconds for the store to forget names that a client has not got. It takes milliseconds, and a client that is refused waits for it."""
 
 
 def _in_this_process(leases: Leases) -> Registry:
@@ -41,6 +47,22 @@ def _close(visitor: Visitor) -> None:
     """There is no such process."""
     visitor.endpoint.close()
     visitor.gone()
+
+
+class NameOwners(Protocol):
+    """Who knows whose names are."""
+
+    async def reserve(self, user: str, account_id: int, names: Sequence[str]) -> Reservation:
+        """Make all of them the account's, or none.
+
+        Raises:
+            RefusedError: one is somebody else's, or nobody can be asked now.
+        """
+        ...
+
+    async def take_back(self, reservation: Reservation) -> None:
+        """Forget what was new with a reservation, if that can be done now."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -59,14 +81,17 @@ class Leases:
         default=attrs.Factory(_in_this_process, takes_self=True), kw_only=True
     )
     pass_on: Callable[[Visitor], None] = attrs.field(kw_only=True, default=_close)
+    owners: NameOwners | None = attrs.field(kw_only=True, default=None)
+    naming: Naming = attrs.field(init=False)
     by_key: dict[LeaseKey, Lease] = attrs.field(init=False, factory=lambda: {})
     _claims: dict[LeaseKey, Claim] = attrs.field(init=False, factory=lambda: {})
     groups: Groups = attrs.field(init=False, factory=Groups)
     live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
     send_memory: SendMemory = attrs.field(init=False)
-    changed: Signal = attrs.field(init=False, factory=Signal)
+    changed: AutoResetEvent = attrs.field(init=False, factory=AutoResetEvent)
 
     def __attrs_post_init__(self) -> None:
+        self.naming = Naming(self.config.domain)
         self.send_memory = SendMemory(self.config.resume_memory_total)
         self.registry.on_free = self.changed.notify
         self.registry.on_evict = self.evict
@@ -112,10 +137,56 @@ class Leases:
                 RefusalCode.FULL,
                 f"the group {group.name} has all the clients that it may have at once ({most}, MaxGroupClients)",
             )
-        claim = await self.registry.claim(
-            Wish(key=client.key, services=client.services, limits=client.limits, group=client.group)
-        )
-        return None if claim is None else self.open(claim)
+        choices = self.naming.choices(client.services, client.key, client.group, client.scope)
+        refusal: RefusedError | None = None
+        for services in choices:
+            try:
+                await self._reserve(client, services)
+                claim = await self.registry.claim(
+                    Wish(
+                        key=client.key,
+                        services=services,
+                        limits=client.limits,
+                        group=client.group,
+                    )
+                )
+            except RefusedError as error:
+                if error.code != RefusalCode.NAME_TAKEN:
+                    raise
+                refusal = error  # perhaps of a name that nobody has asked for: there are others
+                await self.take_back(client)
+            else:
+                if claim is None:
+                    return None
+                client.settle(claim.points)
+                return self.open(claim)
+        assert refusal is not None, "there is a choice at least"  # noqa: S101 - for type checkers
+        raise refusal
+
+    async def _reserve(self, client: QueuedClient, services: Sequence[ServiceRequest]) -> None:
+        """Have the client's user own its names, for a while after they were used last.
+
+        Raises:
+            RefusedError: somebody else does, or nobody can be asked now.
+        """
+        already = {name for reservation in client.reservations for name in reservation.names}
+        names = [
+            name
+            for service in services
+            if (name := service.hostname) is not None and name not in already
+        ]
+        if names and self.owners is not None:
+            reservation = await self.owners.reserve(client.key[0], client.account_id, names)
+            if reservation.names:
+                client.reservations.append(reservation)
+
+    async def take_back(self, client: QueuedClient) -> None:
+        """Have the client's user not own what it has not got, and did not own before. Cancelling does not keep it from that, but a store that hangs does."""
+        reservations, client.reservations = client.reservations, []
+        if self.owners is not None and reservations:
+            with trio.move_on_after(_TAKE_BACK, shield=True):  # noqa: ASYNC912 - there are some
+                for reservation in reservations:
+                    await self.owners.take_back(reservation)
 
     def open(self, claim: Claim) -> Lease:
         """Return the lease of a claim that has none; no session uses it."""
@@ -125,11 +196,12 @@ class Leases:
             self.config.max_waiting_visitors, self.config.max_visitors, user_limits, self.refusals
         )
         memory = SendMemory(self.config.resume_memory, self.send_memory)
-        ports = tuple(self.ports.ports[number] for number in claim.ports)
-        group = self.groups.open(claim.key[0], claim.wish.group, ports)
+        points = tuple(map(self.ports.open, claim.points))
+        group = self.groups.open(claim.key[0], claim.wish.group, points)
         lease = Lease(
-            claim.key, ports, queue, memory, self._idle, self._occupied, self._handed_over, group
+            claim.key, points, queue, memory, self._idle, self._occupied, self._handed_over, group
         )
+        lease.take_services(claim.wish.services)
         self.by_key[lease.key] = lease
         self._claims[lease.key] = claim
         return lease
@@ -188,7 +260,7 @@ class Leases:
             self.release(lease, "the client has left")
         elif not lease.released:
             self.registry.occupy(self._claims[lease.key], occupied=False)
-            if lease.group is not None and lease.ports[0].queue is not lease.group:
+            if lease.group is not None and lease.points[0].queue is not lease.group:
                 self._pass_on_new(lease)
             self.changed.notify()
 
@@ -217,8 +289,8 @@ class Leases:
             if not is_group(key):
                 lease.hand_over()
                 continue
-            for port in lease.ports:
-                port.queue = None
+            for point in lease.points:
+                point.queue = None
             self._pass_on_new(lease)
 
     def _held_under(self, key: LeaseKey) -> list[Lease]:
@@ -247,8 +319,8 @@ class Leases:
         group = lease.group
         if group is not None and not self.groups.leave(lease.key[0], group, lease.queue):
             return False
-        for port in lease.ports:
-            port.queue = None
+        for point in lease.points:
+            self.ports.close(point)
         return True
 
     def release(self, lease: Lease, reason: str) -> None:
@@ -256,13 +328,15 @@ class Leases:
         if lease.released:
             return
         lease.released = True
+        if lease.on_gone is not None:
+            lease.on_gone(reason)
         lease.queue.close(reason)
         self.live_limits.give_back(lease.queue.user_limits)
         del self.by_key[lease.key]
         if not lease.handed_over.is_set():
             user, group = lease.key[0], lease.group
             if self._leave_ports(lease):
-                log.info("ports are free again", ports=lease.port_numbers, user=user)
+                log.info("ports are free again", ports=lease.point_ids, user=user)
             elif group is not None:
                 log.info(
                     "a client has left its group", group=group.name, left=len(group), user=user

@@ -5,8 +5,8 @@ than ports are free may be overtaken by those behind it. So that this cannot go 
 `OVERTAKEN_FOR` seconds only; for as long again, ports that become free are kept for it; then it may be overtaken again,
 since the ports that it still lacks may be in use for days.
 
-Everything about the queue is decided in one function, `_assign`, which has no checkpoint where the registry is in this process. Where it is
-not, one client at a time is claimed for, so that nobody is overtaken meanwhile.
+Everything about the queue is decided in one function, `_assign`, in one task, which has no checkpoint where the registry is in this process. Where it is
+not, one client at a time is claimed for, so that nobody is overtaken meanwhile; all others hear where they stand, and are heard when they leave.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from trionat.log import get_logger
 from trionat.protocol.messages import QUEUE_INTERVAL, RefusalCode
 from trionat.server.refusals import Bound
 from trionat.server.registry.claim import TakenError, group_key
-from trionat.signals import Signal
 
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from trionat.server.admission.lease import Lease
     from trionat.server.admission.leases import Leases
     from trionat.server.admission.queued_client import QueuedClient
-    from trionat.server.visitors.ports import LeaseKey
+    from trionat.server.visitors.ports import LeaseKey, PointId
 
 log = get_logger(__name__)
 
@@ -62,8 +61,6 @@ class Admission:
     is_closed: bool = attrs.field(init=False, default=False)
     _present: dict[LeaseKey, QueuedClient] = attrs.field(init=False, factory=lambda: {})
     _queue: list[QueuedClient] = attrs.field(init=False, factory=lambda: [])
-    _assigning: bool = attrs.field(init=False, default=False)
-    _assigned: Signal = attrs.field(init=False, factory=Signal)
 
     @property
     def queue(self) -> tuple[QueuedClient, ...]:
@@ -83,9 +80,16 @@ class Admission:
         checkpoint, or gives it up.
 
         Raises:
-            RefusedError: the queue is full, the ports cannot be had, or the user has too many sessions.
+            RefusedError: the queue is full, the ports cannot be had, the user has too many sessions, or the group says otherwise who may visit.
             PeerError: the client has left, or broke the protocol.
         """
+        try:
+            return await self._admit(client)
+        except BaseException:
+            await self.leases.take_back(client)  # noqa: ASYNC102 - shielded there, for a while
+            raise
+
+    async def _admit(self, client: QueuedClient) -> Lease:
         if self.is_closed:
             await self._check_back(client)
         self._check(client)
@@ -104,10 +108,12 @@ class Admission:
                 if self.is_closed:  # by now
                     raise self._drained()
                 lease = await self._wait_in_queue(client)
+                await self.leases.take_back(client)  # what it was about to have instead
             if client.refusal is not None:  # perhaps a rival has come meanwhile
                 raise client.refusal
             assert lease is not None  # noqa: S101 - a client is answered by a lease or a refusal
-            lease.services = client.services
+            lease.check_services(client.services)
+            lease.take_services(client.services)
             return lease
         except BaseException:
             if client.lease is not None:
@@ -189,7 +195,8 @@ class Admission:
         Raises:
             RefusedError: the client asks for what this server does not have, or what its user may not have (now).
         """
-        self.leases.ports.check(client.services, client.limits.visit_ports)
+        client.services = self.leases.naming.whole(client.services, client.scope)
+        self.leases.ports.check(client.services, client.limits.visit_ports, client.scope.who)
         if len(client.services) > self.config.max_services:
             raise RefusedError(
                 RefusalCode.TOO_MANY_SERVICES,
@@ -218,14 +225,8 @@ class Admission:
     async def _wait_in_queue(self, client: QueuedClient) -> Lease | None:
         """Wait until the client is answered; return its lease, or None where it was refused."""
         self._queue.append(client)
-        await self._assign()
-        if client.position > self.config.queue_places:
-            self.leases.refusals.counts[Bound.QUEUE] += 1
-            raise RefusedError(
-                RefusalCode.FULL,
-                f"all {self.config.session_limit} sessions are taken and {self.config.queue_places} clients wait already",
-            )
-        self.leases.changed.notify()  # so that `run` looks again while it waits
+        self._renumber()
+        self.leases.changed.notify()  # so that `run` looks whose turn it is
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.listen, name="listen to the queued client")
             with trio.move_on_after(QUEUED_AFTER):
@@ -278,23 +279,27 @@ class Admission:
         return min(moments, default=float("inf"))
 
     async def _assign(self) -> None:
-        """Give leases to those whose turn it is; see the module. Cancelled, the rest is for the next one who calls it."""
-        while self._assigning:
-            await self._assigned.wait()
-        self._assigning = True
+        """Give leases to those whose turn it is, and refuse those for whom there is no place to wait; see the module."""
+        looked_at = self.queue
         try:
             kept = False  # the ports that are free, for a client that needs more
-            for client in self.queue:
+            for client in looked_at:
                 may_take = not kept and self.leases.has_room(client.key)
                 if (may_take or client.group is not None) and not await self._assign_to(
                     client, may_take=may_take
                 ):
                     kept = True
         finally:
-            self._assigning = False
             self._queue = [client for client in self._queue if not client.answered]
             self._renumber()
-            self._assigned.notify()
+        for client in looked_at:
+            if self._waits(client) and client.position > self.config.queue_places:
+                self._refuse_full(client)
+
+    def _refuse_full(self, client: QueuedClient) -> None:
+        self.leases.refusals.counts[Bound.QUEUE] += 1
+        text = f"all {self.config.session_limit} sessions are taken and {self.config.queue_places} clients wait already"
+        client.refuse(RefusedError(RefusalCode.FULL, text))
 
     async def _assign_to(self, client: QueuedClient, *, may_take: bool) -> bool:
         """Give the client its lease, if it can have one now; tell whether it is the turn of those behind it as well.
@@ -310,6 +315,10 @@ class Admission:
         except RefusedError as refusal:
             client.refuse(refusal)
             return True
+        finally:
+            # It has left, and does not do it itself.
+            if self._present.get(client.key) is not client:
+                await self.leases.take_back(client)  # noqa: ASYNC102 - shielded there, for a while
         if lease is None:
             # Every other time, the ports that are free are kept for it.
             return not (trio.current_time() - client.since) // OVERTAKEN_FOR % 2
@@ -335,15 +344,15 @@ class Admission:
                 client.position = position
                 client.changed.notify()
 
-    def send_away(self, user: str, refusal: RefusedError) -> tuple[int, tuple[int, ...]]:
-        """Refuse a user's clients that wait, and keep no ports for it; return how many waited, and which ports those were."""
+    def send_away(self, user: str, refusal: RefusedError) -> tuple[int, tuple[PointId, ...]]:
+        """Refuse a user's clients that wait, and keep no ports and names for it; return how many waited, and which ones those were."""
         waiting = [client for key, client in self._present.items() if key[0] == user]
         for client in waiting:
             client.refuse(refusal)
-        reserved: dict[int, None] = {}
+        reserved: dict[PointId, None] = {}
         for lease in self.leases.of_user(user):
             if not lease.occupied:
-                reserved |= dict.fromkeys(lease.port_numbers)
+                reserved |= dict.fromkeys(lease.point_ids)
                 lease.give_up(refusal.text)
         return len(waiting), tuple(reserved)
 

@@ -144,7 +144,9 @@ def adopt_identity(folder: Path, identity: Identity, *, replace: bool = False) -
     if differing and not replace:
         raise StartupError(
             f"{differing[0]}: this folder has the key of another server than the cluster's: run trionat cluster join, which"
-            " takes the cluster's and keeps this one beside it; tickets that this server has made are void then"
+            " takes the cluster's and keeps this one beside it; tickets that this server has made are void then. If all nodes are to"
+            " have the key of this folder, stop them, empty the cluster's Redis, and run trionat cluster init with this folder"
+            " (--state-dir)"
         )
     date = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     for path in differing:

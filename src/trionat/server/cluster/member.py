@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from trionat.address import TCPAddress
     from trionat.config.cluster import ClusterConfig
     from trionat.config.server import ServerConfig
+    from trionat.events import Ready
     from trionat.server.admission.bans import Bans
+    from trionat.server.certificates.renewal import Lock
+    from trionat.server.certificates.store import CertificateStore
     from trionat.server.cluster.node_link import Deliver
+    from trionat.server.events.hub import Hub
     from trionat.server.state_folder import StateFolder
     from trionat.server.visitors.acceptor import VisitorAcceptor
     from trionat.server.visitors.ports import PortPool
@@ -56,6 +60,7 @@ class Member:
         pool: PortPool,
         bans: Bans,
         resources: AsyncExitStack,
+        events: Hub,
     ) -> Self:
         """Take the cluster's identity into the state folder, and listen for other nodes; `resources` closes that.
 
@@ -80,12 +85,20 @@ class Member:
             pool=pool,
             slots=server.session_limit,
             reservation=server.port_reservation,
+            events=events,
         )
-        node.on_ban = bans.ban
+        node.on_ban, node.on_lift = bans.ban, bans.lift
         bans.on_fail = partial(
             node.note_failure, after=bans.after, ban=bans.time, half_life=HALF_LIFE
         )
         return cls(node, listener)
+
+    def share(self, store: CertificateStore) -> Lock:
+        """Return the lock under which one node alone orders for a name; see `SharedCertificates`."""
+        # Imported only where there are names: it brings libraries of 9 MiB.
+        from trionat.server.cluster.certificates import SharedCertificates  # noqa: PLC0415 - memory
+
+        return SharedCertificates(self.node.link, self.node.seal, store).lock
 
     def start(
         self,
@@ -108,10 +121,29 @@ class Member:
         nursery.start_soon(self.run, server, state, acceptor, descriptors, deliver, name="node")
         nursery.start_soon(self.handover.run, name="offer clients")
 
-    async def wait_joined(self) -> None:
-        """Wait for a moment until Redis knows this node: a client that comes sooner has to come again."""
+    def describe(self, ready: Ready) -> Ready:
+        """Add what whoever starts this server is told of the cluster."""
+        node = self.node
+        return attrs.evolve(
+            ready,
+            node=node.name,
+            node_addr=self.listener.address,
+            other_nodes=len(node.table.nodes.keys() - {node.name}),
+            redis_away=node.away,
+        )
+
+    async def wait_joined(self, stopping: trio.Event) -> None:
+        """Wait for a moment until Redis knows this node, or it is to stop: a client that comes sooner has to come again."""
+
+        async def watch(scope: trio.CancelScope) -> None:
+            await stopping.wait()
+            scope.cancel("the server stops")
+
         with trio.move_on_after(_JOIN_PATIENCE):
-            await self.node.wait_joined()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch, nursery.cancel_scope)
+                await self.node.wait_joined()
+                nursery.cancel_scope.cancel("it is known")
 
     async def run(
         self,
@@ -130,7 +162,7 @@ class Member:
             seal=node.seal,
             identity=node.identity,
             table=node.table,
-            ports=node.pool.ports,
+            pool=node.pool,
             acceptor=acceptor,
             refusals=acceptor.refusals,
             deliver=deliver,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import attrs
 import trio
 
 from trionat.errors import RegistryAwayError, StartupError
@@ -14,6 +16,7 @@ from trionat.server.cluster.identity import Identity, adopt_identity, read_ident
 from trionat.server.cluster.node import explain, name_taken, read_nodes
 from trionat.server.cluster.redis_link import RedisLink
 from trionat.server.cluster.scripts import FORMAT, FOUND, LOOK, NODES
+from trionat.server.cluster.table import readable
 from trionat.server.state_folder import prepare_state
 from trionat.store.private_file import (
     create_private,
@@ -60,17 +63,50 @@ async def ask_redis(config: ClusterConfig, question: Callable[[RedisLink], Await
     return answers[0]
 
 
-async def found(config: ClusterConfig, seal: Seal, folder: Path, names: Sequence[str]) -> bool:
-    """Put this folder's identity, which is made where it is missing, into Redis; tell whether the cluster is new.
+class ServerKey(enum.Enum):
+    """Where the key has come from that a state folder has after `found`."""
+
+    KEPT = enum.auto()
+    MADE = enum.auto()
+    TAKEN = enum.auto()
+    """Out of Redis."""
+
+
+@attrs.frozen
+class Founding:
+    """What `found` has done: whether the cluster `is_new`, and which key of a server it has."""
+
+    is_new: bool
+    key: ServerKey
+
+
+async def refuse_foreign(config: ClusterConfig) -> None:
+    """Look, before a key of a new cluster is made, whether Redis has a cluster already.
+
+    Raises:
+        StartupError: it has one; the message says what to do.
+        RegistryAwayError: Redis does not answer.
+    """
+    cluster_id, _, _ = await _look_up(config)
+    if cluster_id:
+        raise StartupError(
+            f"Redis at {config.address}: it has a cluster already ({readable(cluster_id)}), and {config.key_file} is not there: copy its key"
+            " from one of its nodes, and start this one; for a new cluster, name another Redis or another database number"
+        )
+
+
+async def found(config: ClusterConfig, seal: Seal, folder: Path, names: Sequence[str]) -> Founding:
+    """Put this folder's identity, which is made where it is missing, into Redis, unless Redis has the cluster.
 
     Raises:
         StartupError: Redis has another cluster, or this cluster has another identity than the folder.
         RegistryAwayError: Redis does not answer.
     """
     before = await _look(config, seal)
+    has_key = await trio.to_thread.run_sync(is_there, folder / "server.key")
     if before is not None:
         await trio.to_thread.run_sync(partial(_adopt, folder, seal, before, replace=False))
-        return False
+        return Founding(False, ServerKey.KEPT if has_key else ServerKey.TAKEN)
     await trio.to_thread.run_sync(partial(prepare_state, folder, names=names))
     identity = await trio.to_thread.run_sync(read_identity, folder)
     assert identity is not None, "just made"  # noqa: S101 - for type checkers
@@ -83,7 +119,7 @@ async def found(config: ClusterConfig, seal: Seal, folder: Path, names: Sequence
         raise StartupError(f"Redis at {config.address}: {explain(answer)}")
     theirs = Identity.unseal(seal, answer[1])  # somebody may have been faster
     await trio.to_thread.run_sync(partial(_adopt, folder, seal, theirs, replace=False))
-    return theirs == identity
+    return Founding(theirs == identity, ServerKey.KEPT if has_key else ServerKey.MADE)
 
 
 async def join(
@@ -135,13 +171,23 @@ async def look_at_nodes(config: ClusterConfig, seal: Seal) -> list[NodeStatus]:
         raise StartupError(f"Redis at {config.address}: {explain([b'new'])}")
 
     async def question(link: RedisLink) -> list[NodeStatus]:
-        return read_nodes(await link.call(NODES))
+        return read_nodes(await link.call(NODES), seal)
 
     return await ask_redis(config, question)
 
 
 async def _look(config: ClusterConfig, seal: Seal, member: str | None = None) -> Identity | None:
     """Return the cluster's identity, or None where Redis has no cluster. With a `member`, its name has to be free."""
+    cluster_id, sealed, rival = await _look_up(config, member)
+    if cluster_id and cluster_id != seal.cluster_id.encode():
+        raise StartupError(f"Redis at {config.address}: {explain([b'foreign', cluster_id])}")
+    if member is not None and rival:
+        raise StartupError(f"Redis at {config.address}: {name_taken(config.node, rival)}")
+    return Identity.unseal(seal, sealed) if sealed else None
+
+
+async def _look_up(config: ClusterConfig, member: str | None = None) -> tuple[bytes, bytes, bytes]:
+    """Return which cluster Redis has, its identity, sealed, and who else has this node's name; each is empty where there is none."""
 
     async def question(link: RedisLink) -> list[bytes]:
         return await link.call(LOOK, config.node, member or "")
@@ -152,11 +198,7 @@ async def _look(config: ClusterConfig, seal: Seal, member: str | None = None) ->
     _, theirs, cluster_id, sealed, rival = answer
     if theirs and theirs != str(FORMAT).encode():
         raise StartupError(f"Redis at {config.address}: {explain([b'format', theirs])}")
-    if cluster_id and cluster_id != seal.cluster_id.encode():
-        raise StartupError(f"Redis at {config.address}: {explain([b'foreign', cluster_id])}")
-    if member is not None and rival:
-        raise StartupError(f"Redis at {config.address}: {name_taken(config.node, rival)}")
-    return Identity.unseal(seal, sealed) if sealed else None
+    return cluster_id, sealed, rival
 
 
 def member_of(folder: Path) -> str:

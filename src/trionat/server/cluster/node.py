@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -36,6 +36,7 @@ from trionat.server.cluster.scripts import (
     HOLD,
     JOIN,
     LEAVE,
+    LIFT,
     NODES,
     RELEASE,
     SCAN,
@@ -54,6 +55,8 @@ from trionat.server.cluster.table import (
     readable,
     split_news,
 )
+from trionat.server.events.event import node_gone, node_up
+from trionat.server.events.hub import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +82,6 @@ _NOT_IN_ROUTES: Final = str.maketrans("", "", "-_")
 _KICK: Final = "trionat kick 1"
 _KICK_HOLDS: Final = 600.0
 """Seconds by which the clocks of two nodes may differ. A kick that is older was kept by somebody, to send it once more."""
-_FIGURES: Final = 512
 _AGAIN: Final = 0.5
 _TELL_INTERVAL: Final = 60.0
 _HIGHEST_BAN: Final = 86_400_000.0
@@ -98,7 +100,7 @@ class NodeStatus:
     drained: bool = False
 
 
-def _ignore(network: str, seconds: float) -> None:
+def _ignore(network: str, seconds: float = 0.0) -> None:
     """Nobody listens yet."""
 
 
@@ -107,8 +109,8 @@ class Node:
     """See the module. `run` has to run.
 
     `member` tells the state folders of nodes apart, so that a node that was started anew takes its name over at once, and another one does not.
-    `reservation` is for how many seconds the ports of a node that is gone are kept for its clients. `figures` is what `status` shows of this node: sessions and visitors; `public` is where clients reach it. `on_ban` and `on_kick` are called when another node has banned a
-    network, for so many seconds, or has sent somebody away.
+    `reservation` is for how many seconds the ports of a node that is gone are kept for its clients. `figures` is what `status` shows of this node: sessions and visitors; `public` is where clients reach it. `on_ban`, `on_lift` and `on_kick` are called when another node has banned a
+    network, for so many seconds, or has lifted a ban, or has sent somebody away. `events` is told of nodes that come and go, by one node alone: of those that are there otherwise, the first by name.
     """
 
     config: ClusterConfig
@@ -120,8 +122,10 @@ class Node:
     reservation: float = 30.0
     figures: Callable[[], tuple[int, int]] = lambda: (0, 0)
     on_ban: Callable[[str, float], None] = _ignore
+    on_lift: Callable[[str], object] = _ignore
     on_kick: Callable[[bytes], None] = lambda _: None
     public: TCPAddress | None = None
+    events: Hub = attrs.field(factory=Hub)
     epoch: str = attrs.field(factory=lambda: secrets.token_hex(8))
     table: RoutingTable = attrs.field(init=False, factory=RoutingTable)
     link: RedisLink = attrs.field(init=False)
@@ -240,6 +244,8 @@ class Node:
 
     async def _join(self) -> float:
         """Join, and return for how many more seconds nobody claims."""
+        if not self._joined.is_set():
+            self._check_route(await self.ask_nodes())
         answer = await self.link.call(
             JOIN,
             self.name,
@@ -264,6 +270,14 @@ class Node:
             case _:
                 raise RegistryAwayError(explain(answer))
 
+    def _check_route(self, nodes: list[NodeStatus]) -> None:
+        """A proxy that leads clients by their node's name cannot tell N-1 from n1."""
+        for node in nodes:
+            if node.name != self.name and route_of(node.name) == self.route:
+                raise RegistryAwayError(
+                    f"the names {self.name} and {node.name} are the same to a proxy ({self.route}): choose one that differs in more than capitals, dashes and underscores (Cluster.Node)"
+                )
+
     def _check_identity(self, sealed: bytes) -> None:
         """A Redis that was made anew by somebody else may have another key for clients to pin."""
         try:
@@ -282,7 +296,7 @@ class Node:
             args: list[str | int] = []
             for each in held[start : start + _CHUNK]:
                 claim = each.claim
-                ports = ",".join(map(str, each.ports))
+                ports = ",".join(map(str, each.points))
                 args += [encode_key(claim.key), claim.fence, int(each.occupied), ports]
             more = int(start + _CHUNK < len(held))
             answer = await self.link.call(
@@ -368,12 +382,15 @@ class Node:
 
     async def _beat_on(self, settle: float) -> None:
         due = last = 0
+        purpose = _figures_of(NodeEntry(self.name, self.epoch, self.address))
         while True:
             sessions, visitors = self.figures()
             public = None if self.public is None else str(self.public)
-            figure = json.dumps([sessions, visitors, public, self.registry.is_offered])
+            figures = json.dumps([sessions, visitors, public, self.registry.is_offered])
+            sealed = self.seal.close(purpose, figures.encode())
             answer = await self.link.call(
-                BEAT_ONCE, self.name, self.epoch, self.table.highest, figure, self._reserve
+                *(BEAT_ONCE, self.name, self.epoch, self.table.highest, sealed, self._reserve),
+                is_beat=True,
             )
             if answer[0] != b"ok":
                 raise RegistryAwayError("it had given this node up, which joins anew")
@@ -430,9 +447,16 @@ class Node:
             case "node", [name, epoch, address]:
                 entry = read_node([name, epoch, address])
                 if name != self.name:  # what we are, we know
+                    if name not in self.table.nodes:
+                        log.info("a node of the cluster has come", node=name, address=address)
+                        if self._tells_of(name):
+                            self.events.publish(node_up(node=name, address=address))
                     self.table.put_node(entry)
             case "gone", [name, epoch]:
                 if name in self.table.nodes and name != self.name:
+                    if self._tells_of(name):
+                        address = str(self.table.nodes[name].address)
+                        self.events.publish(node_gone(node=name, address=address))
                     self.table.remove_node(name, read_epoch(epoch))
                     log.info("a node of the cluster is gone", node=name)
                 self.registry.on_free()
@@ -446,10 +470,16 @@ class Node:
                     )
             case "ban", [_, _]:
                 self._take_ban(args)
+            case "lift", [network]:
+                self.on_lift(network)
             case "kick", [sealed]:
                 self._take_kick(bytes.fromhex(sealed))
             case _:
                 raise ValueError(f"a newer version may know {word[:32]!r}")
+
+    def _tells_of(self, name: str) -> bool:
+        """Tell whether it is this node that tells of another one."""
+        return min({*self.table.nodes, self.name} - {name}) == self.name
 
     def _take_ban(self, words: list[str]) -> None:
         milliseconds, network = words
@@ -467,14 +497,18 @@ class Node:
     # -- what the server tells the others ----------------------------------------------------------------------------
 
     def note_failure(self, network: str, after: int, ban: float, half_life: float) -> None:
-        """Count a failed login for all nodes; the ban that follows is told as news."""
-        self.link.send(FAIL, network, after, round(ban * 1000), round(half_life * 1000), 16_384)
+        """Count a failed login for all nodes; the ban that follows is told as news. In a flood of them not all are counted, lest they stand before all else."""
+        self.link.offer(FAIL, network, after, round(ban * 1000), round(half_life * 1000), 16_384)
+
+    def lift_ban(self, network: str) -> None:
+        """Have all nodes lift a ban, and forget the failures behind it; not where Redis is away."""
+        self.link.offer(LIFT, network)
 
     def kick(self, request: bytes) -> int:
         """Ask all other nodes to send somebody away; return how many there are. 0 as well where they cannot be asked now."""
         sealed = self.seal.close(_KICK, f"{self.epoch} {time.time():.0f} ".encode() + request)
         others = len(self.table.nodes.keys() - {self.name})
-        return others if others and self.link.send(TELL, f"kick {sealed.hex()}") else 0
+        return others if others and self.link.offer(TELL, f"kick {sealed.hex()}") else 0
 
     def _take_kick(self, sealed: bytes) -> None:
         epoch, told, request = self.seal.open(_KICK, sealed).split(b" ", 2)
@@ -492,7 +526,7 @@ class Node:
     async def ask_nodes(self) -> list[NodeStatus]:
         """Return what is known of all nodes; from memory where Redis is away."""
         try:
-            return read_nodes(await self.link.call(NODES))
+            return read_nodes(await self.link.call(NODES), self.seal)
         except RegistryAwayError:
             return [_from_table(node) for node in self.table.nodes.values()]
 
@@ -520,37 +554,44 @@ def explain(answer: Answer) -> str:
             return "it gave a strange answer"
 
 
-def read_nodes(answer: Answer) -> list[NodeStatus]:
+def read_nodes(answer: Answer, seal: Seal) -> list[NodeStatus]:
     """Read what `NODES` has answered; what is nonsense is left out."""
     found: list[NodeStatus] = []
-    for line, figure in zip(answer[1::2], answer[2::2], strict=False):
+    for line, sealed in zip(answer[1::2], answer[2::2], strict=False):
         try:
             name, epoch, _, address, silent = line.decode().split(" ")
             node = read_node([name, epoch, address])
-            figures: Any = json.loads(figure[:_FIGURES] or b"[null, null, null, false]")
-            sessions, visitors = map(_figure, figures[:2])
-            public, drained = figures[2:]
-            if public is not None:
-                public = str(parse_tcp_address(str(public)))
             seconds = int(silent[:15]) / 1000
-        except (ValueError, TypeError, RecursionError):
+        except ValueError:
             continue
-        status = _from_table(node)
-        found.append(
-            attrs.evolve(
-                status,
-                silent=None if seconds < 0 else round(seconds, 1),
-                sessions=sessions,
-                visitors=visitors,
-                public=public,
-                drained=bool(drained),
-            )
-        )
+        status = attrs.evolve(_from_table(node), silent=None if seconds < 0 else round(seconds, 1))
+        with suppress(ValueError, TypeError, RecursionError):
+            status = _with_figures(status, seal.open(_figures_of(node), sealed))
+        found.append(status)
     return sorted(found, key=lambda each: each.name)
 
 
-def _figure(value: object) -> int | None:
-    if value is not None and not (isinstance(value, int) and 0 <= value < 2**31):
+def _figures_of(node: NodeEntry) -> str:
+    """Return for what its figures are sealed: clients are sent to the address in them, with their passwords."""
+    return f"trionat figures 1 {node.name} {node.epoch}"
+
+
+def _with_figures(status: NodeStatus, figures: bytes) -> NodeStatus:
+    match json.loads(figures):
+        case [sessions, visitors, public, drained]:
+            return attrs.evolve(
+                status,
+                sessions=_figure(sessions),
+                visitors=_figure(visitors),
+                public=None if public is None else str(parse_tcp_address(str(public))),
+                drained=bool(drained),
+            )
+        case _:
+            raise ValueError("no figures")
+
+
+def _figure(value: object) -> int:
+    if not (isinstance(value, int) and 0 <= value < 2**31):
         raise ValueError("no figure")
     return value
 

@@ -16,7 +16,7 @@ import hashlib
 import hmac
 import ipaddress
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import attrs
 import trio
@@ -36,8 +36,10 @@ from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.liveness import SWEEP_INTERVAL
 from trionat.server.accounts.limits import UserLimits
 from trionat.server.cluster.retained import Retained
+from trionat.server.handshakes import PendingHandshakes
 from trionat.server.refusals import Bound
 from trionat.server.sessions.native_tunnels import NativeTunnels
+from trionat.server.visitors.ports import VisitPort
 from trionat.server.visitors.queue import VisitorQueue
 from trionat.server.visitors.visitor import Visitor
 from trionat.signals import Signal
@@ -49,6 +51,7 @@ from trionat.transport.endpoint import TLS_RECORD_BYTES, SocketEndpoint, lost, s
 from trionat.transport.isolation import isolated
 from trionat.transport.pipe import open_pipe
 from trionat.transport.scratch import scratch
+from trionat.transport.tcp_pair import open_tcp_pair
 from trionat.transport.tls import (
     accept_tls,
     client_context,
@@ -62,7 +65,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
     from pathlib import Path
-    from typing import TypeAlias
 
     from trionat.config.server import ServerConfig
     from trionat.protocol.tunnel_frames import Open
@@ -72,12 +74,9 @@ if TYPE_CHECKING:
     from trionat.server.cluster.table import Entry, NodeEntry, RoutingTable
     from trionat.server.refusals import RefusalCounters
     from trionat.server.visitors.acceptor import VisitorAcceptor
-    from trionat.server.visitors.ports import VisitPort
+    from trionat.server.visitors.ports import PointId, PortPool, VisitPoint
     from trionat.transport.endpoint import Endpoint
     from trionat.transport.tls_endpoint import TLSEndpoint
-
-    Deliver: TypeAlias = Callable[[int, TCPAddress, TCPAddress], Awaitable[Endpoint]]
-    """Brings a visitor of a port, with its address and the one that it has dialled, to another process of this server. Raises LocalServiceError."""
 
 log = get_logger(__name__)
 
@@ -99,9 +98,6 @@ _MOST_TRIES: Final = 6
 _TAKEN_WITHIN: Final = 0.01
 """Seconds in which a new tunnel takes the first visitor that waits for it."""
 
-_MOST_STRANGERS: Final = 256
-"""Connections at `NodeAddr` that have not said who they are."""
-
 _LOOK_AGAIN: Final = 0.25
 """Seconds between two looks at visitors for whose port nobody is known."""
 
@@ -109,6 +105,16 @@ _LONGEST_PAUSE: Final = 1.0
 """Seconds between two tries to reach a node, at most."""
 
 _MOVED: Final = "moved: this node does not hold the port any more"
+
+
+class Deliver(Protocol):
+    """Brings a visitor to another process of this server."""
+
+    def __call__(
+        self, point: PointId, source: TCPAddress, visited: TCPAddress, *, with_tls: bool
+    ) -> Awaitable[Endpoint]:
+        """Bring a visitor of a port or a name, with its address and the one that it has dialled. Raises LocalServiceError."""
+        ...
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -123,8 +129,13 @@ class ForwardedVisitor(Visitor):
 
     @property
     def opening(self) -> Forward:
-        """As `Visitor.opening`, with the fence."""
-        return Forward(fence=self.fence, **attrs.asdict(super().opening))
+        """As `Visitor.opening`, with the fence, and the name."""
+        return Forward(
+            fence=self.fence,
+            name=self.name or "",
+            with_tls=self.with_tls,
+            **attrs.asdict(super().opening),
+        )
 
 
 class _NodeTunnel(ClientTunnel):
@@ -197,7 +208,7 @@ class NodeLinks:
     seal: Seal
     identity: Identity
     table: RoutingTable
-    ports: dict[int, VisitPort]
+    pool: PortPool
     acceptor: VisitorAcceptor
     refusals: RefusalCounters
     deliver: Deliver | None = None
@@ -208,9 +219,15 @@ class NodeLinks:
     )
     _lobby: dict[ForwardedVisitor, None] = attrs.field(init=False, factory=lambda: {})
     _nursery: trio.Nursery | None = attrs.field(init=False, default=None)
-    _strangers: int = attrs.field(init=False, default=0)
+    _handshakes: PendingHandshakes = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._handshakes = PendingHandshakes(
+            self.config.max_handshakes,
+            self.config.max_handshakes_per_address,
+            self.refusals,
+            self._is_of_a_node,
+        )
         self._fingerprint = fingerprint(first_certificate(self.identity.certificate.decode()))
         self._client_tls = client_context(pinned=True)
         self._client_tls.set_alpn_protocols([NODE_ALPN])
@@ -221,10 +238,10 @@ class NodeLinks:
 
     # -- to other nodes ----------------------------------------------------------------------------------------------
 
-    def takes(self, port: int) -> bool:
+    def takes(self, point: int | str) -> bool:
         """Tell whether visitors of this port go to another node, or wait for one: theirs is gone, and its clients are coming."""
         return self._nursery is not None and (
-            self._holder(port) is not None or self.table.is_orphaned(port)
+            self._holder(point) is not None or self.table.is_orphaned(point)
         )
 
     def forward(self, visitor: Visitor) -> None:
@@ -238,12 +255,14 @@ class NodeLinks:
             address=visitor.address,
             service=0,
             visited=visitor.visited,
+            name=visitor.name,
+            with_tls=visitor.with_tls,
             counted=visitor.gone,
         )
         self._dispatch(forwarded)
 
-    def _holder(self, port: int) -> Entry | None:
-        entry = self.table.by_port.get(port)
+    def _holder(self, point: PointId) -> Entry | None:
+        entry = self.table.by_point.get(point)
         if entry is None or entry.node not in self.table.nodes:
             return None
         if entry.node == self.name and self.deliver is None:
@@ -252,22 +271,9 @@ class NodeLinks:
 
     def _dispatch(self, visitor: ForwardedVisitor) -> None:
         """Pass a visitor to whoever holds its port; into the lobby where nobody does, as far as is known."""
-        number = visitor.visited.port
-        port, entry = self.ports.get(number), self._holder(number)
-        if port is not None and port.queue is not None:
-            visitor.retained.let_go()
-            port.queue.put(
-                Visitor(
-                    number=visitor.number,
-                    endpoint=visitor.endpoint,
-                    address=visitor.address,
-                    service=port.service,
-                    visited=visitor.visited,
-                    arrived=visitor.arrived,
-                    since=visitor.since,
-                    gone=visitor.counted,
-                ),
-            )
+        point, entry = self.pool.find(visitor.point), self._holder(visitor.point)
+        if point is not None and point.queue is not None:
+            self._take_here(visitor, point)
         elif entry is not None and self._nursery is not None:
             visitor.fence = entry.fence
             visitor.rounds += 1
@@ -279,13 +285,55 @@ class NodeLinks:
             self.refusals.counts[Bound.WAITING_VISITORS] += 1
             self._dismiss(visitor, "too many visitors wait for a node (MaxWaitingVisitors)")
 
+    def _take_here(self, visitor: ForwardedVisitor, point: VisitPoint) -> None:
+        """The port or name that a visitor wants has come here meanwhile: it is as one that has just come."""
+        if visitor.name is not None or point.publish is not None:
+            self._take_published(visitor, point)
+        elif (refusal := self.acceptor.list_refusal(point, visitor.address)) is not None:
+            visitor.endpoint.close()
+            visitor.retained.let_go()
+            visitor.counted()
+            self.acceptor.tell_refused(point, visitor.address, refusal)
+        else:
+            visitor.retained.let_go()
+            queue = point.queue
+            assert queue is not None, "asked before"  # noqa: S101 - for type checkers
+            queue.put(
+                Visitor(
+                    number=visitor.number,
+                    endpoint=visitor.endpoint,
+                    address=visitor.address,
+                    service=point.service,
+                    visited=visitor.visited,
+                    arrived=visitor.arrived,
+                    since=visitor.since,
+                    gone=visitor.counted,
+                    tally=self.acceptor.tally,
+                ),
+            )
+
+    def _take_published(self, visitor: ForwardedVisitor, point: VisitPoint) -> None:
+        """The same, of a service whose visitors are looked at first: that begins with their first byte."""
+        visitor.counted()
+        inner, named = visitor.retained.inner, self.acceptor.named
+        if named is None or not isinstance(inner, SocketEndpoint) or not visitor.retained.is_fresh:
+            visitor.endpoint.reset()  # it was read from
+            visitor.retained.let_go()
+        elif visitor.name is None:
+            named.accept_https(inner.detach(), visitor.address, visitor.visited, point)
+        elif visitor.with_tls:
+            named.accept_https(inner.detach(), visitor.address, visitor.visited)
+        else:
+            named.accept_http(inner.detach(), visitor.address, visitor.visited)
+
     def _done(self, visitor: ForwardedVisitor) -> None:
         """A link is done with a visitor: it was served, or is to go to the next node."""
         if visitor.moving:
             return
         stream = visitor.stream
+        # A link that is lost may have given the service what was taken: nothing is said to it twice.
         refused = stream is not None and (
-            (stream.failure is None and not stream.over)
+            (stream.failure is None and not stream.over and not stream.taken)
             or (stream.failure is not None and stream.failure.reason is AbortReason.REFUSED)
         )
         if refused and visitor.retained.can_rewind and visitor.rounds < _MOST_TRIES:
@@ -303,6 +351,8 @@ class NodeLinks:
             address=visitor.address,
             service=0,
             visited=visitor.visited,
+            name=visitor.name,
+            with_tls=visitor.with_tls,
             arrived=visitor.arrived,
             since=visitor.since,
             rounds=visitor.rounds,
@@ -319,7 +369,10 @@ class NodeLinks:
             UserLimits(f"node {node.name}", Limits()),
             self.refusals,
         )
-        tunnels = NativeTunnels(queue=queue, limit=_MOST_TUNNELS, keep_idle=_KEEP_IDLE)
+        # A visitor that has said something is not passed on again, so no idle tunnel gets one that is dead already.
+        tunnels = NativeTunnels(
+            queue=queue, limit=_MOST_TUNNELS, keep_idle=_KEEP_IDLE, confirms=True
+        )
         link, scope = _Link(node, queue, tunnels, self._dial), trio.CancelScope()
         self._links[node] = link, scope
         self._nursery.start_soon(self._run_link, link, scope, name=f"link to node {node.name}")
@@ -396,7 +449,7 @@ class NodeLinks:
                 self._lobby[visitor] = None
 
     def _is_elsewhere(self, visitor: Visitor, link: _Link) -> bool:
-        entry = self.table.by_port.get(visitor.visited.port)
+        entry = self.table.by_point.get(visitor.point)
         return entry is None or entry.node != link.node.name
 
     def _dismiss(self, visitor: ForwardedVisitor, reason: str) -> None:
@@ -448,9 +501,6 @@ class NodeLinks:
         """Return what the listener of `NodeAddr` calls; connections are served in `nursery`."""
 
         def accept(connection: socket.socket, address: TCPAddress) -> None:
-            if self._strangers >= _MOST_STRANGERS:
-                connection.close()
-                return
             nursery.start_soon(
                 self._serve, connection, address, tls, name=f"node link from {address}"
             )
@@ -461,21 +511,30 @@ class NodeLinks:
         self, connection: socket.socket, address: TCPAddress, tls: ssl.SSLContext
     ) -> None:
         with isolated(log, "node link closed", address=str(address)):
-            self._strangers += 1
+            with trio.CancelScope() as scope:
+                self._handshakes.add(scope, address.host)
+                try:
+                    wire = await self._welcome(connection, tls)
+                finally:
+                    self._handshakes.remove(scope)
+                try:
+                    await self._serve_tunnel(wire)
+                finally:
+                    wire.close()
+
+    async def _welcome(self, connection: socket.socket, tls: ssl.SSLContext) -> TLSEndpoint:
+        """Return a tunnel of another node, which has shown that it is of this cluster. Raises PeerError."""
+        with deadline(_HANDSHAKE, f"it did not say who it is within {_HANDSHAKE:g} s"):
+            wire = await accept_tls(connection, tls)
             try:
-                with deadline(_HANDSHAKE, f"it did not say who it is within {_HANDSHAKE:g} s"):
-                    wire = await accept_tls(connection, tls)
-                    try:
-                        await self._meet(wire)
-                    except BaseException:
-                        wire.close()
-                        raise
-            finally:
-                self._strangers -= 1
-            try:
-                await self._serve_tunnel(wire)
-            finally:
+                await self._meet(wire)
+            except BaseException:
                 wire.close()
+                raise
+        return wire
+
+    def _is_of_a_node(self, host: str) -> bool:
+        return any(node.address.host == host for node in self.table.nodes.values())
 
     async def _meet(self, wire: TLSEndpoint) -> None:
         if wire.tls.selected_alpn_protocol() != NODE_ALPN:
@@ -525,21 +584,46 @@ class NodeLinks:
             RemoteProtocolError: its addresses are none.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        port = self.ports.get(frame.visit_port)
-        if port is None or not isinstance(frame, Forward):
+        if not isinstance(frame, Forward):
             raise LocalServiceError(_MOVED)
-        entry = self.table.by_port.get(port.number)
-        if entry is None or entry.node != self.name or entry.fence != frame.fence:
+        point = self.pool.find(frame.name or frame.visit_port)
+        entry = None if point is None else self.table.by_point.get(point.id)
+        if point is None or entry is None or entry.node != self.name or entry.fence != frame.fence:
             raise LocalServiceError(_MOVED)
         source = _numeric(frame.host, frame.port)
         visited = _numeric(frame.visit_host, frame.visit_port)
         if self.deliver is not None:
-            return await self.deliver(port.number, source, visited)
-        if port.queue is None:
+            return await self.deliver(point.id, source, visited, with_tls=frame.with_tls)
+        if point.queue is None:
             raise LocalServiceError(_MOVED)
+        if frame.name or point.publish is not None:
+            return self._let_in_named(point, source, visited, with_tls=frame.with_tls)
         ours, theirs = open_pipe()
-        self.acceptor.take(port, theirs, source, visited)
+        self.acceptor.take(point, theirs, source, visited)
         return ours
+
+    def _let_in_named(
+        self, point: VisitPoint, source: TCPAddress, visited: TCPAddress, *, with_tls: bool
+    ) -> Endpoint:
+        """Let in a visitor whose first bytes are to be looked at, over a connection of this machine; return the other end of it.
+
+        Raises:
+            LocalServiceError: there are no descriptors for it, or no names here.
+        """
+        named = self.acceptor.named
+        if named is None:
+            raise LocalServiceError("this node has no names (Domain)")
+        try:
+            ours, theirs = open_tcp_pair()
+        except OSError as error:
+            raise LocalServiceError(f"the node cannot take it now: {error.strerror}") from error
+        if isinstance(point, VisitPort):
+            named.accept_https(theirs, source, visited, point)
+        elif with_tls:
+            named.accept_https(theirs, source, visited)
+        else:
+            named.accept_http(theirs, source, visited)
+        return SocketEndpoint(ours)
 
 
 def _numeric(host: str, port: int) -> TCPAddress:

@@ -9,6 +9,8 @@ With that, a failover is what every loss of Redis is: the connection ends or tur
 
 from __future__ import annotations
 
+import socket
+import ssl
 import warnings
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -17,11 +19,17 @@ import trio
 
 from trionat.address import TCPAddress, parse_host
 from trionat.errors import RegistryAwayError, StartupError, TrionatError
-from trionat.server.cluster.scripts import KEYS
+from trionat.server.cluster.dialect import (
+    NO_CERTIFICATE,
+    NOBODY_FROM_OUTSIDE,
+    find_dialect_fault,
+    wants_certificate,
+)
+from trionat.server.cluster.scripts import KEYS, PREFIX
 from trionat.server.cluster.table import readable
 from trionat.store.private_file import read_private
 from trionat.transport.isolation import leaves
-from trionat.transport.tls import client_context
+from trionat.transport.tls import client_context, lacks_authority, speaks_no_tls
 
 if TYPE_CHECKING:
     import coredis
@@ -36,6 +44,9 @@ DEADLINE: Final = 2.0
 _FOR_OTHERS: Final = 0.25
 """Seconds that others of those that are asked have after the first one has answered: it may be the one that knows nothing new."""
 
+
+_DEEPEST: Final = 4
+"""How often the library and what is below it wrap an error."""
 
 _THEIRS: Final = frozenset({"coredis", "anyio", "trio", "ssl"})
 """Whose exceptions are no bugs of ours."""
@@ -94,6 +105,10 @@ async def find_primary(config: ClusterConfig) -> TCPAddress:
                 raise
             ours = [str(error) for error in found if isinstance(error, RegistryAwayError)]
             reasons[address] = next(iter(ours or map(words_of, found)))
+            if not ours and any(map(_is_unclear, found)):
+                encrypted = config.address.encrypted
+                fault = await find_dialect_fault(address, encrypted=encrypted)
+                reasons[address] = fault or reasons[address]
         else:
             scope.deadline = min(scope.deadline, trio.current_time() + _FOR_OTHERS)
 
@@ -214,16 +229,94 @@ def _password(config: ClusterConfig) -> str | None:
 
 
 def words_of(error: BaseException) -> str:
-    """Say in one line what went wrong; the library's words may have the address, but never the password."""
-    if isinstance(error, trio.TooSlowError | TimeoutError):
-        return f"it did not answer within {DEADLINE:g} s"
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.strerror:
-        return readable(cause.strerror)
+    """Say in one line what went wrong, and what to do; the library's words may have the address, but never the password."""
+    if _is_late(error):
+        return (
+            f"it did not answer within {DEADLINE:g} s: does it hang, or is a firewall in the way?"
+        )
+    failure = _failure_of(error)
+    if isinstance(failure, ssl.SSLError):
+        return readable(_words_of_tls(failure))
     text = str(error).partition("\n")[0].strip()
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    return readable(text) or type(error).__name__
+    if isinstance(failure, OSError) and failure.strerror:
+        # The library has put the address before the system's words.
+        text = failure.strerror.removeprefix("Error connecting to ").rpartition(": ")[2]
+    return readable(_with_remedy(text, failure or error)) or type(error).__name__
+
+
+def _is_late(error: BaseException) -> bool:
+    """Tell whether a deadline has passed. The library makes a lost connection without a cause of that, where it was still connecting."""
+    import coredis.exceptions as kinds  # noqa: PLC0415 - see `require_library`
+
+    if isinstance(error, trio.TooSlowError | TimeoutError):
+        return True
+    return isinstance(error, kinds.ConnectionError) and isinstance(
+        error.__cause__ or error.__context__, trio.Cancelled
+    )
+
+
+def _failure_of(error: BaseException) -> OSError | None:
+    """Return what the system or OpenSSL said, which the library has wrapped once or twice."""
+    found: OSError | None = None
+    cause: BaseException | None = error
+    for _ in range(_DEEPEST):
+        if isinstance(cause, ssl.SSLError):
+            return cause
+        if isinstance(cause, OSError) and (cause.strerror or found is None):
+            found = cause
+        cause = None if cause is None else cause.__cause__
+    return found
+
+
+def _with_remedy(text: str, error: BaseException) -> str:
+    """Add what to do, where that follows from it."""
+    import coredis.exceptions as kinds  # noqa: PLC0415 - see `require_library`
+
+    match error:
+        case ConnectionRefusedError():
+            return f"{text}: is it running there, and does it listen at that address (bind, port)?"
+        case socket.gaierror():
+            return f"{text}: is the host in Cluster.Redis right?"
+        case kinds.AuthenticationRequiredError():
+            return "it wants a password: name it in Cluster.RedisPasswordFile (that of Sentinels in the URL)"
+        case kinds.AuthenticationFailureError():
+            return (
+                "it does not take this user and password: check Cluster.RedisPasswordFile, RedisPassword and the URL (a user in it"
+                " has to be one of Redis's)"
+            )
+        case kinds.AuthorizationError():
+            return f"{text}: its ACL has to let trionat run scripts, publish and subscribe, at keys and channels {PREFIX}*"
+        case kinds.ResponseError() if text.startswith("DENIED"):
+            return NOBODY_FROM_OUTSIDE
+        case kinds.InvalidResponse():
+            return f"{text}: is that a Redis at all?"
+        case kinds.ResponseError() if "DB index" in text:
+            return f"{text}: write a lower number behind Cluster.Redis, or raise databases in redis.conf"
+        case _:
+            return text
+
+
+def _words_of_tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.rstrip(".")
+        if lacks_authority(error):
+            return f"no authority that is known here vouches for its certificate ({why}): name the one that does in Cluster.CAFile"
+        return f"its certificate is refused ({why}): it has to be good today, and for the host in Cluster.Redis"
+    if wants_certificate(error):
+        return NO_CERTIFICATE
+    if error.reason == "TLSV1_ALERT_PROTOCOL_VERSION":
+        return "it does not speak TLS 1.3, which nodes want: see tls-protocols in redis.conf"
+    return f"TLS with it is not possible ({error.reason or error})"
+
+
+def _is_unclear(error: BaseException) -> bool:
+    """Tell whether it may be the way in which the server was spoken to: it was reached, and what came then was nothing, or the end."""
+    if _is_late(error):
+        return True
+    failure, cause = _failure_of(error), error.__cause__
+    if failure is not None:
+        return isinstance(failure, ConnectionResetError) or speaks_no_tls(failure)
+    return cause is not None and type(cause).__module__.partition(".")[0] == "anyio"
 
 
 def is_ours(error: BaseException) -> bool:

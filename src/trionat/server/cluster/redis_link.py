@@ -48,7 +48,7 @@ _ECHO: Final = 1.0
 """Seconds between two messages to ourselves; as long as `DEADLINE` without one, and the connection is given up."""
 
 _MOST_WAITING: Final = 4096
-"""Requests that wait for their turn; each takes half a millisecond."""
+"""Requests that wait for their turn; each takes half a millisecond, and a round trip."""
 
 _SHORTEST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
@@ -97,6 +97,44 @@ class _Request:
 
 
 @attrs.define(eq=False)
+class _Lane:
+    """Requests that are asked in their order, one at a time; at most `most` wait."""
+
+    most: int
+    _asked: _Request | None = attrs.field(init=False, default=None)
+    _send: trio.MemorySendChannel[_Request] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[_Request] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[_Request](self.most)
+
+    def put(self, request: _Request) -> None:
+        """Raises trio.WouldBlock: too many wait."""
+        self._send.send_nowait(request)
+
+    async def serve(self, ask: Callable[[_Request], Awaitable[Answer]]) -> None:
+        """Ask one after another, until the first error, or until it is closed."""
+        async for request in self._receive:
+            self._asked = request
+            answer = await ask(request)
+            self._asked = None
+            request.settle(answer)
+
+    def close(self) -> None:
+        """Nobody is asked any more: settle all. Idempotent."""
+        self._send.close()
+        if self._asked is not None:
+            self._asked.settle(None, "Redis did not answer")
+            self._asked = None
+        while True:
+            try:
+                request = self._receive.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+            request.settle(None, "Redis is away")
+
+
+@attrs.define(eq=False)
 class RedisLink:
     """See the module. `run` has to run.
 
@@ -113,7 +151,9 @@ class RedisLink:
     _echo_channel: str = attrs.field(init=False)
     _heard: float = attrs.field(init=False, default=0.0)
     _listening: trio.Event = attrs.field(init=False, factory=trio.Event)
-    _requests: trio.MemorySendChannel[_Request] | None = attrs.field(init=False, default=None)
+    _requests: _Lane | None = attrs.field(init=False, default=None)
+    _beats: _Lane | None = attrs.field(init=False, default=None)
+    _overflowed: trio.Event = attrs.field(init=False, factory=trio.Event)
     _scope: trio.CancelScope | None = attrs.field(init=False, default=None)
     _told_bugs: set[str] = attrs.field(init=False, factory=lambda: set())
     _digests: dict[Script, Any] = attrs.field(init=False, factory=lambda: {})
@@ -131,8 +171,9 @@ class RedisLink:
         script: Script,
         *args: str | bytes | int,
         on_late: Callable[[Answer], None] | None = None,
+        is_beat: bool = False,
     ) -> Answer:
-        """Run a script, behind all that were sent before, and return its answer.
+        """Run a script, behind all that were sent before, and return its answer. A beat waits for nothing but the beat before: many logins at once must not kill a node.
 
         Cancelled, it may run nevertheless: `on_late` gets the answer then.
 
@@ -140,7 +181,10 @@ class RedisLink:
             RegistryAwayError: it did not answer in time, or cannot be asked. The script may have run.
         """
         request = _Request(script, args, on_late, trio.Event())
-        self._put(request)
+        try:
+            self._put(request, self._beats if is_beat else self._requests)
+        except trio.WouldBlock:
+            raise RegistryAwayError("Redis is away: too much waits for it") from None
         assert request.answered is not None, "made with it"  # noqa: S101 - for type checkers
         try:
             await request.answered.wait()
@@ -156,20 +200,31 @@ class RedisLink:
         return request.answer
 
     def send(self, script: Script, *args: str | bytes | int) -> bool:
-        """Run a script soon, behind all that were sent before, whatever it answers. False: nobody can be asked now."""
+        """Run a script soon, behind all that were sent before, whatever it answers. False: nobody can be asked now.
+
+        Where too much waits already, the generation ends: in the next one, all that this node holds is told anew, so that nothing is missed.
+        """
         try:
-            self._put(_Request(script, args))
+            self._put(_Request(script, args), self._requests)
         except RegistryAwayError:
+            return False
+        except trio.WouldBlock:
+            self._overflowed.set()
             return False
         return True
 
-    def _put(self, request: _Request) -> None:
-        if self._requests is None:
-            raise RegistryAwayError(f"Redis is away: {self.reason}")
+    def offer(self, script: Script, *args: str | bytes | int) -> bool:
+        """As `send`, for what may be lost: False as well where too much waits."""
         try:
-            self._requests.send_nowait(request)
-        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-            raise RegistryAwayError("Redis is away: too much waits for it") from None
+            self._put(_Request(script, args), self._requests)
+        except (RegistryAwayError, trio.WouldBlock):
+            return False
+        return True
+
+    def _put(self, request: _Request, lane: _Lane | None) -> None:
+        if lane is None or self._overflowed.is_set():
+            raise RegistryAwayError(f"Redis is away: {self.reason or 'too much waits for it'}")
+        lane.put(request)
 
     async def run(self) -> None:
         """Keep a generation alive, until cancelled. Every reason is logged, but once while it stays the same."""
@@ -208,9 +263,17 @@ class RedisLink:
     async def _generation(self) -> None:
         primary = await find_primary(self.config)
         client = open_client(self.config, primary)
-        send, receive = trio.open_memory_channel[_Request](_MOST_WAITING)
-        waiting: list[_Request] = []
+        requests, beats = _Lane(_MOST_WAITING), _Lane(1)
         self._listening, self._heard = trio.Event(), trio.current_time()
+        self._overflowed = trio.Event()
+
+        async def ask(request: _Request) -> Answer:
+            with trio.fail_after(DEADLINE):
+                answer: Any = await client.evalsha(
+                    self._digests[request.script], list(KEYS), list(request.args)
+                )
+            return _checked(answer)
+
         try:
             with trio.CancelScope() as scope:
                 self._scope = scope
@@ -219,49 +282,35 @@ class RedisLink:
                         try:
                             with trio.fail_after(DEADLINE):
                                 await self._greet(client)
-                            nursery.start_soon(self._serve, client, receive, waiting, name="ask")
+                            nursery.start_soon(requests.serve, ask, name="ask")
+                            nursery.start_soon(beats.serve, ask, name="ask for beats")
                             nursery.start_soon(self._listen, client, name="hear news")
                             nursery.start_soon(self._echo, client, name="miss news")
+                            nursery.start_soon(self._watch_overflow, name="watch what waits")
                             with trio.fail_after(DEADLINE):
                                 await self._listening.wait()
-                            self._requests, self.reason = send, ""
+                            self._requests, self._beats, self.reason = requests, beats, ""
                             await self.attend()
                         finally:
-                            self._requests = None
                             # Before the client is left, which may take a while where Redis hangs.
-                            for request in waiting:
-                                request.settle(None, "Redis did not answer")
-                            send.close()
+                            self._close(requests, beats)
                             scope.cancel("the generation is over")
         finally:
-            self._requests = None
-            with receive:
-                while True:
-                    try:
-                        request = receive.receive_nowait()
-                    except (trio.WouldBlock, trio.EndOfChannel):
-                        break
-                    request.settle(None, "Redis is away")
+            self._close(requests, beats)
+
+    def _close(self, *lanes: _Lane) -> None:
+        self._requests = self._beats = None
+        for lane in lanes:
+            lane.close()
+
+    async def _watch_overflow(self) -> None:
+        await self._overflowed.wait()
+        raise RegistryAwayError("too much waits for it")
 
     async def _greet(self, client: Client) -> None:
         self.run_id = (await look(client)).run_id
         for script in ALL:
             self._digests[script] = await client.script_load(script.text)
-
-    async def _serve(
-        self,
-        client: Client,
-        receive: trio.MemoryReceiveChannel[_Request],
-        waiting: list[_Request],
-    ) -> None:
-        async for request in receive:
-            waiting.append(request)
-            with trio.fail_after(DEADLINE):
-                answer: Any = await client.evalsha(
-                    self._digests[request.script], list(KEYS), list(request.args)
-                )
-            waiting.clear()
-            request.settle(_checked(answer))
 
     async def _listen(self, client: Client) -> None:
         channels = [CHANNEL, self._echo_channel]

@@ -13,10 +13,21 @@ from trionat.config.cluster import NODE
 from trionat.errors import RefusedError, RegistryAwayError
 from trionat.log import get_logger
 from trionat.protocol.messages import RefusalCode
-from trionat.server.cluster.scripts import CLAIM, DOUBT, EVICT, FIND, OCCUPY, RELEASE, SUSPECT_AFTER
+from trionat.server.cluster.scripts import (
+    CLAIM,
+    DOUBT,
+    EVICT,
+    FIND,
+    MOST_OF_POINTS,
+    OCCUPY,
+    RELEASE,
+    SUSPECT_AFTER,
+)
 from trionat.server.cluster.table import Entry, decode_key, encode_key, read_fence, readable
 from trionat.server.registry.claim import Claim, TakenError, Wish, is_group
 from trionat.server.registry.registry import Registry
+from trionat.server.visitors.ports import name_taken
+from trionat.text import counted
 from trionat.transport.dial import dial
 
 if TYPE_CHECKING:
@@ -24,7 +35,7 @@ if TYPE_CHECKING:
 
     from trionat.server.cluster.redis_link import Answer, RedisLink
     from trionat.server.cluster.table import RoutingTable
-    from trionat.server.visitors.ports import LeaseKey, PortPool, VisitPort
+    from trionat.server.visitors.ports import LeaseKey, PointId, PortPool, VisitPoint
 
 log = get_logger(__name__)
 
@@ -40,31 +51,31 @@ _REASON: Final = 512
 _MAKE_ROOM: Final = "the user's limit of sessions"
 _MOVED: Final = "this client is at another node by now"
 _GROUP_MOVED: Final = "the group of this client is at another node by now"
-_TAKEN: Final = "a visit port of this client is in use at another node by now"
+_TAKEN: Final = "a visit port or a name of this client is in use at another node by now"
 
 
 @attrs.define(eq=False)
 class _Elsewhere:
-    """The ports that other nodes hold, as far as is known here; not those of the client that `asks`, which are to come along with it."""
+    """The ports and names that other nodes hold, as far as is known here; not those of the client that `asks`, which are to come along with it."""
 
     table: RoutingTable
     node: str
     asks: LeaseKey | None = None
 
-    def __contains__(self, port: object) -> bool:
-        entry = self.table.by_port.get(port)  # type: ignore[call-overload]
+    def __contains__(self, point: object) -> bool:
+        entry = self.table.by_point.get(point)  # type: ignore[call-overload]
         return entry is not None and entry.node != self.node and entry.key != self.asks
 
 
 @attrs.define(eq=False)
 class _Held:
-    """What this node holds, as the others know it: the claim of a client, with its `ports`; of one in a group without, for they are the group's.
+    """What this node holds, as the others know it: the claim of a client, with its ports and names; of one in a group without, for they are the group's.
 
     The group's is there as long as it has `members`. `lost` says that another node has it by now, and the lease is on its way out.
     """
 
     claim: Claim
-    ports: tuple[int, ...]
+    points: tuple[PointId, ...]
     occupied: bool = True
     lost: bool = False
     members: int = 0
@@ -88,7 +99,7 @@ class RedisRegistry(Registry):
     is_ready: bool = attrs.field(init=False, default=False)
     is_offered: bool = attrs.field(init=False, default=False)
     held: dict[LeaseKey, _Held] = attrs.field(init=False, factory=lambda: {})
-    _held_ports: dict[int, LeaseKey] = attrs.field(init=False, factory=lambda: {})
+    _held_points: dict[PointId, LeaseKey] = attrs.field(init=False, factory=lambda: {})
     _elsewhere: _Elsewhere = attrs.field(init=False)
     _asking: int = attrs.field(init=False, default=0)
 
@@ -127,32 +138,33 @@ class RedisRegistry(Registry):
             return await self._share(wish, group)
         if not self.has_room(wish.ports_key):
             return None
+        _check_length(wish)
         self._asking += 1
-        kept: list[VisitPort] = []  # that others have, as we have just learned
+        kept: list[VisitPoint] = []  # that others have, as we have just learned
         try:
             for _ in range(_TRIES):
                 self._elsewhere.asks = wish.ports_key
                 try:
-                    ports = self.pool.take(wish.services, wish.ports_key, wish.limits.visit_ports)
+                    taken = self.pool.take(wish.services, wish.ports_key, wish.limits.visit_ports)
                 finally:
                     self._elsewhere.asks = None
-                if ports is None:
+                if taken is None:
                     return None
-                kept += ports
-                numbers = tuple(port.number for port in ports)
-                answer = await self._ask(wish, numbers)
+                kept += taken
+                points = tuple(point.id for point in taken)
+                answer = await self._ask(wish, points)
                 match answer:
                     case [b"ok", *fences]:
-                        claim = self._hold(wish, numbers, fences)
-                        for port in ports:
-                            kept.remove(port)
+                        claim = self._hold(wish, points, fences)
+                        for point in taken:
+                            kept.remove(point)
                         return claim
                     case [b"taken", *pairs]:
                         theirs = dict(zip(pairs[::2], pairs[1::2], strict=False))
                         self._refuse_taken(wish, theirs)
-                        free = [port for port in ports if b"%d" % port.number not in theirs]
+                        free = [point for point in taken if str(point.id).encode() not in theirs]
                         self.pool.give_back(free)
-                        kept = [port for port in kept if port not in free]
+                        kept = [point for point in kept if point not in free]
                     case _:
                         self._refuse(wish, answer)
                         return None
@@ -162,14 +174,14 @@ class RedisRegistry(Registry):
             self.pool.give_back(kept)
 
     async def _share(self, wish: Wish, group: _Held) -> Claim | None:
-        """Take the ports that a group has here."""
+        """Take the ports and names that a group has here."""
         if group.lost:
             return None
-        wish.check_fits(group.ports)
+        wish.check_fits(group.points)
         match await self._ask(wish, ()):
             case [b"ok", fence]:
-                if group.members:
-                    return self._hold(wish, group.ports, [fence])
+                if group.members and not group.lost:
+                    return self._hold(wish, group.points, [fence])
                 self.link.send(RELEASE, self.node, self.epoch, encode_key(wish.key), fence)
             case answer:
                 self._refuse(wish, answer)
@@ -190,7 +202,7 @@ class RedisRegistry(Registry):
             case _:  # Redis does not know us any more: we are about to tell it
                 raise _away()
 
-    async def _ask(self, wish: Wish, ports: tuple[int, ...]) -> Answer:
+    async def _ask(self, wish: Wish, points: tuple[PointId, ...]) -> Answer:
         most = -1 if wish.limits.sessions is None else wish.limits.sessions
         key = encode_key(wish.key)
         group = "" if wish.group is None else encode_key(wish.ports_key)
@@ -202,7 +214,7 @@ class RedisRegistry(Registry):
                 self.table.highest,
                 key,
                 most,
-                ",".join(map(str, ports)),
+                ",".join(map(str, points)),
                 group,
                 on_late=partial(self._give_back, key, group),
             )
@@ -216,35 +228,38 @@ class RedisRegistry(Registry):
                 self.link.send(RELEASE, self.node, self.epoch, each, fence)
 
     def _refuse_taken(self, wish: Wish, theirs: dict[bytes, bytes]) -> None:
-        """Note who has these ports, and that it is not this client; refuse it where it has named one of them."""
+        """Note who has these ports, and that it is not this client; refuse it where it has named one of them, or a name."""
         for number, key in theirs.items():
             with suppress(ValueError, KeyError):
                 self.pool.remember(self.pool.ports[int(number)], decode_key(key.decode()))
         for service in wish.services:
+            if (service.hostname or "").encode() in theirs:
+                raise name_taken(service.hostname or "")
             if b"%d" % (service.visit_port or 0) in theirs:
                 raise RefusedError(
                     RefusalCode.PORT_TAKEN, f"visit port {service.visit_port} is in use"
                 )
 
-    def _hold(self, wish: Wish, ports: tuple[int, ...], granted: Sequence[bytes]) -> Claim:
+    def _hold(self, wish: Wish, points: tuple[PointId, ...], granted: Sequence[bytes]) -> Claim:
         """Note what was granted: the fence of a claim, and that of its group where it is the first."""
         try:
             fence, *of_group = (read_fence(each.decode()) for each in granted)
-            claim = Claim(wish=wish, ports=ports, fence=fence, holder=self.node)
-            new = [_Held(claim, ports if wish.group is None else ())]
+            claim = Claim(wish=wish, points=points, fence=fence, holder=self.node)
+            new = [_Held(claim, points if wish.group is None else ())]
             if of_group:
                 its = attrs.evolve(wish, key=wish.ports_key, group=None)
-                new.append(_Held(attrs.evolve(claim, wish=its, fence=of_group[0]), ports))
+                new.append(_Held(attrs.evolve(claim, wish=its, fence=of_group[0]), points))
             for held in new:
                 key, fence = held.claim.key, held.claim.fence
-                self.table.put(Entry(key, self.node, self.epoch, fence, held.ports))
+                self.table.put(Entry(key, self.node, self.epoch, fence, held.points))
         except ValueError:
             log.warning("Redis has granted a claim with nonsense", fence=readable(granted[0]))
             self._give_back(encode_key(wish.key), encode_key(wish.ports_key), [b"ok", *granted])
             raise _away() from None
+        self.pool.note_held(points)
         for held in new:
             self.held[held.claim.key] = held
-            self._held_ports.update(dict.fromkeys(held.ports, held.claim.key))
+            self._held_points.update(dict.fromkeys(held.points, held.claim.key))
         if wish.group is not None:
             self.held[wish.ports_key].members += 1
         return claim
@@ -254,21 +269,21 @@ class RedisRegistry(Registry):
         held = self.held.get(claim.key)
         if held is None or held.claim.fence != claim.fence:
             return
-        self._drop(claim.key)
         if claim.wish.group is not None:
             group = self.held[claim.wish.ports_key]
             group.members -= 1
             if not group.members:
                 self._drop(claim.wish.ports_key)
+        self._drop(claim.key)  # last: who hears of it finds the group's ports free
         self.on_free()
 
     def _drop(self, key: LeaseKey) -> None:
         held = self.held.pop(key)
-        for number in held.ports:
-            del self._held_ports[number]
+        for point in held.points:
+            del self._held_points[point]
         fence = held.claim.fence
         self.table.remove(key, fence)
-        self.pool.give_back(self.pool.ports[number] for number in held.ports)
+        self.pool.give_back(map(self.pool.open, held.points))
         self.link.send(RELEASE, self.node, self.epoch, encode_key(key), fence)
 
     def occupy(self, claim: Claim, *, occupied: bool) -> None:
@@ -335,13 +350,13 @@ class RedisRegistry(Registry):
 
     def remember(self, entry: Entry) -> None:
         """Its client gets the same ports, should it come here."""
-        for number in entry.ports:
-            if (port := self.pool.ports.get(number)) is not None:
+        for point in entry.points:
+            if isinstance(point, int) and (port := self.pool.ports.get(point)) is not None:
                 self.pool.remember(port, entry.key)
 
     def give_way(self, entry: Entry) -> None:
         """Another node has a claim: what we hold of the same, with an older fence, is not ours any more."""
-        keys = {self._held_ports.get(number) for number in entry.ports} | {entry.key}
+        keys = {self._held_points.get(point) for point in entry.points} | {entry.key}
         for key in keys:
             held = None if key is None else self.held.get(key)
             if (
@@ -353,25 +368,35 @@ class RedisRegistry(Registry):
                 self.lose(key, moved=key == entry.key)
 
     def lose(self, key: LeaseKey, *, moved: bool) -> None:
-        """Another node holds what we do, with a higher fence: the client itself (`moved`) or its group, or one of its ports for somebody else."""
+        """Another node holds what we do, with a higher fence: the client itself (`moved`) or its group, or one of its ports or names for somebody else."""
         held = self.held.get(key)
         if held is None or held.lost:
             return
         held.lost = True
         if moved and self.is_offered:
-            log.info("a client has gone to another node", user=key[0], ports=held.claim.ports)
+            log.info("a client has gone to another node", user=key[0], ports=held.claim.points)
             self.on_moved(key)
         else:
             log.warning(
                 "another node has what was held here",
                 user=key[0],
-                ports=held.claim.ports,
+                ports=held.claim.points,
                 fence=held.claim.fence,
             )
             if moved and not is_group(key):
                 self.on_evict(key, _MOVED, vacant_only=False)
             else:
                 self.on_lost(key, _GROUP_MOVED if moved else _TAKEN)
+
+
+def _check_length(wish: Wish) -> None:
+    """Check that Redis can hold such a claim. Raises RefusedError."""
+    if sum(len(service.hostname or "65535") + 1 for service in wish.services) > MOST_OF_POINTS:
+        raise RefusedError(
+            RefusalCode.TOO_MANY_SERVICES,
+            f"{counted(len(wish.services), 'service')} asked for, whose names are longer than the {MOST_OF_POINTS} bytes"
+            " that a cluster holds of one client: spread them over several clients",
+        )
 
 
 def _name(node: bytes) -> str:

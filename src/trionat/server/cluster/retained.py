@@ -13,6 +13,7 @@ import attrs
 from trionat.transport.endpoint import TLS_RECORD_BYTES, SocketEndpoint
 
 if TYPE_CHECKING:
+    from trionat.transport.endpoint import Endpoint
     from trionat.transport.readiness import Readiness
 
 _CLOSE: Final = "close"
@@ -29,7 +30,7 @@ class Retained:
     Before the first answer, `close` and `reset` wake whoever waits, as ever, and are only noted else: `let_go` does it, or `rewind` begins anew.
     """
 
-    inner: SocketEndpoint
+    inner: Endpoint
     _said: bytearray | None = attrs.field(init=False, repr=False, factory=bytearray)
     _read: int = attrs.field(init=False, default=0)
     _answered: bool = attrs.field(init=False, default=False)
@@ -54,6 +55,11 @@ class Retained:
     def can_rewind(self) -> bool:
         """Whether all that was read is still here, and nothing was written."""
         return self._said is not None and not self._answered
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing was read or written."""
+        return self._said is not None and not self._said and not self._answered
 
     def rewind(self) -> None:
         """Begin anew: what was read is read once more."""
@@ -142,6 +148,10 @@ class Retained:
             return
         self._farewell = farewell
         try:
+            if not isinstance(
+                self.inner, SocketEndpoint
+            ):  # what has become of it is not only the kernel's
+                raise OSError
             sock = self.inner.sock.dup()
         except OSError:  # there is no descriptor left, or it is closed already
             self.let_go()

@@ -6,12 +6,13 @@
 | `nodes` | hash: a node's name to `EPOCH MEMBER ADDRESS` |
 | `beats` | sorted set: a node's name by its last beat |
 | `figures` | hash: a node's name to what `status` shows of it |
-| `claims` | hash: the key of a client (JSON) to `NODE EPOCH FENCE OCCUPIED PORT,PORT…`; a client of a group has no ports, but the key of the group has |
-| `ports` | hash: a visit port to the key of the client that has it |
+| `claims` | hash: the key of a client (JSON) to `NODE EPOCH FENCE OCCUPIED POINT,POINT…`, visit ports and names; a client of a group has none, but the key of the group has |
+| `points` | hash: a visit port, or a name, to the key of the client that has it |
 | `user:NAME`, `held:EPOCH` | sets: the keys of a user, of a node |
 | `fence`, `seq` | counters: of claims, of news |
 | `dead` | sorted set: epochs of nodes that are gone, by the time until which their claims stand reserved for the same clients |
 | `drained` | set: epochs of nodes that are drained: whoever's client comes to another node takes its claim along |
+| `order:NAME`, `certificate:NAME` | who orders a certificate now; the last one that was got, sealed |
 | `bans`, `failed`, `failures` | sorted sets: networks by the end of their ban, by their last failed login; hash: a network to `SCORE TIME` |
 
 All of them begin with one hash tag, so that a Redis Cluster has them at one place. A claim holds while its node has the epoch that is in it, and
@@ -49,6 +50,9 @@ LONGEST_SETTLE: Final = 60.0
 MOST_BYTES: Final = 8192
 """Of a client's key, and of a claim; what is longer is none."""
 
+MOST_OF_POINTS: Final = MOST_BYTES - 256
+"""Bytes of the ports and names of one claim, each with a comma: what else is in a claim has room in the rest."""
+
 HIGHEST_FENCE: Final = 2**46
 """What is believed. A script writes no number above 2**53 exactly."""
 
@@ -67,7 +71,7 @@ KEYS: Final = tuple(
         "beats",
         "figures",
         "claims",
-        "ports",
+        "points",
         "fence",
         "seq",
         "dead",
@@ -83,7 +87,7 @@ GROUP_END: Final = f",{GROUP_NUMBER}]]"
 """Of the id of a group; that of any other client ends with a quote or a port number."""
 
 _PRELUDE: Final = f"""
-local cluster, nodes, beats, figures, claims, ports, fences, seq, dead, drained, bans, failed, failures = unpack(KEYS)
+local cluster, nodes, beats, figures, claims, points, fences, seq, dead, drained, bans, failed, failures = unpack(KEYS)
 local P, CHANNEL = '{PREFIX}', '{CHANNEL}'
 local DEAD, SUSPECT = {DEAD_AFTER * 1000:.0f}, {SUSPECT_AFTER * 1000:.0f}
 local MOST_BYTES, HIGHEST, LEAP = {MOST_BYTES}, {HIGHEST_FENCE:.0f}, {LEAP:.0f}
@@ -116,10 +120,10 @@ local function tell(text)
 end
 
 local function parse(value)
-    local node, epoch, fence, occupied, list = string.match(short(value, MOST_BYTES), '^(%w[%w._-]*) (%x+) (%d+) ([01]) ([%d,]*)$')
+    local node, epoch, fence, occupied, list = string.match(short(value, MOST_BYTES), '^(%w[%w._-]*) (%x+) (%d+) ([01]) ([%w.,:-]*)$')
     if not node or #node > 64 or #epoch > 32 or not number(fence) or tonumber(fence) > HIGHEST then return nil end
-    local claim = {{node = node, epoch = epoch, fence = tonumber(fence), occupied = occupied == '1', list = list, ports = {{}}}}
-    for port in string.gmatch(list, '%d+') do claim.ports[#claim.ports + 1] = port end
+    local claim = {{node = node, epoch = epoch, fence = tonumber(fence), occupied = occupied == '1', list = list, points = {{}}}}
+    for point in string.gmatch(list, '[^,]+') do claim.points[#claim.points + 1] = point end
     return claim
 end
 
@@ -153,7 +157,7 @@ end
 
 local function put(id, node, epoch, fence, occupied, list)
     write(id, node, epoch, fence, occupied, list)
-    for port in string.gmatch(list, '%d+') do redis.call('HSET', ports, port, id) end
+    for point in string.gmatch(list, '[^,]+') do redis.call('HSET', points, point, id) end
     if not is_group(id) then redis.call('SADD', user_set(id), id) end
     redis.call('SADD', P .. 'held:' .. epoch, id)
     tell(table.concat({{'claim', node, epoch, whole(fence), list, id}}, ' '))
@@ -161,8 +165,8 @@ end
 
 local function drop(id, claim)
     redis.call('HDEL', claims, id)
-    for _, port in ipairs(claim.ports) do
-        if redis.call('HGET', ports, port) == id then redis.call('HDEL', ports, port) end
+    for _, point in ipairs(claim.points) do
+        if redis.call('HGET', points, point) == id then redis.call('HDEL', points, point) end
     end
     redis.call('SREM', user_set(id), id)
     redis.call('SREM', P .. 'held:' .. claim.epoch, id)
@@ -177,13 +181,13 @@ local function is_reserved(claim)
     return (tonumber(redis.call('ZSCORE', dead, claim.epoch) or '') or 0) > now
 end
 
--- Who has a port, if somebody does.
-local function holder(port)
-    local id = short(redis.call('HGET', ports, port), MOST_BYTES)
+-- Who has a port or a name, if somebody does.
+local function holder(point)
+    local id = short(redis.call('HGET', points, point), MOST_BYTES)
     local claim = find(id)
     if not claim or not (is_alive(claim) or is_reserved(claim)) then return nil end
-    for _, its in ipairs(claim.ports) do
-        if its == port then return id, claim end
+    for _, its in ipairs(claim.points) do
+        if its == point then return id, claim end
     end
     return nil
 end
@@ -267,8 +271,8 @@ end
 local function stands(id, fence, occupied, list)
     local claim = known == '1' and find(id)
     if not claim or claim.node ~= node or claim.epoch ~= epoch or claim.fence ~= fence or claim.list ~= list then return false end
-    for _, port in ipairs(claim.ports) do
-        if redis.call('HGET', ports, port) ~= id then return false end
+    for _, point in ipairs(claim.points) do
+        if redis.call('HGET', points, point) ~= id then return false end
     end
     if claim.occupied ~= (occupied == '1') then write(id, node, epoch, fence, occupied, list) end
     return true
@@ -279,13 +283,13 @@ local function hold(id, fence, occupied, list)
     local rivals, lost = {}, ''
     local function rival(its, claim)
         if claim and not (claim.node == node and claim.epoch == epoch and its == id) then
-            if is_alive(claim) and claim.fence >= fence then lost = its == id and 'key' or 'port' end
+            if is_alive(claim) and claim.fence >= fence then lost = its == id and 'key' or 'point' end
             rivals[#rivals + 1] = {its, claim}
         end
     end
     rival(id, find(id))
-    for port in string.gmatch(list, '%d+') do
-        local its, claim = holder(port)
+    for point in string.gmatch(list, '[^,]+') do
+        local its, claim = holder(point)
         if its ~= id then rival(its, claim) end
     end
     if lost == '' then
@@ -433,10 +437,10 @@ if most >= 0 and redis.call('SCARD', user_set(id)) >= most then
     end
 end
 local taken = {'taken'}
-for port in string.gmatch(list, '%d+') do
-    local its = holder(port)
+for point in string.gmatch(list, '[^,]+') do
+    local its = holder(point)
     if its and its ~= id and its ~= group then
-        taken[#taken + 1] = port
+        taken[#taken + 1] = point
         taken[#taken + 1] = its
     end
 end
@@ -598,6 +602,46 @@ return answer
 """,
 )
 
+LIFT: Final = Script(
+    "lift",
+    """
+local network = ARGV[1]
+redis.call('ZREM', bans, network)
+redis.call('ZREM', failed, network)
+redis.call('HDEL', failures, network)
+redis.call('PUBLISH', CHANNEL, '0 lift ' .. network)
+return {'ok'}
+""",
+)
+
+LOCK: Final = Script(
+    "lock",
+    """
+local name, token, milliseconds = unpack(ARGV)
+if not redis.call('SET', P .. 'order:' .. name, token, 'NX', 'PX', milliseconds) then return {'held'} end
+local kept = redis.pcall('GET', P .. 'certificate:' .. name)
+return {'ok', type(kept) == 'string' and short(kept, 262144) or ''}
+""",
+)
+
+UNLOCK: Final = Script(
+    "unlock",
+    """
+local name, token = unpack(ARGV)
+if redis.call('GET', P .. 'order:' .. name) == token then redis.call('DEL', P .. 'order:' .. name) end
+return {'ok'}
+""",
+)
+
+KEEP: Final = Script(
+    "keep",
+    """
+local name, sealed, milliseconds = unpack(ARGV)
+redis.call('SET', P .. 'certificate:' .. name, sealed, 'PX', milliseconds)
+return {'ok'}
+""",
+)
+
 ALL: Final = (
     JOIN,
     HOLD,
@@ -617,4 +661,8 @@ ALL: Final = (
     FOUND,
     FAIL,
     BANS,
+    LIFT,
+    LOCK,
+    UNLOCK,
+    KEEP,
 )

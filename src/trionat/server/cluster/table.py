@@ -6,6 +6,7 @@ heard twice.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import re
@@ -16,11 +17,12 @@ import trio
 
 from trionat.address import TCPAddress, parse_tcp_address
 from trionat.config.cluster import NODE
+from trionat.hostnames import parse_hostname
 from trionat.server.cluster.scripts import HIGHEST_FENCE, LEAP, MOST_BYTES
 from trionat.server.registry.claim import is_group
 
 if TYPE_CHECKING:
-    from trionat.server.visitors.ports import LeaseKey
+    from trionat.server.visitors.ports import LeaseKey, PointId
 
 MOST_NODES: Final = 4096
 MOST_CLAIMS: Final = 2**20
@@ -32,14 +34,14 @@ ORPHANED_FOR: Final = 15.0
 HIGHEST_PORT = 2**16 - 1
 """`bench.scale` raises it, for more leases than there are ports."""
 
-_PORTS: Final = 1024
+_POINTS: Final = 1024
 _SHOWN: Final = 200
 """Characters."""
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 """Half a character: JSON can have one, and nothing can be written with it."""
 
-_NUMBERS: Final = re.compile(r"[0-9]{1,7}(,[0-9]{1,7})*", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,7}", re.ASCII)
 _EPOCH: Final = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
 
 
@@ -81,13 +83,35 @@ class NodeEntry:
 
 @attrs.frozen
 class Entry:
-    """A claim: who holds which ports, at which node. A client of a group holds none: its group does, under a key of its own (`group_key`)."""
+    """A claim: who holds which ports and names, at which node. A client of a group holds none: its group does, under a key of its own (`group_key`)."""
 
     key: LeaseKey
     node: str
     epoch: str
     fence: int
-    ports: tuple[int, ...]
+    points: tuple[PointId, ...]
+
+
+def read_point(text: str) -> PointId:
+    """Read a visit port, or a whole name; the name is an address where the domain is one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not _NUMBER.fullmatch(text):
+        if not _is_address(text) and parse_hostname(text) != text:
+            raise ValueError("no name as a node writes it")
+        return text
+    if not 0 < int(text) <= HIGHEST_PORT:
+        raise ValueError("no port")
+    return int(text)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return "%" not in text and str(ipaddress.ip_address(text)) == text
+    except ValueError:
+        return False
 
 
 def read_node(words: list[str]) -> NodeEntry:
@@ -114,21 +138,20 @@ def read_fence(text: str) -> int:
     return int(text)
 
 
-def read_claim(node: str, epoch: str, fence: str, ports: str, key: str) -> Entry:
+def read_claim(node: str, epoch: str, fence: str, points: str, key: str) -> Entry:
     """Read the parts of a claim.
 
     Raises:
         ValueError: they are none.
     """
-    if ports and not _NUMBERS.fullmatch(ports):
-        raise ValueError("no ports")
-    numbers = tuple(int(port) for port in ports.split(",")) if ports else ()
-    if len(numbers) > _PORTS or not all(0 < number <= HIGHEST_PORT for number in numbers):
-        raise ValueError("no ports")
+    words = points.split(",") if points else []
+    if len(words) > _POINTS:
+        raise ValueError("too many ports")
+    found = tuple(map(read_point, words))
     its = decode_key(key)
-    if is_group(its) and not numbers:
+    if is_group(its) and not found:
         raise ValueError("a group without ports")
-    return Entry(its, NODE.read(node), read_epoch(epoch), read_fence(fence), numbers)
+    return Entry(its, NODE.read(node), read_epoch(epoch), read_fence(fence), found)
 
 
 @attrs.define(eq=False)
@@ -137,26 +160,30 @@ class RoutingTable:
 
     nodes: dict[str, NodeEntry] = attrs.field(init=False, factory=lambda: {})
     by_key: dict[LeaseKey, Entry] = attrs.field(init=False, factory=lambda: {})
-    by_port: dict[int, Entry] = attrs.field(init=False, factory=lambda: {})
+    by_point: dict[PointId, Entry] = attrs.field(init=False, factory=lambda: {})
     highest: int = attrs.field(init=False, default=0)
-    _portless: int = attrs.field(init=False, default=0)
+    _empty: int = attrs.field(init=False, default=0)
     _groups: int = attrs.field(init=False, default=0)
     _by_epoch: dict[str, dict[LeaseKey, Entry]] = attrs.field(init=False, factory=lambda: {})
-    _orphaned: dict[int, float] = attrs.field(init=False, factory=lambda: {})
+    _orphaned: dict[PointId, float] = attrs.field(init=False, factory=lambda: {})
 
     @property
     def slots_taken(self) -> int:
-        """How many claims have ports: those of a group's clients have none, but the group's has."""
-        return len(self.by_key) - self._portless
+        """How many claims have ports or names: those of a group's clients have none, but the group's has."""
+        return len(self.by_key) - self._empty
 
     @property
     def clients(self) -> int:
         """How many claims are of clients, and not of groups."""
         return len(self.by_key) - self._groups
 
-    def is_orphaned(self, port: int) -> bool:
-        """Tell whether a port's node went a moment ago: its client is most likely on the way to another one."""
-        return trio.current_time() < self._orphaned.get(port, -math.inf)
+    def of_user(self, name: str) -> list[Entry]:
+        """Return all that a user's clients and groups have, wherever that is. Goes through the whole table."""
+        return [entry for entry in self.by_key.values() if entry.key[0] == name]
+
+    def is_orphaned(self, point: PointId) -> bool:
+        """Tell whether the node of a port or a name went a moment ago: its client is most likely on the way to another one."""
+        return trio.current_time() < self._orphaned.get(point, -math.inf)
 
     def put_node(self, node: NodeEntry) -> None:
         """A node is there. One of the same name and another epoch is not, any more."""
@@ -171,19 +198,19 @@ class RoutingTable:
         node = self.nodes.get(name)
         if node is not None and node.epoch == epoch:
             del self.nodes[name]
-        ports: set[int] = set()
+        points: set[PointId] = set()
         for entry in list(self._by_epoch.get(epoch, {}).values()):
             self._remove(entry)
-            ports.update(entry.ports)
-        self._orphan(ports)
+            points.update(entry.points)
+        self._orphan(points)
 
-    def _orphan(self, ports: set[int]) -> None:
+    def _orphan(self, points: set[PointId]) -> None:
         now = trio.current_time()
-        self._orphaned = {port: end for port, end in self._orphaned.items() if end > now}
-        self._orphaned.update(dict.fromkeys(ports, now + ORPHANED_FOR))
+        self._orphaned = {point: end for point, end in self._orphaned.items() if end > now}
+        self._orphaned.update(dict.fromkeys(points, now + ORPHANED_FOR))
 
     def put(self, entry: Entry) -> bool:
-        """A claim holds; those of the same key or port that are older do not. False: it is older itself.
+        """A claim holds; those of the same key, port or name that are older do not. False: it is older itself.
 
         Raises:
             ValueError: its fence is one that nobody can have by now; if it were believed, all that come would have to be higher.
@@ -191,7 +218,7 @@ class RoutingTable:
         if entry.fence > self.highest + LEAP:
             raise ValueError(f"a fence that nobody can have by now ({entry.fence})")
         self.highest = max(self.highest, entry.fence)
-        rivals = [self.by_port[port] for port in entry.ports if port in self.by_port]
+        rivals = [self.by_point[point] for point in entry.points if point in self.by_point]
         if (same := self.by_key.get(entry.key)) is not None:
             rivals.append(same)
         if any(rival.fence > entry.fence for rival in rivals):
@@ -200,10 +227,10 @@ class RoutingTable:
             self._remove(rival)
         if len(self.by_key) < MOST_CLAIMS:
             self.by_key[entry.key] = entry
-            self._portless += not entry.ports
+            self._empty += not entry.points
             self._groups += is_group(entry.key)
             self._by_epoch.setdefault(entry.epoch, {})[entry.key] = entry
-            self.by_port.update(dict.fromkeys(entry.ports, entry))
+            self.by_point.update(dict.fromkeys(entry.points, entry))
         return True
 
     def remove(self, key: LeaseKey, fence: int) -> None:
@@ -215,15 +242,15 @@ class RoutingTable:
     def _remove(self, entry: Entry) -> None:
         if self.by_key.get(entry.key) is entry:
             del self.by_key[entry.key]
-            self._portless -= not entry.ports
+            self._empty -= not entry.points
             self._groups -= is_group(entry.key)
             its = self._by_epoch[entry.epoch]
             del its[entry.key]
             if not its:
                 del self._by_epoch[entry.epoch]
-        for port in entry.ports:
-            if self.by_port.get(port) is entry:
-                del self.by_port[port]
+        for point in entry.points:
+            if self.by_point.get(point) is entry:
+                del self.by_point[point]
 
     def put_known(self, entry: Entry) -> None:
         """A claim of a snapshot; what is of a node that is not there does not count."""
@@ -234,14 +261,14 @@ class RoutingTable:
     def replace(self, fresh: RoutingTable) -> None:
         """Take all of a snapshot, which is not used any more, instead of what was there.
 
-        A port that is in it no more counts as one whose node is gone: a Redis that is back, and empty, has not heard yet what others hold.
+        A port or a name that is in it no more counts as one whose node is gone: a Redis that is back, and empty, has not heard yet what others hold.
         """
-        before = set(self.by_port)
-        self.nodes, self.by_key, self.by_port = fresh.nodes, fresh.by_key, fresh.by_port
+        before = set(self.by_point)
+        self.nodes, self.by_key, self.by_point = fresh.nodes, fresh.by_key, fresh.by_point
         self._by_epoch = fresh._by_epoch
-        self._portless, self._groups = fresh._portless, fresh._groups
+        self._empty, self._groups = fresh._empty, fresh._groups
         self.highest = max(self.highest, fresh.highest)
-        self._orphan(before - self.by_port.keys())
+        self._orphan(before - self.by_point.keys())
 
 
 def readable(said: str | bytes) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from trionat.server.control.handshakes import PendingHandshakes
+from trionat.server.handshakes import PendingHandshakes
 from trionat.server.proxies import ProxyListener
 from trionat.server.refusals import Bound
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trionat.server.admission.bans import Bans
     from trionat.server.listeners import Listeners
     from trionat.server.refusals import RefusalCounters
+    from trionat.server.tally import Tally
     from trionat.transport.descriptors import Descriptors
 
 
@@ -34,6 +35,7 @@ class Acceptance:
     config: ServerConfig
     bans: Bans
     refusals: RefusalCounters
+    tally: Tally | None = None
     handshakes: PendingHandshakes = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -42,6 +44,7 @@ class Acceptance:
             self.config.max_handshakes_per_address,
             self.refusals,
             self.bans.is_in_use,
+            self.tally,
         )
 
     def acceptor(

@@ -12,14 +12,14 @@ from trionat.errors import PeerError, RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import HEADERS
+from trionat.server.connection_log import ConnectionLog
 from trionat.server.control.acceptance import Acceptance
-from trionat.server.control.connection_log import ConnectionLog
 from trionat.server.control.legacy_login import LegacyLogin
 from trionat.server.control.native_login import NativeLogin, PlainTunnelLogin
-from trionat.server.control.peek import peek_dialect
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.isolation import isolated, leaves
+from trionat.transport.peek import peek_dialect
 from trionat.transport.tls import accept_tls
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ConnectionHandler:
     def __attrs_post_init__(self) -> None:
         context = self.context
         self._log = ConnectionLog(context.refusals)
-        self._acceptance = Acceptance(context.config, context.bans, context.refusals)
+        self._acceptance = Acceptance(context.config, context.bans, context.refusals, context.tally)
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is served in `nursery`."""
@@ -62,6 +62,7 @@ class ConnectionHandler:
 
         `scope` is cancelled to make room for others, as long as nobody knows whose connection it is.
         """
+        handshakes = self._acceptance.handshakes
         with isolated(log, "connection closed", address=str(address)), scope:
             try:
                 seconds = self.context.config.handshake_timeout
@@ -70,11 +71,12 @@ class ConnectionHandler:
                 ):
                     login = await self._meet(connection, address, scope)
                 await login.serve()
+                handshakes.finish(scope)  # of a tunnel, which a session has by now
             except* PeerError as group:
                 for error in leaves(group):
                     self._log.closed(address, str(error))
             finally:
-                self._acceptance.handshakes.remove(scope)
+                handshakes.fail(scope)
 
     async def _meet(
         self, connection: socket.socket, address: TCPAddress, scope: trio.CancelScope
@@ -87,7 +89,7 @@ class ConnectionHandler:
         except BaseException:
             connection.close()
             raise
-        identified = partial(self._acceptance.handshakes.remove, scope)
+        identified = partial(self._acceptance.handshakes.finish, scope)
         if dialect is Dialect.NATIVE:
             endpoint = await accept_tls(connection, self.tls)
             return NativeLogin(self.context, endpoint, address, identified, scope)

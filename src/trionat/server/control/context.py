@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from trionat.server.cluster.node import Node
     from trionat.server.refusals import RefusalCounters
     from trionat.server.sessions.registry import Sessions
+    from trionat.server.tally import Tally
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class ServerContext:
-    """See the module. `bans` is asked who may connect, `authenticator` who may log in. `stopping` is the planned stop; `public_host` is what clients show as the server's name. `route` leads to this process, where there are several, or to this node. `node` is this server in its cluster."""
+    """See the module. `bans` is asked who may connect, `authenticator` who may log in. `stopping` is the planned stop; `public_host` is what clients show as the server's name. `route` leads to this process, where there are several, or to this node. `node` is this server in its cluster. `tally` is there where `/metrics` are on."""
 
     config: ServerConfig
     authenticator: Authenticator
@@ -34,3 +35,4 @@ class ServerContext:
     public_host: str
     route: str | None = None
     node: Node | None = None
+    tally: Tally | None = None

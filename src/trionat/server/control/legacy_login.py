@@ -94,6 +94,7 @@ class LegacyLogin(Login):
             address=self.address,
             services=(ServiceRequest(),),
             limits=user.limits,
+            account_id=user.account_id,
             channel=self._channel,
         )
 

@@ -90,7 +90,12 @@ class Login(ABC):
         return deadline(seconds, f"the peer did not finish {what} within {seconds:g} s")
 
     async def _log_in(
-        self, username: str, *, password: str | None, token: bytes | None = None
+        self,
+        username: str,
+        *,
+        password: str | None,
+        token: bytes | None = None,
+        caveats: tuple[str, ...] = (),
     ) -> Identity:
         """Return as whom a client is to be let in.
 
@@ -99,7 +104,7 @@ class Login(ABC):
         """
         bind_context(user=username)
         identity = await self.context.authenticator.authenticate(
-            self.address.host, username, password=password, token=token
+            self.address.host, username, password=password, token=token, caveats=caveats
         )
         log.debug(
             "login accepted",

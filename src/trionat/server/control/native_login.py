@@ -12,6 +12,7 @@ from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.protocol.messages import (
     GROUPS,
     MOVE,
+    NAMES,
     PLAIN_TUNNELS,
     RESUME,
     ROUTES,
@@ -80,19 +81,28 @@ class NativeLogin(Login):
             )
 
     async def _serve_client(self, hello: Hello) -> None:
-        user = await self._log_in(hello.username, password=hello.password, token=hello.token)
+        user = await self._log_in(
+            hello.username, password=hello.password, token=hello.token, caveats=hello.caveats
+        )
+        scope = user.scope
         self._channel.allow_control_frames()
         expose = await self._expect("the list of its services")
         if not isinstance(expose, Expose):
             raise RemoteProtocolError(f"{type(expose).__name__.upper()} instead of EXPOSE")
         groups = GROUPS in hello.capabilities
+        if NAMES not in hello.capabilities and any(
+            service.publish is not None for service in expose.services
+        ):
+            raise RemoteProtocolError("EXPOSE with names from a client that does not know them")
         client = NativeQueuedClient(
-            key=(user.username, hello.identity),
+            key=(user.username, scope.key_of(hello.identity)),
             client_name=hello.name,
             address=self.address,
             services=expose.services,
-            limits=user.limits,
-            group=expose.group if groups else None,
+            group=scope.key_of(expose.group) if groups and expose.group is not None else None,
+            limits=scope.limits,
+            account_id=user.account_id,
+            scope=scope,
             channel=self._channel,
             follows_routes=ROUTES in hello.capabilities,
         )
@@ -111,6 +121,7 @@ class NativeLogin(Login):
                 username=user.username,
                 account_id=user.account_id,
                 credential=user.credential,
+                restrictions=user.caveats,
                 client_name=hello.name,
                 channel=self._channel,
                 keep_idle=expose.idle_tunnels,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trionat.protocol.messages import ServiceRequest
-    from trionat.server.visitors.ports import LeaseKey
+    from trionat.server.visitors.ports import LeaseKey, PointId
     from trionat.store.base import Limits
 
 GROUP_NUMBER: Final = -1
@@ -34,7 +34,7 @@ def is_group(key: LeaseKey) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Wish:
-    """What a client asks for: a visit port for each service, under the key of its user and identity.
+    """What a client asks for: a visit port or a name for each service, under the key of its user and identity. All names are whole ones by now.
 
     `limits` are those of the user's account: the ports that it may have, and how many sessions at once. `group` is with which of the user's clients it
     shares its ports.
@@ -50,23 +50,30 @@ class Wish:
         """As whose the ports are remembered: its own, or its group's."""
         return self.key if self.group is None else group_key(self.key[0], self.group)
 
-    def check_fits(self, ports: Sequence[int]) -> None:
-        """Check that the client can share those ports of its group.
+    @property
+    def ports_wanted(self) -> int:
+        """How many visit ports it takes."""
+        return sum(service.has_port for service in self.services)
+
+    def check_fits(self, points: Sequence[PointId]) -> None:
+        """Check that the client can share those ports and names of its group.
 
         Raises:
-            RefusedError: it has other services or wants other ports, or its user may not have them any more.
+            RefusedError: it has other services or wants other ports or names, or its user may not have them any more.
         """
-        if len(self.services) != len(ports):
+        if len(self.services) != len(points):
             raise RefusedError(
                 RefusalCode.PORT_TAKEN,
-                f"the group {self.group} has {counted(len(ports), 'service')}, and this client {len(self.services)}",
+                f"the group {self.group} has {counted(len(points), 'service')}, and this client {len(self.services)}",
             )
-        for number, service in zip(ports, self.services, strict=True):
-            if service.visit_port not in (None, number):
+        for point, service in zip(points, self.services, strict=True):
+            if not service.fits(point):
+                here = point if isinstance(point, str) else f"visit port {point}"
                 raise RefusedError(
-                    RefusalCode.PORT_TAKEN,
-                    f"the group {self.group} is at visit port {number}, and not at {service.visit_port}",
+                    RefusalCode.NAME_TAKEN if isinstance(point, str) else RefusalCode.PORT_TAKEN,
+                    f"the group {self.group} is at {here}, and not at {service.hostname or service.visit_port or 'a port'}",
                 )
+        ports = [point for point in points if isinstance(point, int)]
         allowed = self.limits.visit_ports
         if allowed is not None and not all(number in allowed for number in ports):
             raise RefusedError(
@@ -77,14 +84,14 @@ class Wish:
 
 @attrs.frozen(kw_only=True)
 class Claim:
-    """A wish that was granted: `holder` has these ports, one for each service in their order, and one session slot; all claims of a group share both.
+    """A wish that was granted: `holder` has these ports and names, one for each service in their order, and one session slot; all claims of a group share both.
 
-    `fence` only grows: of two claims of one key, or of one port, the higher one is right. `holder` is the word by which a process is
+    `fence` only grows: of two claims of one key, or of one port or name, the higher one is right. `holder` is the word by which a process is
     known (its route); empty where there is only one.
     """
 
     wish: Wish
-    ports: tuple[int, ...]
+    points: tuple[PointId, ...]
     fence: int
     holder: str
 
@@ -92,6 +99,11 @@ class Claim:
     def key(self) -> LeaseKey:
         """Whose it is."""
         return self.wish.key
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The visit ports among its points."""
+        return tuple(point for point in self.points if isinstance(point, int))
 
 
 class TakenError(TrionatError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from trionat.server.registry.registry import Evict
-    from trionat.server.visitors.ports import LeaseKey, PortPool
+    from trionat.server.visitors.ports import LeaseKey, PointId, PortPool
 
 _MAKE_ROOM: Final = "the user's limit of sessions"
 
@@ -41,12 +41,12 @@ class ClaimTable:
     """At most `slots` claims, with ports of the pool. Processes are known by a word each, and are there between `join` and `leave`.
 
     What a process holds stays when it has left: whoever has its word next finds it with `held_by`, and a client that comes to another
-    process takes it along. See `Registry` for what the methods do. `on_change` is called with ports that were just taken, or given back.
+    process takes it along. See `Registry` for what the methods do. `on_change` is called with ports and names that were just taken, or given back.
     """
 
     slots: int
     ports: PortPool
-    on_change: Callable[[Iterable[int]], None] = lambda _: None
+    on_change: Callable[[Iterable[PointId]], None] = lambda _: None
     _held: dict[LeaseKey, _Held] = attrs.field(init=False, factory=lambda: {})
     _groups: dict[LeaseKey, dict[LeaseKey, _Held]] = attrs.field(init=False, factory=lambda: {})
     _sharing: int = attrs.field(init=False, default=0)
@@ -86,13 +86,13 @@ class ClaimTable:
         held = self._held.get(key)
         return None if held is None or held.claim.fence != fence else held.claim
 
-    def claim_of_port(self, number: int) -> Claim | None:
-        """Return the claim that a port belongs to; one of several, where it is a group's."""
-        port = self.ports.ports.get(number)
-        if port is None or (key := port.last_holder) is None:
+    def claim_of(self, point: PointId) -> Claim | None:
+        """Return the claim that a port or a name belongs to; one of several, where it is a group's."""
+        found = self.ports.find(point)
+        if found is None or (key := found.last_holder) is None:
             return None
         held = self._find_held(key)
-        return None if held is None or number not in held.claim.ports else held.claim
+        return None if held is None or point not in held.claim.points else held.claim
 
     def is_current(self, claim: Claim) -> bool:
         """Tell whether a claim still holds."""
@@ -120,19 +120,19 @@ class ClaimTable:
         """See `Registry.claim`."""
         if not self._make_way(wish, word):
             return None
-        shared = None if wish.group is None else self._shared_ports(wish, word)
+        shared = None if wish.group is None else self._shared_points(wish, word)
         if not self._has_sessions(wish):
             return None
         if shared is None:
             if self.free_slots <= 0:
                 return None
-            ports = self.ports.take(wish.services, wish.ports_key, wish.limits.visit_ports)
-            if ports is None:
+            taken = self.ports.take(wish.services, wish.ports_key, wish.limits.visit_ports)
+            if taken is None:
                 return None
-            numbers = tuple(port.number for port in ports)
+            points = tuple(point.id for point in taken)
         else:
-            numbers = shared
-        claim = Claim(wish=wish, ports=numbers, fence=next(self._fences), holder=word)
+            points = shared
+        claim = Claim(wish=wish, points=points, fence=next(self._fences), holder=word)
         self._put(claim)
         return claim
 
@@ -147,8 +147,8 @@ class ClaimTable:
             self._remove(held.claim)
         return True
 
-    def _shared_ports(self, wish: Wish, word: str) -> tuple[int, ...] | None:
-        """Return the ports of the group that the wish names, where this process has it; take away what a dead one has left of it."""
+    def _shared_points(self, wish: Wish, word: str) -> tuple[PointId, ...] | None:
+        """Return the ports and names of the group that the wish names, where this process has it; take away what a dead one has left of it."""
         group = self._groups.get(wish.ports_key)
         if group is None:
             return None
@@ -156,14 +156,15 @@ class ClaimTable:
             raise TakenError(other)
         claims = [held.claim for held in group.values()]
         if claims[0].holder == word:
-            wish.check_fits(claims[0].ports)
-            return claims[0].ports
+            wish.check_fits(claims[0].points)
+            return claims[0].points
         for claim in claims:
             self._remove(claim)
         return None
 
     def _put(self, claim: Claim) -> None:
         held = self._held[claim.key] = _Held(claim)
+        self.ports.note_held(claim.points)
         self._by_user.setdefault(claim.key[0], {})[claim.key] = held
         if claim.wish.group is not None:
             group = self._groups.setdefault(claim.wish.ports_key, {})
@@ -171,7 +172,7 @@ class ClaimTable:
             if len(group) > 1:
                 self._sharing += 1
                 return
-        self.on_change(claim.ports)
+        self.on_change(claim.points)
 
     def _has_sessions(self, wish: Wish) -> bool:
         """Tell whether the user may have one more; asks for those that stand without a session where there are too many."""
@@ -213,12 +214,13 @@ class ClaimTable:
                 del self._groups[claim.wish.ports_key]
         self._give_back(claim, is_shared=is_shared)
         if not is_shared:
-            self.on_change(claim.ports)
+            self.on_change(claim.points)
 
     def _give_back(self, claim: Claim, *, is_shared: bool) -> None:
-        """Give back the ports of a claim that is gone, unless others of its group share them."""
+        """Give back the ports and names of a claim that is gone, unless others of its group share them."""
         if not is_shared:
-            self.ports.give_back(self.ports.ports[number] for number in claim.ports)
+            found = (self.ports.find(point) for point in claim.points)
+            self.ports.give_back(point for point in found if point is not None)
 
     def _tell_free(self) -> None:
         for member in list(self._members.values()):

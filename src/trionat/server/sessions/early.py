@@ -12,7 +12,6 @@ from trionat.protocol.conversation import Side
 from trionat.protocol.messages import EARLY_BYTES, Begin
 from trionat.protocol.tunnel_frames import AbortReason
 from trionat.relay.early import MOST_EARLY, EarlyOutbox, EarlyStream
-from trionat.relay.stream import VisitorStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +66,7 @@ class EarlyVisitors:
         buffer = self.new_buffer()
         if not buffer.memory.has_room(EARLY_BYTES):
             return
-        stream = VisitorStream(visitor.number, visitor.endpoint, buffer)
+        stream = visitor.new_stream(buffer)
         visitor.stream = stream
         early = EarlyStream(stream, Side.SERVER, self.outbox, self.on_moved)
         self._begun[visitor.number] = _Begun(visitor, early)

@@ -9,7 +9,6 @@ import attrs
 from trionat.log import get_logger
 from trionat.protocol.conversation import Side
 from trionat.relay.raw_tunnel import RawTunnel
-from trionat.relay.stream import VisitorStream
 from trionat.server.sessions.tunnels import Tunnels
 from trionat.transport.isolation import isolated
 
@@ -33,7 +32,7 @@ class LegacyTunnels(Tunnels):
         if visitor is None:
             log.info("tunnel closed", reason="no visitor waits for it")
             return
-        stream = VisitorStream(visitor.number, visitor.endpoint)
+        stream = visitor.new_stream()
         tunnel = RawTunnel(wire, stream, Side.SERVER, early)
         self._begin(visitor, stream)
         self._running.add(tunnel)

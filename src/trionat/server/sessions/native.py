@@ -12,14 +12,20 @@ import trio
 from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.messages import (
+    APPROVALS,
     CAPABILITIES,
     GROUPS,
+    MOST_DESCRIPTION,
     MOVE,
+    NAMES,
+    NARROWED_TICKETS,
     PLAIN_TUNNELS,
     RESUME,
     ROUTES,
     SECRET_BYTES,
     Acks,
+    Approve,
+    Ask,
     Close,
     Demand,
     Down,
@@ -38,9 +44,12 @@ from trionat.relay.send_buffer import SendBuffer
 from trionat.server.sessions.early import EarlyVisitors
 from trionat.server.sessions.native_tunnels import NativeTunnels
 from trionat.server.sessions.session import Session, SessionEnd
+from trionat.server.visitors.ports import public_url
 from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
+    from trionat.server.visitors.approvals import Question
+    from trionat.server.visitors.ports import VisitPoint
     from trionat.transport.channel import Channel
     from trionat.transport.endpoint import Endpoint
 
@@ -160,6 +169,9 @@ class NativeSession(Session):
         nursery.start_soon(self._tell_demand, name="demand")
         if self.resumes:
             nursery.start_soon(self._early.run, name="early visitors")
+        for service, point in enumerate(self.lease.points):
+            if point.publish is not None and point.publish.approve:
+                nursery.start_soon(self._ask_owner, service, point, name="ask the owner")
         while True:
             match message := await self.link.receive():
                 case Drain(seconds=seconds):
@@ -174,11 +186,13 @@ class NativeSession(Session):
                     self._tunnels.give_up(message)
                 case Moved() if self._told:
                     self.moved.set()
+                case Approve(service=service, host=host, approved=approved):
+                    restrictions = self._point(service, "APPROVE").restrictions
+                    if restrictions is not None:
+                        restrictions.approvals.answer(host, approved=approved)
                 case Down(services=services) if self.groups:
-                    if services and services[-1] >= len(self.lease.ports):
-                        raise RemoteProtocolError(
-                            f"DOWN for service {services[-1]}, which is not there"
-                        )
+                    if services:
+                        self._point(services[-1], "DOWN")
                     self.lease.queue.down = frozenset(services)
                 case Close(text=text):
                     end = SessionEnd(
@@ -199,6 +213,7 @@ class NativeSession(Session):
             uid=self.uid,
             secret=self._secret,
             ports=self.lease.port_numbers,
+            urls=self._urls(),
             host=self.public_host,
             ping_interval=self.config.ping_interval,
             peer_timeout=self.config.peer_timeout,
@@ -210,6 +225,9 @@ class NativeSession(Session):
                 *([MOVE] if self.moves else []),
                 *([] if self.route is None else [ROUTES]),
                 *([GROUPS] if self.groups else []),
+                *([NARROWED_TICKETS] if self.restrictions else []),
+                NAMES,
+                APPROVALS,
             ),
             route=self.route,
             resumption=Resumption(
@@ -220,6 +238,37 @@ class NativeSession(Session):
             if self.resumes
             else None,
         )
+
+    def _point(self, service: int, message: str) -> VisitPoint:
+        """Return where a service of the client is.
+
+        Raises:
+            RemoteProtocolError: it has no such service.
+        """
+        points = self.lease.points
+        if service >= len(points):
+            raise RemoteProtocolError(f"{message} for service {service}, which is not there")
+        return points[service]
+
+    async def _ask_owner(self, service: int, point: VisitPoint) -> None:
+        """Ask about each address that waits, once in a session, those first that came first, as long as the service is published here."""
+        told: list[Question] = []
+        while (restrictions := point.restrictions) is not None:
+            approvals = restrictions.approvals
+            questions = list(approvals.open_questions())
+            for question in questions:
+                if question not in told:
+                    host, what = question.host, question.what[:MOST_DESCRIPTION]
+                    self.link.post(Ask(service=service, host=host, what=what), (service, host))
+            told = questions
+            await approvals.changed.wait()
+
+    def _urls(self) -> tuple[str | None, ...] | None:
+        """Return where services are that are published by name; None where none is."""
+        points = self.lease.points
+        if all(point.publish is None for point in points):
+            return None
+        return tuple(public_url(point, self.config) for point in points)
 
     async def _tell_demand(self) -> None:
         queue = self.lease.queue

@@ -14,7 +14,6 @@ from trionat.protocol.tunnel_frames import AbortReason, Resume
 from trionat.relay.acknowledgements import are_owed
 from trionat.relay.liveness import ACKNOWLEDGED_WITHIN
 from trionat.relay.server_tunnel import ServerTunnel
-from trionat.relay.stream import VisitorStream
 from trionat.server.sessions.tunnels import Tunnels
 from trionat.server.visitors.queue import Place
 from trionat.transport.isolation import isolated
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from trionat.protocol.messages import Lost
     from trionat.relay.send_buffer import SendBuffer
+    from trionat.relay.stream import VisitorStream
     from trionat.server.visitors.visitor import Visitor
     from trionat.transport.endpoint import Endpoint
 
@@ -57,7 +57,8 @@ class NativeTunnels(Tunnels):
 
     `keep_idle` is how many idle tunnels the client wants at least, `acknowledged_within` is as in `Tunnel`. With `new_buffer` streams outlive
     their tunnels, and one that gets no further over any of them is reset after `resume_wait` seconds. `on_acks` is called, once a second or where a
-    buffer is full, when the client is to be told how far they are. `release` is waited for before a tunnel gets a visitor.
+    buffer is full, when the client is to be told how far they are. `release` is waited for before a tunnel gets a visitor. With `confirms`, one that has had
+    a visitor before answers a probe first.
     """
 
     keep_idle: int
@@ -66,6 +67,7 @@ class NativeTunnels(Tunnels):
     resume_wait: float = 0.0
     on_acks: Callable[[], None] = lambda: None
     release: Callable[[Visitor], Awaitable[None]] = _at_once
+    confirms: bool = False
     _tunnels: dict[ServerTunnel, _Served] = attrs.field(init=False, factory=lambda: {})
     _sweeps: int = attrs.field(init=False, default=0)
 
@@ -103,9 +105,13 @@ class NativeTunnels(Tunnels):
                 self._rescue(current, reason)
 
     async def _carry(self, tunnel: ServerTunnel, served: _Served, scope: trio.CancelScope) -> None:
+        is_new = True
         while (visitor := await self.queue.next(served.place)) is not None:
             served.next = visitor
             try:
+                if self.confirms and not is_new:
+                    await tunnel.confirm()
+                is_new = False
                 await self.release(visitor)
             except BaseException:
                 self.queue.put_back(visitor)
@@ -123,7 +129,7 @@ class NativeTunnels(Tunnels):
         visitor.tries += 1
         if (stream := visitor.stream) is None:
             buffer = None if self.new_buffer is None else self.new_buffer()
-            stream = visitor.stream = VisitorStream(visitor.number, visitor.endpoint, buffer)
+            stream = visitor.stream = visitor.new_stream(buffer)
             self._begin(visitor, stream)
             await tunnel.open(stream, frame)
         else:

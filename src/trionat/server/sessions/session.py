@@ -51,7 +51,8 @@ class Session(ABC):
     """One client's authenticated control connection and everything that it owns here.
 
     `run` is all of it: when it returns or is cancelled no task, tunnel or visitor of the session is left. The connection
-    belongs to the caller, and so does the lease. `dialect` is for the log. `elsewhere` are the other servers that the client is told of when this one
+    belongs to the caller, and so does the lease. `dialect` is for the log, and `restrictions` as well: the caveats of the ticket that
+    the client has logged in with. `elsewhere` are the other servers that the client is told of when this one
     stops, or is drained: then `moved` is set when the client is up at one of them.
     """
 
@@ -65,6 +66,7 @@ class Session(ABC):
     account_id: int = 0
     credential: Credential | None = None
     elsewhere: Callable[[], tuple[TCPAddress, ...]] = lambda: ()
+    restrictions: tuple[str, ...] = ()
     since: float = attrs.field(init=False, factory=trio.current_time)
     tunnels: Tunnels = attrs.field(init=False)
     moved: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -114,7 +116,8 @@ class Session(ABC):
             client=self.client_name,
             dialect=self.dialect,
             address=str(self.address),
-            ports=self.lease.port_numbers,
+            ports=self.lease.point_ids,
+            **({"restrictions": self.restrictions} if self.restrictions else {}),
         )
         try:
             try:

@@ -151,6 +151,7 @@ class Tunnels(ABC):
             visitor=visitor.number,
             address=str(visitor.address),
             port=visitor.visited.port,
+            **({} if visitor.name is None else {"name": visitor.name}),
             reason=end,
             received=stream.taken,
             sent=stream.given,

@@ -49,15 +49,10 @@ class AccessPolicy:
 
         `user_limits` are those of the user whose port it visits, if a lease holds that.
         """
+        if (refusal := self.list_refusal(host, user_limits)) is not None:
+            return refusal
         network = network_of(host)
         most = self.config.max_visitors_per_address
-        if not self._admittance.includes(host):
-            return Bound.LISTS, "its address may not visit (AllowVisitors, DenyVisitors)"
-        if user_limits is not None and not user_limits.admittance.includes(host):
-            return (
-                Bound.ACCOUNT_LISTS,
-                "its address may not visit this user (limits of the account)",
-            )
         if most and self._present.get(network, 0) >= most:
             return (
                 Bound.VISITORS_OF_ADDRESS,
@@ -67,6 +62,17 @@ class AccessPolicy:
             return (
                 Bound.RATE,
                 f"more than {counted(self.config.visitor_rate, 'visitor')} a second from its address (VisitorRate)",
+            )
+        return None
+
+    def list_refusal(self, host: str, user_limits: UserLimits | None) -> tuple[Bound, str] | None:
+        """The same by the lists alone: for a visitor that counts as present already."""
+        if not self._admittance.includes(host):
+            return Bound.LISTS, "its address may not visit (AllowVisitors, DenyVisitors)"
+        if user_limits is not None and not user_limits.admittance.includes(host):
+            return (
+                Bound.ACCOUNT_LISTS,
+                "its address may not visit this user (limits of the account)",
             )
         return None
 

@@ -2,35 +2,113 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
 
-from trionat.config.values import PORTS
+from trionat.config.values import HTTPS_PORT, PORTS
 from trionat.errors import RefusedError
-from trionat.protocol.messages import RefusalCode
+from trionat.protocol.messages import PublishKind, RefusalCode
+from trionat.server.visitors.approvals import Approvals
+from trionat.server.visitors.figures import RequestCounter
+from trionat.server.visitors.restrictions import Restrictions
+from trionat.signals import Signal
 from trionat.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 
-    from trionat.protocol.messages import ServiceRequest
+    from trionat.config.server import ServerConfig
+    from trionat.protocol.messages import Publish, ServiceRequest
     from trionat.server.visitors.group import Group
     from trionat.server.visitors.queue import VisitorQueue
 
 # User name, and the client's name for itself; or, where it has none, its host and a number.
 LeaseKey = tuple[str, str | tuple[str, int]]
 
+PointId = int | str
+"""A visit port, or a name."""
 
-@attrs.define(eq=False)
-class VisitPort:
-    """One public port. A visitor goes to the queue of the lease that holds it, or to its group; with none, it is closed at once."""
 
-    number: int
+@attrs.define(eq=False, kw_only=True)
+class VisitPoint(ABC):
+    """Where visitors come in: a visit port, or a name. A visitor goes to the queue of the lease that holds it, or to its group; with none, it is sent away at once.
+
+    `service` is the number of the service, for its client. `publish` says what speaks for that there, if anything does, and `restrictions` who may visit it then; `requests` counts those that we see.
+    """
+
     queue: VisitorQueue | Group | None = None
     service: int = 0
+    publish: Publish | None = None
+    restrictions: Restrictions | None = None
+    requests: RequestCounter | None = None
     last_holder: LeaseKey | None = None
+
+    def take_publish(self, publish: Publish | None) -> None:
+        """This is how its service is published from now on. What was counted and approved stays as long as it is published: a client that comes back salts its password anew.
+
+        Raises:
+            ValueError: it cannot be.
+        """
+        if publish == self.publish:
+            return
+        if publish is None:
+            self.restrictions = self.requests = None
+        else:
+            before = self.restrictions
+            approvals = Approvals() if before is None else before.approvals
+            self.restrictions = Restrictions(publish, approvals)
+            self.requests = self.requests or RequestCounter()
+        self.publish = publish
+
+    @property
+    @abstractmethod
+    def id(self) -> PointId:
+        """The number of a port, or a name."""
+
+
+@attrs.define(eq=False)
+class VisitPort(VisitPoint):
+    """One public port."""
+
+    number: int
+
+    @property
+    def id(self) -> int:
+        """See `VisitPoint`."""
+        return self.number
+
+
+@attrs.define(eq=False)
+class VirtualHost(VisitPoint):
+    """A name, in small letters, by which requests or ClientHellos find a service. There is one for each that somebody has now, or is about to have: `is_held` tells."""
+
+    name: str
+    is_held: bool = attrs.field(init=False, default=False)
+
+    @property
+    def id(self) -> str:
+        """See `VisitPoint`."""
+        return self.name
+
+
+def public_url(point: VisitPoint, config: ServerConfig) -> str | None:
+    """Return where visitors find a service that is published by name; None for one that is only at a visit port."""
+    publish = point.publish
+    if publish is None or config.domain is None:
+        return None
+    if publish.kind is PublishKind.HTTPS:
+        return f"https://{_bracketed(config.domain)}:{point.id}"
+    name = _bracketed(str(point.id))
+    if publish.kind is PublishKind.TLS:
+        return f"tls://{name}{config.url_port or f':{HTTPS_PORT}'}"
+    return f"https://{name}{config.url_port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _by_number(ports: Iterable[VisitPort]) -> dict[int, VisitPort]:
@@ -42,12 +120,24 @@ def _has(numbers: Iterable[int], count: int) -> bool:
     return sum(1 for _ in islice(numbers, count)) == count
 
 
+def name_taken(name: str) -> RefusedError:
+    """Return the refusal of a client that wants a name which another client of its user has."""
+    return RefusedError(
+        RefusalCode.NAME_TAKEN, f"{name} is in use by another client of this account"
+    )
+
+
 @attrs.define(eq=False)
 class PortPool:
-    """Which ports are free, the one that has been free for the longest time first. Those that are held `elsewhere` are not."""
+    """Which ports are free, the one that has been free for the longest time first, and which names somebody has. What is held `elsewhere` is not free.
+
+    `names_changed` is notified when a name was taken, or given back.
+    """
 
     ports: dict[int, VisitPort] = attrs.field(converter=_by_number)
-    elsewhere: Container[int] = ()
+    elsewhere: Container[PointId] = ()
+    names: dict[str, VirtualHost] = attrs.field(init=False, factory=lambda: {})
+    names_changed: Signal = attrs.field(init=False, factory=Signal)
     _free: dict[int, VisitPort] = attrs.field(init=False)
     _unused: dict[int, VisitPort] = attrs.field(init=False)
     _last_held: dict[LeaseKey, dict[int, VisitPort]] = attrs.field(init=False, factory=lambda: {})
@@ -66,23 +156,29 @@ class PortPool:
         return number in self._free
 
     def check(
-        self, services: Sequence[ServiceRequest], allowed: Container[int] | None = None
+        self,
+        services: Sequence[ServiceRequest],
+        allowed: Collection[int] | None = None,
+        who: str = "account",
     ) -> None:
-        """Refuse what waiting would never make possible; `allowed` are the only ports that the user may have, if not None.
+        """Refuse what waiting would never make possible; `allowed` are the only ports that the user, or `who` it is for people, may have, if not None.
 
         Raises:
             RefusedError: more services than ports, or a port that this server does not offer or the user may not have.
         """
-        offered = (
-            self.ports.keys() if allowed is None else set(filter(allowed.__contains__, self.ports))
-        )
+        services = [service for service in services if service.has_port]
+        if not services:
+            return
+        offered = self.ports.keys() if allowed is None else self.ports.keys() & frozenset(allowed)
         if not offered:
             raise RefusedError(
                 RefusalCode.PORT_NOT_OFFERED,
-                "this server offers none of the visit ports that this account may have",
+                f"this server offers none of the visit ports that this {who} may have"
+                if allowed
+                else f"this {who} may have no visit port at all",
             )
         if len(services) > len(offered):
-            has = "this server has" if allowed is None else "this account may have"
+            has = "this server has" if allowed is None else f"this {who} may have"
             raise RefusedError(
                 RefusalCode.TOO_MANY_SERVICES,
                 f"{counted(len(services), 'service')} asked for, and {has} {counted(len(offered), 'visit port')}"
@@ -90,7 +186,7 @@ class PortPool:
             )
         for service in services:
             if service.visit_port is not None and service.visit_port not in offered:
-                whom = "" if allowed is None else " to this account"
+                whom = "" if allowed is None else f" to this {who}"
                 raise RefusedError(
                     RefusalCode.PORT_NOT_OFFERED,
                     f"visit port {service.visit_port} is not one that this server offers{whom}"
@@ -106,21 +202,54 @@ class PortPool:
         self,
         services: Sequence[ServiceRequest],
         holder: LeaseKey,
-        allowed: Container[int] | None = None,
-    ) -> tuple[VisitPort, ...] | None:
-        """Return a free port for each service, or None while there are too few: then trying again later helps.
+        allowed: Collection[int] | None = None,
+    ) -> tuple[VisitPoint, ...] | None:
+        """Return a free port for each service that has no name, and the names of the others; or None while there are too few ports: then trying again later helps.
 
         A client gets the ports that it names, else the ones that it had before where they are free, else those that nobody
         has used for the longest time. Where the user may have the `allowed` ones alone, nobody waits for them.
 
         Raises:
-            RefusedError: a port that a service names is taken, or too many of the allowed ones are.
+            RefusedError: a port or a name that a service names is taken, or too many of the allowed ports are.
         """
+        wanted = [service for service in services if service.has_port]
+        names = [name for service in services if (name := service.hostname) is not None]
+        for name in names:
+            if name in self.names or name in self.elsewhere:
+                raise name_taken(name)
+        ports = self._take_ports(wanted, holder, allowed)
+        if ports is None:
+            return None
+        numbered = iter(ports)
+        points: list[VisitPoint] = []
+        for service in services:
+            if (name := service.hostname) is None:
+                point: VisitPoint = next(numbered)
+            else:
+                point = self.names[name] = VirtualHost(name=name, last_holder=holder)
+            point.take_publish(service.publish)
+            points.append(point)
+        return tuple(points)
+
+    def note_held(self, points: Iterable[PointId]) -> None:
+        """What `take` gave was claimed by now, with all others that have to agree."""
+        for point in points:
+            if isinstance(point, str) and (host := self.names.get(point)) is not None:
+                host.is_held = True
+                self.names_changed.notify()
+
+    def _take_ports(
+        self,
+        services: Sequence[ServiceRequest],
+        holder: LeaseKey,
+        allowed: Collection[int] | None = None,
+    ) -> tuple[VisitPort, ...] | None:
         elsewhere = self.elsewhere
         # No copy: there may be thousands, and those held elsewhere are the last ones (`remember`).
         free = (number for number in self._free if number not in elsewhere)
         if not _has(free, len(services)):
             return None
+        allowed = None if allowed is None else frozenset(allowed)
 
         def may_have(number: int | None) -> bool:
             return (
@@ -186,10 +315,40 @@ class PortPool:
         port.last_holder = holder
         self._last_held.setdefault(holder, {})[port.number] = port
 
-    def give_back(self, ports: Iterable[VisitPort]) -> None:
-        """The ports are free again, at once."""
-        for port in ports:
-            port.queue = None
+    def names_in_use(self) -> list[tuple[str, str]]:
+        """Return the names that somebody has, each with its user."""
+        return [
+            (name, host.last_holder[0])
+            for name, host in self.names.items()
+            if host.last_holder is not None
+        ]
+
+    def find(self, point: PointId) -> VisitPoint | None:
+        """Return a port that there is, or a name that somebody has here."""
+        return self.names.get(point) if isinstance(point, str) else self.ports.get(point)
+
+    def open(self, point: PointId) -> VisitPoint:
+        """Return a port, or a name, which somebody has from now on."""
+        if isinstance(point, int):
+            return self.ports[point]
+        if (host := self.names.get(point)) is None:
+            host = self.names[point] = VirtualHost(name=point)
+            self.names_changed.notify()
+        return host
+
+    def close(self, point: VisitPoint) -> None:
+        """Nobody here is at a port or name any more, and what was counted and approved there is nobody's. Idempotent."""
+        point.queue = point.publish = point.restrictions = point.requests = None
+        if isinstance(point, VirtualHost) and self.names.get(point.name) is point:
+            del self.names[point.name]
+            self.names_changed.notify()
+
+    def give_back(self, points: Iterable[VisitPoint]) -> None:
+        """The ports and names are free again, at once."""
+        for port in points:
+            self.close(port)
+            if not isinstance(port, VisitPort):
+                continue
             self._free[port.number] = port
             if port.last_holder is not None:  # among its own it is the last one by now
                 held = self._last_held[port.last_holder]

@@ -328,6 +328,7 @@ class VisitorQueue:
             "visitor": visitor.number,
             "address": str(visitor.address),
             "port": visitor.visited.port,
+            **({} if visitor.name is None else {"name": visitor.name}),
             "reason": reason,
             **moved,
             "seconds": round(trio.current_time() - visitor.arrived, 3),

@@ -13,18 +13,36 @@ import trio
 
 from trionat.errors import RefusedError
 from trionat.log import get_logger
-from trionat.server.admin.messages import Drained, Kicked, KickUser, encode_request
-from trionat.server.admin.metrics import view_banned, view_cluster, view_server
+from trionat.server.admin.commands import lift_ban
+from trionat.server.admin.kick import tell_others
+from trionat.server.admin.messages import (
+    Drained,
+    Kicked,
+    KickUser,
+    Whereabouts,
+    encode_request,
+)
+from trionat.server.admin.metrics import (
+    view_banned,
+    view_certificates,
+    view_cluster,
+    view_readings,
+    view_server,
+)
+from trionat.server.admin.readings import Present
 from trionat.server.admin.snapshot import Snapshot, WorkerView
 from trionat.server.admin.task_tree import Branch, grow, main_task
+from trionat.server.admin.whereabouts import look_for
 from trionat.server.refusals import Bound
 from trionat.server.workers.link import LinkLostError
 from trionat.server.workers.process import State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from trionat.server.admin.messages import Kick
+    from trionat.server.admin.readings import Readings
+    from trionat.server.admin.snapshot import ServerView
     from trionat.server.workers.link import Values
     from trionat.server.workers.parent import Parent
     from trionat.server.workers.process import WorkerProcess
@@ -70,21 +88,8 @@ class AllWorkers:
         sessions = sorted(
             (session for view in views for session in view.sessions), key=lambda each: each.uid
         )
-        refused = Counter({bound.value: count for bound, count in parent.refusals.counts.items()})
-        if parent.descriptors.refused:
-            refused[Bound.DESCRIPTORS.value] += parent.descriptors.refused
-        for view in views:
-            refused.update(view.refused)
         return Snapshot(
-            server=view_server(
-                parent.ready,
-                parent.config,
-                self._started,
-                parent.table.ports,
-                rate=sum((session.rate for session in sessions), 0.0),
-                stopping=parent.stopping.is_set(),
-                drained=parent.drained,
-            ),
+            server=self._server(rate=sum((session.rate for session in sessions), 0.0)),
             sessions=tuple(sessions),
             queue=tuple(
                 sorted(
@@ -93,19 +98,63 @@ class AllWorkers:
                 )
             ),
             reserved=tuple(each for view in views for each in view.reserved),
-            refused=dict(refused),
+            refused=self._refused(view.refused for view in views),
             banned=await view_banned(parent.bans),
             cluster=None if parent.node is None else await view_cluster(parent.node),
-            workers=tuple(
-                WorkerView(
-                    name=worker.word,
-                    state=worker.state.value,
-                    pid=worker.pid,
-                    sessions=len(worker.sessions),
-                    restarts=max(0, worker.starts - 1),
-                )
-                for worker in parent.workers
-            ),
+            certificates=view_certificates(parent.certificates()),
+            workers=self._workers(),
+        )
+
+    async def readings(self) -> Readings:
+        """See `Commands`. Nobody is asked: workers have told within the last second, and what one has told stays when it ends."""
+        parent = self.parent
+        assert parent.tally is not None, "asked where metrics are on"  # noqa: S101 - for type checkers
+        here = Present(handshakes=parent.tally.pending_handshakes)
+        return view_readings(
+            parent.tally,
+            Present.together([here, *(worker.present for worker in parent.workers)]),
+            server=self._server(rate=0.0),
+            refused=self._refused([worker.refused for worker in parent.workers]),
+            banned=len(await view_banned(parent.bans)),
+            has_names=parent.config.domain is not None,
+            certificates=view_certificates(parent.certificates()),
+            quotas=dict(parent.accounts.quotas),
+            cluster=None if parent.node is None else await view_cluster(parent.node),
+            workers=self._workers(),
+        )
+
+    def _server(self, *, rate: float) -> ServerView:
+        parent = self.parent
+        return view_server(
+            parent.ready,
+            parent.config,
+            self._started,
+            parent.table.ports,
+            rate=rate,
+            stopping=parent.stopping.is_set(),
+            drained=parent.drained,
+        )
+
+    def _refused(self, parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        """Add up what the parent has refused, workers that have ended, and those that are there."""
+        parent = self.parent
+        refused = Counter({bound.value: count for bound, count in parent.refusals.counts.items()})
+        if parent.descriptors.refused:
+            refused[Bound.DESCRIPTORS.value] += parent.descriptors.refused
+        for part in parts:
+            refused.update(part)
+        return dict(refused)
+
+    def _workers(self) -> tuple[WorkerView, ...]:
+        return tuple(
+            WorkerView(
+                name=worker.word,
+                state=worker.state.value,
+                pid=worker.pid,
+                sessions=len(worker.sessions),
+                restarts=max(0, worker.starts - 1),
+            )
+            for worker in self.parent.workers
         )
 
     async def tasks(self) -> Branch:
@@ -143,8 +192,16 @@ class AllWorkers:
         """See `Commands`; a user's clients are sent away from all nodes."""
         kicked = await self.kick_here(request)
         if isinstance(request, KickUser) and self.parent.node is not None:
-            kicked = attrs.evolve(kicked, told=self.parent.node.kick(encode_request(request)))
+            kicked = tell_others(self.parent.node, request, kicked)
         return kicked
+
+    def where(self, name: str) -> Whereabouts:
+        """See `Commands`."""
+        return look_for(self.parent.node, name)
+
+    def lift(self, network: str) -> bool:
+        """See `Commands`."""
+        return lift_ban(self.parent.bans, self.parent.node, network)
 
     async def kick_here(self, request: Kick) -> Kicked:
         """Send somebody away from this node."""
@@ -155,6 +212,7 @@ class AllWorkers:
             visitors=tuple(number for each in kicked for number in each.visitors),
             queued=sum(each.queued for each in kicked),
             reserved=tuple(sorted(port for each in kicked for port in each.reserved)),
+            names=tuple(sorted(name for each in kicked for name in each.names)),
         )
 
 

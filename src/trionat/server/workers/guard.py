@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trionat.server.registry.claim import Claim
     from trionat.server.visitors.acceptor import VisitorAcceptor
-    from trionat.server.visitors.ports import PortPool, VisitPort
+    from trionat.server.visitors.ports import PointId, PortPool, VisitPort
     from trionat.server.workers.link import Link
     from trionat.transport.descriptors import Descriptors
     from trionat.transport.listener import Listener
@@ -51,9 +51,11 @@ class PortGuard:
             for listener in self.listeners
         }
 
-    def note(self, numbers: Iterable[int]) -> None:
-        """These ports were taken, or given back."""
+    def note(self, numbers: Iterable[PointId]) -> None:
+        """These ports were taken, or given back; names are nothing to it."""
         for number in numbers:
+            if isinstance(number, str):
+                continue
             guarded = self._guarded[number]
             guarded.lent = not self.pool.is_free(number)
             if guarded.lent and guarded.accepting is not None:

@@ -47,7 +47,7 @@ class NodeTable(ClaimTable):
         if not self._make_way(wish, word):
             return None
         if wish.group is not None:
-            self._shared_ports(wish, word)  # which of the workers has them
+            self._shared_points(wish, word)  # which of the workers has them
         try:
             claim = await self.node.claim(wish)
         except TakenError as taken:

@@ -22,17 +22,18 @@ from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.queue import others_than
 from trionat.server.control.acceptance import listen_for_clients
+from trionat.server.events.hub import Hub
 from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
-from trionat.server.visitors.acceptor import VisitorAcceptor
+from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
 from trionat.server.workers.commands import AllWorkers
 from trionat.server.workers.guard import PortGuard
 from trionat.server.workers.node_table import NodeTable, WorkerOfNode
 from trionat.server.workers.process import RemoteSession, State, WorkerProcess
 from trionat.server.workers.router import Router
 from trionat.server.workers.shares import Usage, deal
-from trionat.server.workers.worker import PASSED_ON, TAKEN, VISITOR
+from trionat.server.workers.worker import HTTP, HTTPS, PASSED_ON, TAKEN, VISITOR
 from trionat.store.base import Limits
 from trionat.transport.endpoint import SocketEndpoint
 from trionat.transport.tcp_pair import open_tcp_pair
@@ -47,15 +48,22 @@ if TYPE_CHECKING:
     from trionat.events import Ready
     from trionat.server.accounts.accounts import Accounts
     from trionat.server.accounts.limits import Share
+    from trionat.server.accounts.name_owners import NameOwners
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.admission.bans import Bans
+    from trionat.server.certificates.renewal import NameStatus
     from trionat.server.cluster.member import Member
     from trionat.server.cluster.node import Node
+    from trionat.server.console.console import Console
     from trionat.server.listeners import Listeners
+    from trionat.server.names.frontend import Frontend, Names
+    from trionat.server.names.listener import PassOn
     from trionat.server.refusals import RefusalCounters
     from trionat.server.registry.claim import Claim
     from trionat.server.state_folder import StateFolder
-    from trionat.server.visitors.ports import PortPool
+    from trionat.server.tally import Tally
+    from trionat.server.visitors.ports import PointId, PortPool
+    from trionat.server.workers.link import Values
     from trionat.transport.descriptors import Descriptors
 
 log = get_logger(__name__)
@@ -85,8 +93,10 @@ class SharedLimits:
 
     def change(self, limits: Limits) -> None:
         """Put new limits into force; the workers hear of them with the next deal."""
-        if limits != self.limits:
-            self.limits = limits
+        if limits == self.limits:  # most often
+            return
+        before, self.limits = self.limits, limits
+        if limits.shared != before.shared:
             self.shares.clear()
 
 
@@ -94,8 +104,8 @@ class SharedLimits:
 class Parent:
     """See the module. Owns its workers; the listeners belong to the caller.
 
-    `certificate` and `key` are the files that workers read; `ports` are the visit ports that `listeners` has.
-    `member` is there where the server is a node of a cluster: then the claims of workers are the node's. `stopping` is the planned stop; `drained` says that workers send
+    `certificate` and `key` are the files that workers read; `ports` are the visit ports that `listeners` has; `names` and `owners` are there where services may have names.
+    `member` is there where the server is a node of a cluster: then the claims of workers are the node's. `tally` is there where `/metrics` are on: it has what workers count. `events` is told what happens. `stopping` is the planned stop; `drained` says that workers send
     their clients to other servers.
     """
 
@@ -113,6 +123,11 @@ class Parent:
     listeners: Listeners
     ports: PortPool
     member: Member | None = None
+    names: Names | None = None
+    owners: NameOwners | None = None
+    console: Console | None = None
+    tally: Tally | None = None
+    events: Hub = attrs.field(factory=Hub)
     drained: bool = attrs.field(init=False, default=False)
     authenticator: LocalAuthenticator = attrs.field(init=False)
     worker_config: ServerConfig = attrs.field(init=False)
@@ -123,6 +138,7 @@ class Parent:
     users: dict[str, SharedLimits] = attrs.field(init=False, factory=lambda: {})
     _acceptor: VisitorAcceptor = attrs.field(init=False)
     _guard: PortGuard = attrs.field(init=False)
+    _frontend: Frontend | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self.authenticator = LocalAuthenticator(self.accounts, self.bans)
@@ -139,6 +155,27 @@ class Parent:
             self.table = NodeTable(slots, self.ports, self._note_ports, node=registry)
             self.registry_kind = WorkerOfNode
         self.workers = tuple(WorkerProcess(self, each) for each in range(number))
+        if self.names is not None:
+            from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
+
+            self._frontend = Frontend(
+                config=self.config,
+                names=self.names,
+                pool=self.ports,
+                acceptor=self._acceptor,
+                refusals=self.refusals,
+                shuts_out=self.bans.shuts_out,
+                is_in_use=self.bans.is_in_use,
+                leaving=self.stopping.is_set,
+                passes_on=self._passes_on,
+                lock=None if self.member is None else self.member.share(self.names.certificates),
+                public=self.ready.public,
+                events=self.events,
+            )
+
+    def certificates(self) -> list[NameStatus]:
+        """Return how the certificates of the names stand that somebody has."""
+        return [] if self._frontend is None else self._frontend.certificates()
 
     @property
     def node(self) -> Node | None:
@@ -168,6 +205,13 @@ class Parent:
             serving.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
             serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
             serving.start_soon(self._deal_regularly, name="deal shares")
+            if self.tally is not None:
+                serving.start_soon(self.tally.measure_lag, name="measure loop lag")
+            if self.owners is not None:
+                touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
+                serving.start_soon(touch, name="names in use")
+            if self._frontend is not None:
+                self._acceptor.named = self._frontend.start(serving)
             commands = AllWorkers(self)
             if self.member is not None:
                 self._join(self.member, commands, serving)
@@ -176,12 +220,14 @@ class Parent:
                     working.start_soon(worker.keep, name=f"worker {worker.word}")
                 await self._wait_up()
                 if self.member is not None:
-                    await self.member.wait_joined()
+                    await self.member.wait_joined(self.stopping)
                 if admin_socket is not None:
                     admin = AdminServer(commands)
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
+                if self.console is not None:
+                    serving.start_soon(self.console.serve, commands, name="console")
                 # Also while visitors may finish: they may need tunnels.
-                router = Router(self.config, self.bans, self.refusals, self.workers)
+                router = Router(self.config, self.bans, self.refusals, self.workers, self.tally)
                 listen_for_clients(
                     serving,
                     self.listeners,
@@ -195,7 +241,7 @@ class Parent:
                     when_up()
                     await self.stopping.wait()
                     visiting.cancel_scope.cancel("the server stops")
-                for listener in self.listeners.visits:
+                for listener in self.listeners.of_visitors:
                     listener.close()
                 log.info(
                     "visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace
@@ -212,6 +258,7 @@ class Parent:
 
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._guard.run, name="visit ports")
+        listen_for_names(nursery, self.listeners, self._acceptor, self.descriptors)
         if (proxies := self.listeners.proxy_visit) is not None:
             behind = ProxyListener.of(self.config, proxies, self.refusals)
             most = self.descriptors.for_visitors
@@ -255,19 +302,24 @@ class Parent:
             deliver=self.deliver,
         )
 
-    async def deliver(self, port: int, source: TCPAddress, visited: TCPAddress) -> SocketEndpoint:
-        """Bring a visitor that another node has passed on to the worker that has its port; return the other end of its stream.
+    async def deliver(
+        self, point: PointId, source: TCPAddress, visited: TCPAddress, *, with_tls: bool
+    ) -> SocketEndpoint:
+        """Bring a visitor that another node has passed on to the worker that has its port, or name; return the other end of its stream.
 
         Raises:
             LocalServiceError: no worker has it any more, or takes it.
         """
-        worker = self._worker_at(port)
+        worker = self._worker_at(point)
         if worker is None:
             raise LocalServiceError("moved: no process of this node holds the port any more")
         try:
             ours, theirs = open_tcp_pair()
         except OSError as error:
             raise LocalServiceError(f"the node cannot take it now: {error.strerror}") from error
+        if isinstance(point, str):
+            worker.take(theirs, source, visited, purpose=HTTPS if with_tls else HTTP)
+            return SocketEndpoint(ours)
         worker.take(theirs, source, visited, purpose=PASSED_ON)
         try:
             with trio.move_on_after(_DELIVERY):
@@ -282,8 +334,8 @@ class Parent:
         ours.close()
         raise LocalServiceError("the process that holds the port does not take it")
 
-    def _worker_at(self, port: int) -> WorkerProcess | None:
-        claim = self.table.claim_of_port(port)
+    def _worker_at(self, port: PointId) -> WorkerProcess | None:
+        claim = self.table.claim_of(port)
         words = (worker for worker in self.workers if claim and worker.word == claim.holder)
         return next(words, None)
 
@@ -304,14 +356,34 @@ class Parent:
         if not any(worker.state is State.UP for worker in self.workers):
             raise StartupError("no worker could be started (Server.Workers): the log says why")
 
+    def _passes_on(self, name: str) -> PassOn | None:
+        """Return what gives a connection to the worker that has a name; None: no worker has."""
+        worker = self._worker_at(name)
+        if worker is None:
+            if self._acceptor.is_elsewhere(name):
+                return partial(self._acceptor.forward_named, name)
+            return None
+
+        def pass_on(
+            connection: socket.socket, address: TCPAddress, visited: TCPAddress, *, is_tls: bool
+        ) -> None:
+            worker.take(connection, address, visited, purpose=HTTPS if is_tls else HTTP)
+
+        return pass_on
+
+    async def order_certificate(self, name: str) -> Values:
+        """Have a certificate for a name, on the disk, for a worker that was asked for it; return why there is none."""
+        assert self._frontend is not None, "asked by a worker with names"  # noqa: S101 - for type checkers
+        return await self._frontend.order_certificate(name)
+
     # -- for the workers -----------------------------------------------------------------------------------------------
 
     def take_back(self, connection: socket.socket, source: TCPAddress, visited: TCPAddress) -> None:
         """Bring a visitor, which a worker hands back, to the node that has its port by now."""
         self._acceptor.take_back(connection, source, visited)
 
-    def _note_ports(self, numbers: Iterable[int]) -> None:
-        """Ports were taken, or given back."""
+    def _note_ports(self, numbers: Iterable[PointId]) -> None:
+        """Ports or names were taken, or given back."""
         self._guard.note(numbers)
         for worker in self.workers:
             if worker.state is State.UP:
@@ -328,7 +400,7 @@ class Parent:
 
     def lend_again(self, number: int, worker: WorkerProcess) -> None:
         """Give a worker a port's listening socket once more, which was lost on the way, if it still has a claim of it."""
-        claim = self.table.claim_of_port(number)
+        claim = self.table.claim_of(number)
         if claim is not None and claim.holder == worker.word:
             self._guard.lend(claim, worker.link, [number])
 

@@ -20,6 +20,8 @@ import trio
 
 from trionat.log import get_logger
 from trionat.protocol.client_hello import ROUTE_LENGTH
+from trionat.server.admin.readings import Present
+from trionat.server.events.event import session_lost
 from trionat.server.refusals import Bound
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
@@ -28,9 +30,11 @@ from trionat.server.workers.shares import Usage
 from trionat.server.workers.values import (
     read_addresses,
     read_credential,
+    read_reservation,
     write_addresses,
     write_claim,
     write_identity,
+    write_reservation,
 )
 from trionat.server.workers.worker import BEAT, CONNECTION
 from trionat.transport.isolation import isolated
@@ -125,6 +129,8 @@ class WorkerProcess:
     pid: int | None = attrs.field(init=False, default=None)
     starts: int = attrs.field(init=False, default=0)
     visitors: int = attrs.field(init=False, default=0)
+    refused: dict[str, int] = attrs.field(init=False, factory=lambda: {})
+    present: Present = attrs.field(init=False, factory=Present)
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
     away_since: float = attrs.field(init=False, default=float("inf"))
     settled: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -136,9 +142,11 @@ class WorkerProcess:
     _next_uid: int = attrs.field(init=False)
     _next_visitor: int = attrs.field(init=False)
     _inherited: tuple[Claim, ...] = attrs.field(init=False, default=())
-    _refused: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _expected: deque[float] = attrs.field(init=False, factory=lambda: deque())
     _waiting: deque[_Waiting] = attrs.field(init=False, factory=lambda: deque())
+    _up: dict[int, Values] = attrs.field(
+        init=False, factory=lambda: {}
+    )  # what events say of sessions
 
     def __attrs_post_init__(self) -> None:
         self._next_uid = self._next_visitor = self.number + 1
@@ -360,13 +368,21 @@ class WorkerProcess:
     def _clean_up(self) -> None:
         """The process has ended: what it had is lost, or stands reserved."""
         self.parent.table.leave(self.word)
+        for facts in self._up.values():
+            self.parent.events.publish(
+                session_lost(
+                    **facts, code="worker", reason="its worker has ended", seconds=0.0, relayed=0
+                )
+            )
+        self._up = {}
         for uid in list(self.sessions):
             self._end_session(uid)
-        for bound, number in self._refused.items():
+        for bound, number in self.refused.items():
             self.parent.refusals.counts[Bound(bound)] += number
-        self._refused = {}
+        self.refused = {}
         self._next_visitor += _VISITORS_AHEAD * self.parent.visitor_step
         self.visitors = 0
+        self.present = Present()
         self.pid = None
         self.state = State.STARTING
 
@@ -399,8 +415,18 @@ class WorkerProcess:
                 if (session := self.sessions.get(message["uid"])) is not None:
                     session.relayed = message["relayed"]
                     self._end_session(session.uid)
+            case "event":
+                self._take_event(message["type"], message["data"])
             case what:
                 raise AssertionError(f"a worker says {what!r}")
+
+    def _take_event(self, type_: str, data: Values) -> None:
+        """Tell what has happened there, and note which sessions are up: nobody there can tell that they are lost when it is killed."""
+        if type_ in ("session.up", "session.back"):
+            self._up[data["uid"]] = data
+        elif type_ in ("session.lost", "session.ended"):
+            self._up.pop(data["uid"], None)
+        self.parent.events.publish((type_, data))
 
     def _start(self) -> Values:
         """Return what a worker needs to know. Of all secrets it needs the private key alone, in its file; the configuration of a server has none."""
@@ -412,6 +438,7 @@ class WorkerProcess:
             "config": pickle.dumps((parent.worker_config, ready)).hex(),
             "word": self.word,
             "in_cluster": parent.node is not None,
+            "events": parent.events.is_on,
             "step": len(parent.workers),
             "uid": self._next_uid,
             "visitor": self._next_visitor,
@@ -454,7 +481,10 @@ class WorkerProcess:
                 shared.usage[self.word] = Usage(visitors=visitors, refused=refused, moved=moved)
         self._next_visitor = max(self._next_visitor, report["visitor"])
         self.visitors = report["visitors"]
-        self._refused = report["refused"]
+        self.refused = report["refused"]
+        if self.parent.tally is not None:
+            self.parent.tally.add(report["tally"])
+            self.present = Present(**report["present"])
 
     def _begin_session(self, values: Values) -> None:
         parent, uid = self.parent, values["uid"]
@@ -493,8 +523,21 @@ class WorkerProcess:
                     question["username"],
                     password=question["password"],
                     token=None if token is None else bytes.fromhex(token),
+                    caveats=tuple(question["caveats"]),
                 )
                 return {"identity": write_identity(identity)}
+            case "reserve names":
+                assert parent.owners is not None, "asked by a worker with names"  # noqa: S101 - for type checkers
+                reservation = await parent.owners.reserve(
+                    question["user"], question["account_id"], question["names"]
+                )
+                return {"reservation": write_reservation(reservation)}
+            case "take back names":
+                assert parent.owners is not None, "they were reserved"  # noqa: S101 - for type checkers
+                await parent.owners.take_back(read_reservation(question["reservation"]))
+                return {}
+            case "certificate":
+                return await parent.order_certificate(question["name"])
             case _:
                 return await self.claims.reply(question)
 

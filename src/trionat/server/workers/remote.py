@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -19,16 +19,20 @@ from trionat.server.workers.link import LinkLostError
 from trionat.server.workers.values import (
     read_claim,
     read_identity,
+    read_reservation,
     write_addresses,
     write_credential,
+    write_reservation,
     write_wish,
 )
 from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
+    from trionat.server.accounts.name_owners import Reservation
     from trionat.server.admission.authenticator import Identity
+    from trionat.server.events.event import Happening
     from trionat.server.registry.claim import Claim, Wish
     from trionat.server.sessions.session import Session
     from trionat.server.visitors.ports import LeaseKey
@@ -99,7 +103,7 @@ class RemoteRegistry(Registry):
 
     async def claim(self, wish: Wish) -> Claim | None:
         """See `Registry`. Where too few ports are free for it, nobody is asked, unless it may share those of a group."""
-        if wish.group is None and self._free_ports < len(wish.services):
+        if wish.group is None and self._free_ports < wish.ports_wanted:
             await trio.lowlevel.checkpoint()
             return None
         answer = await _ask(self.link, {"what": "claim", "wish": write_wish(wish)}, self._too_late)
@@ -134,12 +138,31 @@ class RemoteRegistry(Registry):
 
 
 @attrs.define(eq=False)
+class RemoteNameOwners:
+    """Has the parent ask whose names are; see `NameOwners`."""
+
+    link: Link
+
+    async def reserve(self, user: str, account_id: int, names: Sequence[str]) -> Reservation:
+        """See `NameOwners`."""
+        question = {"user": user, "account_id": account_id, "names": list(names)}
+        answer = await _ask(self.link, {"what": "reserve names", **question})
+        return read_reservation(answer["reservation"])
+
+    async def take_back(self, reservation: Reservation) -> None:
+        """See `NameOwners`."""
+        question = {"what": "take back names", "reservation": write_reservation(reservation)}
+        with suppress(RefusedError):  # the parent is gone
+            await _ask(self.link, question)
+
+
+@attrs.define(eq=False)
 class HandBack(Elsewhere):
     """Hands visitors back to the parent, which is a node and knows who has their port by now."""
 
     link: Link
 
-    def takes(self, port: int) -> bool:
+    def takes(self, point: int | str) -> bool:
         """See `Elsewhere`. The parent finds out."""
         return True
 
@@ -158,7 +181,13 @@ class RemoteAuthenticator(Authenticator):
     link: Link
 
     async def authenticate(
-        self, host: str, username: str, *, password: str | None, token: bytes | None
+        self,
+        host: str,
+        username: str,
+        *,
+        password: str | None,
+        token: bytes | None,
+        caveats: tuple[str, ...] = (),
     ) -> Identity:
         """See `Authenticator`."""
         answer = await _ask(
@@ -169,6 +198,7 @@ class RemoteAuthenticator(Authenticator):
                 "username": username,
                 "password": password,
                 "token": None if token is None else token.hex(),
+                "caveats": caveats,
             },
         )
         return read_identity(answer["identity"])
@@ -198,3 +228,15 @@ class SessionReports:
         finally:
             relayed = session.tunnels.relayed
             self.link.post({"what": "down", "uid": session.uid, "relayed": relayed})
+
+
+@attrs.define(eq=False)
+class EventReports:
+    """Tells the parent what happens here."""
+
+    link: Link
+
+    def tell(self, happening: Happening) -> None:
+        """See `Hub.forward`."""
+        type_, data = happening
+        self.link.post({"what": "event", "type": type_, "data": data})

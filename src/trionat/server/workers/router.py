@@ -11,11 +11,11 @@ from trionat.log import get_logger
 from trionat.protocol.client_hello import ALPN, CLIENT_HELLO_BYTES, parse_client_hello
 from trionat.protocol.dialect import Dialect, detect_dialect
 from trionat.protocol.frames import HEADER_BYTES
+from trionat.server.connection_log import ConnectionLog
 from trionat.server.control.acceptance import Acceptance
-from trionat.server.control.connection_log import ConnectionLog
-from trionat.server.control.peek import peek
 from trionat.transport.deadline import deadline
 from trionat.transport.isolation import isolated, leaves
+from trionat.transport.peek import peek
 
 if TYPE_CHECKING:
     import socket
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trionat.config.server import ServerConfig
     from trionat.server.admission.bans import Bans
     from trionat.server.refusals import RefusalCounters
+    from trionat.server.tally import Tally
     from trionat.server.workers.process import WorkerProcess
 
 log = get_logger(__name__)
@@ -48,12 +49,13 @@ class Router:
     bans: Bans
     refusals: RefusalCounters
     workers: Sequence[WorkerProcess]
+    tally: Tally | None = None
     _acceptance: Acceptance = attrs.field(init=False)
     _log: ConnectionLog = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._log = ConnectionLog(self.refusals)
-        self._acceptance = Acceptance(self.config, self.bans, self.refusals)
+        self._acceptance = Acceptance(self.config, self.bans, self.refusals, self.tally)
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is looked at in `nursery`."""
@@ -75,10 +77,11 @@ class Router:
                 for error in leaves(group):
                     self._log.closed(address, str(error))
             finally:
-                self._acceptance.handshakes.remove(scope)
                 if worker is None:
+                    self._acceptance.handshakes.fail(scope)
                     connection.close()
                 else:
+                    self._acceptance.handshakes.remove(scope)  # the worker's from here on
                     worker.take(connection, address)
 
     def _find(self, first: bytes) -> WorkerProcess | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from trionat.address import TCPAddress
-from trionat.protocol.messages import ServiceRequest
+from trionat.protocol.messages import Publish, PublishKind, ServiceRequest
 from trionat.server.accounts.credential import Credential
 from trionat.server.accounts.limits import Share
+from trionat.server.accounts.name_owners import Reservation
 from trionat.server.admission.authenticator import Identity
 from trionat.server.registry.claim import Claim, Wish
 from trionat.store.base import Limits
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from trionat.server.workers.link import Values
 
 
-_TUPLES: Final = ("visit_ports", "allow_visitors", "deny_visitors")
+_TUPLES: Final = ("visit_ports", "allow_visitors", "deny_visitors", "names")
+_LISTS: Final = ("basic_auth", "allow", "deny")
 
 
 def read_key(value: Any) -> LeaseKey:
@@ -42,7 +45,7 @@ def write_wish(wish: Wish) -> Values:
     """Write a wish."""
     return {
         "key": wish.key,
-        "services": [attrs.asdict(service) for service in wish.services],
+        "services": [service.value() for service in wish.services],
         "limits": attrs.asdict(wish.limits),
         "group": wish.group,
     }
@@ -52,17 +55,26 @@ def read_wish(values: Values) -> Wish:
     """Read a wish."""
     return Wish(
         key=read_key(values["key"]),
-        services=tuple(ServiceRequest(**service) for service in values["services"]),
+        services=tuple(map(_read_service, values["services"])),
         limits=read_limits(values["limits"]),
         group=values["group"],
     )
+
+
+def _read_service(values: Values) -> ServiceRequest:
+    if (publish := values.get("publish")) is None:
+        return ServiceRequest(**values)
+    lists = {name: tuple(publish.get(name, ())) for name in _LISTS}
+    fields: Values = {**publish, **lists, "kind": PublishKind(publish["kind"])}
+    service: Values = {**values, "publish": Publish(**fields)}
+    return ServiceRequest(**service)
 
 
 def write_claim(claim: Claim) -> Values:
     """Write a claim with its wish."""
     return {
         "wish": write_wish(claim.wish),
-        "ports": claim.ports,
+        "points": claim.points,
         "fence": claim.fence,
         "holder": claim.holder,
     }
@@ -72,7 +84,7 @@ def read_claim(values: Values) -> Claim:
     """Read a claim with its wish."""
     return Claim(
         wish=read_wish(values["wish"]),
-        ports=tuple(values["ports"]),
+        points=tuple(values["points"]),
         fence=values["fence"],
         holder=values["holder"],
     )
@@ -85,6 +97,7 @@ def write_identity(identity: Identity) -> Values:
         "account_id": identity.account_id,
         "limits": attrs.asdict(identity.limits),
         "credential": write_credential(identity.credential),
+        "caveats": identity.caveats,
     }
 
 
@@ -95,6 +108,7 @@ def read_identity(values: Values) -> Identity:
         account_id=values["account_id"],
         limits=read_limits(values["limits"]),
         credential=read_credential(values["credential"]),
+        caveats=tuple(values["caveats"]),
     )
 
 
@@ -106,6 +120,7 @@ def write_credential(credential: Credential | None) -> Values | None:
         "by_ticket": credential.by_ticket,
         "digest": credential.digest.hex(),
         "plain": credential.plain,
+        "expires_at": None if credential.expires_at is None else credential.expires_at.isoformat(),
     }
 
 
@@ -113,7 +128,28 @@ def read_credential(values: Values | None) -> Credential | None:
     """Read what a login has shown."""
     if values is None:
         return None
-    return Credential(values["by_ticket"], bytes.fromhex(values["digest"]), values["plain"])
+    expires_at = values["expires_at"]
+    return Credential(
+        values["by_ticket"],
+        bytes.fromhex(values["digest"]),
+        values["plain"],
+        None if expires_at is None else datetime.fromisoformat(expires_at),
+    )
+
+
+def write_reservation(reservation: Reservation) -> Values:
+    """Write which names have become an account's."""
+    return {**attrs.asdict(reservation), "at": reservation.at.isoformat()}
+
+
+def read_reservation(values: Values) -> Reservation:
+    """Read which names have become an account's."""
+    return Reservation(
+        user=values["user"],
+        account_id=values["account_id"],
+        names=tuple(values["names"]),
+        at=datetime.fromisoformat(values["at"]),
+    )
 
 
 def write_addresses(*addresses: TCPAddress) -> str:

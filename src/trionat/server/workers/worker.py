@@ -21,25 +21,31 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
+from trionat.config.acme import AcmeConfig
 from trionat.log import get_logger, log_to
 from trionat.protocol.messages import CloseCode
 from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.drain import Drain
 from trionat.server.admin.messages import KickSession, KickUser, KickVisitor, decode_request
 from trionat.server.admin.metrics import Metrics
+from trionat.server.admin.readings import count_present, meter_sessions
 from trionat.server.admission.bans import Bans
 from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission, others_than
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
+from trionat.server.events.hub import Hub
 from trionat.server.refusals import Bound, RefusalCounters
 from trionat.server.sessions.registry import Sessions
+from trionat.server.tally import Tally
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
-from trionat.server.workers.link import Link
+from trionat.server.workers.link import Link, LinkLostError
 from trionat.server.workers.remote import (
+    EventReports,
     HandBack,
     RemoteAuthenticator,
+    RemoteNameOwners,
     RemoteRegistry,
     SessionReports,
 )
@@ -61,6 +67,7 @@ if TYPE_CHECKING:
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.server.admin.snapshot import Snapshot
+    from trionat.server.names.frontend import Frontend, Names
     from trionat.server.registry.claim import Claim
     from trionat.server.workers.link import Values
 
@@ -73,6 +80,10 @@ PASSED_ON: Final = b"n"
 """What a descriptor is for that comes from the parent: a client's connection, with its address; the listening socket of a visit port, with the port's
 number and the fence of the claim; a visitor that came through a proxy, with its address and the one that it has dialled; and one that another node has passed on,
 which is to be told whether it is taken."""
+
+HTTPS: Final = b"s"
+HTTP: Final = b"h"
+"""The same: a visitor of a name, of which nothing was taken, with its address and the one that it has dialled; with TLS, or without."""
 
 TAKEN: Final = b"+"
 """What it is told."""
@@ -116,7 +127,7 @@ async def run_worker(link: Link) -> None:
 
         nursery.start_soon(run_link, name="link")
         link.post({"what": "hello", "version": version("trionat")})
-        await Worker.make(link, await started.receive()).run()
+        await (await Worker.make(link, await started.receive())).run()
         with trio.move_on_after(_LAST_WORDS):
             await link.wait_sent()
         nursery.cancel_scope.cancel("the worker stops")
@@ -184,6 +195,7 @@ class Worker:
     descriptors: Descriptors
     visitors: Numbers
     claims: tuple[Claim, ...]
+    names: Names | None = None
     scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # its own, as threads for names may all be waiting
@@ -197,18 +209,20 @@ class Worker:
         self._ports = {number: _Port(port) for number, port in pool.ports.items()}
 
     @classmethod
-    def make(cls, link: Link, start: Values) -> Worker:
+    async def make(cls, link: Link, start: Values) -> Worker:
         """Make what runs, of what the parent says first. Blocks: it reads the certificate."""
         config: ServerConfig
         ready: Ready
         config, ready = pickle.loads(bytes.fromhex(start["config"]))  # noqa: S301 - of our own parent
         refusals = RefusalCounters()
+        hub = Hub(forward=EventReports(link).tell if start["events"] else None)
         registry = RemoteRegistry(link, start["word"])
         registry.note_room(*start["room"])
         pool = PortPool([VisitPort(number) for number in ready.visit_ports])
         leases = Leases(config, pool, refusals, registry=registry)
         step = start["step"]
         visitors = Numbers(start["visitor"], start["visitor_step"])
+        tally = None if config.console_addr is None else Tally()
         context = ServerContext(
             config=config,
             authenticator=RemoteAuthenticator(link),
@@ -216,19 +230,30 @@ class Worker:
             bans=Bans(0, config.ban_time),  # who may connect, the parent knows
             leases=leases,
             admission=Admission(config, leases, others_than(ready.public, config)),
-            sessions=Sessions(SessionReports(link).accounted, count(start["uid"], step)),
+            sessions=Sessions(
+                SessionReports(link).accounted, count(start["uid"], step), tally=tally, events=hub
+            ),
             stopping=trio.Event(),
             public_host=ready.public.host,
             route=start["word"],
+            tally=tally,
         )
         descriptors = Descriptors()
         tls = server_context(Path(start["certificate"]), Path(start["key"]))
-        acceptor = VisitorAcceptor(config, refusals, visitors)
+        acceptor = VisitorAcceptor(config, refusals, visitors, tally=tally)
         if start["in_cluster"]:
             acceptor.elsewhere = HandBack(link)
         leases.pass_on = acceptor.pass_on
+        names = None
+        if config.domain is not None:
+            from trionat.server.names.frontend import Names  # noqa: PLC0415 - only there
+
+            names = await Names.open(config, AcmeConfig(), Path(ready.state_dir))
+            if config.start_auth:
+                leases.owners = RemoteNameOwners(link)
         return cls(
             link=link,
+            names=names,
             context=context,
             registry=registry,
             connections=ConnectionHandler(context, tls),
@@ -252,7 +277,11 @@ class Worker:
                 serving.start_soon(self.commands.metrics.count_rates, name="count rates")
                 serving.start_soon(self.commands.draining.run, name="drain clients")
                 serving.start_soon(self._report_regularly, name="report")
+                if context.tally is not None:
+                    serving.start_soon(context.tally.measure_lag, name="measure loop lag")
                 self._accept = self.connections.acceptor(serving)
+                if self.names is not None:
+                    self.acceptor.named = self._frontend(self.names).start(serving)
                 try:
                     await self._accept_until_stopped()
                     context.admission.drain()
@@ -265,6 +294,32 @@ class Worker:
             self.descriptors.close()
             for port in self._ports.values():
                 port.drop_spare()
+
+    def _frontend(self, names: Names) -> Frontend:
+        from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
+
+        return Frontend(
+            config=self.context.config,
+            names=names,
+            pool=self.context.leases.ports,
+            acceptor=self.acceptor,
+            refusals=self.context.refusals,
+            shuts_out=lambda _: False,  # the parent has asked
+            is_in_use=lambda _: True,
+            leaving=self.context.stopping.is_set,
+            ask_certificate=self._ask_certificate,
+        )
+
+    async def _ask_certificate(self, name: str) -> None:
+        """Have the parent order a certificate for a name. Raises OrderError."""
+        from trionat.server.certificates.order import OrderError  # noqa: PLC0415 - only there
+
+        try:
+            answer = await self.link.ask({"what": "certificate", "name": name})
+        except LinkLostError as error:
+            raise OrderError("here", "the server restarts") from error
+        if (reason := answer["reason"]) is not None:
+            raise OrderError(answer["code"], reason)
 
     async def _accept_until_stopped(self) -> None:
         """Take visitors and clients until the planned stop; the visit ports are closed then."""
@@ -337,6 +392,9 @@ class Worker:
         if purpose == VISIT_PORT:
             number, fence = map(int, about.split())
             self._take_port(self._ports[number], sock, fence)
+        elif purpose in (HTTPS, HTTP):
+            source, visited = read_addresses(about)
+            self._take_named(purpose, sock, source, visited)
         elif purpose in (VISITOR, PASSED_ON):
             source, visited = read_addresses(about)
             self._take_visitor(purpose, sock, source, visited)
@@ -359,6 +417,18 @@ class Worker:
             sock.close()  # the parent hears that, and the other node looks once more
             return
         self.acceptor.accept_behind_proxy(ports, sock, source, visited)
+
+    def _take_named(
+        self, purpose: bytes, sock: socket.socket, source: TCPAddress, visited: TCPAddress
+    ) -> None:
+        most, named = self.descriptors.for_visitors, self.acceptor.named
+        if named is None or (most is not None and sock.fileno() >= most):
+            sock.close()
+            self._miss(purpose, "")
+        elif purpose == HTTPS:
+            named.accept_https(sock, source, visited)
+        else:
+            named.accept_http(sock, source, visited)
 
     def _take_port(self, port: _Port, sock: socket.socket, fence: int) -> None:
         if port.serving is not None or (fence <= port.given_up and fence not in port.claims):
@@ -460,8 +530,14 @@ class Worker:
                 "usage": usage,
                 "visitor": self.visitors.next,
                 "visitors": sum(lease.queue.present for lease in self.context.leases),
-                "refused": {
-                    bound.value: number for bound, number in self.context.refusals.counts.items()
-                },
+                "refused": self.commands.metrics.refused(),
+                **self._counted(),
             }
         )
+
+    def _counted(self) -> Values:
+        """What was counted since the last report, and what there is, where `/metrics` are on."""
+        if (tally := self.context.tally) is None:
+            return {}
+        meter_sessions(self.context)
+        return {"tally": tally.take(), "present": attrs.asdict(count_present(self.context))}

@@ -22,8 +22,9 @@ Rows: TypeAlias = dict[int, str]
 
 # The casts are for tables that somebody has altered: one row must not spoil the answer about all others.
 _SELECT: Final = """select u.user_id, u.username, coalesce(cast(u.password as char), ''), cast(u.`time` as datetime(6)),
-        a.ticket_salt, a.seal, a.created_at, a.limits
-    from userInfo_userinfo u left join trionat_accounts a on a.user_id = u.user_id"""
+        a.ticket_salt, a.seal, a.created_at, a.limits, f.owner, f.admin, f.disabled
+    from userInfo_userinfo u left join trionat_accounts a on a.user_id = u.user_id
+    left join trionat_flags f on f.user_id = u.user_id"""
 
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -61,14 +62,22 @@ async def add(link: Link, user: User) -> None:
         user.password,
         _naive(user.expires_at),
     )
+    account = link.last_id
     await link.change(
         # Not an insert: a row may be left of an account with that number that somebody else has removed.
         "replace into trionat_accounts values (%s, %s, %s, %s, %s)",
-        link.last_id,
+        account,
         user.ticket_salt.hex(),
         _seal(user.ticket_salt, user.password),
         _naive(user.created_at or datetime.now(UTC)),
         user.limits.to_text(),
+    )
+    await link.change(
+        "replace into trionat_flags values (%s, %s, %s, %s)",
+        account,
+        user.name,
+        user.admin,
+        user.disabled,
     )
 
 
@@ -76,6 +85,7 @@ async def remove(link: Link, rows: Iterable[int]) -> None:
     """Remove rows and what is kept beside them."""
     await link.change("delete from userInfo_userinfo where user_id in %s", tuple(rows))
     await link.change("delete from trionat_accounts where user_id in %s", tuple(rows))
+    await link.change("delete from trionat_flags where user_id in %s", tuple(rows))
 
 
 async def set_password(link: Link, rows: Iterable[int], password: str) -> None:
@@ -118,12 +128,37 @@ async def set_limits(link: Link, account: int, limits: Limits) -> None:
     )
 
 
+async def set_admin(link: Link, account: int, name: str, *, admin: bool) -> None:
+    """Make an account an administrator, or none any more."""
+    await _prepare_flags(link, account, name)
+    await link.change("update trionat_flags set admin = %s where user_id = %s", admin, account)
+
+
+async def set_disabled(link: Link, account: int, name: str, *, disabled: bool) -> None:
+    """Keep an account from logging in, or let it again."""
+    await _prepare_flags(link, account, name)
+    await link.change(
+        "update trionat_flags set disabled = %s where user_id = %s", disabled, account
+    )
+
+
+async def _prepare_flags(link: Link, account: int, name: str) -> None:
+    """Make the row of an account's flags; one that was left of another account is replaced."""
+    await link.change("delete from trionat_flags where user_id = %s and owner <> %s", account, name)
+    await link.change(
+        "insert into trionat_flags (user_id, owner) values (%s, %s) on duplicate key update user_id = user_id",
+        account,
+        name,
+    )
+
+
 def _users(rows: Iterable[tuple[Any, ...]]) -> dict[str, User]:
     """Make users of rows of `_SELECT` in the order of their ids."""
     users: dict[str, User] = {}
-    for account_id, name, password, time, salt, seal, created_at, text in rows:
+    for account_id, name, password, time, salt, seal, created_at, text, *flags in rows:
         if name not in users:
             limits, damage = read_limits(text or "", of=name)
+            admin, disabled = _flags(name, *flags)
             users[name] = User(
                 name=name,
                 password=password,
@@ -131,10 +166,19 @@ def _users(rows: Iterable[tuple[Any, ...]]) -> dict[str, User]:
                 expires_at=_aware(time),
                 created_at=_aware(created_at),
                 limits=limits,
+                admin=admin,
+                disabled=disabled,
                 damage=damage,
                 account_id=account_id,
             )
     return users
+
+
+def _flags(name: str, owner: bytes | None, admin: int, disabled: int) -> tuple[bool, bool]:
+    """Return whether the account is an administrator and whether it is disabled: neither where the row is another account's."""
+    if owner != name.encode():
+        return False, False
+    return bool(admin), bool(disabled)
 
 
 def _seal(ticket_salt: bytes, password: str) -> str:

@@ -12,12 +12,19 @@ if TYPE_CHECKING:
 _READING = "nobody can log in"
 _WRITING = "accounts cannot be added, changed or removed"
 _COUNTING = "traffic cannot be added"
+_NAMING = "no service can have a name"
+_ASKING = "the API takes no token"
+_MAKING = "tokens cannot be made or revoked"
 _USES: Final = {
     "userInfo_userinfo": ("user_id", _READING, _WRITING),
     "bars": ("id", _COUNTING, _COUNTING),
     "trionat_accounts": ("user_id", _READING, _WRITING),
     "trionat_months": ("month", _COUNTING, _COUNTING),
+    "trionat_names": ("name", _NAMING, _NAMING),
     "trionat_flushes": ("server", _COUNTING, f"{_COUNTING}, and {_WRITING}"),
+    "trionat_flags": ("user_id", _READING, _WRITING),
+    "trionat_tokens": ("id", _ASKING, f"{_MAKING}, and {_WRITING}"),
+    "trionat_days": ("day", _COUNTING, _COUNTING),
 }
 """Of each table its key, and what does not work if it cannot be read, or not be written."""
 

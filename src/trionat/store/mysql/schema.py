@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trionat.errors import StoreUnavailableError
+from trionat.store.mysql import hostnames
 
 if TYPE_CHECKING:
     from trionat.store.mysql.pool import Link, Pool
@@ -51,6 +52,40 @@ OWN: Final = {
         server char(32) not null primary key, -- '' is nobody's: its row is the lock of all changes
         number bigint not null                -- of the last flush that was added
     )""",
+    "trionat_names": """create table if not exists trionat_names (
+        name varchar(253) character set ascii collate ascii_bin not null primary key,
+        owner varbinary(1020) not null,    -- UTF-8; '': its account is gone
+        account_id bigint not null,        -- its user_id: a later account of the same name has another one
+        used_at datetime(6) not null,      -- UTC
+        key owner (owner),
+        key used_at (used_at)
+    )""",
+    # Not columns of trionat_accounts: an older trionat on the same database counts those.
+    "trionat_flags": """create table if not exists trionat_flags (
+        user_id int not null primary key,  -- of userInfo_userinfo
+        owner varbinary(1020) not null,    -- its name, UTF-8: a later account with that number and another name has no flag
+        admin tinyint(1) not null default 0,
+        disabled tinyint(1) not null default 0
+    )""",
+    "trionat_tokens": """create table if not exists trionat_tokens (
+        id char(12) character set ascii collate ascii_bin not null primary key,
+        owner varbinary(1020) not null,    -- UTF-8
+        account_id bigint not null,        -- its user_id: a later account of the same name has another one
+        name varbinary(256) not null,      -- UTF-8
+        digest binary(32) not null,        -- SHA-256
+        scope varchar(16) character set ascii collate ascii_bin not null,
+        created_at datetime(6) not null,   -- UTC, as the others
+        expires_at datetime(6) null,
+        last_used datetime(6) null,
+        unique key digest (digest),
+        key owner (owner)
+    )""",
+    "trionat_days": """create table if not exists trionat_days (
+        day char(10) character set ascii collate ascii_bin not null, -- 2026-11-29, UTC
+        username varbinary(1020) not null, -- UTF-8, compared byte by byte
+        bytes bigint not null,
+        primary key (day, username)
+    )""",
 }
 
 _OPTIONS: Final = """engine = InnoDB default character set utf8mb4
@@ -74,7 +109,7 @@ async def prepare(pool: Pool) -> None:
                 f"database {pool.config.address}: there is no table {table} in {pool.config.db_name!r}: "
                 "check Database.DBName, or run trionat db init"
             )
-    await _make(pool, OWN, there, _OWN_OPTIONS)
+    await _make_own(pool, there)
 
 
 async def init(pool: Pool) -> list[str]:
@@ -88,7 +123,14 @@ async def init(pool: Pool) -> list[str]:
     """
     there = await pool.run(find_tables)
     made = await _make(pool, GIVEN, there, _OPTIONS)
-    return made + await _make(pool, OWN, there, _OWN_OPTIONS)
+    return made + await _make_own(pool, there)
+
+
+async def _make_own(pool: Pool, there: set[str]) -> list[str]:
+    made = await _make(pool, OWN, there, _OWN_OPTIONS)
+    if "trionat_names" in there:
+        await pool.run(hostnames.complete)
+    return made
 
 
 async def _make(pool: Pool, tables: dict[str, str], there: set[str], options: str) -> list[str]:

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import attrs
 
 from trionat.errors import StoreError
-from trionat.store.mysql import accounts, schema, traffic
+from trionat.store.base import MOST_DAYS_AT_ONCE, MOST_NAMES, TOO_MANY_NAMES, check_free
+from trionat.store.mysql import accounts, hostnames, schema, tokens, traffic
+from trionat.store.tokens import check_new_token
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
-    from trionat.store.base import Flush, Limits, User
+    from trionat.store.base import Flush, Limits, OwnedName, User
+    from trionat.store.day import DayTotal
     from trionat.store.mysql.accounts import Rows
     from trionat.store.mysql.pool import Link, Pool
+    from trionat.store.tokens import Token
 
 T = TypeVar("T")
 
@@ -79,7 +83,65 @@ class MySQLStore:
 
     async def remove_user(self, name: str) -> None:
         """Remove an account; its traffic stays. `StoreError` where there is none."""
-        await self._change_user(name, accounts.remove)
+
+        async def remove(link: Link, rows: Rows) -> None:
+            await accounts.remove(link, rows)
+            await hostnames.disown(link, name)
+            await tokens.remove_all(link, name)
+
+        await self._change_user(name, remove)
+
+    async def reserve_names(
+        self, user: str, account_id: int, names: Collection[str], now: datetime, keep: timedelta
+    ) -> frozenset[str]:
+        """Make names an account's, all or none; return those that were not before."""
+        wanted = tuple(names)
+        if not wanted:
+            return frozenset()
+        found = await self._pool.run(lambda link: hostnames.find(link, wanted))
+        if len(found) == len(wanted) and all(
+            owned.may_stay(user, account_id, now) for owned in found.values()
+        ):
+            return frozenset()
+
+        async def reserve(link: Link) -> frozenset[str]:
+            found = await hostnames.find(link, wanted)
+            check_free(found, user, account_id, now, keep)
+            new = frozenset(
+                name
+                for name in wanted
+                if name not in found or not found[name].is_of(user, account_id)
+            )
+            if new:
+                count = await hostnames.count(link, user, account_id, now - keep)
+                if count + len(new) > MOST_NAMES:
+                    raise StoreError(TOO_MANY_NAMES)
+            await hostnames.put(link, user, account_id, wanted, now, now - keep)
+            return new
+
+        return await self._change(reserve)
+
+    async def take_back_names(
+        self, user: str, account_id: int, names: Collection[str], reserved_at: datetime
+    ) -> None:
+        """Forget names that were new with a reservation of that moment, unless they were reserved or used since."""
+        await self._change(
+            lambda link: hostnames.take_back(link, user, account_id, names, reserved_at)
+        )
+
+    async def touch_name(self, user: str, name: str, now: datetime) -> bool:
+        """Note that a name was used; tell whether it is the user's."""
+        return await self._change(lambda link: hostnames.touch(link, user, name, now))
+
+    async def list_names(self) -> list[OwnedName]:
+        """Return every name that is known, sorted."""
+        return await self._pool.run(hostnames.find_all)
+
+    async def release_name(self, name: str) -> None:
+        """Forget whose a name is; `StoreError` where it is not known."""
+        known = name.isascii() and await self._change(lambda link: hostnames.release(link, name))
+        if not known:
+            raise StoreError(f"nobody has the name {name!r}")
 
     async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
         """Replace password (a hash) and salt together; `StoreError` where there is no such account."""
@@ -129,9 +191,58 @@ class MySQLStore:
 
         await self._change_user(name, change)
 
-    async def add_traffic(self, flush: Flush) -> bool:
-        """Add a flush to `bars` and to its month, wholly and once; tell whether this call did."""
-        return await self._change(lambda link: traffic.add_flush(link, flush))
+    async def set_admin(self, name: str, *, admin: bool) -> None:
+        """Make an account an administrator, or none any more; `StoreError` where there is no such account."""
+
+        async def change(link: Link, rows: Rows) -> None:
+            await accounts.set_admin(link, min(rows), name, admin=admin)
+
+        await self._change_user(name, change)
+
+    async def set_disabled(self, name: str, *, disabled: bool) -> None:
+        """Keep an account from logging in, or let it again; `StoreError` where there is no such account."""
+
+        async def change(link: Link, rows: Rows) -> None:
+            await accounts.set_disabled(link, min(rows), name, disabled=disabled)
+
+        await self._change_user(name, change)
+
+    async def add_token(self, token: Token) -> None:
+        """Add a token; `StoreError` where its account is not there, or has one of that name, or too many."""
+
+        async def add(link: Link, rows: Rows) -> None:
+            if min(rows) != token.account_id:
+                raise _no_user(token.user)
+            check_new_token(token, await tokens.names_of(link, token.user, token.account_id))
+            await tokens.add(link, token)
+
+        await self._change_user(token.user, add)
+
+    async def find_token(self, digest: bytes) -> Token | None:
+        """Return the token of that digest, or None."""
+        return await self._pool.run(lambda link: tokens.find(link, digest))
+
+    async def list_tokens(self, user: str | None = None) -> list[Token]:
+        """Return every token, or those of one account, sorted by account and name."""
+        if user is not None and not _askable([user]):
+            return []
+        return await self._pool.run(lambda link: tokens.find_all(link, user))
+
+    async def touch_token(self, token_id: str, now: datetime) -> None:
+        """Note that a token was used, if it is there."""
+        await self._change(lambda link: tokens.touch(link, token_id, now))
+
+    async def remove_token(self, token_id: str) -> None:
+        """Remove a token; `StoreError` where there is none."""
+        known = token_id.isascii() and await self._change(
+            lambda link: tokens.remove(link, token_id)
+        )
+        if not known:
+            raise StoreError("there is no such token")
+
+    async def add_traffic(self, flush: Flush, day: str | None = None) -> bool:
+        """Add a flush to `bars`, to its month and to a day, wholly and once; tell whether this call did."""
+        return await self._change(lambda link: traffic.add_flush(link, flush, day))
 
     async def traffic(self) -> dict[str, int]:
         """Return the bytes of every user that has any, in all."""
@@ -148,6 +259,22 @@ class MySQLStore:
 
         return await self._pool.run(find)
 
+    async def daily_traffic(
+        self,
+        first: str,
+        last: str,
+        *,
+        user: str | None = None,
+        after: tuple[str, str] = ("", ""),
+        limit: int = MOST_DAYS_AT_ONCE,
+    ) -> list[DayTotal]:
+        """Return the totals of these days, of all users or one, in the order of day and user, behind `after`."""
+        if len(_askable([user or "", after[1]])) < 2:
+            return []
+        return await self._pool.run(
+            lambda link: traffic.totals_of_days(link, first, last, user, after, limit)
+        )
+
     async def _change_user(
         self, name: str, change: Callable[[Link, Rows], Awaitable[None]]
     ) -> None:
@@ -156,7 +283,7 @@ class MySQLStore:
         async def work(link: Link) -> None:
             rows = await accounts.lock_rows(link, name) if _askable([name]) else None
             if not rows:
-                raise StoreError(f"there is no user {name!r}")
+                raise _no_user(name)
             await change(link, rows)
 
         await self._change(work)
@@ -169,6 +296,10 @@ class MySQLStore:
             return await change(link)
 
         return await self._pool.run(work, transaction=True)
+
+
+def _no_user(name: str) -> StoreError:
+    return StoreError(f"there is no user {name!r}")
 
 
 def _askable(names: Iterable[str]) -> tuple[str, ...]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from trionat.store.base import FORGOTTEN_AT_ONCE
+from trionat.store.day import DAYS_KEPT, DayTotal, days_before
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from trionat.store.mysql.pool import Link
 
 
-async def add_flush(link: Link, flush: Flush) -> bool:
+async def add_flush(link: Link, flush: Flush, day: str | None) -> bool:
     """Add a flush, in a transaction that holds the lock of all changes; tell whether it was a new one."""
     last = await link.ask("select number from trionat_flushes where server = %s", flush.server)
     if last and last[0][0] >= flush.number:
@@ -27,6 +30,17 @@ async def add_flush(link: Link, flush: Flush) -> bool:
         "insert into trionat_months values {} on duplicate key update bytes = bytes + values(bytes)",
         [(flush.month, name, amount) for name, amount in flush.amounts.items()],
     )
+    if day is not None:
+        await _change_all(
+            link,
+            "insert into trionat_days values {} on duplicate key update bytes = bytes + values(bytes)",
+            [(day, name, amount) for name, amount in flush.amounts.items()],
+        )
+        await link.change(
+            "delete from trionat_days where day < %s limit %s",
+            days_before(day, DAYS_KEPT),
+            FORGOTTEN_AT_ONCE,
+        )
     await _add_to_bars(link, flush.amounts)
     return True
 
@@ -59,6 +73,23 @@ async def totals_of_month(
     found = Counter({name: missing[name] for name in names if name in missing})
     found.update({name.decode(): amount for name, amount in rows if name is not None})
     return dict(found)
+
+
+async def totals_of_days(
+    link: Link, first: str, last: str, user: str | None, after: tuple[str, str], limit: int
+) -> list[DayTotal]:
+    """Return the totals of these days, of all users or one, in the order of day and user, behind `after`."""
+    rows = await link.ask(
+        "select day, username, bytes from trionat_days where day between %s and %s "
+        "and (day > %s or username > %s) and (%s or username = %s) order by day, username limit %s",
+        max(first, after[0]),
+        last,
+        *after,
+        user is None,
+        user or "",
+        limit,
+    )
+    return [DayTotal(day=day, user=name.decode(), amount=amount) for day, name, amount in rows]
 
 
 async def _add_to_bars(link: Link, amounts: Mapping[str, int]) -> None:

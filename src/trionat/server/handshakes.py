@@ -9,11 +9,14 @@ import attrs
 from trionat.log import get_logger
 from trionat.networks import network_of
 from trionat.server.refusals import Bound, RefusalCounters
+from trionat.server.tally import DONE, FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import trio
+
+    from trionat.server.tally import Tally
 
 log = get_logger(__name__)
 
@@ -31,12 +34,15 @@ class PendingHandshakes:
     Half of `limit` is for networks from which somebody has a session, or had one lately (`is_in_use`, of a host), and half for all
     others; what one half leaves free the other may use, until it is wanted. So whoever comes from many addresses cannot end the
     handshakes of clients that were here before, nor can those keep new clients out.
+
+    With a `tally` they are counted there.
     """
 
     limit: int
     network_limit: int
     refusals: RefusalCounters = attrs.field(factory=RefusalCounters)
     is_in_use: Callable[[str], bool] = _nowhere
+    tally: Tally | None = None
     _networks: dict[trio.CancelScope, str] = attrs.field(init=False, factory=lambda: {})
     _scopes: dict[str, dict[trio.CancelScope, None]] = attrs.field(init=False, factory=lambda: {})
     _in_use: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
@@ -54,16 +60,34 @@ class PendingHandshakes:
         self._networks[scope] = network
         self._scopes.setdefault(network, {})[scope] = None
         half[scope] = None
+        if self.tally is not None:
+            self.tally.pending_handshakes += 1
+
+    def finish(self, scope: trio.CancelScope) -> None:
+        """The peer in this scope has said who it is. Idempotent, as the next two: what comes after the first of them does nothing."""
+        self._end(scope, DONE)
+
+    def fail(self, scope: trio.CancelScope) -> None:
+        """The peer in this scope is gone, or was sent away, before it has said who it is."""
+        self._end(scope, FAILED)
 
     def remove(self, scope: trio.CancelScope) -> None:
-        """The peer in this scope has said who it is, or is gone. Idempotent."""
+        """The peer in this scope is another process's to hear, or it is not counted how that ended."""
+        self._end(scope, None)
+
+    def _end(self, scope: trio.CancelScope, result: str | None) -> None:
         network = self._networks.pop(scope, None)
-        if network is not None:
-            self._in_use.pop(scope, None)
-            self._others.pop(scope, None)
-            del self._scopes[network][scope]
-            if not self._scopes[network]:
-                del self._scopes[network]
+        if network is None:
+            return
+        self._in_use.pop(scope, None)
+        self._others.pop(scope, None)
+        del self._scopes[network][scope]
+        if not self._scopes[network]:
+            del self._scopes[network]
+        if self.tally is not None:
+            self.tally.pending_handshakes -= 1
+            if result is not None:
+                self.tally.handshakes[result] += 1
 
     def _oldest(self, wanted: dict[trio.CancelScope, None]) -> trio.CancelScope:
         """Return which one makes room for another in the half `wanted`: the oldest of the half that would have more than its share."""
@@ -73,7 +97,7 @@ class PendingHandshakes:
 
     def _send_away(self, scope: trio.CancelScope, bound: Bound, limit: int) -> None:
         network = self._networks[scope]
-        self.remove(scope)
+        self.fail(scope)
         scope.cancel("too many handshakes")
         self.refusals.count(
             bound,

@@ -1,0 +1,146 @@
+"""The accounts of a server that is asked over its API, for the commands that ask a store."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from trionat.cli.remote import MissingError, quoted_path, user_path
+from trionat.errors import ConfigError, StoreError
+from trionat.store.base import Limits, OwnedName, User
+from trionat.store.tokens import Token, TokenScope
+
+if TYPE_CHECKING:
+    from trionat.cli.remote import Remote
+
+
+@attrs.frozen
+class RemoteStore:
+    """As much of a `Store` as commands ask for. Passwords are given as they are: the server hashes them."""
+
+    remote: Remote
+
+    async def find_user(self, name: str) -> User | None:
+        """Return the account of that name, or None; without its password."""
+        try:
+            return _user(await self._ask("GET", user_path(name)))
+        except MissingError:
+            return None
+
+    async def list_users(self) -> list[User]:
+        """Return every account that the token's may see."""
+        return [_user(values) for values in await self._list("/users")]
+
+    async def add_user(self, user: User) -> None:
+        """Add an account."""
+        body = {
+            "name": user.name,
+            "password": user.password,
+            "admin": user.admin,
+            "expires_at": _text(user.expires_at),
+        }
+        await self._ask("POST", "/users", body)
+
+    async def remove_user(self, name: str) -> None:
+        """Remove an account."""
+        await self._ask("DELETE", user_path(name))
+
+    async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
+        """Set a password; the salt is the server's to choose."""
+        del ticket_salt
+        try:
+            await self._ask("PUT", f"{user_path(name)}/password", {"password": password})
+        except ConfigError as error:
+            if error.problems[0].where != "old_password":
+                raise
+            raise StoreError(
+                "this is the account of the token, whose password takes the old one as well: set it in the console, or at the server"
+            ) from error
+
+    async def set_expiry(self, name: str, expires_at: datetime | None) -> None:
+        """Set when the account ends, or that it never does."""
+        await self._ask("PATCH", user_path(name), {"expires_at": _text(expires_at)})
+
+    async def set_limits(self, name: str, limits: Limits) -> None:
+        """Replace all limits of an account."""
+        await self._ask("PATCH", user_path(name), {"limits": attrs.asdict(limits)})
+
+    async def set_admin(self, name: str, *, admin: bool) -> None:
+        """Make an account an administrator, or none any more."""
+        await self._ask("PATCH", user_path(name), {"admin": admin})
+
+    async def set_disabled(self, name: str, *, disabled: bool) -> None:
+        """Keep an account from logging in, or let it again."""
+        await self._ask("PATCH", user_path(name), {"disabled": disabled})
+
+    async def list_names(self) -> list[OwnedName]:
+        """Return the names that are kept."""
+        return [
+            OwnedName(
+                name=values["name"],
+                owner=values["user"],
+                account_id=0,
+                used_at=datetime.fromisoformat(values["used"]),
+            )
+            for values in await self._list("/names")
+        ]
+
+    async def release_name(self, name: str) -> None:
+        """Forget whose a name is."""
+        await self._ask("DELETE", f"/names/{quoted_path(name)}")
+
+    async def list_tokens(self, user: str | None = None) -> list[Token]:
+        """Return tokens: those of one account, or all that the token's may see."""
+        query = "" if user is None else f"?user={quoted_path(user)}"
+        return [
+            Token(
+                token_id=values["id"],
+                name=values["name"],
+                user=values["user"],
+                account_id=0,
+                digest=b"",
+                scope=TokenScope(values["scope"]),
+                created_at=datetime.fromisoformat(values["created_at"]),
+                expires_at=_moment(values["expires_at"]),
+                last_used=_moment(values["last_used"]),
+            )
+            for values in await self._list(f"/tokens{query}")
+        ]
+
+    async def remove_token(self, token_id: str) -> None:
+        """Remove a token."""
+        await self._ask("DELETE", f"/tokens/{quoted_path(token_id)}")
+
+    async def _ask(self, method: str, path: str, body: object = None) -> Any:
+        return await trio.to_thread.run_sync(partial(self.remote.ask, method, path, body))
+
+    async def _list(self, path: str) -> list[dict[str, Any]]:
+        return await trio.to_thread.run_sync(lambda: list(self.remote.pages(path)))
+
+
+def _user(values: dict[str, Any]) -> User:
+    limits = {name: value for name, value in values["limits"].items() if value is not None}
+    return User(
+        name=values["name"],
+        password="",
+        ticket_salt=b"",
+        expires_at=_moment(values["expires_at"]),
+        created_at=_moment(values["created_at"]),
+        limits=Limits.from_text(json.dumps(limits)),
+        admin=values["admin"],
+        disabled=values["disabled"],
+        damage=values["damage"] or "",
+    )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,214 @@
+// The list of visitors, the newest first. All are known here; as many have rows as one has scrolled to.
+
+import {ask, byId, make} from "./dom.js";
+import {amount, clock, duration, visible} from "./words.js";
+
+const STEP = 200;
+const WAIT = 250;
+
+export class List {
+  constructor(onRow) {
+    this.onRow = onRow;
+    this.rows = new Map();
+    this.elements = new Map();
+    this.numbers = [];
+    this.shown = STEP;
+    this.words = "";
+    this.found = null;
+    this.isDue = false;
+    this.chosen = null;
+    this.isComplete = false;
+    this.body = byId("rows");
+    new IntersectionObserver(entries => {
+      if (entries.some(entry => entry.isIntersecting) && this.visibleNumbers().length > this.shown) {
+        this.shown += STEP;
+        this.later();
+      }
+    }, {root: byId("list"), rootMargin: "400px"}).observe(byId("more"));
+    setInterval(() => this.tick(), 1000);
+    this.body.addEventListener("keydown", event => this.key(event));
+    this.body.addEventListener("click", event => {
+      const line = event.target.closest("tr");
+      if (line && !event.target.closest("a") && !getSelection().toString()) location.hash = `#${line.dataset.number}`;
+    });
+  }
+
+  begin(visitors) {
+    this.rows.clear();
+    this.numbers = [];
+    this.isComplete = visitors === 0;
+    this.later();
+  }
+
+  take({rows, gone}) {
+    let isUnsorted = false;
+    for (const row of rows) {
+      if (!this.rows.has(row.number)) {
+        if (this.numbers.length && row.number > this.numbers[0]) this.numbers.unshift(row.number);
+        else {
+          if (this.numbers.length && row.number > this.numbers.at(-1)) isUnsorted = true;
+          this.numbers.push(row.number);
+        }
+      }
+      this.rows.set(row.number, row);
+      const element = this.elements.get(row.number);
+      if (element) this.fill(element, row);
+      this.onRow(row.number, row);
+    }
+    if (gone.length) {
+      for (const number of gone) {
+        this.rows.delete(number);
+        this.elements.delete(number);
+        this.onRow(number, null);
+      }
+      this.numbers = this.numbers.filter(number => this.rows.has(number));
+    }
+    if (isUnsorted) this.numbers.sort((left, right) => right - left);
+    this.isComplete = true;
+    this.later();
+  }
+
+  search(words) {
+    this.words = words.trim().toLowerCase();
+    this.found = null;
+    this.shown = STEP;
+    clearTimeout(this.timer);
+    if (this.words.length > 1) this.timer = setTimeout(() => this.searchBytes(this.words), WAIT);
+    this.later();
+  }
+
+  async searchBytes(words) {
+    try {
+      const {numbers} = await (await ask(`/api/search?q=${encodeURIComponent(words)}`)).json();
+      if (words === this.words) this.found = new Set(numbers);
+      this.later();
+    } catch { /* then only what is listed is searched */ }
+  }
+
+  matches(row) {
+    if (!this.words || this.found?.has(row.number)) return true;
+    return [row.title, row.address ?? "", row.service, row.local, row.protocol, row.why, row.status ?? "", row.number]
+      .some(text => String(text).toLowerCase().includes(this.words));
+  }
+
+  visibleNumbers() {
+    return this.words ? this.numbers.filter(number => this.matches(this.rows.get(number))) : this.numbers;
+  }
+
+  later() {
+    if (this.isDue) return;
+    this.isDue = true;
+    requestAnimationFrame(() => {
+      this.isDue = false;
+      this.render();
+    });
+  }
+
+  render() {
+    const numbers = this.visibleNumbers();
+    const wanted = numbers.slice(0, this.shown);
+    let at = this.body.firstElementChild;
+    const keep = new Set(wanted);
+    for (const number of wanted) {
+      while (at && !keep.has(Number(at.dataset.number))) {
+        const next = at.nextElementSibling;
+        this.elements.delete(Number(at.dataset.number));
+        at.remove();
+        at = next;
+      }
+      const element = this.element(number);
+      if (element === at) at = at.nextElementSibling;
+      else this.body.insertBefore(element, at);
+    }
+    while (at) {
+      const next = at.nextElementSibling;
+      this.elements.delete(Number(at.dataset.number));
+      at.remove();
+      at = next;
+    }
+    byId("visitors").hidden = !numbers.length;
+    byId("empty").hidden = !this.isComplete || this.numbers.length > 0;
+    byId("none").hidden = !this.words || !this.numbers.length || numbers.length > 0;
+    byId("list").dataset.count = this.numbers.length;
+    byId("more").textContent = numbers.length > wanted.length ? `${numbers.length - wanted.length} more …` : "";
+    this.onCount?.(numbers.length, this.numbers.length);
+    this.rove();
+  }
+
+  element(number) {
+    let element = this.elements.get(number);
+    if (!element) {
+      element = make("tr", {"data-number": number});
+      this.elements.set(number, element);
+      this.fill(element, this.rows.get(number));
+    }
+    element.classList.toggle("chosen", number === this.chosen);
+    return element;
+  }
+
+  fill(element, row) {
+    const hadFocus = element.contains(document.activeElement);
+    const tab = element.querySelector("a")?.tabIndex ?? -1;
+    element.className = row.ended ? "ended" : "open";
+    element.classList.toggle("chosen", row.number === this.chosen);
+    const link = make("a", {href: `#${row.number}`, tabindex: tab}, visible(row.title) || row.protocol || "nothing said yet");
+    element.replaceChildren(
+      make("td", {class: "what"},
+        make("span", {class: "dot", title: row.ended ? "ended" : "open", "aria-label": row.ended ? "ended" : "open", role: "img"}),
+        row.replay_of === null ? null : make("span", {class: "badge"}, `replay of ${row.replay_of}`),
+        row.protocol && row.title ? make("span", {class: "badge"}, row.protocol) : null,
+        row.status === null ? null : make("span", {class: `status s${String(row.status)[0]}`}, String(row.status)),
+        link),
+      make("td", {"data-name": "Visitor"}, row.address === null ? "–" : visible(row.address)),
+      make("td", {"data-name": "Service"}, visible(row.service)),
+      make("td", {"data-name": "Received", class: "number"}, amount(row.received)),
+      make("td", {"data-name": "Sent", class: "number"}, amount(row.sent)),
+      make("td", {"data-name": "Rate", class: "number"}, row.ended ? "" : `${amount(row.rate)}/s`),
+      make("td", {"data-name": "First byte", class: "number"}, duration(row.first_byte)),
+      make("td", {"data-name": "Came"}, `${clock(row.began)}, ${duration(row.seconds)}`),
+      make("td", {"data-name": "End", class: "why"}, visible(row.why)));
+    if (hadFocus) link.focus({preventScroll: true});
+  }
+
+  tick() {
+    for (const [number, element] of this.elements) {
+      const row = this.rows.get(number);
+      if (!row || row.ended) continue;
+      row.seconds = Math.max(row.seconds, Date.now() / 1000 - row.began);
+      const place = element.children[7], text = `${clock(row.began)}, ${duration(row.seconds)}`;
+      if (place.textContent !== text) place.textContent = text;
+    }
+  }
+
+  choose(number) {
+    for (const each of [this.chosen, number]) this.elements.get(each)?.classList.toggle("chosen", each === number);
+    this.chosen = number;
+    this.rove();
+  }
+
+  focus() {
+    this.body.querySelector("a[tabindex='0']")?.focus();
+  }
+
+  // One row takes part in the order of Tab; the arrows go from row to row.
+  rove() {
+    const links = this.body.querySelector("a[tabindex='0']");
+    const chosen = this.elements.get(this.chosen)?.querySelector("a");
+    const wanted = chosen ?? links ?? this.body.querySelector("a");
+    if (links && links !== wanted) links.tabIndex = -1;
+    if (wanted) wanted.tabIndex = 0;
+  }
+
+  key(event) {
+    const step = {ArrowDown: 1, j: 1, ArrowUp: -1, k: -1}[event.key];
+    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    const line = event.target.closest("tr");
+    const next = step > 0 ? line?.nextElementSibling : line?.previousElementSibling;
+    if (!next) return;
+    event.preventDefault();
+    const from = line.querySelector("a"), to = next.querySelector("a");
+    from.tabIndex = -1;
+    to.tabIndex = 0;
+    to.focus();
+  }
+}

@@ -1,0 +1,261 @@
+// One visitor: what is known of it, and what both sides have said.
+
+import {ask, byId, make, toast} from "./dom.js";
+import {AT_ONCE, Bytes} from "./bytes.js";
+import {Http} from "./http.js";
+import {amount, clock, duration, visible} from "./words.js";
+
+const REFRESH = 400;
+const TABS = ["http", "text", "hex"];
+const TITLES = {http: "HTTP", text: "Text", hex: "Hex"};
+const MOST_MARKS = 2000;
+
+// What is looked at first, until somebody chooses.
+function tabOf(row) {
+  if (row.protocol === "HTTP") return "http";
+  return row.protocol === "TLS" || row.protocol === "HTTP/2" ? "hex" : "text";
+}
+
+export class Visitor {
+  constructor(row) {
+    this.row = row;
+    this.path = `/api/visitors/${row.number}`;
+    this.details = {pieces: [], secrets: {received: [], sent: []}};
+    this.bytes = {received: new Uint8Array(), sent: new Uint8Array()};
+    this.revealed = false;
+    this.tab = tabOf(row);
+    this.hasChosen = false;
+    this.view = null;
+    this.timer = 0;
+    this.isBusy = false;
+    this.isDue = false;
+    this.isOver = false;
+    this.place = byId("visitor");
+    this.facts = make("dl", {class: "facts"});
+    this.title = make("h2", {});
+    this.panel = make("div", {class: "panel", role: "tabpanel", id: "panel"});
+    this.marks = [];
+    this.build();
+  }
+
+  build() {
+    const {number} = this.row;
+    this.tabs = TABS.map(name => make("button", {type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel", onclick: () => this.choose(name)}, TITLES[name]));
+    const bar = make("div", {role: "tablist", "aria-label": "How it is shown"}, ...this.tabs);
+    bar.addEventListener("keydown", event => {
+      const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+      if (!step) return;
+      event.preventDefault();
+      this.choose(TABS[(TABS.indexOf(this.tab) + step + TABS.length) % TABS.length]);
+      this.tabs[TABS.indexOf(this.tab)].focus();
+    });
+    this.reveal = make("button", {type: "button", "aria-pressed": "false", onclick: () => this.toggle()}, "Show secrets");
+    this.count = make("span", {class: "quiet", role: "status"});
+    this.find = make("input", {type: "search", placeholder: "Find here", "aria-label": "Find in this visitor", spellcheck: "false", autocomplete: "off"});
+    this.find.addEventListener("input", () => this.mark());
+    this.find.addEventListener("keydown", event => {
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      this.next(event.shiftKey ? -1 : 1);
+    });
+    this.place.replaceChildren(
+      make("div", {class: "top"}, make("a", {class: "button back", href: "#", "aria-label": "Back to the list"}, "←"), this.title),
+      this.facts,
+      make("div", {class: "actions"},
+        make("button", {type: "button", title: "Send all that the visitor has sent to the local service once more", onclick: () => this.replay({})}, "Replay all"),
+        make("a", {class: "button", href: `/api/har?visitor=${number}`, download: true, title: "With secrets hidden"}, "HAR"),
+        make("a", {class: "button", href: `/api/har?visitor=${number}&secrets=1`, download: true}, "HAR with secrets"),
+        make("a", {class: "button", href: `${this.path}/bytes/received?download`, download: true, title: "What the service received"}, "Save received"),
+        make("a", {class: "button", href: `${this.path}/bytes/sent?download`, download: true, title: "What the service sent"}, "Save sent"),
+        this.reveal),
+      make("div", {class: "tools"}, bar, make("div", {class: "find"}, this.find, this.count)),
+      this.panel);
+    this.place.hidden = false;
+    this.fill();
+    this.show(this.tab);
+    this.place.focus({preventScroll: true});
+  }
+
+  close() {
+    this.isOver = true;
+    clearTimeout(this.timer);
+    this.view?.stop();
+    CSS.highlights?.clear();
+    this.place.hidden = true;
+    this.place.replaceChildren();
+  }
+
+  // The list has heard something new of it.
+  update(row) {
+    if (row === null) {
+      this.facts.append(make("dt", {}, ""), make("dd", {class: "wrong"}, "not listed any more"));
+      return;
+    }
+    this.row = row;
+    this.fill();
+    if (!this.hasChosen && this.tab !== tabOf(row)) this.show(tabOf(row)); // its first bytes have come
+    else this.later();
+  }
+
+  later() {
+    if (this.timer || this.isOver) return;
+    this.timer = setTimeout(() => {
+      this.timer = 0;
+      this.refresh();
+    }, REFRESH);
+  }
+
+  fill() {
+    const {row} = this;
+    this.title.textContent = visible(row.title || row.protocol || `Visitor ${row.number}`);
+    const kept = (all, part) => amount(all) + (part < all ? `, ${amount(part)} kept` : "");
+    const facts = [
+      ["Visitor", row.address ?? (row.replay_of === null ? "the server does not tell" : "this page")],
+      ["Service", row.service === row.local ? row.local : `${row.service} (${row.local})`],
+      ["Came", `${new Date(row.began * 1000).toLocaleDateString()} ${clock(row.began, true)}`],
+      ["Received", kept(row.received, row.kept_received)],
+      ["Sent", kept(row.sent, row.kept_sent)],
+      ["First byte", duration(row.first_byte)],
+      [row.ended ? "Ended" : "Open", row.ended ? `after ${duration(row.seconds)}: ${row.why}` : `${amount(row.rate)}/s`],
+    ];
+    if (row.replay_of !== null) facts.push(["Replay of", row.replay_of]);
+    if (row.dropped) facts.push(["Bytes", "made room for those of newer visitors"]);
+    this.facts.replaceChildren(...facts.flatMap(([name, value]) => [
+      make("dt", {}, name),
+      make("dd", {}, name === "Replay of" ? make("a", {href: `#${value}`}, `visitor ${value}`) : visible(String(value))),
+    ]));
+  }
+
+  async refresh() {
+    if (this.isBusy) {
+      this.isDue = true;
+      return;
+    }
+    this.isBusy = true;
+    try {
+      await this.load();
+    } catch (error) {
+      if (error.status === 404) this.panel.replaceChildren(make("p", {class: "quiet"}, "Nothing of it is kept any more."));
+    } finally {
+      this.isBusy = false;
+      if (this.isDue) {
+        this.isDue = false;
+        this.later();
+      }
+    }
+  }
+
+  async load() {
+    if (this.tab === "http") {
+      await this.view.refresh();
+    } else {
+      const details = await (await ask(this.path)).json();
+      for (const direction of ["received", "sent"]) {
+        const have = this.bytes[direction].length, there = details[`kept_${direction}`];
+        if (there > have) {
+          const more = new Uint8Array(await (await ask(`${this.path}/bytes/${direction}?start=${have}&end=${there}`)).arrayBuffer());
+          const joined = new Uint8Array(have + more.length);
+          joined.set(this.bytes[direction]);
+          joined.set(more, have);
+          this.bytes[direction] = joined;
+        }
+      }
+      if (this.isOver) return;
+      // More may have come since the pieces were told.
+      details.pieces = details.pieces.map(([direction, start, end, time]) => [direction, start, Math.min(end, this.bytes[direction].length), time]);
+      this.details = details;
+      if (this.view instanceof Bytes) this.view.extend(AT_ONCE);
+    }
+    if (this.find.value) this.mark();
+  }
+
+  ending() {
+    const {row} = this;
+    if (!row.received && !row.sent) return row.ended ? `Nothing was said. ${visible(row.why)}` : "Nothing was said yet.";
+    if (row.dropped) return "Its bytes have made room for those of newer visitors.";
+    const cut = row.kept_received < row.received || row.kept_sent < row.sent;
+    return cut ? "What came after this was not kept: InspectBytes says how much is." : "";
+  }
+
+  choose(name) {
+    this.hasChosen = true;
+    this.show(name);
+  }
+
+  show(name) {
+    this.tab = name;
+    this.view?.stop();
+    this.view = name === "http" ? new Http(this) : new Bytes(this, name);
+    for (const tab of this.tabs) {
+      const isChosen = tab.id === `tab-${name}`;
+      tab.setAttribute("aria-selected", String(isChosen));
+      tab.tabIndex = isChosen ? 0 : -1;
+    }
+    this.panel.setAttribute("aria-labelledby", `tab-${name}`);
+    this.panel.replaceChildren(this.view.element);
+    this.reveal.hidden = name === "http";
+    this.refresh();
+  }
+
+  toggle() {
+    this.revealed = !this.revealed;
+    this.reveal.setAttribute("aria-pressed", String(this.revealed));
+    this.show(this.tab);
+  }
+
+  async send(wanted) {
+    const answer = await ask(`${this.path}/replay`, {
+      method: "POST",
+      headers: {"Content-Type": "application/json"},
+      body: JSON.stringify(wanted),
+    });
+    const {number} = await answer.json();
+    toast(`Sent: visitor ${number}`);
+    location.hash = `#${number}`;
+  }
+
+  async replay(wanted) {
+    try {
+      await this.send(wanted);
+    } catch (error) {
+      toast(error.message);
+    }
+  }
+
+  // -- find
+
+  mark() {
+    const wanted = this.find.value.toLowerCase();
+    CSS.highlights?.clear();
+    this.marks = [];
+    this.at = -1;
+    if (!wanted) {
+      this.count.textContent = "";
+      return;
+    }
+    if (this.view instanceof Bytes) this.view.all();
+    const walker = document.createTreeWalker(this.panel, NodeFilter.SHOW_TEXT);
+    while (this.marks.length < MOST_MARKS && walker.nextNode()) {
+      const text = walker.currentNode.data.toLowerCase();
+      for (let at = text.indexOf(wanted); at >= 0 && this.marks.length < MOST_MARKS; at = text.indexOf(wanted, at + wanted.length)) {
+        const range = new Range();
+        range.setStart(walker.currentNode, at);
+        range.setEnd(walker.currentNode, Math.min(at + wanted.length, walker.currentNode.length));
+        this.marks.push(range);
+      }
+    }
+    if (CSS.highlights && this.marks.length) CSS.highlights.set("found", new Highlight(...this.marks));
+    this.count.textContent = this.marks.length ? `${this.marks.length} found` : "not found";
+  }
+
+  next(step) {
+    if (!this.marks.length) return;
+    this.at = (this.at + step + this.marks.length) % this.marks.length;
+    const range = this.marks[this.at];
+    CSS.highlights?.set("here", new Highlight(range));
+    range.startContainer.parentElement?.closest("details")?.setAttribute("open", "");
+    const box = range.getBoundingClientRect(), around = this.place.getBoundingClientRect();
+    this.place.scrollBy({top: box.top - around.top - around.height / 3});
+    this.count.textContent = `${this.at + 1} of ${this.marks.length}`;
+  }
+}

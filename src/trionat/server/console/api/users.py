@@ -1,0 +1,392 @@
+"""Accounts: who may connect, and what they may have."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import attrs
+import trio
+
+from trionat.errors import RefusedError
+from trionat.server.accounts.limit_lists import check_names, check_networks, check_ports
+from trionat.server.accounts.values import user_values
+from trionat.server.admin.messages import Kicked, KickUser
+from trionat.server.console.authentication import banned, check_ban
+from trionat.server.console.operation import (
+    ROOT,
+    ByText,
+    Call,
+    Nothing,
+    Operation,
+    Page,
+    Reply,
+    cut_page,
+)
+from trionat.server.console.principal import Permission
+from trionat.server.console.problem import Code, Problem
+from trionat.server.console.refusals import there, valid
+from trionat.server.console.shape import ABSENT, Absent, field
+from trionat.store.base import Limits, User, check_new_name, new_ticket_salt
+from trionat.store.expiry import NEVER, parse_expiry
+from trionat.store.passwords import check_new_password, hash_password, verify_password
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from trionat.server.console.context import Context
+    from trionat.server.console.principal import Principal
+
+_MOST = 1_000_000
+_LISTS: Mapping[str, Callable[[Any], tuple[int | str, ...]]] = {
+    "visit_ports": check_ports,
+    "names": check_names,
+    "allow_visitors": check_networks,
+    "deny_visitors": check_networks,
+}
+WHEN = "a moment (ISO 8601), a day (valid through it, UTC), 30d, 12h or never"
+
+
+@attrs.frozen(kw_only=True)
+class LimitsRow:
+    """What an account may have at most; null: as much as the server gives to anybody. `bandwidth` is in bytes per second, `monthly_quota` in bytes."""
+
+    visit_ports: tuple[int, ...] | None
+    sessions: int | None
+    visitors: int | None
+    bandwidth: int | None
+    monthly_quota: int | None
+    allow_visitors: tuple[str, ...] | None
+    deny_visitors: tuple[str, ...] | None
+    names: tuple[str, ...] | None
+
+
+@attrs.frozen(kw_only=True)
+class UserRow:
+    """An account. `used_this_month` is in bytes, both directions added, of this month (UTC); `damage` says why nobody can log in until it is repaired."""
+
+    name: str
+    admin: bool
+    disabled: bool
+    created_at: str | None
+    expires_at: str | None
+    expired: bool
+    limits: LimitsRow
+    damage: str | None
+    used_this_month: int
+
+    @classmethod
+    def of(cls, user: User, used: int, now: datetime) -> Self:
+        """Return the row of an account."""
+        values: dict[str, Any] = user_values(user, now)
+        values["limits"] = LimitsRow(**values["limits"])
+        return cls(**values, used_this_month=used)
+
+
+@attrs.frozen(kw_only=True)
+class LimitsChange:
+    """Limits to be set: those that are missing stay as they are, and null lifts one."""
+
+    visit_ports: tuple[int, ...] | Absent | None = field(ABSENT, least=1, most=65535)
+    sessions: int | Absent | None = field(ABSENT, least=1, most=_MOST)
+    visitors: int | Absent | None = field(ABSENT, least=1, most=_MOST)
+    bandwidth: int | Absent | None = field(ABSENT, least=1, about="bytes per second")
+    monthly_quota: int | Absent | None = field(ABSENT, least=1, about="bytes")
+    allow_visitors: tuple[str, ...] | Absent | None = field(ABSENT, longest=64)
+    deny_visitors: tuple[str, ...] | Absent | None = field(ABSENT, longest=64)
+    names: tuple[str, ...] | Absent | None = field(ABSENT, longest=253)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it sets all limits, so that it does not matter what they were."""
+        return ABSENT not in attrs.asdict(self, recurse=False).values()
+
+    def of(self, limits: Limits) -> Limits:
+        """Return the limits with these changes.
+
+        Raises:
+            Problem: one of them is wrong.
+        """
+        changes = {
+            name: value
+            for name, value in attrs.asdict(self, recurse=False).items()
+            if value is not ABSENT
+        }
+        for name, check in _LISTS.items():
+            if changes.get(name) is not None:
+                with valid(f"limits.{name}"):
+                    changes[name] = check(changes[name])
+        return attrs.evolve(limits, **changes)
+
+
+@attrs.frozen(kw_only=True)
+class NewUser:
+    """An account to be made."""
+
+    name: str = field(shortest=1, longest=64)
+    password: str = field(shortest=1, longest=1024, secret=True)
+    admin: bool = False
+    disabled: bool = False
+    expires_at: str | None = field(None, about=WHEN)
+    limits: LimitsChange = LimitsChange()
+
+
+@attrs.frozen(kw_only=True)
+class UserChange:
+    """What is to be changed of an account; what is missing stays as it is."""
+
+    admin: bool | Absent = ABSENT
+    disabled: bool | Absent = ABSENT
+    expires_at: str | Absent | None = field(ABSENT, about=WHEN)
+    limits: LimitsChange = LimitsChange()
+
+
+@attrs.frozen(kw_only=True)
+class PasswordChange:
+    """A new password. Who sets his own has to know the old one."""
+
+    password: str = field(shortest=1, longest=1024, secret=True)
+    old_password: str | None = field(None, longest=1024, secret=True)
+
+
+@attrs.frozen(kw_only=True)
+class One:
+    """Which account."""
+
+    name: str = field(longest=255)
+
+
+async def find_account(context: Context, principal: Principal, name: str) -> User:
+    """Return an account that who asks may see.
+
+    Raises:
+        Problem: for these eyes there is none of that name.
+    """
+    principal.require_sight(name, f"user {name!r}")
+    user = await context.store.find_user(name)
+    if user is None:
+        raise Problem(Code.NOT_FOUND, f"there is no user {name!r}")
+    return user
+
+
+async def _rows(context: Context, users: Iterable[User]) -> tuple[UserRow, ...]:
+    there = list(users)
+    used = await context.traffic.used_this_month([user.name for user in there])
+    now = datetime.now(UTC)
+    return tuple(UserRow.of(user, used[user.name], now) for user in there)
+
+
+async def _list(call: Call[ByText, Nothing]) -> Page[UserRow]:
+    users = await call.context.store.list_users()
+    page = cut_page(
+        (user for user in users if call.principal.may_see(user.name)),
+        lambda user: user.name,
+        limit=call.parameters.limit,
+        after=call.parameters.after,
+    )
+    return Page(await _rows(call.context, page.items), page.next)
+
+
+async def _get(call: Call[One, Nothing]) -> UserRow:
+    user = await find_account(call.context, call.principal, call.parameters.name)
+    (row,) = await _rows(call.context, [user])
+    return row
+
+
+async def _add(call: Call[Nothing, NewUser]) -> Reply:
+    body, store, now = call.body, call.context.store, datetime.now(UTC)
+    with valid("name"):
+        check_new_name(body.name)
+        if "/" in body.name or body.name in (".", ".."):
+            raise ValueError("such a name has no path of its own here")
+    with valid("password"):
+        check_new_password(body.password)
+    user = User(
+        name=body.name,
+        password=await hash_password(body.password),
+        ticket_salt=new_ticket_salt(),
+        expires_at=read_expiry(body.expires_at, now),
+        created_at=now,
+        limits=body.limits.of(Limits()),
+        admin=body.admin,
+        disabled=body.disabled,
+    )
+    with valid("name"):
+        await store.add_user(user)
+    (row,) = await _rows(call.context, [user])
+    location = f"{ROOT}/users/{quote(user.name, safe='')}"
+    return Reply(values=row, status=201, headers={"Location": location})
+
+
+async def _change(call: Call[One, UserChange]) -> UserRow:
+    body, name, store = call.body, call.parameters.name, call.context.store
+    user = await find_account(call.context, call.principal, name)
+    is_own = name == call.principal.username
+    if is_own and (body.admin is False or body.disabled is True):
+        raise Problem(
+            Code.CONFLICT, "an administrator cannot do that to itself: another one has to"
+        )
+    # All of it is read before anything is changed.
+    limits = body.limits.of(user.limits)
+    expires_at = (
+        None
+        if body.expires_at is ABSENT
+        else read_expiry(body.expires_at, datetime.now(UTC), must_be_later=is_own)
+    )
+    if user.damage and body.limits != LimitsChange() and not body.limits.is_whole:
+        raise Problem(Code.CONFLICT, user.damage)
+    if body.limits != LimitsChange():
+        await _set(store.set_limits(name, limits), name)
+    if body.expires_at is not ABSENT:
+        await _set(store.set_expiry(name, expires_at), name)
+    if body.admin is not ABSENT:
+        await _set(store.set_admin(name, admin=body.admin), name)
+    if body.disabled is not ABSENT:
+        await _set(store.set_disabled(name, disabled=body.disabled), name)
+    changed = await find_account(call.context, call.principal, name)
+    (row,) = await _rows(call.context, [changed])
+    return row
+
+
+async def _remove(call: Call[One, Nothing]) -> None:
+    name = call.parameters.name
+    if name == call.principal.username:
+        raise Problem(Code.CONFLICT, "an administrator cannot remove itself: another one has to")
+    with there(f"user {name!r}"):
+        await call.context.store.remove_user(name)
+
+
+async def _set_password(call: Call[One, PasswordChange]) -> None:
+    name = call.parameters.name
+    user = await find_account(call.context, call.principal, name)
+    with valid("password"):
+        check_new_password(call.body.password)
+    if name == call.principal.username:
+        await _check_old(call, user)
+    hashed = await hash_password(call.body.password)
+    with there(f"user {name!r}"):
+        await call.context.store.set_password(name, hashed, new_ticket_salt())
+
+
+async def _check_old(call: Call[One, PasswordChange], user: User) -> None:
+    """Check that who sets his own password knows the old one; wrong ones count as those of a login."""
+    bans, host, old = call.context.bans, call.host, call.body.old_password
+    if old is None:
+        raise Problem(Code.INVALID, "old_password is missing", field="old_password")
+    check_ban(call.context, host)
+    try:
+        async with bans.trying(host):
+            if await verify_password(user.password, old):
+                return
+            delay = bans.fail(host)
+    except RefusedError as refusal:
+        raise banned(refusal, call.context, host) from refusal
+    await trio.sleep(delay)
+    raise Problem(Code.FORBIDDEN, "the old password is wrong", field="old_password")
+
+
+async def _kick(call: Call[One, Nothing]) -> Kicked:
+    name = call.parameters.name
+    call.principal.require_sight(name, f"user {name!r}")
+    kicked = await call.context.commands.kick(KickUser(name))
+    if not kicked.anybody:
+        raise Problem(Code.NOT_FOUND, f"there is no client of a user {name!r} here")
+    return kicked
+
+
+def read_expiry(text: str | None, now: datetime, *, must_be_later: bool = False) -> datetime | None:
+    """Read when something ends; null is never.
+
+    Raises:
+        Problem: it is no such time, or over already where it must not be.
+    """
+    with valid("expires_at"):
+        moment = parse_expiry(NEVER if text is None else text, now)
+        if must_be_later and moment is not None and moment <= now:
+            raise ValueError("this is over already")
+    return moment
+
+
+async def _set(change: Any, name: str) -> None:
+    with there(f"user {name!r}"):
+        await change
+
+
+OPERATIONS = (
+    Operation(
+        method="GET",
+        path="/users",
+        name="list_users",
+        summary="Accounts: all for an administrator, for anybody else his own",
+        parameters=ByText,
+        answer=Page[UserRow],
+        handle=_list,
+        is_long=True,
+    ),
+    Operation(
+        method="POST",
+        path="/users",
+        name="add_user",
+        summary="Make an account; 409 where there is one of that name",
+        permission=Permission.MANAGE,
+        is_for_admins=True,
+        body=NewUser,
+        answer=UserRow,
+        status=201,
+        handle=_add,
+    ),
+    Operation(
+        method="GET",
+        path="/users/{name}",
+        name="get_user",
+        summary="One account",
+        parameters=One,
+        answer=UserRow,
+        handle=_get,
+    ),
+    Operation(
+        method="PATCH",
+        path="/users/{name}",
+        name="change_user",
+        summary="Change what an account may; its sessions keep to it, or end, within 2 s",
+        permission=Permission.MANAGE,
+        is_for_admins=True,
+        parameters=One,
+        body=UserChange,
+        answer=UserRow,
+        handle=_change,
+    ),
+    Operation(
+        method="DELETE",
+        path="/users/{name}",
+        name="remove_user",
+        summary="Remove an account, with its tickets and tokens; its sessions end within 2 s, its traffic stays",
+        permission=Permission.MANAGE,
+        is_for_admins=True,
+        parameters=One,
+        status=204,
+        handle=_remove,
+    ),
+    Operation(
+        method="PUT",
+        path="/users/{name}/password",
+        name="set_password",
+        summary="Set a password: the old one, all tickets and all logins are void",
+        permission=Permission.MANAGE,
+        parameters=One,
+        body=PasswordChange,
+        status=204,
+        handle=_set_password,
+    ),
+    Operation(
+        method="POST",
+        path="/users/{name}/kick",
+        name="kick_user",
+        summary="Send all clients of an account away, at all nodes; this is not a ban",
+        permission=Permission.MANAGE,
+        parameters=One,
+        answer=Kicked,
+        handle=_kick,
+    ),
+)

@@ -1,0 +1,192 @@
+"""Opens the console, and serves it beside everything else: whatever goes wrong in it ends nothing but itself, and it starts anew."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import attrs
+import trio
+
+from trionat.log import get_logger
+from trionat.log.tail import keep_tail
+from trionat.server.console.application import make_application
+from trionat.server.console.connection import Connection
+from trionat.server.console.context import Context
+from trionat.server.console.guard import Guard
+from trionat.server.console.health import Health
+from trionat.server.console.live import Live
+from trionat.server.console.logins import Logins
+from trionat.server.console.sampler import Sampler
+from trionat.server.console.site import page_routes
+from trionat.server.console.tokens import StoredTokens
+from trionat.server.console.trail import Trail
+from trionat.server.exposition.exposition import Exposition
+from trionat.transport.isolation import isolated
+from trionat.transport.listener import Listener, look_up
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Mapping
+    from contextlib import AsyncExitStack
+
+    from starlette.types import ASGIApp
+
+    from trionat.address import TCPAddress
+    from trionat.config.server import ServerConfig
+    from trionat.events import Ready
+    from trionat.log.tail import Tail
+    from trionat.server.accounts.accounts import Accounts
+    from trionat.server.accounts.traffic import Traffic
+    from trionat.server.admin.commands import Commands
+    from trionat.server.admission.bans import Bans
+    from trionat.server.events.delivery import Delivery
+    from trionat.server.state_folder import StateFolder
+    from trionat.store.base import Store
+    from trionat.transport.descriptors import Descriptors
+
+log = get_logger(__name__)
+
+_MOST_CONNECTIONS: Final = 1024
+"""Of 200 browsers each has a stream, and up to five more for a moment. A connection takes some 40 KiB."""
+
+_FIRST_WAIT: Final = 1.0
+_LONGEST_WAIT: Final = 30.0
+"""Seconds after a bug until it starts anew: each time twice as long, unless it has run for a while."""
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@attrs.frozen(kw_only=True)
+class Door:
+    """Where the console listens. Without `tls` it is plain HTTP, on loopback only."""
+
+    listener: Listener
+    tls: ssl.SSLContext | None
+
+    @classmethod
+    async def open(
+        cls, address: TCPAddress, tls: ssl.SSLContext, resources: AsyncExitStack
+    ) -> Self:
+        """Listen; `resources` closes it. Anything but loopback gets TLS.
+
+        Raises:
+            StartupError: the address cannot be bound.
+        """
+        listener = Listener.open(address, host=await look_up(address))
+        resources.callback(listener.close)
+        return cls(listener=listener, tls=None if is_loopback(address.host) else tls)
+
+    def url(self, public_host: str) -> str:
+        """Return what to type into a browser."""
+        address = self.listener.address
+        host = public_host if address.is_any_host else address.host
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}/"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether nobody outside of this machine gets to an address."""
+    return host in _LOOPBACK or host.startswith("127.")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Console:
+    """See the module. `serve` serves; all that it knows of sessions it asks for by `Commands`.
+
+    `sections` is the configuration by section, and `origins` where each key is from. `stopping` is the planned stop, at which it ends.
+    """
+
+    door: Door
+    config: ServerConfig
+    ready: Ready
+    state: StateFolder
+    store: Store
+    accounts: Accounts
+    traffic: Traffic
+    bans: Bans
+    descriptors: Descriptors
+    delivery: Delivery
+    stopping: trio.Event
+    sections: Mapping[str, Any]
+    origins: Mapping[str, str]
+    _logins: Logins = attrs.field(init=False, factory=Logins)
+    _connections: dict[Connection, None] = attrs.field(init=False, factory=lambda: {})
+
+    async def serve(self, commands: Commands) -> None:
+        """Serve until the planned stop, or until cancelled. It is started anew after a bug."""
+        with keep_tail() as tail:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep, commands, tail, name="console")
+                await self.stopping.wait()
+                nursery.cancel_scope.cancel("the server stops")
+        self.door.listener.close()
+
+    async def _keep(self, commands: Commands, tail: Tail) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            began = trio.current_time()
+            with isolated(log, "the console has ended"):
+                await self._run(commands, tail)
+            if trio.current_time() - began > 2 * _LONGEST_WAIT:
+                wait = _FIRST_WAIT
+            log.error("the console starts anew", seconds=wait)
+            await trio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _run(self, commands: Commands, tail: Tail) -> None:
+        sampler = Sampler(commands)
+        health = Health(self.store)
+        exposition = await Exposition.open(self.config, commands, health.store_answers)
+        context = Context(
+            config=self.config,
+            ready=self.ready,
+            state=self.state,
+            store=self.store,
+            accounts=self.accounts,
+            traffic=self.traffic,
+            bans=self.bans,
+            commands=commands,
+            logins=self._logins,
+            sampler=sampler,
+            live=Live(sampler),
+            health=health,
+            exposition=exposition,
+            tail=tail,
+            sections=self.sections,
+            origins=self.origins,
+            delivery=self.delivery,
+            tokens=StoredTokens(self.store),
+            on_change=Trail(self.delivery.audit).note,
+        )
+        pages = await trio.to_thread.run_sync(page_routes)
+        app = Guard.of(make_application(context, pages), self.config, self.ready)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sampler.run, name="look at the server")
+            nursery.start_soon(context.live.run, name="tell what changes")
+            accept = partial(self._accept, nursery, app)
+            most = self.descriptors.for_visitors
+            await self.door.listener.serve(accept, self.descriptors, most=most)
+
+    def _accept(
+        self, nursery: trio.Nursery, app: ASGIApp, sock: socket.socket, peer: TCPAddress
+    ) -> None:
+        """Serve a connection in a task of its own. Where there are too many, the one that has been idle for the longest time makes room."""
+        if len(self._connections) >= _MOST_CONNECTIONS:
+            idle = next((each for each in self._connections if each.is_idle), None)
+            if idle is None:
+                sock.close()
+                return
+            del self._connections[idle]
+            idle.give_up()
+        connection = Connection(sock, peer, app, self.door.tls)
+        self._connections[connection] = None
+        nursery.start_soon(self._attend, connection, name=f"console {peer}")
+
+    async def _attend(self, connection: Connection) -> None:
+        try:
+            with isolated(log, "a connection to the console has ended", peer=connection.peer):
+                await connection.run()
+        finally:
+            self._connections.pop(connection, None)

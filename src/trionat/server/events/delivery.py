@@ -1,0 +1,124 @@
+"""What becomes of events: they are written down, and every webhook is told."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.log import get_logger
+from trionat.server.events.audit import Audit
+from trionat.server.events.journal import Journal, events_folder
+from trionat.server.events.post import receiver_context
+from trionat.server.events.webhook import Webhook, key_of, send_test
+from trionat.transport.isolation import isolated
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from pathlib import Path
+
+    from trionat.config.events import EventsConfig, WebhookConfig
+    from trionat.server.events.hub import Hub
+    from trionat.server.events.webhook import Outcome
+
+log = get_logger(__name__)
+
+_LAST_WORDS: Final = 2.0
+"""Seconds of a planned stop for receivers that are well to hear what has happened; the others hear it after the next start."""
+
+_AFTER_BUG: Final = 30.0
+
+_LAST_LINES: Final = 1.0
+"""Seconds for the disk."""
+
+
+@attrs.define(eq=False)
+class Delivery:
+    """See the module; made by `open_delivery`. `audit` has what people change, which is told as well where it is an event. `tls` is there where there are webhooks."""
+
+    audit: Audit
+    journal: Journal
+    webhooks: tuple[Webhook, ...]
+    tls: ssl.SSLContext | None
+    server: str
+
+    async def wait_through(self) -> None:
+        """Wait until every receiver that is well has heard everything."""
+        while not all(webhook.is_through for webhook in self.webhooks):  # noqa: ASYNC110 - for two seconds, once
+            await trio.sleep(0.02)
+
+    async def test(self) -> list[tuple[WebhookConfig, Outcome]]:
+        """Send a test event to every receiver, at once, and return what came of it."""
+        if self.tls is None:
+            await trio.lowlevel.checkpoint()
+            return []
+        return await send_tests([each.config for each in self.webhooks], self.server, self.tls)
+
+
+async def send_tests(
+    webhooks: list[WebhookConfig], server: str, tls: ssl.SSLContext
+) -> list[tuple[WebhookConfig, Outcome]]:
+    """Send a test event to all of them, at once; return what came of it, in their order."""
+    outcomes: dict[int, Outcome] = {}
+
+    async def send(number: int, webhook: WebhookConfig) -> None:
+        outcomes[number] = await send_test(webhook, server, tls)
+
+    async with trio.open_nursery() as nursery:
+        for number, webhook in enumerate(webhooks):
+            nursery.start_soon(send, number, webhook, name=f"test of {webhook.shown}")
+    return [(webhook, outcomes[number]) for number, webhook in enumerate(webhooks)]
+
+
+async def _keep(job: Callable[[], Awaitable[None]]) -> None:
+    """Run a job to its end, and once more after a bug, which no tunnel is to feel."""
+    is_done = False
+    while not is_done:
+        with isolated(log, "events are told once more in a while"):
+            await job()
+            is_done = True
+        if not is_done:
+            await trio.sleep(_AFTER_BUG)
+
+
+@asynccontextmanager
+async def open_delivery(hub: Hub, config: EventsConfig, state: Path) -> AsyncGenerator[Delivery]:
+    """Write down and deliver what is published in the block. At its end those receivers that are well may hear the rest, for two seconds; the others hear it after the next start.
+
+    Raises:
+        StartupError: The state folder cannot be used.
+    """
+    keys = [key_of(webhook) for webhook in config.webhooks]
+    journal = await trio.to_thread.run_sync(partial(Journal.open, events_folder(state), keys))
+    hub.number = journal.number
+    for event in journal:
+        if (identity := event.identity) is not None:
+            hub.remember(identity)
+    tls, webhooks = None, tuple[Webhook, ...]()
+    if config.webhooks:  # the system's authorities take some MiB
+        tls = await trio.to_thread.run_sync(receiver_context)
+        webhooks = tuple(
+            Webhook(config=each, server=hub.server, journal=journal, tls=tls, now=hub.now)
+            for each in config.webhooks
+        )
+    delivery = Delivery(Audit(state, hub), journal, webhooks, tls, hub.server)
+    try:
+        with hub.telling(journal):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_keep, journal.run, name="journal of events")
+                nursery.start_soon(_keep, delivery.audit.run, name="audit")
+                for webhook in webhooks:
+                    name = f"events for {webhook.config.shown}"
+                    nursery.start_soon(_keep, webhook.run, name=name)
+                yield delivery
+                with trio.move_on_after(_LAST_WORDS):
+                    await journal.flush()
+                    await delivery.wait_through()
+                nursery.cancel_scope.cancel("the server stops")
+    finally:
+        with trio.move_on_after(_LAST_LINES, shield=True):
+            await journal.close()

@@ -1,0 +1,127 @@
+"""What the API says of events, and of who has changed what."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+
+from tests.console.serving import Api, serving
+from tests.events.receiver import receiving, status
+from trionat.config.events import EventsConfig, WebhookConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.limit(60)
+
+
+async def wait_items(api: Api, path: str, count: int) -> list[dict[str, Any]]:
+    with trio.fail_after(15):
+        while len(items := await api.items(path)) < count:  # noqa: ASYNC110 - it is asked
+            await trio.sleep(0.1)
+    return items
+
+
+async def test_changes_are_events_and_in_the_audit(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        body = {"name": "ann", "password": "a long secret"}
+        assert (await api.ask("POST", "/users", body)).status == 201
+        assert (await api.ask("PATCH", "/users/ann", {"limits": {"sessions": 2}})).status == 200
+        assert (await api.ask("DELETE", "/users/ann")).status == 204
+        events = await wait_items(api, "/events", 4)
+        told = [
+            (each["type"], each["data"].get("user"), each["data"].get("what")) for each in events
+        ]
+        assert told == [
+            ("account.removed", "ann", ""),
+            ("account.changed", "ann", "limits"),
+            ("account.added", "ann", ""),
+            ("server.up", None, None),
+        ]
+        assert [each["number"] for each in events] == [4, 3, 2, 1]
+        assert events[2]["text"] == "[Server-NAT] account ann was added by trionat (token)"
+        page = await api.get("/events?limit=3")
+        assert page["next"] == "2"
+        assert [each["number"] for each in (await api.get("/events?after=2"))["items"]] == [1]
+        changes = await wait_items(api, "/audit", 3)
+        assert [(each["what"], each["target"]) for each in changes] == [
+            ("account.removed", "ann"),
+            ("account.changed", "ann"),
+            ("account.added", "ann"),
+        ]
+        assert {(each["by"], each["user"], each["host"]) for each in changes} == {
+            ("token", "trionat", "127.0.0.1")
+        }
+        assert (await api.get("/audit?limit=2"))["next"] == "2"
+        assert [each["what"] for each in (await api.get("/audit?after=2"))["items"]] == [
+            "account.added"
+        ]
+        bob = await api.add("bob")
+        for method, path in (
+            ("GET", "/events"),
+            ("GET", "/audit"),
+            ("POST", "/events/test"),
+            ("GET", "/live?topics=event"),
+        ):
+            (await bob.ask(method, path)).fails(403, "forbidden")
+    assert "a long secret" not in (tmp_path / "audit.log").read_text()
+
+
+async def test_a_test_event(tmp_path: Path) -> None:
+    async with receiving() as receiver, receiving(status(500)) as broken:
+        webhooks = tuple(
+            WebhookConfig(url=f"{each.url}?hidden", allow_private=True, secret="s")
+            for each in (receiver, broken)
+        )
+        async with serving(tmp_path, events=EventsConfig(webhooks=webhooks)) as api:
+            answer = await api.ask("POST", "/events/test")
+            assert "hidden" not in answer.text
+            assert [(each["taken"], each["status"]) for each in answer.values["items"]] == [
+                (True, 204),
+                (False, 500),
+            ]
+            shown = await api.get("/configuration")
+            assert "hidden" not in json.dumps(shown)
+    async with serving(tmp_path / "other") as api:
+        assert (await api.ask("POST", "/events/test")).values == {"items": [], "next": None}
+
+
+async def test_events_are_told_live(tmp_path: Path) -> None:
+    def read(api: Api, opened: trio.Event, token: trio.lowlevel.TrioToken) -> list[Any]:
+        connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=15)
+        connection.request(
+            "GET", "/api/v1/live?topics=event", headers={"Authorization": f"Bearer {api.token}"}
+        )
+        response, found = connection.getresponse(), list[Any]()
+        while len(found) < 2:
+            line = response.readline()
+            if line == b"event: reset\n":
+                trio.from_thread.run_sync(opened.set, trio_token=token)
+            if line == b"event: event\n":
+                found.append(json.loads(response.readline().removeprefix(b"data: ")))
+        connection.close()
+        return found
+
+    async with serving(tmp_path) as api:
+        opened = trio.Event()
+        found: list[Any] = []
+
+        async def listen() -> None:
+            job = partial(read, api, opened, trio.lowlevel.current_trio_token())
+            found.extend(await trio.to_thread.run_sync(job))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await opened.wait()
+            await api.ask("POST", "/users", {"name": "ann", "password": "a long secret"})
+            await api.ask("DELETE", "/users/ann")
+    assert [(each["type"], each["number"]) for each in found] == [
+        ("account.added", 2),
+        ("account.removed", 3),
+    ]

@@ -1,0 +1,106 @@
+"""Who hears what is published."""
+
+from __future__ import annotations
+
+import inspect
+
+import trio
+
+from trionat.config.events import EVENT_TYPES
+from trionat.server.events.event import (
+    KINDS,
+    Event,
+    account_expired,
+    ban,
+    ban_lifted,
+    quota_reached,
+    quota_warning,
+)
+from trionat.server.events.hub import Hub
+
+A_BAN = ban(network="192.0.2.7", failures=10, seconds=300.0)
+
+
+def test_the_configuration_knows_the_same_types() -> None:
+    assert tuple(sorted(KINDS)) == EVENT_TYPES
+
+
+def test_each_has_the_fields_of_its_arguments() -> None:
+    for type_, make in KINDS.items():
+        names = list(inspect.signature(make).parameters)
+        told, fields = make(**dict.fromkeys(names, 1))
+        assert (told, list(fields)) == (type_, names)
+
+
+async def test_where_nobody_listens_nothing_is_kept() -> None:
+    hub = Hub("here")
+    assert not hub.is_on
+    hub.publish(A_BAN)
+    assert hub.number == 0
+
+
+async def test_readers_get_all_and_number_them() -> None:
+    hub = Hub("here", now=lambda: 5.0)
+    with hub.reading() as one, hub.reading() as other:
+        hub.publish(A_BAN)
+        hub.publish(ban_lifted(network="192.0.2.7", reason="its time is over"))
+        for reader in (one, other):
+            first, second = await reader.take(10)
+            assert first == Event(1, 5.0, "ban", "here", A_BAN[1])
+            assert (second.number, second.type) == (2, "ban.lifted")
+    assert not hub.is_on
+
+
+async def test_a_slow_reader_loses_the_oldest_and_sees_how_many() -> None:
+    hub = Hub()
+    with hub.reading(most=3) as reader:
+        for _ in range(10):
+            hub.publish(A_BAN)
+        assert [event.number for event in await reader.take(10)] == [8, 9, 10]
+
+
+async def test_a_reader_waits(autojump_clock: trio.testing.MockClock) -> None:
+    hub = Hub()
+    with hub.reading() as reader:
+        async with trio.open_nursery() as nursery:
+
+            async def publish() -> None:
+                await trio.sleep(1)
+                hub.publish(A_BAN)
+
+            nursery.start_soon(publish)
+            assert len(await reader.take(10)) == 1
+        with trio.move_on_after(1) as scope:
+            await reader.take(1)
+        assert scope.cancelled_caught
+
+
+async def test_what_is_told_once_is() -> None:
+    hub = Hub()
+    with hub.reading() as reader:
+        for used in (80, 90):
+            hub.publish(quota_warning(user="ann", month="2026-11", used=used, quota=100))
+        hub.publish(quota_warning(user="ann", month="2026-12", used=80, quota=100))
+        hub.publish(quota_warning(user="ann", month="2026-12", used=160, quota=200))
+        hub.publish(quota_reached(user="ann", month="2026-12", used=200, quota=200))
+        for _ in range(2):
+            hub.publish(account_expired(user="ann", expires_at="2026-11-01T00:00:00+00:00"))
+        told = [(event.number, event.type) for event in await reader.take(10)]
+    assert [number for number, _ in told] == [1, 2, 3, 4, 5]
+    assert [type_ for _, type_ in told].count("account.expired") == 1
+
+
+async def test_long_words_of_peers_are_cut() -> None:
+    hub = Hub()
+    with hub.reading() as reader:
+        hub.publish(ban_lifted(network="192.0.2.7", reason="x" * 100_000))
+        assert [len(event.to_json()) < 1000 for event in await reader.take(2)] == [True]
+
+
+def test_an_event_survives_json() -> None:
+    for data in ({}, {"a": [1, "b", None]}, {"client": "\ud800\x1b[2J\u202e"}):
+        event = Event(7, 1_800_000_000.123, "ban", "hér", data)
+        assert Event.from_json(event.to_json()) == event
+        assert event.to_json().isascii()
+    event = Event(7, 1_800_000_000.123, "ban", "here", {})
+    assert event.values()["time"] == "2027-01-15T08:00:00.123Z"
