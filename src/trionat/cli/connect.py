@@ -8,7 +8,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, assert_never
+from typing import TYPE_CHECKING, Annotated, Final, assert_never
 
 import attrs
 import trio
@@ -19,7 +19,7 @@ from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.password import read_password
-from trionat.cli.running import run_until_signalled, tell
+from trionat.cli.running import find_service_manager, run_until_signalled, tell
 from trionat.client.app import Client
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
@@ -39,6 +39,9 @@ from trionat.log import get_logger
 from trionat.protocol.ticket import Ticket
 from trionat.text import is_ticket_like
 from trionat.transport.descriptors import warn_if_short
+
+if TYPE_CHECKING:
+    from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
 
@@ -78,9 +81,11 @@ def connect(
     except ConfigError as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "client"))
+    notification = find_service_manager()
     run_until_signalled(
-        partial(_connect, configuration, warnings, as_json),
+        partial(_connect, configuration, warnings, as_json, notification),
         log_file=configuration.client.log_filename,
+        notification=notification,
     )
 
 
@@ -128,7 +133,11 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 async def _connect(
-    configuration: Configuration, warnings: list[Problem], as_json: bool, stopping: trio.Event
+    configuration: Configuration,
+    warnings: list[Problem],
+    as_json: bool,
+    notification: Notification | None,
+    stopping: trio.Event,
 ) -> None:
     log_warnings(warnings)
     if configuration.file is not None:
@@ -149,12 +158,16 @@ async def _connect(
             return
         if isinstance(event, Connected):
             public.update((number, each.shown) for number, each in enumerate(event.services))
+        if notification is not None and (status := _status(event)):
+            notification.status(status)
         show(event)
 
     client = Client(configuration.client, configuration.auth, tell_event, stopping)
     approver = Approver(
         lambda service, host, approved: client.approve(service, host, approved=approved), as_json
     )
+    if notification is not None:
+        notification.ready()  # a server that is away is waited for, and does not hold up the machine's start
     if not any(service.approve for service in configuration.client.named_services()):
         await client.run()
         return
@@ -167,6 +180,23 @@ async def _connect(
         nursery.start_soon(approver.expire, name="questions that nobody answers")
         await client.run()
         nursery.cancel_scope.cancel("the client stops")
+
+
+def _status(event: ClientEvent) -> str | None:
+    """Return how the client stands after this event, in a line; None where that is as before."""
+    match event:
+        case Connected():
+            return ", ".join(f"{service.shown} -> {service.local}" for service in event.services)
+        case Queued(None):
+            return "waits for the server"
+        case Queued(position):
+            return f"number {position} in the queue of the server"
+        case Disconnected(reason=reason, retry_in=None):
+            return f"over: {reason}"
+        case Disconnected(reason=reason, retry_in=retry_in):
+            return f"not connected: {reason}; tries again in {retry_in:.0f} s"
+        case _:
+            return None
 
 
 def _nobody_answers(*, as_json: bool) -> bool:
