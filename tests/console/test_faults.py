@@ -109,6 +109,29 @@ async def test_a_revoked_token_is_no_guess(tmp_path: Path) -> None:
         assert (await api.ask("GET", "/me")).status == 200
 
 
+@known(reason="it is asked whose the token is, and not what he may by now")
+async def test_a_stream_ends_with_the_rights_of_its_reader(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api, trio.open_nursery() as nursery:
+        admin = await api.add("anna", admin=True)
+        address = urlsplit(api.url)
+        stream = await trio.open_tcp_stream(str(address.hostname), int(address.port or 0))
+        request = f"GET /api/v1/live?topics=event HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {admin.token}\r\n\r\n"
+        await stream.send_all(request.encode())
+        heard = b""
+        while b"event: reset" not in heard:
+            heard += bytes(await stream.receive_some(65536))
+        await api.ask("PATCH", "/users/anna", {"admin": False})
+        assert (await admin.ask("GET", "/events")).status == 403
+        await trio.sleep(5)
+        await api.ask("POST", "/users", {"name": "bob", "password": "correct horse"})
+        heard = b""
+        with trio.move_on_after(4):
+            async for piece in stream:
+                heard += piece
+        assert b'"bob"' not in heard
+        nursery.cancel_scope.cancel()
+
+
 @known(reason="limits are read, changed and written without a lock or a transaction")
 async def test_two_changes_of_limits_at_once_are_both_done(tmp_path: Path) -> None:
     async with serving(tmp_path) as api:
