@@ -33,6 +33,11 @@ pytestmark = pytest.mark.limit(60)
 known = partial(pytest.mark.xfail, strict=True)
 
 
+async def _close_at_the_end(stream: trio.SocketStream) -> None:
+    async with stream:
+        await trio.sleep_forever()
+
+
 def send(url: str, method: str, path: str, data: bytes, **headers: str) -> int:
     """Send bytes that no JSON encoder would write; return the status. Blocks."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
@@ -115,6 +120,7 @@ async def test_a_stream_ends_with_the_rights_of_its_reader(tmp_path: Path) -> No
         admin = await api.add("anna", admin=True)
         address = urlsplit(api.url)
         stream = await trio.open_tcp_stream(str(address.hostname), int(address.port or 0))
+        nursery.start_soon(_close_at_the_end, stream)
         request = f"GET /api/v1/live?topics=event HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {admin.token}\r\n\r\n"
         await stream.send_all(request.encode())
         heard = b""
