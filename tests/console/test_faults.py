@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import logging
     from pathlib import Path
 
+    from tests.mariadb import MariaDB
+
 pytestmark = pytest.mark.limit(60)
 
 known = partial(pytest.mark.xfail, strict=True)
@@ -157,6 +159,20 @@ async def test_metrics_can_be_opened_by_who_is_logged_in(tmp_path: Path) -> None
         browser = await server.browser()
         browser.csrf = ""  # an address that is typed says nothing but the cookie
         assert (await browser.get("/metrics")).status == 200
+
+
+@known(
+    reason="whose a token is is asked of the store, also where the store is what should be told of"
+)
+async def test_metrics_tell_that_the_store_is_away(tmp_path: Path, mariadb: MariaDB) -> None:
+    async with serving(tmp_path, mariadb.new_database()) as api:
+        get = partial(send, api.url, "GET", "/metrics", b"", Authorization=f"Bearer {api.token}")
+        assert await trio.to_thread.run_sync(get) == 200
+        mariadb.stop()
+        try:
+            assert await trio.to_thread.run_sync(get) == 200
+        finally:
+            mariadb.start()
 
 
 @known(reason="the audit has the names of fields only, and of a token its number")
