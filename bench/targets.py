@@ -78,8 +78,8 @@ def _targets(chain: Chain) -> list[Target]:
         scenarios.WARM: 1.1,
         scenarios.BURST_SLOWEST: 2.0,
         scenarios.TALK_RATIO: 5.0,
-        scenarios.PUBLIC_REST: 42.5,
-        scenarios.PRIVATE_REST: 42.5,
+        scenarios.PUBLIC_REST: 40.5,
+        scenarios.PRIVATE_REST: 36.5,
         scenarios.PUBLIC_VISITOR: 27.5 if chain.encrypted else 14.5,
         scenarios.PRIVATE_VISITOR: 36.5 if chain.encrypted else 15.5,
     }

@@ -24,6 +24,7 @@ LAYERS = [
         "fingerprint",
         "hostnames",
         "default_labels",
+        "version",
     },
     {"text"},
 ]

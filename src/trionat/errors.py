@@ -126,5 +126,13 @@ class RefusedError(PeerError):
         self.servers = tuple(map(str, servers))
 
 
+class SessionOverError(ConnectionLostError):
+    """The server has ended the session, and said why; `code` is one of `protocol.messages.CloseCode`'s values."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class LocalProtocolError(TrionatError):
     """We broke the protocol ourselves: a bug, so it escapes."""

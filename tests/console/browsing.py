@@ -13,10 +13,10 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.client.app import Client
-from trionat.client.session import SessionOverError
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.server import ServerConfig
 from trionat.config.service import Service
+from trionat.errors import SessionOverError
 from trionat.events import ClientEvent, Connected
 from trionat.server.app import serve
 from trionat.server.state_folder import database_file

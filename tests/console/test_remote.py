@@ -19,7 +19,8 @@ from tests.e2e import services
 from tests.e2e.running import START_TIMEOUT, standing_server
 from tests.unit.commands import Outcome
 from trionat.cli import app
-from trionat.cli.remote import CHOSEN, Remote
+from trionat.cli.remote import Remote
+from trionat.cli.target import TARGET
 from trionat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Command:
         result = CliRunner().invoke(
             app, [*self.before, *args, *self.behind], input=stdin, catch_exceptions=False
         )
-        CHOSEN.set(None)
+        TARGET.set(None)
         assert "Traceback" not in result.output
         return Outcome(result.exit_code, result.stdout, result.stderr)
 

@@ -17,10 +17,15 @@ from tests.unit.memory import MemoryEndpoint, receive_some
 from tests.unit.memory_server import MemoryServer, MemoryStore, forwarder, open_memory_server
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.app import Client, connect
-from trionat.client.session import SessionOverError
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.service import Service
-from trionat.errors import ConnectionLostError, IdentityError, PeerError, RefusedError
+from trionat.errors import (
+    ConnectionLostError,
+    IdentityError,
+    PeerError,
+    RefusedError,
+    SessionOverError,
+)
 from trionat.events import ClientEvent, Connected, Disconnected, Queued
 from trionat.protocol.messages import QUEUE_TIMEOUT, Close, CloseCode, RefusalCode
 from trionat.server.sessions.native import NativeSession

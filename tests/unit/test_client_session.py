@@ -19,7 +19,6 @@ from trionat.client.forwarder import Forwarder
 from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
 from trionat.client.reconnect import is_final
-from trionat.client.session import SessionOverError
 from trionat.config.client import ClientConfig
 from trionat.config.service import Service
 from trionat.errors import (
@@ -27,6 +26,7 @@ from trionat.errors import (
     PeerTimeoutError,
     RefusedError,
     RemoteProtocolError,
+    SessionOverError,
 )
 from trionat.events import ClientEvent, Connected, Draining, PublicService
 from trionat.events import Queued as QueuedEvent

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from trionat.address import TCPAddress
 from trionat.cli import app
+from trionat.cli.command_line import LaterCommand
 from trionat.cli.connect import show_json
 from trionat.cli.running import ExitCode
 from trionat.cli.serve import _as_json, banner
@@ -82,6 +83,8 @@ def command_words() -> set[str]:
     """Return every flag that a command of ours takes."""
 
     def walk(command: Any) -> set[str]:
+        if isinstance(command, LaterCommand):
+            command = command.load()
         own = {word for parameter in command.params for word in parameter.opts if word[:1] == "-"}
         return own.union(*map(walk, getattr(command, "commands", {}).values()))
 

@@ -3,8 +3,13 @@ from __future__ import annotations
 import pytest
 
 from trionat.client.reconnect import Backoff, foremost, is_final
-from trionat.client.session import SessionOverError
-from trionat.errors import ConnectionLostError, IdentityError, PeerError, RefusedError
+from trionat.errors import (
+    ConnectionLostError,
+    IdentityError,
+    PeerError,
+    RefusedError,
+    SessionOverError,
+)
 from trionat.protocol.messages import CloseCode, RefusalCode
 
 FINAL_REFUSALS = {

@@ -12,13 +12,13 @@ import trio
 from trionat.address import TCPAddress
 from trionat.client.native.dialer import Server, ServerDialer
 from trionat.client.native.servers import Place, Servers
-from trionat.client.session import SessionOverError
 from trionat.errors import (
     ConnectionLostError,
     IdentityError,
     PeerError,
     PeerTimeoutError,
     RefusedError,
+    SessionOverError,
     StartupError,
 )
 from trionat.protocol.messages import CloseCode, RefusalCode

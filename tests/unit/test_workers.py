@@ -53,7 +53,7 @@ def config(folder: Path, **settings: object) -> ServerConfig:
 
 
 def test_one_process_needs_none_of_it() -> None:
-    script = "import sys, trionat.cli; print([m for m in sys.modules if 'workers' in m])"
+    script = "import sys, trionat.cli.serve; print([m for m in sys.modules if 'workers' in m])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert result.stdout.decode().strip() == "[]"
 

@@ -3,59 +3,91 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-import trionat
-from trionat.cli.cluster import cluster_app
-from trionat.cli.command_line import App
-from trionat.cli.config import config_app
-from trionat.cli.connect import connect
-from trionat.cli.db import db_app
-from trionat.cli.demo import demo
-from trionat.cli.drain import drain
-from trionat.cli.events import events_app
-from trionat.cli.kick import kick
-from trionat.cli.limits import limit
-from trionat.cli.local_server import told
+from trionat.cli.command_line import App, Group, LaterCommand
 from trionat.cli.output import say
-from trionat.cli.remote import CHOSEN, COMMANDS, Remote
-from trionat.cli.serve import serve
-from trionat.cli.service import service_app
-from trionat.cli.status import status
-from trionat.cli.tasks import tasks
-from trionat.cli.ticket import ticket_app
-from trionat.cli.token import token_app
-from trionat.cli.traffic import traffic
-from trionat.cli.user import user_app
-from trionat.errors import ConfigError, Problem
+from trionat.cli.target import FROM_AFAR, TARGET
+from trionat.version import VERSION
+
+if TYPE_CHECKING:
+    from trionat.cli.remote import Remote
+
+COMMANDS: Final = (
+    LaterCommand(
+        "serve:serve",
+        "Run the public side: clients connect here, and visitors reach their services.",
+    ),
+    LaterCommand(
+        "connect:connect",
+        "Run the private side: make services here reachable at a trionat server, and keep them so.",
+    ),
+    LaterCommand(
+        "demo:demo",
+        "See it work: a server, a client and a small web service in one process, on this machine only.",
+    ),
+    LaterCommand(
+        "traffic:traffic",
+        "Show the bytes relayed for each user, both directions added: in all, and in a month.",
+    ),
+    LaterCommand(
+        "status:status",
+        "Show what a running server is doing: sessions, ports, visitors, tunnels, queue, bytes.",
+    ),
+    LaterCommand(
+        "tasks:tasks",
+        "Show the tasks of a running server and the nurseries that hold them, as they own each other.",
+    ),
+    LaterCommand(
+        "kick:kick", "Send somebody away, at once: a user's clients, one session, or one visitor."
+    ),
+    LaterCommand(
+        "drain:drain",
+        "Send all clients of a running server to other servers, without cutting anybody off, and wait until nobody is left.",
+    ),
+    LaterCommand("user:user_app", "Accounts that may connect, and their tickets."),
+    LaterCommand(
+        "ticket:ticket_app",
+        "A ticket that you have: what is in it, and making one of it that is good for less.",
+    ),
+    LaterCommand(
+        "token:token_app", "Tokens of the API: programs look at a server by them, or steer it."
+    ),
+    LaterCommand(
+        "events:events_app", "What happens at a server, and whether its webhooks hear of it."
+    ),
+    LaterCommand(
+        "db:db_app",
+        "The database that users and traffic live in, where the configuration names one.",
+    ),
+    LaterCommand("cluster:cluster_app", "Several servers that work as one."),
+    LaterCommand("config:config_app", "Check configuration files, and show which values hold."),
+    LaterCommand(
+        "service:service_app",
+        "Have the system keep a server or a client up: systemd, launchd, Windows.",
+    ),
+)
+"""Each in the module of its name, with the first sentence of its help."""
+
+
+class _Root(Group):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for command in COMMANDS:
+            self.add_command(command)
+
 
 app = App(
-    help="A reverse tunnel: make a service behind NAT reachable, encrypted, with two commands and no file."
+    help="A reverse tunnel: make a service behind NAT reachable, encrypted, with two commands and no file.",
+    cls=_Root,
 )
-app.command()(serve)
-app.command()(connect)
-app.command()(demo)
-user_app.command()(limit)
-app.add_typer(user_app, name="user")
-app.add_typer(ticket_app, name="ticket")
-app.add_typer(token_app, name="token")
-app.command()(traffic)
-app.command()(status)
-app.command()(tasks)
-app.command()(kick)
-app.command()(drain)
-app.add_typer(events_app, name="events")
-app.add_typer(db_app, name="db")
-app.add_typer(cluster_app, name="cluster")
-app.add_typer(config_app, name="config")
-app.add_typer(service_app, name="service")
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"trionat {trionat.__version__}")
+        say(f"trionat {VERSION}")
         raise typer.Exit
 
 
@@ -66,7 +98,7 @@ def _root(
         str | None,
         typer.Option(
             metavar="URL",
-            help=f"A server elsewhere, by the URL of its console: for {', '.join(COMMANDS)}.",
+            help=f"A server elsewhere, by the URL of its console: for {', '.join(FROM_AFAR)}.",
         ),
     ] = None,
     token_file: Annotated[
@@ -87,21 +119,31 @@ def _root(
         ),
     ] = False,
 ) -> None:
+    if server is None and token_file is None and server_fingerprint is None:
+        TARGET.set(None)
+        return
+    from trionat.cli.local_server import told  # noqa: PLC0415 - start time
+
     with told():
-        CHOSEN.set(_choose(context.invoked_subcommand, server, token_file, server_fingerprint))
+        TARGET.set(_choose(context.invoked_subcommand, server, token_file, server_fingerprint))
 
 
 def _choose(
     command: str | None, server: str | None, token_file: Path | None, fingerprint: str | None
-) -> Remote | None:
-    """Return the server elsewhere that is meant, if one is."""
+) -> Remote:
+    """Return the server elsewhere that is meant.
+
+    Raises:
+        ConfigError: What was given makes no sense, or does not go with the command.
+    """
+    from trionat.cli.remote import Remote  # noqa: PLC0415 - start time
+    from trionat.errors import ConfigError, Problem  # noqa: PLC0415 - start time
+
     if server is None:
-        for flag, value in (("--token-file", token_file), ("--server-fingerprint", fingerprint)):
-            if value is not None:
-                raise ConfigError(Problem(flag, "of no use without --server"))
-        return None
-    if command not in COMMANDS:
-        reason = f"{command} does not go with it: {', '.join(COMMANDS)} do"
+        flag = "--server-fingerprint" if token_file is None else "--token-file"
+        raise ConfigError(Problem(flag, "of no use without --server"))
+    if command not in FROM_AFAR:
+        reason = f"{command} does not go with it: {', '.join(FROM_AFAR)} do"
         raise ConfigError(Problem("--server", reason))
     return Remote.read(server, token_file, fingerprint)
 

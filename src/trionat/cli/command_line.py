@@ -9,10 +9,12 @@ import io
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
 from trionat.cli.output import say
 from trionat.text import is_ticket_like, mask_secrets
@@ -25,7 +27,34 @@ class _Command(TyperCommand):
             return super().make_context(*args, **extra)
 
 
-class _Group(TyperGroup):
+class LaterCommand(_Command):
+    """A command, or a group of them, whose module is imported when it is used: else each start would pay for all of them.
+
+    `place` is its module, of the same name, and the function or the `App` in it; `help` is the first sentence of what that says.
+    """
+
+    def __init__(self, place: str, help: str) -> None:  # noqa: A002 (Typer's word for it)
+        self.module, _, self.attribute = place.partition(":")
+        super().__init__(self.module, help=help)
+
+    def load(self) -> Any:
+        """Import it, and return what Typer makes of it."""
+        found = getattr(import_module(f"trionat.cli.{self.module}"), self.attribute)
+        holder = App(help="")
+        if isinstance(found, App):
+            holder.add_typer(found, name=self.module)
+        else:
+            holder.command(self.module)(found)
+        return get_group(holder).commands[self.module]
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the arguments, as the command itself does."""
+        return self.load().make_context(*args, **extra)
+
+
+class Group(TyperGroup):
+    """Commands that belong together, as Typer makes it of an `App`."""
+
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """Read the arguments; `--help` prints here."""
         with _said():
@@ -72,9 +101,9 @@ def _said() -> Generator[None]:
 class App(typer.Typer):
     """A group of commands."""
 
-    def __init__(self, *, help: str) -> None:  # noqa: A002 (Typer's word for it)
+    def __init__(self, *, help: str, cls: type[Group] = Group) -> None:  # noqa: A002 (Typer's word for it)
         super().__init__(
-            cls=_Group,
+            cls=cls,
             help=help,
             no_args_is_help=True,
             add_completion=False,

@@ -18,7 +18,6 @@ from trionat.cli.approvals import Approver
 from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
-from trionat.cli.password import read_password
 from trionat.cli.qr_code import qr_code
 from trionat.cli.running import find_service_manager, run_until_signalled, tell
 from trionat.client.app import Client
@@ -102,6 +101,8 @@ def _with_password(configuration: Configuration) -> Configuration:
     auth, client = configuration.auth, configuration.client
     if auth.username is None or auth.password is not None or client.ticket or client.ticket_file:
         return configuration
+    from trionat.cli.password import read_password  # noqa: PLC0415 - memory
+
     password = read_password(
         otherwise="TRIONAT_AUTH_PASSWORD, Auth.Password in a file, or a ticket"
     )

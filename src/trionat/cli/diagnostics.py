@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from trionat.client.native.dialer import find_ticket
-from trionat.client.native.expose import check_services
 from trionat.config.client import NATIVE
 from trionat.config.cluster import ClusterConfig
 from trionat.config.load import Configuration, Role
@@ -22,7 +20,6 @@ from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import get_logger
 from trionat.protocol.frames import CONTROL_FRAME_BYTES
 from trionat.protocol.messages import Expose, ServiceRequest
-from trionat.server.state_folder import database_file
 from trionat.store.private_file import everybody_can_use, others_can_write
 from trionat.transport.certificate import first_certificate, validity
 from trionat.transport.tls import (
@@ -50,6 +47,9 @@ _SERVICES_THAT_FIT: Final = _services_that_fit()
 
 def find_problems(configuration: Configuration) -> Iterator[Problem]:
     """Find what does not work: files that are not there, or hold something else."""
+    from trionat.client.native.dialer import find_ticket  # noqa: PLC0415 - a server needs no client
+    from trionat.client.native.expose import check_services  # noqa: PLC0415 - the same
+
     client, database, cluster = configuration.client, configuration.database, configuration.cluster
     try:
         find_ticket(client)
@@ -152,6 +152,8 @@ def find_warnings(configuration: Configuration, *roles: Role) -> Iterator[Proble
 
 
 def _server_warnings(configuration: Configuration) -> Iterator[Problem]:
+    from trionat.server.state_folder import database_file  # noqa: PLC0415 - a client needs no server
+
     server = configuration.server
     if server.max_services > _SERVICES_THAT_FIT:
         yield _problem(

@@ -16,9 +16,10 @@ import trio
 import typer
 
 from trionat.cli.output import say
-from trionat.cli.remote import CHOSEN, Remote
+from trionat.cli.remote import Remote
 from trionat.cli.remote_store import RemoteStore
 from trionat.cli.running import tell
+from trionat.cli.target import TARGET
 from trionat.config.database import DatabaseConfig
 from trionat.config.load import load
 from trionat.config.server import ServerConfig
@@ -77,7 +78,7 @@ class State:
         Raises:
             ConfigError: One of them is wrong.
         """
-        if (remote := CHOSEN.get()) is not None:
+        if (remote := TARGET.get()) is not None:
             for flag, value in (
                 ("--state-dir", state_dir),
                 ("--config", config),

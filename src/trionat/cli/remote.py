@@ -9,7 +9,6 @@ import ipaddress
 import json
 import ssl
 import time
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -43,12 +42,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trionat.server.admin.messages import Request
-
-COMMANDS: Final = ("status", "kick", "drain", "user", "token")
-"""Those that can ask a server from afar."""
-
-CHOSEN: Final[ContextVar[Remote | None]] = ContextVar("CHOSEN", default=None)
-"""The server that was named on the command line, for the command behind it."""
 
 _ROOT: Final = "/api/v1"
 _SILENCE: Final = 15.0

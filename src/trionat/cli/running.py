@@ -16,13 +16,13 @@ import trio
 import typer
 
 from trionat.cli.output import printing_aside, say
-from trionat.client.session import SessionOverError
 from trionat.errors import (
     ConfigError,
     IdentityError,
     PeerError,
     Problem,
     RefusedError,
+    SessionOverError,
     StartupError,
     StoreError,
     StoreUnavailableError,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 import typer
 
-import trionat
 from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
@@ -26,6 +25,7 @@ from trionat.events import Ready
 from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
 from trionat.text import counted
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from trionat.service_manager.notification import Notification
@@ -204,7 +204,7 @@ def banner(ready: Ready, file: Path | None = None) -> str:
             f"{ready.first_user}, password {ready.first_password} (shown only this once)"
         )
     lines = [
-        f"trionat {trionat.__version__} server",
+        f"trionat {VERSION} server",
         *(f"  {title:14}  {text}" for title, text in rows.items()),
         "",
     ]

@@ -15,7 +15,7 @@ import attrs
 import typer
 
 from trionat.cli.command_line import App
-from trionat.cli.limits import show_limits
+from trionat.cli.limits import limit, show_limits
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
 from trionat.cli.output import say
 from trionat.cli.password import read_new_password
@@ -373,6 +373,9 @@ def ticket(
         say(f"It is of no use now: {name} expired on {format_time(user.expires_at)}.", err=True)
     else:
         say(f"Whoever has it can log in as {name}: trionat connect TICKET SERVICE", err=True)
+
+
+user_app.command()(limit)
 
 
 def _make_ticket(state: State, user: User, *, renew: bool, caveats: tuple[str, ...]) -> Ticket:

@@ -11,8 +11,6 @@ import attrs
 import trio
 
 from trionat.client.forwarder import Forwarder
-from trionat.client.legacy.dialer import LegacyDialer
-from trionat.client.legacy.session import LegacySession
 from trionat.client.native.dialer import ServerDialer, find_servers
 from trionat.client.native.expose import check_services, hash_passwords
 from trionat.client.native.identity import find_identity
@@ -20,9 +18,8 @@ from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import Backoff, foremost, is_final
-from trionat.client.session import SessionOverError
 from trionat.config.client import NATIVE, AuthConfig
-from trionat.errors import PeerError
+from trionat.errors import PeerError, SessionOverError
 from trionat.events import ClientEvent, Connected, Disconnected, Inspecting, PublicService
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode
@@ -364,6 +361,9 @@ class Client:
         self, tell: Callable[[ClientEvent], None]
     ) -> Callable[[Session | None], Session]:
         """Return what makes each session at an original server, which remembers nothing of the one before."""
+        from trionat.client.legacy.dialer import LegacyDialer  # noqa: PLC0415 - memory
+        from trionat.client.legacy.session import LegacySession  # noqa: PLC0415 - memory
+
         server = LegacyDialer.of(self.config, self.auth)
         forwarder = self._new_forwarder(self.config.effective_services(), tell)
         log.warning(

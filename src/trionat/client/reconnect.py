@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from trionat.client.session import SessionOverError
-from trionat.errors import IdentityError, PeerError, RefusedError
+from trionat.errors import IdentityError, PeerError, RefusedError, SessionOverError
 from trionat.protocol.messages import CloseCode, RefusalCode
 
 if TYPE_CHECKING:

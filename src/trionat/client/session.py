@@ -11,7 +11,6 @@ import trio
 
 from trionat.address import TCPAddress, parse_public_address
 from trionat.config.values import HTTP_PORT, HTTPS_PORT
-from trionat.errors import ConnectionLostError
 from trionat.events import ClientEvent, Connected, PublicService
 from trionat.log import bind_context
 from trionat.signals import Signal
@@ -25,14 +24,6 @@ if TYPE_CHECKING:
 
 
 _PORTS: Final = {"http": HTTP_PORT, "https": HTTPS_PORT}
-
-
-class SessionOverError(ConnectionLostError):
-    """The server has ended the session, and said why; `code` is one of `CloseCode`'s values."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -228,10 +228,12 @@ class _Sources:
                 self.problems.append(Problem(where, unknown("variable", name, known)))
 
     def take_file(self, path: Path) -> None:
+        from trionat.config import yaml_text  # noqa: PLC0415 - memory: many have no file
+
         reader = Reader(str(path), self.problems)
         try:
             with path.open("rb") as file:
-                data = file.read(document.MAX_BYTES + 1)
+                data = file.read(yaml_text.MAX_BYTES + 1)
         except FileNotFoundError:
             reader.fail("there is no such file")
             return
@@ -239,7 +241,7 @@ class _Sources:
             reader.fail(f"cannot be read: {exc.strerror}")
             return
         found: list[Problem] = []
-        root = document.read_document(data, reader.where, found)
+        root = yaml_text.read_document(data, reader.where, found)
         self.problems += map(_without_secret, found)
         if not isinstance(root, document.Mapping):
             reader.fail(f"has to hold sections: {', '.join(SECTIONS)}", line=root.line)

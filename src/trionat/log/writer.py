@@ -9,7 +9,6 @@ import copy
 import errno
 import io
 import logging
-import logging.handlers
 import os
 import queue
 import select
@@ -61,15 +60,27 @@ class LogStatistics:
     failed: int = 0
 
 
-class Enqueue(logging.handlers.QueueHandler):
+class Enqueue(logging.Handler):
     """The only handler on the Trio thread: it makes the record fit to leave, and leaves it."""
 
     def __init__(self, records: Records, statistics: LogStatistics) -> None:
-        super().__init__(records)
+        super().__init__()
         self._records = records
         self._statistics = statistics
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+    def emit(self, record: logging.LogRecord) -> None:
+        """Leave the record, or count it as dropped; never wait."""
+        try:
+            ours = self._prepare(record)
+        except Exception:  # noqa: BLE001 - whoever logs is not to hear of it
+            self.handleError(record)
+            return
+        if self._records.qsize() < QUEUE_RECORDS:
+            self._records.put(ours)
+        else:
+            self._statistics.dropped += 1  # under the handler's lock
+
+    def _prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Bring another library's record into our form, with the context of the caller; the writer has its own."""
         if isinstance(record.msg, Event):
             return record
@@ -78,13 +89,6 @@ class Enqueue(logging.handlers.QueueHandler):
         mask_secrets(event)
         ours.msg, ours.args = event, None
         return ours
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Leave the record, or count it as dropped; never wait."""
-        if self._records.qsize() < QUEUE_RECORDS:
-            self._records.put(record)
-        else:
-            self._statistics.dropped += 1  # under the handler's lock
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """Count a record that could not even be put together; `logging` would print a traceback."""

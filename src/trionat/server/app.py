@@ -9,7 +9,6 @@ import ipaddress
 import socket
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +48,7 @@ from trionat.text import counted
 from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
 from trionat.transport.tls import name_mismatch, server_context
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     import ssl
@@ -296,7 +296,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 )
 
             def be_up() -> None:
-                hub.publish(server_up(version=version("trionat"), control=str(ready.control)))
+                hub.publish(server_up(version=VERSION, control=str(ready.control)))
                 task_status.started(ready if member is None else member.describe(ready))
 
             await server.serve(admin_socket, be_up)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from typing import Final
 
 from trionat.text import quoted
@@ -16,7 +15,7 @@ _UNITS: Final = {
     **{unit: 1000**power for power, unit in enumerate("kMGT", 1)},
     **{f"{unit}i": 1024**power for power, unit in enumerate("KMGT", 1)},
 }
-_AMOUNT: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,12})?)(|[kMGT]|[KMGT]i)", re.ASCII)
+_AMOUNT: Final = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,12}))?(|[kMGT]|[KMGT]i)", re.ASCII)
 
 
 def parse_amount(text: str) -> int:
@@ -26,7 +25,10 @@ def parse_amount(text: str) -> int:
         ValueError: It is none, below 1, or above `MAX_AMOUNT`.
     """
     found = _AMOUNT.fullmatch(text)
-    amount = int(Decimal(found[1]) * _UNITS[found[2]]) if found else 0
+    amount = 0
+    if found:
+        parts = found[2] or ""
+        amount = int(found[1] + parts) * _UNITS[found[3]] // 10 ** len(parts)
     if not 1 <= amount <= MAX_AMOUNT:
         raise ValueError(
             f"{quoted(text)} is not a valid amount: write a number above 0 and k, M, G or T, or Ki, Mi, Gi or Ti, such as 10M or 1.5Gi"

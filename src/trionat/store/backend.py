@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from trionat.store.sqlite import open_sqlite_store
-
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
@@ -29,6 +27,8 @@ async def open_store(database: DatabaseConfig | None, file: Path) -> AsyncGenera
         StartupError: `Database.CAFile` cannot be read.
     """
     if database is None:
+        from trionat.store.sqlite import open_sqlite_store  # noqa: PLC0415 - memory
+
         async with open_sqlite_store(file) as store:
             yield store
         return

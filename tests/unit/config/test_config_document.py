@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trionat.config.document import MAX_BYTES, Mapping, Scalar, Sequence, Value, read_document
+from trionat.config.document import Mapping, Scalar, Sequence, Value
+from trionat.config.yaml_text import MAX_BYTES, read_document
 
 if TYPE_CHECKING:
     from trionat.errors import Problem

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from trionat.client.inspector.http_view import SECRET_FIELDS, read_body, read_text
 from trionat.client.inspector.websocket_view import deflates, read_messages
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ def as_har(snapshots: Iterable[Snapshot], *, with_secrets: bool) -> dict[str, An
     return {
         "log": {
             "version": "1.2",
-            "creator": {"name": "trionat", "version": version("trionat")},
+            "creator": {"name": "trionat", "version": VERSION},
             "pages": [],
             "entries": list(_Writer(with_secrets=with_secrets).entries(snapshots)),
         }

@@ -18,7 +18,6 @@ from trionat.protocol.messages import (
     PublishKind,
     ServiceRequest,
 )
-from trionat.store.passwords import hash_password, is_hashed, is_whole_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +71,17 @@ def publish(service: Service) -> Publish | None:
 
 async def hash_passwords(services: Sequence[Service]) -> tuple[Service, ...]:
     """Return the services with hashes in the place of the passwords that their visitors need. Takes 25 ms of a thread for each that differs."""
+    logins = {login for service in services for login in service.basic_auth or ()}
+    if not logins:
+        return tuple(services)
+    from trionat.store.passwords import (  # noqa: PLC0415 - memory
+        hash_password,
+        is_hashed,
+        is_whole_hash,
+    )
+
     hashes: dict[str, str] = {}
-    for given in {login for service in services for login in service.basic_auth or ()}:
+    for given in logins:
         user, _, password = given.partition(":")
         if not is_whole_hash(password):  # else it would be sent as it is
             if is_hashed(password):

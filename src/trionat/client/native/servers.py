@@ -17,8 +17,13 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress, parse_tcp_address
-from trionat.client.session import SessionOverError
-from trionat.errors import ConnectionLostError, IdentityError, PeerError, RefusedError
+from trionat.errors import (
+    ConnectionLostError,
+    IdentityError,
+    PeerError,
+    RefusedError,
+    SessionOverError,
+)
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.signals import Signal

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from importlib.metadata import version
 from itertools import chain, count
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -14,9 +13,15 @@ from trionat.client.native.early import EarlyStreams
 from trionat.client.native.expose import expose
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.native.tunnel_pool import TunnelPool
-from trionat.client.session import Session, SessionOverError
+from trionat.client.session import Session
 from trionat.config.values import UNENCRYPTED
-from trionat.errors import PeerError, PeerTimeoutError, RefusedError, RemoteProtocolError
+from trionat.errors import (
+    PeerError,
+    PeerTimeoutError,
+    RefusedError,
+    RemoteProtocolError,
+    SessionOverError,
+)
 from trionat.events import ApprovalAsked, Draining, Queued
 from trionat.log import get_logger
 from trionat.protocol import messages
@@ -60,6 +65,7 @@ from trionat.transport.control_link import ControlLink
 from trionat.transport.deadline import deadline
 from trionat.transport.descriptors import room_for_visitors
 from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, send_all
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +96,7 @@ _TO_END: Final = 10.0
 
 _IS_NOT_HELD: Final = "this server would not keep to the restrictions of the ticket: it is older, and asks nobody for a credential"
 
-_SOFTWARE: Final = f"trionat {version('trionat')}"
+_SOFTWARE: Final = f"trionat {VERSION}"
 
 
 @attrs.define(eq=False, kw_only=True)

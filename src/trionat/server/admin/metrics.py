@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -27,6 +26,7 @@ from trionat.server.admin.snapshot import (
 )
 from trionat.server.refusals import Bound
 from trionat.server.visitors.ports import public_url
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,8 +55,6 @@ _VISITORS_TURN: Final = 128
 
 _BANS_TURN: Final = 256
 """Bans to look at before others get their turn."""
-
-_VERSION: Final = version("trionat")
 
 
 def _now() -> datetime:
@@ -330,7 +328,7 @@ def view_server(
     """Look at the server itself, which has `started` at that moment of Trio's clock."""
     return ServerView(
         name=ready.name,
-        version=_VERSION,
+        version=VERSION,
         since=_date(started, now),
         seconds=_ago(started),
         control=str(ready.control),

@@ -16,7 +16,6 @@ import sys
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -38,6 +37,7 @@ from trionat.store.private_file import (
 )
 from trionat.text import quoted
 from trionat.transport.certificate import make_certificate
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Sequence
@@ -242,7 +242,7 @@ async def ask_windows(
 
 def _who(config: AcmeConfig, key: bytes) -> Values:
     return {
-        "agent": f"trionat/{version('trionat')}",
+        "agent": f"trionat/{VERSION}",
         "directory": config.directory,
         "ca_file": None if config.ca_file is None else str(config.ca_file),
         "email": config.email,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -16,6 +15,7 @@ from trionat.server.console.operation import Call, Nothing, Operation
 from trionat.server.console.principal import Permission
 from trionat.server.console.problem import MEDIA_TYPE, SCHEMA
 from trionat.server.console.shape import object_schema, parameters_of, schema_of
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "trionat",
-            "version": version("trionat"),
+            "version": VERSION,
             "description": _INTRODUCTION,
         },
         "paths": paths,

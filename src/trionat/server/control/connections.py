@@ -14,7 +14,6 @@ from trionat.protocol.dialect import Dialect
 from trionat.protocol.legacy import HEADERS
 from trionat.server.connection_log import ConnectionLog
 from trionat.server.control.acceptance import Acceptance
-from trionat.server.control.legacy_login import LegacyLogin
 from trionat.server.control.native_login import NativeLogin, PlainTunnelLogin
 from trionat.transport.deadline import deadline
 from trionat.transport.endpoint import SocketEndpoint
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from trionat.address import TCPAddress
     from trionat.server.control.context import ServerContext
+    from trionat.server.control.legacy_login import LegacyLogin
     from trionat.server.control.login import Login
 
 log = get_logger(__name__)
@@ -44,12 +44,18 @@ class ConnectionHandler:
     tls: ssl.SSLContext
     _acceptance: Acceptance = attrs.field(init=False)
     _log: ConnectionLog = attrs.field(init=False)
+    _legacy_login: type[LegacyLogin] | None = attrs.field(init=False, default=None)
     _told_of_legacy: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         context = self.context
         self._log = ConnectionLog(context.refusals)
         self._acceptance = Acceptance(context.config, context.bans, context.refusals, context.tally)
+        if context.config.legacy_clients:
+            # Now, and not for the first of them: there may be no descriptor left by then to read it with.
+            from trionat.server.control.legacy_login import LegacyLogin  # noqa: PLC0415 - memory
+
+            self._legacy_login = LegacyLogin
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is served in `nursery`."""
@@ -96,7 +102,8 @@ class ConnectionHandler:
         plain = SocketEndpoint(connection)
         if dialect is Dialect.PLAIN_TUNNEL:
             return PlainTunnelLogin(self.context, plain, address, identified, scope)
-        return LegacyLogin(self.context, plain, address, identified, scope, dialect=dialect)
+        assert self._legacy_login is not None, "else it was sent away"  # noqa: S101 - for type checkers
+        return self._legacy_login(self.context, plain, address, identified, scope, dialect=dialect)
 
     def _check(self, dialect: Dialect, address: TCPAddress) -> None:
         """Send away whoever is not served here; what lets clients of NAT in is told once."""

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import hmac
 import json
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -19,6 +18,7 @@ from trionat.config.events import DINGTALK, FEISHU, JSON, NTFY, SLACK, WECOM
 from trionat.log import escape
 from trionat.server.events.event import DROPPED, TEST
 from trionat.text import counted
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ _ALARMS: Final = frozenset(
 )
 """What somebody should look at; ntfy shows it so."""
 
-_AGENT: Final = f"trionat/{version('trionat')}"
+_AGENT: Final = f"trionat/{VERSION}"
 
 
 @attrs.frozen

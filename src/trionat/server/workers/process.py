@@ -12,7 +12,6 @@ import sys
 from collections import Counter, deque
 from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
@@ -38,6 +37,7 @@ from trionat.server.workers.values import (
 )
 from trionat.server.workers.worker import BEAT, CONNECTION
 from trionat.transport.isolation import isolated
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
@@ -74,7 +74,6 @@ _LAST_WORDS: Final = 1.0
 _VISITORS_AHEAD: Final = 100_000
 """How far a worker's successor is ahead in its count of visitors: more than may have come since the last report."""
 
-_VERSION: Final = version("trionat")
 
 _Process: TypeAlias = trio.Process
 
@@ -393,13 +392,13 @@ class WorkerProcess:
         if self.claims.hear(message):
             return
         match message["what"]:
-            case "hello" if message["version"] == _VERSION:
+            case "hello" if message["version"] == VERSION:
                 self.link.post(self._start())
             case "hello":
                 log.warning(
                     "trionat was upgraded while it runs, and no worker can be started any more: restart the server",
                     worker=self.word,
-                    runs=_VERSION,
+                    runs=VERSION,
                     installed=message["version"],
                 )
                 self.link.give_up()

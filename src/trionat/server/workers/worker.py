@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from functools import partial
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -60,6 +59,7 @@ from trionat.transport.descriptors import Descriptors
 from trionat.transport.listener import Listener
 from trionat.transport.names import NameResolver
 from trionat.transport.tls import server_context
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ async def run_worker(link: Link) -> None:
             nursery.cancel_scope.cancel("the parent is gone")
 
         nursery.start_soon(run_link, name="link")
-        link.post({"what": "hello", "version": version("trionat")})
+        link.post({"what": "hello", "version": VERSION})
         await (await Worker.make(link, await started.receive())).run()
         with trio.move_on_after(_LAST_WORDS):
             await link.wait_sent()
