@@ -64,6 +64,22 @@ async def test_tokens_of_an_administrator(tmp_path: Path) -> None:
         bob = await api.add("bob")
         for scope in TokenScope:
             assert await read((await bob.as_user("bob", scope)).token) == 403
+        await api.store.set_admin("bob", admin=True)
+        wish = {"name": "prometheus", "scope": "metrics"}
+        made = (await bob.ask("POST", "/tokens", wish)).values["token"]
+        assert await read(made) == 200
+        await api.store.set_admin("bob", admin=False)
+        answer = await ask(port, "GET", "/metrics", headers={"Authorization": f"Bearer {made}"})
+        assert answer.status == 403
+        assert "the account of this token, 'bob', is none" in answer.values["detail"]
+        told = (await bob.ask("POST", "/tokens", {**wish, "name": "again"})).fails(
+            422, "invalid", "scope"
+        )
+        assert "so it is for administrators, and 'bob' is none" in told
+        told = (await api.ask("POST", "/tokens", {**wish, "user": "bob"})).fails(
+            422, "invalid", "scope"
+        )
+        assert "'bob' is none" in told
 
 
 async def test_nobody_else_sees_the_bytes_of_all_users(tmp_path: Path) -> None:

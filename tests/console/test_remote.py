@@ -217,7 +217,15 @@ def test_the_status_is_the_one_at_the_server_and_an_ordinary_account_sees_its_ow
         )
         assert eve.fails(2, "kick", str(uid)).startswith("USER|UID|VISITOR: there is no session")
         assert eve.fails(2, "kick", "bob").startswith("USER|UID|VISITOR: there is no client of a")
-        assert eve.fails(4, "drain").endswith("this is for administrators")
+        refused = eve.fails(4, "drain")
+        assert (
+            "this is for administrators, and the account of this token, 'eve', is none" in refused
+        )
+        for each in (eve, both.afar, both.here):
+            user = ("--user", "eve")
+            told = each.fails(2, "token", "add", "m", "--scope", "metrics", *user)
+            assert "scope: /metrics tells of all users, so it is for administrators, and 'eve' is none" in told  # fmt: skip
+            assert told.count("scope") == 1
 
         assert both.afar.fails(2, "kick", "v99").startswith("USER|UID|VISITOR: there is no visitor")
         assert both.afar("kick", str(uid)) == Outcome(0, f"session {uid} is ended\n", "")

@@ -83,6 +83,7 @@ def test_where_it_is_not_clear_whose_it_is_one_has_to_say(token: Trionat) -> Non
         (["add", "a b"], "NAME: a token name is 1 to 64 characters"),
         (["add", ""], "NAME: a token name is 1 to 64 characters"),
         (["add", "x", "--scope", "all"], "--scope: 'all' is not a valid scope: write one of read, manage, metrics"),
+        (["add", "x", "--scope", "metrics", "--user", "bob"], "--scope: /metrics tells of all users, so it is for administrators, and 'bob' is none"),
         (["add", "x", "--expires", "soon"], "--expires: 'soon' is not a valid time"),
         (["add", "x", "--expires", "2020-01-01"], "--expires: 2020-01-01 is over already"),
         (["add", "x", "--user", "carol"], "there is no user 'carol'"),

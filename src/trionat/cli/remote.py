@@ -215,6 +215,7 @@ class Remote:
         """Say what was refused, as the same command would at the server."""
         try:
             code, detail = str(values["code"]), " ".join(str(values["detail"]).split())
+            field = str(values.get("field") or "")
         except (TypeError, KeyError):
             raise StartupError(f"{self}: what answers there is no trionat") from None
         match code:
@@ -223,7 +224,7 @@ class Remote:
             case "conflict":
                 raise StoreError(detail)
             case "invalid":
-                raise ConfigError(Problem(str(values.get("field", "")), detail))
+                raise ConfigError(Problem(field, detail.removeprefix(f"{field}: ")))
             case "unauthorized" | "forbidden":
                 raise RefusedError(RefusalCode.AUTH_FAILED, f"{self}: {detail}")
             case "store_unavailable":

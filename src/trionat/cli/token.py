@@ -20,7 +20,7 @@ from trionat.log import escape
 from trionat.server.accounts.values import token_values
 from trionat.store.base import Store, User, check_new_name
 from trionat.store.expiry import NEVER, format_time, parse_expiry
-from trionat.store.tokens import Token, TokenScope, digest_token, make_token_text
+from trionat.store.tokens import Token, TokenScope, check_scope, digest_token, make_token_text
 from trionat.text import quoted
 
 token_app = App(help="Tokens of the API: programs look at a server by them, or steer it.")
@@ -79,6 +79,8 @@ def add(
 
         async def add_token(store: Store) -> User:
             whose = await _find_owner(store, user)
+            with given("--scope"):
+                check_scope(chosen, whose.name, is_admin=whose.admin)
             await store.add_token(
                 Token(
                     name=name,
@@ -102,11 +104,6 @@ def add(
     say(text)
     meanings = {**_MEANINGS, **_ADMIN} if whose.admin else _MEANINGS
     may = meanings[chosen].format(escape(whose.name))
-    if chosen is TokenScope.METRICS and not whose.admin:
-        say(
-            f"/metrics tells of all users, so it is for administrators: as long as {escape(whose.name)} is none, the token is of no use.",
-            err=True,
-        )
     until = "" if expires_at is None else f", until {format_time(expires_at)}"
     say(f"Whoever has it can {may}{until}. It is shown only now.", err=True)
     if whose.disabled or whose.is_expired(now):

@@ -56,6 +56,18 @@ class Token:
         return self.expires_at is not None and now >= self.expires_at
 
 
+def check_scope(scope: TokenScope, user: str, *, is_admin: bool) -> None:
+    """Check that a new token of an account with that scope would be good for something.
+
+    Raises:
+        ValueError: It would not: metrics are there for all users together only.
+    """
+    if scope is TokenScope.METRICS and not is_admin:
+        raise ValueError(
+            f"/metrics tells of all users, so it is for administrators, and {user!r} is none: trionat user admin makes it one"
+        )
+
+
 def check_new_token(token: Token, names: Collection[str]) -> None:
     """Check that an account which has tokens of these names may have this one as well.
 

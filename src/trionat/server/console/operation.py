@@ -111,7 +111,12 @@ class Operation:
                 f"this token may not do that: it takes one of {self.permission.value}",
             )
         if self.is_for_admins and not principal.is_admin:
-            raise Problem(Code.FORBIDDEN, "this is for administrators")
+            raise Problem(
+                Code.FORBIDDEN,
+                "this is for administrators"
+                if principal.token is None
+                else f"this is for administrators, and the account of this token, {principal.username!r}, is none: trionat user admin makes it one",
+            )
 
 
 async def respond(operation: Operation, said: Any, scribe: trio.CapacityLimiter) -> Response:

@@ -15,7 +15,7 @@ from trionat.server.console.problem import Code, Problem
 from trionat.server.console.refusals import there, valid
 from trionat.server.console.shape import field
 from trionat.store.base import check_new_name
-from trionat.store.tokens import Token, TokenScope, digest_token, make_token_text
+from trionat.store.tokens import Token, TokenScope, check_scope, digest_token, make_token_text
 
 if TYPE_CHECKING:
     from trionat.server.console.context import Context
@@ -124,12 +124,15 @@ async def _add(call: Call[Nothing, NewToken]) -> Reply:
     _check_end(call.principal, expires_at)
     name = call.principal.username if body.user is None else body.user
     user = await find_account(call.context, call.principal, name)
+    scope = TokenScope(body.scope)
+    with valid("scope"):
+        check_scope(scope, user.name, is_admin=user.admin)
     token = Token(
         name=body.name,
         user=user.name,
         account_id=user.account_id,
         digest=digest_token(text),
-        scope=TokenScope(body.scope),
+        scope=scope,
         created_at=now,
         expires_at=expires_at,
     )

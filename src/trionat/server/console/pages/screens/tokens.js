@@ -15,7 +15,8 @@ import { useStore } from "../store.js";
 import { visible } from "../visible.js";
 import { Failed } from "./failed.js";
 
-const SCOPES = ["read", "manage", "metrics"];
+const SCOPES = ["read", "manage"];
+const ADMIN_SCOPES = [...SCOPES, "metrics"]; // of all users together, so for administrators
 
 export function Tokens() {
   const list = useList("tokens", 30);
@@ -79,6 +80,7 @@ export function Tokens() {
 }
 
 function AddToken({ onClose, done }) {
+  const who = useStore(me);
   const add = (form) =>
     post("tokens", {
       name: form.get("name"),
@@ -88,7 +90,7 @@ function AddToken({ onClose, done }) {
   return html`<${FormDialog} title=${t("tokens.add")} submit=${t("tokens.add_submit")} onSubmit=${add} onClose=${onClose} done=${done}>
     <${Field} label=${t("tokens.name")} name="name" required maxlength="64" help=${t("tokens.name_help")} autofocus />
     <${Field} label=${t("tokens.scope")} name="scope" value="read">
-      ${SCOPES.map((scope) => html`<option value=${scope}>${t(`tokens.${scope}`)}</option>`)}
+      ${(who.admin ? ADMIN_SCOPES : SCOPES).map((scope) => html`<option value=${scope}>${t(`tokens.${scope}`)}</option>`)}
     <//>
     <${Field} label=${t("tokens.expires")} name="expires" type="datetime-local" help=${t("tokens.expires_help")} />
   <//>`;
