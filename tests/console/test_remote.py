@@ -9,10 +9,13 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+import trio
 from typer.testing import CliRunner
 
 from tests.e2e import services
@@ -22,10 +25,12 @@ from trionat.cli import app
 from trionat.cli.remote import Remote
 from trionat.cli.target import TARGET
 from trionat.errors import ConfigError
+from trionat.server.state_folder import database_file
+from trionat.store.backend import open_store
+from trionat.store.base import Flush
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.limit(120)
 
@@ -239,6 +244,69 @@ def test_the_status_is_the_one_at_the_server_and_an_ordinary_account_sees_its_ow
         both.here("user", "remove", "eve")
 
 
+def test_traffic_is_that_at_the_server(both: Both) -> None:
+    month, day = f"{datetime.now(UTC):%Y-%m}", f"{datetime.now(UTC):%Y-%m-%d}"
+    afar, here = both.afar, both.here
+    assert afar("traffic") == here("traffic") == Outcome(0, "", "There is no traffic yet.\n")
+    assert afar("traffic", "--days").err == f"There is no traffic of a day in {month}.\n"
+    here("user", "add", "ann", stdin="x\n")
+    here("user", "limit", "ann", "--quota", "1G")
+    file = database_file(Path(here.behind[1]))
+
+    async def add() -> None:
+        async with open_store(None, file) as store:
+            flush = Flush(
+                server="0" * 32,
+                number=1,
+                month=month,
+                amounts={"ann": 1500, "gone": 2500, "zoé": 7},
+            )
+            await store.add_traffic(flush, day)
+
+    trio.run(add)
+    for args in (
+        (),
+        ("--json",),
+        ("ann",),
+        ("gone", "--json"),
+        ("zoé",),
+        ("--month", "2026-01", "--json"),
+        ("--days",),
+        ("--days", "--json"),
+        ("ann", "--days"),
+        ("--days", "--month", "2024-02"),
+        ("trionat",),
+    ):
+        outcome = afar("traffic", *args)
+        assert outcome.code == 0, outcome
+        assert outcome == here("traffic", *args), args
+    unknown = afar.fails(2, "traffic", "nobody")
+    assert unknown == here.fails(2, "traffic", "nobody") == "there is no user 'nobody', and no traffic of one"  # fmt: skip
+    ann = both.with_token(here("token", "add", "x", "--user", "ann").out.strip())
+    (own,) = map(json.loads, ann("traffic", "--json").out.splitlines())
+    assert (own["user"], own["bytes"], own["monthly_quota"]) == ("ann", 1500, 10**9)
+    assert ann.fails(2, "traffic", "gone").startswith("there is no traffic of a user 'gone'")
+    here("user", "remove", "ann")
+
+
+def test_tasks_and_the_whereabouts_of_clients(both: Both) -> None:
+    afar, here = both.afar, both.here
+    # Those that come and go are not the same in both.
+    shown, there = ({line for line in each("tasks").out.splitlines() if "name=" not in line and "visit port" in line} for each in (afar, here))  # fmt: skip
+    assert shown == there
+    assert shown
+    no_node = afar.fails(3, "cluster", "where", "trionat")
+    assert no_node == f"{both.url}: this server is no node of a cluster: trionat status shows its sessions"  # fmt: skip
+    assert here.fails(3, "cluster", "where", "trionat").endswith(no_node.removeprefix(both.url))
+    for command in ("init", "join", "status"):
+        assert afar.fails(2, "cluster", command) == "--server: of these commands only cluster where goes with it"  # fmt: skip
+    here("user", "add", "eve", stdin="x\n")
+    eve = both.with_token(here("token", "add", "x", "--user", "eve").out.strip())
+    for args in (("tasks",), ("cluster", "where", "eve")):
+        assert "this is for administrators" in eve.fails(4, *args)
+    here("user", "remove", "eve")
+
+
 def test_a_server_is_drained_from_afar(tmp_path: Path) -> None:
     with standing(tmp_path, "127.0.0.1:0") as both:
         outcome = both.afar("drain", "--json")
@@ -268,7 +336,7 @@ def test_with_tls_only_the_right_certificate_is_told_anything(tmp_path: Path) ->
         (["--server", "{url}"], "status", "--token-file: say where the token is"),
         (["--token-file", "{file}"], "status", "--token-file: of no use without --server"),
         (["--server-fingerprint", "x"], "status", "--server-fingerprint: of no use without --server"),
-        (["--server", "{url}", "--token-file", "{file}"], "tasks", "--server: tasks does not go with it"),
+        (["--server", "{url}", "--token-file", "{file}"], "events list", "--server: events does not go with it"),
         (["--server", "{url}", "--token-file", "{file}"], "serve", "--server: serve does not go with it"),
         (["--server", "{url}", "--token-file", "{file}"], "status --state-dir x", "--state-dir: of no use with --server"),
         (["--server", "{url}", "--token-file", "{file}"], "status --config x", "--config: of no use with --server"),

@@ -344,8 +344,8 @@ async def test_traffic_by_month_and_by_day(
             await api.store.add_traffic(flush, when)
         rows = await api.items("/traffic")
         assert rows == [
-            {"user": "alice", "bytes": 17, "month": month, "month_bytes": 10, "monthly_quota": 1000, "waiting": 0},
-            {"user": "gone", "bytes": 5, "month": month, "month_bytes": 5, "monthly_quota": None, "waiting": 0},
+            {"user": "alice", "bytes": 17, "month": month, "month_bytes": 10, "monthly_quota": 1000, "waiting": 0, "refused": False},
+            {"user": "gone", "bytes": 5, "month": month, "month_bytes": 5, "monthly_quota": None, "waiting": 0, "refused": False},
         ]  # fmt: skip
         assert await alice.items("/traffic") == rows[:1]
         assert await api.items("/traffic?user=gone") == rows[1:]

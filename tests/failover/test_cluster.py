@@ -726,6 +726,53 @@ async def test_kicks_and_status_from_every_node(cluster: Cluster, echo_server: S
 
 
 @pytest.mark.slow
+async def test_where_clients_are_is_told_from_afar(
+    mariadb: MariaDB, echo_server: Service, tmp_path: Path
+) -> None:
+    consoles = {number: free_port() for number in (1, 2)}
+
+    def extra(number: int) -> str:
+        return f"Server:\n  ConsoleAddr: 127.0.0.1:{consoles[number]}\n"
+
+    async with starting(mariadb, tmp_path, extra=extra) as cluster:
+        config = ("--config", cluster.config(2))
+        done = await services.run_trionat("user", "admin", "ann", "on", *config)
+        assert done.returncode == 0, done.stderr
+        made = await services.run_trionat("token", "add", "laptop", *config)
+        file = tmp_path / "token"
+        file.write_bytes(made.stdout)
+        file.chmod(0o600)
+        client = await cluster.connect("client", echo_server)
+        afar = ("--server", f"http://127.0.0.1:{consoles[2]}", "--token-file", file)
+        with trio.fail_after(10):
+            while True:
+                done = await services.run_trionat(*afar, "cluster", "where", "ann")
+                if done.returncode == 0:
+                    break
+                await trio.sleep(0.1)
+        assert done.stdout.decode() == f"node-1  {client.port()}\n"
+        told, here = [
+            (
+                await services.run_trionat(
+                    *before,
+                    "cluster",
+                    "where",
+                    "ann",
+                    "--json",
+                    *behind,
+                    TRIONAT_STATE_DIR=str(state),
+                )
+            ).stdout
+            for before, behind, state in (
+                (afar, (), tmp_path),
+                ((), config, cluster.nodes[2].state),
+            )
+        ]
+        assert told == here
+        assert json.loads(told)["node"] == "node-2"
+
+
+@pytest.mark.slow
 async def test_what_a_node_is_refused_for(cluster: Cluster) -> None:
     config = cluster.config(3)
     serve = partial(

@@ -142,7 +142,7 @@ def _choose(
     if server is None:
         flag = "--server-fingerprint" if token_file is None else "--token-file"
         raise ConfigError(Problem(flag, "of no use without --server"))
-    if command not in FROM_AFAR:
+    if command not in {each.partition(" ")[0] for each in FROM_AFAR}:
         reason = f"{command} does not go with it: {', '.join(FROM_AFAR)} do"
         raise ConfigError(Problem("--server", reason))
     return Remote.read(server, token_file, fingerprint)

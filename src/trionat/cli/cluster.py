@@ -16,6 +16,7 @@ import typer
 from trionat.cli.command_line import App
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
+from trionat.cli.target import TARGET
 from trionat.config.cluster import ClusterConfig
 from trionat.config.load import Configuration, load
 from trionat.config.values import PORTS
@@ -122,14 +123,14 @@ def where(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show at which nodes a user's clients are, and with which ports and names, as the server that runs here knows it."""
+    """Show at which nodes a user's clients are, and with which ports and names, as the server knows it that runs here, or that --server names."""
     with told():
         state = State.find(state_dir, config)
         values = state.ask_server(AskWhere(user))
         found = Whereabouts.of(values)
         if found.node is None:
             raise StartupError(
-                f"{state.folder}: this server is no node of a cluster: trionat status shows its sessions"
+                f"{state.place}: this server is no node of a cluster: trionat status shows its sessions"
             )
         if as_json:
             say(json.dumps(values))
@@ -152,6 +153,8 @@ def _held(holding: Holding) -> str:
 
 
 def _find(config: Path | None, state_dir: Path | None) -> tuple[Configuration, ClusterConfig]:
+    if TARGET.get() is not None:
+        raise ConfigError(Problem("--server", "of these commands only cluster where goes with it"))
     flags = {"Server.StateDir": None if state_dir is None else str(state_dir)}
     configuration = load("server", file=config, flags=flags, environ=os.environ)
     if configuration.cluster is None:

@@ -28,6 +28,8 @@ from trionat.protocol.messages import RefusalCode
 from trionat.server.admin.messages import (
     AskDrain,
     AskStatus,
+    AskTasks,
+    AskWhere,
     Kicked,
     KickSession,
     KickUser,
@@ -100,11 +102,15 @@ class Remote:
         """Do what the server's own socket does; return the same values.
 
         Raises:
-            StartupError: It cannot be reached, or this is not to be had from afar.
+            StartupError: It cannot be reached.
         """
         match request:
             case AskStatus():
                 return dict(self.ask("GET", "/status"))
+            case AskTasks():
+                return dict(self.ask("GET", "/tasks"))
+            case AskWhere(name):
+                return dict(self.ask("GET", f"/whereabouts?user={quoted_path(name)}"))
             case AskDrain():
                 values = dict(self.ask("POST", "/drain"))
                 del values["draining"]
@@ -115,8 +121,6 @@ class Remote:
                 return self._kick(f"/sessions/{uid}", sessions=(uid,))
             case KickVisitor(number):
                 return self._kick(f"/visitors/{number}", visitors=(number,))
-            case _:
-                raise StartupError("this works at the server itself only, without --server")
 
     def _kick_user(self, name: str) -> dict[str, Any]:
         try:

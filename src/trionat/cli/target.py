@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from trionat.cli.remote import Remote
 
-FROM_AFAR: Final = ("status", "kick", "drain", "user", "token")
+FROM_AFAR: Final = (
+    *("status", "traffic", "tasks", "kick", "drain", "user", "token"),
+    "cluster where",
+)
 """Those that can ask a server from afar."""
 
 TARGET: Final[ContextVar[Remote | None]] = ContextVar("TARGET", default=None)

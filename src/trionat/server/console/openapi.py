@@ -86,7 +86,7 @@ def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
             {
                 "name": each["name"],
                 "in": "path" if each["name"] in in_path else "query",
-                "required": each["name"] in in_path,
+                "required": each["required"] or each["name"] in in_path,
                 "schema": each["schema"],
                 **({"description": each["about"]} if each["about"] else {}),
             }

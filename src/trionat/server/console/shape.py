@@ -254,13 +254,14 @@ def object_schema(kind: Any, named: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameters_of(kind: Any, named: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return name, schema, default and meaning of each field, for those that stand in a URL."""
+    """Return name, schema with the default, meaning of each field, and whether it has to be there, for those that stand in a URL."""
     found: list[dict[str, Any]] = []
     for name, its, default, bounds in _fields(kind):
         schema = _schema(_without_none(its), named, bounds)
         if default is not attrs.NOTHING and default is not None and default is not ABSENT:
             schema = {**schema, "default": default}
-        found.append({"name": name, "schema": schema, "about": bounds.about})
+        required = default is attrs.NOTHING
+        found.append({"name": name, "schema": schema, "about": bounds.about, "required": required})
     return found
 
 

@@ -1,4 +1,4 @@
-"""The server itself: its figures, the last hour, its health, and draining it."""
+"""The server itself: its figures, the last hour, its tasks, its health, and draining it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from trionat.server.admin.snapshot import WorkerView
+from trionat.server.admin.task_tree import Branch
 from trionat.server.console.operation import Call, Nothing, Operation, Reply
 from trionat.server.console.principal import Permission, Principal
 from trionat.server.console.sampler import HISTORY_INTERVAL, HistoryPoint, Sample
@@ -165,6 +166,10 @@ async def _history(call: Call[Nothing, Nothing]) -> History:
     return History(interval=int(HISTORY_INTERVAL), points=tuple(call.context.sampler.history))
 
 
+async def _tasks(call: Call[Nothing, Nothing]) -> Branch:
+    return await call.context.commands.tasks()
+
+
 async def _drain(call: Call[Nothing, Nothing]) -> DrainRow:
     drained = await call.context.commands.drain()
     return DrainRow(draining=True, **attrs.asdict(drained))
@@ -208,6 +213,16 @@ OPERATIONS = (
         is_for_admins=True,
         answer=History,
         handle=_history,
+    ),
+    Operation(
+        method="GET",
+        path="/tasks",
+        name="get_tasks",
+        summary="The tasks of the server and the nurseries that hold them, as they own each other",
+        is_for_admins=True,
+        answer=Branch,
+        handle=_tasks,
+        is_long=True,
     ),
     Operation(
         method="GET",

@@ -21,7 +21,7 @@ _LAST_DAYS = 29
 
 @attrs.frozen(kw_only=True)
 class UsageRow:
-    """A user's traffic in bytes, both directions added: in all and in a month, what a month may have (null: no limit), and what the store does not have yet."""
+    """A user's traffic in bytes, both directions added: in all and in a month, what a month may have (null: no limit), and what the store does not have yet. `refused` says that the store does not take it: the server's log says why."""
 
     user: str
     bytes: int
@@ -29,6 +29,7 @@ class UsageRow:
     month_bytes: int
     monthly_quota: int | None
     waiting: int
+    refused: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +74,8 @@ async def _list(call: Call[Month, Nothing]) -> Page[UsageRow]:
     with valid("month"):
         month = month_of(datetime.now(UTC)) if given.month is None else parse_month(given.month)
     user = _whose(call.principal, given.user)
-    waiting = call.context.traffic.journal.unsettled()
+    journal = call.context.traffic.journal
+    waiting, refused = journal.unsettled(), journal.refused_users
     totals = await store.traffic()
     names = {*totals, *waiting} if user is None else {user}
     page = cut_page(names, str, limit=given.limit, after=given.after)
@@ -87,6 +89,7 @@ async def _list(call: Call[Month, Nothing]) -> Page[UsageRow]:
             month_bytes=monthly.get(name, 0),
             monthly_quota=users[name].limits.monthly_quota if name in users else None,
             waiting=waiting.get(name, 0),
+            refused=name in refused,
         )
         for name in page.items
     ]
