@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 # As `docker run --user 12345`: a number for a user, and no home. What is imported is imported first, since that user may not be
 # allowed to read it.
 NOBODY = """
-import encodings.idna, concurrent.futures.thread, os, sqlite3, sys
-import trionat.cli
+import encodings.idna, concurrent.futures.thread, os, sys
+import trionat.cli, trionat.config.yaml_text, trionat.store.sqlite
+for command in trionat.cli.COMMANDS:
+    command.load()
 for name in ("HOME", "XDG_STATE_HOME", "TRIONAT_STATE_DIR"):
     os.environ.pop(name, None)
 os.setgid(12345)
