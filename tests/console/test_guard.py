@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from tests.console.browsing import Browser, ask, served
-from trionat.server.console import connection, guard
+from trionat.server.console import guard
+from trionat.transport import web_connection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,7 +183,7 @@ async def test_a_body_without_a_length_is_counted_too(tmp_path: Path) -> None:
 
 
 async def test_slow_heads_and_bodies_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_HEAD_PATIENCE", 0.5)
+    monkeypatch.setattr(web_connection, "_HEAD_PATIENCE", 0.5)
     monkeypatch.setattr(guard, "_BODY_PATIENCE", 0.5)
     async with served(tmp_path) as server:
         began = trio.current_time()

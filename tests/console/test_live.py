@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from tests.console.browsing import Browser, add_user, connected, served
-from trionat.server.console import connection
 from trionat.server.console.live import event
+from trionat.transport import web_connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -108,7 +108,7 @@ async def test_a_stream_ends_with_its_login(tmp_path: Path) -> None:
 async def test_who_does_not_read_costs_little_and_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_WRITE_PATIENCE", 1.0)
+    monkeypatch.setattr(web_connection, "_WRITE_PATIENCE", 1.0)
     monkeypatch.setattr(
         "trionat.server.console.live.event",
         lambda name, _: event(name, {"topics": ["server"], "much": "x" * 3_000_000}),

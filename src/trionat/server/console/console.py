@@ -11,7 +11,6 @@ import trio
 from trionat.log import get_logger
 from trionat.log.tail import keep_tail
 from trionat.server.console.application import make_application
-from trionat.server.console.connection import Connection
 from trionat.server.console.context import Context
 from trionat.server.console.guard import Guard
 from trionat.server.console.health import Health
@@ -24,6 +23,7 @@ from trionat.server.console.trail import Trail
 from trionat.server.exposition.exposition import Exposition
 from trionat.transport.isolation import isolated
 from trionat.transport.listener import Listener, look_up
+from trionat.transport.web_connection import Connection
 
 if TYPE_CHECKING:
     import socket
