@@ -72,6 +72,7 @@ FOREIGN = {
         "client/inspector/web_server.py",
         "server/console/",
         "transport/web_connection.py",
+        "transport/web_server.py",
     ],
     "requests": ["server/certificates/acme_client.py"],
     "urllib3": ["server/certificates/acme_client.py"],

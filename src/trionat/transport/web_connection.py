@@ -97,8 +97,8 @@ class _HTTP1(H11Protocol):
 
 
 @attrs.define(eq=False)
-class Connection:
-    """A connection of the console's, and who is behind it. `run` owns the socket."""
+class WebConnection:
+    """A connection to a web server, and who is behind it. `run` owns the socket."""
 
     sock: socket.socket
     peer: TCPAddress
