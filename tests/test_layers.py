@@ -54,8 +54,8 @@ SANS_IO = {"trio", "socket", "ssl", "time", "asyncio", "anyio", "selectors", "th
 
 FOREIGN = {
     "acme": ["server/certificates/acme_client.py"],
-    "anycorn": ["client/inspector/web_server.py", "transport/web_connection.py"],
-    "anyio": ["client/inspector/web_server.py", "store/mysql/pool.py"],
+    "anycorn": ["transport/web_connection.py"],
+    "anyio": ["store/mysql/pool.py"],
     "asyncio": ["store/mysql/pool.py"],
     "asyncmy": ["store/mysql/pool.py", "store/mysql/faults.py"],
     "coredis": ["server/cluster/primary.py", "server/cluster/redis_link.py"],
@@ -69,8 +69,8 @@ FOREIGN = {
     "starlette": [
         "client/inspector/access.py",
         "client/inspector/application.py",
-        "client/inspector/web_server.py",
         "server/console/",
+        "transport/web_body.py",
         "transport/web_connection.py",
         "transport/web_server.py",
     ],

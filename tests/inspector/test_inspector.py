@@ -24,12 +24,14 @@ from tests.e2e.running import ask, end_of, read_all, reset, wait_until
 from tests.inspector.scene import ANY_PORT, Scene, scene
 from trionat.address import TCPAddress
 from trionat.cli.connect import TextEvents
+from trionat.client.inspector import application as guard
 from trionat.client.inspector import inspector as inspector_module
 from trionat.client.inspector import live as live_module
 from trionat.client.native.session import NativeSession
 from trionat.config.values import LOOPBACK
 from trionat.errors import StartupError
 from trionat.events import Inspecting
+from trionat.transport import web_connection
 
 if TYPE_CHECKING:
     import logging
@@ -567,6 +569,63 @@ async def test_a_browser_that_does_not_read_holds_up_nobody(tmp_path: Path) -> N
         since = trio.current_time()
     assert trio.current_time() - since < 5
     stuck.close()
+
+
+async def exchange(here: Scene, said: bytes) -> bytes:
+    """Say something that no browser would, and return all that is answered."""
+    heard = b""
+    stream = await trio.open_tcp_stream(here.address.host, here.address.port)
+    async with stream:
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(said)
+            async for piece in stream:
+                heard += piece
+    return heard
+
+
+async def test_slow_requests_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_connection, "_HEAD_PATIENCE", 0.5)
+    monkeypatch.setattr(guard, "_BODY_WITHIN", 0.5)
+    async with web(tmp_path) as here:
+        assert await exchange(here, b"GET / HTTP/1.1\r\nHost: loc") == b""
+        fields = f"Host: {here.address}\r\nAuthorization: Bearer {here.inspector.access.token}\r\nContent-Type: application/json\r\n"
+        await request(here, POST)
+        await here.rows(1)
+        head = f"POST /api/visitors/1/replay HTTP/1.1\r\n{fields}Content-Length: 99\r\n\r\n{{"
+        assert (await exchange(here, head.encode())).startswith(b"HTTP/1.1 408 ")
+        # The answer has begun; the request, whose body nobody wants, goes on and on.
+        head = f"GET /api/live HTTP/1.1\r\n{fields}Transfer-Encoding: chunked\r\n\r\n"
+        assert b"event: visitors" in await exchange(here, head.encode())
+
+
+async def test_long_heads_are_refused(tmp_path: Path) -> None:
+    async with web(tmp_path) as here:
+        head = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: b\r\n" * 5000
+        assert (await exchange(here, head)).startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+
+
+async def test_of_too_many_connections_an_idle_one_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspector_module, "_MOST_CONNECTIONS", 5)
+    async with web(tmp_path) as here, contextlib.AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(
+                await trio.open_tcp_stream(here.address.host, here.address.port)
+            )
+            for _ in range(8)
+        ]
+        with trio.fail_after(5):
+            assert await streams[0].receive_some(1) == b""
+        assert (await here.ask("/")).status == 200
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+async def test_the_kernel_gives_up_who_acknowledges_nothing(tmp_path: Path) -> None:
+    async with web(tmp_path) as here:
+        assert (await here.ask("/")).status == 200
+        sock = here.inspector._listener.sock
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
 
 
 # -- where it is, and what becomes of it --

@@ -5,8 +5,10 @@ Imported only by what serves pages: it brings anycorn, which is not installed ev
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -16,7 +18,6 @@ from trionat.transport.isolation import isolated
 from trionat.transport.web_connection import WebConnection
 
 if TYPE_CHECKING:
-    import socket
     import ssl
 
     from starlette.types import ASGIApp
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
+
+_UNHEARD: Final = 20
+"""Seconds after which the kernel gives a connection up whose peer has not acknowledged what was sent (Linux). What still fits into its buffers waits for nobody here, and while something is on the way it does not look whether the peer is alive."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -42,6 +46,11 @@ class WebServer:
 
     async def serve(self) -> None:
         """Serve until cancelled, which ends all connections at once, also those whose peers read nothing."""
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            with suppress(OSError):  # its connections inherit it
+                self.listener.sock.setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD * 1000
+                )
         async with trio.open_nursery() as nursery:
             await self.listener.serve(
                 partial(self._accept, nursery),

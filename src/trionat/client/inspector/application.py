@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
-from contextlib import aclosing
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -29,6 +29,7 @@ from trionat.client.inspector.snapshot import Snapshot
 from trionat.client.inspector.websocket_view import deflates, read_messages
 from trionat.log import get_logger
 from trionat.relay.client_tunnel import LocalServiceError
+from trionat.transport.web_body import BoundedBody
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,7 +58,9 @@ _KINDS: Final = {
 MOST_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """Of a request to the inspector: a request that was edited."""
 
-_BODY_WITHIN: Final = 30.0
+_BODY_WITHIN: Final = 20.0
+"""Seconds for the whole body of a request."""
+
 MOST_TEXT: Final = 1024 * 1024
 """Characters of a body that a page gets at once."""
 
@@ -75,6 +78,14 @@ class ApiError(Exception):
     def __init__(self, status: int, code: str, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
         self.status, self.code, self.detail, self.field = status, code, detail, field
+
+
+def _too_large() -> ApiError:
+    return ApiError(413, "too_large", f"a body has at most {MOST_REQUEST_BYTES} bytes")
+
+
+def _too_slow() -> ApiError:
+    return ApiError(408, "timeout", f"the body was not there within {_BODY_WITHIN:g} s")
 
 
 def _problem(error: ApiError) -> Response:
@@ -511,17 +522,8 @@ async def _read_json(request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "unsupported_media_type", "Content-Type has to be application/json")
-    content = bytearray()
-    with trio.move_on_after(_BODY_WITHIN) as scope:
-        async with aclosing(request.stream()) as pieces:
-            async for piece in pieces:
-                content += piece
-                if len(content) > MOST_REQUEST_BYTES:
-                    raise ApiError(413, "too_large", f"more than {MOST_REQUEST_BYTES} bytes")
-    if scope.cancelled_caught:
-        raise ApiError(408, "timeout", "the request does not come")
     try:
-        found = json.loads(content)
+        found = json.loads(await request.body())
     except (ValueError, RecursionError, binascii.Error) as error:
         raise ApiError(400, "invalid", "this is no JSON") from error
     if not isinstance(found, dict):
@@ -549,8 +551,9 @@ class _Live:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(live.tell, tell, name="tell a browser")
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            with suppress(ApiError):  # of a body that nobody wants: the answer has begun
+                while (await receive())["type"] != "http.disconnect":
+                    pass
             nursery.cancel_scope.cancel("the browser has gone")
 
 
@@ -581,11 +584,16 @@ class _Outermost:
                         if name.lower().encode() not in names
                     ),
                 ]
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                await self._send_last(message, receive, send)
-            else:
-                await send(message)
+            await send(message)
 
+        body = BoundedBody(
+            source=receive,
+            most=MOST_REQUEST_BYTES,
+            seconds=_BODY_WITHIN,
+            too_large=_too_large,
+            too_slow=_too_slow,
+        )
+        receive = body.receive
         request = Request(scope, receive)
         try:
             answer = self._answer(request) or self.app
@@ -595,21 +603,6 @@ class _Outermost:
             if not has_begun:
                 problem = ApiError(500, "internal", "a bug of trionat's: the client's log has it")
                 await _problem(problem)(scope, receive, send_with_headers)
-
-    async def _send_last(self, message: Any, receive: Receive, send: Send) -> None:
-        """Send the end of an answer, and read away what is left of the request meanwhile.
-
-        anycorn tells of that end in the queue of the request's pieces. Where nobody has read those, the queue is full, and it would wait for itself.
-        """
-
-        async def read_away() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_away, name="read away")
-            await send(message)
-            nursery.cancel_scope.cancel("the answer has left")
 
     def _answer(self, request: Request) -> Response | None:
         """Return the answer to who is not to see anything, and to who comes with the token; None: let it pass."""
