@@ -67,8 +67,7 @@ FOREIGN = {
         "server/exposition/exposition.py",
     ],
     "starlette": [
-        "client/inspector/access.py",
-        "client/inspector/application.py",
+        "client/inspector/",
         "server/console/",
         "transport/web_body.py",
         "transport/web_connection.py",

@@ -10,7 +10,9 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.client.inspector.access import Access
-from trionat.client.inspector.application import Application
+from trionat.client.inspector.application import make_application
+from trionat.client.inspector.context import Context
+from trionat.client.inspector.guard import Guard
 from trionat.client.inspector.live import LiveList
 from trionat.client.inspector.recorder import Recorder, RecordingForwarder
 from trionat.client.inspector.replay import Replays
@@ -86,13 +88,16 @@ class Inspector:
             began = trio.current_time()
             try:
                 async with trio.open_nursery() as nursery:
-                    application = Application(
-                        self.access, self.recorder, self._live, self._replays, nursery
+                    context = Context(
+                        recorder=self.recorder,
+                        live=self._live,
+                        replays=self._replays,
+                        nursery=nursery,
                     )
                     nursery.start_soon(self._live.run, name="live list")
                     await WebServer(
                         name="inspector",
-                        app=application.build(),
+                        app=Guard(make_application(context), self.access),
                         listener=self._listener,
                         descriptors=self._descriptors,
                         most=_MOST_CONNECTIONS,
