@@ -289,6 +289,8 @@ async def test_search_har_and_clear(tmp_path: Path) -> None:
         await here.rows(2)
         assert (await here.ask("/api/search?q=nEEdle")).json == {"numbers": [2], "more": False}
         assert (await here.ask("/api/search?q=http/1.1")).json["numbers"] == [2, 1]
+        in_gzip = (await here.ask('/api/search?q="line":+"get+/needle')).json
+        assert in_gzip == {"numbers": [2], "more": False}
         assert (await here.ask("/api/search?q=")).status == 422
         har = await here.ask("/api/har")
         assert har.headers["content-disposition"] == 'attachment; filename="trionat.har"'
@@ -302,6 +304,27 @@ async def test_search_har_and_clear(tmp_path: Path) -> None:
         assert (await here.ask("/api/visitors", method="DELETE")).status == 204
         assert not here.recorder.recordings
         assert here.recorder.held == 0
+
+
+async def test_a_search_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
+    """There is one at a time, so the next one would have to wait for its end."""
+    async with web(tmp_path, inspect_bytes=2**22) as here:
+        asked, bomb = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", gzip.compress(bytes(64 * 2**20))
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(
+            bomb
+        )
+        for _ in range(10):
+            recording = here.recorder.begin(0, here.client.config.services[0], None, None)
+            recording.add(recording.received, memoryview(asked * 40))
+            recording.add(recording.sent, memoryview((head + bomb) * 40))
+        stream = await trio.open_tcp_stream(here.address.host, here.address.port)
+        async with stream:
+            question = f"GET /api/search?q=nowhere HTTP/1.1\r\nHost: {here.address}\r\nAuthorization: Bearer {here.inspector.access.token}\r\n\r\n"
+            await stream.send_all(question.encode())
+            await trio.sleep(0.3)
+        with trio.fail_after(2):
+            answer = await here.ask("/api/search?q=host:+x")
+        assert answer.json == {"numbers": list(range(10, 0, -1)), "more": False}
 
 
 async def test_websocket_messages(tmp_path: Path) -> None:

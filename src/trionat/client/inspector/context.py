@@ -34,6 +34,11 @@ class Context:
     live: LiveList
     replays: Replays
     nursery: trio.Nursery
+    searching: trio.CapacityLimiter = attrs.field(
+        init=False, factory=lambda: trio.CapacityLimiter(1)
+    )
+    """One search at a time: it takes the interpreter from the bytes of visitors."""
+
     _limiter: trio.CapacityLimiter = attrs.field(
         init=False, factory=lambda: trio.CapacityLimiter(_THREADS)
     )

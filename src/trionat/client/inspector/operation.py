@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Receive
 
     from trionat.client.inspector.context import Context
 
@@ -57,3 +59,10 @@ async def read_json(request: Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Problem(422, "invalid", "an object is wanted")
     return cast("dict[str, Any]", found)
+
+
+async def wait_gone(receive: Receive) -> None:
+    """Wait until whoever asked has gone, or sends a body that nobody wants and that is too long, or does not end."""
+    with suppress(Problem):
+        while (await receive())["type"] != "http.disconnect":
+            pass

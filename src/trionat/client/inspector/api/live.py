@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 from starlette.responses import Response
 
-from trionat.client.inspector.operation import Operation
+from trionat.client.inspector.operation import Operation, wait_gone
 from trionat.client.inspector.problem import Problem
 
 if TYPE_CHECKING:
@@ -36,9 +35,7 @@ class EventStream(Response):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.live.tell, tell, name="tell a browser")
-            with suppress(Problem):  # of a body that nobody wants: the answer has begun
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+            await wait_gone(receive)
             nursery.cancel_scope.cancel("the browser has gone")
 
 
