@@ -21,7 +21,7 @@ import trionat
 from tests.e2e import legacy_peers, running, services
 from tests.e2e.named import DOMAIN, named_server
 from tests.e2e.running import ask, end_of, read_all, reset, wait_until
-from tests.inspector.scene import ANY_PORT, Scene, scene
+from tests.inspector.scene import ANY_PORT, Scene, inspected, scene, serving
 from trionat.address import TCPAddress
 from trionat.cli.connect import TextEvents
 from trionat.client.inspector import guard
@@ -368,6 +368,37 @@ async def test_a_session_that_is_lost_goes_on_in_the_same_recording(tmp_path: Pa
         (row,) = await here.rows(1)
         assert (row["received"], row["why"]) == (11, "ended by both sides")
         assert not [event for event in here.events if isinstance(event, Inspecting)]
+
+
+async def test_of_a_group_each_client_shows_its_own_visitors(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path / "server", 1) as ticket,
+        services.echo(login=b"a") as one,
+        services.echo(login=b"b") as two,
+        inspected(tmp_path / "a", ticket, one.port, group="web") as a,
+        inspected(tmp_path / "b", ticket, two.port, group="web") as b,
+    ):
+        assert a.client.services[0].public == b.client.services[0].public
+        expected: dict[bytes, list[tuple[str, bytes]]] = {b"a": [], b"b": []}
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(6):  # all of them stay, so they are spread
+                visitor = await stack.enter_async_context(await a.visit())
+                served_by = bytes(await visitor.receive_some(1))
+                words = f"visitor {number}".encode()
+                assert await ask(visitor, words) == words
+                host, port = visitor.socket.getsockname()
+                expected[served_by].append((f"{host}:{port}", words))
+        assert [len(each) for each in expected.values()] == [3, 3]
+        for here, name in ((a, b"a"), (b, b"b")):
+            shown = [
+                (row["address"], (await here.ask(f"/api/visitors/{n}/bytes/received")).body)
+                for n, row in enumerate(await here.rows(3), 1)
+            ]
+            assert shown == expected[name]
+            other = b if here is a else a
+            assert (await here.ask("/api/search?q=visitor")).json["numbers"] == [3, 2, 1]
+            token = {"Authorization": f"Bearer {other.inspector.access.token}"}
+            assert (await here.ask("/api/har", token=False, headers=token)).status == 401
 
 
 # -- who may see it --
