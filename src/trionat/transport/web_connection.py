@@ -104,8 +104,8 @@ class WebConnection:
     peer: TCPAddress
     app: ASGIApp
     tls: ssl.SSLContext | None
-    is_idle: bool = attrs.field(init=False, default=True)
-    """Whether it waits for a request, or for the rest of its head."""
+    idle_since: float | None = attrs.field(init=False, factory=trio.current_time)
+    """Since when it waits for a request, or for the rest of its head; None: it does not."""
 
     _stream: trio.abc.Stream = attrs.field(init=False)
     _protocol: _HTTP1 = attrs.field(init=False)
@@ -189,9 +189,9 @@ class WebConnection:
             self._is_lost = False
 
     def _set_idle(self, *, is_idle: bool) -> None:
-        self.is_idle = is_idle
-        patience = _HEAD_PATIENCE if is_idle else float("inf")
-        self._reading.deadline = trio.current_time() + patience
+        now = trio.current_time()
+        self.idle_since = now if is_idle else None
+        self._reading.deadline = now + _HEAD_PATIENCE if is_idle else float("inf")
 
     async def _say_goodbye(self, transport: trio.SocketStream) -> None:
         if self._is_lost:

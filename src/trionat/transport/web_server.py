@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -61,12 +62,17 @@ class WebServer:
     def _accept(self, nursery: trio.Nursery, sock: socket.socket, peer: TCPAddress) -> None:
         """Serve a connection in a task of its own. Where there are too many, the one that has been idle for the longest time makes room."""
         if len(self._connections) >= self.most:
-            idle = next((each for each in self._connections if each.is_idle), None)
-            if idle is None:
+            idle = [
+                (since, each)
+                for each in self._connections
+                if (since := each.idle_since) is not None
+            ]
+            if not idle:
                 sock.close()
                 return
-            del self._connections[idle]
-            idle.give_up()
+            _, longest = min(idle, key=itemgetter(0))
+            del self._connections[longest]
+            longest.give_up()
         connection = WebConnection(sock, peer, self.app, self.tls)
         self._connections[connection] = None
         nursery.start_soon(self._attend, connection, name=f"{self.name} {peer}")
