@@ -109,13 +109,14 @@ class WebConnection:
 
     _stream: trio.abc.Stream = attrs.field(init=False)
     _protocol: _HTTP1 = attrs.field(init=False)
+    _whole: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _reading: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _sending: trio.Lock = attrs.field(init=False, factory=trio.Lock)
     _is_lost: bool = attrs.field(init=False, default=False)
 
     def give_up(self) -> None:
-        """Make room for another one."""
-        self._reading.cancel("there are too many")
+        """Make room for another one, at once: it waits for nothing but a handshake or a head."""
+        self._whole.cancel("there are too many")
 
     async def run(self) -> None:
         """Serve it until its end.
@@ -123,6 +124,10 @@ class WebConnection:
         Raises:
             PeerError: the peer is to blame.
         """
+        with self._whole:
+            await self._run()
+
+    async def _run(self) -> None:
         transport = trio.SocketStream(trio.socket.from_stdlib_socket(self.sock))
         try:
             self._stream = transport
