@@ -82,7 +82,7 @@ def results(session: nox.Session, part: str = "") -> str:
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run all tests but `faults` and `load` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
+    """Run all tests but `failover`, `faults` and `load` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
 
     Three at a time, since most of them wait now and then, and two processors are to be busy.
     """
@@ -92,7 +92,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    left_out = ["browser", "e2e", "faults", "load", "soak"]
+    left_out = ["browser", "e2e", "failover", "faults", "load", "soak"]
     if session.python != INTERPRETERS[0]:
         # They mostly wait: for Redis, for an authority, for guesses to be punished, on any Python alike.
         left_out += ["certificates", "cluster", "console"]
@@ -100,7 +100,7 @@ def tests(session: nox.Session) -> None:
     three_at_a_time(session, "-inside", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
     if session.python == INTERPRETERS[0]:
-        outside = ["tests/e2e", "tests/soak", "tests/browser"]
+        outside = ["tests/e2e", "tests/browser"]
         three_at_a_time(session, "-outside", "--dist=loadfile", *outside)
     elif session.python == INTERPRETERS[-1]:
         telling = [f"tests/e2e/test_{name}.py" for name in TELLING]
@@ -231,6 +231,16 @@ def faults(session: nox.Session) -> None:
         *(session.posargs or ["tests/faults"]),
         env={"ALL_FAULTS": "1"},
     )
+
+
+@nox.session(python=INTERPRETERS[0])
+def failover(session: nox.Session) -> None:
+    """Kill, freeze, drain and cut off workers, nodes and servers while visitors come and go; ten minutes. docs/reliability.md."""
+    install(session, "test")
+    if session.posargs:
+        session.run("pytest", results(session), *session.posargs)
+        return
+    three_at_a_time(session, "", "--dist=loadfile", "tests/failover", "tests/soak")
 
 
 @nox.session(python=INTERPRETERS[0])

@@ -178,24 +178,6 @@ async def test_a_script_says_what_it_can_be(script: str) -> None:
         assert b"server, client or visitor" in result.stderr
 
 
-async def test_the_unit_is_one_and_keeps_the_server_in(tmp_path: Path) -> None:
-    """systemd understands every line, and finds little that the service could do besides (0 is nothing, 10 everything)."""
-    analyze = services.find_program("systemd-analyze", package="systemd")
-    unit = tmp_path / "trionat.service"
-    text = (EXAMPLES / "trionat.service").read_text()
-    assert "/opt/trionat/bin/trionat serve" in text
-    unit.write_text(text.replace("/opt/trionat/bin/trionat", sys.executable))
-    for words in (["verify"], ["security", "--offline=true", "--threshold=20"]):  # tenths
-        result = await trio.run_process(
-            [analyze, "--no-pager", *words, str(unit)],
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-        assert result.returncode == 0, (result.stdout + result.stderr).decode()
-        assert b"Unknown" not in result.stderr, result.stderr.decode()
-
-
 def test_every_example_is_listed() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():

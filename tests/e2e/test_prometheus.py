@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e import running, services
 from tests.e2e.running import ask
-from tests.e2e.test_cluster import starting
-from tests.e2e.test_workers import clients, status, worker_of
+from tests.failover.test_cluster import starting
+from tests.failover.test_workers import clients, status, worker_of
 from tests.unit.test_exposition import expressions, samples
 
 if TYPE_CHECKING:

@@ -121,20 +121,26 @@ async def test_a_neighbour_of_a_banned_address(echo_server: Service, tmp_path: P
 
 
 async def test_the_time_of_an_answer_tells_no_names(tmp_path: Path) -> None:
-    """The fastest of many tries, each from an address that has never failed: other load makes answers slower, and no answer faster."""
-    tries = 12
+    """The fastest of many tries, each from an address that has never failed: other load makes answers slower, and no answer faster.
+
+    On a busy machine it takes more of them until each name has had an answer that nothing has held up.
+    """
+    few, many, near = 12, 40, 0.012
     async with running.server(tmp_path / "s") as server:
         await add_user(server, "ann")
         sources = (f"127.0.1.{number}" for number in count(1))
         times: dict[str, list[float]] = {"ann": [], "nobody": []}
-        for _ in range(tries):
+        known = unknown = 0.0
+        for tries in range(1, many + 1):
             for name, took in times.items():
                 code, seconds = await log_in(server, next(sources), name, "wrong")
                 assert code == "auth-failed"
                 took.append(seconds)
-        known, unknown = map(min, times.values())
-        # Without the check of a hash that is nobody's, an unknown name would be some 25 ms faster.
-        assert abs(known - unknown) < 0.012, (known, unknown)
+            known, unknown = map(min, times.values())
+            if tries >= few and abs(known - unknown) < near:
+                break
+        # Without the check of a hash that is nobody's, an unknown name would be some 25 ms faster, in each of the tries.
+        assert abs(known - unknown) < near, (known, unknown)
 
 
 async def test_handshakes_of_one_address(echo_server: Service, tmp_path: Path) -> None:

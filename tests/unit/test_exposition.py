@@ -457,13 +457,12 @@ def test_promtool_takes_the_examples(command: tuple[str, ...], tmp_path: Path) -
     assert "FAILED" not in result.stdout
 
 
-TRIED = sorted(
-    set(re.findall(r"alertname: (\w+)", (MONITORING / "rules.test.yml").read_text("utf-8")))
-)
+RULES = sorted(re.findall(r"- alert: (\w+)", (MONITORING / "rules.yml").read_text("utf-8")))
+"""rules.test.yml tries all of them, and so fails where one of them never fires."""
 
 
 @needs_promtool
-@pytest.mark.parametrize("alert", TRIED)
+@pytest.mark.parametrize("alert", RULES)
 def test_a_rule_that_never_fires_is_found(alert: str, tmp_path: Path) -> None:
     shutil.copytree(MONITORING, tmp_path / "monitoring")
     rules = tmp_path / "monitoring/rules.yml"

@@ -1,4 +1,4 @@
-"""Several processes, as far as it takes no process to see it; `tests/e2e/test_workers.py` has the rest."""
+"""Several processes, as far as it takes no process to see it; `tests/failover/test_workers.py` has the rest."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from trionat.cli.local_server import told
 from trionat.cli.output import say
 from trionat.cli.remote import CHOSEN, COMMANDS, Remote
 from trionat.cli.serve import serve
+from trionat.cli.service import service_app
 from trionat.cli.status import status
 from trionat.cli.tasks import tasks
 from trionat.cli.ticket import ticket_app
@@ -49,6 +50,7 @@ app.add_typer(events_app, name="events")
 app.add_typer(db_app, name="db")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(config_app, name="config")
+app.add_typer(service_app, name="service")
 
 
 def _show_version(wanted: bool) -> None:

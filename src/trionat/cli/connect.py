@@ -8,7 +8,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, assert_never
+from typing import TYPE_CHECKING, Annotated, Final, assert_never
 
 import attrs
 import trio
@@ -19,7 +19,8 @@ from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.password import read_password
-from trionat.cli.running import run_until_signalled, tell
+from trionat.cli.qr_code import qr_code
+from trionat.cli.running import find_service_manager, run_until_signalled, tell
 from trionat.client.app import Client
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
@@ -39,6 +40,9 @@ from trionat.log import get_logger
 from trionat.protocol.ticket import Ticket
 from trionat.text import is_ticket_like
 from trionat.transport.descriptors import warn_if_short
+
+if TYPE_CHECKING:
+    from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
 
@@ -66,6 +70,10 @@ def connect(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line on standard output.")
     ] = False,
+    qr: Annotated[
+        bool,
+        typer.Option("--qr", help="Show the public address as a QR code as well, for a phone."),
+    ] = False,
 ) -> None:
     """Run the private side: make services here reachable at a trionat server, and keep them so."""
     try:
@@ -78,9 +86,11 @@ def connect(
     except ConfigError as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "client"))
+    notification = find_service_manager()
     run_until_signalled(
-        partial(_connect, configuration, warnings, as_json),
+        partial(_connect, configuration, warnings, notification, as_json=as_json, qr=qr),
         log_file=configuration.client.log_filename,
+        notification=notification,
     )
 
 
@@ -128,7 +138,13 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 async def _connect(
-    configuration: Configuration, warnings: list[Problem], as_json: bool, stopping: trio.Event
+    configuration: Configuration,
+    warnings: list[Problem],
+    notification: Notification | None,
+    stopping: trio.Event,
+    *,
+    as_json: bool,
+    qr: bool,
 ) -> None:
     log_warnings(warnings)
     if configuration.file is not None:
@@ -137,7 +153,7 @@ async def _connect(
     warn_if_short(
         2 * tunnels + _OTHER_DESCRIPTORS, f"MaxTunnels {tunnels}, each with a local connection"
     )
-    show = show_json if as_json else TextEvents()
+    show = show_json if as_json else TextEvents(qr=qr)
 
     public: dict[int, str] = {}
 
@@ -149,12 +165,16 @@ async def _connect(
             return
         if isinstance(event, Connected):
             public.update((number, each.shown) for number, each in enumerate(event.services))
+        if notification is not None and (status := _status(event)):
+            notification.status(status)
         show(event)
 
     client = Client(configuration.client, configuration.auth, tell_event, stopping)
     approver = Approver(
         lambda service, host, approved: client.approve(service, host, approved=approved), as_json
     )
+    if notification is not None:
+        notification.ready()  # a server that is away is waited for, and does not hold up the machine's start
     if not any(service.approve for service in configuration.client.named_services()):
         await client.run()
         return
@@ -169,6 +189,23 @@ async def _connect(
         nursery.cancel_scope.cancel("the client stops")
 
 
+def _status(event: ClientEvent) -> str | None:
+    """Return how the client stands after this event, in a line; None where that is as before."""
+    match event:
+        case Connected():
+            return ", ".join(f"{service.shown} -> {service.local}" for service in event.services)
+        case Queued(None):
+            return "waits for the server"
+        case Queued(position):
+            return f"number {position} in the queue of the server"
+        case Disconnected(reason=reason, retry_in=None):
+            return f"over: {reason}"
+        case Disconnected(reason=reason, retry_in=retry_in):
+            return f"not connected: {reason}; tries again in {retry_in:.0f} s"
+        case _:
+            return None
+
+
 def _nobody_answers(*, as_json: bool) -> bool:
     """Tell whether nothing can come from standard input that the approver listens to."""
     if sys.stdin is None or sys.stdin.closed:
@@ -181,8 +218,13 @@ def _nobody_answers(*, as_json: bool) -> bool:
 
 @attrs.define(eq=False)
 class TextEvents:
-    """Tells a person: the public address first of all. A reason that comes again and again is told less and less often, counted."""
+    """Tells a person: the public address first of all. A reason that comes again and again is told less and less often, counted.
 
+    With `qr` the address is also shown as a code, where it has changed.
+    """
+
+    qr: bool = False
+    _shown: str = attrs.field(init=False, default="")
     _was_up: bool = attrs.field(init=False, default=False)
     _reason: str = attrs.field(init=False, default="")
     _tries: int = attrs.field(init=False, default=0)
@@ -197,6 +239,8 @@ class TextEvents:
                 say(f"  server   {event.server}, {login}, uid {event.uid}")
                 say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
                 self._was_up, self._reason = True, ""
+                if self.qr:
+                    self._show_code(event)
             case Queued(None):
                 say("no answer from the server yet: its sessions may all be taken; waiting for one")
             case Queued(position):
@@ -214,6 +258,14 @@ class TextEvents:
                 say(f"inspector: {url}")
             case _:
                 assert_never(event)
+
+    def _show_code(self, event: Connected) -> None:
+        """Show that of the first service: two codes beside each other are read by chance."""
+        shown = event.services[0].shown
+        address = shown if "://" in shown else f"http://{shown}"
+        if address != self._shown:
+            say(f"\n{address}\n{qr_code(address)}")
+            self._shown = address
 
     def _tell_failure(self, reason: str, retry_in: float) -> None:
         same = _NUMBER.sub("", reason)  # a ban tells how many seconds are left of it

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 import typer
@@ -33,6 +33,9 @@ from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.text import quoted, strip_around
 from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
+
+if TYPE_CHECKING:
+    from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
 
@@ -66,12 +69,14 @@ def run_until_signalled(
     log_file: str | None = None,
     log_mode: int = 0o666,
     reserved: AbstractContextManager[object] | None = None,
+    notification: Notification | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
     `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it. SIGHUP
     counts as one where there is a terminal, which has closed then; else it is only told.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
+    `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
     """
     code = ExitCode.BUG
     _allow_all_descriptors()
@@ -81,12 +86,21 @@ def run_until_signalled(
             _logging(terminal=terminal, log_file=log_file, log_mode=log_mode),
             printing_aside(),
         ):
-            code = trio.run(_run, run)
+            code = trio.run(_run, run, notification)
     except* TrionatError as group:
         code = tell(leaves(group))
     except* KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     raise typer.Exit(code)
+
+
+def find_service_manager() -> Notification | None:
+    """Return the way to the service manager that has started us, if one has and wants to hear."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from trionat.service_manager.notification import Notification  # noqa: PLC0415 - seldom
+
+    return Notification.take(os.environ)
 
 
 def _allow_all_descriptors() -> None:
@@ -166,7 +180,9 @@ def _has_terminal() -> bool:
     return True
 
 
-async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
+async def _run(
+    run: Callable[[trio.Event], Awaitable[None]], notification: Notification | None
+) -> ExitCode:
     stopping = trio.Event()
     code = ExitCode.DONE
     trio.socket.set_custom_hostname_resolver(NameResolver())
@@ -194,9 +210,13 @@ async def _run(run: Callable[[trio.Event], Awaitable[None]]) -> ExitCode:
                         nursery.cancel_scope.cancel("second signal: stop now")
                     else:
                         log.info("stopping: visitors may finish; a second signal stops at once")
+                        if notification is not None:
+                            notification.stopping()
                         stopping.set()
 
         await nursery.start(watch_signals, name="signals")
+        if notification is not None:
+            nursery.start_soon(notification.keep_alive, name="tell that the loop turns")
         await run(stopping)
         nursery.cancel_scope.cancel("done")
     return code

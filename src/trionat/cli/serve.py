@@ -6,7 +6,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import trio
 import typer
@@ -15,7 +15,7 @@ import trionat
 from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
-from trionat.cli.running import run_until_signalled, tell
+from trionat.cli.running import find_service_manager, run_until_signalled, tell
 from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
 from trionat.config.load import Configuration, load
@@ -26,6 +26,9 @@ from trionat.events import Ready
 from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
 from trionat.text import counted
+
+if TYPE_CHECKING:
+    from trionat.service_manager.notification import Notification
 
 
 @with_flags(ServerConfig, DatabaseConfig, ClusterConfig)
@@ -66,16 +69,22 @@ def serve(
     except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "server"))
+    notification = find_service_manager()
     run_until_signalled(
-        partial(_serve, configuration, warnings, as_json),
+        partial(_serve, configuration, warnings, as_json, notification),
         log_file=log_file,
         log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
         reserved=reserve(server),
+        notification=notification,
     )
 
 
 async def _serve(
-    configuration: Configuration, warnings: list[Problem], as_json: bool, stopping: trio.Event
+    configuration: Configuration,
+    warnings: list[Problem],
+    as_json: bool,
+    notification: Notification | None,
+    stopping: trio.Event,
 ) -> None:
     log_warnings(warnings)
     job = partial(
@@ -101,6 +110,9 @@ async def _serve(
                 ready: Ready = await nursery.start(job, name="serve")
                 file = configuration.file
                 say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
+                if notification is not None:
+                    notification.ready()
+                    notification.status(f"clients dial {ready.public}")
         except StartupError:
             if not stopping.is_set():  # else it was the first to hear of that
                 raise

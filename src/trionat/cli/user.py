@@ -19,6 +19,7 @@ from trionat.cli.limits import show_limits
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
 from trionat.cli.output import say
 from trionat.cli.password import read_new_password
+from trionat.cli.qr_code import qr_code
 from trionat.cli.remote import Remote, user_path
 from trionat.cli.ticket import (
     WHEN,
@@ -344,6 +345,9 @@ def ticket(
             help="Another server that takes the same ticket; may be given several times. Otherwise Server.OtherServers, or those of the last run.",
         ),
     ] = None,
+    qr: Annotated[
+        bool, typer.Option("--qr", help="Show it as a QR code as well.", show_default=False)
+    ] = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -358,6 +362,8 @@ def ticket(
             else _fetch_ticket(state.remote, user, renew=renew, caveats=caveats)
         )
     say(made.encode())
+    if qr:
+        say(qr_code(made.encode()))
     tell_restrictions(made)
     if renew:
         say(f"Tickets of {name} handed out before are void.", err=True)

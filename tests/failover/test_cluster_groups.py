@@ -12,7 +12,7 @@ import trio
 
 from tests.e2e import running, services
 from tests.e2e.running import ask
-from tests.e2e.test_cluster import LOGIN, Cluster, cluster, drain, starting, told
+from tests.failover.test_cluster import LOGIN, Cluster, cluster, drain, starting, told
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from tests.certificates.made import Maker
 from tests.certificates.pebble import running_pebble
 from tests.e2e import running
 from tests.e2e.named import Answer
-from tests.e2e.test_cluster import LOGIN, Cluster, starting
 from tests.e2e.test_names import answering
+from tests.failover.test_cluster import LOGIN, Cluster, starting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

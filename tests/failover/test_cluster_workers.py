@@ -14,10 +14,10 @@ import trio
 from bench.program import free_port
 from tests.e2e import services
 from tests.e2e.running import ask, end_of, read_all, read_exactly
-from tests.e2e.test_cluster import Cluster, drain, starting, told, visit_all_the_time
-from tests.e2e.test_cluster_groups import join as join_group
-from tests.e2e.test_cluster_groups import visit as visit_group
-from tests.e2e.test_workers import status, worker_of
+from tests.failover.test_cluster import Cluster, drain, starting, told, visit_all_the_time
+from tests.failover.test_cluster_groups import join as join_group
+from tests.failover.test_cluster_groups import visit as visit_group
+from tests.failover.test_workers import status, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,0 +1,222 @@
+"""`trionat service`: have the system keep a server or a client up."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from trionat.cli.command_line import App
+from trionat.cli.connect import split_arguments
+from trionat.cli.local_server import AsJson, told
+from trionat.cli.output import say
+from trionat.cli.running import ExitCode
+from trionat.config.key import Key, keys_of
+from trionat.config.sections import SECTIONS
+from trionat.config.values import PATH
+from trionat.errors import ConfigError, Problem, StartupError
+from trionat.log import escape
+from trionat.service_manager.daemon import (
+    DEFAULT_NAMES,
+    Daemon,
+    Side,
+    check_name,
+    find_program,
+)
+from trionat.service_manager.manager import ServiceManager, find_manager
+
+service_app = App(help="Have the system keep a server or a client up: systemd, launchd, Windows.")
+
+Machine = Annotated[
+    bool | None,
+    typer.Option(
+        "--system/--user",
+        help="For the whole machine, from its start on, or for you, while you are logged in; default: --system for root.",
+        show_default=False,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="What it is called; default: trionat for a server, trionat-client for a client."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be written and run, and do nothing.")
+]
+
+
+@service_app.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+def install(
+    context: typer.Context,
+    command: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="serve|connect [ARGUMENTS]...",
+            help="What to keep up, as you would type it after trionat: serve --domain example.com, or connect TICKET 8080.",
+        ),
+    ],
+    machine: Machine = None,
+    name: Name = None,
+    dry_run: DryRun = False,
+    no_start: Annotated[
+        bool, typer.Option("--no-start", help="Let it start next time, not now.")
+    ] = False,
+) -> None:
+    """Keep a server or a client up: it starts by itself, and again when it has failed. One of the same name is replaced.
+
+    Options of its own come first: trionat service install --name camera connect TICKET 8554. A ticket goes into a file of its own, which others cannot read.
+    """
+    with told():
+        side, arguments = _split(context, command)
+        ticket, arguments = split_arguments(arguments) if side == "connect" else (None, arguments)
+        _refuse_secrets(arguments)
+        daemon = Daemon(
+            side=side,
+            name=DEFAULT_NAMES[side] if name is None else check_name(name),
+            arguments=tuple(_with_whole_paths(arguments)),
+            machine=_is_for_machine(machine),
+            program=find_program(),
+            ticket=ticket,
+        )
+        manager = find_manager(machine=daemon.machine)
+        plan = manager.installation(daemon, start=not no_start)
+        if dry_run:
+            for line in plan.lines():
+                say(escape(line))
+            return
+        try:
+            plan.carry_out()
+        except StartupError as error:
+            if no_start:
+                raise
+            words = "".join(f"\n  {line}" for line in manager.last_words(daemon.name))
+            raise StartupError(f"{error}{words}") from error
+        for file in plan.files:
+            say(f"wrote {file.path}" + (" (a secret)" if file.secret else ""))
+        say(escape(f"{daemon.name}: {manager.state(daemon.name).text}"))
+        for note in plan.notes:
+            say(f"note: {note}")
+
+
+@service_app.command()
+def uninstall(
+    name: Annotated[
+        str | None, typer.Argument(help="Its name; may be left out where there is only one.")
+    ] = None,
+    machine: Machine = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Stop it, and take it away again. Its state (keys, users, known servers) stays."""
+    with told():
+        manager = find_manager(machine=_is_for_machine(machine))
+        found = _find(manager, name)
+        plan = manager.removal(found)
+        if dry_run:
+            for line in plan.lines():
+                say(escape(line))
+            return
+        plan.carry_out()
+        say(f"{found} is gone")
+
+
+@service_app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="Its name; without it, all are shown.")] = None,
+    machine: Machine = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how what was installed stands. The exit code is 3 where one of them is not up, or none is installed."""
+    with told():
+        manager = find_manager(machine=_is_for_machine(machine))
+        names = manager.installed() if name is None else [_find(manager, name)]
+        if not names:
+            raise StartupError("nothing is installed here: trionat service install does that")
+        states = [manager.state(each) for each in names]
+    for state in states:
+        if as_json:
+            line = {"name": state.name, "active": state.active, "text": state.text}
+            say(json.dumps({**line, "file": str(state.file)}))
+        else:
+            say(escape(f"{state.name}: {state.text}"))
+    if not all(state.active for state in states):
+        raise typer.Exit(ExitCode.STARTUP)
+
+
+def _split(context: typer.Context, words: list[str]) -> tuple[Side, list[str]]:
+    """Return which command is meant, and its arguments.
+
+    Raises:
+        ConfigError: It is another one. What is wrong with its options is Typer's to say.
+    """
+    side, *arguments = words
+    if side not in DEFAULT_NAMES:
+        reason = "write serve or connect, and what comes after it"
+        raise ConfigError(Problem("argument serve|connect", reason))
+    group = cast(Any, context.find_root().command)
+    root = context.find_root()
+    group.get_command(root, side).make_context(side, list(arguments), parent=root)
+    return side, arguments
+
+
+def _keys() -> Iterable[Key]:
+    for section in SECTIONS.values():
+        yield from keys_of(section)
+
+
+def _flags(key: Key) -> list[str]:
+    return [*([f"-{key.letter}"] if key.letter else []), *filter(None, [key.flag]), *key.aliases]
+
+
+def _refuse_secrets(arguments: list[str]) -> None:
+    """Raise ConfigError where a secret would stand in a file that everybody can read."""
+    secret = {flag for key in _keys() if key.secret for flag in _flags(key)}
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag in secret or any(
+            argument.startswith(short) for short in secret if not short.startswith("--")
+        ):
+            raise ConfigError(
+                Problem(
+                    flag,
+                    "what is kept up is shown to everybody on this machine: write it into a file, and name that with --config",
+                )
+            )
+
+
+def _with_whole_paths(arguments: list[str]) -> Iterable[str]:
+    """Return the arguments with the paths of files from the root on: it starts in another folder."""
+    paths = {"--config", *(flag for key in _keys() if key.kind is PATH for flag in _flags(key))}
+    expected = False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if expected:
+            yield str(Path(argument).expanduser().absolute())
+        elif equals and flag in paths:
+            yield f"{flag}={Path(value).expanduser().absolute()}"
+        else:
+            yield argument
+        expected = not expected and argument in paths
+
+
+def _is_for_machine(wanted: bool | None) -> bool:
+    return getattr(os, "geteuid", lambda: 1)() == 0 if wanted is None else wanted
+
+
+def _find(manager: ServiceManager, name: str | None) -> str:
+    names = list(manager.installed())
+    if name is None:
+        if len(names) == 1:
+            return names[0]
+        reason = f"say which: {', '.join(names)}" if names else "nothing is installed here"
+        raise ConfigError(Problem("NAME", reason))
+    if name not in names:
+        there = f": {', '.join(names)} are" if names else ", nor is any other"
+        raise ConfigError(Problem("NAME", f"{name} is not installed here{there}"))
+    return name

@@ -1,0 +1,7 @@
+"""Failover: workers, nodes, servers and clients that share a port are killed, frozen, drained and cut off, while visitors come and go."""
+
+from __future__ import annotations
+
+from tests.e2e.conftest import echo_server, http_server, pair, redis_server
+
+__all__ = ["echo_server", "http_server", "pair", "redis_server"]
