@@ -81,7 +81,6 @@ async def test_the_first_days_of_all(
         assert not expected_errors
 
 
-@known(reason="the body is read in a nursery, which wraps what is wrong with it")
 async def test_a_stream_that_is_asked_for_with_too_much_is_no_bug(
     tmp_path: Path, expected_errors: list[logging.LogRecord]
 ) -> None:
@@ -194,7 +193,6 @@ async def test_the_audit_tells_what_was_made_of_it(tmp_path: Path) -> None:
         assert "ci" in f"{revoked['target']} {revoked['detail']}"
 
 
-@known(reason="to make room is asked of a connection that shakes hands, which does not hear it")
 async def test_handshakes_are_not_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trionat.server.console.console._MOST_CONNECTIONS", 4)
     every = TCPAddress("0.0.0.0", 0)
