@@ -41,11 +41,13 @@ export function usePages(path, every = 0) {
   const pages = asked.path === path ? asked.pages : 1;
   const fetchIt = useCallback(async (from) => ({ ...(await getPages(from, pages)), pages }), [pages]);
   const answer = useAnswer(path, pages === 1 ? every : 0, fetchIt);
+  const there = answer.value?.pages ?? 0;
+  const failed = there < pages && answer.error;
   return {
     ...answer,
     value: answer.value?.items ?? null,
-    busy: Boolean(answer.value && !answer.error && answer.value.pages !== pages),
-    more: answer.value?.next ? () => setAsked({ path, pages: pages + 1 }) : null,
+    busy: there > 0 && there < pages && !failed,
+    more: answer.value?.next ? () => (failed ? answer.reload() : setAsked({ path, pages: there + 1 })) : null,
   };
 }
 
