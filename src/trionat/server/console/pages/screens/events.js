@@ -28,6 +28,7 @@ const TYPES = {
 };
 const KINDS = new Map(Object.values(TYPES).flatMap(Object.entries));
 const MOST_NEW = 10_000; // as many as the server keeps
+const RELOAD_AFTER = 1000; // what came is fetched anew then, so that it does not grow for ever
 const DRAW_EVERY = 250;
 
 export function Events() {
@@ -71,29 +72,33 @@ export function Events() {
 /** The events of some types, the newest first, with those that come. Drawn a few times a second, however many do. */
 function useEvents(types) {
   const list = usePages(`events${types ? `?types=${types}` : ""}`);
+  const came = useRef([]);
   const [news, setNews] = useState([]);
   const opened = useOpened();
   useEffect(() => {
-    let all = [];
     let timer = 0;
-    setNews(all);
+    const draw = () => {
+      timer = 0;
+      setNews(came.current);
+    };
+    came.current = [];
+    draw();
     const end = follow("event", (_, row) => {
-      all = [row, ...all].slice(0, MOST_NEW);
-      timer ||= setTimeout(() => {
-        timer = 0;
-        setNews(all);
-      }, DRAW_EVERY);
+      if (!isAmong(row.type, types)) return;
+      came.current = [row, ...came.current].slice(0, MOST_NEW);
+      if (came.current.length % RELOAD_AFTER === 0) list.reload();
+      timer ||= setTimeout(draw, DRAW_EVERY);
     });
     return () => {
       clearTimeout(timer);
       end();
     };
-  }, [opened]);
-  const value = useMemo(() => {
-    if (!list.value) return null;
-    const newest = list.value[0]?.number ?? 0;
-    return [...news.filter((row) => row.number > newest && isAmong(row.type, types)), ...list.value];
-  }, [list.value, news, types]);
+  }, [opened, types, list.reload]);
+  const newest = list.value?.[0]?.number ?? 0;
+  useEffect(() => {
+    came.current = came.current.filter((row) => row.number > newest); // the others were fetched meanwhile
+  }, [newest]);
+  const value = useMemo(() => list.value && [...news.filter((row) => row.number > newest), ...list.value], [list.value, news]);
   return { ...list, value };
 }
 
