@@ -404,7 +404,7 @@ async def test_events_as_they_happen(tmp_path: Path) -> None:
 async def test_who_is_told_of_events(tmp_path: Path) -> None:
     async with receiving() as well, receiving(status(500)) as ill:
         entries = "".join(
-            f"  - {{Url: '{each.url}?hidden', Secret: s, AllowPrivate: true, Types: [server.*]}}\n"
+            f"  - {{Url: '{each.url}?for-nobody', Secret: s, AllowPrivate: true, Types: [server.*]}}\n"
             for each in (well, ill)
         )
         config = tmp_path / "server.yml"
@@ -423,7 +423,7 @@ async def test_who_is_told_of_events(tmp_path: Path) -> None:
                 row = rows(table).filter(has_text=f":{ill.port}/")
                 expect(row).to_contain_text("fails")
                 expect(row).to_contain_text("status 500")
-                assert "hidden" not in page.content()
+                assert "for-nobody" not in page.content()
                 page.get_by_role("button", name="Send a test").click()
                 dialog = page.get_by_role("dialog")
                 expect(dialog).to_contain_text("has taken it")
