@@ -268,7 +268,7 @@ export default {
   "bans.none_text": "An address is banned for a while after too many wrong passwords (Server.BanAfter, Server.BanTime).",
   "events.title": "Events",
   "events.type": "Event",
-  "events.text": "What has happened",
+  "events.text": "What",
   "events.code": "Type",
   "events.number": "Number",
   "events.all": "All events",

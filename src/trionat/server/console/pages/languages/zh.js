@@ -268,7 +268,7 @@ export default {
   "bans.none_text": "密码错误次数过多的地址会被暂时封禁（Server.BanAfter、Server.BanTime）。",
   "events.title": "事件",
   "events.type": "事件类型",
-  "events.text": "发生了什么",
+  "events.text": "内容",
   "events.code": "类型",
   "events.number": "编号",
   "events.all": "全部事件",

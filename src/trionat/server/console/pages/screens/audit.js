@@ -17,7 +17,7 @@ export function Audit() {
   const code = useStore(language);
   const columns = useMemo(
     () => [
-      { key: "time", title: t("time"), width: 12, value: (row) => row.time, cell: (row) => html`<span class="nowrap">${exact(row.time)}</span>` },
+      { key: "time", title: t("time"), width: 14, value: (row) => row.time, cell: (row) => html`<span class="nowrap">${exact(row.time)}</span>` },
       {
         key: "user",
         title: t("audit.who"),

@@ -125,7 +125,7 @@ function columnsFor(open) {
     return texts.get(row);
   };
   return [
-    { key: "time", title: t("time"), width: 12, value: (row) => row.time, cell: (row) => html`<span class="nowrap">${exact(row.time)}</span>` },
+    { key: "time", title: t("time"), width: 14, value: (row) => row.time, cell: (row) => html`<span class="nowrap">${exact(row.time)}</span>` },
     {
       key: "type",
       title: t("events.type"),
@@ -135,7 +135,7 @@ function columnsFor(open) {
       cell: (row) => html`<${State} kind=${KINDS.get(row.type) ?? ""}><button type="button" class="link" onClick=${() => open(row)}>${tOr(`type.${row.type}`, visible(row.type))}</button><//>`,
     },
     { key: "code", title: t("events.code"), unseen: true, value: (row) => row.type },
-    { key: "text", title: t("events.text"), width: 37, wrap: true, value: textOf, cell: (row) => html`<${Words} row=${row} />` },
+    { key: "text", title: t("events.text"), width: 35, wrap: true, value: textOf, cell: (row) => html`<${Words} row=${row} />` },
   ];
 }
 

@@ -16,7 +16,7 @@ export function Queue() {
   const code = useStore(language);
   const columns = useMemo(
     () => [
-      { key: "position", title: t("queue.position"), width: 6, end: true, value: (row) => row.position, cell: (row) => number(row.position) },
+      { key: "position", title: t("queue.position"), width: 6, value: (row) => row.position, cell: (row) => number(row.position) },
       { key: "client", title: t("client"), width: 14, strong: true, value: (row) => row.client },
       { key: "user", title: t("user"), width: 10, value: (row) => row.user },
       { key: "address", title: t("address"), width: 12, value: (row) => row.address },
