@@ -383,8 +383,8 @@ async def test_events_as_they_happen(tmp_path: Path) -> None:
             expect(rows(page)).to_have_count(3)
 
         def see_only_a_change(page: Page) -> None:
-            expect(rows(page)).to_have_count(4)
             expect(rows(page).first).to_contain_text("emma was added by ")
+            expect(rows(page)).to_have_count(4)
 
         await here.window.do(open_events)
         arguments = (here.server.ticket, str(echo), "--name", HOSTILE)
