@@ -26,7 +26,7 @@ from trionat.signals import AutoResetEvent, Signal
 from trionat.store.private_file import is_there, make_private_folder, read_private, write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
 log = get_logger(__name__)
@@ -187,13 +187,20 @@ class Journal:
         """The number of the last event that can be told; those that wait for the disk have higher ones."""
         return next(reversed(self._kept), 0)
 
-    def newest(self, most: int, *, before: int | None = None, above: int = 0) -> list[Event]:
-        """Return the newest events, the newest first: of those before a number, and above another one."""
+    def newest(
+        self,
+        most: int,
+        *,
+        before: int | None = None,
+        above: int = 0,
+        wants: Callable[[str], bool] = lambda _: True,
+    ) -> list[Event]:
+        """Return the newest events, the newest first: of those before a number, above another one, and of types that are wanted."""
         found: list[Event] = []
         for kept in reversed(self._kept.values()):
             if len(found) >= most or kept.event.number <= above:
                 break
-            if before is None or kept.event.number < before:
+            if (before is None or kept.event.number < before) and wants(kept.event.type):
                 found.append(kept.event)
         return found
 
