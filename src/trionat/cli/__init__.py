@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from trionat.cli.command_line import App, Group, LaterCommand
+from trionat.cli.command_line import App, Group, LaterCommand, as_typed
 from trionat.cli.output import say
 from trionat.cli.target import FROM_AFAR, TARGET
 from trionat.version import VERSION
@@ -100,6 +100,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
+@as_typed("server", "token_file", "server_fingerprint")
 def _root(
     context: typer.Context,
     server: Annotated[

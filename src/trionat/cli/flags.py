@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
+from trionat.cli.command_line import as_typed
 from trionat.config.key import Key, keys_of
 from trionat.config.values import BOOLEAN
 
@@ -51,9 +53,12 @@ def with_flags(*sections: type[Any]) -> Callable[[Callable[..., None]], Callable
     }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @as_typed(*keys, "arguments", "config")
         def wrapper(**given: Any) -> None:
             flags: Flags = {key.path: _text(given.pop(name)) for name, key in keys.items()}
-            command(flags=flags, **given)
+            if (config := given.pop("config")) is not None:
+                config = Path(config)
+            command(flags=flags, config=config, **given)
 
         own = [
             p
