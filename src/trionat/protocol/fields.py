@@ -139,5 +139,6 @@ def _is_unicode(text: str) -> bool:
 
 
 def to_json(value: object) -> bytes:
-    """Return a JSON payload, without blanks and in UTF-8."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    """Return a JSON payload, without blanks and in UTF-8. Half a surrogate pair, which a peer may have sent, is written as JSON writes one."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="backslashreplace")
