@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import resource
 import socket
 import ssl
@@ -15,7 +14,7 @@ import pytest
 import trio
 
 from tests.console.browsing import served
-from tests.console.serving import serving
+from tests.console.serving import send, serving
 from trionat.address import TCPAddress
 from trionat.config.events import NTFY, WebhookConfig
 from trionat.server.console import libraries
@@ -25,7 +24,6 @@ from trionat.server.events.journal import Journal, events_folder, read_events
 from trionat.server.events.webhook import send_test
 
 if TYPE_CHECKING:
-    import logging
     from pathlib import Path
 
     from tests.mariadb import MariaDB
@@ -38,61 +36,6 @@ known = partial(pytest.mark.xfail, strict=True)
 async def _close_at_the_end(stream: trio.SocketStream) -> None:
     async with stream:
         await trio.sleep_forever()
-
-
-def send(url: str, method: str, path: str, data: bytes, **headers: str) -> int:
-    """Send bytes that no JSON encoder would write; return the status. Blocks."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
-    try:
-        connection.request(method, path, data, {"Content-Type": "application/json", **headers})
-        return connection.getresponse().status
-    finally:
-        connection.close()
-
-
-@known(reason="the name of an unknown field is said back, and half a surrogate pair breaks that")
-async def test_half_a_surrogate_pair_as_a_name_is_refused(
-    tmp_path: Path, expected_errors: list[logging.LogRecord]
-) -> None:
-    async with serving(tmp_path) as api:
-        post = partial(send, api.url, "POST", "/api/v1/login", b'{"\\ud800": 1}')
-        status = await trio.to_thread.run_sync(post)
-        log = await api.ask("GET", "/log?limit=1000")
-        assert (status, log.status, expected_errors) == (422, 200, [])
-
-
-@known(reason="urlsplit raises")
-async def test_an_origin_that_is_none_is_another_site(
-    tmp_path: Path, expected_errors: list[logging.LogRecord]
-) -> None:
-    async with serving(tmp_path) as api:
-        post = partial(send, api.url, "POST", "/api/v1/login", b"{}", Origin="http://[")
-        assert await trio.to_thread.run_sync(post) == 403
-        assert not expected_errors
-
-
-@known(reason="there is no day thirty days before the first one")
-async def test_the_first_days_of_all(
-    tmp_path: Path, expected_errors: list[logging.LogRecord]
-) -> None:
-    async with serving(tmp_path) as api:
-        answer = await api.ask("GET", "/traffic/days?last=0001-01-01")
-        assert answer.status in (200, 422)
-        assert not expected_errors
-
-
-@known(reason="the body is read in a nursery, which wraps what is wrong with it")
-async def test_a_stream_that_is_asked_for_with_too_much_is_no_bug(
-    tmp_path: Path, expected_errors: list[logging.LogRecord]
-) -> None:
-    async with serving(tmp_path) as api:
-        get = partial(send, api.url, "GET", "/api/v1/live", b" " * 70_000)
-        with suppress(OSError, http.client.HTTPException):
-            await trio.to_thread.run_sync(
-                partial(get, Authorization=f"Bearer {api.token}"), abandon_on_cancel=True
-            )
-        await trio.sleep(0.5)
-        assert not expected_errors
 
 
 @known(reason="GET status has ports_held, ports_free and the rate of all sessions")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from tests.console.browsing import Browser, ask, served
+from tests.console.serving import send, serving
 from trionat.server.console import connection, guard
 
 if TYPE_CHECKING:
@@ -265,3 +268,35 @@ async def test_there_are_not_too_many_connections(
         with trio.fail_after(2):
             assert await streams[0].receive_some(1) == b""
         assert (await ask(server.port, "GET", "/healthz")).status == 200
+
+
+async def test_half_a_surrogate_pair_as_a_name_is_refused(
+    tmp_path: Path, expected_errors: list[logging.LogRecord]
+) -> None:
+    async with serving(tmp_path) as api:
+        post = partial(send, api.url, "POST", "/api/v1/login", b'{"\\ud800": 1}')
+        status = await trio.to_thread.run_sync(post)
+        log = await api.ask("GET", "/log?limit=1000")
+        assert (status, log.status, expected_errors) == (422, 200, [])
+
+
+async def test_an_origin_that_is_none_is_another_site(
+    tmp_path: Path, expected_errors: list[logging.LogRecord]
+) -> None:
+    async with serving(tmp_path) as api:
+        post = partial(send, api.url, "POST", "/api/v1/login", b"{}", Origin="http://[")
+        assert await trio.to_thread.run_sync(post) == 403
+        assert not expected_errors
+
+
+async def test_a_stream_that_is_asked_for_with_too_much_is_no_bug(
+    tmp_path: Path, expected_errors: list[logging.LogRecord]
+) -> None:
+    async with serving(tmp_path) as api:
+        get = partial(send, api.url, "GET", "/api/v1/live", b" " * 70_000)
+        with suppress(OSError, http.client.HTTPException):
+            await trio.to_thread.run_sync(
+                partial(get, Authorization=f"Bearer {api.token}"), abandon_on_cancel=True
+            )
+        await trio.sleep(0.5)
+        assert not expected_errors

@@ -17,6 +17,7 @@ from trionat.store.base import Flush, Limits
 from trionat.store.passwords import verify_password
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
@@ -402,3 +403,12 @@ async def test_a_store_that_is_away_is_told(mariadb: MariaDB, tmp_path: Path) ->
         (await api.ask("GET", "/users")).fails(503, "store_unavailable")
         mariadb.sql("rename table away to userInfo_userinfo", database.db_name)
         assert (await api.ask("GET", "/users")).status == 200
+
+
+async def test_the_first_days_of_all(
+    tmp_path: Path, expected_errors: list[logging.LogRecord]
+) -> None:
+    async with serving(tmp_path) as api:
+        answer = await api.ask("GET", "/traffic/days?last=0001-01-01")
+        assert answer.status in (200, 422)
+        assert not expected_errors

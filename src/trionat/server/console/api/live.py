@@ -75,6 +75,8 @@ class EventStream(Response):
             return
         context.streams += 1
         try:
+            if not await _read_body(receive):
+                return
             with context.sampler.watching():
                 await send(_START)
                 async with trio.open_nursery() as nursery:
@@ -160,6 +162,20 @@ _START: Final[Message] = {
 def _write_records(read: Callable[[], list[Record]], newest: int) -> bytes:
     records = [attrs.asdict(record) for record in read() if record.number <= newest]
     return b"".join(event(_LOG, record) for record in records)
+
+
+async def _read_body(receive: Receive) -> bool:
+    """Read what was sent with the request before anything is answered, so that this can be that it is too large or too slow; tell whether the reader is still there.
+
+    Raises:
+        Problem: it is.
+    """
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return False
+        if not message.get("more_body", False):
+            return True
 
 
 async def _wait_gone(receive: Receive, stream: trio.CancelScope) -> None:
