@@ -8,13 +8,12 @@ import ssl
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 import trio
 
 from tests.console.browsing import served
-from tests.console.serving import send, serving
+from tests.console.serving import serving
 from trionat.address import TCPAddress
 from trionat.config.events import NTFY, WebhookConfig
 from trionat.server.console import libraries
@@ -26,7 +25,6 @@ from trionat.server.events.webhook import send_test
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.mariadb import MariaDB
 
 pytestmark = pytest.mark.limit(60)
 
@@ -48,41 +46,6 @@ async def test_an_ordinary_account_learns_nothing_of_all_together(tmp_path: Path
         }
 
 
-@known(reason="a token that was revoked is not there any more, and so counts as a guess")
-async def test_a_revoked_token_is_no_guess(tmp_path: Path) -> None:
-    async with serving(tmp_path, ban_after=2) as api:
-        made = (await api.ask("POST", "/tokens", {"name": "grafana"})).values
-        assert (await api.ask("DELETE", f"/tokens/{made['id']}")).status == 204
-        headers = {"Authorization": f"Bearer {made['token']}"}
-        for _ in range(3):
-            assert (await api.ask("GET", "/me", **headers)).status == 401
-        assert (await api.ask("GET", "/me")).status == 200
-
-
-@known(reason="it is asked whose the token is, and not what he may by now")
-async def test_a_stream_ends_with_the_rights_of_its_reader(tmp_path: Path) -> None:
-    async with serving(tmp_path) as api, trio.open_nursery() as nursery:
-        admin = await api.add("anna", admin=True)
-        address = urlsplit(api.url)
-        stream = await trio.open_tcp_stream(str(address.hostname), int(address.port or 0))
-        nursery.start_soon(_close_at_the_end, stream)
-        request = f"GET /api/v1/live?topics=event HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {admin.token}\r\n\r\n"
-        await stream.send_all(request.encode())
-        heard = b""
-        while b"event: reset" not in heard:
-            heard += bytes(await stream.receive_some(65536))
-        await api.ask("PATCH", "/users/anna", {"admin": False})
-        assert (await admin.ask("GET", "/events")).status == 403
-        await trio.sleep(5)
-        await api.ask("POST", "/users", {"name": "bob", "password": "correct horse"})
-        heard = b""
-        with trio.move_on_after(4):
-            async for piece in stream:
-                heard += piece
-        assert b'"bob"' not in heard
-        nursery.cancel_scope.cancel()
-
-
 @known(reason="limits are read, changed and written without a lock or a transaction")
 async def test_two_changes_of_limits_at_once_are_both_done(tmp_path: Path) -> None:
     async with serving(tmp_path) as api:
@@ -94,28 +57,6 @@ async def test_two_changes_of_limits_at_once_are_both_done(tmp_path: Path) -> No
                     nursery.start_soon(api.ask, "PATCH", "/users/alice", change)
             limits = (await api.get("/users/alice"))["limits"]
             assert (limits["sessions"], limits["visitors"]) == (number, number)
-
-
-@known(reason="the cookie alone is nobody, and a page that is opened has nothing else")
-async def test_metrics_can_be_opened_by_who_is_logged_in(tmp_path: Path) -> None:
-    async with served(tmp_path) as server:
-        browser = await server.browser()
-        browser.csrf = ""  # an address that is typed says nothing but the cookie
-        assert (await browser.get("/metrics")).status == 200
-
-
-@known(
-    reason="whose a token is is asked of the store, also where the store is what should be told of"
-)
-async def test_metrics_tell_that_the_store_is_away(tmp_path: Path, mariadb: MariaDB) -> None:
-    async with serving(tmp_path, mariadb.new_database()) as api:
-        get = partial(send, api.url, "GET", "/metrics", b"", Authorization=f"Bearer {api.token}")
-        assert await trio.to_thread.run_sync(get) == 200
-        mariadb.stop()
-        try:
-            assert await trio.to_thread.run_sync(get) == 200
-        finally:
-            mariadb.start()
 
 
 @known(reason="the audit has the names of fields only, and of a token its number")

@@ -90,7 +90,7 @@ async def test_the_cookie_alone_is_nobody(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         browser = await server.browser()
         stolen = {"Cookie": browser.cookie}
-        for path in ("/api/v1/me", "/api/v1/server", "/api/v1/live", "/api/v1/live?csrf=x"):
+        for path in ("/api/v1/me", "/metrics", "/api/v1/live", "/api/v1/live?csrf=x"):
             answer = await ask(server.port, "GET", path, headers=stolen)
             assert answer.code == "unauthorized", path
         answer = await ask(server.port, "GET", f"/api/v1/me?csrf={browser.csrf}", headers=stolen)

@@ -6,12 +6,14 @@ import json
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
 import trio
 
 from tests.console.browsing import Browser, add_user, connected, served
+from tests.console.serving import serving
 from trionat.server.console import connection
 from trionat.server.console.live import event
 
@@ -134,3 +136,17 @@ async def test_topics_are_known(tmp_path: Path) -> None:
         browser = await server.browser()
         answer = await browser.get("/api/v1/live?topics=server,secrets")
         assert (answer.code, answer.values["field"]) == ("invalid", "topics")
+
+
+async def test_a_stream_ends_with_the_rights_of_its_token(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        anna = await api.add("anna", admin=True)
+        port = int(urlsplit(api.url).port or 0)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            head = f"GET /api/v1/live?topics=event HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {anna.token}\r\n\r\n"
+            await stream.send_all(head.encode())
+            reader = Reader(stream)
+            await reader.next("reset")
+            await api.ask("PATCH", "/users/anna", {"admin": False})
+            with pytest.raises(EOFError):
+                await reader.next("never")

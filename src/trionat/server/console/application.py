@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from trionat.server.console.context import Context
+    from trionat.server.console.principal import Principal
 
 _log = get_logger(__name__)
 
@@ -137,12 +138,13 @@ class Resource:
             headers=request.headers,
             parameters=NOTHING,
             body=NOTHING,
-            still_may=partial(_still_may, context, request, host),
+            still_may=partial(_still_may, context, request, host, None),
         )
         if operation.needs_login:
             principal = await identify(context, request, host)
             operation.check(principal)
-            call = attrs.evolve(call, principal=principal)
+            still_may = partial(_still_may, context, request, host, principal)
+            call = attrs.evolve(call, principal=principal, still_may=still_may)
         given, told = _parameters(request), dict[str, Any]()
         call = attrs.evolve(call, parameters=read(operation.parameters, given, texts=True))
         if operation.body is not None:
@@ -164,14 +166,16 @@ class Resource:
         return await respond(operation, said, context.scribe)
 
 
-async def _still_may(context: Context, request: Request, host: str) -> bool:
+async def _still_may(
+    context: Context, request: Request, host: str, principal: Principal | None
+) -> bool:
+    """Tell whether who has asked is the same as then. One who has got other rights may ask anew; a store that is away ends nothing."""
     try:
-        await identify(context, request, host, counts=False)
+        return principal == await identify(context, request, host, counts=False)
     except Problem:
         return False
     except StoreUnavailableError:
         return True
-    return True
 
 
 def _parameters(request: Request) -> dict[str, str]:

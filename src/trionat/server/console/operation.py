@@ -48,7 +48,7 @@ class Call(Generic[P, B]):
     parameters: P
     body: B
     still_may: Callable[[], Awaitable[bool]]
-    """Tells whether who asks would still get an answer, for one that takes long."""
+    """Tells whether who asks is still who he was, and may do what he might, for an answer that takes long."""
 
     principal: Principal = _NOBODY
 
@@ -112,6 +112,8 @@ class Operation:
             )
         if self.is_for_admins and not principal.is_admin:
             raise Problem(Code.FORBIDDEN, "this is for administrators")
+        if principal.is_remembered and self.permission is Permission.MANAGE:
+            raise Problem(Code.STORE_UNAVAILABLE, "the accounts cannot be asked for now")
 
 
 async def respond(operation: Operation, said: Any, scribe: trio.CapacityLimiter) -> Response:
