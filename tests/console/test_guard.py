@@ -5,16 +5,20 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import pickle
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 import trio
 
 from tests.console.browsing import Browser, ask, served
 from tests.console.serving import send, serving
+from trionat.config.server import ServerConfig
 from trionat.server.console import connection, guard
+from trionat.server.console.console import is_loopback
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,6 +110,11 @@ async def test_methods_are_what_they_are(tmp_path: Path) -> None:
         for method in ("POST", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"):
             answer = await ask(server.port, method, "/api/v1/sessions", headers=browser.headers)
             assert (answer.status, answer.headers["allow"]) == (405, "GET")
+        for path in ("/healthz", "/metrics"):
+            answer = await ask(server.port, "HEAD", path, headers=browser.headers)
+            assert (answer.status, answer.body) == (200, b"")
+            answer = await ask(server.port, "POST", path, headers=browser.headers)
+            assert answer.headers["allow"] == "GET, HEAD"
         for headers in ({"X-HTTP-Method-Override": "DELETE"}, {"X-Method-Override": "POST"}):
             assert (await browser.get("/api/v1/drain?_method=POST", **headers)).status == 422
             assert not (await browser.get("/api/v1/drain", **headers)).values["draining"]
@@ -251,6 +260,12 @@ async def test_a_proxy_that_is_named_tells_who_asks(tmp_path: Path) -> None:
         assert await guess(server, "192.0.2.7, 192.0.2.8") == 401
         assert await guess(server, "nonsense") == 401  # the proxy itself
         assert await guess(server, "nonsense") == 429
+    # The default, named: it means more then.
+    named = (ip_network("127.0.0.0/8"), ip_network("::1"))
+    assert named == ServerConfig().trusted_proxies
+    async with served(tmp_path / "c", ban_after=1, trusted_proxies=named) as server:
+        assert await guess(server, "192.0.2.7") == 401
+        assert await guess(server, "192.0.2.8") == 401
     async with served(tmp_path / "b", ban_after=1) as server:
         assert await guess(server, "192.0.2.7") == 401
         assert await guess(server, "192.0.2.8") == 429
@@ -300,3 +315,23 @@ async def test_a_stream_that_is_asked_for_with_too_much_is_no_bug(
             )
         await trio.sleep(0.5)
         assert not expected_errors
+
+
+def test_a_default_stays_one_in_another_process() -> None:
+    config = pickle.loads(pickle.dumps(ServerConfig()))
+    assert config == ServerConfig()
+    assert config.named_proxies == ()
+    named = attrs.evolve(config, trusted_proxies=tuple(config.trusted_proxies))
+    assert pickle.loads(pickle.dumps(named)).named_proxies == ServerConfig().trusted_proxies
+
+
+@pytest.mark.parametrize(
+    ("host", "is_one"),
+    [
+        *(("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True)),
+        *(("127.example.com", False), ("127.", False), ("0.0.0.0", False), ("::", False)),
+        ("192.0.2.7", False),
+    ],
+)
+def test_loopback_is_an_address(host: str, is_one: bool) -> None:
+    assert is_loopback(host) is is_one

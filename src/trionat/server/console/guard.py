@@ -12,7 +12,6 @@ import trio
 from starlette.datastructures import Headers, MutableHeaders
 
 from trionat.address import parse_public_address
-from trionat.config.server import LOOPBACK
 from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.networks import Networks, plain_host
@@ -70,8 +69,7 @@ class Guard:
     @classmethod
     def of(cls, app: ASGIApp, config: ServerConfig, ready: Ready) -> Guard:
         """Make one by the configuration."""
-        named = config.trusted_proxies if config.trusted_proxies != LOOPBACK else ()
-        return cls(app, hosts_of(config, ready), Networks(named))
+        return cls(app, hosts_of(config, ready), Networks(config.named_proxies))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
