@@ -28,6 +28,7 @@ from trionat.cli.tasks import tasks
 from trionat.cli.ticket import ticket_app
 from trionat.cli.token import token_app
 from trionat.cli.traffic import traffic
+from trionat.cli.unban import unban
 from trionat.cli.user import user_app
 from trionat.errors import ConfigError, Problem
 
@@ -45,6 +46,7 @@ app.command()(traffic)
 app.command()(status)
 app.command()(tasks)
 app.command()(kick)
+app.command()(unban)
 app.command()(drain)
 app.add_typer(events_app, name="events")
 app.add_typer(db_app, name="db")

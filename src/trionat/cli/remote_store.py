@@ -30,13 +30,13 @@ class RemoteStore:
     async def find_user(self, name: str) -> User | None:
         """Return the account of that name, or None; without its password."""
         try:
-            return _user(await self._ask("GET", user_path(name)))
+            return self._read_user(await self._ask("GET", user_path(name)))
         except MissingError:
             return None
 
     async def list_users(self) -> list[User]:
         """Return every account that the token's may see."""
-        return [_user(values) for values in await self._list("/users")]
+        return [self._read_user(values) for values in await self._list("/users")]
 
     async def add_user(self, user: User) -> None:
         """Add an account."""
@@ -82,7 +82,7 @@ class RemoteStore:
     ) -> User:
         """Change an account; only what is other than before is sent, so that what somebody else changes meanwhile stays."""
         del keep_administrator
-        before = _user(await self._ask("GET", user_path(name)))
+        before = self._read_user(await self._ask("GET", user_path(name)))
         after = change(before)
         older = {} if before.damage else attrs.asdict(before.limits)
         limits = {
@@ -97,19 +97,21 @@ class RemoteStore:
             body["admin"] = after.admin
         if after.disabled != before.disabled:
             body["disabled"] = after.disabled
-        return _user(await self._ask("PATCH", user_path(name), body))
+        return self._read_user(await self._ask("PATCH", user_path(name), body))
 
     async def list_names(self) -> list[OwnedName]:
         """Return the names that are kept."""
-        return [
-            OwnedName(
-                name=values["name"],
-                owner=values["user"],
-                account_id=0,
-                used_at=datetime.fromisoformat(values["used"]),
-            )
-            for values in await self._list("/names")
-        ]
+        found = await self._list("/names")
+        with self.remote.understood():
+            return [
+                OwnedName(
+                    name=values["name"],
+                    owner=values["user"],
+                    account_id=0,
+                    used_at=datetime.fromisoformat(values["used"]),
+                )
+                for values in found
+            ]
 
     async def release_name(self, name: str) -> None:
         """Forget whose a name is."""
@@ -118,24 +120,30 @@ class RemoteStore:
     async def list_tokens(self, user: str | None = None) -> list[Token]:
         """Return tokens: those of one account, or all that the token's may see."""
         query = "" if user is None else f"?user={quoted_path(user)}"
-        return [
-            Token(
-                token_id=values["id"],
-                name=values["name"],
-                user=values["user"],
-                account_id=0,
-                digest=b"",
-                scope=TokenScope(values["scope"]),
-                created_at=datetime.fromisoformat(values["created_at"]),
-                expires_at=_moment(values["expires_at"]),
-                last_used=_moment(values["last_used"]),
-            )
-            for values in await self._list(f"/tokens{query}")
-        ]
+        found = await self._list(f"/tokens{query}")
+        with self.remote.understood():
+            return [
+                Token(
+                    token_id=values["id"],
+                    name=values["name"],
+                    user=values["user"],
+                    account_id=0,
+                    digest=b"",
+                    scope=TokenScope(values["scope"]),
+                    created_at=datetime.fromisoformat(values["created_at"]),
+                    expires_at=_moment(values["expires_at"]),
+                    last_used=_moment(values["last_used"]),
+                )
+                for values in found
+            ]
 
     async def remove_token(self, token_id: str) -> None:
         """Remove a token."""
         await self._ask("DELETE", f"/tokens/{quoted_path(token_id)}")
+
+    def _read_user(self, values: Any) -> User:
+        with self.remote.understood():
+            return _user(values)
 
     async def _ask(self, method: str, path: str, body: object = None) -> Any:
         return await trio.to_thread.run_sync(partial(self.remote.ask, method, path, body))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import attrs
 
 from trionat.address import parse_host, parse_tcp_address
 from trionat.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from trionat.address import TCPAddress
 
@@ -136,6 +138,22 @@ class Fields:
 def _is_unicode(text: str) -> bool:
     """JSON can write down half a surrogate pair; no file, no store and no peer takes one."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def write_json(value: object, encode: Callable[[object], bytes]) -> bytes:
+    """Return JSON of attrs values and lists of them, each entry by itself: an encoder holds the interpreter until it is ready, and with thousands at once everybody else would wait for it."""
+    if isinstance(value, (list, tuple)):
+        entries = cast("Iterable[object]", value)
+        return b"[%b]" % b",".join(write_json(each, encode) for each in entries)
+    if not attrs.has(value.__class__):
+        return encode(value)
+    values: dict[str, object] = {
+        each.name: getattr(value, each.name) for each in attrs.fields(value.__class__)
+    }
+    if not any(isinstance(each, (list, tuple)) for each in values.values()):
+        return encode(attrs.asdict(cast("attrs.AttrsInstance", value)))
+    pairs = (encode(name) + b":" + write_json(each, encode) for name, each in values.items())
+    return b"{%b}" % b",".join(pairs)
 
 
 def to_json(value: object) -> bytes:
