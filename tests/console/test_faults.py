@@ -36,16 +36,6 @@ async def _close_at_the_end(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()
 
 
-@known(reason="GET status has ports_held, ports_free and the rate of all sessions")
-async def test_an_ordinary_account_learns_nothing_of_all_together(tmp_path: Path) -> None:
-    async with serving(tmp_path) as api:
-        alice = await api.add("alice")
-        server = (await alice.get("/status"))["server"]
-        assert not {"ports_held", "ports_free", "rate"} & {
-            name for name, value in server.items() if value is not None
-        }
-
-
 @known(reason="the audit has the names of fields only, and of a token its number")
 async def test_the_audit_tells_what_was_made_of_it(tmp_path: Path) -> None:
     async with serving(tmp_path) as api:
