@@ -16,6 +16,7 @@ import trio
 from tests.console.browsing import Browser, served
 from tests.console.serving import Api, send, serving
 from trionat.server.console.problem import Problem
+from trionat.server.console.rate import ChangeRate
 from trionat.server.console.tokens import StoredTokens
 from trionat.store.base import Limits
 from trionat.store.tokens import MOST_TOKENS, TokenScope, digest_token, make_token_text
@@ -300,3 +301,50 @@ async def test_what_a_proxy_asked_for_is_no_guess(tmp_path: Path) -> None:
             assert (await browser.get("/api/v1/me", Authorization=said)).status == 200
             assert (await Browser(server.port).get("/api/v1/me", Authorization=said)).status == 401
         assert (await browser.get("/api/v1/me")).status == 200
+
+
+async def test_a_ticket_that_is_made_by_a_token_does_not_outlive_it(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    async with serving(tmp_path) as api:
+        await api.add("alice")
+        short = await api.as_user("alice", expires_at=now + timedelta(hours=1))
+        for expires in (None, "never", "2h"):
+            body = {"expires": expires}
+            answer = await short.ask("POST", "/users/alice/tickets", body)
+            assert "may not outlive it" in answer.fails(422, "invalid", "expires")
+        soon = (now + timedelta(minutes=50)).isoformat()
+        answer = await short.ask("POST", "/users/alice/tickets", {"expires": soon})
+        assert answer.status == 200
+        assert len(answer.values["restrictions"]) == 1
+
+
+async def test_an_ordinary_account_does_not_change_things_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trionat.server.console.rate._BURST", 3)
+    async with serving(tmp_path) as api:
+        alice, bob = await api.add("alice"), await api.add("bob")
+        for _ in range(3):
+            assert (await alice.ask("DELETE", "/users/alice/tickets")).status == 204
+        answer = await alice.ask("DELETE", "/users/alice/tickets")
+        answer.fails(429, "rate_limited")
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+        assert (await alice.ask("GET", "/me")).status == 200
+        assert (await bob.ask("DELETE", "/users/bob/tickets")).status == 204
+        for _ in range(5):
+            assert (await api.ask("DELETE", "/users/alice/tickets")).status == 204
+
+
+async def test_the_rate_of_changes_comes_back_with_time(autojump_clock: object) -> None:
+    rate = ChangeRate()
+    for _ in range(60):
+        assert rate.take(1) == 0
+    assert rate.take(1) == pytest.approx(10)
+    await trio.sleep(4)
+    assert rate.take(1) == pytest.approx(6)
+    assert rate.take(2) == 0
+    await trio.sleep(6)
+    assert rate.take(1) == 0
+    assert rate.take(1) == pytest.approx(10)
+    await trio.sleep(600)
+    assert [rate.take(1) for _ in range(61)][59:] == [0, pytest.approx(10)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -122,10 +123,17 @@ class Resource:
             response = Problem(Code.CONFLICT, str(error)).response()
         await response(scope, receive, send)
 
+    def _find(self, method: str) -> Operation | None:
+        """Return what a method does. HEAD is for what load balancers and monitors look at; the body is left out of its answer on the way."""
+        if method == "HEAD":
+            operation = self.operations.get("GET")
+            return operation if operation is not None and operation.is_outside else None
+        return self.operations.get(method)
+
     async def _answer(self, request: Request) -> Response:
-        context, operation = self.context, self.operations.get(request.method)
+        context, operation = self.context, self._find(request.method)
         if operation is None:
-            allowed = ", ".join(self.operations)
+            allowed = ", ".join(self.operations if self._find("HEAD") is None else ("GET", "HEAD"))
             raise Problem(
                 Code.METHOD_NOT_ALLOWED,
                 f"this path knows {allowed} only",
@@ -143,6 +151,7 @@ class Resource:
         if operation.needs_login:
             principal = await identify(context, request, host)
             operation.check(principal)
+            _check_rate(context, operation, principal)
             still_may = partial(_still_may, context, request, host, principal)
             call = attrs.evolve(call, principal=principal, still_may=still_may)
         given, told = _parameters(request), dict[str, Any]()
@@ -164,6 +173,23 @@ class Resource:
                 )
             )
         return await respond(operation, said, context.scribe)
+
+
+def _check_rate(context: Context, operation: Operation, principal: Principal) -> None:
+    """Check that somebody may change something by now. Administrators may at any time: what they do is theirs to answer for.
+
+    Raises:
+        Problem: not yet.
+    """
+    if operation.permission is not Permission.MANAGE or principal.is_admin:
+        return
+    wait = context.changes.take(principal.account_id)
+    if wait:
+        raise Problem(
+            Code.RATE_LIMITED,
+            "this account has changed too much in a short time",
+            headers={"Retry-After": str(math.ceil(wait))},
+        )
 
 
 async def _still_may(

@@ -38,9 +38,8 @@ _SIGN_OF_LIFE: Final = 15.0
 _DOUBT_INTERVAL: Final = 2.0
 """Seconds between two looks whether who reads may still do so."""
 
-_MOST_STREAMS: Final = 400
 _MOST_RECORDS: Final = 200
-"""Log records, or events, of one second that are told of; of more the reader hears `reset`."""
+"""Log records, or events, of one second that are told of. Of more events the reader hears `reset`, and of more records it gets the newest: to fetch all of the log anew each second would be more still."""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,12 +68,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell."""
         context = self.call.context
-        if context.streams >= _MOST_STREAMS:
-            problem = Problem(Code.UNAVAILABLE, "too many streams are open")
-            await problem.response()(scope, receive, send)
-            return
-        context.streams += 1
-        try:
+        with context.readers.counting(self.call.principal):
             if not await _read_body(receive):
                 return
             with context.sampler.watching():
@@ -83,8 +77,6 @@ class EventStream(Response):
                     nursery.start_soon(_wait_gone, receive, nursery.cancel_scope)
                     await self._tell(send)
                     nursery.cancel_scope.cancel("may not read any more")
-        finally:
-            context.streams -= 1
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _tell(self, send: Send) -> None:
@@ -143,8 +135,7 @@ class EventStream(Response):
         if _LOG not in self.topics or tail.newest == self._told_of_log:
             return b""
         above, self._told_of_log = self._told_of_log, tail.newest
-        if self._told_of_log - above > _MOST_RECORDS:
-            return event("reset", {"topics": [_LOG]})
+        above = max(above, self._told_of_log - _MOST_RECORDS)
         write = partial(_write_records, partial(read_records, tail, above=above), self._told_of_log)
         return await trio.to_thread.run_sync(write, limiter=self.call.context.scribe)
 

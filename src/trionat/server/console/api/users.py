@@ -13,7 +13,9 @@ from trionat.errors import RefusedError
 from trionat.server.accounts.limit_lists import check_names, check_networks, check_ports
 from trionat.server.accounts.values import user_values
 from trionat.server.admin.messages import Kicked, KickUser
+from trionat.server.console.account import find_account
 from trionat.server.console.authentication import banned, check_ban
+from trionat.server.console.expiry import WHEN, read_expiry
 from trionat.server.console.operation import (
     ROOT,
     ByText,
@@ -29,14 +31,12 @@ from trionat.server.console.problem import Code, Problem
 from trionat.server.console.refusals import there, valid
 from trionat.server.console.shape import ABSENT, Absent, field
 from trionat.store.base import Limits, User, check_new_name, new_ticket_salt
-from trionat.store.expiry import NEVER, parse_expiry
 from trionat.store.passwords import check_new_password, hash_password, verify_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from trionat.server.console.context import Context
-    from trionat.server.console.principal import Principal
 
 _MOST = 1_000_000
 _LISTS: Mapping[str, Callable[[Any], tuple[int | str, ...]]] = {
@@ -45,7 +45,6 @@ _LISTS: Mapping[str, Callable[[Any], tuple[int | str, ...]]] = {
     "allow_visitors": check_networks,
     "deny_visitors": check_networks,
 }
-WHEN = "a moment (ISO 8601), a day (valid through it, UTC), 30d, 12h or never"
 
 
 @attrs.frozen(kw_only=True)
@@ -155,19 +154,6 @@ class One:
     """Which account."""
 
     name: str = field(longest=255)
-
-
-async def find_account(context: Context, principal: Principal, name: str) -> User:
-    """Return an account that who asks may see.
-
-    Raises:
-        Problem: for these eyes there is none of that name.
-    """
-    principal.require_sight(name, f"user {name!r}")
-    user = await context.store.find_user(name)
-    if user is None:
-        raise Problem(Code.NOT_FOUND, f"there is no user {name!r}")
-    return user
 
 
 async def _rows(context: Context, users: Iterable[User]) -> tuple[UserRow, ...]:
@@ -295,19 +281,6 @@ async def _kick(call: Call[One, Nothing]) -> Kicked:
     if not kicked.anybody:
         raise Problem(Code.NOT_FOUND, f"there is no client of a user {name!r} here")
     return kicked
-
-
-def read_expiry(text: str | None, now: datetime, *, must_be_later: bool = False) -> datetime | None:
-    """Read when something ends; null is never.
-
-    Raises:
-        Problem: it is no such time, or over already where it must not be.
-    """
-    with valid("expires_at"):
-        moment = parse_expiry(NEVER if text is None else text, now)
-        if must_be_later and moment is not None and moment <= now:
-            raise ValueError("this is over already")
-    return moment
 
 
 OPERATIONS = (
