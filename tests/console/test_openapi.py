@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,9 +14,7 @@ from tests.console.browsing import served
 from trionat.server.admission import bans
 from trionat.server.console.application import OPERATIONS
 from trionat.server.console.openapi import document, with_document
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from trionat.server.console.problem import Code
 
 
 def test_every_operation_is_in_it_once() -> None:
@@ -34,6 +32,15 @@ def test_every_operation_is_in_it_once() -> None:
         told["components"]["schemas"]
     )
     assert all("description" in told or each for each in told["components"]["schemas"].values())
+
+
+def test_every_operation_and_every_code_is_on_the_page_for_people() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    for operation in with_document(OPERATIONS):
+        path = re.sub(r"\{(\w+)(:path)?\}", lambda part: part[1].upper(), operation.path)
+        assert f"`{operation.method} {path.removeprefix('/')}`" in page or operation.is_outside
+    for code in Code:
+        assert f"| {code.status.value} | `{code.word}` |" in page
 
 
 @pytest.mark.slow
