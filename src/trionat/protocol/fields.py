@@ -20,6 +20,8 @@ TEXT_CHARACTERS: Final = 1024
 MAX_TEXTS: Final = 64
 MAX_ADDRESSES: Final = 16
 
+_encoder: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 
 class Fields:
     """A JSON object from a peer. `message` is what it is called in errors; unknown keys are nobody's concern.
@@ -158,5 +160,4 @@ def write_json(value: object, encode: Callable[[object], bytes]) -> bytes:
 
 def to_json(value: object) -> bytes:
     """Return a JSON payload, without blanks and in UTF-8. Half a surrogate pair, which a peer may have sent, is written as JSON writes one."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text.encode(errors="backslashreplace")
+    return _encoder.encode(value).encode(errors="backslashreplace")

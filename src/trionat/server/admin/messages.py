@@ -16,6 +16,7 @@ from trionat.protocol.fields import Fields, write_json
 REQUEST_BYTES: Final = 4096
 """What a request has at most, with its line end. The longest name is 255 characters, each of at most 12 bytes in JSON."""
 
+_encoder: Final = json.JSONEncoder(separators=(",", ":"))
 _HIGHEST_NUMBER: Final = 2**63 - 1
 
 
@@ -258,4 +259,4 @@ def _line(values: dict[str, Any]) -> bytes:
 
 def _encode(value: object) -> bytes:
     """ASCII only, since names out of a configuration need not be Unicode."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encoder.encode(value).encode()
