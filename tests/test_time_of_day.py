@@ -54,8 +54,9 @@ WHERE_IT_BELONGS = {
     "server/cluster/identity.py": "the name under which keys are kept that the cluster's replace",
     "server/cluster/node.py": "how old a kick of another node is, so that none can be told again",
     "store/mysql/accounts.py": "when an account was made",
+    "store/mysql/store.py": "whether an administrator is left that may log in",
     "store/private_file.py": "how old a temporary file is that a killed process has left",
-    "store/sqlite.py": "when an account was made",
+    "store/sqlite.py": "when an account was made, and whether an administrator is left that may log in",
     "transport/certificate.py": "from when on a certificate is valid",
 }
 """Who may ask for the time of day, and what for. All of it is data; `trio.current_time` and `time.monotonic` are for waiting."""

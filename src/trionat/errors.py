@@ -80,6 +80,13 @@ class NameTakenError(StoreError):
         self.name = name
 
 
+class LastAdministratorError(StoreError):
+    """Nobody would be left who is an administrator and may log in."""
+
+    def __init__(self) -> None:
+        super().__init__("this is the last administrator that may log in: make another one first")
+
+
 class RegistryAwayError(TrionatError):
     """What this server shares with others cannot be asked for now. What is up goes on; trying again later helps."""
 

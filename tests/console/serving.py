@@ -123,6 +123,16 @@ class Api:
         return await self.as_user(name)
 
 
+def send(url: str, method: str, path: str, data: bytes, **headers: str) -> int:
+    """Send bytes that no JSON encoder would write; return the status. Blocks."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    try:
+        connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 @asynccontextmanager
 async def serving(
     folder: Path,

@@ -97,8 +97,11 @@ async def test_who_is_no_administrator_sees_his_own(tmp_path: Path) -> None:
                 answer = await alice.delete(f"/api/v1/visitors/{visitor['number']}")
                 assert answer.code == "not_found"
             points = await items(alice, "/api/v1/points")
-            assert len(points) == 2  # of three: one is somebody else's
-            assert {each["point"]: each["user"] for each in points}[port] == "alice"
+            assert [(each["point"], each["user"]) for each in points] == [(port, "alice")]
+            status = (await alice.get("/api/v1/status")).values
+            assert [each["user"] for each in status["sessions"]] == ["alice"]
+            assert (status["server"]["ports_free"], status["server"]["ports_held"]) == (None, None)
+            assert (await admin.get("/api/v1/status")).values["server"]["ports_held"] == 2
             shown = (await alice.get("/api/v1/server")).values
             assert (shown["sessions"], shown["whole"]) == (1, None)
             assert await items(alice, "/api/v1/queue") == []

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
+import pickle
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
 import h11
 import pytest
 import trio
 
 from tests.console.browsing import Browser, ask, read_answer, served
+from tests.console.serving import send, serving
+from trionat.config.server import ServerConfig
 from trionat.server.console import guard
+from trionat.server.console.console import is_loopback
 from trionat.transport import web_connection
 
 if TYPE_CHECKING:
@@ -89,7 +96,7 @@ async def test_the_cookie_alone_is_nobody(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         browser = await server.browser()
         stolen = {"Cookie": browser.cookie}
-        for path in ("/api/v1/me", "/api/v1/server", "/api/v1/live", "/api/v1/live?csrf=x"):
+        for path in ("/api/v1/me", "/metrics", "/api/v1/live", "/api/v1/live?csrf=x"):
             answer = await ask(server.port, "GET", path, headers=stolen)
             assert answer.code == "unauthorized", path
         answer = await ask(server.port, "GET", f"/api/v1/me?csrf={browser.csrf}", headers=stolen)
@@ -105,6 +112,11 @@ async def test_methods_are_what_they_are(tmp_path: Path) -> None:
         for method in ("POST", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"):
             answer = await ask(server.port, method, "/api/v1/sessions", headers=browser.headers)
             assert (answer.status, answer.headers["allow"]) == (405, "GET")
+        for path in ("/healthz", "/metrics"):
+            answer = await ask(server.port, "HEAD", path, headers=browser.headers)
+            assert (answer.status, answer.body) == (200, b"")
+            answer = await ask(server.port, "POST", path, headers=browser.headers)
+            assert answer.headers["allow"] == "GET, HEAD"
         for headers in ({"X-HTTP-Method-Override": "DELETE"}, {"X-Method-Override": "POST"}):
             assert (await browser.get("/api/v1/drain?_method=POST", **headers)).status == 422
             assert not (await browser.get("/api/v1/drain", **headers)).values["draining"]
@@ -250,6 +262,12 @@ async def test_a_proxy_that_is_named_tells_who_asks(tmp_path: Path) -> None:
         assert await guess(server, "192.0.2.7, 192.0.2.8") == 401
         assert await guess(server, "nonsense") == 401  # the proxy itself
         assert await guess(server, "nonsense") == 429
+    # The default, named: it means more then.
+    named = (ip_network("127.0.0.0/8"), ip_network("::1"))
+    assert named == ServerConfig().trusted_proxies
+    async with served(tmp_path / "c", ban_after=1, trusted_proxies=named) as server:
+        assert await guess(server, "192.0.2.7") == 401
+        assert await guess(server, "192.0.2.8") == 401
     async with served(tmp_path / "b", ban_after=1) as server:
         assert await guess(server, "192.0.2.7") == 401
         assert await guess(server, "192.0.2.8") == 429
@@ -297,3 +315,55 @@ async def test_who_has_waited_longest_makes_room(
             assert await second.receive_some(1) == b""
         assert await still_asks(first)
         assert await still_asks(third)
+
+
+async def test_half_a_surrogate_pair_as_a_name_is_refused(
+    tmp_path: Path, expected_errors: list[logging.LogRecord]
+) -> None:
+    async with serving(tmp_path) as api:
+        post = partial(send, api.url, "POST", "/api/v1/login", b'{"\\ud800": 1}')
+        status = await trio.to_thread.run_sync(post)
+        log = await api.ask("GET", "/log?limit=1000")
+        assert (status, log.status, expected_errors) == (422, 200, [])
+
+
+async def test_an_origin_that_is_none_is_another_site(
+    tmp_path: Path, expected_errors: list[logging.LogRecord]
+) -> None:
+    async with serving(tmp_path) as api:
+        post = partial(send, api.url, "POST", "/api/v1/login", b"{}", Origin="http://[")
+        assert await trio.to_thread.run_sync(post) == 403
+        assert not expected_errors
+
+
+async def test_a_stream_that_is_asked_for_with_too_much_is_no_bug(
+    tmp_path: Path, expected_errors: list[logging.LogRecord]
+) -> None:
+    async with serving(tmp_path) as api:
+        get = partial(send, api.url, "GET", "/api/v1/live", b" " * 70_000)
+        with suppress(OSError, http.client.HTTPException):
+            await trio.to_thread.run_sync(
+                partial(get, Authorization=f"Bearer {api.token}"), abandon_on_cancel=True
+            )
+        await trio.sleep(0.5)
+        assert not expected_errors
+
+
+def test_a_default_stays_one_in_another_process() -> None:
+    config = pickle.loads(pickle.dumps(ServerConfig()))
+    assert config == ServerConfig()
+    assert config.named_proxies == ()
+    named = attrs.evolve(config, trusted_proxies=tuple(config.trusted_proxies))
+    assert pickle.loads(pickle.dumps(named)).named_proxies == ServerConfig().trusted_proxies
+
+
+@pytest.mark.parametrize(
+    ("host", "is_one"),
+    [
+        *(("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True)),
+        *(("127.example.com", False), ("127.", False), ("0.0.0.0", False), ("::", False)),
+        ("192.0.2.7", False),
+    ],
+)
+def test_loopback_is_an_address(host: str, is_one: bool) -> None:
+    assert is_loopback(host) is is_one

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from tests.console.browsing import Browser, add_user, connected, served
-from trionat.server.console import guard
+from tests.console.serving import serving
+from tests.unit.test_cli_status import SNAPSHOT
+from trionat.log import get_logger
+from trionat.server.console import guard, live
+from trionat.server.console.api import live as api_live
 from trionat.server.console.live import event
+from trionat.server.console.sampler import Sampler
 from trionat.transport import web_connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
+
+    from trionat.server.admin.snapshot import Snapshot
 
 pytestmark = pytest.mark.limit(40)
 
@@ -45,11 +54,15 @@ class Reader:
                     return values
 
 
+def request_for(browser: Browser, topics: str) -> bytes:
+    head = f"GET /api/v1/live?topics={topics} HTTP/1.0\r\nHost: localhost\r\nCookie: {browser.cookie}\r\nX-CSRF-Token: {browser.csrf}\r\n\r\n"
+    return head.encode()
+
+
 @asynccontextmanager
 async def reading(browser: Browser, topics: str) -> AsyncGenerator[Reader]:
     async with await trio.open_tcp_stream("127.0.0.1", browser.port) as stream:
-        head = f"GET /api/v1/live?topics={topics} HTTP/1.0\r\nHost: localhost\r\nCookie: {browser.cookie}\r\nX-CSRF-Token: {browser.csrf}\r\n\r\n"
-        await stream.send_all(head.encode())
+        await stream.send_all(request_for(browser, topics))
         reader = Reader(stream)
         assert (await reader.next("reset"))["topics"] == topics.split(",")
         yield reader
@@ -150,3 +163,112 @@ async def test_a_stream_whose_request_does_not_end_is_no_bug(
                 while await stream.receive_some(65536):
                     pass
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_stream_ends_with_the_rights_of_its_token(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        anna = await api.add("anna", admin=True)
+        port = int(urlsplit(api.url).port or 0)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            head = f"GET /api/v1/live?topics=event HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {anna.token}\r\n\r\n"
+            await stream.send_all(head.encode())
+            reader = Reader(stream)
+            await reader.next("reset")
+            await api.ask("PATCH", "/users/anna", {"admin": False})
+            with pytest.raises(EOFError):
+                await reader.next("never")
+
+
+async def test_no_account_takes_all_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_MOST_STREAMS", 7)
+    monkeypatch.setattr(live, "_MOST_ORDINARY", 5)
+    monkeypatch.setattr(live, "_MOST_OF_ONE", 3)
+    async with served(tmp_path) as server, AsyncExitStack() as stack:
+        admin = await server.browser()
+        browsers = [admin]
+        for name in ("alice", "bob"):
+            await add_user(tmp_path, name, "secret")
+            browsers.append(Browser(server.port))
+            await browsers[-1].log_in(name, "secret")
+
+        async def opens(browser: Browser) -> bool:
+            answer = await browser.get("/api/v1/live?topics=secrets")
+            assert answer.code == "invalid"
+            async with await trio.open_tcp_stream("127.0.0.1", browser.port) as probe:
+                await probe.send_all(request_for(browser, "server"))
+                return b" 200 " in bytes(await probe.receive_some(65536)).partition(b"\r\n")[0]
+
+        _, alice, bob = browsers
+        for _ in range(3):
+            await stack.enter_async_context(reading(alice, "server"))
+        assert not await opens(alice)
+        for _ in range(2):
+            await stack.enter_async_context(reading(bob, "server"))
+        assert not await opens(bob)
+        for _ in range(2):
+            await stack.enter_async_context(reading(admin, "server"))
+        assert not await opens(admin)
+        await stack.aclose()
+        with trio.fail_after(5):
+            while not await opens(alice):  # noqa: ASYNC110 - polls
+                await trio.sleep(0.1)
+
+
+async def test_what_is_kept_of_changes_is_little() -> None:
+    """Only the newest has the whole look at the server, and where nobody watches there are none."""
+    snapshots = 0
+
+    class Looks:
+        async def snapshot(self) -> Snapshot:
+            nonlocal snapshots
+            snapshots += 1
+            await trio.lowlevel.checkpoint()
+            return attrs.evolve(SNAPSHOT, refused={"BanAfter": snapshots})
+
+    sampler = Sampler(Looks())  # type: ignore[arg-type]  # as much of it as is asked for
+    changes = live.Live(sampler)
+
+    async def look() -> None:
+        number = changes.number
+        sampler.forget()
+        await sampler.look()
+        with trio.fail_after(5):
+            while changes.number == number:  # noqa: ASYNC110 - polls
+                await trio.sleep(0.01)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(changes.run)
+        await trio.testing.wait_all_tasks_blocked()
+        await look()
+        assert changes.since(changes.number) == []
+        with sampler.watching():
+            told = changes.number
+            for _ in range(3):
+                await look()
+            ticks = changes.since(told)
+            assert ticks is not None
+            assert [tick.sample is not None for tick in ticks] == [False, False, True]
+        await look()
+        assert changes.since(told) is None  # forgotten: whoever asks fetches all anew
+        assert changes.since(changes.number) == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_of_very_many_records_the_newest_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_live, "_MOST_RECORDS", 5)
+    async with served(tmp_path) as server:
+        async with reading(await server.browser(), "log") as reader:
+            for number in range(50):
+                get_logger("trionat.test").warning("many", number=number)
+            found = await reader.next("log")
+            while found["event"] != "many":
+                found = await reader.next("log")
+            numbers = [found["keys"]["number"]]
+            while numbers[-1] != 49:
+                numbers.append((await reader.next("log"))["keys"]["number"])
+            assert len(numbers) < 50
+            assert b"event: reset" not in reader.heard.partition(b"event: log")[2]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trio
@@ -17,12 +16,10 @@ from trionat.server.admission import bans
 from trionat.server.console.application import OPERATIONS
 from trionat.server.console.openapi import document, with_document
 from trionat.server.console.principal import Permission
+from trionat.server.console.problem import Code
 from trionat.server.console.trail import _ACTIONS
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-PAGES = pathlib.Path(console.__file__).parent / "pages"
+PAGES = Path(console.__file__).parent / "pages"
 
 
 def test_every_operation_is_in_it_once() -> None:
@@ -97,6 +94,15 @@ async def prepare(browser: Browser) -> str:
         include-operation-id = "remove_user"
         parameters = {{ "path.name" = "removed" }}
     """
+
+
+def test_every_operation_and_every_code_is_on_the_page_for_people() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    for operation in with_document(OPERATIONS):
+        path = re.sub(r"\{(\w+)(:path)?\}", lambda part: part[1].upper(), operation.path)
+        assert f"`{operation.method} {path.removeprefix('/')}`" in page or operation.is_outside
+    for code in Code:
+        assert f"| {code.status.value} | `{code.word}` |" in page
 
 
 @pytest.mark.slow

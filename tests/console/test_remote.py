@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import socket
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,7 +182,7 @@ def test_tokens_are_made_listed_and_revoked(both: Both) -> None:
     assert {token["name"] for token in listed} >= {"admin", "ci"}
     assert both.afar("token", "revoke", "ci").out == "The token ci of trionat is void.\n"
     assert both.afar.fails(2, "token", "revoke", "ci") == "there is no token 'ci'"
-    assert reader.fails(4, "status").endswith(": the token is not known, or has expired")
+    assert reader.fails(4, "status").endswith(": the token was revoked, or its account is gone")
     assert text not in str(both.here("token", "list"))
 
 
@@ -404,3 +405,76 @@ def test_nobody_who_answers_is_told(both: Both) -> None:
     url = f"http://{LOCAL}:{port}"
     line = Command(("--server", url, "--token-file", str(both.token_file))).fails(3, "status")
     assert line == f"{url}: Connection refused: is the console up there?"
+
+
+@pytest.mark.parametrize(
+    ("said", "args"),
+    [
+        (b"[1]", ("status",)),
+        (b'{"server": {}}', ("status",)),
+        (b"{}", ("kick", "alice")),
+        (b"null", ("drain",)),
+        (b"{}", ("user", "list")),
+        (b'{"items": 5, "next": null}', ("user", "list")),
+        (b'{"items": [{"name": 1}], "next": null}', ("user", "list")),
+        (b'{"items": [[]], "next": null}', ("token", "list")),
+        (b'{"items": [], "next": 7}', ("token", "list")),
+        (b'{"items": [], "next": "on and on"}', ("token", "list")),
+    ],
+)
+def test_an_answer_of_another_shape_is_told(
+    both: Both, said: bytes, args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trionat.cli.remote._MOST_PAGES", 5)
+    ended = threading.Event()
+    with socket.create_server((LOCAL, 0)) as listener:
+        listener.settimeout(0.1)
+
+        def answer() -> None:
+            while not ended.is_set():
+                try:
+                    sock, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                with sock:
+                    sock.recv(65536)
+                    sock.sendall(
+                        b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said)
+                    )
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://{LOCAL}:{listener.getsockname()[1]}"
+        try:
+            line = Command(("--server", url, "--token-file", str(both.token_file))).fails(3, *args)
+        finally:
+            ended.set()
+            thread.join()
+    assert line.startswith(f"{url}: ")
+    assert "has no end" in line if b"on and on" in said else "another version" in line
+
+
+def test_a_ban_is_lifted(both: Both) -> None:
+    port = int(both.url.rpartition(":")[2])
+
+    def guess() -> int:
+        connection = http.client.HTTPConnection(LOCAL, port, timeout=10)
+        with closing(connection):
+            body = json.dumps({"username": "trionat", "password": "wrong"})
+            connection.request("POST", "/api/v1/login", body, {"Content-Type": "application/json"})
+            return connection.getresponse().status
+
+    def ban() -> None:
+        while guess() != 429:
+            pass
+
+    ban()
+    assert [
+        each["network"] for each in json.loads(both.here("status", "--json").out)["banned"]
+    ] == [LOCAL]
+    assert both.here("unban", LOCAL).out == f"{LOCAL} is not banned any more.\n"
+    assert guess() == 401
+    assert both.here.fails(2, "unban", LOCAL) == f"ADDRESS: {LOCAL} is not banned"
+    assert both.here.fails(2, "unban", "2001:db8::7") == "ADDRESS: 2001:db8::/64 is not banned"
+    assert both.here.fails(2, "unban", "x").startswith("ADDRESS: 'x' is not a valid network")
+    assert both.afar.fails(2, "unban", "192.0.2.7") == "ADDRESS: 192.0.2.7 is not banned"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -12,14 +13,18 @@ import attrs
 import pytest
 import trio
 
-from tests.console.serving import Api, serving
+from tests.console.browsing import Browser, served
+from tests.console.serving import Api, send, serving
 from trionat.server.console.problem import Problem
+from trionat.server.console.rate import ChangeRate
 from trionat.server.console.tokens import StoredTokens
 from trionat.store.base import Limits
 from trionat.store.tokens import MOST_TOKENS, TokenScope, digest_token, make_token_text
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.mariadb import MariaDB
 
 pytestmark = pytest.mark.limit(60)
 
@@ -225,3 +230,121 @@ async def test_a_damaged_account_has_no_use_of_its_tokens(tmp_path: Path) -> Non
         alice = await api.add("alice", limits=Limits(sessions=-1))
         with pytest.raises(Problem, match="is damaged"):
             await StoredTokens(api.store).find(alice.token)
+
+
+async def test_a_revoked_token_is_no_guess(tmp_path: Path) -> None:
+    async with serving(tmp_path, ban_after=2) as api:
+        made = (await api.ask("POST", "/tokens", {"name": "grafana"})).values
+        assert (await api.ask("DELETE", f"/tokens/{made['id']}")).status == 204
+        headers = {"Authorization": f"Bearer {made['token']}"}
+        for _ in range(3):
+            assert (await api.ask("GET", "/me", **headers)).status == 401
+        assert (await api.ask("GET", "/me")).status == 200
+
+
+async def test_the_same_void_token_again_is_no_guess(tmp_path: Path) -> None:
+    """As after a restart of the server, which does not remember that it was good once."""
+    async with serving(tmp_path, ban_after=2) as api:
+        headers = {"Authorization": f"Bearer {make_token_text()}"}
+        for _ in range(4):
+            assert (await api.ask("GET", "/me", **headers)).status == 401
+        assert (await api.ask("GET", "/me")).status == 200
+
+
+async def test_streams_of_a_revoked_token_end_and_are_no_guesses(tmp_path: Path) -> None:
+    async with serving(tmp_path, ban_after=2) as api, trio.open_nursery() as nursery:
+        made = (await api.ask("POST", "/tokens", {"name": "screen"})).values
+        ended: list[int] = []
+
+        async def watch() -> None:
+            get = partial(
+                send, api.url, "GET", "/api/v1/live", b"", Authorization=f"Bearer {made['token']}"
+            )
+            ended.append(await trio.to_thread.run_sync(get, abandon_on_cancel=True))
+
+        for _ in range(3):
+            nursery.start_soon(watch)
+        with trio.fail_after(10):
+            while (await api.get("/server"))["seconds"] < 1:  # noqa: ASYNC110 - polls
+                await trio.sleep(0.2)
+        await api.ask("DELETE", f"/tokens/{made['id']}")
+        with trio.fail_after(10):
+            while len(ended) < 3:  # noqa: ASYNC110 - polls
+                await trio.sleep(0.1)
+        assert (await api.ask("GET", "/me")).status == 200
+
+
+async def test_a_store_that_is_away_takes_no_metrics_away_and_lets_nobody_change_anything(
+    tmp_path: Path, mariadb: MariaDB
+) -> None:
+    async with serving(tmp_path, mariadb.new_database()) as api:
+
+        async def read(token: str) -> int:
+            get = partial(send, api.url, "GET", "/metrics", b"", Authorization=f"Bearer {token}")
+            return await trio.to_thread.run_sync(get)
+
+        made = (await api.ask("POST", "/tokens", {"name": "new"})).values
+        assert await read(api.token) == 200
+        mariadb.stop()
+        try:
+            assert await read(api.token) == 200
+            assert await read(made["token"]) == 503  # it was never seen
+            (await api.ask("POST", "/drain")).fails(503, "store_unavailable")
+        finally:
+            mariadb.start()
+
+
+async def test_what_a_proxy_asked_for_is_no_guess(tmp_path: Path) -> None:
+    async with served(tmp_path, ban_after=1) as server:
+        browser = await server.browser()
+        for said in ("Basic dHJpb25hdDp4", "Digest x", "x"):
+            assert (await browser.get("/api/v1/me", Authorization=said)).status == 200
+            assert (await Browser(server.port).get("/api/v1/me", Authorization=said)).status == 401
+        assert (await browser.get("/api/v1/me")).status == 200
+
+
+async def test_a_ticket_that_is_made_by_a_token_does_not_outlive_it(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    async with serving(tmp_path) as api:
+        await api.add("alice")
+        short = await api.as_user("alice", expires_at=now + timedelta(hours=1))
+        for expires in (None, "never", "2h"):
+            body = {"expires": expires}
+            answer = await short.ask("POST", "/users/alice/tickets", body)
+            assert "may not outlive it" in answer.fails(422, "invalid", "expires")
+        soon = (now + timedelta(minutes=50)).isoformat()
+        answer = await short.ask("POST", "/users/alice/tickets", {"expires": soon})
+        assert answer.status == 200
+        assert len(answer.values["restrictions"]) == 1
+
+
+async def test_an_ordinary_account_does_not_change_things_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trionat.server.console.rate._BURST", 3)
+    async with serving(tmp_path) as api:
+        alice, bob = await api.add("alice"), await api.add("bob")
+        for _ in range(3):
+            assert (await alice.ask("DELETE", "/users/alice/tickets")).status == 204
+        answer = await alice.ask("DELETE", "/users/alice/tickets")
+        answer.fails(429, "rate_limited")
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+        assert (await alice.ask("GET", "/me")).status == 200
+        assert (await bob.ask("DELETE", "/users/bob/tickets")).status == 204
+        for _ in range(5):
+            assert (await api.ask("DELETE", "/users/alice/tickets")).status == 204
+
+
+async def test_the_rate_of_changes_comes_back_with_time(autojump_clock: object) -> None:
+    rate = ChangeRate()
+    for _ in range(60):
+        assert rate.take(1) == 0
+    assert rate.take(1) == pytest.approx(10)
+    await trio.sleep(4)
+    assert rate.take(1) == pytest.approx(6)
+    assert rate.take(2) == 0
+    await trio.sleep(6)
+    assert rate.take(1) == 0
+    assert rate.take(1) == pytest.approx(10)
+    await trio.sleep(600)
+    assert [rate.take(1) for _ in range(61)][59:] == [0, pytest.approx(10)]

@@ -17,6 +17,7 @@ from trionat.store.base import Flush, Limits
 from trionat.store.passwords import verify_password
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
@@ -296,7 +297,9 @@ async def test_tickets_are_made_narrowed_and_revoked(api: Api, tmp_path: Path) -
         ({"expires": "soon"}, "expires"),
     ):
         (await alice.ask("POST", "/users/alice/tickets", body)).fails(422, "invalid", field)
-    await api.store.set_limits("alice", Limits(visit_ports=(60009,)))
+    await api.store.change_user(
+        "alice", lambda each: attrs.evolve(each, limits=Limits(visit_ports=(60009,)), damage="")
+    )
     useless = await alice.ask("POST", "/users/alice/tickets", {"only_ports": [60001]})
     assert "good for nothing" in useless.fails(422, "invalid", "only_ports")
 
@@ -402,3 +405,24 @@ async def test_a_store_that_is_away_is_told(mariadb: MariaDB, tmp_path: Path) ->
         (await api.ask("GET", "/users")).fails(503, "store_unavailable")
         mariadb.sql("rename table away to userInfo_userinfo", database.db_name)
         assert (await api.ask("GET", "/users")).status == 200
+
+
+async def test_the_first_days_of_all(
+    tmp_path: Path, expected_errors: list[logging.LogRecord]
+) -> None:
+    async with serving(tmp_path) as api:
+        answer = await api.ask("GET", "/traffic/days?last=0001-01-01")
+        assert answer.status in (200, 422)
+        assert not expected_errors
+
+
+async def test_two_changes_of_limits_at_once_are_both_done(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        await api.add("alice")
+        for number in range(1, 21):
+            async with trio.open_nursery() as nursery:
+                for name in ("sessions", "visitors"):
+                    change = {"limits": {name: number}}
+                    nursery.start_soon(api.ask, "PATCH", "/users/alice", change)
+            limits = (await api.get("/users/alice"))["limits"]
+            assert (limits["sessions"], limits["visitors"]) == (number, number)

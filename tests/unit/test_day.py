@@ -32,6 +32,7 @@ def test_a_moment_of_another_month_is_at_the_nearest_end(
 
 def test_days_go_back_over_the_ends_of_months_and_years() -> None:
     assert days_before("2026-11-29", 29) == "2026-10-31"
+    assert days_before("0001-01-05", 29) == "0001-01-01"
     assert days_before("2028-03-01", 1) == "2028-02-29"
     assert days_before("2026-11-29", 400) == "2025-10-25"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ import pytest
 import trio
 
 from trionat.log import bind_context, get_logger, log_to, record, unbind_context, writer
+from trionat.log.tail import Tail, keep_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -574,3 +577,44 @@ def test_a_terminal_that_nobody_reads_stops_neither_loop_nor_exit() -> None:
     worst_call, flush = map(float, process.stdout.split())
     assert worst_call < 0.5
     assert 1.5 < flush < 4
+
+
+def test_what_is_kept_in_memory_holds_no_exception_and_no_frame() -> None:
+    class Payload:
+        pass
+
+    def fail() -> None:
+        payload = Payload()
+        payloads.append(weakref.ref(payload))
+        raise ValueError("half \ud800 a pair" + "x" * 100_000)
+
+    payloads: list[weakref.ref[Payload]] = []
+    tail = Tail()
+    try:
+        fail()
+    except ValueError as error:
+        values = {
+            "msg": record.Event({"event": "a bug", "error": error}),
+            "exc_info": (type(error), error, error.__traceback__),
+        }
+        tail.add(record.without_references(logging.makeLogRecord(values)))
+        del values
+    gc.collect()
+    assert [each() for each in payloads] == [None]
+    ((_, told),) = tail.read()
+    assert told["exception"].startswith("...x")
+    assert len(told["exception"]) < 20_000
+    assert told["error"].startswith("half \ud800 a pair")
+    assert len(told["error"]) == record.TEXT_CHARACTERS
+
+
+def test_a_traceback_is_kept_in_words(expected_errors: list[logging.LogRecord]) -> None:
+    with keep_tail() as tail:
+        try:
+            raise ValueError("half \ud800 a pair")
+        except ValueError:
+            LOG.exception("a bug")
+        ((_, values),) = tail.read()
+    assert len(expected_errors) == 1
+    assert values["exception"].endswith("half \ud800 a pair")
+    assert "test_a_traceback_is_kept_in_words" in values["exception"]

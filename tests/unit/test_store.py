@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from trionat.errors import NameTakenError, StoreError, StoreUnavailableError
+from trionat.errors import LastAdministratorError, NameTakenError, StoreError, StoreUnavailableError
 from trionat.store import sqlite as sqlite_store
 from trionat.store.backend import open_store
 from trionat.store.base import (
@@ -203,7 +203,7 @@ async def test_each_change_changes_its_own_field_of_its_own_account(opener: Open
         alice = attrs.evolve(alice, password="the third")
         assert await listed(store) == [alice, bob]
 
-        await store.set_limits("alice", LIMITS)
+        await store.change_user("alice", lambda each: attrs.evolve(each, limits=LIMITS, damage=""))
         alice = attrs.evolve(alice, limits=LIMITS)
         assert await listed(store) == [alice, bob]
 
@@ -211,7 +211,9 @@ async def test_each_change_changes_its_own_field_of_its_own_account(opener: Open
         alice = attrs.evolve(alice, expires_at=None)
         assert await listed(store) == [alice, bob]
 
-        await store.set_limits("alice", Limits())
+        await store.change_user(
+            "alice", lambda each: attrs.evolve(each, limits=Limits(), damage="")
+        )
         alice = attrs.evolve(alice, limits=Limits())
         assert await listed(store) == [alice, bob]
 
@@ -227,12 +229,97 @@ async def test_each_change_changes_its_own_field_of_its_own_account(opener: Open
         assert await listed(store) == [attrs.evolve(alice, admin=False), bob]
 
 
+async def test_an_account_is_changed_in_one_step(opener: Opener) -> None:
+    alice, bob = user(), user("bob")
+    async with opener() as store:
+        await store.add_user(alice)
+        await store.add_user(bob)
+        wish = attrs.evolve(alice, expires_at=EXPIRES, limits=LIMITS, admin=True, disabled=True)
+        changed = await store.change_user(
+            "alice",
+            lambda each: attrs.evolve(
+                each, expires_at=EXPIRES, limits=LIMITS, admin=True, disabled=True
+            ),
+        )
+        assert as_added(changed) == wish
+        assert await listed(store) == [wish, bob]
+
+        def fail(each: User) -> User:
+            raise ValueError(each.name)
+
+        with pytest.raises(ValueError, match="alice"):
+            await store.change_user("alice", fail)
+        with pytest.raises(StoreError, match="there is no user 'carol'"):
+            await store.change_user("carol", lambda each: each)
+        assert await listed(store) == [wish, bob]
+
+
+async def test_changes_at_once_are_all_made(opener: Opener) -> None:
+    async with opener() as store:
+        await store.add_user(user())
+        changed: list[tuple[int, ...] | None] = []
+
+        async def add(port: int) -> None:
+            def change(each: User) -> User:
+                ports = each.limits.visit_ports or ()
+                return attrs.evolve(
+                    each, limits=attrs.evolve(each.limits, visit_ports=(*ports, port))
+                )
+
+            changed.append((await store.change_user("alice", change)).limits.visit_ports)
+
+        async with trio.open_nursery() as nursery:
+            for port in range(1, 9):
+                nursery.start_soon(add, port)
+        (alice,) = await store.list_users()
+        assert set(alice.limits.visit_ports or ()) == set(range(1, 9))
+        assert alice.limits.visit_ports in changed
+
+
+async def test_the_last_administrator_stays(opener: Opener) -> None:
+    names = ("alice", "bob", "carol", "dave")
+    async with opener() as store:
+        for name in names:
+            await store.add_user(attrs.evolve(user(name), admin=name != "dave"))
+        await store.set_disabled("carol", disabled=True)
+        left: list[str] = []
+        changes = (
+            lambda each: attrs.evolve(each, admin=False),
+            lambda each: attrs.evolve(each, disabled=True),
+        )
+
+        async def change(name: str, how: Callable[[User], User]) -> None:
+            try:
+                await store.change_user(name, how, keep_administrator=True)
+            except LastAdministratorError:
+                left.append(name)
+
+        async with trio.open_nursery() as nursery:
+            for name, how in zip(("alice", "bob"), changes, strict=True):
+                nursery.start_soon(change, name, how)
+        (name,) = left
+        with pytest.raises(LastAdministratorError):
+            await store.remove_user(name, keep_administrator=True)
+        over = datetime(2020, 1, 1, tzinfo=UTC)
+        with pytest.raises(LastAdministratorError):
+            await store.change_user(
+                name, lambda each: attrs.evolve(each, expires_at=over), keep_administrator=True
+            )
+        await store.change_user(
+            name, lambda each: attrs.evolve(each, limits=LIMITS), keep_administrator=True
+        )
+        await store.remove_user("dave", keep_administrator=True)
+        await store.set_disabled("carol", disabled=False)
+        await store.remove_user(name, keep_administrator=True)
+        await store.remove_user("carol")  # as the command line may
+
+
 async def test_what_is_set_to_what_it_was_is_set(opener: Opener) -> None:
     alice = attrs.evolve(user(expires_at=EXPIRES), limits=LIMITS)
     async with opener() as store:
         await store.add_user(alice)
         await store.set_expiry("alice", EXPIRES)
-        await store.set_limits("alice", LIMITS)
+        await store.change_user("alice", lambda each: attrs.evolve(each, limits=LIMITS, damage=""))
         await store.set_admin("alice", admin=False)
         await store.set_disabled("alice", disabled=False)
         await store.set_ticket_salt("alice", alice.ticket_salt)
@@ -810,7 +897,7 @@ async def test_who_is_not_there_cannot_be_changed(opener: Opener) -> None:
             store.remove_user("nobody"),
             store.set_expiry("nobody", None),
             store.set_ticket_salt("nobody", b"salt"),
-            store.set_limits("nobody", LIMITS),
+            store.change_user("nobody", lambda each: attrs.evolve(each, limits=LIMITS, damage="")),
             store.set_password("nobody", "hash", b"salt"),
         ):
             with pytest.raises(StoreError, match="'nobody'") as caught:

@@ -99,7 +99,9 @@ async def test_no_change_but_that_of_the_expiry_changes_the_expiry(
             assert await store.upgrade_password(name, "secret", "hash")
             await store.set_password(name, "another hash", SALT)
             await store.set_ticket_salt(name, SALT)
-            await store.set_limits(name, Limits(sessions=1))
+            await store.change_user(
+                name, lambda each: attrs.evolve(each, limits=Limits(sessions=1), damage="")
+            )
         assert rows(mariadb, database, "select time from userInfo_userinfo order by user_id") == [
             ("NULL",),
             (EXPIRY,),
@@ -170,7 +172,9 @@ async def test_of_two_rows_of_one_name_the_first_is_the_account(
         assert rows(mariadb, database, stored) == [("new",), ("new",), ("new",), ("first",)]
 
         await store.set_expiry("alice", None)
-        await store.set_limits("alice", Limits(sessions=1))
+        await store.change_user(
+            "alice", lambda each: attrs.evolve(each, limits=Limits(sessions=1), damage="")
+        )
         assert await store.find_user("alice") == attrs.evolve(
             alice, password="new", ticket_salt=SALT, limits=Limits(sessions=1)
         )
@@ -189,7 +193,9 @@ async def test_when_the_first_of_two_rows_is_deleted_the_second_is_another_accou
     add_row(mariadb, database, "alice", "second")
     async with opened(database) as store:
         await store.set_ticket_salt("alice", SALT)
-        await store.set_limits("alice", Limits(sessions=1))
+        await store.change_user(
+            "alice", lambda each: attrs.evolve(each, limits=Limits(sessions=1), damage="")
+        )
         first = await store.find_user("alice")
         mariadb.sql("delete from userInfo_userinfo where user_id = 1", database.db_name)
         second = await store.find_user("alice")
@@ -204,7 +210,9 @@ async def test_an_account_with_a_number_that_was_used_before_gets_nothing_of_the
 ) -> None:
     async with opened(database) as store:
         await store.add_user(User(name="alice", password="hash", ticket_salt=SALT))
-        await store.set_limits("alice", Limits(sessions=1))
+        await store.change_user(
+            "alice", lambda each: attrs.evolve(each, limits=Limits(sessions=1), damage="")
+        )
         # By hand; a database forgets which numbers it gave, at the latest when it is restored from a copy.
         mariadb.sql(
             "delete from userInfo_userinfo; alter table userInfo_userinfo auto_increment = 1",
@@ -497,7 +505,7 @@ async def test_one_account_that_is_out_of_order_keeps_nobody_else_out(
         assert bool(a.damage) == bool(reason)
         await store.set_ticket_salt("a", SALT)
         assert await salt_of(store, "a") == SALT
-        await store.set_limits("a", Limits())
+        await store.change_user("a", lambda each: attrs.evolve(each, limits=Limits(), damage=""))
         assert not (await store.find_users(["a"]))["a"].damage
         await store.set_password("a", "hash", SALT)
         assert await store.upgrade_password("a", "hash", "another")

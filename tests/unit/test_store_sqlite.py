@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -237,7 +238,9 @@ async def test_a_file_of_the_first_version_is_taken_over(
         for _ in range(4):
             nursery.start_soon(read)
     async with open_sqlite_store(path) as store:
-        await store.set_limits("alice", Limits(sessions=1))
+        await store.change_user(
+            "alice", lambda each: attrs.evolve(each, limits=Limits(sessions=1), damage="")
+        )
         await store.add_traffic(
             Flush(server="a" * 32, number=1, month="2026-11", amounts={"alice": 1})
         )

@@ -44,6 +44,10 @@ COMMANDS: Final = (
         "kick:kick", "Send somebody away, at once: a user's clients, one session, or one visitor."
     ),
     LaterCommand(
+        "unban:unban",
+        "Let an address that is banned for too many failed logins try passwords again, at once.",
+    ),
+    LaterCommand(
         "drain:drain",
         "Send all clients of a running server to other servers, without cutting anybody off, and wait until nobody is left.",
     ),

@@ -19,7 +19,7 @@ from trionat.server.accounts.limit_lists import (
     check_ports,
 )
 from trionat.store.amount import parse_amount, write_amount
-from trionat.store.base import Limits, Store
+from trionat.store.base import Limits, Store, User
 from trionat.text import quoted
 
 _NONE: Final = "none"
@@ -153,20 +153,20 @@ def limit(
             if text is not None
         }
 
-        async def change(store: Store) -> Limits:
-            if len(changes) == len(_LIMITS):
-                limits = Limits(**changes)  # without a look at the old ones, which may be damaged
-            else:
-                user = await existing_user(store, name)
-                if user.damage:
-                    raise StoreError(user.damage)
-                limits = attrs.evolve(user.limits, **changes)
+        def change(user: User) -> User:
+            if len(changes) == len(_LIMITS):  # it does not matter what they were: maybe damaged
+                return attrs.evolve(user, limits=Limits(**changes), damage="")
+            if user.damage:
+                raise StoreError(user.damage)
+            return attrs.evolve(user, limits=attrs.evolve(user.limits, **changes))
+
+        async def ask(store: Store) -> Limits:
             if changes:
-                await store.set_limits(name, limits)
-            return limits
+                return (await store.change_user(name, change)).limits
+            return change(await existing_user(store, name)).limits
 
         state = State.find(state_dir, config)
-        limits = state.ask(change)
+        limits = state.ask(ask)
         if changes:
             state.note("account.changed", name, what="limits", limits=changes)
     say(f"{name}:")

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import ssl
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -30,17 +31,21 @@ from trionat.server.admin.messages import (
     AskStatus,
     AskTasks,
     AskWhere,
+    Drained,
     Kicked,
     KickSession,
     KickUser,
     KickVisitor,
+    LiftBan,
+    Lifted,
 )
+from trionat.server.admin.snapshot import Snapshot
 from trionat.store.private_file import read_private
 from trionat.store.tokens import digest_token
 from trionat.text import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from trionat.server.admin.messages import Request
@@ -49,6 +54,9 @@ _ROOT: Final = "/api/v1"
 _SILENCE: Final = 15.0
 _PATIENCE: Final = 60.0
 """Seconds for the next bytes, and for the whole answer."""
+
+_MOST_PAGES: Final = 1000
+"""Of a list: a million entries."""
 
 _ANSWER_BYTES: Final = 256 * 1024 * 1024
 """As of the server's socket: what 10,000 visitors take some hundred times."""
@@ -106,15 +114,24 @@ class Remote:
         """
         match request:
             case AskStatus():
-                return dict(self.ask("GET", "/status"))
-            case AskTasks():
-                return dict(self.ask("GET", "/tasks"))
-            case AskWhere(name):
-                return dict(self.ask("GET", f"/whereabouts?user={quoted_path(name)}"))
-            case AskDrain():
-                values = dict(self.ask("POST", "/drain"))
-                del values["draining"]
+                with self.understood():
+                    values = dict(self.ask("GET", "/status"))
+                    Snapshot.of(values)
                 return values
+            case AskTasks():
+                with self.understood():
+                    return dict(self.ask("GET", "/tasks"))
+            case AskWhere(name):
+                with self.understood():
+                    return dict(self.ask("GET", f"/whereabouts?user={quoted_path(name)}"))
+            case AskDrain():
+                with self.understood():
+                    values = dict(self.ask("POST", "/drain"))
+                    del values["draining"]
+                    Drained.of(values)
+                return values
+            case LiftBan(network):
+                return self._lift(network)
             case KickUser(name):
                 return self._kick_user(name)
             case KickSession(uid):
@@ -124,9 +141,19 @@ class Remote:
 
     def _kick_user(self, name: str) -> dict[str, Any]:
         try:
-            return dict(self.ask("POST", f"{user_path(name)}/kick"))
+            with self.understood():
+                values = dict(self.ask("POST", f"{user_path(name)}/kick"))
+                Kicked.of(values)
         except MissingError:
             return attrs.asdict(Kicked())
+        return values
+
+    def _lift(self, network: str) -> dict[str, Any]:
+        try:
+            self.ask("DELETE", f"/bans/{quoted_path(network)}")
+        except MissingError:
+            return attrs.asdict(Lifted(is_lifted=False))
+        return attrs.asdict(Lifted(is_lifted=True))
 
     def _kick(self, path: str, **whom: tuple[int, ...]) -> dict[str, Any]:
         try:
@@ -136,14 +163,36 @@ class Remote:
         return attrs.asdict(Kicked(**whom))  # type: ignore[arg-type]  # one of its tuples
 
     def pages(self, path: str) -> Iterator[dict[str, Any]]:
-        """Return everything of a list."""
+        """Return everything of a list.
+
+        Raises:
+            StartupError: It has no end; and what `ask` raises.
+        """
         query, joint = path, "&" if "?" in path else "?"
-        while True:
-            page = self.ask("GET", f"{query}{'&' if '?' in query else '?'}limit=1000")
-            yield from page["items"]
-            if page["next"] is None:
+        for _ in range(_MOST_PAGES):
+            with self.understood():
+                page = self.ask("GET", f"{query}{'&' if '?' in query else '?'}limit=1000")
+                items, following = list(page["items"]), page["next"]
+                if following is not None:
+                    query = f"{path}{joint}after={quoted_path(following)}"
+            yield from items
+            if following is None:
                 return
-            query = f"{path}{joint}after={quoted_path(page['next'])}"
+        raise StartupError(f"{self}: the list has no end")
+
+    @contextmanager
+    def understood(self) -> Generator[None]:
+        """Say that the server is no trionat, or not of this version, where an answer is of another shape than is read in the block.
+
+        Raises:
+            StartupError: It is.
+        """
+        try:
+            yield
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise StartupError(
+                f"{self}: what answers there is no trionat, or of another version"
+            ) from error
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """Send one request, and return the values that are answered, None where there are none.
@@ -220,7 +269,7 @@ class Remote:
         try:
             code, detail = str(values["code"]), " ".join(str(values["detail"]).split())
             field = str(values.get("field") or "")
-        except (TypeError, KeyError):
+        except (TypeError, LookupError):
             raise StartupError(f"{self}: what answers there is no trionat") from None
         match code:
             case "not_found":

@@ -16,6 +16,8 @@ from trionat.store.base import Limits, OwnedName, User
 from trionat.store.tokens import Token, TokenScope
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trionat.cli.remote import Remote
 
 
@@ -28,13 +30,13 @@ class RemoteStore:
     async def find_user(self, name: str) -> User | None:
         """Return the account of that name, or None; without its password."""
         try:
-            return _user(await self._ask("GET", user_path(name)))
+            return self._read_user(await self._ask("GET", user_path(name)))
         except MissingError:
             return None
 
     async def list_users(self) -> list[User]:
         """Return every account that the token's may see."""
-        return [_user(values) for values in await self._list("/users")]
+        return [self._read_user(values) for values in await self._list("/users")]
 
     async def add_user(self, user: User) -> None:
         """Add an account."""
@@ -46,8 +48,9 @@ class RemoteStore:
         }
         await self._ask("POST", "/users", body)
 
-    async def remove_user(self, name: str) -> None:
-        """Remove an account."""
+    async def remove_user(self, name: str, *, keep_administrator: bool = False) -> None:
+        """Remove an account; the server keeps the last administrator anyway."""
+        del keep_administrator
         await self._ask("DELETE", user_path(name))
 
     async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
@@ -66,10 +69,6 @@ class RemoteStore:
         """Set when the account ends, or that it never does."""
         await self._ask("PATCH", user_path(name), {"expires_at": _text(expires_at)})
 
-    async def set_limits(self, name: str, limits: Limits) -> None:
-        """Replace all limits of an account."""
-        await self._ask("PATCH", user_path(name), {"limits": attrs.asdict(limits)})
-
     async def set_admin(self, name: str, *, admin: bool) -> None:
         """Make an account an administrator, or none any more."""
         await self._ask("PATCH", user_path(name), {"admin": admin})
@@ -78,17 +77,41 @@ class RemoteStore:
         """Keep an account from logging in, or let it again."""
         await self._ask("PATCH", user_path(name), {"disabled": disabled})
 
+    async def change_user(
+        self, name: str, change: Callable[[User], User], *, keep_administrator: bool = False
+    ) -> User:
+        """Change an account; only what is other than before is sent, so that what somebody else changes meanwhile stays."""
+        del keep_administrator
+        before = self._read_user(await self._ask("GET", user_path(name)))
+        after = change(before)
+        older = {} if before.damage else attrs.asdict(before.limits)
+        limits = {
+            key: value
+            for key, value in attrs.asdict(after.limits).items()
+            if key not in older or older[key] != value
+        }
+        body: dict[str, Any] = {"limits": limits} if limits and not after.damage else {}
+        if after.expires_at != before.expires_at:
+            body["expires_at"] = _text(after.expires_at)
+        if after.admin != before.admin:
+            body["admin"] = after.admin
+        if after.disabled != before.disabled:
+            body["disabled"] = after.disabled
+        return self._read_user(await self._ask("PATCH", user_path(name), body))
+
     async def list_names(self) -> list[OwnedName]:
         """Return the names that are kept."""
-        return [
-            OwnedName(
-                name=values["name"],
-                owner=values["user"],
-                account_id=0,
-                used_at=datetime.fromisoformat(values["used"]),
-            )
-            for values in await self._list("/names")
-        ]
+        found = await self._list("/names")
+        with self.remote.understood():
+            return [
+                OwnedName(
+                    name=values["name"],
+                    owner=values["user"],
+                    account_id=0,
+                    used_at=datetime.fromisoformat(values["used"]),
+                )
+                for values in found
+            ]
 
     async def release_name(self, name: str) -> None:
         """Forget whose a name is."""
@@ -97,24 +120,30 @@ class RemoteStore:
     async def list_tokens(self, user: str | None = None) -> list[Token]:
         """Return tokens: those of one account, or all that the token's may see."""
         query = "" if user is None else f"?user={quoted_path(user)}"
-        return [
-            Token(
-                token_id=values["id"],
-                name=values["name"],
-                user=values["user"],
-                account_id=0,
-                digest=b"",
-                scope=TokenScope(values["scope"]),
-                created_at=datetime.fromisoformat(values["created_at"]),
-                expires_at=_moment(values["expires_at"]),
-                last_used=_moment(values["last_used"]),
-            )
-            for values in await self._list(f"/tokens{query}")
-        ]
+        found = await self._list(f"/tokens{query}")
+        with self.remote.understood():
+            return [
+                Token(
+                    token_id=values["id"],
+                    name=values["name"],
+                    user=values["user"],
+                    account_id=0,
+                    digest=b"",
+                    scope=TokenScope(values["scope"]),
+                    created_at=datetime.fromisoformat(values["created_at"]),
+                    expires_at=_moment(values["expires_at"]),
+                    last_used=_moment(values["last_used"]),
+                )
+                for values in found
+            ]
 
     async def remove_token(self, token_id: str) -> None:
         """Remove a token."""
         await self._ask("DELETE", f"/tokens/{quoted_path(token_id)}")
+
+    def _read_user(self, values: Any) -> User:
+        with self.remote.understood():
+            return _user(values)
 
     async def _ask(self, method: str, path: str, body: object = None) -> Any:
         return await trio.to_thread.run_sync(partial(self.remote.ask, method, path, body))

@@ -128,7 +128,12 @@ def _server(server: ServerView, snapshot: Snapshot) -> Iterator[str]:
     }
     clients = len(snapshot.sessions)
     more = f" ({counted(clients, 'client')})" if clients != len(places) else ""
-    yield f"  sessions   {len(places)} of {server.session_limit}{more}, visit ports: {server.ports_held} held, {server.ports_free} free"
+    ports = (
+        ""  # an ordinary account asks from afar
+        if server.ports_held is None
+        else f", visit ports: {server.ports_held} held, {server.ports_free} free"
+    )
+    yield f"  sessions   {len(places)} of {server.session_limit}{more}{ports}"
     yield f"  queue      {len(snapshot.queue)} of {server.queue_places}"
     yield f"  visitors   {served} served, {waiting} waiting, {format_amount(round(server.rate))}/s"
     if snapshot.workers:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from trionat.cli.remote import Remote
 
 FROM_AFAR: Final = (
-    *("status", "traffic", "tasks", "kick", "drain", "user", "token"),
+    *("status", "traffic", "tasks", "kick", "unban", "drain", "user", "token"),
     "cluster where",
 )
 """Those that can ask a server from afar."""

@@ -37,7 +37,7 @@ from trionat.config.values import (
     whole,
     wrong_with_servers,
 )
-from trionat.networks import parse_network
+from trionat.networks import Network, parse_network
 from trionat.text import counted
 
 if TYPE_CHECKING:
@@ -45,10 +45,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trionat.config.key import Fault
-    from trionat.networks import Network
 
 
-LOOPBACK: Final = (parse_network("127.0.0.0/8"), parse_network("::1"))
+class _Unnamed(tuple[Network, ...]):
+    """Networks that nobody has named. The same ones that somebody has named are equal, and mean more."""
+
+    __slots__ = ()
+
+
+LOOPBACK: Final = _Unnamed((parse_network("127.0.0.0/8"), parse_network("::1")))
 """Of this machine alone."""
 
 
@@ -622,6 +627,11 @@ class ServerConfig:
         return self.controller_addr.host if self.visit_host is None else self.visit_host
 
     @property
+    def named_proxies(self) -> tuple[Network, ...]:
+        """Those of `TrustedProxies` that somebody has named, which are believed in what they say in headers."""
+        return () if isinstance(self.trusted_proxies, _Unnamed) else self.trusted_proxies
+
+    @property
     def effective_state_dir(self) -> Path:
         """The folder of keys and users; it may not exist yet."""
         return self.state_dir or user_state_dir()
@@ -719,7 +729,7 @@ class ServerConfig:
         addresses = ("proxy_visit_addr", "proxy_control_addr")
         if self.proxy_visit_addr is None and self.proxy_control_addr is None:
             no_web = self.domain is None and self.console_addr is None
-            if self.trusted_proxies != LOOPBACK and no_web:
+            if not isinstance(self.trusted_proxies, _Unnamed) and no_web:
                 yield (
                     ("trusted_proxies", *addresses),
                     "of no use without ProxyVisitAddr and ProxyControlAddr",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import re
 import time
 import traceback
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from trionat.text import MASK, mask_tickets
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Iterable
 
 TEXT_CHARACTERS: Final = 2000
 """Longer texts are cut: what a peer sends must not fill the memory by way of the queue. Chosen, not measured."""
+
+_TRACEBACK_CHARACTERS: Final = 16_000
+"""Of a traceback that is kept; its end says what it is. Chosen."""
 
 _SECRET_KEYS: Final = ("password", "ticket", "token", "secret")
 _BARE: Final = re.compile(r"""[^ ="']+""")
@@ -116,6 +119,24 @@ def _text(value: object) -> str:
 
 
 _json: Final = json.JSONEncoder(default=_text, skipkeys=True)
+
+
+def without_references(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a record that can be kept: its exceptions in words, cut like other texts, since they hold frames, and so whatever a peer has sent."""
+    event = Event(
+        {
+            key: _text(value)[:TEXT_CHARACTERS] if isinstance(value, BaseException) else value
+            for key, value in cast("Event", record.msg).items()
+        }
+    )
+    if record.exc_info:
+        text = _traceback(record)
+        event["exception"] = (
+            text if len(text) <= _TRACEBACK_CHARACTERS else f"...{text[-_TRACEBACK_CHARACTERS:]}"
+        )
+    kept = logging.makeLogRecord({**record.__dict__, "msg": event})
+    kept.exc_info = kept.exc_text = None
+    return kept
 
 
 def escape(text: str) -> str:

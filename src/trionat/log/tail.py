@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from trionat.log.record import Event, mask_secrets, render_json
+from trionat.log.record import Event, mask_secrets, render_json, without_references
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -22,7 +22,7 @@ RECORDS: Final = 1000
 
 @attrs.define(eq=False)
 class Tail:
-    """The last records, each with its number. Records come from any thread; they are put into words only when somebody reads them."""
+    """The last records, each with its number. Records come from any thread; but for exceptions, they are put into words only when somebody reads them."""
 
     _records: deque[tuple[int, logging.LogRecord]] = attrs.field(
         init=False, factory=lambda: deque(maxlen=RECORDS)
@@ -36,11 +36,6 @@ class Tail:
         number = next(self._numbers)
         self._records.append((number, record))
         self.newest = number
-
-    @property
-    def oldest(self) -> int:
-        """The number of the first one that is kept; 0 where there is none."""
-        return self._records[0][0] if self._records else 0
 
     def read(self, *, above: int = 0) -> list[tuple[int, dict[str, Any]]]:
         """Return the records above a number, as they stand in the log file, without secrets. Takes some 20 us for each: for a thread."""
@@ -58,7 +53,7 @@ class _Keep(logging.Handler):
             event = Event({"event": record.getMessage()})
             mask_secrets(event)
             record = logging.makeLogRecord({**record.__dict__, "msg": event, "args": None})
-        self._tail.add(record)
+        self._tail.add(without_references(record))
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import attrs
 
 from trionat.address import parse_host, parse_tcp_address
 from trionat.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from trionat.address import TCPAddress
 
@@ -17,6 +19,8 @@ NAME_CHARACTERS: Final = 255
 TEXT_CHARACTERS: Final = 1024
 MAX_TEXTS: Final = 64
 MAX_ADDRESSES: Final = 16
+
+_encoder: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 class Fields:
@@ -138,6 +142,22 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def write_json(value: object, encode: Callable[[object], bytes]) -> bytes:
+    """Return JSON of attrs values and lists of them, each entry by itself: an encoder holds the interpreter until it is ready, and with thousands at once everybody else would wait for it."""
+    if isinstance(value, (list, tuple)):
+        entries = cast("Iterable[object]", value)
+        return b"[%b]" % b",".join(write_json(each, encode) for each in entries)
+    if not attrs.has(value.__class__):
+        return encode(value)
+    values: dict[str, object] = {
+        each.name: getattr(value, each.name) for each in attrs.fields(value.__class__)
+    }
+    if not any(isinstance(each, (list, tuple)) for each in values.values()):
+        return encode(attrs.asdict(cast("attrs.AttrsInstance", value)))
+    pairs = (encode(name) + b":" + write_json(each, encode) for name, each in values.items())
+    return b"{%b}" % b",".join(pairs)
+
+
 def to_json(value: object) -> bytes:
-    """Return a JSON payload, without blanks and in UTF-8."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    """Return a JSON payload, without blanks and in UTF-8. Half a surrogate pair, which a peer may have sent, is written as JSON writes one."""
+    return _encoder.encode(value).encode(errors="backslashreplace")

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
-from trionat.errors import NameTakenError
+from trionat.errors import LastAdministratorError, NameTakenError
 from trionat.hostnames import parse_pattern
 from trionat.networks import parse_network
 from trionat.store.amount import MAX_AMOUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from datetime import datetime
 
     from trionat.store.day import DayTotal
@@ -154,6 +154,24 @@ class User:
         """Tell whether the account is past its expiry at `now` (aware)."""
         return self.expires_at is not None and now >= self.expires_at
 
+    def may_administer(self, now: datetime) -> bool:
+        """Tell whether it is an administrator that may log in at `now` (aware)."""
+        return self.admin and not (self.disabled or self.damage or self.is_expired(now))
+
+
+def check_administrators(
+    before: User, after: User | None, others: Iterable[User], now: datetime
+) -> None:
+    """Check that a change of an account leaves somebody who is an administrator and may log in; `after` is None where it is removed.
+
+    Raises:
+        LastAdministratorError: It does not.
+    """
+    if not before.may_administer(now) or (after is not None and after.may_administer(now)):
+        return
+    if not any(other.may_administer(now) for other in others):
+        raise LastAdministratorError
+
 
 @attrs.frozen(kw_only=True)
 class Flush:
@@ -261,8 +279,12 @@ class Store(Protocol):
         """Add an account, made now if it has no `created_at`; `StoreError` where the name is taken."""
         ...
 
-    async def remove_user(self, name: str) -> None:
-        """Remove an account with its limits and tokens; its traffic stays. `StoreError` where there is none."""
+    async def remove_user(self, name: str, *, keep_administrator: bool = False) -> None:
+        """Remove an account with its limits and tokens; its traffic stays. `StoreError` where there is none.
+
+        Raises:
+            LastAdministratorError: with `keep_administrator`, where nobody else is one and may log in.
+        """
         ...
 
     async def set_password(self, name: str, password: str, ticket_salt: bytes) -> None:
@@ -281,16 +303,25 @@ class Store(Protocol):
         """Set when the account ends (aware UTC), or that it never does."""
         ...
 
-    async def set_limits(self, name: str, limits: Limits) -> None:
-        """Replace all limits of an account."""
-        ...
-
     async def set_admin(self, name: str, *, admin: bool) -> None:
         """Make an account an administrator, or none any more."""
         ...
 
     async def set_disabled(self, name: str, *, disabled: bool) -> None:
         """Keep an account from logging in, or let it again."""
+        ...
+
+    async def change_user(
+        self, name: str, change: Callable[[User], User], *, keep_administrator: bool = False
+    ) -> User:
+        """Change when an account ends, its limits, and whether it is an administrator or disabled, in one step; return it as it is then.
+
+        `change` gets the account as it is and returns it as it is to be, perhaps in another thread, and perhaps once more; what it raises changes nothing. Damaged limits stay as they are,
+        unless it takes away the `damage`.
+
+        Raises:
+            LastAdministratorError: with `keep_administrator`, where nobody would be left that is one and may log in.
+        """
         ...
 
     async def add_token(self, token: Token) -> None:

@@ -38,8 +38,9 @@ def day_within(month: str, moment: datetime) -> str:
 
 
 def days_before(day: str, number: int) -> str:
-    """Return which day was so many days before."""
-    return (date.fromisoformat(day) - timedelta(days=number)).isoformat()
+    """Return which day was so many days before, or the first one that there is."""
+    start = date.fromisoformat(day)
+    return (start - min(timedelta(days=number), start - date.min)).isoformat()
 
 
 def parse_day(text: str) -> str:

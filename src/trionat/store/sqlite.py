@@ -24,6 +24,7 @@ from trionat.store.base import (
     TOO_MANY_NAMES,
     OwnedName,
     User,
+    check_administrators,
     check_free,
     read_limits,
 )
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Mapping
     from pathlib import Path
 
-    from trionat.store.base import Flush, Limits
+    from trionat.store.base import Flush
 
 T = TypeVar("T")
 
@@ -124,11 +125,8 @@ class SQLiteStore:
 
         def find(connection: sqlite3.Connection) -> dict[str, User]:
             # One by one, some 5 µs each: a list in one statement would have a limit.
-            found = (
-                connection.execute(f"{_SELECT} where name = ?", (_storable(name),)).fetchone()
-                for name in names
-            )
-            return {row[0]: _user(row) for row in found if row is not None}
+            found = (_find_user(connection, name) for name in names)
+            return {user.name: user for user in found if user is not None}
 
         return await self._run(find)
 
@@ -156,12 +154,14 @@ class SQLiteStore:
         if not added:
             raise StoreError(f"there is a user {user.name!r} already")
 
-    async def remove_user(self, name: str) -> None:
+    async def remove_user(self, name: str, *, keep_administrator: bool = False) -> None:
         """Remove an account; its traffic stays. `StoreError` where there is none."""
 
         def remove(connection: sqlite3.Connection) -> bool:
             connection.execute("begin immediate")
             with connection:  # commits, or rolls back on an error
+                if keep_administrator and (user := _find_user(connection, name)) is not None:
+                    _check_administrators(connection, user, None)
                 connection.execute(
                     "update names set owner = '', account_id = 0 where owner = ?", (name,)
                 )
@@ -291,12 +291,6 @@ class SQLiteStore:
             name, "update users set expires_at = ? where name = ?", _microseconds(expires_at)
         )
 
-    async def set_limits(self, name: str, limits: Limits) -> None:
-        """Replace all limits of an account; `StoreError` where there is none."""
-        await self._change_user(
-            name, "update users set limits = ? where name = ?", limits.to_text()
-        )
-
     async def set_admin(self, name: str, *, admin: bool) -> None:
         """Make an account an administrator, or none any more; `StoreError` where there is no such account."""
         await self._change_user(name, "update users set admin = ? where name = ?", admin)
@@ -304,6 +298,32 @@ class SQLiteStore:
     async def set_disabled(self, name: str, *, disabled: bool) -> None:
         """Keep an account from logging in, or let it again; `StoreError` where there is no such account."""
         await self._change_user(name, "update users set disabled = ? where name = ?", disabled)
+
+    async def change_user(
+        self, name: str, change: Callable[[User], User], *, keep_administrator: bool = False
+    ) -> User:
+        """Change an account in one step; return it as it is then. `StoreError` where there is none."""
+
+        def work(connection: sqlite3.Connection) -> User:
+            connection.execute("begin immediate")
+            with connection:  # commits, or rolls back on an error
+                before = _find_user(connection, name)
+                if before is None:
+                    raise StoreError(f"there is no user {name!r}")
+                after = change(before)
+                if keep_administrator:
+                    _check_administrators(connection, before, after)
+                connection.execute(
+                    "update users set expires_at = ?, admin = ?, disabled = ? where name = ?",
+                    (_microseconds(after.expires_at), after.admin, after.disabled, name),
+                )
+                if not after.damage:
+                    connection.execute(
+                        "update users set limits = ? where name = ?", (after.limits.to_text(), name)
+                    )
+            return after
+
+        return await self._run(work)
 
     async def add_token(self, token: Token) -> None:
         """Add a token; `StoreError` where its account is not there, or has one of that name, or too many."""
@@ -496,6 +516,16 @@ def _add_to_day(connection: sqlite3.Connection, day: str, amounts: Mapping[str, 
         "delete from days where (day, name) in (select day, name from days where day < ? limit ?)",
         (days_before(day, DAYS_KEPT), FORGOTTEN_AT_ONCE),
     )
+
+
+def _find_user(connection: sqlite3.Connection, name: str) -> User | None:
+    row = connection.execute(f"{_SELECT} where name = ?", (_storable(name),)).fetchone()
+    return None if row is None else _user(row)
+
+
+def _check_administrators(connection: sqlite3.Connection, before: User, after: User | None) -> None:
+    others = connection.execute(f"{_SELECT} where admin and name <> ?", (before.name,))
+    check_administrators(before, after, map(_user, others), datetime.now(UTC))
 
 
 def _find_names(connection: sqlite3.Connection, names: Collection[str]) -> dict[str, OwnedName]:

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Final, TypeAlias
 import attrs
 
 from trionat.errors import RemoteProtocolError
-from trionat.protocol.fields import Fields
+from trionat.protocol.fields import Fields, write_json
 
 REQUEST_BYTES: Final = 4096
 """What a request has at most, with its line end. The longest name is 255 characters, each of at most 12 bytes in JSON."""
 
+_encoder: Final = json.JSONEncoder(separators=(",", ":"))
 _HIGHEST_NUMBER: Final = 2**63 - 1
 
 
@@ -72,8 +73,16 @@ class KickVisitor:
     number: int
 
 
+@attrs.frozen
+class LiftBan:
+    """Asks that the ban of a network be lifted, as `status` names it, and for a `Lifted`."""
+
+    word: ClassVar[str] = "lift-ban"
+    network: str
+
+
 Kick: TypeAlias = KickUser | KickSession | KickVisitor
-Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | Kick
+Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | Kick | LiftBan
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +152,18 @@ class Drained:
 
 
 @attrs.frozen(kw_only=True)
+class Lifted:
+    """Whether a ban was lifted: it is not where there was none."""
+
+    is_lifted: bool
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Lifted:
+        """Return what `attrs.asdict` has made these values of."""
+        return cls(**values)
+
+
+@attrs.frozen(kw_only=True)
 class Holding:
     """What one client has, or a group, at a node: visit ports and names. A client of a group has none of its own."""
 
@@ -204,13 +225,15 @@ def decode_request(line: bytes) -> Request:
             return KickSession(fields.integer("uid", 1, _HIGHEST_NUMBER))
         case KickVisitor.word:
             return KickVisitor(fields.integer("number", 1, _HIGHEST_NUMBER))
+        case LiftBan.word:
+            return LiftBan(fields.text("network"))
         case other:
             raise RemoteProtocolError(f"this server knows no request {other!r}")
 
 
 def encode_answer(answer: attrs.AttrsInstance) -> bytes:
     """Return the line for an attrs value. May take a while: for a thread of its own."""
-    return _line({"answer": attrs.asdict(answer)})
+    return b'{"answer":%b}\n' % write_json(answer, _encode)
 
 
 def encode_error(text: str) -> bytes:
@@ -231,5 +254,9 @@ def decode_answer(line: bytes) -> dict[str, Any]:
 
 
 def _line(values: dict[str, Any]) -> bytes:
+    return _encode(values) + b"\n"
+
+
+def _encode(value: object) -> bytes:
     """ASCII only, since names out of a configuration need not be Unicode."""
-    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+    return _encoder.encode(value).encode()

@@ -19,6 +19,8 @@ from trionat.server.admin.messages import (
     KickSession,
     KickUser,
     KickVisitor,
+    LiftBan,
+    Lifted,
     Request,
     decode_request,
     encode_answer,
@@ -93,7 +95,7 @@ class AdminServer:
 
     async def _answer(self, request: Request) -> bytes:
         """Do what is asked for. The answer is written in a thread, since there may be thousands of visitors in it."""
-        answer: Snapshot | Branch | Drained | Whereabouts | Kicked
+        answer: Snapshot | Branch | Drained | Whereabouts | Kicked | Lifted
         match request:
             case AskStatus():
                 answer = await self.commands.snapshot()
@@ -107,6 +109,8 @@ class AdminServer:
                 answer = await self.commands.kick(request)
                 if answer.anybody:
                     log.info("kicked", request=str(request), **attrs.asdict(answer))
+            case LiftBan():
+                answer = Lifted(is_lifted=self.commands.lift(request.network))
             case _:
                 assert_never(request)
         return await trio.to_thread.run_sync(encode_answer, answer, limiter=self._scribe)

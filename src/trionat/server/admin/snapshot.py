@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class ServerView:
-    """The server itself. `rate` is that of all sessions; `stopping` says that nobody new is let in any more, and `drained` that clients are sent to other servers besides."""
+    """The server itself. `rate` is that of all sessions; what is None is not told to who asks. `stopping` says that nobody new is let in any more, and `drained` that clients are sent to other servers besides."""
 
     name: str
     version: str
@@ -26,8 +26,8 @@ class ServerView:
     seconds: float
     control: str
     tunnel: str
-    ports_free: int
-    ports_held: int
+    ports_free: int | None
+    ports_held: int | None
     session_limit: int
     queue_places: int
     rate: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from trionat.server.console.context import Context
+    from trionat.server.console.principal import Principal
 
 _log = get_logger(__name__)
 
@@ -121,10 +123,17 @@ class Resource:
             response = Problem(Code.CONFLICT, str(error)).response()
         await response(scope, receive, send)
 
+    def _find(self, method: str) -> Operation | None:
+        """Return what a method does. HEAD is for what load balancers and monitors look at; the body is left out of its answer on the way."""
+        if method == "HEAD":
+            operation = self.operations.get("GET")
+            return operation if operation is not None and operation.is_outside else None
+        return self.operations.get(method)
+
     async def _answer(self, request: Request) -> Response:
-        context, operation = self.context, self.operations.get(request.method)
+        context, operation = self.context, self._find(request.method)
         if operation is None:
-            allowed = ", ".join(self.operations)
+            allowed = ", ".join(self.operations if self._find("HEAD") is None else ("GET", "HEAD"))
             raise Problem(
                 Code.METHOD_NOT_ALLOWED,
                 f"this path knows {allowed} only",
@@ -137,12 +146,14 @@ class Resource:
             headers=request.headers,
             parameters=NOTHING,
             body=NOTHING,
-            still_may=partial(_still_may, context, request, host),
+            still_may=partial(_still_may, context, request, host, None),
         )
         if operation.needs_login:
             principal = await identify(context, request, host)
             operation.check(principal)
-            call = attrs.evolve(call, principal=principal)
+            _check_rate(context, operation, principal)
+            still_may = partial(_still_may, context, request, host, principal)
+            call = attrs.evolve(call, principal=principal, still_may=still_may)
         given, told = _parameters(request), dict[str, Any]()
         call = attrs.evolve(call, parameters=read(operation.parameters, given, texts=True))
         if operation.body is not None:
@@ -164,14 +175,33 @@ class Resource:
         return await respond(operation, said, context.scribe)
 
 
-async def _still_may(context: Context, request: Request, host: str) -> bool:
+def _check_rate(context: Context, operation: Operation, principal: Principal) -> None:
+    """Check that somebody may change something by now. Administrators may at any time: what they do is theirs to answer for.
+
+    Raises:
+        Problem: not yet.
+    """
+    if operation.permission is not Permission.MANAGE or principal.is_admin:
+        return
+    wait = context.changes.take(principal.account_id)
+    if wait:
+        raise Problem(
+            Code.RATE_LIMITED,
+            "this account has changed too much in a short time",
+            headers={"Retry-After": str(math.ceil(wait))},
+        )
+
+
+async def _still_may(
+    context: Context, request: Request, host: str, principal: Principal | None
+) -> bool:
+    """Tell whether who has asked is the same as then. One who has got other rights may ask anew; a store that is away ends nothing."""
     try:
-        await identify(context, request, host, counts=False)
+        return principal == await identify(context, request, host, counts=False)
     except Problem:
         return False
     except StoreUnavailableError:
         return True
-    return True
 
 
 def _parameters(request: Request) -> dict[str, str]:

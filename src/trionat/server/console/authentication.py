@@ -69,14 +69,16 @@ def clear_cookie() -> str:
 async def identify(
     context: Context, request: Request, host: str, *, counts: bool = True
 ) -> Principal:
-    """Return who asks, which counts as a use of a login if it `counts`.
+    """Return who asks, which counts as a use of a login, or as a guess, if it `counts`.
+
+    What `Authorization` says of another kind is for a proxy on the way, and nothing here.
 
     Raises:
         Problem: nobody that is known, or the request may come from somebody else's page.
     """
-    header = request.headers.get("authorization")
-    if header is not None:
-        return await _by_token(context, header, host)
+    scheme, _, said = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return await _by_token(context, said.strip(), host, counts=counts)
     login = context.logins.find(cookie_of(request.headers), counts=counts)
     if login is None or not await _is_still_good(context, login):
         raise Problem(
@@ -112,14 +114,15 @@ def _check_proof(request: Request, login: Login) -> None:
     raise Problem(Code.FORBIDDEN, text)
 
 
-async def _by_token(context: Context, header: str, host: str) -> Principal:
-    scheme, _, token = header.partition(" ")
-    check_ban(context, host)
-    if scheme.lower() == "bearer" and context.tokens is not None:
-        principal = await context.tokens.find(token.strip())
+async def _by_token(context: Context, token: str, host: str, *, counts: bool) -> Principal:
+    if counts:
+        check_ban(context, host)
+    if context.tokens is not None:
+        principal = await context.tokens.find(token)
         if principal is not None:
             return principal
-    await trio.sleep(context.bans.fail(host))
+    if counts:
+        await trio.sleep(context.bans.fail(host))
     raise Problem(
         Code.UNAUTHORIZED,
         "the token is not known, or has expired",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
@@ -51,8 +52,6 @@ _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 30.0
 """Seconds after a bug until it starts anew: each time twice as long, unless it has run for a while."""
 
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
 
 @attrs.frozen(kw_only=True)
 class Door:
@@ -84,7 +83,10 @@ class Door:
 
 def is_loopback(host: str) -> bool:
     """Tell whether nobody outside of this machine gets to an address."""
-    return host in _LOOPBACK or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @attrs.define(eq=False, kw_only=True)

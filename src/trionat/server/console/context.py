@@ -9,6 +9,8 @@ import attrs
 import trio
 
 from trionat.log import get_logger
+from trionat.server.console.live import Readers
+from trionat.server.console.rate import ChangeRate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,8 +84,8 @@ class Context:
     delivery: Delivery
     tokens: TokenAuthenticator | None = None
     on_change: Callable[[Change], None] = tell_change
-    streams: int = attrs.field(init=False, default=0)
-    """Answers that go on until their reader leaves."""
+    readers: Readers = attrs.field(init=False, factory=Readers)
+    changes: ChangeRate = attrs.field(init=False, factory=ChangeRate)
 
     scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, _SCRIBES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -10,7 +11,6 @@ import attrs
 from starlette.datastructures import Headers, MutableHeaders
 
 from trionat.address import parse_public_address
-from trionat.config.server import LOOPBACK
 from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.networks import Networks, plain_host
@@ -44,6 +44,7 @@ _HEADERS: Final = {
 }
 """Of every answer that does not say otherwise."""
 
+_LENGTH: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -68,8 +69,7 @@ class Guard:
     @classmethod
     def of(cls, app: ASGIApp, config: ServerConfig, ready: Ready) -> Guard:
         """Make one by the configuration."""
-        named = config.trusted_proxies if config.trusted_proxies != LOOPBACK else ()
-        return cls(app, hosts_of(config, ready), Networks(named))
+        return cls(app, hosts_of(config, ready), Networks(config.named_proxies))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -120,11 +120,11 @@ class Guard:
             return
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if site not in (None, "same-origin", "none") or (
-            origin is not None and urlsplit(origin).netloc.lower() != names[0].lower()
+            origin is not None and _site_in(origin) != names[0].lower()
         ):
             raise Problem(Code.FORBIDDEN, "this comes from a page of another site")
         length = headers.get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or int(length) > BODY_BYTES:
+        if not _LENGTH.fullmatch(length) or int(length) > BODY_BYTES:
             raise _too_large()
 
     def _host_of(self, peer: str, headers: Headers) -> str:
@@ -136,6 +136,13 @@ class Guard:
             except ValueError:
                 return peer
         return peer
+
+
+def _site_in(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _name_in(host: str) -> str:

@@ -7,7 +7,8 @@ that is still there, and is told to fetch all anew (`reset`) where it is not.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
@@ -15,10 +16,11 @@ import attrs
 import trio
 
 from trionat.protocol.fields import to_json
+from trionat.server.console.problem import Code, Problem
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from trionat.server.console.principal import Principal
     from trionat.server.console.rows import SessionRow, VisitorRow
@@ -28,6 +30,11 @@ Topic = Literal["server", "sessions", "visitors"]
 
 _KEPT: Final = 8
 """Changes that a slow reader may be behind."""
+
+_MOST_STREAMS: Final = 400
+_MOST_ORDINARY: Final = 300
+_MOST_OF_ONE: Final = 20
+"""Streams at once: of all, of accounts that are no administrators, and of one of these. A page has one."""
 
 _ROWS_A_SECOND: Final = 1000
 """Visitors that are told of: where more change at once, the next change is told so much later."""
@@ -77,7 +84,10 @@ class Tick:
     """What has changed from one look to the next, in the words in which it is told."""
 
     number: int
-    sample: Sample
+    sample: Sample | None
+    """None where there is a newer one, which alone is told of the server."""
+
+    scribe: trio.CapacityLimiter
     changes: Mapping[Topic, _Changes]
     _words: dict[tuple[Topic, str], bytes] = attrs.field(init=False, factory=lambda: {})
     _writing: trio.Lock = attrs.field(init=False, factory=trio.Lock)
@@ -90,7 +100,7 @@ class Tick:
         async with self._writing:
             if key not in self._words:
                 make = partial(self._write, topic, principal, tell_server)
-                self._words[key] = await trio.to_thread.run_sync(make)
+                self._words[key] = await trio.to_thread.run_sync(make, limiter=self.scribe)
             return self._words[key]
 
     def _write(
@@ -100,7 +110,10 @@ class Tick:
         tell_server: Callable[[Sample, Principal], Any],
     ) -> bytes:
         if topic == "server":
-            return event("server", attrs.asdict(tell_server(self.sample, principal)))
+            sample = self.sample
+            if sample is None:
+                return b""
+            return event("server", attrs.asdict(tell_server(sample, principal)))
         changes = self.changes.get(topic)
         told = None if changes is None else changes.told_to(principal.may_see)
         return b"" if told is None else _frame(topic, told)
@@ -129,33 +142,45 @@ class Live:
     _ticks: deque[Tick] = attrs.field(init=False, factory=lambda: deque(maxlen=_KEPT))
     _visitors: Mapping[int, VisitorRow] = attrs.field(init=False, factory=lambda: {})
     _visitors_due: float = attrs.field(init=False, default=0.0)
-
-    @property
-    def number(self) -> int:
-        """That of the last change."""
-        return self._ticks[-1].number if self._ticks else 0
+    _scribe: trio.CapacityLimiter = attrs.field(
+        init=False, factory=partial(trio.CapacityLimiter, 1)
+    )
+    number: int = attrs.field(init=False, default=0)
+    """That of the last change."""
 
     def since(self, number: int) -> list[Tick] | None:
         """Return the changes after that one; None: some of them are forgotten."""
-        if self._ticks and number < self._ticks[0].number - 1:
+        oldest = self._ticks[0].number if self._ticks else self.number + 1
+        if number < oldest - 1:
             return None
         return [tick for tick in self._ticks if tick.number > number]
 
     async def run(self) -> None:
-        """Put changes together, for ever. Where nobody looks at the server there are none."""
-        before = await self.sampler.look()
-        self._visitors = before.visitors
+        """Put changes together, for ever. Where nobody watches, nothing is kept but the last look."""
+        before: Sample | None = None
         while True:
             await self.sampler.changed.wait()
-            after = await self.sampler.look(age=float("inf"))
-            if after is not before:
-                tick = await trio.to_thread.run_sync(self._compare, before, after)
-                if (told := tick.changes.get("visitors")) is not None:
-                    self._visitors = after.visitors
-                    self._visitors_due = after.at + len(told) / _ROWS_A_SECOND
-                self._ticks.append(tick)
-                before = after
-                self.changed.notify()
+            after = self.sampler.latest
+            if after is None or after is before:
+                continue
+            if before is None or not self.sampler.is_watched:
+                self._ticks.clear()
+                self._visitors, self._visitors_due = after.visitors, 0.0
+                self.number += 1
+            else:
+                await self._add(before, after)
+            before = after
+            self.changed.notify()
+
+    async def _add(self, before: Sample, after: Sample) -> None:
+        tick = await trio.to_thread.run_sync(self._compare, before, after, limiter=self._scribe)
+        if (told := tick.changes.get("visitors")) is not None:
+            self._visitors = after.visitors
+            self._visitors_due = after.at + len(told) / _ROWS_A_SECOND
+        if self._ticks:
+            self._ticks[-1].sample = None  # thousands of visitors, eight times
+        self._ticks.append(tick)
+        self.number = tick.number
 
     def _compare(self, before: Sample, after: Sample) -> Tick:
         changes: dict[Topic, _Changes] = {
@@ -163,4 +188,35 @@ class Live:
         }
         if after.at >= self._visitors_due:
             changes["visitors"] = _Changes.between(self._visitors, after.visitors)
-        return Tick(number=self.number + 1, sample=after, changes=changes)
+        return Tick(number=self.number + 1, sample=after, scribe=self._scribe, changes=changes)
+
+
+@attrs.define(eq=False)
+class Readers:
+    """Who has how many streams open, so that no account takes all places, and all ordinary ones together leave some to administrators."""
+
+    _of: Counter[int] = attrs.field(init=False, factory=lambda: Counter[int]())
+    _ordinary: int = attrs.field(init=False, default=0)
+
+    @contextmanager
+    def counting(self, principal: Principal) -> Generator[None]:
+        """Count a stream while the block runs.
+
+        Raises:
+            Problem: there are too many.
+        """
+        account, is_ordinary = principal.account_id, not principal.is_admin
+        if is_ordinary and self._of[account] >= _MOST_OF_ONE:
+            text = f"this account has {_MOST_OF_ONE} streams open, which is all that it may have"
+            raise Problem(Code.UNAVAILABLE, text)
+        if self._of.total() >= _MOST_STREAMS or (is_ordinary and self._ordinary >= _MOST_ORDINARY):
+            raise Problem(Code.UNAVAILABLE, "too many streams are open")
+        self._of[account] += 1
+        self._ordinary += is_ordinary
+        try:
+            yield
+        finally:
+            self._ordinary -= is_ordinary
+            self._of[account] -= 1
+            if not self._of[account]:
+                del self._of[account]

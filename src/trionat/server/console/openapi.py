@@ -10,7 +10,7 @@ import trio
 from starlette.responses import Response
 
 from trionat.protocol.fields import to_json
-from trionat.server.console.authentication import COOKIE
+from trionat.server.console.authentication import COOKIE, CSRF_HEADER
 from trionat.server.console.operation import Call, Nothing, Operation
 from trionat.server.console.principal import Permission
 from trionat.server.console.problem import MEDIA_TYPE, SCHEMA
@@ -71,6 +71,12 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "csrf": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": CSRF_HEADER,
+                    "description": "goes with the cookie, also to read: what the answer to the login says as csrf",
+                },
             },
         },
     }
@@ -81,7 +87,7 @@ def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
-        "security": [{"token": []}, {"cookie": []}] if operation.needs_login else [],
+        "security": [{"token": []}, {"cookie": [], "csrf": []}] if operation.needs_login else [],
         "parameters": [
             {
                 "name": each["name"],

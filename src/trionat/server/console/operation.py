@@ -9,7 +9,7 @@ import attrs
 import trio
 from starlette.responses import Response
 
-from trionat.protocol.fields import to_json
+from trionat.protocol.fields import to_json, write_json
 from trionat.server.console.principal import Permission, Principal
 from trionat.server.console.problem import Code, Problem
 from trionat.server.console.shape import field
@@ -48,7 +48,7 @@ class Call(Generic[P, B]):
     parameters: P
     body: B
     still_may: Callable[[], Awaitable[bool]]
-    """Tells whether who asks would still get an answer, for one that takes long."""
+    """Tells whether who asks is still who he was, and may do what he might, for an answer that takes long."""
 
     principal: Principal = _NOBODY
 
@@ -117,6 +117,8 @@ class Operation:
                 if principal.token is None
                 else f"this is for administrators, and the account of this token, {principal.username!r}, is none: trionat user admin makes it one",
             )
+        if principal.is_remembered and self.permission is Permission.MANAGE:
+            raise Problem(Code.STORE_UNAVAILABLE, "the accounts cannot be asked for now")
 
 
 async def respond(operation: Operation, said: Any, scribe: trio.CapacityLimiter) -> Response:
@@ -134,7 +136,7 @@ async def respond(operation: Operation, said: Any, scribe: trio.CapacityLimiter)
 
 
 def _encode(values: Any) -> bytes:
-    return to_json(attrs.asdict(values) if attrs.has(values.__class__) else values)
+    return write_json(values, to_json)
 
 
 @attrs.frozen(kw_only=True)
@@ -159,6 +161,25 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     next: str | None = None
+
+
+def cut_page_behind(
+    items: Iterable[T], mark: Callable[[T], str], *, limit: int, after: str | None
+) -> Page[T]:
+    """Cut a part out of a list that keeps its order while entries come and go, so that nothing in it but `mark` says where one is.
+
+    Raises:
+        Problem: the last entry of the page before is gone, and nobody knows what came behind it.
+    """
+    there = list(items)
+    marks = list(map(mark, there))
+    if after is not None and after not in marks:
+        reason = "what the page before ended with is not there any more: begin with the first page"
+        raise Problem(Code.CONFLICT, reason, field="after")
+    start = 0 if after is None else marks.index(after) + 1
+    part = tuple(there[start : start + limit])
+    end = start + len(part)
+    return Page(part, marks[end - 1] if end < len(there) else None)
 
 
 def cut_page(

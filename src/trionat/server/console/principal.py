@@ -47,6 +47,8 @@ class Principal:
     login: Login | None = None
     token: str | None = None
     expires_at: datetime | None = None
+    is_remembered: bool = attrs.field(default=False, eq=False)
+    """Whether the store cannot be asked now, so that this is as it was found last: enough to look, and not to change anything."""
 
     def may_see(self, username: str) -> bool:
         """Tell whether what belongs to an account is for these eyes."""
@@ -66,9 +68,10 @@ class TokenAuthenticator(Protocol):
     """Knows whose a Bearer token is."""
 
     async def find(self, token: str) -> Principal | None:
-        """Return who has it; None: nobody, or it has expired.
+        """Return who has it; None: nobody, and whoever shows it guesses.
 
         Raises:
+            Problem: it is void, and no guess.
             StoreUnavailableError: it cannot be asked for now.
         """
         ...

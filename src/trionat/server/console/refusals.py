@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from trionat.errors import StoreDataError, StoreError, StoreUnavailableError
+from trionat.errors import LastAdministratorError, StoreDataError, StoreError, StoreUnavailableError
 from trionat.server.console.problem import Code, Problem
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def there(what: str) -> Generator[None]:
     """Say that there is no such thing, where the store says so: it may have gone since it was looked for."""
     try:
         yield
-    except StoreUnavailableError:
+    except (StoreUnavailableError, LastAdministratorError):
         raise
     except StoreError as error:
         raise Problem(Code.NOT_FOUND, f"there is no {what}") from error

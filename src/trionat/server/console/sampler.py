@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -126,7 +127,12 @@ class Sampler:
     history: deque[HistoryPoint] = attrs.field(
         init=False, factory=lambda: deque(maxlen=_HISTORY_POINTS)
     )
-    _latest: Sample | None = attrs.field(init=False, default=None)
+    latest: Sample | None = attrs.field(init=False, default=None)
+    """The last look, however old it is."""
+
+    _scribe: trio.CapacityLimiter = attrs.field(
+        init=False, factory=partial(trio.CapacityLimiter, 1)
+    )
     _is_stale: bool = attrs.field(init=False, default=True)
     _watchers: int = attrs.field(init=False, default=0)
     _came: Signal = attrs.field(init=False, factory=Signal)
@@ -135,7 +141,7 @@ class Sampler:
     async def look(self, *, age: float = WATCH_INTERVAL) -> Sample:
         """Return a look at the server that is not older than so many seconds, and not from before `forget`."""
         async with self._looking:
-            latest = self._latest
+            latest = self.latest
             if latest is not None and not self._is_stale and trio.current_time() - latest.at < age:
                 return latest
             self._is_stale = False
@@ -143,13 +149,20 @@ class Sampler:
                 with trio.fail_after(_PATIENCE):
                     snapshot = await self.commands.snapshot()
                     at = trio.current_time()
-                    sample = await trio.to_thread.run_sync(Sample.of, snapshot, latest, at)
+                    sample = await trio.to_thread.run_sync(
+                        Sample.of, snapshot, latest, at, limiter=self._scribe
+                    )
             except BaseException:  # whoever asked may have gone: what is there is as old as before
                 self._is_stale = True
                 raise
-            self._latest = sample
+            self.latest = sample
         self.changed.notify()
         return sample
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody watches."""
+        return self._watchers > 0
 
     def forget(self) -> None:
         """Something was changed: the next look is a new one."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import attrs
 
+from trionat.log.record import escape
 from trionat.server.console.problem import Code, Problem
 from trionat.text import quoted
 
@@ -21,6 +22,7 @@ T = TypeVar("T")
 _SHAPE: Final = "shape"
 _LONGEST_TEXT: Final = 1024
 _MOST_ITEMS: Final = 1024
+_SHOWN_CHARACTERS: Final = 64
 _HIGHEST: Final = 2**63 - 1
 
 
@@ -101,7 +103,7 @@ def read(kind: type[T], values: Mapping[str, Any], *, texts: bool = False, what:
     known = {name: (its, default, bounds) for name, its, default, bounds in _fields(kind)}
     for name in values:
         if name not in known:
-            raise _invalid(what + name, "is not known here")
+            raise _invalid(what + _shown(name), "is not known here")
     found: dict[str, Any] = {}
     for name, (its, default, bounds) in known.items():
         if name in values:
@@ -110,6 +112,12 @@ def read(kind: type[T], values: Mapping[str, Any], *, texts: bool = False, what:
         elif default is attrs.NOTHING:
             raise _invalid(what + name, "is missing")
     return kind(**found)
+
+
+def _shown(name: str) -> str:
+    """Return a name that somebody has made up as it is said back: short, and nothing in it but what can be seen."""
+    shown = escape(name[:_SHOWN_CHARACTERS])
+    return shown if len(name) <= _SHOWN_CHARACTERS else f"{shown}..."
 
 
 def without_secrets(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class ServerCollector(Collector):
             "trionat_visit_ports",
             "Visit ports.",
             "state",
-            {"free": server.ports_free, "held": server.ports_held},
+            {"free": server.ports_free or 0, "held": server.ports_held or 0},
         )
         yield _gauges(
             "trionat_tunnels",

@@ -11,7 +11,6 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.config.server import LOOPBACK
 from trionat.log import get_logger
 from trionat.networks import Networks
 from trionat.protocol.http.answer import NO_ANSWER, NOT_HTTP
@@ -102,8 +101,7 @@ class Dispatcher:
     def __attrs_post_init__(self) -> None:
         config = self.config
         # Not by default: what passes TCP on from this machine without a PROXY header, as containers do, would lend its trust to everybody.
-        named = config.trusted_proxies != LOOPBACK
-        self._proxies = Networks(config.trusted_proxies if named else ())
+        self._proxies = Networks(config.named_proxies)
         self._limits = HttpLimits(
             head_bytes=config.http_head_bytes,
             fields=config.http_head_fields,

@@ -40,6 +40,14 @@ async def find(link: Link, names: tuple[str, ...]) -> dict[str, User]:
     return {name: users[name] for name in names if name in users}
 
 
+async def find_administrators(link: Link) -> dict[str, User]:
+    """Return the accounts that are administrators."""
+    rows = await link.ask("select owner from trionat_flags where admin")
+    names = tuple(owner.decode() for (owner,) in rows)
+    users = await find(link, names) if names else {}
+    return {name: user for name, user in users.items() if user.admin}
+
+
 async def lock_rows(link: Link, name: str) -> Rows:
     """Return the rows of exactly that name, and keep others from changing them until the transaction ends."""
     # In two steps: without an index on the name, one would lock the whole table.

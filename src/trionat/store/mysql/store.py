@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
 from trionat.errors import StoreError
-from trionat.store.base import MOST_DAYS_AT_ONCE, MOST_NAMES, TOO_MANY_NAMES, check_free
+from trionat.store.base import (
+    MOST_DAYS_AT_ONCE,
+    MOST_NAMES,
+    TOO_MANY_NAMES,
+    check_administrators,
+    check_free,
+)
 from trionat.store.mysql import accounts, hostnames, schema, tokens, traffic
 from trionat.store.tokens import check_new_token
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
-    from trionat.store.base import Flush, Limits, OwnedName, User
+    from trionat.store.base import Flush, OwnedName, User
     from trionat.store.day import DayTotal
     from trionat.store.mysql.accounts import Rows
     from trionat.store.mysql.pool import Link, Pool
@@ -81,10 +88,12 @@ class MySQLStore:
 
         await self._change(add)
 
-    async def remove_user(self, name: str) -> None:
+    async def remove_user(self, name: str, *, keep_administrator: bool = False) -> None:
         """Remove an account; its traffic stays. `StoreError` where there is none."""
 
         async def remove(link: Link, rows: Rows) -> None:
+            if keep_administrator:
+                await _check_administrators(link, (await accounts.find(link, (name,)))[name], None)
             await accounts.remove(link, rows)
             await hostnames.disown(link, name)
             await tokens.remove_all(link, name)
@@ -183,14 +192,6 @@ class MySQLStore:
 
         await self._change_user(name, change)
 
-    async def set_limits(self, name: str, limits: Limits) -> None:
-        """Replace all limits of an account; `StoreError` where there is none."""
-
-        async def change(link: Link, rows: Rows) -> None:
-            await accounts.set_limits(link, min(rows), limits)
-
-        await self._change_user(name, change)
-
     async def set_admin(self, name: str, *, admin: bool) -> None:
         """Make an account an administrator, or none any more; `StoreError` where there is no such account."""
 
@@ -206,6 +207,28 @@ class MySQLStore:
             await accounts.set_disabled(link, min(rows), name, disabled=disabled)
 
         await self._change_user(name, change)
+
+    async def change_user(
+        self, name: str, change: Callable[[User], User], *, keep_administrator: bool = False
+    ) -> User:
+        """Change an account in one step; return it as it is then. `StoreError` where there is none."""
+
+        async def work(link: Link, rows: Rows) -> User:
+            before = (await accounts.find(link, (name,)))[name]
+            after = change(before)
+            if keep_administrator:
+                await _check_administrators(link, before, after)
+            if after.expires_at != before.expires_at:
+                await accounts.set_expiry(link, rows, after.expires_at)
+            if after.limits != before.limits or after.damage != before.damage:
+                await accounts.set_limits(link, min(rows), after.limits)
+            if after.admin != before.admin:
+                await accounts.set_admin(link, min(rows), name, admin=after.admin)
+            if after.disabled != before.disabled:
+                await accounts.set_disabled(link, min(rows), name, disabled=after.disabled)
+            return after
+
+        return await self._change_user(name, work)
 
     async def add_token(self, token: Token) -> None:
         """Add a token; `StoreError` where its account is not there, or has one of that name, or too many."""
@@ -275,18 +298,16 @@ class MySQLStore:
             lambda link: traffic.totals_of_days(link, first, last, user, after, limit)
         )
 
-    async def _change_user(
-        self, name: str, change: Callable[[Link, Rows], Awaitable[None]]
-    ) -> None:
+    async def _change_user(self, name: str, change: Callable[[Link, Rows], Awaitable[T]]) -> T:
         """Make a change to the rows of an account that has to exist."""
 
-        async def work(link: Link) -> None:
+        async def work(link: Link) -> T:
             rows = await accounts.lock_rows(link, name) if _askable([name]) else None
             if not rows:
                 raise _no_user(name)
-            await change(link, rows)
+            return await change(link, rows)
 
-        await self._change(work)
+        return await self._change(work)
 
     async def _change(self, change: Callable[[Link], Awaitable[T]]) -> T:
         """Make a change, wholly or not at all, while nobody else of us makes one."""
@@ -296,6 +317,12 @@ class MySQLStore:
             return await change(link)
 
         return await self._pool.run(work, transaction=True)
+
+
+async def _check_administrators(link: Link, before: User, after: User | None) -> None:
+    others = await accounts.find_administrators(link)
+    others.pop(before.name, None)
+    check_administrators(before, after, others.values(), datetime.now(UTC))
 
 
 def _no_user(name: str) -> StoreError:

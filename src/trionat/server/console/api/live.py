@@ -39,9 +39,8 @@ _SIGN_OF_LIFE: Final = 15.0
 _DOUBT_INTERVAL: Final = 2.0
 """Seconds between two looks whether who reads may still do so."""
 
-_MOST_STREAMS: Final = 400
 _MOST_RECORDS: Final = 200
-"""Log records, or events, of one second that are told of; of more the reader hears `reset`."""
+"""Log records, or events, of one second that are told of. Of more events the reader hears `reset`, and of more records it gets the newest: to fetch all of the log anew each second would be more still."""
 
 
 @attrs.frozen(kw_only=True)
@@ -70,20 +69,15 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell."""
         context = self.call.context
-        if context.streams >= _MOST_STREAMS:
-            problem = Problem(Code.UNAVAILABLE, "too many streams are open")
-            await problem.response()(scope, receive, send)
-            return
-        context.streams += 1
-        try:
+        with context.readers.counting(self.call.principal):
+            if not await _read_body(receive):
+                return
             with context.sampler.watching():
                 await send(_START)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_wait_gone, receive, nursery.cancel_scope)
                     await self._tell(send)
                     nursery.cancel_scope.cancel("may not read any more")
-        finally:
-            context.streams -= 1
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _tell(self, send: Send) -> None:
@@ -142,8 +136,7 @@ class EventStream(Response):
         if _LOG not in self.topics or tail.newest == self._told_of_log:
             return b""
         above, self._told_of_log = self._told_of_log, tail.newest
-        if self._told_of_log - above > _MOST_RECORDS:
-            return event("reset", {"topics": [_LOG]})
+        above = max(above, self._told_of_log - _MOST_RECORDS)
         write = partial(_write_records, partial(read_records, tail, above=above), self._told_of_log)
         return await trio.to_thread.run_sync(write, limiter=self.call.context.scribe)
 
@@ -161,6 +154,20 @@ _START: Final[Message] = {
 def _write_records(read: Callable[[], list[Record]], newest: int) -> bytes:
     records = [attrs.asdict(record) for record in read() if record.number <= newest]
     return b"".join(event(_LOG, record) for record in records)
+
+
+async def _read_body(receive: Receive) -> bool:
+    """Read what was sent with the request before anything is answered, so that this can be that it is too large or too slow; tell whether the reader is still there.
+
+    Raises:
+        Problem: it is.
+    """
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return False
+        if not message.get("more_body", False):
+            return True
 
 
 async def _wait_gone(receive: Receive, stream: trio.CancelScope) -> None:

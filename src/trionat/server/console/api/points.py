@@ -54,14 +54,17 @@ def _taken(sample: Sample) -> Iterator[PointRow]:
 
 async def _list(call: Call[ByText, Nothing]) -> Page[PointRow]:
     sample = await call.context.sampler.look()
-    rows: dict[int | str, PointRow] = {
-        port: PointRow(point=port, state="free") for port in call.context.ready.visit_ports
-    }
+    # What is free would tell others which they are that somebody has.
+    ports = call.context.ready.visit_ports if call.principal.is_admin else ()
+    rows: dict[int | str, PointRow] = {port: PointRow(point=port, state="free") for port in ports}
     for row in _taken(sample):  # of a group several hold the same one: the first stands for it
-        if rows.get(row.point, row).state in ("free", "reserved"):
+        if row.user is not None and not call.principal.may_see(row.user):
+            continue
+        there = rows.get(row.point)
+        if there is None or there.state != "held":
             rows[row.point] = row
     return cut_page(
-        (row for row in rows.values() if row.user is None or call.principal.may_see(row.user)),
+        rows.values(),
         lambda row: row.place,
         limit=call.parameters.limit,
         after=call.parameters.after,
@@ -73,7 +76,7 @@ OPERATIONS = (
         method="GET",
         path="/points",
         name="list_points",
-        summary="Visit ports and names; those of others only for an administrator",
+        summary="Visit ports and names; those of others, and what is free, only for an administrator",
         parameters=ByText,
         answer=Page[PointRow],
         handle=_list,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import attrs
 
 from trionat.server.admin.snapshot import (
     QueuedView,
     VisitorView,
 )
-from trionat.server.console.operation import ByNumber, Call, Nothing, Operation, Page, cut_page
+from trionat.server.console.operation import ByText, Call, Nothing, Operation, Page, cut_page_behind
 from trionat.server.console.shape import field
 
 
@@ -16,7 +18,7 @@ from trionat.server.console.shape import field
 class ReservedRow:
     """Ports and names that are kept for a client which was lost, for `remaining` seconds; `visitors` wait for it."""
 
-    number: int = field(about="its place in this list, for `after`")
+    number: int = field(about="its place in this list, as it is now")
     user: str
     ports: tuple[int, ...]
     names: tuple[str, ...]
@@ -28,20 +30,19 @@ class ReservedRow:
     group: str | None
 
 
-async def _list_queue(call: Call[ByNumber, Nothing]) -> Page[QueuedView]:
+async def _list_queue(call: Call[ByText, Nothing]) -> Page[QueuedView]:
     sample = await call.context.sampler.look()
-    queue = [each for each in sample.snapshot.queue if call.principal.may_see(each.user)]
-    places = {id(each): place for place, each in enumerate(queue, 1)}
-    return cut_page(
-        queue,
-        lambda each: places[id(each)],
+    return cut_page_behind(
+        (each for each in sample.snapshot.queue if call.principal.may_see(each.user)),
+        lambda each: each.address,
         limit=call.parameters.limit,
         after=call.parameters.after,
     )
 
 
-async def _list_reserved(call: Call[ByNumber, Nothing]) -> Page[ReservedRow]:
+async def _list_reserved(call: Call[ByText, Nothing]) -> Page[ReservedRow]:
     sample = await call.context.sampler.look()
+    seen = (each for each in sample.snapshot.reserved if call.principal.may_see(each.user))
     rows = [
         ReservedRow(
             number=number,
@@ -51,15 +52,25 @@ async def _list_reserved(call: Call[ByNumber, Nothing]) -> Page[ReservedRow]:
                 if name != "number"
             },
         )
-        for number, each in enumerate(sample.snapshot.reserved, 1)
-        if call.principal.may_see(each.user)
+        for number, each in enumerate(seen, 1)
     ]
-    return cut_page(
+    marks = _marks(rows)
+    return cut_page_behind(
         rows,
-        lambda row: row.number,
+        lambda row: marks[row.number],
         limit=call.parameters.limit,
         after=call.parameters.after,
     )
+
+
+def _marks(rows: list[ReservedRow]) -> dict[int, str]:
+    """Return by number what each is known by: whose and what it is, and which of several places at the same."""
+    counts, marks = Counter[str](), dict[int, str]()
+    for row in rows:
+        what = " ".join(map(str, (row.user, *row.ports, *row.names)))
+        counts[what] += 1
+        marks[row.number] = f"{what} {counts[what]}"
+    return marks
 
 
 OPERATIONS = (
@@ -68,7 +79,7 @@ OPERATIONS = (
         path="/queue",
         name="list_queue",
         summary="Clients that wait for a place, the first one first",
-        parameters=ByNumber,
+        parameters=ByText,
         answer=Page[QueuedView],
         handle=_list_queue,
         is_long=True,
@@ -78,7 +89,7 @@ OPERATIONS = (
         path="/reserved",
         name="list_reserved",
         summary="Ports and names that are kept for clients which were lost",
-        parameters=ByNumber,
+        parameters=ByText,
         answer=Page[ReservedRow],
         handle=_list_reserved,
         is_long=True,

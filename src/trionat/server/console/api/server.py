@@ -38,8 +38,8 @@ class ClusterRow:
 class Whole:
     """What only administrators see of the server. `refused` counts by bound since the start."""
 
-    ports_free: int
-    ports_held: int
+    ports_free: int | None
+    ports_held: int | None
     session_limit: int
     queue_places: int
     queued: int

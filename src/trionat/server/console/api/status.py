@@ -22,9 +22,12 @@ def _seen_by(principal: Principal, snapshot: Snapshot) -> Snapshot:
     """Return what somebody may see of a snapshot: an administrator all, anybody else his own clients."""
     if principal.is_admin:
         return snapshot
+    sessions = tuple(each for each in snapshot.sessions if principal.may_see(each.user))
+    rate = sum((each.rate for each in sessions), 0.0)
     return attrs.evolve(
         snapshot,
-        sessions=tuple(each for each in snapshot.sessions if principal.may_see(each.user)),
+        server=attrs.evolve(snapshot.server, ports_free=None, ports_held=None, rate=rate),
+        sessions=sessions,
         queue=tuple(each for each in snapshot.queue if principal.may_see(each.user)),
         reserved=tuple(each for each in snapshot.reserved if principal.may_see(each.user)),
         refused={},

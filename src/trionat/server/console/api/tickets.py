@@ -10,16 +10,23 @@ import attrs
 from trionat.server.accounts.limit_lists import check_names, check_ports
 from trionat.server.accounts.scope import Only, until
 from trionat.server.accounts.tickets import make_ticket, narrow_ticket
-from trionat.server.console.api.users import WHEN, One, find_account
+from trionat.server.console.account import find_account
+from trionat.server.console.expiry import WHEN, check_end, read_expiry
 from trionat.server.console.operation import Call, Nothing, Operation
 from trionat.server.console.principal import Permission
 from trionat.server.console.refusals import there, valid
 from trionat.server.console.shape import field
 from trionat.store.base import new_ticket_salt
-from trionat.store.expiry import NEVER, parse_expiry
 
 if TYPE_CHECKING:
     from trionat.protocol.ticket import Ticket
+
+
+@attrs.frozen(kw_only=True)
+class One:
+    """Whose tickets."""
+
+    name: str = field(longest=255)
 
 
 @attrs.frozen(kw_only=True)
@@ -41,7 +48,7 @@ class TicketRow:
     restrictions: tuple[str, ...]
 
 
-def _caveats(wish: TicketWish, now: datetime) -> tuple[str, ...]:
+def _caveats(wish: TicketWish, expires: datetime | None) -> tuple[str, ...]:
     caveats: list[str] = []
     names: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
@@ -53,18 +60,17 @@ def _caveats(wish: TicketWish, now: datetime) -> tuple[str, ...]:
             ports = check_ports(wish.only_ports)
     if names or ports:
         caveats.append(str(Only(names=names, ports=ports)))
-    with valid("expires"):
-        moment = parse_expiry(wish.expires or NEVER, now)
-        if moment is not None and moment <= now:
-            raise ValueError("this is over already")
-    if moment is not None:
-        caveats.append(until(moment))
+    if expires is not None:
+        caveats.append(until(expires))
     return tuple(caveats)
 
 
 async def _make(call: Call[One, TicketWish]) -> TicketRow:
     context = call.context
-    caveats = _caveats(call.body, datetime.now(UTC))
+    now = datetime.now(UTC)
+    expires = read_expiry(call.body.expires or None, now, field="expires", must_be_later=True)
+    check_end(call.principal, "a ticket", expires, field="expires")
+    caveats = _caveats(call.body, expires)
     user = await find_account(context, call.principal, call.parameters.name)
     if not user.ticket_salt:  # an account that the Go program made
         user = attrs.evolve(user, ticket_salt=new_ticket_salt())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import attrs
 
 from trionat.server.accounts.values import token_values
-from trionat.server.console.api.users import WHEN, find_account, read_expiry
+from trionat.server.console.account import find_account
+from trionat.server.console.expiry import WHEN, check_end, read_expiry
 from trionat.server.console.operation import ROOT, Call, Nothing, Operation, Page, Reply, cut_page
 from trionat.server.console.principal import Permission
 from trionat.server.console.problem import Code, Problem
@@ -101,27 +102,12 @@ async def _get(call: Call[One, Nothing]) -> TokenRow:
     return TokenRow.of(token, datetime.now(UTC))
 
 
-def _check_end(principal: Principal, expires_at: datetime | None) -> None:
-    """Check that a token that somebody makes by one of his does not outlive that: else one that was meant for a day would be good for ever.
-
-    Raises:
-        Problem: it would.
-    """
-    end = principal.expires_at
-    if end is not None and (expires_at is None or expires_at > end):
-        raise Problem(
-            Code.INVALID,
-            f"a token that is made by a token may not outlive it, which ends at {end:%Y-%m-%dT%H:%M:%SZ}",
-            field="expires_at",
-        )
-
-
 async def _add(call: Call[Nothing, NewToken]) -> Reply:
     body, now, text = call.body, datetime.now(UTC), make_token_text()
     with valid("name"):
         check_new_name(body.name, "token")
     expires_at = read_expiry(body.expires_at, now, must_be_later=True)
-    _check_end(call.principal, expires_at)
+    check_end(call.principal, "a token", expires_at)
     name = call.principal.username if body.user is None else body.user
     user = await find_account(call.context, call.principal, name)
     scope = TokenScope(body.scope)

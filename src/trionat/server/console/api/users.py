@@ -13,7 +13,9 @@ from trionat.errors import RefusedError
 from trionat.server.accounts.limit_lists import check_names, check_networks, check_ports
 from trionat.server.accounts.values import user_values
 from trionat.server.admin.messages import Kicked, KickUser
+from trionat.server.console.account import find_account
 from trionat.server.console.authentication import banned, check_ban
+from trionat.server.console.expiry import WHEN, read_expiry
 from trionat.server.console.operation import (
     ROOT,
     ByText,
@@ -29,14 +31,12 @@ from trionat.server.console.problem import Code, Problem
 from trionat.server.console.refusals import there, valid
 from trionat.server.console.shape import ABSENT, Absent, field
 from trionat.store.base import Limits, User, check_new_name, new_ticket_salt
-from trionat.store.expiry import NEVER, parse_expiry
 from trionat.store.passwords import check_new_password, hash_password, verify_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from trionat.server.console.context import Context
-    from trionat.server.console.principal import Principal
 
 _MOST = 1_000_000
 _LISTS: Mapping[str, Callable[[Any], tuple[int | str, ...]]] = {
@@ -45,7 +45,6 @@ _LISTS: Mapping[str, Callable[[Any], tuple[int | str, ...]]] = {
     "allow_visitors": check_networks,
     "deny_visitors": check_networks,
 }
-WHEN = "a moment (ISO 8601), a day (valid through it, UTC), 30d, 12h or never"
 
 
 @attrs.frozen(kw_only=True)
@@ -157,19 +156,6 @@ class One:
     name: str = field(longest=255)
 
 
-async def find_account(context: Context, principal: Principal, name: str) -> User:
-    """Return an account that who asks may see.
-
-    Raises:
-        Problem: for these eyes there is none of that name.
-    """
-    principal.require_sight(name, f"user {name!r}")
-    user = await context.store.find_user(name)
-    if user is None:
-        raise Problem(Code.NOT_FOUND, f"there is no user {name!r}")
-    return user
-
-
 async def _rows(context: Context, users: Iterable[User]) -> tuple[UserRow, ...]:
     there = list(users)
     used = await context.traffic.used_this_month([user.name for user in there])
@@ -221,30 +207,32 @@ async def _add(call: Call[Nothing, NewUser]) -> Reply:
 
 async def _change(call: Call[One, UserChange]) -> UserRow:
     body, name, store = call.body, call.parameters.name, call.context.store
-    user = await find_account(call.context, call.principal, name)
+    await find_account(call.context, call.principal, name)
     is_own = name == call.principal.username
     if is_own and (body.admin is False or body.disabled is True):
         raise Problem(
             Code.CONFLICT, "an administrator cannot do that to itself: another one has to"
         )
-    # All of it is read before anything is changed.
-    limits = body.limits.of(user.limits)
     expires_at = (
         None
         if body.expires_at is ABSENT
         else read_expiry(body.expires_at, datetime.now(UTC), must_be_later=is_own)
     )
-    if user.damage and body.limits != LimitsChange() and not body.limits.is_whole:
-        raise Problem(Code.CONFLICT, user.damage)
-    if body.limits != LimitsChange():
-        await _set(store.set_limits(name, limits), name)
-    if body.expires_at is not ABSENT:
-        await _set(store.set_expiry(name, expires_at), name)
-    if body.admin is not ABSENT:
-        await _set(store.set_admin(name, admin=body.admin), name)
-    if body.disabled is not ABSENT:
-        await _set(store.set_disabled(name, disabled=body.disabled), name)
-    changed = await find_account(call.context, call.principal, name)
+
+    def change(user: User) -> User:
+        if user.damage and body.limits != LimitsChange() and not body.limits.is_whole:
+            raise Problem(Code.CONFLICT, user.damage)
+        return attrs.evolve(
+            user,
+            expires_at=user.expires_at if body.expires_at is ABSENT else expires_at,
+            limits=body.limits.of(user.limits),
+            admin=user.admin if body.admin is ABSENT else body.admin,
+            disabled=user.disabled if body.disabled is ABSENT else body.disabled,
+            damage="" if body.limits.is_whole else user.damage,
+        )
+
+    with there(f"user {name!r}"), valid("limits" if body.expires_at is ABSENT else "expires_at"):
+        changed = await store.change_user(name, change, keep_administrator=True)
     (row,) = await _rows(call.context, [changed])
     return row
 
@@ -254,7 +242,7 @@ async def _remove(call: Call[One, Nothing]) -> None:
     if name == call.principal.username:
         raise Problem(Code.CONFLICT, "an administrator cannot remove itself: another one has to")
     with there(f"user {name!r}"):
-        await call.context.store.remove_user(name)
+        await call.context.store.remove_user(name, keep_administrator=True)
 
 
 async def _set_password(call: Call[One, PasswordChange]) -> None:
@@ -293,24 +281,6 @@ async def _kick(call: Call[One, Nothing]) -> Kicked:
     if not kicked.anybody:
         raise Problem(Code.NOT_FOUND, f"there is no client of a user {name!r} here")
     return kicked
-
-
-def read_expiry(text: str | None, now: datetime, *, must_be_later: bool = False) -> datetime | None:
-    """Read when something ends; null is never.
-
-    Raises:
-        Problem: it is no such time, or over already where it must not be.
-    """
-    with valid("expires_at"):
-        moment = parse_expiry(NEVER if text is None else text, now)
-        if must_be_later and moment is not None and moment <= now:
-            raise ValueError("this is over already")
-    return moment
-
-
-async def _set(change: Any, name: str) -> None:
-    with there(f"user {name!r}"):
-        await change
 
 
 OPERATIONS = (
