@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import http.client
-import resource
-import socket
 import ssl
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,9 +17,6 @@ from tests.console.serving import serving
 from trionat.address import TCPAddress
 from trionat.config.events import NTFY, WebhookConfig
 from trionat.server.console import libraries
-from trionat.server.events.event import server_up
-from trionat.server.events.hub import Hub
-from trionat.server.events.journal import Journal, events_folder, read_events
 from trionat.server.events.webhook import send_test
 
 if TYPE_CHECKING:
@@ -211,30 +206,6 @@ async def test_handshakes_are_not_too_many(tmp_path: Path, monkeypatch: pytest.M
         await trio.sleep(3)
         nursery.cancel_scope.cancel()
     assert len(heard) >= 8
-
-
-@known(reason="the newer file is moved before there is another one, and then it is not there")
-async def test_a_journal_outlives_a_shortage_at_the_wrong_moment(tmp_path: Path) -> None:
-    journal = Journal.open(events_folder(tmp_path), most=4)
-    hub = Hub(server="here")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-    async def tell(count: int) -> None:
-        for _ in range(count):
-            hub.publish(server_up(version="1", control="there"))
-        await journal.flush()
-
-    with hub.telling(journal), ExitStack() as restored:
-        restored.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        await tell(4)
-        with socket.socket() as probe:
-            free = probe.fileno()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-        await tell(1)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        await tell(1)
-    await journal.close()
-    assert [event.number for event in read_events(tmp_path, 100)][-1] == 6
 
 
 @known(reason="only two of three libraries are looked for", raises=AssertionError)

@@ -32,7 +32,7 @@ def made(
     template: str, *events: Kept, secret: str = "", url: str = "https://chat.example/hook/1"
 ) -> Any:
     webhook = WebhookConfig(url=url, template=template, secret=secret)
-    return compose(webhook, events or (kept(),), "journal", NOW)
+    return compose(webhook, events or (kept(),), "journal-7", NOW)
 
 
 def test_json_is_the_line_itself() -> None:

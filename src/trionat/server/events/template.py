@@ -62,13 +62,13 @@ class Message:
     last: int
 
 
-def compose(webhook: WebhookConfig, events: Sequence[Kept], journal: str, now: float) -> Message:
+def compose(webhook: WebhookConfig, events: Sequence[Kept], delivery: str, now: float) -> Message:
     """Make a message of the first events, as many as go into one.
 
     Args:
         webhook: For whom.
         events: At least one.
-        journal: The name of the journal, which makes the number of an event one that nothing else has.
+        delivery: What names the first event, and nothing else ever.
         now: The time of day, which signatures are for.
     """
     first = events[0]
@@ -76,7 +76,7 @@ def compose(webhook: WebhookConfig, events: Sequence[Kept], journal: str, now: f
     if webhook.template == JSON:
         headers |= {
             "Trionat-Event": first.event.type,
-            "Trionat-Delivery": f"{journal}-{first.event.number}",
+            "Trionat-Delivery": delivery,
         }
         if webhook.secret:
             headers["Trionat-Signature"] = sign(webhook.secret, first.line, int(now))
