@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import ssl
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,7 @@ import trio
 from tests.console.browsing import served
 from tests.console.serving import serving
 from trionat.address import TCPAddress
-from trionat.config.events import NTFY, WebhookConfig
 from trionat.server.console import libraries
-from trionat.server.events.webhook import send_test
 
 if TYPE_CHECKING:
     import logging
@@ -219,27 +216,3 @@ def test_each_library_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries, "find_spec", find)
     libraries.require_libraries()
     assert "prometheus_client" in asked
-
-
-@known(
-    reason="h11 says no, and says the header, in an error that nobody takes for a fault of the configuration"
-)
-async def test_a_secret_that_is_no_header_is_not_told() -> None:
-    async def take(stream: trio.SocketStream) -> None:
-        await stream.receive_some(4096)
-
-    async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(
-            partial(trio.serve_tcp, take, 0, host="127.0.0.1", handler_nursery=nursery)
-        )
-        port = listener.socket.getsockname()[1]
-        webhook = WebhookConfig(
-            url=f"http://127.0.0.1:{port}/topic",
-            template=NTFY,
-            secret="tk_secret ",
-            allow_private=True,
-        )
-        outcome = await send_test(webhook, "here", ssl.create_default_context())
-        nursery.cancel_scope.cancel()
-    assert outcome.reason is not None
-    assert "tk_secret" not in outcome.reason
