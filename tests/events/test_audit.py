@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.e2e.running import wait_until
+from tests.events.listening import reading
 from trionat.server.events import audit as audit_module
 from trionat.server.events.audit import (
     CONSOLE,
@@ -130,7 +131,7 @@ async def test_changes_of_accounts_are_events_once_whoever_makes_them(
     monkeypatch.setattr(append_lines, "__kwdefaults__", {"most": 300, "files": 10})
     note_change(tmp_path, "account.added", "before")
     hub = Hub("here")
-    with hub.reading() as reader:
+    with reading(hub) as reader:
         async with running(tmp_path, hub) as audit:
             audit.note(ANN, "account.added", "bob", {"what": ""})
             await trio.sleep(0.2)

@@ -298,7 +298,7 @@ async def test_a_hundred_thousand_at_once_are_bounded_and_hold_nothing_up(folder
             await trio.sleep(0.001)
             longest = max(longest, time.perf_counter() - before)
 
-    with hub.telling(journal), hub.reading(most=1000) as reader:
+    with hub.telling(journal):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal.run)
             nursery.start_soon(tick)
@@ -312,7 +312,6 @@ async def test_a_hundred_thousand_at_once_are_bounded_and_hold_nothing_up(folder
             await journal.flush()
             pause = longest
             nursery.cancel_scope.cancel()
-        assert len(await reader.take(10_000)) == 1000
     assert numbers(journal) == list(range(90_001, 100_001))
     print(f"burst {burst:.3f} s, each {burst * 10:.1f} us, longest pause {pause * 1000:.1f} ms")
     assert pause < 0.25
