@@ -114,9 +114,15 @@ def _in_form(
     url, secret = webhook.url, webhook.secret.encode(errors="surrogatepass")
     match webhook.template:
         case "slack":
-            return url, {
-                "text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-            }
+            return (
+                url,
+                {
+                    "text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
+                    "mrkdwn": False,  # *bold* would be bold
+                    "unfurl_links": False,  # and a link that somebody calls himself be looked up and shown
+                    "unfurl_media": False,
+                },
+            )
         case "feishu":
             # There is no way to write a bracket that is none: <at user_id="all"> in somebody's name would call everybody.
             values: dict[str, Any] = {
