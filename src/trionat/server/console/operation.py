@@ -51,6 +51,8 @@ class Call(Generic[P, B]):
     """Tells whether who asks would still get an answer, for one that takes long."""
 
     principal: Principal = _NOBODY
+    also: dict[str, object] = attrs.field(factory=lambda: {})
+    """What the audit is to know besides what was sent."""
 
 
 @attrs.frozen(kw_only=True)
