@@ -18,8 +18,8 @@ _CONNECTED: Final = '"event": "connected"'
 _SECTIONS: Final = {"server.yml": "Server", "client.yml": "Client"}
 
 
-async def _build(site: Site, home: Ports) -> Ends:
-    """Run a server and a client as a user runs them, with the path, if there is one, between the two."""
+async def _build(site: Site, home: Ports, *flags: str) -> Ends:
+    """Run a server and a client as a user runs them, with the path, if there is one, between the two. `flags` are more of the client's."""
     control = free_port()
     host, port = await site.cross(control)
     addresses = ["--controller-addr", f"{HOST}:{control}", "--tunnel-addr", f"{HOST}:0"]
@@ -31,7 +31,7 @@ async def _build(site: Site, home: Ports) -> Ends:
         await first.wait_words(_READY)
     server = await site.run("serve", *serve)
     ticket = json.loads(await server.wait_words(_READY))["ticket"]
-    command = [*TRIONAT, "connect", "--json", "--state-dir", site.folder / "client"]
+    command = [*TRIONAT, "connect", "--json", "--state-dir", site.folder / "client", *flags]
     client = await site.run("connect", *command, home.bulk, home.requests, TRIONAT_TICKET=ticket)
     connected = json.loads(await client.wait_words(_CONNECTED))
     visit = [int(service["public"].rpartition(":")[2]) for service in connected["services"]]
@@ -45,5 +45,11 @@ async def _build_unencrypted(site: Site, home: Ports) -> Ends:
     return await _build(site, home)
 
 
+async def _build_inspected(site: Site, home: Ports) -> Ends:
+    """The same, with an inspector that nobody looks at."""
+    return await _build(site, home, "--inspect-addr", f"{HOST}:0")
+
+
 ENCRYPTED: Final = Chain(name="trionat", encrypted=True, build=_build)
 UNENCRYPTED: Final = Chain(name="trionat, TLS off", encrypted=False, build=_build_unencrypted)
+INSPECTED: Final = Chain(name="trionat, inspected", encrypted=True, build=_build_inspected)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from bench.chain import standing
-from bench.product import ENCRYPTED, UNENCRYPTED
+from bench.product import ENCRYPTED, INSPECTED, UNENCRYPTED
 from bench.program import FailedError, MissingError
 from bench.rivals import (
     BORE,
@@ -37,6 +37,9 @@ CHAINS: Final = (
     *(DIRECT, NGINX, RATHOLE, BORE, FRP_PLAIN, NAT, UNENCRYPTED),
     *(NGINX_ENCRYPTED, RATHOLE_ENCRYPTED, FRP, CHISEL, SSH, ENCRYPTED),
 )
+ASKED_FOR: Final = (INSPECTED,)
+"""Chains that are measured only where they are named."""
+
 _LONGEST: Final = 600.0
 """Seconds for one measurement; the slowest of a full run takes a tenth of it on two slow cores."""
 

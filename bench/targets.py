@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from bench import scenarios
-from bench.product import ENCRYPTED, UNENCRYPTED
+from bench.product import ENCRYPTED, INSPECTED, UNENCRYPTED
 from bench.rivals import BORE, CHISEL, FRP, NGINX, NGINX_ENCRYPTED, RATHOLE
 from bench.scenarios import Effort
 
@@ -45,6 +45,7 @@ class Target:
 
 
 _RIVALS: Final = {
+    "trionat": ENCRYPTED,
     "nginx": NGINX,
     "nginx_tls": NGINX_ENCRYPTED,
     "rathole": RATHOLE,
@@ -88,4 +89,9 @@ def _targets(chain: Chain) -> list[Target]:
     return targets + [Target(chain=chain, measure=m, bound=bound) for m, bound in limits.items()]
 
 
-TARGETS: Final = (*_targets(ENCRYPTED), *_targets(UNENCRYPTED))
+def _inspected() -> list[Target]:
+    bulk = [_compared(INSPECTED, measure, trionat=0.9) for measure in scenarios.BULK.values()]
+    return [target for targets in bulk for target in targets]
+
+
+TARGETS: Final = (*_targets(ENCRYPTED), *_targets(UNENCRYPTED), *_inspected())

@@ -56,12 +56,12 @@ SANS_IO = {"trio", "socket", "ssl", "time", "asyncio", "anyio", "selectors", "th
 
 FOREIGN = {
     "acme": ["server/certificates/acme_client.py"],
-    "anycorn": ["client/inspector/web_server.py", "server/console/connection.py"],
-    "anyio": ["client/inspector/web_server.py", "store/mysql/pool.py"],
+    "anycorn": ["transport/web_connection.py"],
+    "anyio": ["store/mysql/pool.py"],
     "asyncio": ["store/mysql/pool.py"],
     "asyncmy": ["store/mysql/pool.py", "store/mysql/faults.py"],
     "coredis": ["server/cluster/primary.py", "server/cluster/redis_link.py"],
-    "h11": ["server/console/connection.py", "server/events/post.py"],
+    "h11": ["server/events/post.py", "transport/web_connection.py"],
     "httptools": ["protocol/http/fields.py", "protocol/http/body.py"],
     "josepy": ["server/certificates/acme_client.py"],
     "prometheus_client": [
@@ -69,10 +69,11 @@ FOREIGN = {
         "server/exposition/exposition.py",
     ],
     "starlette": [
-        "client/inspector/access.py",
-        "client/inspector/application.py",
-        "client/inspector/web_server.py",
+        "client/inspector/",
         "server/console/",
+        "transport/web_body.py",
+        "transport/web_connection.py",
+        "transport/web_server.py",
     ],
     "requests": ["server/certificates/acme_client.py"],
     "urllib3": ["server/certificates/acme_client.py"],

@@ -18,11 +18,12 @@ import trio
 
 from tests.browser.window import Window, open_window
 from tests.e2e import running, services
+from tests.events.receiver import receiving, status
 
 pytest.importorskip("playwright")
 pytest.importorskip("anycorn")
 
-from playwright.sync_api import Dialog, Page, Route, expect
+from playwright.sync_api import Dialog, Locator, Page, Route, expect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +34,16 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.limit(180)]
 
 FOR_EVERYBODY = ["overview", "sessions", "visitors", "points", "traffic", "tokens", "account"]
-FOR_ADMINS = ["users", "bans", "certificates", "nodes", "configuration", "log"]
+FOR_ADMINS = [
+    "users",
+    "bans",
+    "events",
+    "audit",
+    "certificates",
+    "nodes",
+    "configuration",
+    "log",
+]
 SCREENS = FOR_EVERYBODY + FOR_ADMINS
 ADMIN, PASSWORD = "boss", "a long password of the administrator"
 
@@ -95,7 +105,16 @@ def show(page: Page, screen: str) -> None:
     expect(page.locator("main .waiting")).to_have_count(0)
 
 
-def rows(page: Page) -> Any:
+def show_all(page: Page) -> None:
+    """Ask for older ones until there are none."""
+    older = page.get_by_role("button", name="Show older ones")
+    for shown in range(1000, MANY, 1000):
+        expect(page.locator(".count")).to_have_text(f"Rows: {shown:,}")
+        older.click()
+    expect(older).to_have_count(0)
+
+
+def rows(page: Page | Locator) -> Any:
     return page.locator("tr[data-row]")
 
 
@@ -148,6 +167,17 @@ async def test_each_screen_where_there_is_nothing(tmp_path: Path) -> None:
             # What to do next is said with the very command.
             show(page, "sessions")
             expect(page.locator("main code")).to_have_text("trionat connect TICKET 8080")
+            show(page, "points")
+            for words in ("No client waits", "Nothing is kept for a lost client"):
+                expect(page.get_by_text(words)).to_be_visible()
+            # Of these there is always something at a server that somebody has logged in to.
+            fill(here.window, 0, "")
+            for screen, words in (
+                ("events", "Nothing has happened yet"),
+                ("audit", "trionat user add NAME"),
+            ):
+                show(page, screen)
+                expect(page.locator("main")).to_contain_text(words)
 
         await here.window.do(look)
 
@@ -313,6 +343,173 @@ async def test_a_token_is_shown_once(tmp_path: Path) -> None:
         await here.window.do(make)
 
 
+async def test_events_as_they_happen(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here, services.echo() as echo:
+        await here.log_in()
+
+        def open_events(page: Page) -> None:
+            show(page, "events")
+            expect(rows(page).last).to_contain_text("takes clients at 127.0.0.1")
+
+        def see_client(page: Page) -> None:
+            row = rows(page).filter(has_text="Client is up")
+            expect(row).to_have_count(1)
+            expect(row).to_contain_text(f"{HOSTILE} of trionat is up at ")
+            assert page.locator("main img, main script").count() == 0
+            row.get_by_role("button", name="Client is up").click()
+            dialog = page.get_by_role("dialog")
+            expect(dialog).to_contain_text("session.up")
+            page.keyboard.press("Escape")
+
+        def see_change(page: Page) -> None:
+            kind = page.get_by_label("Event", exact=True)
+            kind.select_option("Account added")
+            expect(rows(page)).to_have_count(2)
+            expect(rows(page).first).to_contain_text("carla was added by ")
+            kind.select_option("Bans: all")
+            expect(page.get_by_text("Nothing matches the filter.")).to_be_visible()
+            page.get_by_role("button", name="All events").click()
+            expect(rows(page).first).to_contain_text("carla")
+            page.get_by_label("Language").first.select_option("zh")
+            expect(rows(page).first).to_contain_text("添加了 carla")
+            page.get_by_label("语言").first.select_option("en")
+            expect(rows(page).first).to_contain_text("carla was added by ")
+
+        def see_another(page: Page) -> None:
+            expect(rows(page).first).to_contain_text("dora was added by ")
+
+        def see_only_changes(page: Page) -> None:
+            page.get_by_label("Event", exact=True).select_option("Account added")
+            expect(rows(page)).to_have_count(3)
+
+        def see_only_a_change(page: Page) -> None:
+            expect(rows(page).first).to_contain_text("emma was added by ")
+            expect(rows(page)).to_have_count(4)
+
+        await here.window.do(open_events)
+        arguments = (here.server.ticket, str(echo), "--name", HOSTILE)
+        async with running.client(tmp_path / "client", *arguments):
+            await here.window.do(see_client)
+        await account(here.server, "add", "carla", password=PASSWORD)
+        await here.window.do(see_change)
+        await account(here.server, "add", "dora", password=PASSWORD)
+        await here.window.do(see_another)
+        # What comes is filtered as well.
+        await here.window.do(see_only_changes)
+        await account(here.server, "passwd", "dora", password=PASSWORD)
+        await account(here.server, "add", "emma", password=PASSWORD)
+        await here.window.do(see_only_a_change)
+
+
+async def test_who_is_told_of_events(tmp_path: Path) -> None:
+    async with receiving() as well, receiving(status(500)) as ill:
+        entries = "".join(
+            f"  - {{Url: '{each.url}?for-nobody', Secret: s, AllowPrivate: true, Types: [server.*]}}\n"
+            for each in (well, ill)
+        )
+        config = tmp_path / "server.yml"
+        config.write_text(f"Events:\n{entries}")
+        async with scene(tmp_path, "--config", str(config)) as here:
+            await here.log_in()
+            await ill.wait(1)
+            await well.wait(1)
+
+            def look(page: Page) -> None:
+                show(page, "events")
+                table = page.get_by_role("table", name="Who is told")
+                expect(rows(table)).to_have_count(2)
+                row = rows(table).filter(has_text=f":{well.port}/")
+                expect(row).to_contain_text("takes them")
+                row = rows(table).filter(has_text=f":{ill.port}/")
+                expect(row).to_contain_text("fails")
+                expect(row).to_contain_text("status 500")
+                assert "for-nobody" not in page.content()
+                page.get_by_role("button", name="Send a test").click()
+                dialog = page.get_by_role("dialog")
+                expect(dialog).to_contain_text("has taken it")
+                expect(dialog).to_contain_text("has not taken it")
+                expect(dialog).to_contain_text("status 500")
+                page.keyboard.press("Escape")
+                expect(page.get_by_role("dialog")).to_have_count(0)
+                expect(page.get_by_role("button", name="Send a test")).to_be_focused()
+
+            await here.window.do(look)
+            await well.wait_type("test")
+    async with scene(tmp_path / "nobody") as here:
+        await here.log_in()
+
+        def learn_how(page: Page) -> None:
+            show(page, "events")
+            page.get_by_role("button", name="Be told elsewhere").click()
+            dialog = page.get_by_role("dialog")
+            expect(dialog.get_by_label("Lines of the configuration")).to_have_value(
+                re.compile("Events:\n  - Url: https://hooks.slack.com/")
+            )
+
+        await here.window.do(learn_how)
+
+
+async def test_who_has_changed_what(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.log_in()
+
+        def change(page: Page) -> None:
+            show(page, "users")
+            page.get_by_role("button", name="Add a user").click()
+            page.get_by_role("dialog").get_by_label("Name").fill("anna")
+            page.get_by_role("dialog").get_by_label("Password").fill("a long password of hers")
+            page.get_by_role("dialog").get_by_role("button", name="Add").click()
+            expect(page.get_by_role("dialog")).to_contain_text("Ticket of anna")
+            page.keyboard.press("Escape")
+            expect(rows(page)).to_have_count(3)
+
+        def look(page: Page) -> None:
+            show(page, "audit")
+            row = rows(page).filter(has_text="anna")
+            expect(row).to_have_count(1)
+            for words in (ADMIN, "console", "added an account", "127.0.0.1"):
+                expect(row).to_contain_text(words)
+            expect(rows(page).filter(has_text="command line")).to_have_count(2)
+            assert "a long password of hers" not in page.content()
+            page.keyboard.press("/")
+            page.keyboard.type("command line")
+            expect(rows(page)).to_have_count(2)
+
+        await here.window.do(change)
+        with trio.fail_after(10):
+            while "anna" not in (here.server.state / "audit.log").read_text():  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        await here.window.do(look)
+
+
+async def test_who_waits_and_what_is_kept(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here, services.echo() as echo:
+        await here.log_in()
+        first, second = (here.server.ticket, str(echo), "--name"), tmp_path / "second"
+
+        def see_queue(page: Page) -> None:
+            show(page, "overview")
+            page.locator(".tiles").get_by_role("link", name="Waiting clients").click()
+            queue = page.get_by_role("table", name="Waiting clients")
+            expect(rows(queue)).to_have_count(1)
+            expect(rows(queue)).to_contain_text(HOSTILE)
+
+        def see_reserved(page: Page) -> None:
+            kept = page.get_by_role("table", name="Kept for lost clients")
+            expect(rows(kept)).to_have_count(1)
+            expect(rows(kept)).to_contain_text(str(port))
+            expect(rows(kept)).to_contain_text(re.compile(r"\d s"))
+
+        async with running.client(tmp_path / "first", *first, "holder") as client:
+            port = client.port()
+            async with running.client_process(second, *first, HOSTILE) as waiting:
+                await here.window.do(see_queue)
+                waiting.terminate()
+                await waiting.wait()
+            client.kill()
+        await here.window.do(see_reserved)
+
+
 async def test_who_is_no_administrator_sees_his_own(tmp_path: Path) -> None:
     async with (
         scene(tmp_path) as here,
@@ -398,8 +595,8 @@ async def test_the_server_is_lost_and_comes_back(tmp_path: Path) -> None:
             await window.do(again)
 
 
-def fill(window: Window, count: int, text: str) -> None:
-    """Have the lists answer with so many rows, whose texts are this one; the server's own answers have their form."""
+def fill(window: Window, count: int, text: str, *others: str) -> None:
+    """Have the lists, and others, answer with so many rows, whose texts are this one; the server's own answers have their form."""
 
     @functools.cache
     def items(kind: str) -> list[dict[str, Any]]:
@@ -457,6 +654,17 @@ def fill(window: Window, count: int, text: str) -> None:
             "expired": False,
             "last_used": None,
         }
+        session_lost = {
+            "uid": 1,
+            "user": text,
+            "client": text,
+            "address": "192.0.2.1:4000",
+            "points": [60000, text],
+            "code": text,
+            "reason": text,
+            "seconds": 5.0,
+            "relayed": 9,
+        }
         made: dict[str, tuple[str, dict[str, Any]]] = {
             "sessions": ("uid", session),
             "visitors": ("number", visitor),
@@ -477,6 +685,65 @@ def fill(window: Window, count: int, text: str) -> None:
                     "drained": False,
                 },
             ),
+            "events": (
+                "number",
+                {
+                    "time": since,
+                    "type": "session.lost",
+                    "server": text,
+                    "data": session_lost,
+                    "text": text,
+                },
+            ),
+            "webhooks": (
+                "url",
+                {
+                    "template": "json",
+                    "types": [text],
+                    "state": "failing",
+                    "behind": 7,
+                    "failures": 3,
+                    "reason": text,
+                    "next_try": since,
+                },
+            ),
+            "audit": (
+                "number",
+                {
+                    "time": since,
+                    "by": "token",
+                    "user": text,
+                    "token": text,
+                    "host": "192.0.2.3",
+                    "what": "account.changed",
+                    "target": text,
+                    "detail": text,
+                },
+            ),
+            "queue": (
+                "position",
+                {
+                    "user": text,
+                    "client": text,
+                    "address": "192.0.2.4:4000",
+                    "since": since,
+                    "seconds": 1.0,
+                },
+            ),
+            "reserved": (
+                "number",
+                {
+                    "user": text,
+                    "ports": [60000, 60001],
+                    "names": [text],
+                    "since": since,
+                    "seconds": 1.0,
+                    "remaining": 20.0,
+                    "waiting": 2,
+                    "visitors": [],
+                    "group": text,
+                },
+            ),
             "log": (
                 "number",
                 {
@@ -490,7 +757,7 @@ def fill(window: Window, count: int, text: str) -> None:
             ),
         }
         key, values = made[kind]
-        numbered = key in ("uid", "number")
+        numbered = key in ("uid", "number", "position")
         return [
             {**values, key: number if numbered else f"{text}{number}"}
             for number in range(1, count + 1)
@@ -505,7 +772,7 @@ def fill(window: Window, count: int, text: str) -> None:
         left = after + limit < count and kind != "log"
         route.fulfill(json={"items": page, "next": str(after + limit) if left else None})
 
-    kinds = "sessions|visitors|users|points|traffic|tokens|bans|certificates|nodes|log"
+    kinds = "|".join((*LISTS, "log", *others))
     window.page.route(re.compile(rf"/api/v1/({kinds})(\?|$)"), answer)
 
 
@@ -517,9 +784,14 @@ LISTS = [
     "traffic",
     "tokens",
     "bans",
+    "events",
+    "audit",
     "certificates",
     "nodes",
 ]
+PAGED = ("events", "audit")
+PARTS = {"queue": "Waiting clients", "reserved": "Kept for lost clients"}
+"""What else the screen of names and ports has."""
 
 
 async def test_what_peers_say_is_text(tmp_path: Path) -> None:
@@ -544,6 +816,7 @@ async def test_what_peers_say_is_text(tmp_path: Path) -> None:
                 dialog.dismiss()
 
             page.on("dialog", note)
+            page.unroute_all()
             fill(here.window, 3, text)
             shown = SHOWN if text == TURNED else text
             for screen in (*LISTS, "log"):
@@ -556,10 +829,21 @@ async def test_what_peers_say_is_text(tmp_path: Path) -> None:
                 assert page.locator("main img, main script").count() == 0
                 hidden = page.evaluate("document.body.innerText.match(/[\\u202e\\u001b\\u200b]/)")
                 assert hidden is None
+            for screen in ("events", "sessions"):
+                show(page, screen)
+                page.locator("button.link").first.click()
+                expect(page.get_by_role("dialog")).to_contain_text(shown)
+                assert page.locator("dialog img, dialog script").count() == 0
+                page.keyboard.press("Escape")
+            fill(here.window, 3, text, "events/webhooks", *PARTS)
+            show(page, "events")
+            expect(page.get_by_role("table", name="Who is told")).to_contain_text(shown)
+            show(page, "points")
+            for title in PARTS.values():
+                expect(page.get_by_role("table", name=title)).to_contain_text(shown)
+            assert page.locator("main img, main script").count() == 0
             show(page, "sessions")
             page.locator("button.link").first.click()
-            expect(page.get_by_role("dialog")).to_contain_text(shown)
-            assert page.locator("dialog img, dialog script").count() == 0
             assert not page.locator("a[href^='javascript'], a[href*='script>']").count()
             page.keyboard.press("Escape")
             show(page, "overview")
@@ -578,6 +862,8 @@ async def test_thousands_of_rows(tmp_path: Path) -> None:
             fill(here.window, MANY, "row-")
             for screen in LISTS:
                 show(page, screen)
+                if screen in PAGED:
+                    show_all(page)
                 expect(page.locator(".count")).to_have_text(f"Rows: {MANY:,}")
                 assert rows(page).count() < 100, "all of them are drawn"
                 scroll = "box => { box.scrollTop = box.scrollHeight }"
@@ -591,6 +877,12 @@ async def test_thousands_of_rows(tmp_path: Path) -> None:
                     expect(rows(page)).to_have_count(1)
             show(page, "log")
             expect(page.locator(".log-line").first).to_be_attached()
+            fill(here.window, MANY, "row-", *PARTS)
+            show(page, "points")
+            for title in PARTS.values():
+                part = page.get_by_role("region", name=title, exact=True).first
+                expect(part.locator(".count")).to_have_text(f"Rows: {MANY:,}")
+                assert rows(part).count() < 100, "all of them are drawn"
 
         await here.window.do(look)
 
@@ -636,8 +928,9 @@ async def test_a_phone(tmp_path: Path) -> None:
         await here.log_in()
 
         def look(page: Page) -> None:
-            fill(here.window, 3, "a-long-name-without-any-blank-in-it-whatsoever")
-            for screen in (*SCREENS, "log"):
+            others = ("events/webhooks", *PARTS)
+            fill(here.window, 3, "a-long-name-without-any-blank-in-it-whatsoever", *others)
+            for screen in SCREENS:
                 show(page, screen)
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= 320, f"{screen} has to be pushed sideways"
@@ -718,6 +1011,19 @@ async def test_nobody_is_shut_out(tmp_path: Path) -> None:
                 check(page, f"{screen} with rows", {})
                 page.emulate_media(color_scheme="dark")
                 check(page, f"{screen} in the dark", CONTRAST)
+            show(page, "events")
+            for label in ("Be told elsewhere", "Client is lost"):
+                page.get_by_role("button", name=label).first.click()
+                check(page, label, {})
+                page.keyboard.press("Escape")
+            fill(here.window, 3, "row-", "events/webhooks", *PARTS)
+            for screen in ("points", "events"):
+                page.emulate_media(color_scheme="light")
+                show(page, screen)
+                expect(rows(page)).to_have_count(6 if screen == "events" else 9)
+                check(page, f"all of {screen}", {})
+                page.emulate_media(color_scheme="dark")
+                check(page, f"all of {screen} in the dark", CONTRAST)
             show(page, "users")
             for label in ("Add a user", "Ticket of row-1"):
                 page.get_by_role("button", name=label, exact=True).click()
@@ -728,7 +1034,7 @@ async def test_nobody_is_shut_out(tmp_path: Path) -> None:
             check(page, "limits", {})
             page.keyboard.press("Escape")
             page.set_viewport_size({"width": 320, "height": 640})
-            for screen in ("users", "sessions", "overview"):
+            for screen in ("users", "sessions", "overview", "events", "audit", "points"):
                 show(page, screen)
                 check(page, f"{screen} on a phone", {})
 

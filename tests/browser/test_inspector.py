@@ -333,6 +333,12 @@ async def test_five_thousand_visitors_and_the_keyboard(tmp_path: Path) -> None:
         await here.until("document.querySelectorAll('#rows tr').length === 1")
         assert "/number/1234" in await here.text("#rows")
         assert await here.text("#state") == "1 of 5001 visitors"
+        await here.type("#search", "12345678901234567890123")  # in a compressed answer
+        await here.until("document.querySelector('#rows tr')?.textContent.includes('/orders')")
+        assert await here.text("#state") == "1 of 5001 visitors"
+        await here.type("#search", "-end")
+        await here.until("document.getElementById('state').textContent.includes('1000 of 5001')")
+        assert await here.text("#state") == "1000 of 5001 visitors, and there may be more"
         await here.type("#search", "/number/12")
         await here.until("document.querySelectorAll('#rows tr').length === 111")
         await here.page.evaluate("document.querySelector('#rows a').focus()")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,6 +111,33 @@ async def test_who_is_no_administrator_sees_his_own(tmp_path: Path) -> None:
             assert (await alice.delete("/api/v1/bans/192.0.2.7")).code == "forbidden"
             assert (await alice.delete(f"/api/v1/sessions/{own['uid']}")).status == 204
             await wait_for(admin, "/api/v1/sessions", 1)
+
+
+async def test_who_waits_is_shown_to_whose_it_is(tmp_path: Path) -> None:
+    async def wait_in_queue(*who: str, folder: Path) -> None:
+        async with connected(server, *who, folder=folder):
+            pass
+
+    async with served(tmp_path / "server", visit_port=(0,)) as server:
+        admin, alice = await server.browser(), Browser(server.port)
+        await add_user(tmp_path / "server", "alice", "secret")
+        assert (await alice.log_in("alice", "secret")).status == 200
+        async with (
+            connected(server, folder=tmp_path / "a") as port,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(partial(wait_in_queue, folder=tmp_path / "b"))
+            nursery.start_soon(partial(wait_in_queue, "alice", "secret", folder=tmp_path / "c"))
+            waiting = await wait_for(admin, "/api/v1/queue", 2)
+            assert sorted(each["user"] for each in waiting) == ["alice", "trionat"]
+            (own,) = await items(alice, "/api/v1/queue")
+            assert own in [{**each, "seconds": own["seconds"]} for each in waiting]
+            assert own["user"] == "alice"
+            nursery.cancel_scope.cancel()
+        (kept,) = await wait_for(admin, "/api/v1/reserved", 1)
+        assert (kept["user"], kept["ports"]) == ("trionat", [port])
+        assert await items(alice, "/api/v1/reserved") == []
+        assert await items(alice, "/api/v1/points") == []
 
 
 async def test_lists_come_in_pages(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -145,6 +146,70 @@ async def test_a_test_event(tmp_path: Path) -> None:
             assert "hidden" not in json.dumps(shown)
     async with serving(tmp_path / "other") as api:
         assert (await api.ask("POST", "/events/test")).values == {"items": [], "next": None}
+
+
+async def test_events_of_some_types(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        for number in range(3):
+            body = {"name": f"ann{number}", "password": "a long secret"}
+            assert (await api.ask("POST", "/users", body)).status == 201
+        assert (await api.ask("DELETE", "/users/ann0")).status == 204
+        await wait_items(api, "/events", 5)
+
+        async def numbers(query: str) -> list[int]:
+            return [each["number"] for each in (await api.get(f"/events?{query}"))["items"]]
+
+        assert await numbers("types=account.added") == [4, 3, 2]
+        assert await numbers("types=server.*,account.removed") == [5, 1]
+        assert await numbers("types=*") == [5, 4, 3, 2, 1]
+        page = await api.get("/events?types=account.added&limit=2")
+        assert ([each["number"] for each in page["items"]], page["next"]) == ([4, 3], "3")
+        page = await api.get("/events?types=account.added&limit=2&after=3")
+        assert ([each["number"] for each in page["items"]], page["next"]) == ([2], None)
+        for wrong in ("nonsense", "account.added,", ""):
+            detail = (await api.ask("GET", f"/events?types={wrong}")).fails(422, "invalid", "types")
+            assert "is no event: known are account.added" in detail
+
+
+async def test_how_webhooks_stand(tmp_path: Path) -> None:
+    async with receiving() as well, receiving(status(500)) as ill, receiving(status(410)) as over:
+        webhooks = tuple(
+            WebhookConfig(
+                url=f"{each.url}?hidden", allow_private=True, secret="hidden", types=types
+            )
+            for each, types in ((well, ()), (ill, ("account.*", "server.up")), (over, ()))
+        )
+        async with serving(tmp_path, events=EventsConfig(webhooks=webhooks)) as api:
+            await ill.wait(1)
+            await over.wait(1)
+            for number in range(2):
+                body = {"name": f"ann{number}", "password": "a long secret"}
+                assert (await api.ask("POST", "/users", body)).status == 201
+            await well.wait(3)
+            with trio.fail_after(15):
+                while (await api.items("/events/webhooks"))[0]["behind"]:  # noqa: ASYNC110 - it is asked
+                    await trio.sleep(0.1)
+            answer = await api.ask("GET", "/events/webhooks")
+            assert "hidden" not in answer.text
+            rows = answer.values["items"]
+            assert [(each["state"], each["behind"]) for each in rows] == [
+                ("well", 0),
+                ("failing", 3),
+                ("stopped", 3),
+            ]
+            assert [each["template"] for each in rows] == ["json"] * 3
+            assert rows[1]["types"] == ["account.*", "server.up"]
+            assert rows[1]["url"] == f"http://127.0.0.1:{ill.port}/…"
+            assert [each["reason"] for each in rows] == [None, "status 500", "status 410"]
+            assert rows[1]["failures"] >= 1
+            assert datetime.fromisoformat(rows[1]["next_try"]) > datetime.now(UTC) - timedelta(
+                seconds=15
+            )
+            assert [rows[0]["next_try"], rows[2]["next_try"]] == [None, None]
+            bob = await api.add("bob")
+            (await bob.ask("GET", "/events/webhooks")).fails(403, "forbidden")
+    async with serving(tmp_path / "other") as api:
+        assert await api.items("/events/webhooks") == []
 
 
 async def test_events_are_told_live(tmp_path: Path) -> None:

@@ -73,7 +73,6 @@ async def test_the_first_days_of_all(
         assert not expected_errors
 
 
-@known(reason="the body is read in a nursery, which wraps what is wrong with it")
 async def test_a_stream_that_is_asked_for_with_too_much_is_no_bug(
     tmp_path: Path, expected_errors: list[logging.LogRecord]
 ) -> None:

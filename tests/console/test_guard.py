@@ -7,11 +7,13 @@ import logging
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
+import h11
 import pytest
 import trio
 
-from tests.console.browsing import Browser, ask, served
-from trionat.server.console import connection, guard
+from tests.console.browsing import Browser, ask, read_answer, served
+from trionat.server.console import guard
+from trionat.transport import web_connection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,7 +184,7 @@ async def test_a_body_without_a_length_is_counted_too(tmp_path: Path) -> None:
 
 
 async def test_slow_heads_and_bodies_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_HEAD_PATIENCE", 0.5)
+    monkeypatch.setattr(web_connection, "_HEAD_PATIENCE", 0.5)
     monkeypatch.setattr(guard, "_BODY_PATIENCE", 0.5)
     async with served(tmp_path) as server:
         began = trio.current_time()
@@ -265,3 +267,33 @@ async def test_there_are_not_too_many_connections(
         with trio.fail_after(2):
             assert await streams[0].receive_some(1) == b""
         assert (await ask(server.port, "GET", "/healthz")).status == 200
+
+
+async def test_who_has_waited_longest_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not who came first: that is a browser whose connection is in use."""
+    monkeypatch.setattr("trionat.server.console.console._MOST_CONNECTIONS", 3)
+    async with served(tmp_path) as server, AsyncExitStack() as stack:
+
+        async def come() -> trio.SocketStream:
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            return await stack.enter_async_context(stream)
+
+        async def still_asks(stream: trio.SocketStream) -> bool:
+            protocol = h11.Connection(h11.CLIENT)
+            request = h11.Request(method="GET", target="/healthz", headers=[("Host", "localhost")])
+            await stream.send_all(protocol.send(request) or b"")
+            protocol.send(h11.EndOfMessage())
+            return (await read_answer(stream, protocol)).status == 200
+
+        first = await come()
+        assert await still_asks(first)
+        second, third = await come(), await come()
+        await trio.sleep(0.1)
+        assert await still_asks(first)
+        await come()
+        with trio.fail_after(2):
+            assert await second.receive_some(1) == b""
+        assert await still_asks(first)
+        assert await still_asks(third)

@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from tests.console.browsing import Browser, add_user, connected, served
-from trionat.server.console import connection
+from trionat.server.console import guard
 from trionat.server.console.live import event
+from trionat.transport import web_connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -108,7 +109,7 @@ async def test_a_stream_ends_with_its_login(tmp_path: Path) -> None:
 async def test_who_does_not_read_costs_little_and_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_WRITE_PATIENCE", 1.0)
+    monkeypatch.setattr(web_connection, "_WRITE_PATIENCE", 1.0)
     monkeypatch.setattr(
         "trionat.server.console.live.event",
         lambda name, _: event(name, {"topics": ["server"], "much": "x" * 3_000_000}),
@@ -134,3 +135,18 @@ async def test_topics_are_known(tmp_path: Path) -> None:
         browser = await server.browser()
         answer = await browser.get("/api/v1/live?topics=server,secrets")
         assert (answer.code, answer.values["field"]) == ("invalid", "topics")
+
+
+async def test_a_stream_whose_request_does_not_end_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guard, "_BODY_PATIENCE", 0.5)
+    async with served(tmp_path) as server:
+        browser = await server.browser()
+        head = f"GET /api/v1/live?topics=server HTTP/1.1\r\nHost: localhost\r\nCookie: {browser.cookie}\r\nX-CSRF-Token: {browser.csrf}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        async with await trio.open_tcp_stream("127.0.0.1", browser.port) as stream:
+            await stream.send_all(head.encode())
+            with trio.fail_after(5):
+                while await stream.receive_some(65536):
+                    pass
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import re
 import subprocess
 from typing import TYPE_CHECKING
@@ -11,12 +12,17 @@ import pytest
 import trio
 
 from tests.console.browsing import Browser, Served, ask, served
+from trionat.server import console
 from trionat.server.admission import bans
 from trionat.server.console.application import OPERATIONS
 from trionat.server.console.openapi import document, with_document
+from trionat.server.console.principal import Permission
+from trionat.server.console.trail import _ACTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+PAGES = pathlib.Path(console.__file__).parent / "pages"
 
 
 def test_every_operation_is_in_it_once() -> None:
@@ -34,6 +40,14 @@ def test_every_operation_is_in_it_once() -> None:
         told["components"]["schemas"]
     )
     assert all("description" in told or each for each in told["components"]["schemas"].values())
+
+
+@pytest.mark.parametrize("code", ["en", "zh"])
+def test_the_pages_have_words_for_each_change(code: str) -> None:
+    changes = [each.name for each in OPERATIONS if each.permission is Permission.MANAGE]
+    text = (PAGES / "languages" / f"{code}.js").read_text(encoding="utf-8")
+    for name in changes:
+        assert f'"action.{_ACTIONS.get(name, name)}"' in text
 
 
 async def keeps_to_it(server: Served, folder: Path, *options: str) -> None:

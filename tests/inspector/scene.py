@@ -125,26 +125,44 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(folder: Path, *ports: int, **settings: Any) -> AsyncIterator[Scene]:
-    """Run them, for services on these ports. `settings` are the client's."""
-    server = trionat.ServerConfig(
+async def inspected(
+    folder: Path, ticket: str, *ports: int, **settings: Any
+) -> AsyncIterator[Scene]:
+    """Run a client for services on these ports. `settings` are its own."""
+    events: list[ClientEvent] = []
+    config = trionat.ClientConfig(
+        ticket=ticket,
+        services=tuple(trionat.parse_service(str(port)) for port in ports),
+        state_dir=folder,
+        **{"inspect_addr": ANY_PORT, "drain_grace": 0.5, **settings},
+    )
+    async with trionat.connect(config, on_event=events.append) as client:
+        urls = [event.url for event in events if isinstance(event, Inspecting)]
+        told = [type(event) for event in events]
+        assert not urls or told.index(Inspecting) < told.index(Connected)
+        yield Scene(client, events, urls[0] if urls else "")
+
+
+@asynccontextmanager
+async def serving(folder: Path, services: int) -> AsyncIterator[str]:
+    """Run a server that has a visit port for so many services, and give its ticket."""
+    config = trionat.ServerConfig(
         controller_addr=ANY_PORT,
         tunnel_addr=ANY_PORT,
-        visit_port=(0,) * len(ports),
-        state_dir=folder / "server",
+        visit_port=(0,) * services,
+        state_dir=folder,
     )
-    events: list[ClientEvent] = []
     async with trio.open_nursery() as nursery:
-        ready = await nursery.start(trionat.serve, server)
-        config = trionat.ClientConfig(
-            ticket=ready.ticket,
-            services=tuple(trionat.parse_service(str(port)) for port in ports),
-            state_dir=folder / "client",
-            **{"inspect_addr": ANY_PORT, "drain_grace": 0.5, **settings},
-        )
-        async with trionat.connect(config, on_event=events.append) as client:
-            urls = [event.url for event in events if isinstance(event, Inspecting)]
-            told = [type(event) for event in events]
-            assert not urls or told.index(Inspecting) < told.index(Connected)
-            yield Scene(client, events, urls[0] if urls else "")
+        ready = await nursery.start(trionat.serve, config)
+        yield ready.ticket
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def scene(folder: Path, *ports: int, **settings: Any) -> AsyncIterator[Scene]:
+    """Run both, for services on these ports. `settings` are the client's."""
+    async with (
+        serving(folder / "server", len(ports)) as ticket,
+        inspected(folder / "client", ticket, *ports, **settings) as here,
+    ):
+        yield here

@@ -21,15 +21,17 @@ import trionat
 from tests.e2e import legacy_peers, running, services
 from tests.e2e.named import DOMAIN, named_server
 from tests.e2e.running import ask, end_of, read_all, reset, wait_until
-from tests.inspector.scene import ANY_PORT, Scene, scene
+from tests.inspector.scene import ANY_PORT, Scene, inspected, scene, serving
 from trionat.address import TCPAddress
 from trionat.cli.connect import TextEvents
+from trionat.client.inspector import guard
 from trionat.client.inspector import inspector as inspector_module
 from trionat.client.inspector import live as live_module
 from trionat.client.native.session import NativeSession
 from trionat.config.values import LOOPBACK
 from trionat.errors import StartupError
 from trionat.events import Inspecting
+from trionat.transport import web_connection
 
 if TYPE_CHECKING:
     import logging
@@ -287,6 +289,8 @@ async def test_search_har_and_clear(tmp_path: Path) -> None:
         await here.rows(2)
         assert (await here.ask("/api/search?q=nEEdle")).json == {"numbers": [2], "more": False}
         assert (await here.ask("/api/search?q=http/1.1")).json["numbers"] == [2, 1]
+        in_gzip = (await here.ask('/api/search?q="line":+"get+/needle')).json
+        assert in_gzip == {"numbers": [2], "more": False}
         assert (await here.ask("/api/search?q=")).status == 422
         har = await here.ask("/api/har")
         assert har.headers["content-disposition"] == 'attachment; filename="trionat.har"'
@@ -300,6 +304,27 @@ async def test_search_har_and_clear(tmp_path: Path) -> None:
         assert (await here.ask("/api/visitors", method="DELETE")).status == 204
         assert not here.recorder.recordings
         assert here.recorder.held == 0
+
+
+async def test_a_search_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
+    """There is one at a time, so the next one would have to wait for its end."""
+    async with web(tmp_path, inspect_bytes=2**22) as here:
+        asked, bomb = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", gzip.compress(bytes(64 * 2**20))
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(
+            bomb
+        )
+        for _ in range(10):
+            recording = here.recorder.begin(0, here.client.config.services[0], None, None)
+            recording.add(recording.received, memoryview(asked * 40))
+            recording.add(recording.sent, memoryview((head + bomb) * 40))
+        stream = await trio.open_tcp_stream(here.address.host, here.address.port)
+        async with stream:
+            question = f"GET /api/search?q=nowhere HTTP/1.1\r\nHost: {here.address}\r\nAuthorization: Bearer {here.inspector.access.token}\r\n\r\n"
+            await stream.send_all(question.encode())
+            await trio.sleep(0.3)
+        with trio.fail_after(2):
+            answer = await here.ask("/api/search?q=host:+x")
+        assert answer.json == {"numbers": list(range(10, 0, -1)), "more": False}
 
 
 async def test_websocket_messages(tmp_path: Path) -> None:
@@ -343,6 +368,37 @@ async def test_a_session_that_is_lost_goes_on_in_the_same_recording(tmp_path: Pa
         (row,) = await here.rows(1)
         assert (row["received"], row["why"]) == (11, "ended by both sides")
         assert not [event for event in here.events if isinstance(event, Inspecting)]
+
+
+async def test_of_a_group_each_client_shows_its_own_visitors(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path / "server", 1) as ticket,
+        services.echo(login=b"a") as one,
+        services.echo(login=b"b") as two,
+        inspected(tmp_path / "a", ticket, one.port, group="web") as a,
+        inspected(tmp_path / "b", ticket, two.port, group="web") as b,
+    ):
+        assert a.client.services[0].public == b.client.services[0].public
+        expected: dict[bytes, list[tuple[str, bytes]]] = {b"a": [], b"b": []}
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(6):  # all of them stay, so they are spread
+                visitor = await stack.enter_async_context(await a.visit())
+                served_by = bytes(await visitor.receive_some(1))
+                words = f"visitor {number}".encode()
+                assert await ask(visitor, words) == words
+                host, port = visitor.socket.getsockname()
+                expected[served_by].append((f"{host}:{port}", words))
+        assert [len(each) for each in expected.values()] == [3, 3]
+        for here, name in ((a, b"a"), (b, b"b")):
+            shown = [
+                (row["address"], (await here.ask(f"/api/visitors/{n}/bytes/received")).body)
+                for n, row in enumerate(await here.rows(3), 1)
+            ]
+            assert shown == expected[name]
+            other = b if here is a else a
+            assert (await here.ask("/api/search?q=visitor")).json["numbers"] == [3, 2, 1]
+            token = {"Authorization": f"Bearer {other.inspector.access.token}"}
+            assert (await here.ask("/api/har", token=False, headers=token)).status == 401
 
 
 # -- who may see it --
@@ -569,6 +625,63 @@ async def test_a_browser_that_does_not_read_holds_up_nobody(tmp_path: Path) -> N
     stuck.close()
 
 
+async def exchange(here: Scene, said: bytes) -> bytes:
+    """Say something that no browser would, and return all that is answered."""
+    heard = b""
+    stream = await trio.open_tcp_stream(here.address.host, here.address.port)
+    async with stream:
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(said)
+            async for piece in stream:
+                heard += piece
+    return heard
+
+
+async def test_slow_requests_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_connection, "_HEAD_PATIENCE", 0.5)
+    monkeypatch.setattr(guard, "_BODY_PATIENCE", 0.5)
+    async with web(tmp_path) as here:
+        assert await exchange(here, b"GET / HTTP/1.1\r\nHost: loc") == b""
+        fields = f"Host: {here.address}\r\nAuthorization: Bearer {here.inspector.access.token}\r\nContent-Type: application/json\r\n"
+        await request(here, POST)
+        await here.rows(1)
+        head = f"POST /api/visitors/1/replay HTTP/1.1\r\n{fields}Content-Length: 99\r\n\r\n{{"
+        assert (await exchange(here, head.encode())).startswith(b"HTTP/1.1 408 ")
+        # The answer has begun; the request, whose body nobody wants, goes on and on.
+        head = f"GET /api/live HTTP/1.1\r\n{fields}Transfer-Encoding: chunked\r\n\r\n"
+        assert b"event: visitors" in await exchange(here, head.encode())
+
+
+async def test_long_heads_are_refused(tmp_path: Path) -> None:
+    async with web(tmp_path) as here:
+        head = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: b\r\n" * 5000
+        assert (await exchange(here, head)).startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+
+
+async def test_of_too_many_connections_an_idle_one_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspector_module, "_MOST_CONNECTIONS", 5)
+    async with web(tmp_path) as here, contextlib.AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(
+                await trio.open_tcp_stream(here.address.host, here.address.port)
+            )
+            for _ in range(8)
+        ]
+        with trio.fail_after(5):
+            assert await streams[0].receive_some(1) == b""
+        assert (await here.ask("/")).status == 200
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+async def test_the_kernel_gives_up_who_acknowledges_nothing(tmp_path: Path) -> None:
+    async with web(tmp_path) as here:
+        assert (await here.ask("/")).status == 200
+        sock = here.inspector._listener.sock
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+
+
 # -- where it is, and what becomes of it --
 
 
@@ -636,10 +749,10 @@ async def test_a_bug_of_it_ends_no_tunnel(
                 raise RuntimeError("a bug")
 
             with monkeypatch.context() as patch:
-                patch.setattr("trionat.client.inspector.application.as_row", broken)
+                patch.setattr("trionat.client.inspector.api.visitors.as_row", broken)
                 answer = await here.ask("/api/visitors/1")
                 assert answer.status == 500
-                assert b"a bug of trionat" in answer.body or answer.body == b"Internal Server Error"
+                assert answer.json["code"] == "internal"
             await wait_until(lambda: len(expected_errors) > 0)
             assert "a bug" in str(expected_errors[0].exc_info)
             with monkeypatch.context() as patch:

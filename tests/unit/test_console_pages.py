@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import trionat.server.console
+from trionat.server.events.event import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +23,11 @@ OURS = sorted(file for file in PAGES.rglob("*.js") if VENDOR not in file.parents
 SOURCES = [file for file in OURS if file.parent.name != "languages"]
 
 MADE_OF_PARTS = {
+    "action.": "what was changed (`_ACTIONS` in server/console/trail.py, and the operations of the API)",
     "bound.": "what refuses (`Bound` in server/refusals.py)",
+    "by.": "how somebody came who has changed something",
     "certificates.": "states of a certificate",
+    "event.": "what an event says (`KINDS` in server/events/event.py)",
     "health.": "what a server needs",
     "log.": "levels",
     "menu.": "groups of the menu",
@@ -30,7 +35,10 @@ MADE_OF_PARTS = {
     "points.": "states of a point",
     "source.": "where a value is from",
     "tokens.": "scopes",
+    "type.": "types of events",
+    "types.": "kinds of them",
     "users.": "states of an account",
+    "webhooks.": "states of a webhook",
     "worker.": "states of a worker",
 }
 """Keys that are put together in the pages, so that no search finds them."""
@@ -77,6 +85,18 @@ def test_each_text_is_there_and_used() -> None:
         if not key.startswith(tuple(MADE_OF_PARTS)) and not key.startswith("span.")
     }
     assert not unused
+
+
+@pytest.mark.parametrize("code", ["en", "zh"])
+def test_each_event_is_told_in_plain_words(code: str) -> None:
+    told = texts(code)
+    source = (PAGES / "screens" / "events.js").read_text(encoding="utf-8")
+    for type_, make in KINDS.items():
+        assert told[f"type.{type_}"]
+        used = set(re.findall(r"\{(\w+)\}", told[f"event.{type_}"]))
+        assert used <= set(inspect.signature(make).parameters), type_
+        assert re.search(rf'\b"?{re.escape(type_)}"?: "', source), f"the filter lacks {type_}"
+    assert {key for key in told if key.startswith("event.")} == {f"event.{each}" for each in KINDS}
 
 
 def test_each_module_is_there_and_used() -> None:

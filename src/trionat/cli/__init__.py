@@ -68,6 +68,14 @@ COMMANDS: Final = (
         "service:service_app",
         "Have the system keep a server or a client up: systemd, launchd, Windows.",
     ),
+    LaterCommand(
+        "completion:completion",
+        "Print a script that has your shell complete commands and flags of trionat.",
+    ),
+    LaterCommand(
+        "help:help",
+        "Show what a command does, and what it takes; without one, which commands there are.",
+    ),
 )
 """Each in the module of its name, with the first sentence of its help."""
 
@@ -115,7 +123,11 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version, and end."
+            "-V",
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version, and end.",
         ),
     ] = False,
 ) -> None:

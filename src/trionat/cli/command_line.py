@@ -6,6 +6,7 @@ So it is escaped, ends quietly where nobody reads, and shows no ticket that stan
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -25,6 +26,36 @@ class _Command(TyperCommand):
         """Read the arguments; `--help` prints here."""
         with _said():
             return super().make_context(*args, **extra)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, these by topics where there are many."""
+        from trionat.cli.topics import (  # noqa: PLC0415 - start time
+            EXAMPLES,
+            OTHER,
+            TOPICS,
+            rank,
+            topic_of,
+        )
+
+        name = str(self.name)
+        if name not in TOPICS:
+            super().format_options(ctx, formatter)
+            return
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        sections |= {topic: [] for topic in (*TOPICS[name], OTHER)}
+        for parameter in sorted(self.get_params(ctx), key=lambda each: rank(name, each.opts)):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_option = parameter.param_type_name == "option"
+                topic = topic_of(name, parameter.opts) if is_option else "Arguments"
+                sections[topic].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        with formatter.section("Examples"):
+            for line, meaning in EXAMPLES[name]:
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+                formatter.write(f"{'':{formatter.current_indent}}    {meaning}\n")
 
 
 class LaterCommand(_Command):
@@ -69,6 +100,10 @@ class Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> NoReturn:
         """Run the command, and exit with its code."""
         code = 0
+        if "_TRIONAT_COMPLETE" in os.environ:
+            from typer.completion import completion_init  # type: ignore[attr-defined]  # noqa: PLC0415
+
+            completion_init()
         try:
             code = super().main(args, *more, **{**extra, "standalone_mode": False}) or 0
         except typer.Abort:

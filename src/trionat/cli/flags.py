@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -13,6 +14,27 @@ from trionat.config.values import BOOLEAN
 
 Flags: TypeAlias = dict[str, str | bool | list[str] | None]
 """What was given on the command line, by key path such as `Server.Name`; None where it was not given."""
+
+
+_CHOICES: Final = re.compile(r"([a-z0-9-]+, )*[a-z0-9-]+ or [a-z0-9-]+")
+"""How a kind says that it is one of a few words."""
+
+_METAVARS: Final = {
+    "HOST or HOST:PORT": "HOST[:PORT]",
+    "HOST:PORT": "HOST:PORT",
+    "USER:PASSWORD": "USER:PASSWORD",
+    "SHA256:": "SHA256:…",
+    "a path": "PATH",
+    "a host": "HOST",
+    "a domain": "DOMAIN",
+    "a port": "PORT",
+    "ports": "PORTS",
+    "addresses and networks": "NETWORK",
+    "seconds": "SECONDS",
+    "a whole number": "NUMBER",
+    "a number": "NUMBER",
+}
+"""By how the words of a kind begin."""
 
 
 def with_flags(*sections: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -57,13 +79,26 @@ def _parameter(name: str, key: Key) -> inspect.Parameter:
         kind: Any = Annotated[bool, option]
         value: object = False
     else:
-        metavar = "TEXT" if key.kind is not BOOLEAN else "true|false"
         option = typer.Option(
-            *names, help=f"{key.help}; {default}", metavar=metavar, show_default=False
+            *names, help=f"{key.help}; {default}", metavar=_metavar(key), show_default=False
         )
         kind = Annotated[list[str] | None, option] if key.many else Annotated[str | None, option]
         value = None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
+
+
+def _metavar(key: Key) -> str:
+    """Return a word for what a flag takes; its help says it in full."""
+    words = key.kind.words
+    if key.kind is BOOLEAN:
+        return "true|false"
+    choices = _CHOICES.fullmatch(words)
+    if choices is not None:
+        return words.replace(", ", "|").replace(" or ", "|")
+    for beginning, word in _METAVARS.items():
+        if words.startswith(beginning):
+            return word
+    return "TEXT"
 
 
 def _text(value: Any) -> str | bool | list[str] | None:

@@ -102,6 +102,14 @@ def _read_type(text: str) -> tuple[str, ...]:
     )
 
 
+def is_among(type_: str, types: tuple[str, ...]) -> bool:
+    """Tell whether a type is one of those that `TYPES` has read."""
+    return any(
+        each in ("*", type_) or (each.endswith(".*") and type_.startswith(each[:-1]))
+        for each in types
+    )
+
+
 URL: Final = Kind("a URL, https://HOST/PATH, without user and password", _read_url)
 TYPES: Final = Kind(
     "events such as session.lost, or session.* for all of a kind", _read_type, ", ".join
@@ -169,10 +177,7 @@ class WebhookConfig:
 
     def wants(self, type_: str) -> bool:
         """Tell whether it is to hear of events of a type."""
-        return not self.types or any(
-            each in ("*", type_) or (each.endswith(".*") and type_.startswith(each[:-1]))
-            for each in self.types
-        )
+        return not self.types or is_among(type_, self.types)
 
 
 def _read_webhook(text: str) -> tuple[WebhookConfig, ...]:

@@ -1,1 +1,1 @@
-"""Sockets: listeners, dialling, TLS and pinning, non-blocking endpoints, and a channel of messages over them."""
+"""Sockets: listeners, dialling, TLS and pinning, non-blocking endpoints, a channel of messages over them, and a web server."""

@@ -312,11 +312,15 @@ _CHARSET: Final = re.compile(r"charset=\"?([A-Za-z0-9_-]{1,40})", re.ASCII)
 _NO_TEXT: Final = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
+def charset_of(message: Message) -> str:
+    """Return Python's name of the encoding in which a body is, where it is a text: UTF-8 unless the message names another one that is known."""
+    found = _CHARSET.search(",".join(message.values("content-type")).lower())
+    return _CHARSETS.get(found[1], "utf-8") if found else "utf-8"
+
+
 def read_text(body: bytes, message: Message) -> str | None:
     """Return a body as text; None: it is none."""
-    kind = ",".join(message.values("content-type")).lower()
-    found = _CHARSET.search(kind)
-    charset = _CHARSETS.get(found[1], "utf-8") if found else "utf-8"
+    charset = charset_of(message)
     try:
         text = body.decode(charset)
     except UnicodeDecodeError as error:

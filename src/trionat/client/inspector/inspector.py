@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -11,14 +10,17 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.client.inspector.access import Access
-from trionat.client.inspector.application import Application
+from trionat.client.inspector.application import make_application
+from trionat.client.inspector.context import Context
+from trionat.client.inspector.guard import Guard
 from trionat.client.inspector.live import LiveList
 from trionat.client.inspector.recorder import Recorder, RecordingForwarder
 from trionat.client.inspector.replay import Replays
-from trionat.client.inspector.web_server import WebServer
 from trionat.errors import StartupError
 from trionat.log import get_logger
-from trionat.transport.dial import is_localhost
+from trionat.transport.descriptors import Descriptors
+from trionat.transport.listener import Listener
+from trionat.transport.web_server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,9 @@ DEFAULT_ADDR: Final = TCPAddress("127.0.0.1", 4040)
 """Where it is unless told."""
 
 _TAKEN: Final = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows, of a port that is reserved
-_BACKLOG: Final = 128
+_MOST_CONNECTIONS: Final = 256
+"""Of 64 pages each has a stream, and a few more for a moment."""
+
 _PORTS: Final = 20
 """Ports that are tried one after another, where none was asked for."""
 
@@ -47,7 +51,8 @@ class Inspector:
 
     recorder: Recorder
     access: Access
-    _sock: socket.socket
+    _listener: Listener
+    _descriptors: Descriptors = attrs.field(init=False, factory=Descriptors)
     _live: LiveList = attrs.field(init=False)
     _replays: Replays | None = attrs.field(init=False, default=None)
 
@@ -62,10 +67,10 @@ class Inspector:
             StartupError: that address cannot be had.
         """
         wanted = config.inspect_addr
-        sock = _listen_near() if wanted is None else _listen(wanted)
-        host, port = sock.getsockname()[:2]
+        listener = _listen_near() if wanted is None else _listen(wanted)
+        host, port = listener.sock.getsockname()[:2]
         access = Access(TCPAddress(host, port))
-        return cls(Recorder(config.inspect_bytes), access, sock)
+        return cls(Recorder(config.inspect_bytes), access, listener)
 
     def new_forwarder(
         self, services: tuple[Service, ...], timeout: float, tell: Callable[[ClientEvent], None]
@@ -83,11 +88,20 @@ class Inspector:
             began = trio.current_time()
             try:
                 async with trio.open_nursery() as nursery:
-                    application = Application(
-                        self.access, self.recorder, self._live, self._replays, nursery
+                    context = Context(
+                        recorder=self.recorder,
+                        live=self._live,
+                        replays=self._replays,
+                        nursery=nursery,
                     )
                     nursery.start_soon(self._live.run, name="live list")
-                    await WebServer(application.build(), self._sock).serve()
+                    await WebServer(
+                        name="inspector",
+                        app=Guard(make_application(context), self.access),
+                        listener=self._listener,
+                        descriptors=self._descriptors,
+                        most=_MOST_CONNECTIONS,
+                    ).serve()
             except* Exception as group:
                 log.exception("the inspector has failed, and begins anew", exc_info=group)
             if trio.current_time() - began > _LONGEST_PAUSE:
@@ -97,10 +111,11 @@ class Inspector:
 
     def close(self) -> None:
         """Stop listening."""
-        self._sock.close()
+        self._listener.close()
+        self._descriptors.close()
 
 
-def _listen_near() -> socket.socket:
+def _listen_near() -> Listener:
     """Listen on the usual port, or the next one that is free."""
     for port in range(DEFAULT_ADDR.port, DEFAULT_ADDR.port + _PORTS):
         try:
@@ -114,12 +129,12 @@ def _listen_near() -> socket.socket:
     )
 
 
-def _listen(address: TCPAddress) -> socket.socket:
-    host = "127.0.0.1" if is_localhost(address.host) else address.host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _listen(address: TCPAddress) -> Listener:
     try:
-        return socket.create_server((host, address.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
+        return Listener.open(address)
+    except StartupError as error:
+        cause = error.__cause__
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or cause
         raise StartupError(
-            f"cannot listen on {address} for the inspector: {error.strerror or error}; --inspect-addr (InspectAddr) names another"
-        ) from error
+            f"cannot listen on {address} for the inspector: {reason}; --inspect-addr (InspectAddr) names another"
+        ) from cause

@@ -135,6 +135,8 @@ class RecordedEndpoint:
         self.recording = recording
         self._endpoint = endpoint
         self._recorder = recorder
+        self._sent = recording.sent
+        self._received = recording.received
         self._recv_into = endpoint.recv_into
         self._send = endpoint.send
         self.readable: Readiness = endpoint.readable
@@ -143,16 +145,23 @@ class RecordedEndpoint:
     def recv_into(self, room: memoryview) -> int:
         """See `Endpoint`."""
         count = self._recv_into(room)
-        if count:
-            self._note(self.recording.sent, room[:count])
-        elif self.recording.sent.ended is None:
-            self.recording.sent.ended = time.perf_counter()
+        track = self._sent
+        if track.is_full:  # as nearly always in a bulk transfer, and so without another function
+            track.count += count
+        elif count:
+            self._note(track, room[:count])
+        if not count and track.ended is None:
+            track.ended = time.perf_counter()
         return count
 
     def send(self, data: bytes | memoryview) -> int:
         """See `Endpoint`."""
         count = self._send(data)
-        self._note(self.recording.received, memoryview(data)[:count])
+        track = self._received
+        if track.is_full:
+            track.count += count
+        else:
+            self._note(track, memoryview(data)[:count])
         return count
 
     def _note(self, track: Track, piece: memoryview) -> None:
@@ -171,8 +180,8 @@ class RecordedEndpoint:
     def send_eof(self) -> None:
         """See `Endpoint`."""
         self._endpoint.send_eof()
-        if self.recording.received.ended is None:
-            self.recording.received.ended = time.perf_counter()
+        if self._received.ended is None:
+            self._received.ended = time.perf_counter()
 
     def is_lost(self) -> bool:
         """See `Endpoint`."""

@@ -24,7 +24,7 @@ PIECE_BYTES: Final = 16
 
 @attrs.define(eq=False)
 class Track:
-    """One direction. `count` bytes have passed, of which `data` has the first, at most `limit`.
+    """One direction. `count` bytes have passed, of which `data` has the first, at most `limit`. `is_full`: what comes now need only be counted.
 
     The bytes came in pieces: each begins at a position of `starts`, and came at the time of `times` (of `perf_counter`). `ended` is when the direction ended.
     """
@@ -36,6 +36,7 @@ class Track:
     times: array[float] = attrs.field(init=False, factory=lambda: array("d"))
     first: float | None = attrs.field(init=False, default=None)
     ended: float | None = attrs.field(init=False, default=None)
+    is_full: bool = attrs.field(init=False, default=False)
 
     @property
     def is_whole(self) -> bool:
@@ -51,6 +52,7 @@ class Track:
         data = self.data
         room = self.limit - len(data)
         if room <= 0:
+            self.is_full = True
             return 0
         taken = 0
         if (apart or not self.times or now - self.times[-1] >= SAME_PIECE) and len(

@@ -113,8 +113,10 @@ class _Inflater:
         return text, ""
 
 
-def read_messages(data: bytes, at: int, *, deflated: bool) -> list[SocketMessage]:
-    """Read the messages of one direction, from that position on."""
+def read_messages(
+    data: bytes, at: int, *, deflated: bool, most: int = MOST_SHOWN
+) -> list[SocketMessage]:
+    """Read the messages of one direction, from that position on, and of each at most so many bytes."""
     found: list[SocketMessage] = []
     begun: list[_Frame] = []
     inflater = _Inflater()
@@ -129,14 +131,14 @@ def read_messages(data: bytes, at: int, *, deflated: bool) -> list[SocketMessage
                 if is_whole
                 else (b"", "compressed, and not all of it is here")
             )
-        if len(payload) > MOST_SHOWN:
-            note = f"only the first {MOST_SHOWN // 1024} KiB of {len(payload)} bytes are shown"
+        if len(payload) > most:
+            note = f"only the first {most // 1024} KiB of {len(payload)} bytes are shown"
         found.append(
             SocketMessage(
                 start=first.start,
                 kind=_OPCODES.get(first.opcode, f"opcode {first.opcode}"),
                 size=size,
-                data=payload[:MOST_SHOWN],
+                data=payload[:most],
                 is_whole=is_whole,
                 note=note,
             )

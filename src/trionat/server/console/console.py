@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
@@ -11,7 +10,6 @@ import trio
 from trionat.log import get_logger
 from trionat.log.tail import keep_tail
 from trionat.server.console.application import make_application
-from trionat.server.console.connection import Connection
 from trionat.server.console.context import Context
 from trionat.server.console.guard import Guard
 from trionat.server.console.health import Health
@@ -24,14 +22,12 @@ from trionat.server.console.trail import Trail
 from trionat.server.exposition.exposition import Exposition
 from trionat.transport.isolation import isolated
 from trionat.transport.listener import Listener, look_up
+from trionat.transport.web_server import WebServer
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Mapping
     from contextlib import AsyncExitStack
-
-    from starlette.types import ASGIApp
 
     from trionat.address import TCPAddress
     from trionat.config.server import ServerConfig
@@ -112,7 +108,6 @@ class Console:
     sections: Mapping[str, Any]
     origins: Mapping[str, str]
     _logins: Logins = attrs.field(init=False, factory=Logins)
-    _connections: dict[Connection, None] = attrs.field(init=False, factory=lambda: {})
 
     async def serve(self, commands: Commands) -> None:
         """Serve until the planned stop, or until cancelled. It is started anew after a bug."""
@@ -161,32 +156,15 @@ class Console:
             on_change=Trail(self.delivery.audit).note,
         )
         pages = await trio.to_thread.run_sync(page_routes)
-        app = Guard.of(make_application(context, pages), self.config, self.ready)
+        web_server = WebServer(
+            name="console",
+            app=Guard.of(make_application(context, pages), self.config, self.ready),
+            listener=self.door.listener,
+            descriptors=self.descriptors,
+            most=_MOST_CONNECTIONS,
+            tls=self.door.tls,
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sampler.run, name="look at the server")
             nursery.start_soon(context.live.run, name="tell what changes")
-            accept = partial(self._accept, nursery, app)
-            most = self.descriptors.for_visitors
-            await self.door.listener.serve(accept, self.descriptors, most=most)
-
-    def _accept(
-        self, nursery: trio.Nursery, app: ASGIApp, sock: socket.socket, peer: TCPAddress
-    ) -> None:
-        """Serve a connection in a task of its own. Where there are too many, the one that has been idle for the longest time makes room."""
-        if len(self._connections) >= _MOST_CONNECTIONS:
-            idle = next((each for each in self._connections if each.is_idle), None)
-            if idle is None:
-                sock.close()
-                return
-            del self._connections[idle]
-            idle.give_up()
-        connection = Connection(sock, peer, app, self.door.tls)
-        self._connections[connection] = None
-        nursery.start_soon(self._attend, connection, name=f"console {peer}")
-
-    async def _attend(self, connection: Connection) -> None:
-        try:
-            with isolated(log, "a connection to the console has ended", peer=connection.peer):
-                await connection.run()
-        finally:
-            self._connections.pop(connection, None)
+            await web_server.serve()

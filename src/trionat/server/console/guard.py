@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import attrs
-import trio
 from starlette.datastructures import Headers, MutableHeaders
 
 from trionat.address import parse_public_address
@@ -17,6 +16,7 @@ from trionat.log import get_logger
 from trionat.networks import Networks, plain_host
 from trionat.server.console.authentication import SAFE_METHODS
 from trionat.server.console.problem import Code, Problem
+from trionat.transport.web_body import BoundedBody
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -86,7 +86,14 @@ class Guard:
                 "client": (host, 0),
                 "extensions": {},
             }  # no files past our stream
-            await self.app(passed, _Body(receive).receive, answer.send)
+            body = BoundedBody(
+                source=receive,
+                most=BODY_BYTES,
+                seconds=_BODY_PATIENCE,
+                too_large=_too_large,
+                too_slow=_too_slow,
+            )
+            await self.app(passed, body.receive, answer.send)
         except Problem as problem:
             await self._tell(problem, answer, scope, receive)
         except PeerError:
@@ -143,29 +150,8 @@ def _too_large() -> Problem:
     return Problem(Code.TOO_LARGE, f"a body has at most {BODY_BYTES} bytes")
 
 
-@attrs.define(eq=False)
-class _Body:
-    """A request's body, as it comes in: counted, and with one deadline for all of it."""
-
-    source: Receive
-    _bytes: int = attrs.field(init=False, default=0)
-    _deadline: float = attrs.field(init=False, factory=lambda: trio.current_time() + _BODY_PATIENCE)
-    _is_whole: bool = attrs.field(init=False, default=False)
-
-    async def receive(self) -> Message:
-        if self._is_whole:  # what comes now is the end of the connection
-            return await self.source()
-        try:
-            with trio.fail_at(self._deadline):
-                message = await self.source()
-        except trio.TooSlowError:
-            text = f"the body was not there within {_BODY_PATIENCE:g} s"
-            raise Problem(Code.TIMEOUT, text) from None
-        self._bytes += len(message.get("body", b""))
-        if self._bytes > BODY_BYTES:
-            raise _too_large()
-        self._is_whole = not message.get("more_body", False)
-        return message
+def _too_slow() -> Problem:
+    return Problem(Code.TIMEOUT, f"the body was not there within {_BODY_PATIENCE:g} s")
 
 
 @attrs.define(eq=False)

@@ -244,9 +244,9 @@ def _find_end(file: BinaryIO, end: int, before: int) -> int:
         middle = (begin + end) // 2
         file.seek(middle)
         file.readline()  # the rest of a line
-        values = None
-        while values is None and (place := file.tell()) < end:
-            values = _read(file.readline())
+        values, place = None, file.tell()
+        while place < end and (values := _read(file.readline())) is None:
+            place = file.tell()
         if values is None:
             end = middle
         elif values["number"] < before:

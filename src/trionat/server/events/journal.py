@@ -26,7 +26,7 @@ from trionat.signals import AutoResetEvent, Signal
 from trionat.store.private_file import is_there, make_private_folder, read_private, write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
 log = get_logger(__name__)
@@ -208,13 +208,20 @@ class Journal:
         run = next((each for each in reversed(self.runs) if each.first <= number), self.runs[0])
         return f"{run.name}-{number}"
 
-    def newest(self, most: int, *, before: int | None = None, above: int = 0) -> list[Event]:
-        """Return the newest events, the newest first: of those before a number, and above another one."""
+    def newest(
+        self,
+        most: int,
+        *,
+        before: int | None = None,
+        above: int = 0,
+        wants: Callable[[str], bool] = lambda _: True,
+    ) -> list[Event]:
+        """Return the newest events, the newest first: of those before a number, above another one, and of types that are wanted."""
         found: list[Event] = []
         for kept in reversed(self._kept.values()):
             if len(found) >= most or kept.event.number <= above:
                 break
-            if before is None or kept.event.number < before:
+            if (before is None or kept.event.number < before) and wants(kept.event.type):
                 found.append(kept.event)
         return found
 
@@ -353,12 +360,12 @@ def _read_positions(path: Path) -> tuple[list[Run], dict[str, int]]:
     try:
         content: Any = json.loads(read_private(path))
         positions = content["positions"]
-        runs = [Run(first, name) for first, name in content["runs"]]
-        numbers = [*positions.values(), *(run.first for run in runs)]
+        numbers = [*positions.values(), *(first for first, _ in content["runs"])]
         if not all(type(each) is int for each in numbers):
             raise ValueError("a number is none")
-        if not all(isinstance(run.name, str) for run in runs):
+        if not all(isinstance(name, str) for _, name in content["runs"]):
             raise ValueError("a name is none")
+        runs = [Run(first, name) for first, name in content["runs"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning(
             "how far webhooks have got is not known any more", file=str(path), reason=str(error)

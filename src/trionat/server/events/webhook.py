@@ -61,7 +61,7 @@ def key_of(webhook: WebhookConfig) -> str:
 
 @attrs.define(eq=False, kw_only=True)
 class Webhook:
-    """See the module. `run` has to run. `failures` counts those in a row, of which `reason` is the last; `stopped` says that the receiver wants nothing any more."""
+    """See the module. `run` has to run. `failures` counts those in a row, of which `reason` is the last, and `next_try` is when it is tried again; `stopped` says that the receiver wants nothing any more."""
 
     config: WebhookConfig
     server: str
@@ -70,6 +70,9 @@ class Webhook:
     now: Callable[[], float] = time.time
     failures: int = attrs.field(init=False, default=0)
     reason: str | None = attrs.field(init=False, default=None)
+    next_try: float | None = attrs.field(init=False, default=None)
+    """In seconds since 1970."""
+
     stopped: bool = attrs.field(init=False, default=False)
     _key: str = attrs.field(init=False)
 
@@ -80,6 +83,11 @@ class Webhook:
     def position(self) -> int:
         """The number of the last event that it is done with."""
         return self.journal.positions[self._key]
+
+    @property
+    def behind(self) -> int:
+        """How many events there were since the last one that it is done with, also of types that it does not want."""
+        return max(0, self.journal.last - self.position)
 
     @property
     def is_through(self) -> bool:
@@ -105,7 +113,7 @@ class Webhook:
                 ):  # so that a kill has one message told twice at most
                     await self.journal.wait_settled(self._key)
             elif outcome.is_final:
-                self.stopped, self.reason = True, outcome.reason
+                self.stopped, self.reason, self.next_try = True, outcome.reason, None
                 log.warning(
                     "a webhook wants no events any more (status 410): it gets none until the server is started anew",
                     url=self.config.shown,
@@ -138,7 +146,7 @@ class Webhook:
     def _succeed(self, number: int) -> None:
         if self.reason is not None:
             log.info("a webhook takes events again", url=self.config.shown)
-        self.failures, self.reason = 0, None
+        self.failures, self.reason, self.next_try = 0, None, None
         self.journal.settle(self._key, number)
 
     def _fail(self, outcome: Outcome) -> float:
@@ -154,7 +162,7 @@ class Webhook:
                 reason=outcome.reason,
                 next_try=f"in {pause:.0f} s",
             )
-        self.reason = outcome.reason
+        self.reason, self.next_try = outcome.reason, self.now() + pause
         return pause
 
 

@@ -35,10 +35,16 @@ class LostSessions:
     ) -> None:
         """The worker with that word is gone. By uid: what events say of its sessions that were up, and of those that were lost already; and the keys of their clients."""
         claims = {claim.key: claim for claim in self.table.held_by(word)}
-        lost = dict(away)
+        lost: dict[int, Values] = dict(away)
         for uid, facts in up.items():
-            lost[uid] = {**facts, "code": "worker", "seconds": 0.0, "relayed": 0}
-            self.events.publish(session_lost(**{**lost[uid], "reason": "its worker has ended"}))
+            lost[uid] = {
+                **facts,
+                "code": "worker",
+                "reason": "its worker has ended",
+                "seconds": 0.0,
+                "relayed": 0,
+            }
+            self.events.publish(session_lost(**lost[uid]))
         for uid, facts in lost.items():
             if (key := keys.get(uid)) is not None and key in claims:
                 self._lost[key] = claims[key], facts
@@ -57,5 +63,9 @@ class LostSessions:
                 self._tell_end(facts)
 
     def _tell_end(self, facts: Values) -> None:
-        reason = "the client did not come back in time"
-        self.events.publish(session_ended(**{**facts, "code": "gone", "reason": reason}))
+        ended: Values = {
+            **facts,
+            "code": "gone",
+            "reason": "the client did not come back in time",
+        }
+        self.events.publish(session_ended(**ended))

@@ -15,6 +15,8 @@ export class List {
     this.shown = STEP;
     this.words = "";
     this.found = null;
+    this.mayBeMore = false;
+    this.searching = null;
     this.isDue = false;
     this.chosen = null;
     this.isComplete = false;
@@ -71,16 +73,22 @@ export class List {
   search(words) {
     this.words = words.trim().toLowerCase();
     this.found = null;
+    this.mayBeMore = false;
     this.shown = STEP;
     clearTimeout(this.timer);
+    this.searching?.abort();
     if (this.words.length > 1) this.timer = setTimeout(() => this.searchBytes(this.words), WAIT);
     this.later();
   }
 
   async searchBytes(words) {
+    this.searching = new AbortController();
+    const {signal} = this.searching;
     try {
-      const {numbers} = await (await ask(`/api/search?q=${encodeURIComponent(words)}`)).json();
-      if (words === this.words) this.found = new Set(numbers);
+      const {numbers, more} = await (await ask(`/api/search?q=${encodeURIComponent(words)}`, {signal})).json();
+      if (words !== this.words) return;
+      this.found = new Set(numbers);
+      this.mayBeMore = more;
       this.later();
     } catch { /* then only what is listed is searched */ }
   }
@@ -131,7 +139,7 @@ export class List {
     byId("none").hidden = !this.words || !this.numbers.length || numbers.length > 0;
     byId("list").dataset.count = this.numbers.length;
     byId("more").textContent = numbers.length > wanted.length ? `${numbers.length - wanted.length} more …` : "";
-    this.onCount?.(numbers.length, this.numbers.length);
+    this.onCount?.(numbers.length, this.numbers.length, this.mayBeMore);
     this.rove();
   }
 

@@ -11,8 +11,10 @@ const list = new List((number, row) => {
   if (visitor?.row.number === number) visitor.update(row);
   else if (row !== null && number === wanted()) choose();
 });
-list.onCount = (shown, all) => {
-  if (!isLost) byId("state").textContent = shown === all ? `${all} visitor${all === 1 ? "" : "s"}` : `${shown} of ${all} visitors`;
+list.onCount = (shown, all, mayBeMore) => {
+  if (isLost) return;
+  const rest = mayBeMore ? ", and there may be more" : "";
+  byId("state").textContent = (shown === all ? `${all} visitor${all === 1 ? "" : "s"}` : `${shown} of ${all} visitors`) + rest;
 };
 
 function wanted() {
@@ -50,7 +52,7 @@ function listen() {
 
 async function retry() {
   try {
-    const answer = await fetch("/api/search?q=.", {credentials: "same-origin"});
+    const answer = await fetch("/api/search", {credentials: "same-origin"});
     if (answer.status === 401) {
       byId("state").textContent = "the client was started anew: open the URL that it has printed";
       return;

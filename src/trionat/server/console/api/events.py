@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import attrs
 import trio
 
+from trionat.config.events import TYPES, is_among
 from trionat.server.console.operation import Call, Nothing, Operation, Page
 from trionat.server.console.principal import Permission
+from trionat.server.console.problem import Code, Problem
 from trionat.server.console.shape import field
 from trionat.server.events.audit import read_audit
 from trionat.server.events.event import written_time
 from trionat.server.events.template import sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from trionat.server.events.event import Event
+    from trionat.server.events.webhook import Webhook
 
 
 @attrs.frozen(kw_only=True)
@@ -90,6 +94,38 @@ def _text(value: object) -> str | None:
 
 
 @attrs.frozen(kw_only=True)
+class WebhookRow:
+    """A webhook, and how it stands: it takes events (`well`), is tried again (`failing`), or wants no more until the server is started anew (`stopped`).
+
+    `url` is without what may be secret in it, and `types` are those that it wants, all where there are none. So many events have come since the last that it is done with (`behind`),
+    of all types. `failures` counts tries in a row, of which `reason` is why the last one failed.
+    """
+
+    url: str
+    template: str
+    types: tuple[str, ...]
+    state: Literal["well", "failing", "stopped"]
+    behind: int
+    failures: int
+    reason: str | None
+    next_try: str | None
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> WebhookRow:
+        """Return the row of a webhook."""
+        return cls(
+            url=webhook.config.shown,
+            template=webhook.config.template,
+            types=webhook.config.types,
+            state="stopped" if webhook.stopped else "failing" if webhook.failures else "well",
+            behind=webhook.behind,
+            failures=webhook.failures,
+            reason=webhook.reason,
+            next_try=None if webhook.next_try is None else written_time(webhook.next_try),
+        )
+
+
+@attrs.frozen(kw_only=True)
 class TestRow:
     """What came of a test event; `url` is the webhook's, without what may be secret in it."""
 
@@ -107,10 +143,36 @@ class Newest:
     after: int | None = field(None, about="what `next` of the page before says")
 
 
-async def _list_events(call: Call[Newest, Nothing]) -> Page[EventRow]:
+@attrs.frozen(kw_only=True)
+class NewestOf(Newest):
+    """Which events."""
+
+    types: str | None = field(
+        None,
+        about="of these types alone, with commas between; session.* is all of a kind",
+    )
+
+    def wants(self) -> Callable[[str], bool]:
+        """Return what tells whether a type is among them.
+
+        Raises:
+            Problem: There is no such type.
+        """
+        if self.types is None:
+            return lambda _: True
+        try:
+            types = tuple(each for text in self.types.split(",") for each in TYPES.read(text))
+        except ValueError as error:
+            raise Problem(Code.INVALID, f"types: {error}", field="types") from None
+        return lambda type_: is_among(type_, types)
+
+
+async def _list_events(call: Call[NewestOf, Nothing]) -> Page[EventRow]:
     await trio.lowlevel.checkpoint()
     which = call.parameters
-    found = call.context.delivery.journal.newest(which.limit + 1, before=which.after)
+    found = call.context.delivery.journal.newest(
+        which.limit + 1, before=which.after, wants=which.wants()
+    )
     part = tuple(map(EventRow.of, found[: which.limit]))
     return Page(part, str(part[-1].number) if len(found) > len(part) else None)
 
@@ -125,6 +187,11 @@ def _read_changes(state: Path, which: Newest) -> Page[ChangeRow]:
 async def _list_changes(call: Call[Newest, Nothing]) -> Page[ChangeRow]:
     read = partial(_read_changes, call.context.state.folder, call.parameters)
     return await trio.to_thread.run_sync(read, limiter=call.context.scribe)
+
+
+async def _list_webhooks(call: Call[Nothing, Nothing]) -> Page[WebhookRow]:
+    await trio.lowlevel.checkpoint()
+    return Page(tuple(map(WebhookRow.of, call.context.delivery.webhooks)))
 
 
 async def _test(call: Call[Nothing, Nothing]) -> Page[TestRow]:
@@ -149,10 +216,19 @@ OPERATIONS = (
         name="list_events",
         summary="What has happened at the server, the newest first",
         is_for_admins=True,
-        parameters=Newest,
+        parameters=NewestOf,
         answer=Page[EventRow],
         handle=_list_events,
         is_long=True,
+    ),
+    Operation(
+        method="GET",
+        path="/events/webhooks",
+        name="list_webhooks",
+        summary="Who is told of events, and whether that goes well",
+        is_for_admins=True,
+        answer=Page[WebhookRow],
+        handle=_list_webhooks,
     ),
     Operation(
         method="POST",

@@ -100,14 +100,19 @@ export function pathOf(...parts) {
 
 /** All pages of a list. */
 export async function getAll(path) {
+  return (await getPages(path, MOST_PAGES)).items;
+}
+
+/** The first pages of a list, at most so many; `next` is null where that is all of it. */
+export async function getPages(path, most) {
   const items = [];
   let after = null;
-  for (let page = 0; page < MOST_PAGES; page += 1) {
+  for (let page = 0; page < most; page += 1) {
     const query = `limit=${PAGE}${after === null ? "" : `&after=${encodeURIComponent(after)}`}`;
     const answer = await get(`${path}${path.includes("?") ? "&" : "?"}${query}`);
     items.push(...answer.items);
     after = answer.next ?? null;
     if (after === null) break;
   }
-  return items;
+  return { items, next: after };
 }

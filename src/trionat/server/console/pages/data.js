@@ -1,6 +1,6 @@
 // Lists of the API as components use them: fetched, fetched again when that is due, and kept up to date by the live stream.
 
-import { get, getAll } from "./api.js";
+import { get, getAll, getPages } from "./api.js";
 import { useCallback, useEffect, useRef, useState } from "./html.js";
 import { follow, useOpened, useTick } from "./live.js";
 
@@ -19,7 +19,7 @@ export function useAnswer(path, every = 0, fetchIt = get) {
       // What was there stays, and the banner tells that the server is away.
       if (turn === latest.current) setState((before) => ({ value: before.value, error, loading: false }));
     }
-  }, [path]);
+  }, [path, fetchIt]);
   useEffect(() => {
     setState((before) => ({ ...before, loading: before.value === null }));
     load();
@@ -33,6 +33,22 @@ export function useAnswer(path, every = 0, fetchIt = get) {
 /** The same for all pages of a list: `value` is an array. */
 export function useList(path, every = 0) {
   return useAnswer(path, every, getAll);
+}
+
+/** A list that may be very long, the newest first: one page of it, and one more each time that `more` is called, which is null where that is all. Fetched again each `every` seconds while it is one page. */
+export function usePages(path, every = 0) {
+  const [asked, setAsked] = useState({ path, pages: 1 });
+  const pages = asked.path === path ? asked.pages : 1;
+  const fetchIt = useCallback(async (from) => ({ ...(await getPages(from, pages)), pages }), [pages]);
+  const answer = useAnswer(path, pages === 1 ? every : 0, fetchIt);
+  const there = answer.value?.pages ?? 0;
+  const failed = there < pages && answer.error;
+  return {
+    ...answer,
+    value: answer.value?.items ?? null,
+    busy: there > 0 && there < pages && !failed,
+    more: answer.value?.next ? () => (failed ? answer.reload() : setAsked({ path, pages: there + 1 })) : null,
+  };
 }
 
 /** A list that the live stream keeps up to date. */

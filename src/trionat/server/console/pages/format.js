@@ -53,6 +53,11 @@ export function time(moment) {
   return moment ? format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "short" }).format(new Date(moment)) : "";
 }
 
+/** To the second. */
+export function exact(moment) {
+  return moment ? format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "medium" }).format(new Date(moment)) : "";
+}
+
 export function date(moment) {
   return moment ? format(Intl.DateTimeFormat, { dateStyle: "medium" }).format(new Date(moment)) : "";
 }

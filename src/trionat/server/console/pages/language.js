@@ -16,7 +16,7 @@ export function t(key, values = {}) {
 
 /** The same, where the key is made from what the server says, which may be newer than these pages. */
 export function tOr(key, otherwise) {
-  return key in texts ? t(key) : otherwise;
+  return Object.hasOwn(texts, key) ? t(key) : otherwise;
 }
 
 export function locale() {

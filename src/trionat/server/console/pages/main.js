@@ -18,6 +18,8 @@ import { Traffic } from "./screens/traffic.js";
 import { Bans } from "./screens/bans.js";
 import { Certificates } from "./screens/certificates.js";
 import { Nodes } from "./screens/nodes.js";
+import { Events } from "./screens/events.js";
+import { Audit } from "./screens/audit.js";
 import { Configuration } from "./screens/configuration.js";
 import { Log } from "./screens/log.js";
 import { Tokens } from "./screens/tokens.js";
@@ -27,10 +29,10 @@ import { Account } from "./screens/account.js";
 const GROUPS = {
   now: { overview: Overview, sessions: Sessions, visitors: Visitors, points: Points },
   accounts: { users: Users, traffic: Traffic, tokens: Tokens, bans: Bans },
-  server: { certificates: Certificates, nodes: Nodes, configuration: Configuration, log: Log },
+  server: { events: Events, audit: Audit, certificates: Certificates, nodes: Nodes, configuration: Configuration, log: Log },
   you: { account: Account },
 };
-const FOR_ADMINS = new Set(["users", "bans", "certificates", "nodes", "configuration", "log"]);
+const FOR_ADMINS = new Set(["users", "bans", "events", "audit", "certificates", "nodes", "configuration", "log"]);
 const RETRY = 2000;
 
 function groupsFor(who) {

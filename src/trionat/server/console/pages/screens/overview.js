@@ -39,7 +39,7 @@ function Tiles({ view }) {
     <${Tile} title=${html`<a href=${href("sessions")}>${t("sessions.title")}</a>`} value=${number(view.sessions)} note=${whole && t("overview.of", { n: number(whole.session_limit) })} />
     <${Tile} title=${html`<a href=${href("visitors")}>${t("visitors.title")}</a>`} value=${number(view.visitors)} />
     ${whole && html`<${Tile} title=${html`<a href=${href("points")}>${t("overview.ports")}</a>`} value=${number(whole.ports_held)} note=${t("overview.free", { n: number(whole.ports_free) })} />`}
-    ${whole && html`<${Tile} title=${t("overview.queue")} value=${number(whole.queued)} note=${t("overview.of", { n: number(whole.queue_places) })} />`}
+    ${whole && html`<${Tile} title=${html`<a href=${href("points")}>${t("overview.queue")}</a>`} value=${number(whole.queued)} note=${t("overview.of", { n: number(whole.queue_places) })} />`}
   </dl>`;
 }
 

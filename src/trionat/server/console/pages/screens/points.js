@@ -13,6 +13,7 @@ import { language, t } from "../language.js";
 import { useStore } from "../store.js";
 import { visible } from "../visible.js";
 import { Failed } from "./failed.js";
+import { Queue, Reserved } from "./queue.js";
 import { Where } from "./services.js";
 
 const KINDS = { held: "good", reserved: "warn", free: "" };
@@ -64,6 +65,8 @@ export function Points() {
                 <${Copyable} text="trionat connect TICKET 8080" label=${t("command")} />
               <//>`}
         />`}
+    <${Reserved} />
+    <${Queue} />
     ${released &&
     html`<${Confirm}
       title=${t("points.release_title", { name: visible(released.point) })}

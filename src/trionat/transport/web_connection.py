@@ -97,25 +97,26 @@ class _HTTP1(H11Protocol):
 
 
 @attrs.define(eq=False)
-class Connection:
-    """A connection of the console's, and who is behind it. `run` owns the socket."""
+class WebConnection:
+    """A connection to a web server, and who is behind it. `run` owns the socket."""
 
     sock: socket.socket
     peer: TCPAddress
     app: ASGIApp
     tls: ssl.SSLContext | None
-    is_idle: bool = attrs.field(init=False, default=True)
-    """Whether it waits for a request, or for the rest of its head."""
+    idle_since: float | None = attrs.field(init=False, factory=trio.current_time)
+    """Since when it waits for a request, or for the rest of its head; None: it does not."""
 
     _stream: trio.abc.Stream = attrs.field(init=False)
     _protocol: _HTTP1 = attrs.field(init=False)
+    _whole: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _reading: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _sending: trio.Lock = attrs.field(init=False, factory=trio.Lock)
     _is_lost: bool = attrs.field(init=False, default=False)
 
     def give_up(self) -> None:
-        """Make room for another one."""
-        self._reading.cancel("there are too many")
+        """Make room for another one, at once: it waits for nothing but a handshake or a head."""
+        self._whole.cancel("there are too many")
 
     async def run(self) -> None:
         """Serve it until its end.
@@ -123,6 +124,10 @@ class Connection:
         Raises:
             PeerError: the peer is to blame.
         """
+        with self._whole:
+            await self._run()
+
+    async def _run(self) -> None:
         transport = trio.SocketStream(trio.socket.from_stdlib_socket(self.sock))
         try:
             self._stream = transport
@@ -189,9 +194,9 @@ class Connection:
             self._is_lost = False
 
     def _set_idle(self, *, is_idle: bool) -> None:
-        self.is_idle = is_idle
-        patience = _HEAD_PATIENCE if is_idle else float("inf")
-        self._reading.deadline = trio.current_time() + patience
+        now = trio.current_time()
+        self.idle_since = now if is_idle else None
+        self._reading.deadline = now + _HEAD_PATIENCE if is_idle else float("inf")
 
     async def _say_goodbye(self, transport: trio.SocketStream) -> None:
         if self._is_lost:

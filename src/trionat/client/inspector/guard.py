@@ -1,0 +1,109 @@
+"""What every request has to pass, before anybody looks what it wants: an ASGI application around another one. And what every answer has, and what becomes of a bug."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from trionat.client.inspector.problem import Problem
+from trionat.log import get_logger
+from trionat.transport.web_body import BoundedBody
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from trionat.client.inspector.access import Access
+
+log = get_logger(__name__)
+
+BODY_BYTES: Final = 4 * 1024 * 1024
+"""Of a request that was edited."""
+
+_BODY_PATIENCE: Final = 20.0
+"""Seconds for the whole body of a request."""
+
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Of every answer that does not say otherwise."""
+
+_WELCOME: Final = b"""<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=/"><link rel="icon" href="data:,"><title>trionat</title><p><a href="/">Go on</a>"""
+_LOCKED: Final = b"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><title>trionat</title><h1>Not for everybody</h1><p>Open the whole URL that <code>trionat connect --inspect</code> has printed: it ends in <code>?token=</code> and a long word. Each start of the client makes a new one."""
+
+
+@attrs.frozen(eq=False)
+class Guard:
+    """See the module."""
+
+    app: ASGIApp
+    access: Access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        has_begun = False
+
+        async def send_with_headers(message: Any) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        body = BoundedBody(
+            source=receive,
+            most=BODY_BYTES,
+            seconds=_BODY_PATIENCE,
+            too_large=_too_large,
+            too_slow=_too_slow,
+        )
+        try:
+            answer = self._answer(Request(scope)) or self.app
+            await answer(scope, body.receive, send_with_headers)
+        except Exception:
+            log.exception("internal error", path=scope["path"])
+            if not has_begun:
+                problem = Problem(500, "internal", "a bug of trionat's: the client's log has it")
+                await problem.response()(scope, receive, send_with_headers)
+
+    def _answer(self, request: Request) -> Response | None:
+        """Return the answer to who is not to see anything, and to who comes with the token; None: let it pass."""
+        if (refusal := self.access.refuse(request)) is not None:
+            code = "misdirected" if refusal.status == 421 else "forbidden"
+            return Problem(refusal.status, code, refusal.text).response()
+        path, token = request.url.path, request.query_params.get("token")
+        if path == "/" and token is not None and self.access.admits_token(token):
+            answer = HTMLResponse(_WELCOME)
+            answer.set_cookie(
+                self.access.cookie, self.access.cookie_value, httponly=True, samesite="strict"
+            )
+            return answer
+        if self.access.knows(request):
+            return None
+        if path == "/":
+            return HTMLResponse(_LOCKED, 401)
+        return Problem(
+            401, "unauthorized", "open the whole URL that trionat has printed"
+        ).response()
+
+
+def _too_large() -> Problem:
+    return Problem(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
+
+
+def _too_slow() -> Problem:
+    return Problem(408, "timeout", f"the body was not there within {_BODY_PATIENCE:g} s")
