@@ -56,6 +56,24 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 """The same without a gateway, of long ago (RFC 4291 2.5.5.1)."""
 
+_TRANSLATED: Final = ipaddress.IPv6Network("::ffff:0:0:0/96")
+"""The same as a translator writes it (RFC 2765 2.1)."""
+
+_SPECIAL: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",  # of protocols: RFC 6890 2.1
+            "192.88.99.0/24",  # a relay to IPv6, of long ago: RFC 7526
+            "64:ff9b:1::/48",  # behind a gateway of one's own: RFC 8215
+            "100:0:0:1::/64",  # nobody's: RFC 9780
+            "3fff::/20",  # of documents: RFC 9637
+            "5f00::/16",  # instructions to routers: RFC 9602
+        ),
+    )
+)
+"""What Python takes for public, or some versions that we run on do."""
+
 
 def is_public(host: str) -> bool:
     """Tell whether an address is one of the Internet, and of one machine there: not private, of this machine or link, shared, or for something else.
@@ -67,10 +85,12 @@ def is_public(host: str) -> bool:
         if "%" in host or address.is_site_local:
             return False
         inner = address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if address in _NAT64 or address in _COMPATIBLE:
+        if any(address in network for network in (_NAT64, _COMPATIBLE, _TRANSLATED)):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
         if inner is not None:
             return is_public(str(inner))
+    if any(address in network for network in _SPECIAL):  # of the other version, it is in none
+        return False
     return address.is_global and not address.is_multicast
 
 

@@ -17,6 +17,7 @@ import trio.testing
 from tests.certificates.conftest import listening
 from tests.certificates.front import Request, Response, front, problem
 from tests.certificates.made import DAY, Maker
+from tests.events.listening import reading
 from trionat.config.acme import AcmeConfig
 from trionat.errors import RegistryAwayError
 from trionat.server.certificates import renewal as renewal_module
@@ -446,7 +447,7 @@ async def test_events_tell_what_came_of_certificates(
     tmp_path: Path, authority: Authority, autojump_clock: trio.testing.MockClock
 ) -> None:
     hub = Hub("here", now=now)
-    with hub.reading() as reader:
+    with reading(hub) as reader:
         async with renewing(tmp_path, "a.example", events=hub) as renewal:
             await renewal.wait_for("a.example")
             authority.failure = FAILED

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 
+from tests.events.listening import reading
 from tests.registry.redis_world import SEAL, RedisWorld, identity, redis_world
 from trionat.address import TCPAddress
 from trionat.errors import RefusedError, RegistryAwayError
@@ -283,9 +284,9 @@ async def test_a_node_that_dies_and_what_it_held(world: RedisWorld) -> None:
 async def test_one_node_alone_tells_of_those_that_come_and_go(world: RedisWorld) -> None:
     """The first by name of those that are there otherwise."""
     nodes = {name: await world.start(name) for name in ("b", "c")}
-    with ExitStack() as reading:
+    with ExitStack() as readings:
         readers = {
-            name: reading.enter_context(node.events.reading()) for name, node in nodes.items()
+            name: readings.enter_context(reading(node.events)) for name, node in nodes.items()
         }
         late = await world.start("a")
         await wait_for(lambda: all("a" in node.table.nodes for node in nodes.values()))

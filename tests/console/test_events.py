@@ -15,6 +15,8 @@ import trio
 from tests.console.serving import Api, serving
 from tests.events.receiver import receiving, status
 from trionat.config.events import EventsConfig, WebhookConfig
+from trionat.errors import StoreUnavailableError
+from trionat.store.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +74,59 @@ async def test_changes_are_events_and_in_the_audit(tmp_path: Path) -> None:
         ):
             (await bob.ask(method, path)).fails(403, "forbidden")
     assert "a long secret" not in (tmp_path / "audit.log").read_text()
+
+
+async def test_the_audit_tells_what_was_made_of_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        await api.add("alice")
+        await api.ask("PATCH", "/users/alice", {"admin": True})
+        wish = {"name": "ci", "user": "alice", "scope": "manage"}
+        made = (await api.ask("POST", "/tokens", wish)).values
+        await api.ask("DELETE", f"/tokens/{made['id']}")
+        await api.ask("PATCH", "/users/alice", {"limits": {"sessions": 2}, "admin": False})
+        await api.ask("PUT", "/users/alice/password", {"password": "another one"})
+        password, limited, revoked, added, changed = await wait_items(api, "/audit", 5)
+        assert changed["detail"] == "what: admin, admin: true"
+        assert (added["target"], revoked["target"]) == ("ci", "ci")
+        assert added["detail"] == f"user: alice, scope: manage, id: {made['id']}"
+        assert revoked["detail"] == f"id: {made['id']}, user: alice"
+        assert 'limits: {"sessions": 2}' in limited["detail"]
+        assert "admin: false" in limited["detail"]
+        assert password["detail"] == "what: password"
+        assert password["number"] == changed["number"] + 4
+    audit = (tmp_path / "audit.log").read_text()
+    assert made["token"] not in audit
+    assert "another one" not in audit
+
+
+async def test_what_fails_in_the_middle_is_in_the_audit_and_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise StoreUnavailableError("away")
+
+    async with serving(tmp_path) as api:
+        await api.add("alice")
+        monkeypatch.setattr(SQLiteStore, "set_password", fail)
+        answer = await api.ask("PUT", "/users/alice/password", {"password": "another one"})
+        answer.fails(503, "store_unavailable")
+        (await api.ask("PUT", "/users/bob/password", {"password": "another one"})).fails(
+            404, "not_found"
+        )
+        changes = await wait_items(api, "/audit", 1)
+        assert (changes[0]["what"], changes[0]["target"]) == ("account.changed", "alice")
+        assert changes[0]["detail"] == "what: password, unfinished: true"
+        assert "account.changed" not in {each["type"] for each in await api.items("/events")}
+
+
+async def test_an_account_cannot_push_out_the_audit(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        alice = await api.add("alice")
+        for _ in range(40):
+            assert (await alice.ask("POST", "/users/alice/tickets", {})).status == 200
+        await trio.sleep(0.5)
+        changes = await api.items("/audit")
+        assert sum(each["what"] == "make_ticket" for each in changes) == 30
 
 
 async def test_a_test_event(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tests.e2e import running, services
+from tests.e2e.running import wait_until
 from tests.events.receiver import Received, Receiver, receiving, status
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def write_config(folder: Path, *receivers: Receiver, **more: Any) -> Path:
 @asynccontextmanager
 async def served(folder: Path, *receivers: Receiver, **more: Any) -> AsyncIterator[running.Server]:
     flags = more.pop("flags", ())
+    visit = more.pop("visit", "0")
     config = write_config(folder, *receivers, **more)
-    async with running.server(folder, "--config", config, *flags) as server:
+    async with running.server(folder, "--config", config, *flags, visit=visit) as server:
         yield server
     server.check_log(SECRET, "key=hidden")
 
@@ -167,6 +169,42 @@ async def test_events_of_workers_come_to_the_same_journal(tmp_path: Path) -> Non
             await receiver.wait_type("session.back")
         await receiver.wait_type("session.ended")
     assert receiver.numbers == list(range(1, len(receiver.got) + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.limit(90)
+async def test_those_of_a_worker_that_was_killed_have_ended_when_they_do_not_come_back(
+    tmp_path: Path,
+) -> None:
+    """One that was lost before, and one that was lost with its worker."""
+    flags = ("--workers", "2", "--port-reservation", "2")
+    async with (
+        receiving() as receiver,
+        served(tmp_path, receiver, flags=flags, visit="0,0") as server,
+    ):
+        async with (
+            running.client(tmp_path / "a", server.ticket, 9) as first,
+            running.client(tmp_path / "b", server.ticket, 9) as second,
+        ):
+            second.process.process.send_signal(signal.SIGSTOP)
+            first.kill()
+            before = await receiver.wait_type("session.lost")
+            _, text = await trionat(tmp_path, "status", "--json", "--state-dir", "state")
+            for worker in json.loads(text)["workers"]:
+                os.kill(worker["pid"], signal.SIGKILL)
+            await wait_until(
+                lambda: sum(each["type"] == "session.ended" for each in receiver.events) == 2,
+                within=30,
+            )
+            second.kill()
+        ended = [each for each in receiver.events if each["type"] == "session.ended"]
+        assert [each["data"]["code"] for each in ended] == ["gone", "gone"]
+        uids = {each["data"]["uid"] for each in ended}
+        assert before["data"]["uid"] in uids
+        assert len(uids) == 2
+    types = [each["type"] for each in receiver.events]
+    assert (types.count("session.lost"), types.count("session.ended")) == (2, 2)
+    assert "session.back" not in types
 
 
 @pytest.mark.slow

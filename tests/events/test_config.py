@@ -69,6 +69,16 @@ def test_one_entry_and_the_variable(tmp_path: Path) -> None:
         ("{Url: 'https://h/', AllowPrivate: maybe}", "Events[0].AllowPrivate", "neither true nor"),
         (f"{{Url: 'https://h/', Template: wecom, Secret: {HIDDEN}}}", "Events", "knows no Secret"),
         ("{Url: 'https://ntfy.sh/', Template: ntfy}", "Events", "lacks its topic"),
+        (
+            f"{{Url: 'https://ntfy.sh/x', Template: ntfy, Secret: '{HIDDEN} '}}",
+            "Events",
+            "no access token",
+        ),
+        (
+            f"{{Url: 'https://ntfy.sh/x', Template: ntfy, Secret: '{HIDDEN}ä'}}",
+            "Events",
+            "no access token",
+        ),
         (f"{{Url: 'https://h/', Secret: {{{HIDDEN}: 1}}}}", "Events[0].Secret", "single value"),
         (f"{{Url: 'https://h/', Secret: {{{HIDDEN}: 1, {HIDDEN}: 2}}}}", "Events[0].Secret", ""),
         (f"{{Url: 'https://h/', Secret:{HIDDEN}}}", "Events[0]", ""),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-import trio
-
+from tests.events.listening import reading
 from trionat.config.events import EVENT_TYPES
 from trionat.server.events.event import (
     KINDS,
@@ -41,7 +40,7 @@ async def test_where_nobody_listens_nothing_is_kept() -> None:
 
 async def test_readers_get_all_and_number_them() -> None:
     hub = Hub("here", now=lambda: 5.0)
-    with hub.reading() as one, hub.reading() as other:
+    with reading(hub) as one, reading(hub) as other:
         hub.publish(A_BAN)
         hub.publish(ban_lifted(network="192.0.2.7", reason="its time is over"))
         for reader in (one, other):
@@ -51,33 +50,9 @@ async def test_readers_get_all_and_number_them() -> None:
     assert not hub.is_on
 
 
-async def test_a_slow_reader_loses_the_oldest_and_sees_how_many() -> None:
-    hub = Hub()
-    with hub.reading(most=3) as reader:
-        for _ in range(10):
-            hub.publish(A_BAN)
-        assert [event.number for event in await reader.take(10)] == [8, 9, 10]
-
-
-async def test_a_reader_waits(autojump_clock: trio.testing.MockClock) -> None:
-    hub = Hub()
-    with hub.reading() as reader:
-        async with trio.open_nursery() as nursery:
-
-            async def publish() -> None:
-                await trio.sleep(1)
-                hub.publish(A_BAN)
-
-            nursery.start_soon(publish)
-            assert len(await reader.take(10)) == 1
-        with trio.move_on_after(1) as scope:
-            await reader.take(1)
-        assert scope.cancelled_caught
-
-
 async def test_what_is_told_once_is() -> None:
     hub = Hub()
-    with hub.reading() as reader:
+    with reading(hub) as reader:
         for used in (80, 90):
             hub.publish(quota_warning(user="ann", month="2026-11", used=used, quota=100))
         hub.publish(quota_warning(user="ann", month="2026-12", used=80, quota=100))
@@ -92,7 +67,7 @@ async def test_what_is_told_once_is() -> None:
 
 async def test_long_words_of_peers_are_cut() -> None:
     hub = Hub()
-    with hub.reading() as reader:
+    with reading(hub) as reader:
         hub.publish(ban_lifted(network="192.0.2.7", reason="x" * 100_000))
         assert [len(event.to_json()) < 1000 for event in await reader.take(2)] == [True]
 

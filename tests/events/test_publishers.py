@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from tests.events.listening import reading
 from trionat.server.admission.bans import Bans
 from trionat.server.events.hub import Hub
 
 if TYPE_CHECKING:
-    from trionat.server.events.hub import Reader
+    from tests.events.listening import Reader
 
 
 async def told(reader: Reader) -> list[tuple[str, dict[str, Any]]]:
@@ -25,7 +26,7 @@ async def test_a_ban_and_its_end_are_told_once_each(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     hub = Hub()
-    with hub.reading() as reader:
+    with reading(hub) as reader:
         bans = Bans(2, 60.0, events=hub)
         nursery.start_soon(bans.tell_lifted)
         bans.fail("192.0.2.7")
@@ -47,7 +48,7 @@ async def test_a_ban_that_several_nodes_have_counted_for_is_told_where_the_last_
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     hub = Hub()
-    with hub.reading() as reader:
+    with reading(hub) as reader:
         bans = Bans(10, 60.0, events=hub)
         bans.ban("192.0.2.1", 60.0)  # nobody has failed here
         bans.fail("192.0.2.2")

@@ -32,7 +32,7 @@ def made(
     template: str, *events: Kept, secret: str = "", url: str = "https://chat.example/hook/1"
 ) -> Any:
     webhook = WebhookConfig(url=url, template=template, secret=secret)
-    return compose(webhook, events or (kept(),), "journal", NOW)
+    return compose(webhook, events or (kept(),), "journal-7", NOW)
 
 
 def test_json_is_the_line_itself() -> None:
@@ -45,7 +45,9 @@ def test_json_is_the_line_itself() -> None:
 
 
 def test_slack() -> None:
-    text = json.loads(made("slack", kept(network=NASTY)).body)["text"]
+    values = json.loads(made("slack", kept(network=NASTY)).body)
+    text = values.pop("text")
+    assert values == {"mrkdwn": False, "unfurl_links": False, "unfurl_media": False}
     assert "&lt;!channel&gt;" in text
     assert "<" not in text
     assert text.isprintable()

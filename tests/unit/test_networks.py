@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from trionat.networks import (
     Admittance,
     Networks,
+    is_public,
     network_of,
     parse_network,
     plain_host,
@@ -47,6 +48,38 @@ def test_plain_hosts() -> None:
     assert plain_host("::ffff:192.0.2.7") == "192.0.2.7"
     for host in ("192.0.2.7", "::1", "::ffff:0:1"):
         assert plain_host(host) == host
+
+
+@pytest.mark.parametrize(
+    ("host", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::8.8.8.8", True),
+        ("::ffff:0:8.8.8.8", True),
+        ("10.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::ffff:0:10.0.0.1", False),
+        ("64:ff9b::10.0.0.1", False),
+        ("64:ff9b:1::10.0.0.1", False),
+        ("64:ff9b:1:ffff:ffff::8.8.8.8", False),
+        ("192.0.0.8", False),
+        ("192.88.99.1", False),
+        ("::ffff:192.0.0.8", False),
+        ("100:0:0:1::1", False),
+        ("3fff::1", False),
+        ("3fff:fff::1", False),
+        ("5f00::1", False),
+        ("224.0.0.1", False),
+        ("ff02::1", False),
+        ("fec0::1", False),
+        ("2606:4700::1111%eth0", False),
+    ],
+)
+def test_what_is_public(host: str, *, public: bool) -> None:
+    """On every Python: older ones know fewer networks that are for something else."""
+    assert is_public(host) == public
 
 
 @given(ANY)

@@ -33,6 +33,7 @@ from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers import process
 from trionat.server.workers.log_relay import relay_log
+from trionat.server.workers.lost_sessions import LostSessions
 from trionat.server.workers.parent import Parent, SharedLimits
 from trionat.server.workers.process import State, WorkerProcess
 from trionat.store.base import Limits
@@ -212,6 +213,7 @@ async def test_a_session_whose_client_is_at_another_node_has_its_share() -> None
         sessions={},
         bans=Bans(0, 1),
         traffic=SimpleNamespace(metered=lambda *_: nullcontext()),
+        lost=LostSessions(table, Hub()),
     )
     parent.limits_of = partial(Parent.limits_of, parent)
     parent.workers = one, two = WorkerProcess(parent, 0), WorkerProcess(parent, 1)
@@ -219,7 +221,14 @@ async def test_a_session_whose_client_is_at_another_node_has_its_share() -> None
         worker.state, worker.link = State.UP, SimpleNamespace(post=told.append)  # type: ignore[assignment]
     wishes = [Wish(key=("ann", each), services=(ServiceRequest(),), limits=limits) for each in "ab"]
     claims = [table.claim(*each) for each in zip(wishes, ("w1", "w2"), strict=True)]
-    up = {"uid": 1, "username": "ann", "account_id": 1, "credential": None, "host": "192.0.2.1"}
+    up = {
+        "uid": 1,
+        "username": "ann",
+        "account_id": 1,
+        "credential": None,
+        "host": "192.0.2.1",
+        "key": ("ann", "a"),
+    }
     one._begin_session(up)
     Parent._deal(parent, shared)
     assert shared.shares.keys() == {"w1", "w2"}

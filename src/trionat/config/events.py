@@ -62,6 +62,9 @@ _HOSTS: Final = {
 _KEYLESS: Final = frozenset({SLACK, WECOM})
 """They have no secret besides their URL."""
 
+_TOKEN: Final = re.compile(r"[!-~]*", re.ASCII)
+"""What may stand behind `Bearer` in a header."""
+
 MOST_WEBHOOKS: Final = 32
 
 _URL: Final = re.compile(r"https?://[!-~]+", re.ASCII)
@@ -223,6 +226,11 @@ class EventsConfig:
                 yield (
                     ("webhooks",),
                     f"webhook [{number}]: {webhook.template} knows no Secret besides its URL: leave it out",
+                )
+            if webhook.template == NTFY and not _TOKEN.fullmatch(webhook.secret):
+                yield (
+                    ("webhooks",),
+                    f"webhook [{number}]: the Secret is no access token, which has neither blanks nor letters beyond ASCII: copy it anew",
                 )
             if webhook.template == NTFY and not urlsplit(webhook.url).path.strip("/"):
                 yield (

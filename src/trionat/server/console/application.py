@@ -160,18 +160,10 @@ class Resource:
             sent = await _json_of(request)
             call = attrs.evolve(call, body=read(operation.body, sent))
             told = without_secrets(operation.body, sent)
-        said = await operation.handle(call)
         if operation.permission is Permission.MANAGE:
-            context.sampler.forget()
-            context.on_change(
-                Change(
-                    principal=call.principal,
-                    host=host,
-                    operation=operation,
-                    parameters=given,
-                    sent=told,
-                )
-            )
+            said = await _manage(call, operation, given, told)
+        else:
+            said = await operation.handle(call)
         return await respond(operation, said, context.scribe)
 
 
@@ -190,6 +182,31 @@ def _check_rate(context: Context, operation: Operation, principal: Principal) ->
             "this account has changed too much in a short time",
             headers={"Retry-After": str(math.ceil(wait))},
         )
+
+
+async def _manage(
+    call: Call[Any, Any], operation: Operation, given: Mapping[str, str], sent: Mapping[str, Any]
+) -> Any:
+    """Do what is told to the audit: also where it fails in the middle, and not where it is refused."""
+    change = Change(
+        principal=call.principal,
+        host=call.host,
+        operation=operation,
+        parameters=given,
+        sent=sent,
+        also=call.also,
+    )
+    try:
+        said = await operation.handle(call)
+    except BaseException as error:
+        is_refused = isinstance(error, (Problem, StoreError))
+        if not is_refused or isinstance(error, StoreUnavailableError):
+            call.context.sampler.forget()
+            call.context.on_change(attrs.evolve(change, unfinished=True))
+        raise
+    call.context.sampler.forget()
+    call.context.on_change(change)
+    return said
 
 
 async def _still_may(

@@ -41,13 +41,18 @@ _SCRIBES: Final = 2
 
 @attrs.frozen(kw_only=True)
 class Change:
-    """What somebody has done by the API: the operation with its parameters, and what was sent with it but for secrets."""
+    """What somebody has done by the API: the operation with its parameters, what was sent with it but for secrets, and what its handler has told `also`.
+
+    One that is `unfinished` has failed by no fault of who asked: some of it may be done.
+    """
 
     principal: Principal
     host: str
     operation: Operation
     parameters: Mapping[str, object]
     sent: Mapping[str, object] = attrs.field(factory=lambda: {})
+    also: Mapping[str, object] = attrs.field(factory=lambda: {})
+    unfinished: bool = False
 
 
 def tell_change(change: Change) -> None:
@@ -57,6 +62,7 @@ def tell_change(change: Change) -> None:
         by=change.principal.username,
         host=change.host,
         what=change.operation.name,
+        **({"unfinished": True} if change.unfinished else {}),
         **{f"of_{name}": value for name, value in {**change.sent, **change.parameters}.items()},
     )
 

@@ -51,6 +51,8 @@ class Call(Generic[P, B]):
     """Tells whether who asks is still who he was, and may do what he might, for an answer that takes long."""
 
     principal: Principal = _NOBODY
+    also: dict[str, object] = attrs.field(factory=lambda: {})
+    """What the audit is to know besides what was sent."""
 
 
 @attrs.frozen(kw_only=True)

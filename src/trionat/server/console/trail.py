@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from trionat.server.console.context import tell_change
-from trionat.server.events.audit import CONSOLE, TOKEN, Actor
+from trionat.server.events.audit import CONSOLE, TOKEN, UNFINISHED, Actor
 
 if TYPE_CHECKING:
     from trionat.server.console.context import Change
@@ -35,7 +35,7 @@ _WHAT: Final = {
     "set_password": "password",
     "revoke_tickets": "tickets",
 }
-"""What is told in place of the fields that were sent."""
+"""What is told in place of the names of the fields that were sent."""
 
 _KINDS: Final = {"kick_user": "user", "kick_session": "session", "kick_visitor": "visitor"}
 """What stands before the target of a kick."""
@@ -58,10 +58,18 @@ class Trail:
             address=change.host,
         )
         given = {key: str(value) for key, value in change.parameters.items()}
-        target = str(change.sent.get("name", "")) or next(iter(given.values()), "")
-        details: dict[str, Any] = dict(list(given.items())[1:])
+        told: dict[str, Any] = {**change.sent, **change.also}
+        target = str(told.pop("name", "")) or given.pop(next(iter(given), ""), "")
         what = _WHAT.get(name, ", ".join(each for each in change.sent if each != "name"))
-        if what:
-            details["what"] = what
+        details: dict[str, Any] = {"what": what} if what else {}
+        details |= {**given, **told}
+        if change.unfinished:
+            details[UNFINISHED] = True
         target = f"{_KINDS[name]} {target}" if name in _KINDS else target
-        self.audit.note(actor, _ACTIONS.get(name, name), target, details)
+        self.audit.note(
+            actor,
+            _ACTIONS.get(name, name),
+            target,
+            details,
+            is_bounded=not principal.is_admin,
+        )

@@ -1,6 +1,6 @@
 """Who has changed what, and from where: a line of JSON for each change, in a file that is only ever added to.
 
-The file is `audit.log` in the state folder, its owner's alone. The server writes it, and so do the commands that change something, each under a lock. A file
+The file is `audit.log` in the state folder, its owner's alone. Each line has a number that stays the same. The server writes it, and so do the commands that change something, each under a lock. A file
 that has grown long gets a number, and the oldest ones go.
 """
 
@@ -12,13 +12,14 @@ import os
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import attrs
 import trio
 
 from trionat.errors import StartupError
 from trionat.log import get_logger
+from trionat.server.events.allowance import INTERVAL, Allowance
 from trionat.server.events.event import (
     account_added,
     account_changed,
@@ -29,7 +30,7 @@ from trionat.signals import Signal
 from trionat.store.private_file import hold_lock, is_there
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from trionat.server.events.event import Happening
@@ -54,13 +55,20 @@ _LAST_LINES: Final = 1.0
 _LOOK_INTERVAL: Final = 2.0
 """Seconds within which the server hears what a command has changed."""
 
+_BLOCK: Final = 64 * 1024
+"""Bytes that are read at once, from the end of a file on."""
+
 _LOST: Final = "audit.lost"
+_LEFT_OUT: Final = "audit.left_out"
 
 COMMAND_LINE: Final = "command line"
 CONSOLE: Final = "console"
 TOKEN: Final = "token"  # noqa: S105 - a kind of actor
 SERVER: Final = "server"
 """How an actor has come."""
+
+UNFINISHED: Final = "unfinished"
+"""The detail of what was begun and has failed: some of it may be done."""
 
 _TELLS: Final = {
     "account.added": account_added,
@@ -108,21 +116,20 @@ class Entry:
     details: Mapping[str, Any]
 
     def values(self) -> dict[str, Any]:
-        """Return what is made JSON of."""
+        """Return what is made JSON of, but for the number."""
         return {
             "time": written_time(self.time),
             "actor": attrs.asdict(self.actor),
             "action": self.action,
             "target": self.target[:_LONGEST_TEXT],
-            "details": {
-                name: value[:_LONGEST_TEXT] if isinstance(value, str) else value
-                for name, value in self.details.items()
-            },
+            "details": {name: _cut(value) for name, value in self.details.items()},
         }
 
-    def to_line(self) -> bytes:
-        """Return the line of it, in ASCII."""
-        return json.dumps(self.values(), separators=(",", ":"), default=str).encode("ascii") + b"\n"
+
+def _cut(value: Any) -> Any:
+    """Return a value, or the beginning of it, as a text, where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT]
 
 
 def note_change(state: Path, action: str, target: str, **details: object) -> None:
@@ -135,19 +142,21 @@ def note_change(state: Path, action: str, target: str, **details: object) -> Non
     """
     if is_there(state):
         entry = Entry(time.time(), command_line_actor(), action, target, details)
-        append_lines(state, [entry.to_line()])
+        append_entries(state, [entry.values()])
 
 
-def append_lines(
-    state: Path, lines: list[bytes], *, most: int = MOST_BYTES, files: int = MOST_FILES
+def append_entries(
+    state: Path, entries: list[dict[str, Any]], *, most: int = MOST_BYTES, files: int = MOST_FILES
 ) -> None:
-    """Add lines, each with its end; they are on the disk when this returns. Blocks, for up to 5 s while somebody else writes.
+    """Add entries, each with the next number; they are on the disk when this returns. Blocks, for up to 5 s while somebody else writes.
 
     Raises:
         StartupError: They cannot be written.
     """
     path = audit_file(state)
     with hold_lock(state / "audit.lock"):
+        last = next(iter(read_audit(state, 1, files=files)), {"number": 0})["number"]
+        lines = [_line({"number": last + 1 + index} | each) for index, each in enumerate(entries)]
         try:
             if is_there(path) and path.stat().st_size >= most:
                 _move_on(path, files)
@@ -158,6 +167,10 @@ def append_lines(
                 os.close(descriptor)
         except OSError as error:
             raise StartupError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":"), default=str).encode("ascii") + b"\n"
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -187,8 +200,10 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
-def read_audit(state: Path, most: int, *, files: int = MOST_FILES) -> list[dict[str, Any]]:
-    """Return the last entries, the newest first, as they were written; a line that is none is passed over. Blocks.
+def read_audit(
+    state: Path, most: int, *, before: int | None = None, files: int = MOST_FILES
+) -> list[dict[str, Any]]:
+    """Return the last entries, the newest first, as they were written: those before a number. A line that is none is passed over. Blocks.
 
     Raises:
         StartupError: They cannot be read.
@@ -199,12 +214,58 @@ def read_audit(state: Path, most: int, *, files: int = MOST_FILES) -> list[dict[
         if len(found) >= most or not is_there(file):
             break
         try:
-            content = file.read_bytes()
+            with file.open("rb") as opened:
+                for values in _entries_backward(opened, before):
+                    found.append(values)
+                    before = values["number"]  # also where a file has moved on meanwhile
+                    if len(found) >= most:
+                        break
         except OSError as error:
             raise StartupError(f"{file}: cannot be read: {error.strerror or error}") from error
-        lines = content.split(b"\n")
-        found += [values for line in reversed(lines) if (values := _read(line)) is not None]
-    return found[:most]
+    return found
+
+
+def _entries_backward(file: BinaryIO, before: int | None) -> Iterator[dict[str, Any]]:
+    """Give the entries of a file before a number, the newest first."""
+    end = os.fstat(file.fileno()).st_size
+    if before is not None:
+        end = _find_end(file, end, before)
+    for line in _lines_backward(file, end):
+        values = _read(line)
+        if values is not None and (before is None or values["number"] < before):
+            before = values["number"]
+            yield values
+
+
+def _find_end(file: BinaryIO, end: int, before: int) -> int:
+    """Return where entries end that are before a number, or up to a block behind: numbers only grow."""
+    begin = 0
+    while end - begin > _BLOCK:
+        middle = (begin + end) // 2
+        file.seek(middle)
+        file.readline()  # the rest of a line
+        values, place = None, file.tell()
+        while place < end and (values := _read(file.readline())) is None:
+            place = file.tell()
+        if values is None:
+            end = middle
+        elif values["number"] < before:
+            begin = place
+        else:
+            end = place
+    return end
+
+
+def _lines_backward(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """Give the lines of a file, the last one first."""
+    rest = b""
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        file.seek(begin)
+        rest, *lines = (file.read(end - begin) + rest).split(b"\n")
+        yield from reversed(lines)
+        end = begin
+    yield rest
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
@@ -212,7 +273,10 @@ def _read(line: bytes) -> dict[str, Any] | None:
         values = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return cast("dict[str, Any]", values) if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        return None
+    entry = cast("dict[str, Any]", values)
+    return entry if type(entry.get("number")) is int else None
 
 
 @attrs.define(eq=False)
@@ -226,13 +290,47 @@ class Audit:
     _lost: int = attrs.field(init=False, default=0)
     _complained: bool = attrs.field(init=False, default=False)
     _disk: trio.CapacityLimiter = attrs.field(init=False, factory=lambda: trio.CapacityLimiter(1))
+    _allowances: dict[str, Allowance] = attrs.field(init=False, factory=lambda: {})
     _seen: tuple[int, int] = attrs.field(init=False, default=(0, 0))  # inode and bytes
 
     def note(
-        self, actor: Actor, action: str, target: str = "", details: Mapping[str, Any] | None = None
+        self,
+        actor: Actor,
+        action: str,
+        target: str = "",
+        details: Mapping[str, Any] | None = None,
+        *,
+        is_bounded: bool = False,
     ) -> None:
-        """Write down a change, soon. Never waits: where too many wait for the disk, it is counted, and their number written down."""
-        entry = Entry(self.events.now(), actor, action, target, details or {})
+        """Write down a change, soon. Never waits: where too many wait for the disk, it is counted, and their number written down.
+
+        With `is_bounded`, somebody has done it who may not fill the audit: of an account that does so much, most is counted only, and is no event.
+        """
+        if is_bounded and not self._may_be_written(actor, action):
+            return
+        self._add(Entry(self.events.now(), actor, action, target, details or {}))
+
+    def _may_be_written(self, actor: Actor, action: str) -> bool:
+        now = trio.current_time()
+        allowance = self._allowances.setdefault(actor.name, Allowance(actor, now))
+        allowance.actor = actor
+        if allowance.take(now):
+            return True
+        allowance.left_out[action] += 1
+        return False
+
+    def _tell_left_out(self) -> None:
+        """Write down how much was left out, where there may be an entry of it."""
+        now = trio.current_time()
+        for name, allowance in list(self._allowances.items()):
+            if allowance.left_out and allowance.take(now):
+                details = dict(allowance.left_out)
+                allowance.left_out.clear()
+                self._add(Entry(self.events.now(), allowance.actor, _LEFT_OUT, "", details))
+            elif allowance.is_whole(now):
+                del self._allowances[name]
+
+    def _add(self, entry: Entry) -> None:
         if len(self._entries) >= _MOST_QUEUED:
             self._lost += 1
         else:
@@ -247,12 +345,14 @@ class Audit:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, name="changes by commands")
+                nursery.start_soon(self._count, name="changes that are counted")
                 while True:
                     while not self._entries:
                         await self._added.wait()
                     if not await self._write_all():
                         await trio.sleep(_RETRY_AFTER)
         finally:
+            self._tell_left_out()
             with trio.move_on_after(_LAST_LINES, shield=True):
                 await self._write_all()
 
@@ -275,15 +375,21 @@ class Audit:
     def _write_queued(self) -> None:
         """Write what waits. Blocks."""
         number, lost = len(self._entries), self._lost
-        lines = [self._entries[index].to_line() for index in range(number)]
+        entries = [self._entries[index].values() for index in range(number)]
         if lost:
             actor = Actor(by=SERVER, name=self.events.server)
-            lines.append(Entry(self.events.now(), actor, _LOST, "", {"entries": lost}).to_line())
-        if lines:
-            append_lines(self.state, lines)
+            entries.append(Entry(self.events.now(), actor, _LOST, "", {"entries": lost}).values())
+        if entries:
+            append_entries(self.state, entries)
         for _ in range(number):
             self._entries.popleft()
         self._lost -= lost
+
+    async def _count(self) -> None:
+        """Write down what was left out, for ever."""
+        while True:
+            await trio.sleep(INTERVAL)
+            self._tell_left_out()
 
     async def _watch(self) -> None:
         """Tell `events` what commands change, for ever."""
@@ -341,6 +447,8 @@ def _happening(values: Mapping[str, Any]) -> Happening | None:
         return None
     actor: Any = values["actor"]
     details: Any = values.get("details") or {}
+    if details.get(UNFINISHED):
+        return None
     return tell(
         user=str(values["target"]),
         by=f"{actor.get('name')} ({actor.get('by')})",

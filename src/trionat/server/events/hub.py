@@ -1,28 +1,24 @@
 """Where whatever happens at a server is told, and from where it goes to whoever listens.
 
-`publish` is a plain function that never waits, and nobody who is slow holds it up: each reader has a queue of its own, of which the oldest
-go when it is full. Numbers have no gap, so a reader sees by them how many it has missed.
+`publish` is a plain function that never waits, nor may a listener: the journal has a queue, of which the oldest go when it is full. Numbers have no gap,
+so whoever reads them sees how many it has missed.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
 from trionat.server.events.event import Event
-from trionat.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from trionat.server.events.event import Happening
-
-MOST_QUEUED: Final = 10_000
-"""Events that wait for a reader. Chosen: some MiB, and as many as the journal keeps."""
 
 _LONGEST_TEXT: Final = 512
 """Characters of a field."""
@@ -37,25 +33,6 @@ class Listener(Protocol):
     def put(self, event: Event) -> None:
         """Take one; may not wait."""
         ...
-
-
-@attrs.define(eq=False)
-class Reader:
-    """What was published since it began, as far as it was not taken yet."""
-
-    _events: deque[Event]
-    _added: Signal = attrs.field(init=False, factory=Signal)
-
-    def put(self, event: Event) -> None:
-        """Add one; the oldest goes where there are too many."""
-        self._events.append(event)
-        self._added.notify()
-
-    async def take(self, most: int) -> list[Event]:
-        """Wait until there is one, and return the oldest ones."""
-        while not self._events:
-            await self._added.wait()
-        return [self._events.popleft() for _ in range(min(most, len(self._events)))]
 
 
 def _cut(value: object) -> object:
@@ -117,10 +94,3 @@ class Hub:
             yield
         finally:
             self._listeners.remove(listener)
-
-    @contextmanager
-    def reading(self, most: int = MOST_QUEUED) -> Generator[Reader]:
-        """Give what reads all that is published in the block; of more than `most` the oldest go."""
-        reader = Reader(deque(maxlen=most))
-        with self.telling(reader):
-            yield reader

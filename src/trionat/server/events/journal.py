@@ -42,6 +42,7 @@ _COMPLAIN_INTERVAL: Final = 60.0
 
 _NEWER: Final = "journal.jsonl"
 _OLDER: Final = "journal.older.jsonl"
+_NEXT: Final = "journal.next.jsonl"
 _POSITIONS: Final = "positions.json"
 
 
@@ -105,10 +106,16 @@ class JournalFile:
         self.count += len(lines)
 
     def _begin_anew(self) -> None:
-        """Have the newer file be the older one, in its place."""
-        newer = self.folder / _NEWER
-        newer.replace(self.folder / _OLDER)
-        descriptor = os.open(newer, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        """Have the newer file be the older one, in its place. Where that fails, it goes on from there the next time."""
+        newer, following = self.folder / _NEWER, self.folder / _NEXT
+        descriptor = os.open(following, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with suppress(FileNotFoundError):  # moved before something has failed
+                newer.replace(self.folder / _OLDER)
+            following.replace(newer)
+        except OSError:
+            os.close(descriptor)
+            raise
         os.close(self.descriptor)
         self.descriptor, self.count, self.size = descriptor, 0, 0
 
@@ -117,16 +124,24 @@ class JournalFile:
         os.close(self.descriptor)
 
 
+@attrs.frozen
+class Run:
+    """A run of the server: the number of its first event, and a random name."""
+
+    first: int
+    name: str
+
+
 @attrs.define(eq=False)
 class Journal:
     """See the module; made by `open`. `run` has to run. `number` is that of the last event that there was.
 
-    `name` is random, so that a number and it name an event for ever. `positions` has, by webhook, the number of the last event that it is done with.
-    `changed` is notified when there is one more.
+    `runs` has a random name for each run of the server, so that it and a number name an event for ever (`delivery_of`): a number that a disk has not taken
+    is given again after a kill. `positions` has, by webhook, the number of the last event that it is done with. `changed` is notified when there is one more.
     """
 
     folder: Path
-    name: str
+    runs: tuple[Run, ...]
     number: int
     positions: dict[str, int]
     file: JournalFile
@@ -161,12 +176,13 @@ class Journal:
             StartupError: It cannot be used.
         """
         make_private_folder(folder)
-        name, positions = _read_positions(folder / _POSITIONS)
+        known, positions = _read_positions(folder / _POSITIONS)
         kept = list(_read_lines(folder, most))
         number = max([0, *positions.values(), *(each.event.number for each in kept[-1:])])
         positions = {webhook: positions.get(webhook, number) for webhook in webhooks}
+        runs = _with_another(known, kept[0].event.number if kept else number + 1, number + 1)
         file = JournalFile.open(folder, most, most_bytes)
-        journal = cls(folder, name, number, positions, file, most, most_bytes)
+        journal = cls(folder, runs, number, positions, file, most, most_bytes)
         journal._keep(kept)
         journal.write_positions()
         return journal
@@ -186,6 +202,11 @@ class Journal:
     def last(self) -> int:
         """The number of the last event that can be told; those that wait for the disk have higher ones."""
         return next(reversed(self._kept), 0)
+
+    def delivery_of(self, number: int) -> str:
+        """Return what names the event of a number, and no other one that was ever told."""
+        run = next((each for each in reversed(self.runs) if each.first <= number), self.runs[0])
+        return f"{run.name}-{number}"
 
     def newest(
         self,
@@ -278,7 +299,11 @@ class Journal:
         Raises:
             StartupError: That cannot be.
         """
-        content = {"version": 1, "name": self.name, "positions": dict(self.positions)}
+        content = {
+            "version": 1,
+            "runs": [[run.first, run.name] for run in self.runs],
+            "positions": dict(self.positions),
+        }
         write_private(self.folder / _POSITIONS, json.dumps(content).encode())
 
     def _keep(self, kept: Iterable[Kept]) -> None:
@@ -321,18 +346,29 @@ def _read_lines(folder: Path, most: int) -> Iterable[Kept]:
     return kept
 
 
-def _read_positions(path: Path) -> tuple[str, dict[str, int]]:
-    """Return the name of the journal and the positions; those of a new journal where there are none that can be read."""
+def _with_another(runs: Iterable[Run], oldest: int, first: int) -> tuple[Run, ...]:
+    """Return the runs whose events are still there, of which that number is the oldest, and one that begins now."""
+    known = [run for run in runs if run.first < first]
+    gone = sum(run.first <= oldest for run in known) - 1
+    return (*known[max(gone, 0) :], Run(first, secrets.token_hex(8)))
+
+
+def _read_positions(path: Path) -> tuple[list[Run], dict[str, int]]:
+    """Return the runs and the positions; none where there are none that can be read."""
     if not is_there(path):
-        return secrets.token_hex(8), {}
+        return [], {}
     try:
         content: Any = json.loads(read_private(path))
-        name, positions = content["name"], content["positions"]
-        if not isinstance(name, str) or not all(type(each) is int for each in positions.values()):
-            raise ValueError("a field is of another kind")
+        positions = content["positions"]
+        numbers = [*positions.values(), *(first for first, _ in content["runs"])]
+        if not all(type(each) is int for each in numbers):
+            raise ValueError("a number is none")
+        if not all(isinstance(name, str) for _, name in content["runs"]):
+            raise ValueError("a name is none")
+        runs = [Run(first, name) for first, name in content["runs"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning(
             "how far webhooks have got is not known any more", file=str(path), reason=str(error)
         )
-        return secrets.token_hex(8), {}
-    return name, dict(positions)
+        return [], {}
+    return runs, dict(positions)

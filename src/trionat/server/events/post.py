@@ -157,16 +157,7 @@ async def _converse(
     stream: trio.abc.Stream, host: str, target: str, headers: Mapping[str, str], body: bytes
 ) -> Answer:
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
-    request = h11.Request(
-        method="POST",
-        target=target,
-        headers=[
-            ("Host", host),
-            ("Content-Length", str(len(body))),
-            ("Connection", "close"),
-            *headers.items(),
-        ],
-    )
+    request = _request(host, target, headers, len(body))
     data = [
         connection.send(request),
         connection.send(h11.Data(body)),
@@ -186,6 +177,24 @@ async def _converse(
     except (trio.BrokenResourceError, h11.RemoteProtocolError):
         pass  # what it has to say is in the head
     return attrs.evolve(answer, body=bytes(read[:_MOST_BODY]))
+
+
+def _request(host: str, target: str, headers: Mapping[str, str], length: int) -> h11.Request:
+    try:
+        return h11.Request(
+            method="POST",
+            target=target,
+            headers=[
+                ("Host", host),
+                ("Content-Length", str(length)),
+                ("Connection", "close"),
+                *headers.items(),
+            ],
+        )
+    except (h11.LocalProtocolError, UnicodeEncodeError):  # they say the header, which may be secret
+        raise DeliveryError(
+            "its URL or Secret has characters that no HTTP header may have"
+        ) from None
 
 
 async def _next_event(stream: trio.abc.Stream, connection: h11.Connection) -> h11.Event:

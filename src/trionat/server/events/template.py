@@ -62,13 +62,13 @@ class Message:
     last: int
 
 
-def compose(webhook: WebhookConfig, events: Sequence[Kept], journal: str, now: float) -> Message:
+def compose(webhook: WebhookConfig, events: Sequence[Kept], delivery: str, now: float) -> Message:
     """Make a message of the first events, as many as go into one.
 
     Args:
         webhook: For whom.
         events: At least one.
-        journal: The name of the journal, which makes the number of an event one that nothing else has.
+        delivery: What names the first event, and nothing else ever.
         now: The time of day, which signatures are for.
     """
     first = events[0]
@@ -76,7 +76,7 @@ def compose(webhook: WebhookConfig, events: Sequence[Kept], journal: str, now: f
     if webhook.template == JSON:
         headers |= {
             "Trionat-Event": first.event.type,
-            "Trionat-Delivery": f"{journal}-{first.event.number}",
+            "Trionat-Delivery": delivery,
         }
         if webhook.secret:
             headers["Trionat-Signature"] = sign(webhook.secret, first.line, int(now))
@@ -114,9 +114,15 @@ def _in_form(
     url, secret = webhook.url, webhook.secret.encode(errors="surrogatepass")
     match webhook.template:
         case "slack":
-            return url, {
-                "text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-            }
+            return (
+                url,
+                {
+                    "text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
+                    "mrkdwn": False,  # *bold* would be bold
+                    "unfurl_links": False,  # and a link that somebody calls himself be looked up and shown
+                    "unfurl_media": False,
+                },
+            )
         case "feishu":
             # There is no way to write a bracket that is none: <at user_id="all"> in somebody's name would call everybody.
             values: dict[str, Any] = {

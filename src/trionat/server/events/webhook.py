@@ -99,7 +99,12 @@ class Webhook:
         while True:
             while not (events := self._next()):
                 await self.journal.changed.wait()
-            message = compose(self.config, events, self.journal.name, self.now())
+            message = compose(
+                self.config,
+                events,
+                self.journal.delivery_of(events[0].event.number),
+                self.now(),
+            )
             outcome = await send(self.config, message, self.tls)
             if outcome.reason is None:
                 self._succeed(message.last)
@@ -182,5 +187,5 @@ async def send_test(
 ) -> Outcome:
     """Send a test event, once, whatever the webhook wants to hear of. It has no number, and is in no journal."""
     event = Event(0, now(), TEST, server, {})
-    message = compose(webhook, [Kept(event, event.to_json())], "test", now())
+    message = compose(webhook, [Kept(event, event.to_json())], "test-0", now())
     return await send(webhook, message, tls)

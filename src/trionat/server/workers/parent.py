@@ -29,6 +29,7 @@ from trionat.server.registry.table import ClaimTable
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
 from trionat.server.workers.commands import AllWorkers
 from trionat.server.workers.guard import PortGuard
+from trionat.server.workers.lost_sessions import LostSessions
 from trionat.server.workers.node_table import NodeTable, WorkerOfNode
 from trionat.server.workers.process import RemoteSession, State, WorkerProcess
 from trionat.server.workers.router import Router
@@ -134,6 +135,7 @@ class Parent:
     table: ClaimTable = attrs.field(init=False)
     registry_kind: type[LocalRegistry] = attrs.field(init=False, default=LocalRegistry)
     workers: tuple[WorkerProcess, ...] = attrs.field(init=False)
+    lost: LostSessions = attrs.field(init=False)
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
     users: dict[str, SharedLimits] = attrs.field(init=False, factory=lambda: {})
     _acceptor: VisitorAcceptor = attrs.field(init=False)
@@ -154,6 +156,7 @@ class Parent:
             registry = self.node.registry
             self.table = NodeTable(slots, self.ports, self._note_ports, node=registry)
             self.registry_kind = WorkerOfNode
+        self.lost = LostSessions(self.table, self.events)
         self.workers = tuple(WorkerProcess(self, each) for each in range(number))
         if self.names is not None:
             from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
@@ -414,6 +417,7 @@ class Parent:
             for shared in list(self.users.values()):
                 self._deal(shared)
             self._release_left_behind()
+            self.lost.tell_ends()
 
     def _deal(self, shared: SharedLimits) -> None:
         """Deal a user's shares to the workers that have claims of it, or sessions whose client is at another node by now; those whose share changes are told."""

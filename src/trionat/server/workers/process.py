@@ -20,7 +20,6 @@ import trio
 from trionat.log import get_logger
 from trionat.protocol.client_hello import ROUTE_LENGTH
 from trionat.server.admin.readings import Present
-from trionat.server.events.event import session_lost
 from trionat.server.refusals import Bound
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
@@ -29,6 +28,7 @@ from trionat.server.workers.shares import Usage
 from trionat.server.workers.values import (
     read_addresses,
     read_credential,
+    read_key,
     read_reservation,
     write_addresses,
     write_claim,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import Share
     from trionat.server.registry.claim import Claim
+    from trionat.server.visitors.ports import LeaseKey
     from trionat.server.workers.link import Values
     from trionat.server.workers.parent import Parent, SharedLimits
     from trionat.store.base import Limits
@@ -143,9 +144,10 @@ class WorkerProcess:
     _inherited: tuple[Claim, ...] = attrs.field(init=False, default=())
     _expected: deque[float] = attrs.field(init=False, factory=lambda: deque())
     _waiting: deque[_Waiting] = attrs.field(init=False, factory=lambda: deque())
-    _up: dict[int, Values] = attrs.field(
-        init=False, factory=lambda: {}
-    )  # what events say of sessions
+    # What events say of sessions that are up, and of those that are lost and may come back; and the keys of their clients.
+    _up: dict[int, Values] = attrs.field(init=False, factory=lambda: {})
+    _away: dict[int, Values] = attrs.field(init=False, factory=lambda: {})
+    _keys: dict[int, LeaseKey] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self._next_uid = self._next_visitor = self.number + 1
@@ -367,13 +369,8 @@ class WorkerProcess:
     def _clean_up(self) -> None:
         """The process has ended: what it had is lost, or stands reserved."""
         self.parent.table.leave(self.word)
-        for facts in self._up.values():
-            self.parent.events.publish(
-                session_lost(
-                    **facts, code="worker", reason="its worker has ended", seconds=0.0, relayed=0
-                )
-            )
-        self._up = {}
+        self.parent.lost.add(self.word, self._up, self._away, self._keys)
+        self._up, self._away, self._keys = {}, {}, {}
         for uid in list(self.sessions):
             self._end_session(uid)
         for bound, number in self.refused.items():
@@ -420,12 +417,28 @@ class WorkerProcess:
                 raise AssertionError(f"a worker says {what!r}")
 
     def _take_event(self, type_: str, data: Values) -> None:
-        """Tell what has happened there, and note which sessions are up: nobody there can tell that they are lost when it is killed."""
-        if type_ in ("session.up", "session.back"):
-            self._up[data["uid"]] = data
-        elif type_ in ("session.lost", "session.ended"):
-            self._up.pop(data["uid"], None)
+        """Tell what has happened there, and note which sessions are up or lost: when it is killed, nobody there can tell what becomes of them."""
+        match type_:
+            case "session.up" | "session.back":
+                self.parent.lost.tell_ends()  # before its client is up with something else
+                self._up[data["uid"]] = data
+            case "session.lost":
+                self._up.pop(data["uid"], None)
+                self._away[data["uid"]] = data
+            case "session.ended":
+                for known in (self._up, self._away, self._keys):
+                    known.pop(data["uid"], None)
+            case _:
+                pass
         self.parent.events.publish((type_, data))
+
+    def _note_key(self, uid: int, key: LeaseKey) -> None:
+        """A session has begun, of which an event has told, if there are any: its client is not lost any more."""
+        self.parent.lost.note_back(key)
+        for other in [each for each in self._away if self._keys.get(each) == key]:
+            del self._away[other], self._keys[other]
+        if uid in self._up:
+            self._keys[uid] = key
 
     def _start(self) -> Values:
         """Return what a worker needs to know. Of all secrets it needs the private key alone, in its file; the configuration of a server has none."""
@@ -495,6 +508,7 @@ class WorkerProcess:
             user_limits=parent.limits_of(values["username"]),
             link=self.link,
         )
+        self._note_key(uid, read_key(values["key"]))
         session.held.enter_context(parent.bans.in_use(values["host"]))
         session.held.enter_context(
             parent.traffic.metered(session.username, lambda: session.relayed)

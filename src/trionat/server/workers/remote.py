@@ -221,6 +221,7 @@ class SessionReports:
                 "account_id": session.account_id,
                 "credential": write_credential(session.credential),
                 "host": session.address.host,
+                "key": session.lease.key,
             }
         )
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -51,7 +52,7 @@ class EventRow:
 
 @attrs.frozen(kw_only=True)
 class ChangeRow:
-    """A change that somebody has made: how he came (`by`: console, token, or command line), from where, what he did (`what`) to what (`target`). `number` counts from the newest one."""
+    """A change that somebody has made: how he came (`by`: console, token, or command line), from where, what he did (`what`) to what (`target`). `number` stays the same. A `detail` is a list as `admin: true, unfinished: true`."""
 
     number: int
     time: str
@@ -64,11 +65,11 @@ class ChangeRow:
     detail: str
 
     @classmethod
-    def of(cls, number: int, values: dict[str, Any]) -> ChangeRow:
+    def of(cls, values: dict[str, Any]) -> ChangeRow:
         """Return the row of an entry of the audit, whatever somebody has made of the file."""
         actor, details = _object(values.get("actor")), _object(values.get("details"))
         return cls(
-            number=number,
+            number=values["number"],
             time=str(values.get("time", "")),
             by=str(actor.get("by", "")),
             user=str(actor.get("name", "")),
@@ -76,12 +77,16 @@ class ChangeRow:
             host=_text(actor.get("address")),
             what=str(values.get("action", "")),
             target=str(values.get("target", "")),
-            detail=", ".join(f"{name}: {value}" for name, value in details.items()),
+            detail=", ".join(f"{name}: {_words(value)}" for name, value in details.items()),
         )
 
 
 def _object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _words(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _text(value: object) -> str | None:
@@ -174,10 +179,8 @@ async def _list_events(call: Call[NewestOf, Nothing]) -> Page[EventRow]:
 
 def _read_changes(state: Path, which: Newest) -> Page[ChangeRow]:
     """In a thread, since it reads the files."""
-    begin = max(0, which.after or 0)
-    entries = read_audit(state, begin + which.limit + 1)[begin:]
-    numbered = enumerate(entries[: which.limit], begin + 1)
-    part = tuple(ChangeRow.of(number, values) for number, values in numbered)
+    entries = read_audit(state, which.limit + 1, before=which.after)
+    part = tuple(map(ChangeRow.of, entries[: which.limit]))
     return Page(part, str(part[-1].number) if len(entries) > len(part) else None)
 
 

@@ -124,6 +124,7 @@ async def _add(call: Call[Nothing, NewToken]) -> Reply:
     )
     with valid("name"):
         await call.context.store.add_token(token)
+    call.also.update(id=token.token_id, user=token.user, scope=scope.value)
     values: dict[str, Any] = token_values(token, now)
     return Reply(
         values=NewTokenRow(**values, token=text),
@@ -134,6 +135,7 @@ async def _add(call: Call[Nothing, NewToken]) -> Reply:
 
 async def _revoke(call: Call[One, Nothing]) -> None:
     token = await _find(call.context, call.principal, call.parameters.id)
+    call.also.update(name=token.name, user=token.user)
     with there("such token"):
         await call.context.store.remove_token(token.token_id)
 

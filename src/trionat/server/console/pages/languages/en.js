@@ -362,6 +362,7 @@ export default {
   "action.test_events": "sent a test event",
   "action.drain": "drained the server",
   "action.audit.lost": "entries were lost",
+  "action.audit.left_out": "more than is written",
   "certificates.title": "Certificates",
   "certificates.name": "Name",
   "certificates.ends": "Valid until",

@@ -362,6 +362,7 @@ export default {
   "action.test_events": "发送测试事件",
   "action.drain": "排空服务器",
   "action.audit.lost": "部分记录丢失",
+  "action.audit.left_out": "超出记录上限，仅计数",
   "certificates.title": "证书",
   "certificates.name": "名称",
   "certificates.ends": "有效期至",
