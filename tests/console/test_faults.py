@@ -16,7 +16,6 @@ import trio
 
 from tests.console.browsing import served
 from tests.console.serving import serving
-from trionat.address import TCPAddress
 from trionat.config.events import NTFY, WebhookConfig
 from trionat.server.console import libraries
 from trionat.server.events.event import server_up
@@ -191,24 +190,6 @@ async def test_the_audit_tells_what_was_made_of_it(tmp_path: Path) -> None:
         assert "True" in changed["detail"] or "true" in changed["detail"]
         assert "alice" in added["detail"]
         assert "ci" in f"{revoked['target']} {revoked['detail']}"
-
-
-async def test_handshakes_are_not_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trionat.server.console.console._MOST_CONNECTIONS", 4)
-    every = TCPAddress("0.0.0.0", 0)
-    async with served(tmp_path, console_addr=every) as server, trio.open_nursery() as nursery:
-        heard: list[bytes] = []
-
-        async def stay_silent() -> None:
-            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
-                with suppress(trio.BrokenResourceError):
-                    heard.append(bytes(await stream.receive_some(1)))
-
-        for _ in range(12):
-            nursery.start_soon(stay_silent)
-        await trio.sleep(3)
-        nursery.cancel_scope.cancel()
-    assert len(heard) >= 8
 
 
 @known(reason="the newer file is moved before there is another one, and then it is not there")

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tests.console.browsing import Browser, ask, read_answer, served
+from trionat.address import TCPAddress
 from trionat.server.console import guard
 from trionat.transport import web_connection
 
@@ -297,3 +298,21 @@ async def test_who_has_waited_longest_makes_room(
             assert await second.receive_some(1) == b""
         assert await still_asks(first)
         assert await still_asks(third)
+
+
+async def test_handshakes_are_not_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trionat.server.console.console._MOST_CONNECTIONS", 4)
+    every = TCPAddress("0.0.0.0", 0)
+    async with served(tmp_path, console_addr=every) as server, trio.open_nursery() as nursery:
+        heard: list[bytes] = []
+
+        async def stay_silent() -> None:
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                with suppress(trio.BrokenResourceError):
+                    heard.append(bytes(await stream.receive_some(1)))
+
+        for _ in range(12):
+            nursery.start_soon(stay_silent)
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    assert len(heard) >= 8

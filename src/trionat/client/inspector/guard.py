@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from trionat.client.inspector.problem import Problem
 from trionat.log import get_logger
 from trionat.transport.web_body import BoundedBody
+from trionat.transport.web_connection import note_known
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -93,6 +94,7 @@ class Guard:
             )
             return answer
         if self.access.knows(request):
+            note_known(request.scope)
             return None
         if path == "/":
             return HTMLResponse(_LOCKED, 401)

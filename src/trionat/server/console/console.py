@@ -9,6 +9,7 @@ import trio
 
 from trionat.log import get_logger
 from trionat.log.tail import keep_tail
+from trionat.server.connection_log import ConnectionLog
 from trionat.server.console.application import make_application
 from trionat.server.console.context import Context
 from trionat.server.console.guard import Guard
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from trionat.server.admin.commands import Commands
     from trionat.server.admission.bans import Bans
     from trionat.server.events.delivery import Delivery
+    from trionat.server.refusals import RefusalCounters
     from trionat.server.state_folder import StateFolder
     from trionat.store.base import Store
     from trionat.transport.descriptors import Descriptors
@@ -102,6 +104,7 @@ class Console:
     accounts: Accounts
     traffic: Traffic
     bans: Bans
+    refusals: RefusalCounters
     descriptors: Descriptors
     delivery: Delivery
     stopping: trio.Event
@@ -162,6 +165,7 @@ class Console:
             listener=self.door.listener,
             descriptors=self.descriptors,
             most=_MOST_CONNECTIONS,
+            closed=ConnectionLog(self.refusals).closed,
             tls=self.door.tls,
         )
         async with trio.open_nursery() as nursery:
