@@ -227,7 +227,6 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 bans=bans,
                 refusals=refusals,
                 descriptors=descriptors,
-                stopping=stopping,
                 sections={
                     "Server": config,
                     **({} if acme is None else {"Acme": acme}),

@@ -93,7 +93,7 @@ def is_loopback(host: str) -> bool:
 class Console:
     """See the module. `serve` serves; all that it knows of sessions it asks for by `Commands`.
 
-    `sections` is the configuration by section, and `origins` where each key is from. `stopping` is the planned stop, at which it ends.
+    `sections` is the configuration by section, and `origins` where each key is from.
     """
 
     door: Door
@@ -107,19 +107,17 @@ class Console:
     refusals: RefusalCounters
     descriptors: Descriptors
     delivery: Delivery
-    stopping: trio.Event
     sections: Mapping[str, Any]
     origins: Mapping[str, str]
     _logins: Logins = attrs.field(init=False, factory=Logins)
 
     async def serve(self, commands: Commands) -> None:
-        """Serve until the planned stop, or until cancelled. It is started anew after a bug."""
-        with keep_tail() as tail:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep, commands, tail, name="console")
-                await self.stopping.wait()
-                nursery.cancel_scope.cancel("the server stops")
-        self.door.listener.close()
+        """Serve until cancelled, which is when the server has stopped: how a planned stop goes can be seen. It is started anew after a bug."""
+        try:
+            with keep_tail() as tail:
+                await self._keep(commands, tail)
+        finally:
+            self.door.listener.close()  # nobody waits there while all else is put away
 
     async def _keep(self, commands: Commands, tail: Tail) -> None:
         wait = _FIRST_WAIT
