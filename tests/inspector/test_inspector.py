@@ -820,9 +820,9 @@ def test_a_person_reads_it_on_a_line_of_its_own(capsys: pytest.CaptureFixture[st
 async def test_without_its_libraries_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trionat.client.inspector.libraries.find_spec", lambda _: None)
+    monkeypatch.setattr("trionat.libraries.find_spec", lambda _: None)
     config = trionat.ClientConfig(inspect=True, services=(trionat.parse_service("8080"),))
-    with pytest.raises(StartupError, match=r"run pip install 'trionat\[console\]'"):
+    with pytest.raises(StartupError, match=r"run pip install '\.\[console\]'"):
         await trionat.Client(config).run()
 
 
