@@ -91,6 +91,10 @@ class _HTTP1(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         await trio.lowlevel.checkpoint()
+        names = {name for name, _ in event.headers}
+        if b"content-length" in names and b"transfer-encoding" in names:
+            # Whoever stands between may have believed the other one: what follows is not read as a request (RFC 9112 6.1).
+            self.keep_alive_requests = self.config.keep_alive_max_requests
 
     async def _maybe_recycle(self) -> None:
         # The application has said its last word and is told that it is over, by itself: where a body is left that it has not read, the queue is full, and it would wait for itself.

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from trionat.client.inspector.problem import Problem
 from trionat.log import get_logger
-from trionat.transport.web_body import BoundedBody
+from trionat.transport.web_body import MOST_PIECES, BoundedBody
 from trionat.transport.web_connection import note_known
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Guard:
 
 
 def _too_large() -> Problem:
-    return Problem(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
+    return Problem(413, "too_large", f"a body has at most {BODY_BYTES} bytes, in {MOST_PIECES} pieces")
 
 
 def _too_slow() -> Problem:

@@ -16,7 +16,7 @@ from trionat.log import get_logger
 from trionat.networks import Networks, plain_host
 from trionat.server.console.authentication import SAFE_METHODS
 from trionat.server.console.problem import Code, Problem
-from trionat.transport.web_body import BoundedBody
+from trionat.transport.web_body import MOST_PIECES, BoundedBody
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -147,7 +147,7 @@ def _name_in(host: str) -> str:
 
 
 def _too_large() -> Problem:
-    return Problem(Code.TOO_LARGE, f"a body has at most {BODY_BYTES} bytes")
+    return Problem(Code.TOO_LARGE, f"a body has at most {BODY_BYTES} bytes, in {MOST_PIECES} pieces")
 
 
 def _too_slow() -> Problem:
