@@ -71,6 +71,7 @@ FOREIGN = {
     "starlette": [
         "client/inspector/",
         "server/console/",
+        "transport/web_answer.py",
         "transport/web_body.py",
         "transport/web_connection.py",
         "transport/web_server.py",
