@@ -14,7 +14,7 @@ LAYERS = [
     {"service_manager"},
     {"server", "client"},
     {"relay", "transport", "store"},
-    {"protocol", "config", "events"},
+    {"protocol", "config", "events", "libraries"},
     {
         "address",
         "networks",
@@ -71,6 +71,7 @@ FOREIGN = {
     "starlette": [
         "client/inspector/",
         "server/console/",
+        "transport/web_answer.py",
         "transport/web_body.py",
         "transport/web_connection.py",
         "transport/web_server.py",

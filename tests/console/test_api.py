@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.console.browsing import Browser, add_user, ask, connected, served
 
@@ -282,25 +283,36 @@ async def test_a_bug_in_a_handler_costs_its_request(
     assert expected_errors
 
 
-async def test_the_planned_stop_waits_for_no_browser(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_planned_stop_is_seen_and_waits_for_no_browser(
+    tmp_path: Path, workers: int
+) -> None:
+    keys: dict[str, Any] = {"drain_grace": 20.0, "workers": workers, "open_metrics": True}
     async with (
-        served(tmp_path / "server", drain_grace=20.0) as server,
+        served(tmp_path / "server", **keys) as server,
         connected(server, folder=tmp_path / "client") as port,
-        await trio.open_tcp_stream("127.0.0.1", port) as visitor,
         await trio.open_tcp_stream("127.0.0.1", server.port) as stream,
     ):
-        await visitor.send_all(b"here")
-        assert await visitor.receive_some(4) == b"here"
-        browser = await server.browser()
-        head = f"GET /api/v1/live HTTP/1.1\r\nHost: localhost\r\nCookie: {browser.cookie}\r\nX-CSRF-Token: {browser.csrf}\r\n\r\n"
-        await stream.send_all(head.encode())
-        assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 200")
-        server.stopping.set()
-        with trio.fail_after(3), suppress(trio.BrokenResourceError):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as visitor:
+            await visitor.send_all(b"here")
+            assert await visitor.receive_some(4) == b"here"
+            browser = await server.browser()
+            head = f"GET /api/v1/live HTTP/1.1\r\nHost: localhost\r\nCookie: {browser.cookie}\r\nX-CSRF-Token: {browser.csrf}\r\n\r\n"
+            await stream.send_all(head.encode())
+            assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 200")
+            server.stopping.set()
+            with trio.fail_after(10):
+                while not (await browser.get("/api/v1/server")).values["stopping"]:  # noqa: ASYNC110 - samples are a second old
+                    await trio.sleep(0.1)
+                while b"trionat_draining 1" not in (await browser.get("/metrics")).body:  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+            assert (await ask(server.port, "GET", "/healthz")).status == 200
+            await visitor.send_all(b"stay")  # who visits may finish
+            assert await visitor.receive_some(4) == b"stay"
+        with trio.fail_after(10), suppress(trio.BrokenResourceError):
             while await stream.receive_some(65536):
                 pass
-        await visitor.send_all(b"stay")  # who visits may finish
-        assert await visitor.receive_some(4) == b"stay"
+        await trio.testing.wait_all_tasks_blocked(0.1)
         with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream("127.0.0.1", server.port)
 

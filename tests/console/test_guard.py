@@ -17,6 +17,7 @@ import trio
 
 from tests.console.browsing import Browser, ask, read_answer, served
 from tests.console.serving import send, serving
+from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
 from trionat.server.console import guard
 from trionat.server.console.console import is_loopback
@@ -195,6 +196,15 @@ async def test_a_body_without_a_length_is_counted_too(tmp_path: Path) -> None:
         assert b'"code":"too_large"' in heard
 
 
+async def test_a_body_in_too_many_pieces_is_refused(tmp_path: Path) -> None:
+    async with served(tmp_path) as server:
+        head = "POST /api/v1/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        heard = await exchange(server.port, head.encode() + b"1\r\n \r\n" * 60_000)
+        assert heard.startswith(b"HTTP/1.1 413 ")
+        few = b"1\r\n \r\n" * 4000 + b"0\r\n\r\n"
+        assert (await exchange(server.port, head.encode() + few)).startswith(b"HTTP/1.1 400 ")
+
+
 async def test_slow_heads_and_bodies_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_connection, "_HEAD_PATIENCE", 0.5)
     monkeypatch.setattr(guard, "_BODY_PATIENCE", 0.5)
@@ -244,6 +254,16 @@ async def test_nonsense_costs_its_connection_only(
         assert (await ask(server.port, "GET", "/healthz")).status == 200
     assert "Traceback" not in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_two_lengths_end_the_connection(tmp_path: Path) -> None:
+    """What follows may be a request to one, and a body to another who stands between (RFC 9112 6.1)."""
+    async with served(tmp_path) as server:
+        both = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        after = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        heard = await exchange(server.port, both + after)
+        assert heard.count(b"HTTP/1.1 ") == 1
+        assert b"connection: close" in heard.lower()
 
 
 async def test_a_proxy_that_is_named_tells_who_asks(tmp_path: Path) -> None:
@@ -367,3 +387,21 @@ def test_a_default_stays_one_in_another_process() -> None:
 )
 def test_loopback_is_an_address(host: str, is_one: bool) -> None:
     assert is_loopback(host) is is_one
+
+
+async def test_handshakes_are_not_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trionat.server.console.console._MOST_CONNECTIONS", 4)
+    every = TCPAddress("0.0.0.0", 0)
+    async with served(tmp_path, console_addr=every) as server, trio.open_nursery() as nursery:
+        heard: list[bytes] = []
+
+        async def stay_silent() -> None:
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                with suppress(trio.BrokenResourceError):
+                    heard.append(bytes(await stream.receive_some(1)))
+
+        for _ in range(12):
+            nursery.start_soon(stay_silent)
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    assert len(heard) >= 8

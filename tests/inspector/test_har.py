@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import threading
 from datetime import datetime
+from time import perf_counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 
 from tests.inspector.test_http_view import BYTES, asked, frame
-from trionat.client.inspector.har import HIDDEN, as_har
+from trionat.client.inspector import har as har_module
+from trionat.client.inspector.har import HIDDEN, MOST_BYTES, Har
+from trionat.client.inspector.http_view import read_body
 from trionat.client.inspector.recorder import Recorder
 from trionat.client.inspector.snapshot import Snapshot
 from trionat.config.service import parse_service
@@ -79,7 +85,7 @@ def har_of(received: bytes, sent: bytes, *, with_secrets: bool = False) -> Any:
     recording.add(recording.received, memoryview(received))
     recording.add(recording.sent, memoryview(sent))
     recorder.end(recording, "closed")
-    har = json.loads(json.dumps(as_har([Snapshot.of(recording)], with_secrets=with_secrets)))
+    har = json.loads(Har(with_secrets=with_secrets).write([Snapshot.of(recording)]))
     check(har, SCHEMA)
     return har["log"]["entries"]
 
@@ -140,3 +146,67 @@ def test_a_web_socket() -> None:
 @given(BYTES, BYTES)
 def test_of_anything(received: bytes, sent: bytes) -> None:
     har_of(received, sent)
+
+
+def test_secrets_that_are_folded_or_oddly_spelled_are_stars_too() -> None:
+    head = "GET / HTTP/1.1\nHost: x\nAuthorization: Bearer\n secret1\n\tsecret2: more\nX-Api-Key : secret3\nAccept: a"
+    (entry,) = har_of(asked(head), b"")
+    fields = entry["request"]["headers"]
+    assert "secret" not in json.dumps(fields)
+    assert fields[-1] == {"name": "Accept", "value": "a"}
+    (entry,) = har_of(asked(head), b"", with_secrets=True)
+    shown = {"name": "Authorization", "value": "Bearer secret1 secret2: more"}
+    assert shown in entry["request"]["headers"]
+
+
+def bombs(count: int) -> Snapshot:
+    """Return what becomes 4 MiB by each answer."""
+    body = gzip.compress(bytes(2**22))
+    head = f"HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: {len(body)}"
+    recorder = Recorder(2**24)
+    recording = recorder.begin(0, parse_service("8080"), None, None)
+    recording.add(recording.received, memoryview(asked("GET / HTTP/1.1\nHost: x") * count))
+    recording.add(recording.sent, memoryview(asked(head, body) * count))
+    recorder.end(recording, "closed")
+    return Snapshot.of(recording)
+
+
+def test_nothing_is_decompressed_for_which_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decompressed = 0
+
+    def read(*given: Any) -> Any:
+        nonlocal decompressed
+        body = read_body(*given)
+        decompressed += len(body.data)
+        return body
+
+    monkeypatch.setattr(har_module, "read_body", read)
+    entries = json.loads(Har(with_secrets=False).write([bombs(30)]))["log"]["entries"]
+    assert len(entries) == 30
+    assert decompressed <= MOST_BYTES + 2**22
+    contents = [entry["response"]["content"] for entry in entries]
+    assert "comment" not in contents[0]
+    assert contents[-1]["comment"] == "left out, as the file would be too large"
+
+
+def test_it_has_a_deadline_for_bodies_and_a_size() -> None:
+    (entry, *_) = json.loads(Har(with_secrets=False, seconds=0).write([bombs(3)]))["log"]["entries"]
+    assert entry["response"]["content"]["text"] == ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(har_module, "MOST_FILE_BYTES", 1000)
+        log = json.loads(Har(with_secrets=False, seconds=0).write([bombs(30)]))["log"]
+    assert 0 < len(log["entries"]) < 30
+    assert log["comment"]
+
+
+def test_it_stops_when_it_is_told_to() -> None:
+    har = Har(with_secrets=False)
+    writing = threading.Thread(target=har.write, args=([bombs(3)] * 3000,))
+    writing.start()
+    har.stop()
+    began = perf_counter()
+    writing.join(10)
+    assert not writing.is_alive()
+    assert perf_counter() - began < 5

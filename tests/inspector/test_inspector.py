@@ -9,6 +9,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+from time import sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -27,6 +29,7 @@ from trionat.cli.connect import TextEvents
 from trionat.client.inspector import guard
 from trionat.client.inspector import inspector as inspector_module
 from trionat.client.inspector import live as live_module
+from trionat.client.inspector.har import Har
 from trionat.client.native.session import NativeSession
 from trionat.config.values import LOOPBACK
 from trionat.errors import StartupError
@@ -325,6 +328,28 @@ async def test_a_search_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
         with trio.fail_after(2):
             answer = await here.ask("/api/search?q=host:+x")
         assert answer.json == {"numbers": list(range(10, 0, -1)), "more": False}
+
+
+async def test_a_har_file_ends_when_nobody_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def write(har: Har, _: object) -> bytes:
+        begun.set()
+        while not har._is_stopped:
+            sleep(0.01)
+        ended.set()
+        return b""
+
+    monkeypatch.setattr(Har, "write", write)
+    async with web(tmp_path) as here:
+        stream = await trio.open_tcp_stream(here.address.host, here.address.port)
+        async with stream:
+            question = f"GET /api/har HTTP/1.1\r\nHost: {here.address}\r\nAuthorization: Bearer {here.inspector.access.token}\r\n\r\n"
+            await stream.send_all(question.encode())
+            await wait_until(begun.is_set)
+        await wait_until(ended.is_set)
 
 
 async def test_websocket_messages(tmp_path: Path) -> None:
@@ -820,9 +845,9 @@ def test_a_person_reads_it_on_a_line_of_its_own(capsys: pytest.CaptureFixture[st
 async def test_without_its_libraries_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trionat.client.inspector.libraries.find_spec", lambda _: None)
+    monkeypatch.setattr("trionat.libraries.find_spec", lambda _: None)
     config = trionat.ClientConfig(inspect=True, services=(trionat.parse_service("8080"),))
-    with pytest.raises(StartupError, match=r"run pip install 'trionat\[console\]'"):
+    with pytest.raises(StartupError, match=r"run pip install '\.\[console\]'"):
         await trionat.Client(config).run()
 
 

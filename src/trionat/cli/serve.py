@@ -22,6 +22,7 @@ from trionat.config.server import ServerConfig
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.events import Ready
+from trionat.libraries import CONSOLE, NAMES, require_libraries
 from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
 from trionat.text import counted
@@ -57,15 +58,9 @@ def serve(
 
             require_library()
         if server.console_addr is not None:
-            from trionat.server.console.libraries import (  # noqa: PLC0415 - only there
-                require_libraries as require_web,
-            )
-
-            require_web()
+            require_libraries("Server.ConsoleAddr", CONSOLE, extra="console")
         if server.domain is not None:
-            from trionat.server.names.libraries import require_libraries  # noqa: PLC0415 - only there
-
-            require_libraries()
+            require_libraries("Server.Domain", NAMES, extra="names")
     except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "server"))

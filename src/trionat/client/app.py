@@ -21,6 +21,7 @@ from trionat.client.reconnect import Backoff, foremost, is_final
 from trionat.config.client import NATIVE, AuthConfig
 from trionat.errors import PeerError, SessionOverError
 from trionat.events import ClientEvent, Connected, Disconnected, Inspecting, PublicService
+from trionat.libraries import INSPECTOR, require_libraries
 from trionat.log import get_logger
 from trionat.protocol.messages import CloseCode
 from trionat.relay.liveness import SWEEP_INTERVAL
@@ -406,9 +407,7 @@ class Client:
 
 def _open_inspector(config: ClientConfig) -> Inspector:
     # Imported only where it is wanted: it brings a web server.
-    from trionat.client.inspector.libraries import require_libraries  # noqa: PLC0415 - memory
-
-    require_libraries()
+    require_libraries("--inspect", INSPECTOR, extra="console")
     from trionat.client.inspector.inspector import Inspector  # noqa: PLC0415 - memory
 
     return Inspector.open(config)

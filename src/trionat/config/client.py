@@ -327,7 +327,7 @@ class ClientConfig:
         metadata=key(
             "Inspect",
             BOOLEAN,
-            "show in a browser on this machine what visitors and services say to each other; needs trionat[console]",
+            "show in a browser on this machine what visitors and services say to each other; needs pip install '.[console]'",
         ),
     )
     inspect_addr: TCPAddress | None = attrs.field(

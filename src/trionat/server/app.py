@@ -225,8 +225,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 accounts=accounts,
                 traffic=traffic,
                 bans=bans,
+                refusals=refusals,
                 descriptors=descriptors,
-                stopping=stopping,
                 sections={
                     "Server": config,
                     **({} if acme is None else {"Acme": acme}),

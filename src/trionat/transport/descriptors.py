@@ -152,6 +152,31 @@ class Descriptors:
             return False
         return most is None or in_use < most
 
+    def beside_visitors(self, most: int) -> int:
+        """Return how many may be set aside, at most `most`: half of what visitors leave free, but for what is for control connections."""
+        limit = _limit()
+        if limit is None or self.for_visitors is None:
+            return most
+        return max(1, min(most, (limit * 15 // 16 - self.for_visitors) // 2))
+
+    def set_aside(self, sock: socket.socket) -> socket.socket:
+        """Return a socket, which is given away, with a number above those that visitors may have, so that it takes none from them.
+
+        Where that cannot be, it stays as it is.
+        """
+        if sys.platform == "win32" or self.for_visitors is None:
+            return sock
+        import fcntl  # noqa: PLC0415 - POSIX only
+
+        try:
+            number = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, self.for_visitors)
+        except OSError:
+            return sock
+        sock.close()
+        aside = socket.socket(fileno=number)
+        aside.setblocking(False)
+        return aside
+
     def refuse(self, listening: socket.socket) -> None:
         """Close those at the head of the kernel's queue."""
         self._spare.close()

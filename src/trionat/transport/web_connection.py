@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     import h11
     from anycorn.events import Event
     from anycorn.typing import ASGIFramework
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Scope
 
     from trionat.address import TCPAddress
 
 log = get_logger(__name__)
+
+_CONNECTION: Final = "trionat.connection"
+"""In the `state` of a request: its connection."""
 
 _HEAD_BYTES: Final = 16 * 1024
 """A request's head has at most."""
@@ -88,6 +91,10 @@ class _HTTP1(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         await trio.lowlevel.checkpoint()
+        names = {name for name, _ in event.headers}
+        if b"content-length" in names and b"transfer-encoding" in names:
+            # Whoever stands between may have believed the other one: what follows is not read as a request (RFC 9112 6.1).
+            self.keep_alive_requests = self.config.keep_alive_max_requests
 
     async def _maybe_recycle(self) -> None:
         # The application has said its last word and is told that it is over, by itself: where a body is left that it has not read, the queue is full, and it would wait for itself.
@@ -107,6 +114,9 @@ class WebConnection:
     idle_since: float | None = attrs.field(init=False, factory=trio.current_time)
     """Since when it waits for a request, or for the rest of its head; None: it does not."""
 
+    is_known: bool = attrs.field(init=False, default=False)
+    """Whether somebody has said there who he is; see `note_known`."""
+
     _stream: trio.abc.Stream = attrs.field(init=False)
     _protocol: _HTTP1 = attrs.field(init=False)
     _whole: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
@@ -115,7 +125,7 @@ class WebConnection:
     _is_lost: bool = attrs.field(init=False, default=False)
 
     def give_up(self) -> None:
-        """Make room for another one, at once: it waits for nothing but a handshake or a head."""
+        """End it at once, whatever it waits for: it makes room for another one."""
         self._whole.cancel("there are too many")
 
     async def run(self) -> None:
@@ -139,7 +149,7 @@ class WebConnection:
                     _CONFIG,
                     WorkerContext(None),
                     task_group,
-                    ConnectionState({}),
+                    ConnectionState({_CONNECTION: self}),
                     (self.peer.host, self.peer.port),
                     self.sock.getsockname()[:2],
                     self._send,
@@ -208,6 +218,12 @@ class WebConnection:
                 await transport.send_eof()
             while await transport.receive_some(_PIECE):
                 pass
+
+
+def note_known(scope: Scope) -> None:
+    """Note that whoever has sent this request has said who he is: his connection makes room for nobody who has not."""
+    connection: WebConnection = scope["state"][_CONNECTION]
+    connection.is_known = True
 
 
 async def _shake_hands(

@@ -107,7 +107,7 @@ def test_check_tells_that_the_library_is_missing(monkeypatch: pytest.MonkeyPatch
     code, out, err = run("check", "f.yml")
     assert (code, out) == (2, "")
     assert err.startswith("f.yml:3: Cluster.Redis: the section Cluster needs the library coredis")
-    assert err.endswith("run pip install 'trionat[cluster]'\n")
+    assert err.endswith("run pip install '.[cluster]' in the folder of trionat's source\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")

@@ -39,6 +39,9 @@ class Context:
     )
     """One search at a time: it takes the interpreter from the bytes of visitors."""
 
+    writing: trio.CapacityLimiter = attrs.field(init=False, factory=lambda: trio.CapacityLimiter(1))
+    """One HAR file at a time: it takes memory too."""
+
     _limiter: trio.CapacityLimiter = attrs.field(
         init=False, factory=lambda: trio.CapacityLimiter(_THREADS)
     )
@@ -60,5 +63,17 @@ class Context:
 
     async def json(self, work: Callable[[], object], *, status: int = 200) -> Response:
         """Answer with what `work` returns, which is done in a thread."""
-        content = await self.in_thread(lambda: json.dumps(work()).encode())
+        content = await self.in_thread(lambda: _as_json(work()))
         return Response(content, status, media_type="application/json")
+
+
+def append_json(text: bytearray, content: object) -> None:
+    """Write in many short steps: `json.dumps` is one, and keeps the interpreter from the bytes of visitors for as long as it takes."""
+    for piece in json.JSONEncoder().iterencode(content):
+        text += piece.encode()
+
+
+def _as_json(content: object) -> bytes:
+    text = bytearray()
+    append_json(text, content)
+    return bytes(text)

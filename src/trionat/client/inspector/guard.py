@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from trionat.client.inspector.problem import Problem
 from trionat.log import get_logger
-from trionat.transport.web_body import BoundedBody
+from trionat.transport.web_answer import GuardedAnswer
+from trionat.transport.web_body import MOST_PIECES, BoundedBody
+from trionat.transport.web_connection import note_known
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,15 +27,7 @@ BODY_BYTES: Final = 4 * 1024 * 1024
 _BODY_PATIENCE: Final = 20.0
 """Seconds for the whole body of a request."""
 
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-"""Of every answer that does not say otherwise."""
+_POLICY: Final = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 _WELCOME: Final = b"""<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=/"><link rel="icon" href="data:,"><title>trionat</title><p><a href="/">Go on</a>"""
 _LOCKED: Final = b"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><title>trionat</title><h1>Not for everybody</h1><p>Open the whole URL that <code>trionat connect --inspect</code> has printed: it ends in <code>?token=</code> and a long word. Each start of the client makes a new one."""
@@ -53,17 +46,7 @@ class Guard:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
             return
-        has_begun = False
-
-        async def send_with_headers(message: Any) -> None:
-            nonlocal has_begun
-            if message["type"] == "http.response.start":
-                has_begun = True
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
+        sent = GuardedAnswer(send, _POLICY)
         body = BoundedBody(
             source=receive,
             most=BODY_BYTES,
@@ -73,12 +56,12 @@ class Guard:
         )
         try:
             answer = self._answer(Request(scope)) or self.app
-            await answer(scope, body.receive, send_with_headers)
+            await answer(scope, body.receive, sent.send)
         except Exception:
             log.exception("internal error", path=scope["path"])
-            if not has_begun:
+            if not sent.has_begun:
                 problem = Problem(500, "internal", "a bug of trionat's: the client's log has it")
-                await problem.response()(scope, receive, send_with_headers)
+                await problem.response()(scope, receive, sent.send)
 
     def _answer(self, request: Request) -> Response | None:
         """Return the answer to who is not to see anything, and to who comes with the token; None: let it pass."""
@@ -93,6 +76,7 @@ class Guard:
             )
             return answer
         if self.access.knows(request):
+            note_known(request.scope)
             return None
         if path == "/":
             return HTMLResponse(_LOCKED, 401)
@@ -102,7 +86,9 @@ class Guard:
 
 
 def _too_large() -> Problem:
-    return Problem(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
+    return Problem(
+        413, "too_large", f"a body has at most {BODY_BYTES} bytes, in {MOST_PIECES} pieces"
+    )
 
 
 def _too_slow() -> Problem:

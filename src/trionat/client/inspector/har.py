@@ -3,45 +3,73 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from trionat.client.inspector.http_view import SECRET_FIELDS, read_body, read_text
+import attrs
+
+from trionat.client.inspector.context import append_json
+from trionat.client.inspector.http_view import is_secret, read_body, read_text
 from trionat.client.inspector.websocket_view import deflates, read_messages
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from trionat.client.inspector.http_view import Exchange, Message
+    from trionat.client.inspector.http_view import Body, Exchange, Message
     from trionat.client.inspector.snapshot import Snapshot
 
 MOST_BYTES: Final = 32 * 1024 * 1024
 """Bytes of bodies in one file; those that come after are left out, and their entries say so."""
 
+MOST_FILE_BYTES: Final = 96 * 1024 * 1024
+"""Bytes of a file after which there are no more entries: heads of many short lines become many times as long."""
+
+WITHIN: Final = 20.0
+"""Seconds after which bodies are left out. Chosen: an ordinary file of `MOST_BYTES` is written long before."""
+
+_LEFT_OUT: Final = "left out, as the file would be too large"
 HIDDEN: Final = "***"
 _MOST_PARAMETERS: Final = 1000
 
 
-def as_har(snapshots: Iterable[Snapshot], *, with_secrets: bool) -> dict[str, Any]:
-    """Return the file's content, for JSON. Without secrets, the values of such fields are stars."""
-    return {
-        "log": {
-            "version": "1.2",
-            "creator": {"name": "trionat", "version": VERSION},
-            "pages": [],
-            "entries": list(_Writer(with_secrets=with_secrets).entries(snapshots)),
-        }
-    }
+@attrs.define(eq=False, kw_only=True)
+class Har:
+    """One file. Without secrets, the values of such fields are stars. `write` is for a thread, and works for no longer than somewhat more than `seconds`."""
 
+    with_secrets: bool
+    seconds: float = WITHIN
+    _left: int = attrs.field(init=False, default=MOST_BYTES)
+    _ends_at: float = attrs.field(init=False, default=float("inf"))
+    _is_stopped: bool = attrs.field(init=False, default=False)
 
-class _Writer:
-    def __init__(self, *, with_secrets: bool) -> None:
-        self._with_secrets = with_secrets
-        self._left = MOST_BYTES
+    def stop(self) -> None:
+        """Nobody waits for it any more; to be called from anywhere."""
+        self._is_stopped = True
 
-    def entries(self, snapshots: Iterable[Snapshot]) -> Iterator[dict[str, Any]]:
+    def write(self, snapshots: Iterable[Snapshot]) -> bytes:
+        """Return the file, with so many entries as fit; nothing that is of use when it was stopped."""
+        self._ends_at = perf_counter() + self.seconds
+        creator = json.dumps({"name": "trionat", "version": VERSION})
+        file = bytearray(b'{"log": {"version": "1.2", "creator": %b' % creator.encode())
+        file += b', "pages": [], "entries": ['
+        comma, comment = b"\n", ""
+        for entry in self._entries(snapshots):
+            if self._is_stopped:
+                return b""
+            if len(file) > MOST_FILE_BYTES:
+                comment = f', "comment": "{_LEFT_OUT}"'
+                break
+            file += comma
+            append_json(file, entry)
+            comma = b",\n"
+        file += f"]{comment}}}}}\n".encode()
+        return bytes(file)
+
+    def _entries(self, snapshots: Iterable[Snapshot]) -> Iterator[dict[str, Any]]:
         for snapshot in snapshots:
             for exchange in snapshot.conversation.exchanges:
                 yield self._entry(snapshot, exchange)
@@ -64,12 +92,15 @@ class _Writer:
             "connection": str(snapshot.number),
         }
         if exchange.is_websocket and answer is not None:
-            entry["_webSocketMessages"] = self._messages(snapshot, request, answer)
+            if self._is_full():
+                entry["comment"] = f"messages: {_LEFT_OUT}"
+            else:
+                entry["_webSocketMessages"] = self._messages(snapshot, request, answer)
         return entry
 
     def _request(self, snapshot: Snapshot, message: Message) -> dict[str, Any]:
         url = snapshot.url_of(message)
-        body = read_body(snapshot.received, message)
+        body = self._body(snapshot.received, message)
         written: dict[str, Any] = {
             "method": message.first[0],
             "url": url,
@@ -78,11 +109,10 @@ class _Writer:
             **self._fields(message, "cookie"),
             "bodySize": message.end - message.body,
         }
-        if body.data:
-            text = read_text(body.data, message)
+        if body is None or body.data:
             written["postData"] = {
                 "mimeType": "".join(message.values("content-type")[:1]),
-                **self._text(body.data, text),
+                **self._content(body, message),
             }
         return written
 
@@ -99,16 +129,16 @@ class _Writer:
                 "headersSize": -1,
                 "bodySize": -1,
             }
-        body = read_body(snapshot.sent, message)
+        body = self._body(snapshot.sent, message)
         return {
             "status": int(message.first[1]),
             "statusText": message.first[2],
             "httpVersion": f"HTTP/{message.first[0]}",
             **self._fields(message, "set-cookie"),
             "content": {
-                "size": len(body.data),
+                "size": message.end - message.body if body is None else len(body.data),
                 "mimeType": "".join(message.values("content-type")[:1]),
-                **self._text(body.data, read_text(body.data, message)),
+                **self._content(body, message),
             },
             "redirectURL": "".join(message.values("location")[:1]),
             "bodySize": message.end - message.body,
@@ -121,7 +151,7 @@ class _Writer:
                 {"name": name, "value": self._value(name, value)} for name, value in message.fields
             ],
             "cookies": [
-                {"name": name.strip(), "value": text if self._with_secrets else HIDDEN}
+                {"name": name.strip(), "value": text if self.with_secrets else HIDDEN}
                 for value in message.values(cookies)
                 for pair in (value.split(";") if cookies == "cookie" else value.split(";")[:1])
                 for name, equals, text in [pair.partition("=")]
@@ -131,12 +161,26 @@ class _Writer:
         }
 
     def _value(self, name: str, value: str) -> str:
-        return value if self._with_secrets or name.lower() not in SECRET_FIELDS else HIDDEN
+        return value if self.with_secrets or not is_secret(name) else HIDDEN
+
+    def _is_full(self) -> bool:
+        return self._left <= 0 or self._is_stopped or perf_counter() > self._ends_at
+
+    def _body(self, data: bytes, message: Message) -> Body | None:
+        """Return a body as it was meant; None: there is no room for it, and so nothing is decompressed."""
+        if self._is_full() and message.end > message.body:
+            return None
+        return read_body(data, message)
+
+    def _content(self, body: Body | None, message: Message) -> dict[str, str]:
+        if body is None:
+            return {"text": "", "comment": _LEFT_OUT}
+        return self._text(body.data, read_text(body.data, message))
 
     def _text(self, data: bytes, text: str | None) -> dict[str, str]:
         self._left -= len(data)
         if self._left < 0:
-            return {"text": "", "comment": "left out, as the file would be too large"}
+            return {"text": "", "comment": _LEFT_OUT}
         if text is not None:
             return {"text": text}
         return {"text": base64.b64encode(data).decode(), "encoding": "base64"}

@@ -40,7 +40,8 @@ SECRET_FIELDS: Final = frozenset(
 """Fields whose values are hidden until somebody wants to see them."""
 
 _SECRET: Final = re.compile(
-    rb"(?im)^(?:%b)[ \t]*:[ \t]*([^\r\n]+)" % b"|".join(f.encode() for f in sorted(SECRET_FIELDS))
+    rb"(?im)^(?:%b)[ \t]*:[ \t]*([^\r\n]+(?:\r?\n[ \t][^\r\n]*)*)"
+    % b"|".join(f.encode() for f in sorted(SECRET_FIELDS))
 )
 _MOST_SECRETS: Final = 2000
 
@@ -153,7 +154,7 @@ def _read_message(
     line = first_line.fullmatch(lines[0].removesuffix("\r"))
     if line is None:
         return None
-    fields = tuple(map(_split_field, lines[1 : MOST_FIELDS + 1]))
+    fields = _read_fields(lines[1 : MOST_FIELDS + 1])
     message = Message(
         start=at,
         body=found.end(),
@@ -180,6 +181,23 @@ def _read_message(
     if method is not None:
         return attrs.evolve(message, end=len(data), framing="close", is_whole=False)
     return message
+
+
+def _read_fields(lines: list[str]) -> tuple[tuple[str, str], ...]:
+    """Return names and values; a line that begins with a space goes on with the value before (RFC 9112 5.2)."""
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        if line.startswith((" ", "\t")) and found:
+            name, value = found[-1]
+            found[-1] = (name, " ".join((value, line.strip(" \t\r"))))
+        else:
+            found.append(_split_field(line))
+    return tuple(found)
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether the value of a field is hidden until somebody wants to see it, however its name is written."""
+    return name.strip().lower() in SECRET_FIELDS
 
 
 def _split_field(line: str) -> tuple[str, str]:

@@ -101,6 +101,7 @@ class Inspector:
                         listener=self._listener,
                         descriptors=self._descriptors,
                         most=_MOST_CONNECTIONS,
+                        closed=_note_closed,
                     ).serve()
             except* Exception as group:
                 log.exception("the inspector has failed, and begins anew", exc_info=group)
@@ -113,6 +114,10 @@ class Inspector:
         """Stop listening."""
         self._listener.close()
         self._descriptors.close()
+
+
+def _note_closed(address: TCPAddress, reason: str) -> None:
+    log.debug("connection closed", reason=reason, address=str(address))
 
 
 def _listen_near() -> Listener:

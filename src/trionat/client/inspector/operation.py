@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
+import trio
 
 from trionat.client.inspector.problem import Problem
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from trionat.client.inspector.context import Context
+
+_T = TypeVar("_T")
 
 
 @attrs.frozen
@@ -59,6 +62,23 @@ async def read_json(request: Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Problem(422, "invalid", "an object is wanted")
     return cast("dict[str, Any]", found)
+
+
+async def do_while_wanted(
+    request: Request, work: Callable[[], _T], *, limiter: trio.CapacityLimiter
+) -> _T | None:
+    """Do in a thread what takes long; None: whoever asked has gone. The thread goes on then, until it is told to stop."""
+    found: _T | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def stop_when_gone() -> None:
+            await wait_gone(request.receive)
+            nursery.cancel_scope.cancel("nobody waits for it")
+
+        nursery.start_soon(stop_when_gone, name="stop when gone")
+        found = await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel("it is done")
+    return found
 
 
 async def wait_gone(receive: Receive) -> None:

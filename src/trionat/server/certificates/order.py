@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from trionat.errors import StartupError, TrionatError
+from trionat.libraries import install_hint
 from trionat.log import escape, get_logger
 from trionat.server.certificates.certificate import check_issued, read_pair
 from trionat.server.certificates.challenges import ALPN01, HTTP01, Answer, make_contexts
@@ -140,9 +141,7 @@ def require_library() -> None:
         StartupError: It is not installed.
     """
     if importlib.util.find_spec("acme") is None:
-        raise StartupError(
-            "certificates for names need the library acme: run pip install '.[names]' in the folder of trionat's source"
-        )
+        raise StartupError(f"certificates for names need the library acme: {install_hint('names')}")
 
 
 def wrong_with_name(name: str) -> str | None:

@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from trionat.errors import RegistryAwayError, StartupError, TrionatError
+from trionat.libraries import install_hint
 from trionat.log import get_logger
 from trionat.server.cluster.primary import (
     DEADLINE,
@@ -67,7 +68,7 @@ def require_library() -> None:
         importlib.import_module("coredis")  # 18 MiB, only for nodes of a cluster
     except ImportError as error:
         raise StartupError(
-            f"the section Cluster needs the library coredis ({error}): run pip install 'trionat[cluster]'"
+            f"the section Cluster needs the library coredis ({error}): {install_hint('cluster')}"
         ) from error
     # It tells with a traceback what we tell in a line.
     silenced = logging.getLogger("coredis")

@@ -43,6 +43,7 @@ from trionat.server.console.operation import NOTHING, Call, Operation, respond
 from trionat.server.console.principal import Permission
 from trionat.server.console.problem import Code, Problem
 from trionat.server.console.shape import read, without_secrets
+from trionat.transport.web_connection import note_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -150,6 +151,7 @@ class Resource:
         )
         if operation.needs_login:
             principal = await identify(context, request, host)
+            note_known(request.scope)
             operation.check(principal)
             _check_rate(context, operation, principal)
             still_may = partial(_still_may, context, request, host, principal)

@@ -10,6 +10,7 @@ import trio
 
 from trionat.log import get_logger
 from trionat.log.tail import keep_tail
+from trionat.server.connection_log import ConnectionLog
 from trionat.server.console.application import make_application
 from trionat.server.console.context import Context
 from trionat.server.console.guard import Guard
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from trionat.server.admin.commands import Commands
     from trionat.server.admission.bans import Bans
     from trionat.server.events.delivery import Delivery
+    from trionat.server.refusals import RefusalCounters
     from trionat.server.state_folder import StateFolder
     from trionat.store.base import Store
     from trionat.transport.descriptors import Descriptors
@@ -93,7 +95,7 @@ def is_loopback(host: str) -> bool:
 class Console:
     """See the module. `serve` serves; all that it knows of sessions it asks for by `Commands`.
 
-    `sections` is the configuration by section, and `origins` where each key is from. `stopping` is the planned stop, at which it ends.
+    `sections` is the configuration by section, and `origins` where each key is from.
     """
 
     door: Door
@@ -104,21 +106,20 @@ class Console:
     accounts: Accounts
     traffic: Traffic
     bans: Bans
+    refusals: RefusalCounters
     descriptors: Descriptors
     delivery: Delivery
-    stopping: trio.Event
     sections: Mapping[str, Any]
     origins: Mapping[str, str]
     _logins: Logins = attrs.field(init=False, factory=Logins)
 
     async def serve(self, commands: Commands) -> None:
-        """Serve until the planned stop, or until cancelled. It is started anew after a bug."""
-        with keep_tail() as tail:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep, commands, tail, name="console")
-                await self.stopping.wait()
-                nursery.cancel_scope.cancel("the server stops")
-        self.door.listener.close()
+        """Serve until cancelled, which is when the server has stopped: how a planned stop goes can be seen. It is started anew after a bug."""
+        try:
+            with keep_tail() as tail:
+                await self._keep(commands, tail)
+        finally:
+            self.door.listener.close()  # nobody waits there while all else is put away
 
     async def _keep(self, commands: Commands, tail: Tail) -> None:
         wait = _FIRST_WAIT
@@ -164,6 +165,7 @@ class Console:
             listener=self.door.listener,
             descriptors=self.descriptors,
             most=_MOST_CONNECTIONS,
+            closed=ConnectionLog(self.refusals).closed,
             tls=self.door.tls,
         )
         async with trio.open_nursery() as nursery:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import attrs
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 
 from trionat.address import parse_public_address
 from trionat.errors import PeerError
@@ -16,10 +16,11 @@ from trionat.log import get_logger
 from trionat.networks import Networks, plain_host
 from trionat.server.console.authentication import SAFE_METHODS
 from trionat.server.console.problem import Code, Problem
-from trionat.transport.web_body import BoundedBody
+from trionat.transport.web_answer import GuardedAnswer
+from trionat.transport.web_body import MOST_PIECES, BoundedBody
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
@@ -34,16 +35,6 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; manifest-src 'self';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-_HEADERS: Final = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-"""Of every answer that does not say otherwise."""
-
 _LENGTH: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -77,7 +68,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         headers = Headers(scope=scope)
-        answer = _Answer(send)
+        answer = GuardedAnswer(send, _POLICY)
         try:
             self._check(scope["method"], headers)
             host = self._host_of(scope["client"][0], headers)
@@ -104,7 +95,7 @@ class Guard:
             await self._tell(bug, answer, scope, receive)
 
     async def _tell(
-        self, problem: Problem, answer: _Answer, scope: Scope, receive: Receive
+        self, problem: Problem, answer: GuardedAnswer, scope: Scope, receive: Receive
     ) -> None:
         if not answer.has_begun:
             await problem.response()(scope, receive, answer.send)
@@ -154,22 +145,10 @@ def _name_in(host: str) -> str:
 
 
 def _too_large() -> Problem:
-    return Problem(Code.TOO_LARGE, f"a body has at most {BODY_BYTES} bytes")
+    return Problem(
+        Code.TOO_LARGE, f"a body has at most {BODY_BYTES} bytes, in {MOST_PIECES} pieces"
+    )
 
 
 def _too_slow() -> Problem:
     return Problem(Code.TIMEOUT, f"the body was not there within {_BODY_PATIENCE:g} s")
-
-
-@attrs.define(eq=False)
-class _Answer:
-    target: Send
-    has_begun: bool = attrs.field(init=False, default=False)
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.has_begun = True
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers.setdefault(name, value)
-        await self.target(message)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
 
-from trionat.client.inspector.har import as_har
-from trionat.client.inspector.operation import Operation
+from trionat.client.inspector.har import Har
+from trionat.client.inspector.operation import Operation, do_while_wanted
 from trionat.client.inspector.problem import Problem
 from trionat.client.inspector.snapshot import Snapshot
 
@@ -28,11 +27,13 @@ async def _har(context: Context, request: Request) -> Response:
         if not recordings:
             raise Problem(404, "not_found", "this visitor is not listed any more")
     with_secrets = request.query_params.get("secrets") == "1"
-    content = await context.in_thread(
-        lambda: json.dumps(
-            as_har(map(Snapshot.of, recordings), with_secrets=with_secrets), indent=1
-        ).encode()
-    )
+    har = Har(with_secrets=with_secrets)
+    try:
+        content = await do_while_wanted(
+            request, lambda: har.write(map(Snapshot.of, recordings)), limiter=context.writing
+        )
+    finally:
+        har.stop()
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(content, media_type="application/json", headers=headers)
 

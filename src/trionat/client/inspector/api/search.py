@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trionat.client.inspector.operation import Operation, wait_gone
+from trionat.client.inspector.operation import Operation, do_while_wanted
 from trionat.client.inspector.problem import Problem
 from trionat.client.inspector.search import Search
 
@@ -32,17 +33,9 @@ async def _search(context: Context, request: Request) -> Response:
     recordings = [each for each in context.recorder.recordings.values() if each.count]
     try:
         with trio.move_on_after(_PATIENCE):
-            async with trio.open_nursery() as nursery:
-
-                async def stop_when_gone() -> None:
-                    await wait_gone(request.receive)
-                    nursery.cancel_scope.cancel("nobody waits for it")
-
-                nursery.start_soon(stop_when_gone, name="stop when gone")
-                await trio.to_thread.run_sync(
-                    search.run, recordings, limiter=context.searching, abandon_on_cancel=True
-                )
-                nursery.cancel_scope.cancel("found")
+            await do_while_wanted(
+                request, partial(search.run, recordings), limiter=context.searching
+            )
     finally:
         search.stop()
     numbers = sorted(search.found, reverse=True)

@@ -20,7 +20,7 @@ export async function edit(visitor, index, exchange, path) {
   target.value = request.first[1];
   const fields = make("div", {class: "edited"});
   const add = (name, value, focus = false) => {
-    const isSecret = SECRETS.has(name.toLowerCase());
+    const isSecret = SECRETS.has(name.trim().toLowerCase());
     const key = make("input", {"aria-label": "Name of a header field", spellcheck: "false", autocomplete: "off", class: "name"});
     const text = make("input", {"aria-label": `Value of ${name || "a header field"}`, spellcheck: "false", autocomplete: "off", class: isSecret ? "value masked" : "value"});
     key.value = name;

@@ -87,7 +87,7 @@ export class Http {
   head(title, line, message) {
     const rows = message.fields.map(([name, value]) => make("tr", {},
       make("th", {scope: "row"}, visible(name)),
-      make("td", {}, SECRETS.has(name.toLowerCase()) ? secret(name, value) : visible(value))));
+      make("td", {}, SECRETS.has(name.trim().toLowerCase()) ? secret(name, value) : visible(value))));
     return make("section", {class: "head"}, make("h3", {}, title), make("code", {class: "line"}, visible(line)),
       make("table", {class: "fields"}, make("tbody", {}, ...rows)));
   }
