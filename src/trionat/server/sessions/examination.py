@@ -1,0 +1,98 @@
+"""Visiting a client's service as somebody from outside would, because the client asks (`trionat doctor`).
+
+Only the server's own public address is dialled, and there only what leads to the client's own services. Of what answers the client is
+told no more than whether it is its service.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trionat.address import TCPAddress
+from trionat.config.values import HTTPS_PORT
+from trionat.protocol.fields import NAME_CHARACTERS
+from trionat.protocol.messages import Examine, Examined
+from trionat.signals import Signal
+from trionat.transport.dial import dial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trionat.config.server import ServerConfig
+    from trionat.server.visitors.ports import VisitPoint
+
+PATIENCE: Final = 5.0
+"""Seconds for one visit, from the lookup of the name to the token. Chosen: TCP has asked three times by then."""
+
+_PAUSE: Final = 1.0
+"""Seconds between two visits for one client."""
+
+_SOFTWARE: Final = f"trionat {version('trionat')}"
+
+
+@attrs.define(eq=False)
+class Examination:
+    """Visits services of one client, one at a time, while `run` runs; asked again for one that waits, it takes the newer token.
+
+    `client` is the address at which the client is seen.
+    """
+
+    public_host: str
+    client: TCPAddress
+    points: Sequence[VisitPoint]
+    config: ServerConfig
+    _waiting: dict[int, Examine] = attrs.field(init=False, factory=lambda: {})
+    _asked: Signal = attrs.field(init=False, factory=Signal)
+
+    def ask(self, question: Examine) -> None:
+        """Visit a service soon."""
+        self._waiting[question.service] = question
+        self._asked.notify()
+
+    async def run(self, tell: Callable[[Examined, int], None]) -> None:
+        """Visit, and `tell` what came of it and of which service, until cancelled."""
+        while True:
+            while not self._waiting:
+                await self._asked.wait()
+            question = self._waiting.pop(next(iter(self._waiting)))
+            address = self._address(question.service)
+            failure = await _visit(address, question.token.encode())
+            answer = Examined(
+                service=question.service,
+                dialled=str(address),
+                answered=not failure,
+                failure=failure[:NAME_CHARACTERS],
+                time=time.time(),
+                client=str(self.client),
+                software=_SOFTWARE,
+            )
+            tell(answer, question.service)
+            await trio.sleep(_PAUSE)
+
+    def _address(self, service: int) -> TCPAddress:
+        point = self.points[service].id
+        if isinstance(point, int):
+            return TCPAddress(self.public_host, point)
+        https = self.config.public_https_port or HTTPS_PORT
+        return TCPAddress(point, https)
+
+
+async def _visit(address: TCPAddress, token: bytes) -> str:
+    """Return what was in the way; nothing where the token came."""
+    reached = False
+    with trio.move_on_after(PATIENCE):
+        try:
+            with trio.socket.from_stdlib_socket(await dial(address)) as sock:
+                reached = True
+                heard = b""
+                while len(heard) < len(token) and (more := await sock.recv(len(token))):
+                    heard += more
+        except OSError as error:
+            return error.strerror or str(error)
+        return "" if heard == token else "something else answers there"
+    return "nothing was heard there" if reached else f"no answer within {PATIENCE:g} s"
