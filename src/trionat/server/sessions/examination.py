@@ -18,7 +18,7 @@ from trionat.config.values import HTTPS_PORT
 from trionat.protocol.fields import NAME_CHARACTERS
 from trionat.protocol.messages import Examine, Examined
 from trionat.signals import Signal
-from trionat.transport.dial import dial
+from trionat.transport.visit import visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ class Examination:
                 await self._asked.wait()
             question = self._waiting.pop(next(iter(self._waiting)))
             address = self._address(question.service)
-            failure = await _visit(address, question.token.encode())
+            failure = await visit(address, question.token.encode(), PATIENCE)
             answer = Examined(
                 service=question.service,
                 dialled=str(address),
@@ -80,19 +80,3 @@ class Examination:
             return TCPAddress(self.public_host, point)
         https = self.config.public_https_port or HTTPS_PORT
         return TCPAddress(point, https)
-
-
-async def _visit(address: TCPAddress, token: bytes) -> str:
-    """Return what was in the way; nothing where the token came."""
-    reached = False
-    with trio.move_on_after(PATIENCE):
-        try:
-            with trio.socket.from_stdlib_socket(await dial(address)) as sock:
-                reached = True
-                heard = b""
-                while len(heard) < len(token) and (more := await sock.recv(len(token))):
-                    heard += more
-        except OSError as error:
-            return error.strerror or str(error)
-        return "" if heard == token else "something else answers there"
-    return "nothing was heard there" if reached else f"no answer within {PATIENCE:g} s"
