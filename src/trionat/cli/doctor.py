@@ -36,6 +36,7 @@ from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
 from trionat.protocol.ticket import Ticket
 from trionat.text import counted, mask_secrets
+from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
 
 _SERVER_FILES: Final = ("server.key", "ticket.key", "trionat.db", "cluster.key")
@@ -78,8 +79,7 @@ def doctor(
         if bundle is not None and bundle.exists():
             raise StartupError(f"{bundle}: there is such a file already: name another one")
     report = _Report(as_json)
-    with _quiet():
-        trio.run(_examine, patient.checks(), report)
+    _run(patient, report)
     wrong_ones = report.count(Verdict.WRONG)
     if bundle is not None:
         with told():
@@ -91,6 +91,20 @@ def doctor(
         say(f"\n{wrong_ones or 'nothing'} wrong{also}")
     if wrong_ones:
         raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _run(patient: _Patient, report: _Report) -> None:
+    """Run the checks. What ends it before, a reader that has gone or Ctrl-C, comes grouped out of the nursery."""
+    code: int | None = None
+    try:
+        with _quiet():
+            trio.run(_examine, patient.checks(), report)
+    except* typer.Exit as group:
+        code = max(getattr(each, "exit_code", 0) for each in leaves(group))
+    except* KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    if code is not None:
+        raise typer.Exit(code)
 
 
 async def _examine(checks: Iterable[Check], report: _Report) -> None:

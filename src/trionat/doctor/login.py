@@ -18,6 +18,7 @@ from trionat.client.forwarder import Forwarder
 from trionat.client.native.dialer import ServerDialer
 from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
+from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import foremost
 from trionat.client.session import SessionOverError
 from trionat.config.service import Service
@@ -155,6 +156,7 @@ def _new_session(peer: Peer, port: int, trial: _Trial, stopping: trio.Event) -> 
         servers=Servers((dialer,)),
         identity=f"doctor-{secrets.token_hex(8)}",
         preferred_ports=(None,),
+        waiting_streams=WaitingStreams(config.max_tunnels),
     )
 
 

@@ -35,7 +35,7 @@ async def check_version(peer: Peer) -> list[Finding]:
     found = [
         fine(
             f"trionat {version('trionat')} here, {software} there; protocol {PROTOCOL_VERSION} and {welcome.version};"
-            f" the server can {', '.join(welcome.capabilities)}"
+            f" the server names {', '.join(welcome.capabilities)}"
         )
     ]
     lacking = [why for name, why in _LOST.items() if name not in welcome.capabilities]
