@@ -37,7 +37,7 @@ class Seen:
 
 
 async def examine(
-    *arguments: str | Path | int,
+    *arguments: object,
     cwd: Path,
     inside: Sequence[str] = (),
     environ: dict[str, str] | None = None,

@@ -132,9 +132,7 @@ async def test_trust_on_first_use_is_left_to_the_client(server: Server, tmp_path
 
 
 async def test_a_void_ticket(server: Server, tmp_path: Path) -> None:
-    await services.run_trionat(
-        "user", "ticket", "trionat", "--renew", "--state-dir", server.state
-    )
+    await services.run_trionat("user", "ticket", "trionat", "--renew", "--state-dir", server.state)
     seen = await examine(server.ticket, cwd=tmp_path)
     assert seen.wrong == {"ticket"}
     assert "wrong ticket" in seen.of("ticket")
@@ -255,9 +253,7 @@ async def test_two_servers(server: Server, tmp_path: Path) -> None:
         (("-c", "nobody:here:1"), "--controller-addr"),
     ],
 )
-async def test_a_wrong_command_line(
-    tmp_path: Path, arguments: tuple[str, ...], told: str
-) -> None:
+async def test_a_wrong_command_line(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
     done = await services.run_trionat(
         "doctor", *arguments, "--state-dir", tmp_path / "none", cwd=tmp_path
     )

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -288,7 +288,14 @@ class _Patient:
                     contents.append(file.read_bytes())
                 except OSError:
                     continue
-        return Masker.of(self.configurations.values(), contents)
+        return Masker.of([*self.configurations.values(), *self._files_alone()], contents)
+
+    def _files_alone(self) -> Iterator[Configuration]:
+        """Return what stands in the files, although a flag or the environment has something else."""
+        for role, configuration in self.configurations.items():
+            if configuration.file is not None:
+                with suppress(ConfigError):
+                    yield load(role, file=configuration.file, environ={})
 
     def texts(self, report: _Report) -> dict[str, str]:
         """Return what goes into a bundle, by name. Blocks."""

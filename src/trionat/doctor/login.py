@@ -48,7 +48,7 @@ _ASK_OPERATOR: Final = (
     "ask the server's operator for a new ticket (there: trionat user ticket {user})"
 )
 
-_ADVICE: Final[dict[str, str]] = {
+ADVICE: Final[dict[str, str]] = {
     RefusalCode.AUTH_FAILED: f"the ticket is void, or name or password are wrong: {_ASK_OPERATOR}",
     RefusalCode.ACCOUNT_EXPIRED: "at the server: trionat user expire {user} never, or a new ticket where the ticket itself has run out",
     CloseCode.ACCOUNT_EXPIRED: "at the server: trionat user expire {user} never, or a new ticket where the ticket itself has run out",
@@ -59,7 +59,7 @@ _ADVICE: Final[dict[str, str]] = {
     RefusalCode.UNSUPPORTED_VERSION: "update the older one of the two",
 }
 
-_CANNOT_LOOK: Final[set[str]] = {
+CANNOT_LOOK: Final[set[str]] = {
     RefusalCode.FULL,
     RefusalCode.TOO_MANY_SESSIONS,
     RefusalCode.PORT_TAKEN,
@@ -191,9 +191,9 @@ def _why_not(peer: Peer, trial: _Trial, user: str) -> Finding:
         )
     code = problem.code if isinstance(problem, RefusedError | SessionOverError) else ""
     text = f"{peer.control} does not let {user} in: {problem}"
-    if code in _CANNOT_LOOK:
+    if code in CANNOT_LOOK:
         return unknown(text, "end a client of this user for a moment, and try again")
-    return wrong(text, _ADVICE.get(code, "").format(user=user))
+    return wrong(text, ADVICE.get(code, "").format(user=user))
 
 
 def _until(peer: Peer) -> str:

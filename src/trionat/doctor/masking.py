@@ -36,6 +36,9 @@ _NAMED: Final = re.compile(
 )
 """A value that is called by what it is."""
 
+_WORD: Final = 8
+"""Characters of a part of a URL that is masked alone as well; shorter ones are words such as `services`."""
+
 _SHORT: Final = 4
 """Characters; a secret that has fewer is masked where it stands alone, else nothing would be left of a text."""
 
@@ -115,6 +118,9 @@ def _forms(secret: str) -> Iterator[str]:
         try:
             address = urlsplit(secret)
             parts += [address.password or "", unquote(address.password or "")]
+            # Of a webhook, whoever knows the path may send there.
+            words = re.split(r"[/&=]", f"{address.path}&{address.query}")
+            parts += [word for word in words if len(word) > _WORD]
         except ValueError:
             pass
     elif ":" in secret:  # USER:PASSWORD
