@@ -15,10 +15,10 @@ from trionat.address import TCPAddress
 from trionat.client.native.dialer import Server
 from trionat.config.client import ClientConfig
 from trionat.config.load import load
-from trionat.config.server import ServerConfig
 from trionat.doctor.bundle import last_lines, write_bundle
 from trionat.doctor.check import Check, run_checks
 from trionat.doctor.clock import check_clock, compare_clocks
+from trionat.doctor.files import SecretFile, check_files
 from trionat.doctor.finding import Finding, Verdict, fine, wrong
 from trionat.doctor.login import ADVICE, CANNOT_LOOK
 from trionat.doctor.masking import Masker
@@ -121,7 +121,7 @@ async def test_a_bug_is_none() -> None:
         await trio.lowlevel.checkpoint()
         raise ZeroDivisionError
 
-    with pytest.raises(BaseExceptionGroup):
+    with pytest.RaisesGroup(ZeroDivisionError):
         await run_checks([Check(name="bug", look=look)])
 
 
@@ -144,14 +144,12 @@ def peer(**fields: object) -> Peer:
         ("no answer", None, Verdict.WRONG, "open port 60000"),
     ],
 )
-async def test_two_visits(
-    from_here: str, from_there: str | None, verdict: Verdict, told: str
-) -> None:
+def test_two_visits(from_here: str, from_there: str | None, verdict: Verdict, told: str) -> None:
     visit = Visit(address=TCPAddress("public.example", 60000), failure=from_here)
     examined = None
     if from_there is not None:
         examined = attrs.evolve(EXAMINED, failure=from_there, answered=not from_there)
-    [found] = await check_visitors(peer(visit=visit, examined=examined))
+    [found] = check_visitors(peer(visit=visit, examined=examined))
     assert found.verdict is verdict
     assert told in f"{found.text} -> {found.advice}"
 
@@ -167,13 +165,13 @@ def test_clocks_apart(apart: float, told: str) -> None:
     assert compare_clocks(1e9 + 20, 1e9, "that of the other").verdict is Verdict.OK
 
 
-async def test_an_older_server() -> None:
+def test_an_older_server() -> None:
     """It tells neither its clock nor its software, and that is said."""
     older = peer(welcome=WELCOME)
-    [told, *warnings] = await check_version(older)
+    [told, *warnings] = check_version(older)
     assert told.verdict is Verdict.OK
     assert "the server is older" in warnings[0].text
-    [clock] = await check_clock(older)
+    [clock] = check_clock(older)
     assert clock.verdict is Verdict.UNKNOWN
 
 
@@ -183,7 +181,7 @@ async def test_an_older_server() -> None:
 async def answer_of(address: TCPAddress, token: str = "token") -> Examined:
     """Return what a server tells of a service of a client that is at that visit port."""
     examination = Examination(
-        address.host, TCPAddress("192.0.2.1", 4000), [VisitPort(address.port)], ServerConfig()
+        address.host, TCPAddress("192.0.2.1", 4000), [VisitPort(address.port)]
     )
     told, answers = trio.open_memory_channel[Examined](1)
     async with trio.open_nursery() as nursery:
@@ -323,6 +321,20 @@ def test_a_short_secret_leaves_the_rest_readable(tmp_path: Path) -> None:
     file.write_text("Auth: {Username: u, Password: ab}\n")
     known = Masker.of([load("client", file=file, environ={})])
     assert known.mask("table ab label") == "table ******** label"
+
+
+@pytest.mark.parametrize(
+    ("mode", "for_group", "is_wrong"),
+    [(0o600, False, False), (0o640, False, True), (0o640, True, False), (0o644, True, True)],
+)
+def test_modes_of_files(mode: int, for_group: bool, is_wrong: bool, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch()
+    path.chmod(mode)
+    [found] = check_files(
+        [SecretFile(path, "a secret", for_group), SecretFile(tmp_path / "no", "")]
+    )
+    assert (found.verdict is Verdict.WRONG) is is_wrong
 
 
 def test_a_bundle_overwrites_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -28,8 +27,9 @@ from trionat.config.load import Configuration, Flag, Role, load
 from trionat.config.sections import KEYS
 from trionat.doctor.bundle import last_lines, machine, versions, write_bundle
 from trionat.doctor.check import Check, run_checks
-from trionat.doctor.checkup import client_checks, machine_checks, server_checks
+from trionat.doctor.checkup import client_checks, given, machine_checks, server_checks
 from trionat.doctor.configuration import check_configuration
+from trionat.doctor.files import SecretFile
 from trionat.doctor.finding import Finding, Verdict, wrong
 from trionat.doctor.masking import Masker
 from trionat.errors import ConfigError, Problem, StartupError
@@ -234,7 +234,7 @@ class _Patient:
             ]
         found = check_configuration(problems, warnings, "; ".join(self.sources))
         inner = list(self._inner(found))
-        yield Check(name="configuration", look=partial(_give, found))
+        yield given("configuration", found)
         yield from inner
 
     def _inner(self, found: list[Finding]) -> Iterator[Check]:
@@ -251,31 +251,41 @@ class _Patient:
                 ):
                     found += [wrong(str(each), "") for each in error.problems]
             services = client.effective_services() if _has_services(client) else ()
-            yield from client_checks(client, servers, services, self._secrets(configuration))
+            yield from client_checks(
+                client, servers, services, self._secrets_and_itself(configuration)
+            )
         if (configuration := self.configurations.get("server")) is not None:
             try:
-                yield from server_checks(configuration, self._secrets(configuration))
+                yield from server_checks(configuration, self._secrets_and_itself(configuration))
             except StartupError as error:
                 found.append(wrong(str(error), ""))
 
-    def _secrets(self, configuration: Configuration) -> list[tuple[Path, str]]:
-        """Return files that the configuration names, or is itself, and that hold secrets."""
-        cluster = configuration.cluster
-        files = [
-            (configuration.client.ticket_file, "the ticket"),
-            (configuration.server.certificate_key, "the certificate's key"),
-            (None if cluster is None else cluster.redis_password_file, "the password of Redis"),
-            (None if cluster is None else cluster.key_file, "the cluster's key"),
-        ]
+    def _secrets(self, configuration: Configuration) -> list[SecretFile]:
+        """Return the files that the configuration names, or is itself, and that hold secrets."""
+        cluster, key = configuration.cluster, configuration.server.certificate_key
+        found: list[SecretFile] = []
+        if (ticket := configuration.client.ticket_file) is not None:
+            found.append(SecretFile(ticket, "the ticket", for_group=True))
+        if key is not None:
+            found.append(SecretFile(key, "the certificate's key", for_group=True))
+        if cluster is not None:
+            found.append(SecretFile(cluster.key_file, "the cluster's key"))
+            if cluster.redis_password_file is not None:
+                password = cluster.redis_password_file
+                found.append(SecretFile(password, "the password for Redis", for_group=True))
+        return found
+
+    def _secrets_and_itself(self, configuration: Configuration) -> list[SecretFile]:
+        found = self._secrets(configuration)
         if configuration.file is not None and _holds_secrets(configuration):
-            files.append((configuration.file, "passwords or tickets"))
-        return [(path, what) for path, what in files if path is not None]
+            found.append(SecretFile(configuration.file, "passwords or tickets", for_group=True))
+        return found
 
     def masker(self) -> Masker:
         """Return what masks all that is secret here. Blocks."""
         contents: list[bytes] = []
         for configuration in self.configurations.values():
-            files = [path for path, what in self._secrets(configuration) if "passwords" not in what]
+            files = [secret.path for secret in self._secrets(configuration)]
             try:
                 folder = configuration.server.effective_state_dir
             except StartupError:
@@ -320,11 +330,6 @@ class _Patient:
             "machine.txt": machine(os.environ),
             "log.txt": last_lines(logs),
         }
-
-
-async def _give(found: list[Finding]) -> list[Finding]:
-    await trio.lowlevel.checkpoint()
-    return found
 
 
 def _has_services(client: ClientConfig) -> bool:

@@ -70,7 +70,7 @@ async def _findings(check: Check, results: Results) -> Sequence[Finding]:
         if not _OPENS_THE_WAY & {finding.verdict for finding in results[needed]}:
             return [unknown(f"not looked at: first {needed.name} has to be right")]
     found: Sequence[Finding] = ()
-    with trio.move_on_after(check.patience) as scope:
+    with trio.move_on_after(check.patience) as scope:  # noqa: ASYNC912 - a check may be done at once
         try:
             found = await check.look()
         except* TrionatError as group:

@@ -10,12 +10,12 @@ import trio
 
 from trionat.config.client import NATIVE
 from trionat.doctor.certificates import certificate_files, check_certificates
-from trionat.doctor.check import Check
+from trionat.doctor.check import PATIENCE, Check
 from trionat.doctor.clock import check_clock
 from trionat.doctor.descriptors import check_descriptors
 from trionat.doctor.disk import check_disk
 from trionat.doctor.dns import check_dns
-from trionat.doctor.files import check_files
+from trionat.doctor.files import SecretFile, check_files
 from trionat.doctor.finding import unknown
 from trionat.doctor.kernel import check_ephemeral, check_kernel
 from trionat.doctor.login import PATIENCE as LOGIN_PATIENCE
@@ -52,6 +52,21 @@ def _blocking(
     return run
 
 
+def _at_once(look: Callable[[], Sequence[Finding]]) -> Callable[[], Awaitable[Sequence[Finding]]]:
+    """Make a plain function that waits for nothing one that a check may have."""
+
+    async def run() -> Sequence[Finding]:
+        await trio.lowlevel.checkpoint()
+        return look()
+
+    return run
+
+
+def given(name: str, findings: Sequence[Finding]) -> Check:
+    """Return a check of what was found before."""
+    return Check(name=name, look=_at_once(lambda: findings))
+
+
 def machine_checks(visit_ports: Sequence[int] = ()) -> Iterator[Check]:
     """Return what concerns the machine, whatever runs on it."""
     yield Check(name="kernel", look=_blocking(check_kernel))
@@ -62,9 +77,9 @@ def client_checks(
     config: ClientConfig,
     servers: Sequence[Server],
     services: Sequence[Service],
-    secrets: Sequence[tuple[Path, str]],
+    secrets: Sequence[SecretFile],
 ) -> Iterator[Check]:
-    """Return the checks of a client of these servers; `secrets` are files with what is in them."""
+    """Return the checks of a client of these servers; `secrets` are files that it reads."""
     yield Check(name="files", look=_blocking(lambda: check_files(secrets)))
     for server in servers:
         yield from _server_checks(config, server, "" if len(servers) == 1 else str(server.control))
@@ -76,8 +91,8 @@ def client_checks(
     needed = 2 * tunnels + _OTHER_DESCRIPTORS
     yield Check(
         name="descriptors",
-        look=lambda: check_descriptors(
-            needed, f"MaxTunnels {tunnels}, each with a local connection"
+        look=_at_once(
+            lambda: check_descriptors(needed, f"MaxTunnels {tunnels}, each with a local connection")
         ),
     )
     yield from machine_checks()
@@ -93,31 +108,31 @@ def _server_checks(config: ClientConfig, server: Server, about: str) -> Iterator
         name: str,
         look: Callable[[Peer], Awaitable[Sequence[Finding]]],
         *needs: Check,
-        patience: float = 15.0,
+        patience: float = PATIENCE,
     ) -> Check:
-        return Check(
-            name=name,
-            about=about,
-            look=functools.partial(look, peer),
-            needs=needs,
-            patience=patience,
-        )
+        bound = functools.partial(look, peer)
+        return Check(name=name, about=about, look=bound, needs=needs, patience=patience)
+
+    def seen(name: str, look: Callable[[Peer], Sequence[Finding]], needs: Check) -> Check:
+        """Return a check of what another one has seen."""
+        bound = _at_once(functools.partial(look, peer))
+        return Check(name=name, about=about, look=bound, needs=(needs,))
 
     yield (dns := check("dns", check_dns))
     yield (port := check("port", check_port, dns))
     if config.dialect != NATIVE:
-        yield check("trionat", _another_dialect, port)
+        yield seen("trionat", _another_dialect, port)
         return
     yield (trionat := check("trionat", check_trionat, port))
     yield (identity := check("tls", check_identity, trionat))
     yield (login := check("ticket", check_login, identity, patience=LOGIN_PATIENCE))
-    yield check("version", check_version, login)
-    yield check("clock", check_clock, login)
-    yield check("proxies", check_proxies, login)
-    yield check("visitors", check_visitors, login)
+    yield seen("version", check_version, login)
+    yield seen("clock", check_clock, login)
+    yield seen("proxies", check_proxies, login)
+    yield seen("visitors", check_visitors, login)
 
 
-async def _another_dialect(peer: Peer) -> list[Finding]:
+def _another_dialect(peer: Peer) -> list[Finding]:
     return [
         unknown(
             f"{peer.control} is a server of NAT, the Go program ({peer.config.dialect}), of which no more can be seen"
@@ -125,9 +140,7 @@ async def _another_dialect(peer: Peer) -> list[Finding]:
     ]
 
 
-def server_checks(
-    configuration: Configuration, secrets: Sequence[tuple[Path, str]]
-) -> Iterator[Check]:
+def server_checks(configuration: Configuration, secrets: Sequence[SecretFile]) -> Iterator[Check]:
     """Return the checks of a server on this machine.
 
     Raises:
@@ -176,7 +189,7 @@ def server_checks(
         domain = config.domain
         yield Check(name="names", look=lambda: check_names(host, domain), patience=35.0)
     needed, what = descriptors_for(config)
-    yield Check(name="descriptors", look=lambda: check_descriptors(needed, what))
+    yield Check(name="descriptors", look=_at_once(lambda: check_descriptors(needed, what)))
     yield from machine_checks(config.visit_port)
     yield Check(
         name="disk", look=_blocking(lambda: check_disk(folder, "accounts, keys and traffic"))
@@ -188,11 +201,13 @@ def server_checks(
         )
 
 
-def _own_secrets(folder: Path) -> list[tuple[Path, str]]:
+def _own_secrets(folder: Path) -> list[SecretFile]:
     """Return what a server keeps in its state folder for itself alone."""
     return [
-        (folder / "server.key", "the server's key"),
-        (folder / "ticket.key", "the key of all tickets"),
-        (folder / "trionat.db", "the accounts"),
-        (folder / "certificates" / "account.key", "the key of the account at the authority"),
+        SecretFile(folder / "server.key", "the server's key"),
+        SecretFile(folder / "ticket.key", "the key of all tickets"),
+        SecretFile(folder / "trionat.db", "the accounts"),
+        SecretFile(
+            folder / "certificates" / "account.key", "the key of the account at the authority"
+        ),
     ]

@@ -25,7 +25,7 @@ def compare_clocks(other: float, here: float, whose: str) -> Finding:
     )
 
 
-async def check_clock(peer: Peer) -> list[Finding]:
+def check_clock(peer: Peer) -> list[Finding]:
     """Compare with the server, which has told its clock in the session."""
     if peer.examined is None:
         return [unknown("the server does not tell its time: it is older")]

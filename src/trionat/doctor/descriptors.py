@@ -9,7 +9,7 @@ _RAISE = (
 )
 
 
-async def check_descriptors(needed: int, what: str) -> list[Finding]:
+def check_descriptors(needed: int, what: str) -> list[Finding]:
     """Compare the hard limit, up to which trionat goes by itself, with what is needed for `what`."""
     try:
         import resource  # noqa: PLC0415 - POSIX only

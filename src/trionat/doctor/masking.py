@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import attrs
 
-from trionat.config.service import Service
 from trionat.protocol.ticket import Ticket
 from trionat.text import MASK, mask_secrets
 
@@ -84,30 +83,30 @@ def _mask_value(found: re.Match[str]) -> str:
     return f"{found['name']}{mark}{MASK}{mark}"
 
 
-def _secrets_in(value: Any) -> Iterator[str]:
+def _secrets_in(value: object) -> Iterator[str]:
     """Return the texts in fields that are not to be shown, however deep."""
-    if isinstance(value, tuple | list):
-        for each in value:  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, tuple):
+        for each in cast("tuple[object, ...]", value):
             yield from _secrets_in(each)
-    elif attrs.has(type(value)):
-        for field in attrs.fields(type(value)):
-            inner = getattr(value, field.name)
-            if field.repr is not True:
-                yield from _texts(inner)
-            if attrs.has(type(inner)) or isinstance(inner, tuple):
-                yield from _secrets_in(inner)
+        return
+    kind: type[Any] = type(value)
+    if not attrs.has(kind):
+        return
+    for field in attrs.fields(kind):
+        inner: object = getattr(value, field.name)
+        if field.repr is not True:
+            yield from _texts(inner)
+        yield from _secrets_in(inner)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, bytes):
         yield value.hex()
-    elif isinstance(value, tuple | list):
-        for each in value:  # pyright: ignore[reportUnknownVariableType]
+    elif isinstance(value, tuple):
+        for each in cast("tuple[object, ...]", value):
             yield from _texts(each)
-    elif isinstance(value, Service):
-        yield from _secrets_in(value)
 
 
 def _forms(secret: str) -> Iterator[str]:

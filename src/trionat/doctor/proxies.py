@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trionat.doctor.peer import Peer
 
 
-async def check_proxies(peer: Peer) -> list[Finding]:
+def check_proxies(peer: Peer) -> list[Finding]:
     """Tell what is on the way: who changes addresses, and whether somebody could read along."""
     found: list[Finding] = []
     if (names := proxies_set()) and peer.reachable:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trionat.doctor.peer import Peer
 
 
-async def check_visitors(peer: Peer) -> list[Finding]:
+def check_visitors(peer: Peer) -> list[Finding]:
     """Tell what came of two visits to the same port: one from here, one from the server to its own public address."""
     visit, examined = peer.visit, peer.examined
     if visit is None:

@@ -1,6 +1,6 @@
 """Visiting a client's service as somebody from outside would, because the client asks (`trionat doctor`).
 
-Only the server's own public address is dialled, and there only what leads to the client's own services. Of what answers the client is
+Only the server's own public address is dialled, and there only the visit ports of the client's own services. Of what answers the client is
 told no more than whether it is its service.
 """
 
@@ -14,7 +14,6 @@ import attrs
 import trio
 
 from trionat.address import TCPAddress
-from trionat.config.values import HTTPS_PORT
 from trionat.protocol.fields import NAME_CHARACTERS
 from trionat.protocol.messages import Examine, Examined
 from trionat.signals import Signal
@@ -23,7 +22,6 @@ from trionat.transport.visit import visit
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trionat.config.server import ServerConfig
     from trionat.server.visitors.ports import VisitPoint
 
 PATIENCE: Final = 5.0
@@ -31,6 +29,8 @@ PATIENCE: Final = 5.0
 
 _PAUSE: Final = 1.0
 """Seconds between two visits for one client."""
+
+_NO_PORT: Final = "the service is at a name, and has no visit port"
 
 _SOFTWARE: Final = f"trionat {version('trionat')}"
 
@@ -45,7 +45,6 @@ class Examination:
     public_host: str
     client: TCPAddress
     points: Sequence[VisitPoint]
-    config: ServerConfig
     _waiting: dict[int, Examine] = attrs.field(init=False, factory=lambda: {})
     _asked: Signal = attrs.field(init=False, factory=Signal)
 
@@ -60,8 +59,12 @@ class Examination:
             while not self._waiting:
                 await self._asked.wait()
             question = self._waiting.pop(next(iter(self._waiting)))
-            address = self._address(question.service)
-            failure = await visit(address, question.token.encode(), PATIENCE)
+            port = self.points[question.service].id
+            if isinstance(port, int):
+                address = TCPAddress(self.public_host, port)
+                failure = await visit(address, question.token.encode(), PATIENCE)
+            else:  # where a name leads is its client's to choose: nobody is to be dialled for that
+                address, failure = TCPAddress(self.public_host, 0), _NO_PORT
             answer = Examined(
                 service=question.service,
                 dialled=str(address),
@@ -73,10 +76,3 @@ class Examination:
             )
             tell(answer, question.service)
             await trio.sleep(_PAUSE)
-
-    def _address(self, service: int) -> TCPAddress:
-        point = self.points[service].id
-        if isinstance(point, int):
-            return TCPAddress(self.public_host, point)
-        https = self.config.public_https_port or HTTPS_PORT
-        return TCPAddress(point, https)

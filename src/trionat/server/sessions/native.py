@@ -197,9 +197,7 @@ class NativeSession(Session):
                 case Examine(service=service):
                     self._point(service, "EXAMINE")
                     if examination is None:
-                        examination = Examination(
-                            self.public_host, self.address, self.lease.points, self.config
-                        )
+                        examination = Examination(self.public_host, self.address, self.lease.points)
                         nursery.start_soon(
                             examination.run, self.link.post, name="visit the client's services"
                         )
