@@ -138,7 +138,7 @@ def peer(**fields: object) -> Peer:
     [
         ("", "", Verdict.OK, "from here and from the server itself"),
         ("", "no answer", Verdict.OK, "which nobody needs"),
-        ("", None, Verdict.OK, "is open"),
+        ("", None, Verdict.OK, "is open, from here -> "),
         ("no answer", "", Verdict.WRONG, "a firewall is in between"),
         ("no answer", "refused", Verdict.WRONG, "does PublicAddr"),
         ("no answer", None, Verdict.WRONG, "open port 60000"),

@@ -175,7 +175,6 @@ class _Patient:
 
     configurations: dict[Role, Configuration]
     problems: list[Problem]
-    sources: list[str]
 
     @classmethod
     def find(cls, flags: Flags, arguments: list[str], config: Path | None) -> _Patient:
@@ -188,7 +187,7 @@ class _Patient:
         given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
         state_dir = flags.get("Client.StateDir")
         asked = any(value for path, value in given.items() if path != "Client.StateDir")
-        patient = cls(configurations={}, problems=[], sources=[])
+        patient = cls(configurations={}, problems=[])
         client = patient._load("client", config, given)
         if client is not None and (asked or _is_client(client)):
             patient.configurations["client"] = client
@@ -220,8 +219,6 @@ class _Patient:
                 raise ConfigError(*typed) from error
             self.problems += [each for each in error.problems if each not in self.problems]
             return None
-        source = f"{role}: {found.file or 'no file, but flags, environment and defaults'}"
-        self.sources.append(source)
         return found
 
     def checks(self) -> Iterator[Check]:
@@ -232,7 +229,11 @@ class _Patient:
             warnings += [
                 each for each in find_warnings(configuration, role) if each not in warnings
             ]
-        found = check_configuration(problems, warnings, "; ".join(self.sources))
+        sources = [
+            f"{role}: {configuration.file or 'no file, but flags, environment and defaults'}"
+            for role, configuration in self.configurations.items()
+        ]
+        found = check_configuration(problems, warnings, "; ".join(sources))
         inner = list(self._inner(found))
         yield given("configuration", found)
         yield from inner

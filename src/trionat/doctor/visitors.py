@@ -24,7 +24,8 @@ def check_visitors(peer: Peer) -> list[Finding]:
                     f"{visit.address} is open from here; the server itself does not get there ({own}), which nobody needs"
                 )
             ]
-        return [fine(f"{visit.address} is open, from here and from the server itself")]
+        also = "" if own is None else " and from the server itself"
+        return [fine(f"{visit.address} is open, from here{also}")]
     if own is None:
         return [
             wrong(
