@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +21,6 @@ from tests.redis_server import running_redis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.e2e.running import Server
     from tests.mariadb import MariaDB
@@ -102,6 +104,25 @@ async def test_secrets_that_others_can_read(stopped: Path, tmp_path: Path) -> No
     seen = await examine("--state-dir", stopped, cwd=tmp_path)
     assert "files" in seen.wrong
     assert f"chmod go-rwx {stopped}/ticket.key" in seen.of("files")
+
+
+async def test_somebody_elses_server(tmp_path: Path) -> None:
+    """It says that it is the wrong user, whatever it is that is closed."""
+    setpriv = services.find_program("setpriv", package="util-linux")
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        await trio.Path(folder).chmod(0o755)
+        async with running.server(folder / "s") as server:
+            nobody = (setpriv, "--reuid=65534", "--regid=65534", "--clear-groups")
+            file = await write(folder / "server.yml", "Server: {Name: here}\n")
+            seen = await examine(
+                "--state-dir", server.state, "--config", file, cwd=folder, inside=nobody
+            )
+    assert {"files", "server", "accounts"} <= seen.wrong
+    assert "Permission denied" in seen.of("server")
+    assert "as the user that trionat runs as" in seen.of("files")
 
 
 async def test_damaged_accounts(stopped: Path, tmp_path: Path) -> None:

@@ -116,6 +116,18 @@ async def test_an_error_of_ours_is_a_finding() -> None:
     assert (await run_checks([check]))[check] == [wrong("it is not there: make it", "")]
 
 
+async def test_what_the_system_refuses_is_a_finding(tmp_path: Path) -> None:
+    async def look() -> Sequence[Finding]:
+        await trio.lowlevel.checkpoint()
+        (tmp_path / "missing").read_bytes()
+        return []
+
+    check = Check(name="fails", look=look)
+    [found] = (await run_checks([check]))[check]
+    assert found.verdict is Verdict.WRONG
+    assert found.text == f"{tmp_path}/missing: No such file or directory"
+
+
 async def test_a_bug_is_none() -> None:
     async def look() -> Sequence[Finding]:
         await trio.lowlevel.checkpoint()

@@ -25,7 +25,7 @@ class Check:
     """Something to look at: `name` is a word for it, `about` says which one it is where there are several.
 
     `look` returns what it has found. It is called when those that it `needs` have found something that works; where one has not, it is not called. It also waits for those that it comes `after`, whatever they have found.
-    What it raises of trionat's own errors is a finding.
+    What it raises of trionat's own errors, or what the system refuses it, is a finding.
     """
 
     name: str
@@ -76,6 +76,11 @@ async def _findings(check: Check, results: Results) -> Sequence[Finding]:
         except* TrionatError as group:
             # Their messages say what to do.
             found = [wrong(str(error), "") for error in leaves(group)]
+        except* OSError as group:
+            found = [
+                wrong(_words_of(error), "run trionat doctor as the user that trionat runs as")
+                for error in leaves(group)
+            ]
     if scope.cancelled_caught:
         return [
             wrong(
@@ -84,3 +89,9 @@ async def _findings(check: Check, results: Results) -> Sequence[Finding]:
             )
         ]
     return found
+
+
+def _words_of(error: BaseException) -> str:
+    """Return in a line what the system has said, and of which file."""
+    name, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+    return f"{name}: {reason}" if name and reason else str(error)

@@ -50,7 +50,10 @@ async def check_public_address(host: Host) -> list[Finding]:
             ]
     if not host.is_up:
         return [*found, unknown(f"{public}: the server is not up, so nobody answers there")]
-    shown = await trio.to_thread.run_sync(_own_fingerprint, host)
+    try:
+        shown = await trio.to_thread.run_sync(_own_fingerprint, host)
+    except (OSError, ValueError) as error:
+        return [*found, unknown(f"{public}: the server's own certificate cannot be read: {error}")]
     return found + [await _look(public, each, shown) for each in hosts]
 
 
