@@ -20,11 +20,10 @@ from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import foremost
-from trionat.client.session import SessionOverError
 from trionat.config.service import Service
 from trionat.doctor.finding import Finding, fine, unknown, wrong
 from trionat.doctor.peer import Peer, Visit
-from trionat.errors import PeerError, RefusedError
+from trionat.errors import PeerError, RefusedError, SessionOverError
 from trionat.events import Connected, Queued
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.transport.isolation import leaves

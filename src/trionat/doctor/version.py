@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from trionat.doctor.finding import Finding, fine, warning
@@ -16,6 +15,7 @@ from trionat.protocol.messages import (
     PROTOCOL_VERSION,
     RESUME,
 )
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from trionat.doctor.peer import Peer
@@ -39,7 +39,7 @@ def check_version(peer: Peer) -> list[Finding]:
     software = "trionat" if peer.examined is None else peer.examined.software
     there = set(welcome.capabilities)
     parts = [
-        f"trionat {version('trionat')} here, {software} there, protocol {PROTOCOL_VERSION} and {welcome.version}"
+        f"trionat {VERSION} here, {software} there, protocol {PROTOCOL_VERSION} and {welcome.version}"
     ]
     for words, names in (
         ("both can", [name for name in _OURS if name in there]),

@@ -7,7 +7,6 @@ told no more than whether it is its service.
 from __future__ import annotations
 
 import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -18,6 +17,7 @@ from trionat.protocol.fields import NAME_CHARACTERS
 from trionat.protocol.messages import Examine, Examined
 from trionat.signals import Signal
 from trionat.transport.visit import visit
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ _PAUSE: Final = 1.0
 
 _NO_PORT: Final = "the service is at a name, and has no visit port"
 
-_SOFTWARE: Final = f"trionat {version('trionat')}"
+_SOFTWARE: Final = f"trionat {VERSION}"
 
 
 @attrs.define(eq=False)

@@ -13,9 +13,9 @@ import pytest
 import trio
 
 from tests.certificates.made import DAY, Maker
-from tests.doctor.seen import examine
 from tests.e2e import running, services
-from tests.e2e.test_servers import names
+from tests.e2e.doctor import examine
+from tests.failover.test_servers import names
 from tests.faults.test_full_disk import on_a_small_disk
 from tests.redis_server import running_redis
 

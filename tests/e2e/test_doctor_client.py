@@ -9,10 +9,10 @@ import attrs
 import pytest
 import trio
 
-from tests.doctor.seen import examine
 from tests.e2e import running, services
+from tests.e2e.doctor import examine
 from tests.e2e.running import ask
-from tests.e2e.test_servers import names
+from tests.failover.test_servers import names
 from tests.faults.networks import network
 from trionat.protocol.ticket import Ticket
 
