@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,20 @@ async def test_an_expired_user(server: Server, tmp_path: Path) -> None:
     assert seen.wrong == {"ticket"}
     assert "expired" in seen.of("ticket")
     assert "user expire trionat never" in seen.of("ticket")
+
+
+async def test_a_user_that_expires_soon(tmp_path: Path) -> None:
+    """With several processes the one that has the session knows it as well."""
+    async with running.server(tmp_path / "s", "--workers", "2") as server:
+        expire = ("user", "expire", "trionat")
+        await services.run_trionat(*expire, "30d", "--state-dir", server.state)
+        seen = await examine(server.ticket, cwd=tmp_path)
+        assert re.search(r"lets trionat in, until 20\d\d-", seen.of("ticket", "ok"))
+        assert not seen.of("ticket", "warning")
+        await services.run_trionat(*expire, "2d", "--state-dir", server.state)
+        seen = await examine(server.ticket, cwd=tmp_path)
+    assert seen.wrong == set()
+    assert "the login of trionat is void from" in seen.of("ticket", "warning")
 
 
 async def test_a_name_that_leads_nowhere(server: Server, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,7 @@ from trionat.client.native.session import NativeSession
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import foremost
 from trionat.config.service import Service
-from trionat.doctor.finding import Finding, fine, unknown, wrong
+from trionat.doctor.finding import Finding, fine, unknown, warning, wrong
 from trionat.doctor.peer import Peer, Visit
 from trionat.errors import PeerError, RefusedError, SessionOverError
 from trionat.events import Connected, Queued
@@ -37,6 +38,9 @@ LOGIN_PATIENCE: Final = 10.0
 
 _EXAMINATION_PATIENCE: Final = 9.0
 """Seconds for the server's visit, which takes at most 5 s."""
+
+SOON: Final = 7 * 86400.0
+"""Seconds before a login is void at which that is told. Chosen."""
 
 _VISIT_PATIENCE: Final = 5.0
 _GOODBYE: Final = 2.0
@@ -130,7 +134,7 @@ async def check_login(peer: Peer) -> list[Finding]:
         nursery.cancel_scope.cancel("all was seen")
     if trial.connected is None:
         return [_why_not(peer, trial, user)]
-    return [fine(f"{peer.control} lets {user} in{_until(peer)}")]
+    return [fine(f"{peer.control} lets {user} in{_until(peer)}"), *_soon(peer, user)]
 
 
 def _new_session(peer: Peer, port: int, trial: _Trial, stopping: trio.Event) -> NativeSession:
@@ -195,6 +199,31 @@ def _why_not(peer: Peer, trial: _Trial, user: str) -> Finding:
 
 
 def _until(peer: Peer) -> str:
-    """Say how long a narrowed ticket is good."""
-    told = "; ".join(peer.server.caveats)
-    return f", with a ticket that is narrowed: {told}" if told else ""
+    """Say how long the login is good, and for what."""
+    examined = peer.examined
+    parts: list[str] = []
+    if examined is not None and examined.expires is not None:
+        parts.append(f"until {_date(examined.expires)}")
+    if peer.server.caveats:
+        parts.append(f"with a ticket that is narrowed: {'; '.join(peer.server.caveats)}")
+    return "".join(f", {part}" for part in parts)
+
+
+def _soon(peer: Peer, user: str) -> list[Finding]:
+    """Warn of a login that is void before long; by the server's own clock."""
+    examined = peer.examined
+    if examined is None or examined.expires is None or examined.expires - examined.time > SOON:
+        return []
+    return [
+        warning(
+            f"the login of {user} is void from {_date(examined.expires)} on",
+            f"at the server: trionat user expire {user} WHEN, or a new ticket where the ticket itself runs out",
+        )
+    ]
+
+
+def _date(moment: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError, OSError):  # a date that no calendar here has
+        return "a day far away"

@@ -725,7 +725,8 @@ class Examined:
     """The answer to EXAMINE.
 
     The server has dialled `dialled`, its public address at the visit port. `answered` says that the service's token came from there; else `failure` says what
-    was in the way. `time` is the server's clock when this was sent, in seconds since 1970, `client` the address at which it sees the client.
+    was in the way. `time` is the server's clock when this was sent, in seconds since 1970, `client` the address at which it sees the client. `expires` is when the login
+    is void, the account or the ticket, in the same seconds; None: never.
     """
 
     id: ClassVar[int] = 40020
@@ -736,6 +737,7 @@ class Examined:
     time: float
     client: str
     software: str
+    expires: float | None = None
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
@@ -753,6 +755,9 @@ class Examined:
             time=fields.number("time", _LATEST),
             client=fields.text("client"),
             software=fields.text("software"),
+            expires=None
+            if fields.values.get("expires") is None
+            else fields.number("expires", _LATEST),
         )
 
 

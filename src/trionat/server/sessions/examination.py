@@ -21,6 +21,7 @@ from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from trionat.server.visitors.ports import VisitPoint
 
@@ -39,12 +40,13 @@ _SOFTWARE: Final = f"trionat {VERSION}"
 class Examination:
     """Visits services of one client, one at a time, while `run` runs; asked again for one that waits, it takes the newer token.
 
-    `client` is the address at which the client is seen.
+    `client` is the address at which the client is seen, `expires_at` (aware) when its login is void; None: never.
     """
 
     public_host: str
     client: TCPAddress
     points: Sequence[VisitPoint]
+    expires_at: datetime | None = None
     _waiting: dict[int, Examine] = attrs.field(init=False, factory=lambda: {})
     _asked: Signal = attrs.field(init=False, factory=Signal)
 
@@ -73,6 +75,7 @@ class Examination:
                 time=time.time(),
                 client=str(self.client),
                 software=_SOFTWARE,
+                expires=None if self.expires_at is None else self.expires_at.timestamp(),
             )
             tell(answer, question.service)
             await trio.sleep(_PAUSE)

@@ -51,6 +51,8 @@ from trionat.server.visitors.ports import public_url
 from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from trionat.server.visitors.approvals import Question
     from trionat.server.visitors.ports import VisitPoint
     from trionat.transport.channel import Channel
@@ -78,7 +80,7 @@ class NativeSession(Session):
 
     `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
     `route` is told to the client, so that its tunnels come to this process, `can_move` that the client goes to another server
-    when this one stops, `groups` that the client tells which of its services are down.
+    when this one stops, `groups` that the client tells which of its services are down. `expires_at` is when its login is void, for `trionat doctor`.
     """
 
     channel: Channel
@@ -89,6 +91,7 @@ class NativeSession(Session):
     route: str | None = None
     can_move: bool = False
     groups: bool = False
+    expires_at: datetime | None = None
     link: ControlLink = attrs.field(init=False)
     _tunnels: NativeTunnels = attrs.field(init=False)
     _told: bool = attrs.field(init=False, default=False)  # that this server stops, or is drained
@@ -197,7 +200,9 @@ class NativeSession(Session):
                 case Examine(service=service):
                     self._point(service, "EXAMINE")
                     if examination is None:
-                        examination = Examination(self.public_host, self.address, self.lease.points)
+                        examination = Examination(
+                            self.public_host, self.address, self.lease.points, self.expires_at
+                        )
                         nursery.start_soon(
                             examination.run, self.link.post, name="visit the client's services"
                         )
