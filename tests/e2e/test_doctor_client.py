@@ -277,7 +277,7 @@ async def test_a_wrong_command_line(tmp_path: Path, arguments: tuple[str, ...], 
 
 
 async def test_a_wrong_file_is_a_finding(server: Server, tmp_path: Path) -> None:
-    await trio.Path(tmp_path / "client.yml").write_text("Client:\n  Servises: [8080]\n")
+    await trio.Path(tmp_path / "client.yml").write_text("Client:\n  Servicez: [8080]\n")
     seen = await examine(server.ticket, cwd=tmp_path)
     assert "did you mean Services?" in seen.of("configuration")
 

@@ -210,7 +210,7 @@ async def answer_of(address: TCPAddress, token: str = "token") -> Examined:
 
 @pytest.mark.parametrize(
     ("says", "failure"),
-    [(b"token", ""), (b"token and more", ""), (b"toke", "else"), (b"other", "else"), (b"", "else")],
+    [(b"token", ""), (b"token and more", ""), (b"to", "else"), (b"other", "else"), (b"", "else")],
 )
 async def test_a_visit(says: bytes, failure: str) -> None:
     async def handler(stream: trio.SocketStream) -> None:
