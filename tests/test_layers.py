@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "trionat"
 
 LAYERS = [
     {"cli", "__main__", "__init__"},
+    {"doctor"},
     {"service_manager"},
     {"server", "client"},
     {"relay", "transport", "store"},

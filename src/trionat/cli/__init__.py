@@ -29,6 +29,10 @@ COMMANDS: Final = (
         "See it work: a server, a client and a small web service in one process, on this machine only.",
     ),
     LaterCommand(
+        "doctor:doctor",
+        "Look at everything between this machine and its visitors, and say what to do.",
+    ),
+    LaterCommand(
         "traffic:traffic",
         "Show the bytes relayed for each user, both directions added: in all, and in a month.",
     ),

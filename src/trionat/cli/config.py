@@ -21,10 +21,11 @@ from trionat.log import escape
 from trionat.protocol.ticket import Ticket
 
 _MASK = "********"
-_SECTIONS_OF: dict[Role, tuple[str, ...]] = {
+SECTIONS_OF: dict[Role, tuple[str, ...]] = {
     "server": ("Server", "Acme", "Events", "Database", "Cluster"),
     "client": ("Auth", "Client"),
 }
+"""Whose each section is."""
 
 config_app = App(help="Check configuration files, and show which values hold.")
 
@@ -58,15 +59,16 @@ def show(
     roles: tuple[Role, ...] = ("server", "client") if role == "both" else (role,)
     rows: list[tuple[str, str, str]] = []
     for each in roles:
-        rows += _rows(_load_or_exit(each, config, os.environ), _SECTIONS_OF[each])
+        rows += rows_of(_load_or_exit(each, config, os.environ), SECTIONS_OF[each])
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for path, value, origin in rows:
         say(escape(f"{path:{widths[0]}}  {value:{widths[1]}}  {origin}"))
 
 
-def _rows(
+def rows_of(
     configuration: Configuration, sections: tuple[str, ...]
 ) -> Iterator[tuple[str, str, str]]:
+    """Return key, value and origin of each key of these sections, on one line each; what is secret is masked."""
     for section in sections:
         values = getattr(configuration, section.lower())
         for key in keys_of(SECTIONS[section]):
@@ -89,7 +91,7 @@ def _shown(key: Key, values: Any) -> str:
 
 def _roles(configuration: Configuration) -> Iterator[Role]:
     """Whose file it is: it may be both's."""
-    for role, sections in _SECTIONS_OF.items():
+    for role, sections in SECTIONS_OF.items():
         keys = (key for section in sections for key in keys_of(SECTIONS[section]))
         if any(configuration.origins[key.path] != "default" for key in keys):
             yield role

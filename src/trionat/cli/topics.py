@@ -1,4 +1,4 @@
-"""What `serve --help` and `connect --help` are ordered by, and examples for both: sixty flags in one list are read by nobody.
+"""What `serve --help`, `connect --help` and `doctor --help` are ordered by, and examples for each: sixty flags in one list are read by nobody.
 
 Flags that stand nowhere here come under "Other".
 """
@@ -67,6 +67,20 @@ TOPICS: Final = {
             *("--min-idle-tunnels", "--max-tunnels"),
         ),
     },
+    "doctor": {
+        "Most used": ("--bundle", "--json", "--config", "--state-dir", "--ticket-file"),
+        "The server, without a ticket": (
+            *("--controller-addr", "--server", "--username", "--password", "--fingerprint"),
+            *("--trust-on-first-use", "--ca-file", "--tunnel-server-addr"),
+            *("--public-server-addr", "--dialect", "--tunnel-encryption", "--connect-timeout"),
+        ),
+        "Others of connect, so that its command line can be taken as it is": (
+            *("--local-server-addr", "--local-timeout", "--max-tunnels", "--min-idle-tunnels"),
+            *("--name", "--identity", "--group", "--once", "--log-name", "--drain-grace"),
+            *("--proxy-protocol", "--basic-auth", "--allow", "--deny", "--rate", "--approve"),
+            *("--inspect", "--inspect-addr", "--inspect-bytes"),
+        ),
+    },
 }
 """For each command, by topic: its flags."""
 
@@ -83,6 +97,11 @@ EXAMPLES: Final = {
         ("trionat connect TICKET 8080", "127.0.0.1:8080, at a port that the server chooses"),
         ("trionat connect TICKET 22:60001 192.168.1.7:554", "two services, one at port 60001"),
         ("trionat connect TICKET http:8080@shop", "https://shop.DOMAIN, where the server has one"),
+    ),
+    "doctor": (
+        ("trionat doctor TICKET 8080", "why nobody reaches 127.0.0.1:8080"),
+        ("trionat doctor", "at the server: what is wrong with it"),
+        ("trionat doctor --bundle report.zip", "a file for a bug report"),
     ),
 }
 """For each command: a command line, and what it does."""

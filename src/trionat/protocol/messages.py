@@ -19,6 +19,8 @@ A control connection runs like this (`docs/protocol.md` has the whole)::
     DOWN(services)            ->
                               <-          ASK(service, address, what)    may this address visit?
     APPROVE(service, address) ->
+    EXAMINE(service, token)   ->                                         `trionat doctor`: can visitors get in?
+                              <-          EXAMINED(what came of it, its clock, its software)
     DRAIN, CLOSE             <->          DRAIN, CLOSE
     MOVED                     ->                                         the client is up at another server, after DRAIN
 """
@@ -71,6 +73,9 @@ APPROVALS: Final = "approvals"
 
 # In HELLO: EXPOSE may name services that are published by name. In WELCOME: the server knows such services.
 NAMES: Final = "names"
+
+# In WELCOME: the server answers EXAMINE.
+EXAMINE: Final = "examine"
 
 # In HELLO: the token is of a ticket that was narrowed, and `caveats` come with it. In WELCOME: the server keeps to them.
 NARROWED_TICKETS: Final = "narrowed-tickets"
@@ -684,6 +689,78 @@ def _number_of_host(fields: Fields) -> str:
         raise RemoteProtocolError(f"{fields.message}: expected a numeric address as host") from None
 
 
+_EXAMINE_TOKEN: Final = re.compile(r"[!-~]{1,64}", re.ASCII)
+
+_LATEST: Final = 2.0**40
+"""Seconds since 1970, some 30 000 years from now: a clock may be very wrong."""
+
+
+@attrs.frozen(kw_only=True)
+class Examine:
+    """Client to server: visit this service of mine as somebody from outside would, and tell what came of it.
+
+    The service says `token` first of all, so that both know whether it was this one that answered: 1 to 64 visible characters.
+    """
+
+    id: ClassVar[int] = 40019
+    service: int
+    token: str
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return to_json({"service": self.service, "token": self.token})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = Fields.parse("EXAMINE", payload)
+        token = fields.text("token")
+        if not _EXAMINE_TOKEN.fullmatch(token):
+            raise RemoteProtocolError("EXAMINE: a token has 1 to 64 visible characters")
+        return cls(service=fields.integer("service", 0, MAX_SERVICES - 1), token=token)
+
+
+@attrs.frozen(kw_only=True)
+class Examined:
+    """The answer to EXAMINE.
+
+    The server has dialled `dialled`, its public address at the visit port. `answered` says that the service's token came from there; else `failure` says what
+    was in the way. `time` is the server's clock when this was sent, in seconds since 1970, `client` the address at which it sees the client. `expires` is when the login
+    is void, the account or the ticket, in the same seconds; None: never.
+    """
+
+    id: ClassVar[int] = 40020
+    service: int
+    dialled: str
+    answered: bool
+    failure: str
+    time: float
+    client: str
+    software: str
+    expires: float | None = None
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        return to_json(attrs.asdict(self))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = Fields.parse("EXAMINED", payload)
+        return cls(
+            service=fields.integer("service", 0, MAX_SERVICES - 1),
+            dialled=fields.text("dialled"),
+            answered=fields.boolean("answered", default=False),
+            failure=fields.text("failure"),
+            time=fields.number("time", _LATEST),
+            client=fields.text("client"),
+            software=fields.text("software"),
+            expires=None
+            if fields.values.get("expires") is None
+            else fields.number("expires", _LATEST),
+        )
+
+
 MAX_STREAMS: Final = 2048
 """How many streams one ACKS or LOST has at most; of more, the rest is told with the next one."""
 
@@ -879,6 +956,8 @@ Message: TypeAlias = (
     | Down
     | Ask
     | Approve
+    | Examine
+    | Examined
     | Attach
     | Join
 )
@@ -904,6 +983,8 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
         Down,
         Ask,
         Approve,
+        Examine,
+        Examined,
         Attach,
         Join,
     )

@@ -384,8 +384,13 @@ def _warn_of_few_descriptors(config: ServerConfig) -> None:
     They fit when every session can be up with its idle tunnels while one of them has all visitors that it may have, which leave
     a quarter free (`Descriptors`).
     """
+    warn_if_short(*descriptors_for(config))
+
+
+def descriptors_for(config: ServerConfig) -> tuple[int, str]:
+    """Return how many descriptors a server of this configuration may need at once, and what for."""
     ports, sessions, visitors = len(config.visit_port), config.session_limit, config.max_visitors
-    warn_if_short(
+    return (
         _least_descriptors(config) + sessions * (1 + _IDLE_TUNNELS) + 2 * visitors * 4 // 3,
         f"{counted(ports, 'visit port')}, MaxTCPConnNum {sessions}, MaxVisitors {visitors}",
     )

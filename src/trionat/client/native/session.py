@@ -28,6 +28,7 @@ from trionat.protocol import messages
 from trionat.protocol.messages import (
     APPROVALS,
     CAPABILITIES,
+    EXAMINE,
     GROUPS,
     MOVE,
     NAMES,
@@ -47,6 +48,8 @@ from trionat.protocol.messages import (
     Down,
     Drain,
     Early,
+    Examine,
+    Examined,
     Hello,
     Join,
     Lost,
@@ -116,7 +119,11 @@ class NativeSession(Session):
     _position: int | None = attrs.field(init=False, default=None)  # in the queue
     _grace: float = attrs.field(init=False, default=0.0)  # of a server that stops
     _moved: Signal = attrs.field(init=False, factory=Signal)
-    _link: ControlLink | None = attrs.field(init=False, default=None)
+    _link: ControlLink | None = attrs.field(init=False, default=None)  # for answers to ASK
+    _control: ControlLink | None = attrs.field(init=False, default=None)
+    welcome: Welcome | None = attrs.field(init=False, default=None)
+    _examined: dict[int, Examined | None] = attrs.field(init=False, factory=lambda: {})
+    _answered: Signal = attrs.field(init=False, factory=Signal)
 
     async def run(self) -> None:
         """See `Session`."""
@@ -140,12 +147,13 @@ class NativeSession(Session):
                 return place, welcome
             place.dialer.route = welcome.route if ROUTES in welcome.capabilities else None
             place.dialer.remember_session(endpoint)
+            self.welcome = welcome
             await self._serve(channel, welcome, place)
             with trio.move_on_after(_LAST_WORDS, shield=True):
                 await close_after_last_words(endpoint)
             return None
         finally:
-            self._link = None
+            self._link = self._control = None
             # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
             endpoint.close()
 
@@ -156,6 +164,22 @@ class NativeSession(Session):
         answer = Approve(service=service, host=host, approved=approved)
         self._link.post(answer, (service, host))
         return True
+
+    async def examine(self, service: int, token: str) -> Examined | None:
+        """Have the server visit a service, which says `token` first of all; return what came of it, or None where the server is older and cannot do that.
+
+        The caller sets the deadline; there has to be a session.
+        """
+        link, welcome = self._control, self.welcome
+        if link is None or welcome is None or EXAMINE not in welcome.capabilities:
+            await trio.lowlevel.checkpoint()
+            return None
+        self._examined[service] = None
+        link.post(Examine(service=service, token=token), service)
+        while (examined := self._examined[service]) is None:
+            await self._answered.wait()
+        del self._examined[service]
+        return examined
 
     def note_end(self, problem: PeerError, *, final: bool) -> bool:
         """See `Session`."""
@@ -321,6 +345,7 @@ class NativeSession(Session):
             encrypted=not plain,
         )
         self._link = link if APPROVALS in welcome.capabilities else None
+        self._control = link
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run, name="control link")
             nursery.start_soon(pool.run, name="tunnel pool")
@@ -377,6 +402,9 @@ class NativeSession(Session):
                     if service < len(self.forwarder.services):
                         name = self.forwarder.services[service].name
                         self.tell(ApprovalAsked(service=service, name=name, host=host, what=what))
+                case Examined(service=service) if service in self._examined:
+                    self._examined[service] = message
+                    self._answered.notify()
                 case Drain(seconds=seconds, servers=servers):
                     if not draining:
                         self.tell(Draining(seconds))

@@ -17,6 +17,8 @@ from trionat.server.accounts.scope import Scope
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from trionat.server.accounts.accounts import Accounts
     from trionat.server.admission.bans import Bans
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 class Identity:
     """As whom a client has logged in, with what, and what its user may have. Where nobody has to log in, all are `ANONYMOUS`.
 
-    `caveats` are those of its ticket, which are all known here.
+    `caveats` are those of its ticket, which are all known here. `expires_at` (aware) is when its account, or its ticket before that, is void, as known at the login.
     """
 
     username: str = ANONYMOUS
@@ -33,6 +35,7 @@ class Identity:
     limits: Limits = attrs.field(factory=Limits)
     credential: Credential | None = None
     caveats: tuple[str, ...] = ()
+    expires_at: datetime | None = None
 
     @property
     def scope(self) -> Scope:
@@ -101,6 +104,7 @@ class LocalAuthenticator(Authenticator):
                         user, by_ticket=token is not None, expires_at=scope.expires_at
                     ),
                     caveats=caveats,
+                    expires_at=min(filter(None, (user.expires_at, scope.expires_at)), default=None),
                 )
         await trio.sleep(delay)
         raise failure

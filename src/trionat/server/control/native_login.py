@@ -132,6 +132,7 @@ class NativeLogin(Login):
                 can_move=MOVE in hello.capabilities,
                 elsewhere=lambda: self.context.admission.elsewhere,
                 groups=groups,
+                expires_at=user.expires_at,
             )
 
         await self._run_session(client, open_session)

@@ -68,8 +68,8 @@ async def watch(domain: str, public: TCPAddress) -> None:
     """Look whether visitors find the names, and log what is wrong; again until all is right, which is logged as well."""
     if _is_address(domain) or _is_loopback(public.host):
         return
-    told: list[_Wrong] = []
-    while wrong := await _wrong(domain, public):
+    told: list[WrongRecord] = []
+    while wrong := await find_wrong(domain, public):
         for one in wrong:
             if one not in told:
                 log.warning(one.what, domain=domain, leads_to=one.leads_to, record=one.record)
@@ -84,7 +84,7 @@ def _is_loopback(host: str) -> bool:
 
 
 @attrs.frozen
-class _Wrong:
+class WrongRecord:
     """What is wrong with a record, which it should be, and where it leads."""
 
     what: str
@@ -92,30 +92,30 @@ class _Wrong:
     leads_to: str | None = None
 
 
-async def _wrong(domain: str, public: TCPAddress) -> list[_Wrong]:
+async def find_wrong(domain: str, public: TCPAddress) -> list[WrongRecord]:
     """Look at all records. Ends within a while, whatever the name server does."""
     below, bare = needed(domain, public)
     if not (own := await _look_up(public.host)):
         what = "the server's own name (PublicAddr) leads nowhere, so neither clients nor visitors find it: make this DNS record"
         record = bare if public.host == domain else f"{public.host}. A (the address of this server)"
-        return [_Wrong(what, record)]
-    wrong: list[_Wrong] = []
+        return [WrongRecord(what, record)]
+    wrong: list[WrongRecord] = []
     label = f"check-{secrets.token_hex(4)}"  # nobody has it, so it is the wildcard that answers
     found = await _look_up(f"{label}.{domain}")
     if not found:
         wrong.append(
-            _Wrong("names below the domain lead nowhere: make this DNS record", record=below)
+            WrongRecord("names below the domain lead nowhere: make this DNS record", record=below)
         )
     elif not found & own:
         what = "names below the domain lead elsewhere: no visitor comes here by them, and no authority gives a certificate"
-        wrong.append(_Wrong(what, below, ", ".join(sorted(found))))
+        wrong.append(WrongRecord(what, below, ", ".join(sorted(found))))
     found = await _look_up(domain)
     if not found:
         what = "the domain itself leads nowhere, so services with https: at a visit port have no certificate: make this DNS record"
-        wrong.append(_Wrong(what, bare))
+        wrong.append(WrongRecord(what, bare))
     elif not found & own:
         what = "the domain itself leads elsewhere, so services with https: at a visit port have no certificate"
-        wrong.append(_Wrong(what, bare, ", ".join(sorted(found))))
+        wrong.append(WrongRecord(what, bare, ", ".join(sorted(found))))
     return wrong
 
 

@@ -14,6 +14,7 @@ from trionat.log import get_logger
 from trionat.protocol.messages import (
     APPROVALS,
     CAPABILITIES,
+    EXAMINE,
     GROUPS,
     MOST_DESCRIPTION,
     MOVE,
@@ -31,6 +32,7 @@ from trionat.protocol.messages import (
     Down,
     Drain,
     Early,
+    Examine,
     Join,
     Lost,
     Moved,
@@ -42,12 +44,15 @@ from trionat.relay.early import EarlyOutbox
 from trionat.relay.liveness import RESUMED_AFTER, acknowledged_within
 from trionat.relay.send_buffer import SendBuffer
 from trionat.server.sessions.early import EarlyVisitors
+from trionat.server.sessions.examination import Examination
 from trionat.server.sessions.native_tunnels import NativeTunnels
 from trionat.server.sessions.session import Session, SessionEnd
 from trionat.server.visitors.ports import public_url
 from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from trionat.server.visitors.approvals import Question
     from trionat.server.visitors.ports import VisitPoint
     from trionat.transport.channel import Channel
@@ -75,7 +80,7 @@ class NativeSession(Session):
 
     `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
     `route` is told to the client, so that its tunnels come to this process, `can_move` that the client goes to another server
-    when this one stops, `groups` that the client tells which of its services are down.
+    when this one stops, `groups` that the client tells which of its services are down. `expires_at` is when its login is void, for `trionat doctor`.
     """
 
     channel: Channel
@@ -86,6 +91,7 @@ class NativeSession(Session):
     route: str | None = None
     can_move: bool = False
     groups: bool = False
+    expires_at: datetime | None = None
     link: ControlLink = attrs.field(init=False)
     _tunnels: NativeTunnels = attrs.field(init=False)
     _told: bool = attrs.field(init=False, default=False)  # that this server stops, or is drained
@@ -172,6 +178,7 @@ class NativeSession(Session):
         for service, point in enumerate(self.lease.points):
             if point.publish is not None and point.publish.approve:
                 nursery.start_soon(self._ask_owner, service, point, name="ask the owner")
+        examination: Examination | None = None  # only few clients ever ask for one
         while True:
             match message := await self.link.receive():
                 case Drain(seconds=seconds):
@@ -190,6 +197,16 @@ class NativeSession(Session):
                     restrictions = self._point(service, "APPROVE").restrictions
                     if restrictions is not None:
                         restrictions.approvals.answer(host, approved=approved)
+                case Examine(service=service):
+                    self._point(service, "EXAMINE")
+                    if examination is None:
+                        examination = Examination(
+                            self.public_host, self.address, self.lease.points, self.expires_at
+                        )
+                        nursery.start_soon(
+                            examination.run, self.link.post, name="visit the client's services"
+                        )
+                    examination.ask(message)
                 case Down(services=services) if self.groups:
                     if services:
                         self._point(services[-1], "DOWN")
@@ -228,6 +245,7 @@ class NativeSession(Session):
                 *([NARROWED_TICKETS] if self.restrictions else []),
                 NAMES,
                 APPROVALS,
+                EXAMINE,
             ),
             route=self.route,
             resumption=Resumption(

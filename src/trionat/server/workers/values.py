@@ -98,6 +98,7 @@ def write_identity(identity: Identity) -> Values:
         "limits": attrs.asdict(identity.limits),
         "credential": write_credential(identity.credential),
         "caveats": identity.caveats,
+        "expires_at": _write_moment(identity.expires_at),
     }
 
 
@@ -109,7 +110,16 @@ def read_identity(values: Values) -> Identity:
         limits=read_limits(values["limits"]),
         credential=read_credential(values["credential"]),
         caveats=tuple(values["caveats"]),
+        expires_at=_read_moment(values["expires_at"]),
     )
+
+
+def _write_moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _read_moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def write_credential(credential: Credential | None) -> Values | None:
@@ -120,7 +130,7 @@ def write_credential(credential: Credential | None) -> Values | None:
         "by_ticket": credential.by_ticket,
         "digest": credential.digest.hex(),
         "plain": credential.plain,
-        "expires_at": None if credential.expires_at is None else credential.expires_at.isoformat(),
+        "expires_at": _write_moment(credential.expires_at),
     }
 
 
@@ -128,12 +138,11 @@ def read_credential(values: Values | None) -> Credential | None:
     """Read what a login has shown."""
     if values is None:
         return None
-    expires_at = values["expires_at"]
     return Credential(
         values["by_ticket"],
         bytes.fromhex(values["digest"]),
         values["plain"],
-        None if expires_at is None else datetime.fromisoformat(expires_at),
+        _read_moment(values["expires_at"]),
     )
 
 

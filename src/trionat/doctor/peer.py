@@ -1,0 +1,50 @@
+"""A server as its client sees it, as far as the checks have come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from trionat.address import TCPAddress
+
+if TYPE_CHECKING:
+    from trionat.client.native.dialer import Server
+    from trionat.config.client import ClientConfig
+    from trionat.protocol.messages import Examined, Welcome
+
+
+@attrs.frozen(kw_only=True)
+class Visit:
+    """What came of a visit to the doctor's own service, from here: `failure` is empty where it answered."""
+
+    address: TCPAddress
+    failure: str
+
+
+@attrs.define(eq=False, kw_only=True)
+class Peer:
+    """Each check adds what it has learnt.
+
+    `hosts` are the addresses of its name, `reachable` those that answer, `shown` is the fingerprint of what it shows; `examined_at` is our own clock when `examined` came, in seconds since 1970.
+    """
+
+    server: Server
+    config: ClientConfig
+    hosts: list[str] = attrs.field(factory=list[str])
+    reachable: list[str] = attrs.field(factory=list[str])
+    shown: bytes | None = None
+    pin: bytes | None = None
+    welcome: Welcome | None = None
+    examined: Examined | None = None
+    examined_at: float = 0.0
+    visit: Visit | None = None
+
+    @property
+    def control(self) -> TCPAddress:
+        """Where it is, as it was told."""
+        return self.server.control
+
+    def at(self, host: str) -> TCPAddress:
+        """Return one of its addresses."""
+        return TCPAddress(host, self.control.port)
