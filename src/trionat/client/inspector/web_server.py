@@ -22,6 +22,7 @@ from anycorn.worker_context import WorkerContext
 
 from trionat.log import get_logger
 from trionat.transport.isolation import isolated
+from trionat.transport.kernel import limit_silence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -71,9 +72,7 @@ class WebServer:
             finally:
                 self._open.discard(sock)
 
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            with suppress(OSError):  # its connections inherit it
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STUCK * 1000)
+        limit_silence(self.sock, _STUCK)  # its connections inherit it
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cut_off, name="cut off")
             async with await anyio.abc.SocketListener.from_socket(self.sock.dup()) as listener:

@@ -24,6 +24,7 @@ from trionat.log import get_logger
 from trionat.server.events.event import Event
 from trionat.signals import AutoResetEvent, Signal
 from trionat.store.private_file import is_there, make_private_folder, read_private, write_private
+from trionat.system import open_file, write_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -74,7 +75,7 @@ class JournalFile:
         """Open it behind its last whole line."""
         path = folder / _NEWER
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_file(path, os.O_RDWR | os.O_CREAT, 0o600)
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read()
             size = content.rfind(b"\n") + 1
@@ -95,7 +96,7 @@ class JournalFile:
         done = 0
         try:
             while done < len(data):
-                done += os.pwrite(self.descriptor, data[done:], self.size + done)
+                done += write_at(self.descriptor, data[done:], self.size + done)
             os.fsync(self.descriptor)
         except OSError:
             with suppress(OSError):
@@ -107,14 +108,19 @@ class JournalFile:
     def _begin_anew(self) -> None:
         """Have the newer file be the older one, in its place."""
         newer = self.folder / _NEWER
-        newer.replace(self.folder / _OLDER)
-        descriptor = os.open(newer, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.close(self.descriptor)
-        self.descriptor, self.count, self.size = descriptor, 0, 0
+        self.close()  # Windows renames nothing that is open
+        with suppress(
+            FileNotFoundError
+        ):  # it was renamed the last time, and no new one could be opened
+            newer.replace(self.folder / _OLDER)
+        self.descriptor = open_file(newer, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        self.count, self.size = 0, 0
 
     def close(self) -> None:
-        """Close it."""
-        os.close(self.descriptor)
+        """Close it, unless that has happened."""
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
 
 
 @attrs.define(eq=False)
