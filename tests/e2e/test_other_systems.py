@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from tests.e2e import running, services
-from tests.e2e.services import Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.services import Service
 
 # What other systems lack, by the name of the system. Libraries are imported first: they decide by what is there, too.
 POOR = """
@@ -119,13 +124,13 @@ def words_of_client(ticket: str, service: Service, state: Path) -> list[str]:
 async def start(nursery: trio.Nursery, system: str, *arguments: str) -> tuple[trio.Process, str]:
     """Start a program, and return what it says first: that it is up."""
     process: trio.Process = await nursery.start(
-        lambda task_status: trio.run_process(
+        partial(
+            trio.run_process,
             words(system, *arguments),
             stdin=b"",
             stdout=subprocess.PIPE,
             check=False,
             env=services.trionat_environ(),
-            task_status=task_status,
         )
     )
     assert process.stdout is not None
