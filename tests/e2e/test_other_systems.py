@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 POOR = """
 import functools, os, select, signal, socket, sys, types
 import acme, anyio, argon2, attrs, cryptography.x509, h11, platformdirs, sqlite3, trio, typer, yaml
-import asyncio, concurrent.futures.thread, encodings.idna, getpass, multiprocessing, shutil, subprocess, tempfile, webbrowser
+import asyncio, concurrent.futures.thread, encodings.idna, getpass, multiprocessing, shutil, subprocess, sysconfig, tempfile, webbrowser, zoneinfo
+
+sysconfig.get_config_vars()
 
 system, *words = sys.argv[1:]
 LINUX = {
