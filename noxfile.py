@@ -6,7 +6,9 @@ A quick round while developing: `nox -s tests-3.11 -- -m "not slow"` (arguments 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -59,7 +61,10 @@ def works(program: str, version: str) -> bool:
 TELLING = ("first_steps", "examples", "trust")
 """The end-to-end tests in which another Python could make a difference: they install, check certificates and run the examples."""
 
-SUITE = ("tests", *(f"--ignore=tests/{folder}" for folder in ("faults", "load", "soak")))
+SUITE = (
+    "tests",
+    *(f"--ignore=tests/{folder}" for folder in ("containers", "faults", "load", "soak")),
+)
 """What `minimums` and `coverage` run."""
 
 INTERPRETERS = find_interpreters()
@@ -92,7 +97,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    left_out = ["browser", "e2e", "failover", "faults", "load", "soak"]
+    left_out = ["browser", "containers", "e2e", "failover", "faults", "load", "soak"]
     if session.python != INTERPRETERS[0]:
         # They mostly wait: for Redis, for an authority, for guesses to be punished, on any Python alike.
         left_out += ["certificates", "cluster", "console"]
@@ -148,9 +153,13 @@ def lint(session: nox.Session) -> None:
     session.run("codespell")
 
 
+NOT_THERE = ("transport/readiness.py", "server/workers/")
+"""What is not looked at when types are checked as if this were macOS or Windows: epoll, and several processes, for which docs/platforms.md has the other way."""
+
+
 @nox.session(python=INTERPRETERS[0])
 def typing(session: nox.Session) -> None:
-    """Check types with mypy, and with pyright, which disagrees now and then."""
+    """Check types with mypy, and with pyright, which disagrees now and then; then as if this were another system, so that a call is found which that has not."""
     install(session, "typing", "test", "bench")
     session.install("nox")
     session.run("mypy")
@@ -163,6 +172,19 @@ def typing(session: nox.Session) -> None:
         )
         return
     session.run("pyright")
+    for system in ("Darwin", "Windows"):
+        folder = Path(session.create_tmp())
+        sources = os.path.relpath("src", folder)  # pyright takes no others
+        told = {
+            "include": [sources],
+            "extraPaths": [sources],
+            "ignore": [f"{sources}/trionat/{name}" for name in NOT_THERE],
+            "typeCheckingMode": "standard",
+            "pythonPlatform": system,
+        }
+        file = folder / "pyright.json"
+        file.write_text(json.dumps(told))
+        session.run("pyright", f"--project={file}", f"--pythonpath={session.bin}/python")
 
 
 @nox.session(python=INTERPRETERS[0])
@@ -170,6 +192,65 @@ def demo(session: nox.Session) -> None:
     """Install trionat into an empty environment, and have it show that a tunnel works."""
     session.install(".")
     session.run("trionat", "demo", "--check")
+
+
+@nox.session(python=INTERPRETERS[0])
+def containers(session: nox.Session) -> None:
+    """Build the image, and follow docs/containers.md, without an engine: in folders with a Debian from debootstrap. Linux, as root."""
+    install(session, "test")
+    session.run(
+        "pytest",
+        results(session),
+        *("-s", "-o", "faulthandler_timeout=600"),  # a Debian takes a minute
+        *(session.posargs or ["tests/containers"]),
+        env={"CONTAINERS": "1"},
+    )
+
+
+@nox.session(python=INTERPRETERS[0])
+def release(session: nox.Session) -> None:
+    """Build what a release is made of, into dist/, and try each file in an empty environment, and each way of docs/install.md; `nox -s release -- 1.2.3` checks first that all is ready for that number."""
+    version = PYPROJECT["project"]["version"]
+    faults = stale_versions(version)
+    if session.posargs:
+        faults += missing_for_release(version, *session.posargs)
+    if faults:
+        session.error("\n".join(faults))
+    install(session, "test")
+    session.install("twine")
+    made = Path("dist")
+    shutil.rmtree(made, ignore_errors=True)
+    session.run("python", "-m", "build", f"--outdir={made}")
+    session.run("twine", "check", "--strict", *map(str, made.iterdir()))
+    session.run(
+        *("pytest", results(session), "-o", "faulthandler_timeout=600"),
+        "tests/e2e/test_distribution.py",
+        env={"ALL_WAYS": "1", "DIST": str(made.resolve())},
+    )
+
+
+def stale_versions(version: str) -> list[str]:
+    """Return the places that show another version of trionat than that one."""
+    shown = re.compile(r"\btrionat(?: |==)v?(\d+\.\d+\.\d+)")
+    pages = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+    return [
+        f"{page}: shows version {found}, and pyproject.toml has {version}"
+        for page in pages
+        for found in sorted(set(shown.findall(page.read_text(encoding="utf-8"))) - {version})
+    ]
+
+
+def missing_for_release(version: str, wanted: str) -> list[str]:
+    """Return what is not as docs/releasing.md wants it."""
+    faults = []
+    if wanted != version:
+        faults.append(f"pyproject.toml: has version {version}, and the tag is for {wanted}")
+    changes = Path("CHANGELOG.md").read_text(encoding="utf-8")
+    if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changes, re.MULTILINE):
+        faults.append(f"CHANGELOG.md: has no heading [{version}] with its day")
+    if "urls" not in PYPROJECT["project"]:
+        faults.append("pyproject.toml: has no [project.urls]")
+    return faults
 
 
 @nox.session(python=INTERPRETERS[0])

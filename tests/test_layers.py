@@ -27,7 +27,7 @@ LAYERS = [
         "default_labels",
         "version",
     },
-    {"text"},
+    {"text", "system"},
 ]
 """From the top down. A room imports from itself and from lower layers; beside each other, only where `BESIDE` says so."""
 BESIDE = {("__main__", "cli"), ("cli", "__init__"), ("relay", "transport")}

@@ -262,7 +262,7 @@ async def test_a_journal_outlives_a_shortage_at_the_wrong_moment(folder: Path) -
     assert [event.number for event in read_events(folder.parent, 100)][-1] == 6
 
 
-async def test_a_journal_goes_on_where_its_files_were_moved_by_half(
+async def test_a_journal_goes_on_where_its_file_could_not_be_moved(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal.open(folder, most=4)
@@ -270,7 +270,7 @@ async def test_a_journal_goes_on_where_its_files_were_moved_by_half(
     replace = Path.replace
 
     def fail(path: Path, target: Path) -> Path:
-        if path.name == "journal.next.jsonl":
+        if path.name == "journal.jsonl":
             raise OSError(errno.EIO, "Input/output error")
         return replace(path, target)
 

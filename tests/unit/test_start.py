@@ -157,7 +157,7 @@ def test_a_short_answer_needs_next_to_nothing(tmp_path: Path, plain: set[str], f
     command = [sys.executable, "-c", PROGRAM, str(file), flag]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     found = modules(file, unlike=plain)
-    assert below("trionat", found) <= {"cli", "log", "text", "version"}
+    assert below("trionat", found) <= {"cli", "log", "system", "text", "version"}
     assert below("trionat.cli", found) == {"command_line", "output", "target"}
     assert "trio" not in found
 

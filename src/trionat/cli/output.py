@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import queue
-import select
 import sys
 import threading
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ import attrs
 import typer
 
 from trionat.log import get_logger
+from trionat.system import wait_for_room
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -96,7 +96,7 @@ def _write_past_buffer(stream: TextIO, text: str) -> None:
         try:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:  # somebody has made it non-blocking, for all who share it
-            select.select([], [descriptor], [])
+            wait_for_room(descriptor)
 
 
 def _abandon(stream: TextIO) -> None:

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +30,7 @@ from trionat.errors import (
 )
 from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
+from trionat.system import open_file, raise_descriptor_limit
 from trionat.text import quoted, strip_around
 from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)  # Windows has none
-
-_OPEN_MAX: Final = 10240
-"""What macOS allows, whose hard limit tells of more (setrlimit(2), OPEN_MAX)."""
 
 _LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _OTHER_WORDS: Final = {"WARN": "WARNING", "FATAL": "CRITICAL"}
@@ -79,7 +77,7 @@ def run_until_signalled(
     `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
     """
     code = ExitCode.BUG
-    _allow_all_descriptors()
+    raise_descriptor_limit()  # every visitor takes two, and the usual soft limit is only 1024, or 256
     try:
         with (
             reserved or nullcontext(),
@@ -101,21 +99,6 @@ def find_service_manager() -> Notification | None:
     from trionat.service_manager.notification import Notification  # noqa: PLC0415 - seldom
 
     return Notification.take(os.environ)
-
-
-def _allow_all_descriptors() -> None:
-    """Use as many descriptors as the system allows: every visitor takes two, and the usual soft limit is only 1024, or 256."""
-    try:
-        import resource  # noqa: PLC0415 - POSIX only
-    except ImportError:
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return
-    for wanted in (hard, _OPEN_MAX):
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return
 
 
 def _logging(
@@ -149,8 +132,8 @@ def _open_log_file(log_file: str, mode: int) -> tuple[Path, int | None]:
         ) from error
     try:
         # Without waiting for the reader of a pipe.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
-        descriptor = os.open(filename, flags, mode)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        descriptor = open_file(filename, flags, mode, waiting=False)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise StartupError(
@@ -195,7 +178,7 @@ async def _run(
             nonlocal code
             watched = [signal.SIGINT, signal.SIGTERM]
             if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:  # nohup(1)
-                watched.append(signal.SIGHUP)
+                watched.append(signal.Signals(_HANGUP))
             with trio.open_signal_receiver(*watched) as signals:
                 task_status.started()
                 async for number in signals:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -28,6 +27,7 @@ from trionat.service_manager.daemon import (
     find_program,
 )
 from trionat.service_manager.manager import ServiceManager, find_manager
+from trionat.system import is_root
 
 service_app = App(help="Have the system keep a server or a client up: systemd, launchd, Windows.")
 
@@ -206,7 +206,7 @@ def _with_whole_paths(arguments: list[str]) -> Iterable[str]:
 
 
 def _is_for_machine(wanted: bool | None) -> bool:
-    return getattr(os, "geteuid", lambda: 1)() == 0 if wanted is None else wanted
+    return is_root() if wanted is None else wanted
 
 
 def _find(manager: ServiceManager, name: str | None) -> str:

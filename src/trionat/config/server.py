@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -38,6 +37,7 @@ from trionat.config.values import (
     wrong_with_servers,
 )
 from trionat.networks import Network, parse_network
+from trionat.system import count_processors
 from trionat.text import counted
 
 if TYPE_CHECKING:
@@ -55,13 +55,6 @@ class _Unnamed(tuple[Network, ...]):
 
 LOOPBACK: Final = _Unnamed((parse_network("127.0.0.0/8"), parse_network("::1")))
 """Of this machine alone."""
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 JSON_LINES: Final = "json"
@@ -577,7 +570,7 @@ class ServerConfig:
     @property
     def worker_count(self) -> int:
         """How many processes share the work."""
-        return self.workers if self.workers != AUTO else _processors()
+        return self.workers if self.workers != AUTO else count_processors()
 
     @property
     def effective_http_addr(self) -> TCPAddress | None:

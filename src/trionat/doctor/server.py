@@ -34,7 +34,7 @@ def check_server(host: Host) -> list[Finding]:
         ]
     host.is_up = True
     server = snapshot.server
-    text = f"trionat {server.version} is up since {server.since}, {counted(len(snapshot.sessions), 'session')} of {server.session_limit}, {counted(server.ports_free, 'visit port')} free"
+    text = f"trionat {server.version} is up since {server.since}, {counted(len(snapshot.sessions), 'session')} of {server.session_limit}, {counted(server.ports_free or 0, 'visit port')} free"
     if server.stopping:
         return [
             warning(f"{text}; it stops, and lets nobody in", "start it anew when it has stopped")

@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import queue
-import select
 import stat
 import threading
 import time
@@ -25,6 +24,7 @@ import attrs
 
 from trionat.log.logger import context
 from trionat.log.record import Event, mask_secrets, render_json, render_text
+from trionat.system import wait_for_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -152,9 +152,7 @@ class Terminal:
             try:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:  # somebody has made it non-blocking, for all who share it
-                room = select.poll()
-                room.register(self._fd, select.POLLOUT)
-                room.poll()
+                wait_for_room(self._fd)
 
     def close(self) -> None:
         """Give up the descriptor; the stream belongs to the caller."""
@@ -200,7 +198,7 @@ class Pipe:
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
-                if not select.select([], [self._descriptor], [], self._patience)[1]:
+                if not wait_for_room(self._descriptor, self._patience):
                     self._patience = 0.0
                     return data
             else:

@@ -44,6 +44,7 @@ from trionat.server.state_folder import (
 from trionat.server.tally import Tally
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
+from trionat.system import has_unix_sockets
 from trionat.text import counted
 from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
@@ -114,7 +115,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         StoreUnavailableError: the accounts cannot be asked for.
     """
     stopping = trio.Event() if stopping is None else stopping
-    if config.worker_count > 1 and not hasattr(socket, "AF_UNIX"):
+    if config.worker_count > 1 and not has_unix_sockets():
         raise StartupError(
             "Server.Workers: several processes need Unix sockets, which Python does not have on Windows: leave it out, or write 1"
         )

@@ -13,6 +13,7 @@ from trionat.errors import StartupError
 from trionat.service_manager.daemon import DESCRIPTORS, STOP_TIMEOUT
 from trionat.service_manager.manager import DaemonState
 from trionat.service_manager.plan import Command, File, Plan, run
+from trionat.system import find_user_id
 
 if TYPE_CHECKING:
     from trionat.service_manager.daemon import Daemon
@@ -126,7 +127,7 @@ def _library() -> Path:
 
 
 def _uid() -> int:
-    try:
-        return os.getuid()
-    except AttributeError:  # Windows
-        raise StartupError("launchd is there on macOS only") from None
+    number = find_user_id()
+    if number is None:
+        raise StartupError("launchd is there on macOS only")
+    return number

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from trionat.log import get_logger
+from trionat.system import has_unix_sockets, open_unix_socket
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -40,7 +41,7 @@ class Notification:
         """Return the way that this process was started with, and take it out of the environment, so that no child speaks in its name; None where there is none."""
         address = environ.pop("NOTIFY_SOCKET", "")
         usec, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-        if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
+        if not address.startswith(("/", "@")) or not has_unix_sockets():
             return None
         mine = pid in {"", str(os.getpid())}
         watchdog = int(usec) / 1e6 if usec.isdecimal() and int(usec) and mine else None
@@ -73,7 +74,7 @@ class Notification:
 
     def _tell(self, message: str) -> None:
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way:
+            with open_unix_socket(socket.SOCK_DGRAM) as way:
                 way.setblocking(False)
                 way.connect(self._address)
                 way.send(message.encode("utf-8", "replace"))

@@ -14,6 +14,7 @@ import trio
 
 from trionat.errors import StartupError
 from trionat.log import get_logger
+from trionat.system import duplicate_from, find_descriptor_limit
 
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
@@ -31,16 +32,6 @@ REFUSED_AT_ONCE: Final = 64
 
 # Neither visitors nor tunnels: a control connection, a name server's, files that are written. Chosen.
 _SPARE: Final = 4
-
-
-def _limit() -> int | None:
-    """Return how many descriptors this process may have; None where there is no limit, or the system does not tell."""
-    try:
-        import resource  # noqa: PLC0415 - POSIX only
-    except ImportError:
-        return None
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _in_use() -> int:
@@ -62,7 +53,7 @@ def left() -> int:
         in_use = _in_use()
     except OSError:
         return 0
-    limit = _limit()
+    limit = find_descriptor_limit()
     if limit is None:
         return sys.maxsize
     # FreeBSD without fdescfs lists the first three only.
@@ -87,7 +78,7 @@ def require(needed: int, what: str) -> None:
     Raises:
         StartupError: it may not; the message has the limit that is needed.
     """
-    limit = _limit()
+    limit = find_descriptor_limit()
     if limit is None:
         return
     enough = (limit - left() + needed) * 8 // 7 + 1
@@ -100,7 +91,7 @@ def require(needed: int, what: str) -> None:
 
 def warn_if_short(needed: int, what: str) -> None:
     """Log what would not fit, where this process may not have so many more descriptors."""
-    if (missing := needed - left()) > 0 and (limit := _limit()) is not None:
+    if (missing := needed - left()) > 0 and (limit := find_descriptor_limit()) is not None:
         log.warning(
             "descriptors are too few for what is configured: raise the limit (ulimit -n, under systemd LimitNOFILE)",
             limit=limit,
@@ -115,7 +106,7 @@ def _for_visitors() -> int | None:
     Of those that are free when all listeners are open, a quarter is left for what visitors need (tunnels), for clients that come
     back, and for files; at least an eighth of all. Chosen, not measured.
     """
-    limit = _limit()
+    limit = find_descriptor_limit()
     return None if limit is None else limit - max(left() // 4, limit // 8)
 
 
@@ -124,7 +115,7 @@ def is_for_control(descriptor: int) -> bool:
 
     Without that, tunnels for waiting visitors would take all that visitors leave. Chosen, not measured.
     """
-    limit = _limit()
+    limit = find_descriptor_limit()
     return limit is not None and descriptor >= limit * 15 // 16
 
 
@@ -154,7 +145,7 @@ class Descriptors:
 
     def beside_visitors(self, most: int) -> int:
         """Return how many may be set aside, at most `most`: half of what visitors leave free, but for what is for control connections."""
-        limit = _limit()
+        limit = find_descriptor_limit()
         if limit is None or self.for_visitors is None:
             return most
         return max(1, min(most, (limit * 15 // 16 - self.for_visitors) // 2))
@@ -164,13 +155,10 @@ class Descriptors:
 
         Where that cannot be, it stays as it is.
         """
-        if sys.platform == "win32" or self.for_visitors is None:
+        if self.for_visitors is None:
             return sock
-        import fcntl  # noqa: PLC0415 - POSIX only
-
-        try:
-            number = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, self.for_visitors)
-        except OSError:
+        number = duplicate_from(sock.fileno(), self.for_visitors)
+        if number is None:
             return sock
         sock.close()
         aside = socket.socket(fileno=number)

@@ -18,6 +18,7 @@ import trio
 
 from trionat.address import TCPAddress, UnixAddress
 from trionat.errors import ConnectionLostError
+from trionat.system import has_unix_sockets, open_unix_socket
 from trionat.text import quoted
 from trionat.transport.endpoint import set_no_delay, set_stream_options
 from trionat.transport.isolation import leaves
@@ -248,9 +249,9 @@ async def _connect_numeric(address: TCPAddress) -> socket.socket:
 
 
 async def _connect_unix(address: UnixAddress) -> socket.socket:
-    if not hasattr(socket, "AF_UNIX"):
+    if not has_unix_sockets():
         raise OSError(f"this platform has no Unix sockets: {address}")
-    sock = socket.socket(socket.AF_UNIX)
+    sock = open_unix_socket()
     try:
         sock.setblocking(False)
         while True:

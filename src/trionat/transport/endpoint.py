@@ -10,13 +10,13 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from trionat.errors import ConnectionLostError
+from trionat.transport import kernel
 from trionat.transport.readiness import open_readiness
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ TLS_RECORD_BYTES: Final = 16 * 1024
 MORE_LIKELY_BYTES: Final = 16 * 1024
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-
-# tcpi_retransmits, tcpi_probes, tcpi_unacked (segments) and tcpi_last_ack_recv (milliseconds ago) of Linux's struct tcp_info
-# (linux/tcp.h).
-_TCP_INFO: Final = struct.Struct("=2xBB20xI28xI")
 
 
 class Endpoint(Protocol):
@@ -140,20 +136,11 @@ class SocketBase:
 
     def limit_silence(self, seconds: float) -> None:
         """See `Endpoint`."""
-        if hasattr(socket, "TCP_USER_TIMEOUT") and _is_tcp(self.sock):
-            milliseconds = round(seconds * 1000)
-            with suppress(OSError):
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        kernel.limit_silence(self.sock, seconds)
 
     def silent_for(self) -> float:
         """See `Endpoint`."""
-        if sys.platform != "linux" or self.sock.fileno() < 0 or not _is_tcp(self.sock):
-            return 0.0
-        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        repeated, probes, unacknowledged, milliseconds = _TCP_INFO.unpack(info)
-        # A kernel without room for a segment leaves it unacknowledged, but answers: then neither is counted.
-        owes = (unacknowledged and repeated) or probes
-        return milliseconds / 1000 if owes else 0.0
+        return kernel.silent_for(self.sock)
 
     def fileno(self) -> int:
         """See `Endpoint`."""
@@ -168,7 +155,7 @@ class SocketBase:
     def reset(self) -> None:
         """See `Endpoint`."""
         if self.sock.fileno() >= 0:
-            if _is_tcp(self.sock):
+            if kernel.is_tcp(self.sock):
                 with suppress(OSError):  # EINVAL on macOS and BSD: the peer has reset it already
                     self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.close()
@@ -189,10 +176,6 @@ class SocketEndpoint(SocketBase):
         return socket.socket(fileno=self.sock.detach())
 
 
-def _is_tcp(sock: socket.socket) -> bool:
-    return sock.family in (socket.AF_INET, socket.AF_INET6)
-
-
 def set_no_delay(sock: socket.socket) -> None:
     """Have small TCP writes leave at once. Never fails, as `set_stream_options`."""
     with suppress(OSError):
@@ -207,7 +190,7 @@ def set_stream_options(sock: socket.socket) -> None:
     connections inherit all of it on Linux. Never fails: a connection that the peer has reset takes no options on macOS and BSD,
     and is told as lost by the first read.
     """
-    if not _is_tcp(sock):
+    if not kernel.is_tcp(sock):
         return
     with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -215,9 +198,6 @@ def set_stream_options(sock: socket.socket) -> None:
         for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
             if hasattr(socket, option):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-INHERITS_OPTIONS: Final = sys.platform == "linux"
 
 
 async def send_all(endpoint: Endpoint, data: bytes | memoryview) -> None:

@@ -14,7 +14,8 @@ from trionat.errors import StartupError
 from trionat.networks import plain_host
 from trionat.transport.descriptors import SHORTAGE
 from trionat.transport.dial import ephemeral_ports, is_localhost, is_numeric
-from trionat.transport.endpoint import INHERITS_OPTIONS, set_stream_options
+from trionat.transport.endpoint import set_stream_options
+from trionat.transport.kernel import INHERITS_OPTIONS
 from trionat.transport.readiness import open_readiness
 
 if TYPE_CHECKING:

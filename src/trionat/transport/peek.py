@@ -11,6 +11,7 @@ from trionat.errors import ConnectionLostError
 from trionat.protocol.dialect import detect_dialect
 from trionat.protocol.frames import HEADER_BYTES
 from trionat.transport.endpoint import lost
+from trionat.transport.kernel import is_half_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,21 +51,11 @@ async def peek(sock: socket.socket, size: int, tell: Callable[[bytes], T | None]
             raise lost(error) from error
         if (told := tell(first)) is not None:
             return told
-        if not first or (len(first) == seen and _is_half_closed(sock)):
+        # Peeking cannot see an end behind bytes; the kernel can. Where it does not tell, the caller's deadline ends it.
+        if not first or (len(first) == seen and is_half_closed(sock)):
             raise ConnectionLostError(
                 f"the peer closed the connection after {max(len(first), 0)} bytes"
             )
         seen = len(first)
         await trio.sleep(interval)
         interval = min(2 * interval, _LONGEST_PEEK_INTERVAL)
-
-
-def _is_half_closed(sock: socket.socket) -> bool:
-    """Tell whether the peer has ended its direction, behind bytes that are still unread.
-
-    Peeking cannot see an end behind bytes; the kernel's state of the connection can (tcp(7), TCP_INFO, its first byte).
-    """
-    close_wait = 8
-    if not hasattr(socket, "TCP_INFO") or sock.family == getattr(socket, "AF_UNIX", None):
-        return False  # then the caller's deadline ends it
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == close_wait

@@ -6,14 +6,15 @@ Whoever may open the socket may do everything that can be asked for, so it is th
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from trionat.errors import StartupError
 from trionat.log import get_logger
+from trionat.system import has_unix_sockets, open_unix_socket
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Generator
     from pathlib import Path
 
@@ -41,10 +42,10 @@ def open_admin_socket(folder: Path) -> Generator[socket.socket | None]:
     A socket that a server left behind which was killed is replaced. Where there can be none, gives None: the server does
     not need it.
     """
-    if not hasattr(socket, "AF_UNIX"):  # Python on Windows
+    if not has_unix_sockets():
         yield None
         return
-    with socket.socket(socket.AF_UNIX) as listening:
+    with open_unix_socket() as listening:
         path = folder / SOCKET_NAME
         try:
             path.unlink(missing_ok=True)
@@ -73,11 +74,11 @@ def call(folder: Path, request: bytes) -> bytes:
     Raises:
         StartupError: there is no server, or it does not answer.
     """
-    if not hasattr(socket, "AF_UNIX"):
+    if not has_unix_sockets():
         raise StartupError(
             "this needs Unix sockets, which Python does not have on Windows: see the server's log"
         )
-    with socket.socket(socket.AF_UNIX) as sock:
+    with open_unix_socket() as sock:
         sock.settimeout(_PATIENCE)
         try:
             with _reachable(folder) as name:

@@ -28,6 +28,7 @@ from trionat.server.events.event import (
 )
 from trionat.signals import Signal
 from trionat.store.private_file import hold_lock, is_there
+from trionat.system import find_user_id, open_file, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -95,8 +96,9 @@ def command_line_actor() -> Actor:
     """Return who has started this process, also where sudo was in between."""
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in a container
-        name = f"user {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+    except (KeyError, OSError, ImportError):  # a number without a name, as in a container
+        number = find_user_id()
+        name = "unknown" if number is None else f"user {number}"
     return Actor(by=COMMAND_LINE, name=os.environ.get("SUDO_USER") or name)
 
 
@@ -160,7 +162,7 @@ def append_entries(
         try:
             if is_there(path) and path.stat().st_size >= most:
                 _move_on(path, files)
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = open_file(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 _write(descriptor, b"".join(lines))
             finally:
@@ -175,7 +177,7 @@ def _line(values: dict[str, Any]) -> bytes:
 
 def _write(descriptor: int, data: bytes) -> None:
     size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+    if size and read_at(descriptor, 1, size - 1) != b"\n":
         data = b"\n" + data  # behind a line that a power cut has cut off
     try:
         while data:

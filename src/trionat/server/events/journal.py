@@ -24,6 +24,7 @@ from trionat.log import get_logger
 from trionat.server.events.event import Event
 from trionat.signals import AutoResetEvent, Signal
 from trionat.store.private_file import is_there, make_private_folder, read_private, write_private
+from trionat.system import open_file, write_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -42,7 +43,6 @@ _COMPLAIN_INTERVAL: Final = 60.0
 
 _NEWER: Final = "journal.jsonl"
 _OLDER: Final = "journal.older.jsonl"
-_NEXT: Final = "journal.next.jsonl"
 _POSITIONS: Final = "positions.json"
 
 
@@ -75,7 +75,7 @@ class JournalFile:
         """Open it behind its last whole line."""
         path = folder / _NEWER
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_file(path, os.O_RDWR | os.O_CREAT, 0o600)
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read()
             size = content.rfind(b"\n") + 1
@@ -96,7 +96,7 @@ class JournalFile:
         done = 0
         try:
             while done < len(data):
-                done += os.pwrite(self.descriptor, data[done:], self.size + done)
+                done += write_at(self.descriptor, data[done:], self.size + done)
             os.fsync(self.descriptor)
         except OSError:
             with suppress(OSError):
@@ -107,21 +107,18 @@ class JournalFile:
 
     def _begin_anew(self) -> None:
         """Have the newer file be the older one, in its place. Where that fails, it goes on from there the next time."""
-        newer, following = self.folder / _NEWER, self.folder / _NEXT
-        descriptor = os.open(following, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            with suppress(FileNotFoundError):  # moved before something has failed
-                newer.replace(self.folder / _OLDER)
-            following.replace(newer)
-        except OSError:
-            os.close(descriptor)
-            raise
-        os.close(self.descriptor)
-        self.descriptor, self.count, self.size = descriptor, 0, 0
+        newer = self.folder / _NEWER
+        self.close()  # Windows renames nothing that is open
+        with suppress(FileNotFoundError):  # moved before something has failed
+            newer.replace(self.folder / _OLDER)
+        self.descriptor = open_file(newer, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        self.count, self.size = 0, 0
 
     def close(self) -> None:
-        """Close it."""
-        os.close(self.descriptor)
+        """Close it, unless that has happened."""
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
 
 
 @attrs.frozen

@@ -18,6 +18,7 @@ from trionat.config.server import COMBINED
 from trionat.errors import StartupError
 from trionat.log import get_logger
 from trionat.signals import Signal
+from trionat.system import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +35,6 @@ _LINGER: Final = 0.2
 """Seconds for which lines are gathered."""
 
 _COMPLAIN_INTERVAL: Final = 60.0
-
-_NOT_BLOCKING: Final[int] = getattr(
-    os, "O_NONBLOCK", 0
-)  # Windows has no pipes with names in folders
 
 _MOST_TARGET: Final = 2048
 _MOST_WORDS: Final = 512
@@ -187,8 +184,8 @@ class AccessLog:
             self._rest = data[done : data.index(b"\n", done) + 1] if cut else b""
 
     def _open(self) -> None:
-        self._descriptor = os.open(
-            self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOT_BLOCKING, 0o640
+        self._descriptor = open_file(
+            self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640, waiting=False
         )  # a pipe that nobody reads would hold up the start
 
     def _is_ours(self, descriptor: int) -> bool:

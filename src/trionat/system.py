@@ -1,0 +1,158 @@
+"""What not every system has, each in one place, with what stands in for it.
+
+Nothing here asks what the system is called, only what Python has on it: so a test can take one thing away and see the other way taken.
+`docs/platforms.md` lists these, and the few that stay where they are used.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MACOS_MOST_DESCRIPTORS: Final = 10240
+"""What macOS allows, whose hard limit tells of more (setrlimit(2), OPEN_MAX)."""
+
+
+# --- sockets ---
+
+
+def has_unix_sockets() -> bool:
+    """Tell whether Python has Unix sockets: on Windows it has none."""
+    return hasattr(socket, "AF_UNIX")
+
+
+def is_unix(sock: socket.socket) -> bool:
+    """Tell whether that is a Unix socket."""
+    return sock.family == getattr(socket, "AF_UNIX", None)
+
+
+def open_unix_socket(kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """Return a new Unix socket, which no child inherits.
+
+    Raises:
+        OSError: there are none, or there is no descriptor left.
+    """
+    family: int | None = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        raise OSError("this platform has no Unix sockets")
+    return socket.socket(family, kind)
+
+
+# --- processes and users ---
+
+
+def count_processors() -> int:
+    """Return how many processors this process may use; all of the machine's, where the system does not tell that."""
+    allowed: Any = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
+def find_user_id() -> int | None:
+    """Return the number of the user who has started this process; None where users have none."""
+    ask: Any = getattr(os, "getuid", None)
+    return None if ask is None else int(ask())
+
+
+def is_root() -> bool:
+    """Tell whether this process may do everything; False where the system does not tell."""
+    ask: Any = getattr(os, "geteuid", None)
+    return ask is not None and ask() == 0
+
+
+# --- descriptors ---
+
+
+def find_descriptor_limit(*, at_most: bool = False) -> int | None:
+    """Return how many descriptors this process may have, or `at_most`, when it has raised that; None where there is no limit, or the system does not tell."""
+    resource = _resource()
+    if resource is None:
+        return None
+    limit = int(resource.getrlimit(resource.RLIMIT_NOFILE)[at_most])
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many descriptors as the system allows; where it tells of no limit, nothing happens."""
+    resource = _resource()
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    for wanted in (hard, _MACOS_MOST_DESCRIPTORS):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
+
+
+def duplicate_from(descriptor: int, lowest: int) -> int | None:
+    """Return a second descriptor of the same open file, with a number from `lowest` on, which no child inherits; None where that cannot be had."""
+    try:
+        import fcntl  # noqa: PLC0415 - POSIX only
+    except ImportError:
+        return None
+    with suppress(OSError):
+        return int(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest))
+    return None
+
+
+def _resource() -> Any:
+    try:
+        import resource  # noqa: PLC0415 - POSIX only
+    except ImportError:
+        return None
+    return resource
+
+
+def wait_for_room(descriptor: int, timeout: float | None = None) -> bool:
+    """Block until something can be written, for at most `timeout` seconds; tell whether it can be.
+
+    `poll` takes a descriptor of any number; `select`, which Windows has alone, none above 1023, and there only sockets.
+    """
+    make: Any = getattr(select, "poll", None)
+    if make is None:
+        return bool(select.select([], [descriptor], [], timeout)[1])
+    room = make()
+    room.register(descriptor, getattr(select, "POLLOUT", 0))
+    return bool(room.poll(None if timeout is None else timeout * 1000))
+
+
+# --- files ---
+
+
+def open_file(path: str | Path, flags: int, mode: int = 0o666, *, waiting: bool = True) -> int:
+    """Open a file for bytes, as `os.open` does: unless it is told so, that writes other line ends on Windows.
+
+    Without `waiting`, a pipe that nobody reads fails at once, where the system has pipes with names.
+
+    Raises:
+        OSError, ValueError: as `os.open`.
+    """
+    flags |= getattr(os, "O_BINARY", 0)
+    if not waiting:
+        flags |= getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags, mode)
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Read at a place of a file that nobody else reads or writes meanwhile by this descriptor; where that moves on is not said."""
+    read: Any = getattr(os, "pread", None)
+    if read is not None:
+        return bytes(read(descriptor, size, offset))
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> int:
+    """Write at a place of a file, as `read_at`; return how much of it was written."""
+    write: Any = getattr(os, "pwrite", None)
+    if write is not None:
+        return int(write(descriptor, data, offset))
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.write(descriptor, data)
