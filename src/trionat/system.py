@@ -93,13 +93,33 @@ def raise_descriptor_limit() -> None:
 
 def duplicate_from(descriptor: int, lowest: int) -> int | None:
     """Return a second descriptor of the same open file, with a number from `lowest` on, which no child inherits; None where that cannot be had."""
-    try:
-        import fcntl  # noqa: PLC0415 - POSIX only
-    except ImportError:
+    fcntl = _fcntl()
+    if fcntl is None:
         return None
     with suppress(OSError):
         return int(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest))
     return None
+
+
+def count_free_files(path: Path) -> int | None:
+    """Return how many more files a file system takes; None where it has no such bound, or the system does not tell.
+
+    Raises:
+        OSError: It cannot be asked.
+    """
+    ask: Any = getattr(os, "statvfs", None)
+    if ask is None:
+        return None
+    told = ask(path)
+    return int(told.f_favail) if told.f_files else None
+
+
+def _fcntl() -> Any:
+    try:
+        import fcntl  # noqa: PLC0415 - POSIX only
+    except ImportError:
+        return None
+    return fcntl
 
 
 def _resource() -> Any:

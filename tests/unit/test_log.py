@@ -611,10 +611,10 @@ def test_what_is_kept_in_memory_holds_no_exception_and_no_frame() -> None:
 def test_a_traceback_is_kept_in_words(expected_errors: list[logging.LogRecord]) -> None:
     with keep_tail() as tail:
         try:
-            raise ValueError("half \ud800 a pair")
+            raise ValueError("a reason")
         except ValueError:
             LOG.exception("a bug")
         ((_, values),) = tail.read()
     assert len(expected_errors) == 1
-    assert values["exception"].endswith("half \ud800 a pair")
+    assert values["exception"].endswith("a reason")
     assert "test_a_traceback_is_kept_in_words" in values["exception"]

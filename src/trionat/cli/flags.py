@@ -56,9 +56,9 @@ def with_flags(*sections: type[Any]) -> Callable[[Callable[..., None]], Callable
         @as_typed(*keys, "arguments", "config")
         def wrapper(**given: Any) -> None:
             flags: Flags = {key.path: _text(given.pop(name)) for name, key in keys.items()}
-            if (config := given.pop("config")) is not None:
-                config = Path(config)
-            command(flags=flags, config=config, **given)
+            if given.get("config") is not None:
+                given["config"] = Path(given["config"])
+            command(flags=flags, **given)
 
         own = [
             p

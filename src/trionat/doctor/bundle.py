@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
 from trionat.errors import StartupError
+from trionat.system import is_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -95,8 +96,7 @@ def machine(environ: Mapping[str, str]) -> str:
         f"machine {platform.machine()}, {os.cpu_count()} processors",
         f"encoding {sys.getfilesystemencoding()}, standard output {getattr(sys.stdout, 'encoding', None)}",
     ]
-    if hasattr(os, "geteuid"):
-        lines.append(f"user {'root' if os.geteuid() == 0 else 'not root'}")
+    lines.append(f"user {'root' if is_root() else 'not root'}")
     names = [
         name for name in environ if name.startswith("TRIONAT_") or name.lower().endswith("_proxy")
     ]

@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Final
 
 from trionat.doctor.finding import Finding, fine, unknown, warning, wrong
+from trionat.system import count_free_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +28,7 @@ def check_disk(folder: Path, what: str) -> list[Finding]:
         place = place.parent
     try:
         free = shutil.disk_usage(place).free
-        files = os.statvfs(place).f_favail if hasattr(os, "statvfs") else _LEAST_FILES
-        total = os.statvfs(place).f_files if hasattr(os, "statvfs") else 0
+        files = count_free_files(place)
     except OSError as error:
         return [unknown(f"{place}: {error.strerror}")]
     if not os.access(place, os.W_OK):
@@ -41,7 +41,7 @@ def check_disk(folder: Path, what: str) -> list[Finding]:
     told = f"{free / 2**20:,.0f} MiB free for {what}"
     if free < _LEAST:
         return [wrong(f"{place}: {told}", "make room there: what cannot be written is lost")]
-    if total and files < _LEAST_FILES:
+    if files is not None and files < _LEAST_FILES:
         return [wrong(f"{place}: no more than {files} files can be made", "remove some there")]
     if free < _LITTLE:
         return [warning(f"{place}: {told}", "make room there soon")]

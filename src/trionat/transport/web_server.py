@@ -5,8 +5,6 @@ Imported only by what serves pages: it brings anycorn, which is not installed ev
 
 from __future__ import annotations
 
-import socket
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +15,11 @@ from trionat.errors import PeerError
 from trionat.log import get_logger
 from trionat.networks import network_of
 from trionat.transport.isolation import isolated, leaves
+from trionat.transport.kernel import limit_silence
 from trionat.transport.web_connection import WebConnection
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Callable, Iterable
 
@@ -57,11 +57,7 @@ class WebServer:
 
     async def serve(self) -> None:
         """Serve until cancelled, which ends all connections at once, also those whose peers read nothing."""
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            with suppress(OSError):  # its connections inherit it
-                self.listener.sock.setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD * 1000
-                )
+        limit_silence(self.listener.sock, _UNHEARD)  # its connections inherit it
         async with trio.open_nursery() as nursery:
             await self.listener.serve(partial(self._accept, nursery), self.descriptors)
 
