@@ -34,7 +34,7 @@ def test_it_is_imported_only_where_it_is_used() -> None:
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "coredis", None)
-    with pytest.raises(StartupError, match=r"run pip install 'trionat\[cluster\]'"):
+    with pytest.raises(StartupError, match=r"run pip install '\.\[cluster\]'"):
         require_library()
 
 

@@ -166,7 +166,8 @@ def _choose(
     if command not in {each.partition(" ")[0] for each in FROM_AFAR}:
         reason = f"{command} does not go with it: {', '.join(FROM_AFAR)} do"
         raise ConfigError(Problem("--server", reason))
-    return Remote.read(server, token_file, fingerprint)
+    file = None if token_file is None else Path(token_file)  # as it was typed
+    return Remote.read(server, file, fingerprint)
 
 
 def main() -> None:
