@@ -20,6 +20,7 @@ from trionat.cli.kick import kick
 from trionat.cli.limits import limit
 from trionat.cli.local_server import told
 from trionat.cli.output import say
+from trionat.cli.reload import reload
 from trionat.cli.remote import CHOSEN, COMMANDS, Remote
 from trionat.cli.serve import serve
 from trionat.cli.service import service_app
@@ -46,6 +47,7 @@ app.command()(status)
 app.command()(tasks)
 app.command()(kick)
 app.command()(drain)
+app.command()(reload)
 app.add_typer(events_app, name="events")
 app.add_typer(db_app, name="db")
 app.add_typer(cluster_app, name="cluster")

@@ -72,8 +72,15 @@ class KickVisitor:
     number: int
 
 
+@attrs.frozen
+class AskReload:
+    """Asks that the configuration be read again, for a `Reloaded`."""
+
+    word: ClassVar[str] = "reload"
+
+
 Kick: TypeAlias = KickUser | KickSession | KickVisitor
-Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | Kick
+Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | AskReload | Kick
 
 
 @attrs.frozen(kw_only=True)
@@ -198,6 +205,8 @@ def decode_request(line: bytes) -> Request:
             return AskDrain()
         case AskWhere.word:
             return AskWhere(fields.text("name"))
+        case AskReload.word:
+            return AskReload()
         case KickUser.word:
             return KickUser(fields.text("name"))
         case KickSession.word:

@@ -98,6 +98,12 @@ class Leases:
         self.registry.on_lost = self.lose
         self.registry.on_moved = self.hand_over
 
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on; what a client has at once, from its next session on."""
+        self.config = config
+        self.send_memory.limit = config.resume_memory_total
+        self.changed.notify()  # there may be more slots and ports, and leases may end sooner
+
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self.by_key.values()))
 
@@ -265,6 +271,9 @@ class Leases:
             self.changed.notify()
 
     def _occupied(self, lease: Lease) -> None:
+        lease.queue.most_waiting = self.config.max_waiting_visitors
+        lease.queue.most_present = self.config.max_visitors
+        lease.send_memory.limit = self.config.resume_memory
         self.registry.occupy(self._claims[lease.key], occupied=True)
 
     def evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:

@@ -62,6 +62,11 @@ class Admission:
     _present: dict[LeaseKey, QueuedClient] = attrs.field(init=False, factory=lambda: {})
     _queue: list[QueuedClient] = attrs.field(init=False, factory=lambda: [])
 
+    def take_config(self, config: ServerConfig, elsewhere: tuple[TCPAddress, ...]) -> None:
+        """These count from now on."""
+        self.config, self.elsewhere = config, elsewhere
+        self.leases.changed.notify()
+
     @property
     def queue(self) -> tuple[QueuedClient, ...]:
         """Those who wait, in their order."""

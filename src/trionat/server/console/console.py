@@ -111,8 +111,23 @@ class Console:
     stopping: trio.Event
     sections: Mapping[str, Any]
     origins: Mapping[str, str]
+    _context: Context | None = attrs.field(init=False, default=None)
+    _guard: Guard | None = attrs.field(init=False, default=None)
     _logins: Logins = attrs.field(init=False, factory=Logins)
     _connections: dict[Connection, None] = attrs.field(init=False, factory=lambda: {})
+
+    def take_config(
+        self, config: ServerConfig, tls: ssl.SSLContext, visit_ports: tuple[int, ...]
+    ) -> None:
+        """These count from now on, for requests and connections that come."""
+        self.config = config
+        self.ready = attrs.evolve(self.ready, visit_ports=visit_ports)
+        if self.door.tls is not None:
+            self.door = attrs.evolve(self.door, tls=tls)
+        if self._context is not None:
+            self._context.config, self._context.ready = config, self.ready
+        if self._guard is not None:
+            self._guard.take_config(config, self.ready)
 
     async def serve(self, commands: Commands) -> None:
         """Serve until the planned stop, or until cancelled. It is started anew after a bug."""
@@ -139,7 +154,7 @@ class Console:
         sampler = Sampler(commands)
         health = Health(self.store)
         exposition = await Exposition.open(self.config, commands, health.store_answers)
-        context = Context(
+        context = self._context = Context(
             config=self.config,
             ready=self.ready,
             state=self.state,
@@ -161,7 +176,7 @@ class Console:
             on_change=Trail(self.delivery.audit).note,
         )
         pages = await trio.to_thread.run_sync(page_routes)
-        app = Guard.of(make_application(context, pages), self.config, self.ready)
+        app = self._guard = Guard.of(make_application(context, pages), self.config, self.ready)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sampler.run, name="look at the server")
             nursery.start_soon(context.live.run, name="tell what changes")

@@ -71,6 +71,11 @@ class Guard:
         named = config.trusted_proxies if config.trusted_proxies != LOOPBACK else ()
         return cls(app, hosts_of(config, ready), Networks(named))
 
+    def take_config(self, config: ServerConfig, ready: Ready) -> None:
+        """This one counts from now on."""
+        again = self.of(self.app, config, ready)
+        self.hosts, self.trusted = again.hosts, again.trusted
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
         if scope["type"] != "http":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import trio
 
     from trionat.address import TCPAddress
+    from trionat.config.server import ServerConfig
     from trionat.server.control.context import ServerContext
     from trionat.server.control.login import Login
 
@@ -50,6 +51,11 @@ class ConnectionHandler:
         context = self.context
         self._log = ConnectionLog(context.refusals)
         self._acceptance = Acceptance(context.config, context.bans, context.refusals, context.tally)
+
+    def take_config(self, config: ServerConfig, tls: ssl.SSLContext) -> None:
+        """These count from now on, for connections that come."""
+        self.tls = tls
+        self._acceptance.take_config(config)
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is served in `nursery`."""

@@ -1,0 +1,284 @@
+"""Changing the configuration of a server that runs: what counts at once, what waits, and that nobody notices whom it does not concern."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+import trio
+
+from tests.e2e import running, services
+from trionat.config.reload import Reloaded
+from trionat.config.values import PORTS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.e2e.services import Service
+
+pytestmark = pytest.mark.limit(60)
+
+ANEW = ["env", "--default-signal=HUP", "setsid"]
+"""Without a terminal, as a service is, and whatever nohup(1) these tests run under."""
+
+
+@attrs.define(eq=False)
+class Configured(running.Server):
+    """A server with a file, and what it has been told to read again."""
+
+    file: Path = attrs.field(kw_only=True)
+
+    def write(self, **keys: object) -> None:
+        """Write the file anew, in one step."""
+        write(self.file, **keys)
+
+    async def reload(self) -> Reloaded:
+        """Run `trionat reload`, which does what is asked for."""
+        code, outcome, _ = await self.try_reload()
+        assert code == 0
+        return outcome
+
+    async def try_reload(self) -> tuple[int, Reloaded, str]:
+        """Run `trionat reload`; return its exit code, its answer, and what it has said besides."""
+        done = await services.run_trionat("reload", "--json", "--state-dir", self.state)
+        answer = done.stdout.decode()
+        return (
+            done.returncode,
+            Reloaded.of(json.loads(answer)) if answer else Reloaded(),
+            done.stderr.decode(),
+        )
+
+
+def write(file: Path, **keys: object) -> None:
+    lines = [f"  {key}: {json.dumps(value)}" for key, value in keys.items()]
+    new = file.with_suffix(".new")
+    new.write_text("\n".join(["Server:", *lines, ""]))
+    new.rename(file)
+
+
+@asynccontextmanager
+async def serve(folder: Path, *flags: str, **keys: object) -> AsyncIterator[Configured]:
+    """Run a server by a file with these keys."""
+    await trio.Path(folder).mkdir()
+    file, state, log_file = folder / "server.yml", folder / "state", folder / "server.log"
+    write(file, **keys)
+    async with services.trionat_process(
+        *("serve", "--json", "--controller-addr", "127.0.0.1:0", "--tunnel-addr", "127.0.0.1:0"),
+        *("--config", file, "--state-dir", state, "--log-name", log_file),
+        *flags,
+        stdin=b"",
+        cwd=folder,
+        inside=ANEW,
+    ) as process:
+        ready = await process.next_event("ready", within=running.START_TIMEOUT)
+        server = Configured(log_file, process, ready=ready, state=state, file=file)
+        yield server
+    server.check_end(ready["ticket"])
+
+
+def low_ports(count: int) -> list[int]:
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(services.free_low_port())
+    return sorted(ports)
+
+
+def written(*ports: int) -> str:
+    return PORTS.write(ports)
+
+
+@asynccontextmanager
+async def visiting(client: running.Client) -> AsyncIterator[trio.SocketStream]:
+    """Be a visitor all the while: what is said is answered before and after the block."""
+    async with await client.visit() as visitor:
+        assert await running.ask(visitor, b"before") == b"before"
+        yield visitor
+        assert await running.ask(visitor, b"and after") == b"and after"
+
+
+async def is_open(port: int) -> bool:
+    try:
+        await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+    except OSError:
+        return False
+    return True
+
+
+async def test_visit_ports_come_and_go_and_others_do_not_notice(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    first, second, third = low_ports(3)
+    async with serve(tmp_path / "s", VisitPort=[first, second]) as server:
+        one = running.client(tmp_path / "1", server.ticket, f"{echo_server}:{first}")
+        async with one as client, visiting(client) as visitor:
+            async with running.client(tmp_path / "2", server.ticket, echo_server) as other:
+                assert other.port() == second
+                server.write(VisitPort=[first, third])
+                outcome = await server.reload()
+                assert outcome == Reloaded(
+                    changed=(
+                        f"Server.VisitPort: {written(first, second)} -> {written(first, third)}",
+                    )
+                )
+                await other.process.next_event("disconnected", within=5)
+                await other.wait_connected()
+                assert other.port() == third
+                async with visiting(other):
+                    assert not await is_open(second)
+                    assert await running.ask(visitor, b"still") == b"still"
+                server.write(VisitPort=[first, second, third])
+                await server.reload()
+                assert await is_open(second)
+            await server.wait_record("visit ports changed", added=str(second))
+        sessions = [r for r in client.records if r["event"] == "connected again"]
+        assert not sessions
+
+
+async def test_a_wrong_file_changes_nothing_and_says_why(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    first, taken = low_ports(2)
+    async with serve(tmp_path / "s", VisitPort=first, VisitPortPolicy="require") as server:
+        async with running.client(tmp_path / "1", server.ticket, echo_server) as client:
+            async with visiting(client):
+                server.write(VisitPort=[first, taken], MaxVisitors="many", DenyVisitors="127.0.0.1")
+                code, outcome, _ = await server.try_reload()
+                assert code == 2
+                [problem] = outcome.problems
+                assert f"{server.file}:3: Server.MaxVisitors: 'many'" in problem
+                await server.wait_record(
+                    "the configuration was not reloaded: nothing has changed", reason=problem
+                )
+                assert not await is_open(taken)
+            async with visiting(client):  # nobody is denied
+                pass
+
+
+async def test_a_port_that_cannot_be_had_changes_nothing(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    first, free, taken = low_ports(3)
+    async with serve(tmp_path / "s", VisitPort=first, VisitPortPolicy="require") as server:
+        async with running.client(tmp_path / "1", server.ticket, echo_server) as client:
+            [listener] = await trio.open_tcp_listeners(taken, host="127.0.0.1")
+            async with listener, visiting(client):
+                keys: dict[str, Any] = {"DenyVisitors": "127.0.0.1"}
+                server.write(VisitPort=[first, free, taken], VisitPortPolicy="require", **keys)
+                code, outcome, _ = await server.try_reload()
+                assert code == 2
+                assert f"cannot listen on 127.0.0.1:{taken}" in outcome.problems[0]
+                assert not await is_open(free)
+            async with visiting(client):
+                pass
+            server.write(VisitPort=[first, free, taken], VisitPortPolicy="require")
+            await server.reload()
+            assert await is_open(taken)
+
+
+async def test_lists_and_limits_count_at_once_and_the_rest_is_named(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    [port] = low_ports(1)
+    async with serve(tmp_path / "s", VisitPort=port) as server:
+        async with running.client(tmp_path / "1", server.ticket, echo_server) as client:
+            async with visiting(client):
+                server.write(
+                    VisitPort=port,
+                    DenyVisitors="127.0.0.0/8",
+                    MaxVisitors=7,
+                    Workers=2,
+                    LogLevel="debug",
+                    PagesDir="nowhere",
+                    Domain="tunnel.example.com",
+                )
+                outcome = await server.reload()
+                assert outcome.changed == (
+                    "Server.LogLevel: INFO -> DEBUG",
+                    "Server.DenyVisitors: nobody -> 127.0.0.0/8",
+                )
+                assert outcome.new_sessions == ("Server.MaxVisitors: 1024 -> 7",)
+                assert set(outcome.restart) == {
+                    "Server.Workers",
+                    "Server.Domain",
+                    "Server.PagesDir",
+                }
+                async with await client.visit() as refused:
+                    assert await running.read_all(refused) == b""
+                await server.wait_record("visitor refused")
+            server.write(VisitPort=port)
+            assert (await server.reload()).restart == ()
+            async with visiting(client):
+                pass
+            assert any(record["level"] == "debug" for record in server.records)
+
+
+async def test_a_hangup_without_a_terminal_reloads(echo_server: Service, tmp_path: Path) -> None:
+    first, second = low_ports(2)
+    async with serve(tmp_path / "s", VisitPort=first) as server:
+        async with running.client(tmp_path / "1", server.ticket, echo_server) as client:
+            async with visiting(client):
+                server.write(VisitPort=[first, second])
+                os.kill(server.process.process.pid, signal.SIGHUP)
+                await server.wait_record("configuration reloaded")
+                assert await is_open(second)
+                server.log_file.rename(tmp_path / "old.log")
+                await trio.sleep(1.5)
+                os.kill(server.process.process.pid, signal.SIGHUP)
+                await server.wait_record("configuration reloaded")
+
+
+async def test_it_reloads_by_itself_when_the_file_changes(tmp_path: Path) -> None:
+    pytest.importorskip("watchfiles")
+    first, second, third = low_ports(3)
+    keys: dict[str, Any] = {"ReloadOnChange": True}
+    async with serve(tmp_path / "s", VisitPort=first, **keys) as server:
+        await trio.sleep(0.5)
+        server.write(VisitPort=[first, second], **keys)
+        await server.wait_record("configuration reloaded")
+        assert await is_open(second)
+        server.file.write_text("Server: [")  # an editor that writes in place
+        await server.wait_record("the configuration was not reloaded: nothing has changed")
+        server.write(VisitPort=[first, third], **keys)
+        await server.wait_record("configuration reloaded", count=2)
+        assert (await is_open(second), await is_open(third)) == (False, True)
+
+
+async def test_reloads_during_logins_other_reloads_and_a_stop(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    first, second = low_ports(2)
+    async with serve(tmp_path / "s", VisitPort=[first, second]) as server:
+        one = running.client(tmp_path / "1", server.ticket, f"{echo_server}:{first}")
+        async with one as client, visiting(client):
+            async with trio.open_nursery() as nursery:
+                codes: list[int] = []
+
+                async def reload(ports: list[int]) -> None:
+                    server.write(VisitPort=ports)
+                    codes.append((await server.try_reload())[0])
+
+                async def come(name: str) -> None:
+                    async with running.client(
+                        tmp_path / name, server.ticket, f"{echo_server}", "--identity", name
+                    ):
+                        pass
+
+                for ports in ([first], [first, second], [first], [first, second]):
+                    nursery.start_soon(reload, ports)
+                for name in ("a", "b"):
+                    nursery.start_soon(come, name)
+            assert set(codes) <= {0, 2}
+            server.write(VisitPort=[first, second])
+            await server.reload()
+            assert await is_open(second)
+        os.kill(server.process.process.pid, signal.SIGTERM)
+        server.ended = True
+        code, outcome, said = await server.try_reload()
+        assert code in (2, 3), (outcome, said)
+        assert await server.process.wait(within=10) == 0
