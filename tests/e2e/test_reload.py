@@ -36,7 +36,7 @@ class Configured(running.Server):
 
     def write(self, **keys: object) -> None:
         """Write the file anew, in one step."""
-        write(self.file, **keys)
+        write(self.file, "Server", **keys)
 
     async def reload(self) -> Reloaded:
         """Run `trionat reload`, which does what is asked for."""
@@ -55,10 +55,10 @@ class Configured(running.Server):
         )
 
 
-def write(file: Path, **keys: object) -> None:
+def write(file: Path, section: str, **keys: object) -> None:
     lines = [f"  {key}: {json.dumps(value)}" for key, value in keys.items()]
     new = file.with_suffix(".new")
-    new.write_text("\n".join(["Server:", *lines, ""]))
+    new.write_text("\n".join([f"{section}:", *lines, ""]))
     new.rename(file)
 
 
@@ -67,7 +67,7 @@ async def serve(folder: Path, *flags: str, **keys: object) -> AsyncIterator[Conf
     """Run a server by a file with these keys."""
     await trio.Path(folder).mkdir()
     file, state, log_file = folder / "server.yml", folder / "state", folder / "server.log"
-    write(file, **keys)
+    write(file, "Server", **keys)
     async with services.trionat_process(
         *("serve", "--json", "--controller-addr", "127.0.0.1:0", "--tunnel-addr", "127.0.0.1:0"),
         *("--config", file, "--state-dir", state, "--log-name", log_file),
@@ -256,29 +256,218 @@ async def test_reloads_during_logins_other_reloads_and_a_stop(
     async with serve(tmp_path / "s", VisitPort=[first, second]) as server:
         one = running.client(tmp_path / "1", server.ticket, f"{echo_server}:{first}")
         async with one as client, visiting(client):
-            async with trio.open_nursery() as nursery:
-                codes: list[int] = []
+            codes: list[int] = []
 
-                async def reload(ports: list[int]) -> None:
-                    server.write(VisitPort=ports)
-                    codes.append((await server.try_reload())[0])
+            async def reload(ports: list[int]) -> None:
+                server.write(VisitPort=ports)
+                codes.append((await server.try_reload())[0])
 
-                async def come(name: str) -> None:
-                    async with running.client(
-                        tmp_path / name, server.ticket, f"{echo_server}", "--identity", name
-                    ):
-                        pass
+            async def come(name: str) -> None:
+                identity = ("--identity", name)
+                async with running.client(
+                    tmp_path / name, server.ticket, echo_server, *identity
+                ) as other:
+                    assert other.port() == second
 
-                for ports in ([first], [first, second], [first], [first, second]):
-                    nursery.start_soon(reload, ports)
+            async with trio.open_nursery() as clients:
                 for name in ("a", "b"):
-                    nursery.start_soon(come, name)
-            assert set(codes) <= {0, 2}
-            server.write(VisitPort=[first, second])
-            await server.reload()
+                    clients.start_soon(come, name)
+                async with trio.open_nursery() as nursery:
+                    for ports in ([first], [first, second], [first], [first, second]):
+                        nursery.start_soon(reload, ports)
+                assert set(codes) <= {0, 2}
+                # One that is still being given up is refused, for a moment.
+                with trio.fail_after(10):
+                    code = 2
+                    while code:
+                        server.write(VisitPort=[first, second])
+                        code, _, _ = await server.try_reload()
             assert await is_open(second)
         os.kill(server.process.process.pid, signal.SIGTERM)
         server.ended = True
         code, outcome, said = await server.try_reload()
         assert code in (2, 3), (outcome, said)
         assert await server.process.wait(within=10) == 0
+
+
+# --- clients ---
+
+
+@asynccontextmanager
+async def connect(folder: Path, ticket: str, *flags: str, **keys: object) -> AsyncIterator[Client]:
+    """Run a client by a file with these keys."""
+    await trio.Path(folder).mkdir()
+    file, log_file = folder / "client.yml", folder / "client.log"
+    keys = {"Ticket": ticket, **keys}
+    write(file, "Client", **keys)
+    async with services.trionat_process(
+        *("connect", "--json", "--config", file, "--state-dir", folder / "state"),
+        *("--log-name", log_file),
+        *flags,
+        stdin=b"",
+        cwd=folder,
+        inside=ANEW,
+    ) as process:
+        client = Client(log_file, process, file=file, ticket=ticket)
+        await client.wait_connected()
+        yield client
+    client.check_end(ticket)
+
+
+@attrs.define(eq=False)
+class Client(running.Client):
+    """A client with a file."""
+
+    file: Path = attrs.field(kw_only=True)
+    ticket: str = attrs.field(kw_only=True, repr=False)
+
+    def reload(self, **keys: object) -> None:
+        """Write the file anew, and have it read."""
+        write(self.file, "Client", **{"Ticket": self.ticket, **keys})
+        os.kill(self.process.process.pid, signal.SIGHUP)
+
+    def ports(self) -> dict[str, int]:
+        """Return the visit port of each service, by its local address."""
+        services = self.connected["services"]
+        return {each["local"]: self.port(number) for number, each in enumerate(services)}
+
+    def sessions(self) -> int:
+        """How often it has connected again."""
+        return sum(record["event"] == "connected again" for record in self.records)
+
+
+async def test_services_come_and_go_and_the_others_do_not_notice(tmp_path: Path) -> None:
+    first, second, third = low_ports(3)
+    async with (
+        services.echo() as one,
+        services.echo() as two,
+        services.echo() as three,
+        serve(tmp_path / "s", VisitPort=[first, second, third]) as server,
+        connect(tmp_path / "c", server.ticket, Services=[str(one), f"{two}:{second}"]) as client,
+    ):
+        start = client.ports()
+        async with await client.visit(1) as visitor, await client.visit(0) as leaving:
+            assert await running.ask(visitor, b"before") == b"before"
+            assert await running.ask(leaving, b"before") == b"before"
+            client.reload(Services=[f"{three}:{third}", f"{two}:{second}"])
+            await client.wait_connected()
+            assert client.ports() == {str(two): second, str(three): third}
+            assert await running.ask(visitor, b"after") == b"after"
+            assert await running.ask(leaving, b"may finish") == b"may finish"
+            async with await client.visit(0) as new, await client.visit(1) as newer:
+                assert await running.ask(new, b"to the second") == b"to the second"
+                assert await running.ask(newer, b"to the third") == b"to the third"
+            async with await trio.open_tcp_stream(services.HOST, start[str(one)]) as refused:
+                assert await running.read_all(refused) == b""
+            client.reload(Services=[f"{one}:{third}", f"{two}:{second}"])  # it leads elsewhere
+            await client.wait_connected()
+            assert client.ports() == {str(two): second, str(one): third}
+            async with await client.visit(1) as new:
+                assert await running.ask(new, b"elsewhere") == b"elsewhere"
+            assert await running.ask(visitor, b"still") == b"still"
+            # The server is lost, and found again: it is told of the services that there are now.
+            kick = await services.run_trionat("status", "--json", "--state-dir", server.state)
+            assert [
+                each["port"] for each in json.loads(kick.stdout)["sessions"][0]["services"]
+            ] == [
+                second,
+                third,
+            ]
+        assert client.sessions() == 0
+        [session] = [r for r in server.records if r["event"] == "session up"]
+        assert session["ports"] == [start[str(one)], second]
+
+
+async def test_what_the_server_refuses_changes_nothing(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    first, second, other = low_ports(3)
+    async with (
+        serve(tmp_path / "s", VisitPort=[first, second]) as server,
+        connect(tmp_path / "c", server.ticket, Services=f"{echo_server}:{first}") as client,
+    ):
+        async with visiting(client):
+            client.reload(Services=[f"{echo_server}:{second}", f"{echo_server}:{other}"])
+            record = await client.wait_record(
+                "the configuration was not reloaded: nothing has changed"
+            )
+            assert f"visit port {other} is not one that this server offers" in record["reason"]
+            client.reload(Services="nonsense:x:y")
+            await client.wait_record(
+                "the configuration was not reloaded: nothing has changed", count=2
+            )
+        async with visiting(client):
+            assert not await services_at(second)
+        assert client.sessions() == 0
+
+
+async def services_at(port: int) -> bool:
+    """Tell whether somebody is served there."""
+    async with await trio.open_tcp_stream(services.HOST, port) as visitor:
+        try:
+            await visitor.send_all(b"x")
+            return bool(await visitor.receive_some())
+        except trio.BrokenResourceError:
+            return False
+
+
+async def test_after_a_change_a_lost_client_gets_its_ports_and_visitors_back(
+    tmp_path: Path,
+) -> None:
+    first, second = low_ports(2)
+    async with (
+        services.echo() as one,
+        services.echo() as two,
+        serve(tmp_path / "s", VisitPort=[first, second]) as server,
+        connect(tmp_path / "c", server.ticket, Services=[f"{one}:{first}", str(two)]) as client,
+    ):
+        async with await client.visit(1) as visitor:
+            assert await running.ask(visitor, b"before") == b"before"
+            client.reload(Services=[str(two)])
+            await client.wait_connected()
+            assert client.ports() == {str(two): second}
+            client.reload(Services=[str(two)], MinIdleTunnels=2)  # another session
+            await client.process.next_event("disconnected", within=5)
+            await client.wait_connected()
+            assert client.ports() == {str(two): second}
+            assert await running.ask(visitor, b"goes on") == b"goes on"
+            async with visiting(client):
+                pass
+        assert client.sessions() == 1
+
+
+async def test_ticket_and_server_change(echo_server: Service, tmp_path: Path) -> None:
+    async with (
+        serve(tmp_path / "a", VisitPort=low_ports(1)) as one,
+        serve(tmp_path / "b", VisitPort=low_ports(1)) as two,
+        connect(tmp_path / "c", one.ticket, Services=str(echo_server)) as client,
+    ):
+        async with visiting(client):
+            pass
+        client.ticket = two.ticket
+        client.reload(Services=str(echo_server))
+        await client.process.next_event("disconnected", within=5)
+        await client.wait_connected()
+        assert client.connected["server"] == two.ready["control"]
+        async with visiting(client):
+            pass
+
+
+async def test_with_workers_the_client_connects_again(echo_server: Service, tmp_path: Path) -> None:
+    first, second = low_ports(2)
+    async with (
+        serve(tmp_path / "s", VisitPort=[first, second], Workers=2) as server,
+        connect(tmp_path / "c", server.ticket, Services=f"{echo_server}:{first}") as client,
+    ):
+        server.write(VisitPort=first, Workers=2, DenyVisitors="127.0.0.1", LogLevel="debug")
+        outcome = await server.reload()
+        assert outcome.restart == ("Server.VisitPort",)
+        async with await client.visit() as refused:
+            assert await running.read_all(refused) == b""
+        server.write(VisitPort=[first, second], Workers=2)
+        await server.reload()
+        client.reload(Services=[f"{echo_server}:{first}", f"{echo_server}:{second}"])
+        await client.process.next_event("disconnected", within=5)
+        await client.wait_connected()
+        async with visiting(client), await client.visit(1) as second_visitor:
+            assert await running.ask(second_visitor, b"there") == b"there"

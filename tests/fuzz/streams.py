@@ -28,6 +28,8 @@ from trionat.protocol.messages import (
     Ask,
     Attach,
     Begin,
+    Change,
+    Changed,
     Close,
     CloseCode,
     Demand,
@@ -138,6 +140,9 @@ MESSAGES: tuple[Message, ...] = (
     Down((0, 2)),
     Ask(service=0, host="192.0.2.1", what="GET /"),
     Approve(service=0, host="192.0.2.1", approved=True),
+    Change(removed=(0,), added=(ServiceRequest(name="n", visit_port=60001),)),
+    Changed(ports=(60001,)),
+    Changed(code="port-taken", text="t"),
     Attach(1, bytes(SECRET_BYTES)),
     Join.prove(1, 1, bytes(SECRET_BYTES)),
 )

@@ -250,6 +250,7 @@ class ClientConfig:
             "Approve",
             BOOLEAN,
             "ask here for each address that visits a service with a name, before it sees anything",
+            effect=AT_ONCE,
         ),
     )
     ticket: str | None = attrs.field(
