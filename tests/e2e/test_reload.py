@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
+import socket
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +15,12 @@ import attrs
 import pytest
 import trio
 
-from tests.e2e import running, services
+from tests.certificates.made import Maker
+from tests.e2e import named, running, services
 from trionat.config.reload import Reloaded
 from trionat.config.values import PORTS
+from trionat.fingerprint import format_fingerprint
+from trionat.transport.certificate import fingerprint, first_certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,7 +69,9 @@ def write(file: Path, section: str, **keys: object) -> None:
 
 
 @asynccontextmanager
-async def serve(folder: Path, *flags: str, **keys: object) -> AsyncIterator[Configured]:
+async def serve(
+    folder: Path, *flags: str, environ: dict[str, str] | None = None, **keys: object
+) -> AsyncIterator[Configured]:
     """Run a server by a file with these keys."""
     await trio.Path(folder).mkdir()
     file, state, log_file = folder / "server.yml", folder / "state", folder / "server.log"
@@ -75,6 +83,7 @@ async def serve(folder: Path, *flags: str, **keys: object) -> AsyncIterator[Conf
         stdin=b"",
         cwd=folder,
         inside=ANEW,
+        **environ or {},
     ) as process:
         ready = await process.next_event("ready", within=running.START_TIMEOUT)
         server = Configured(log_file, process, ready=ready, state=state, file=file)
@@ -471,3 +480,88 @@ async def test_with_workers_the_client_connects_again(echo_server: Service, tmp_
         await client.wait_connected()
         async with visiting(client), await client.visit(1) as second_visitor:
             assert await running.ask(second_visitor, b"there") == b"there"
+
+
+async def test_services_with_names_come_and_go(tmp_path: Path) -> None:
+    async with (
+        services.http() as web,
+        named.named_server(tmp_path / "s") as there,
+        connect(tmp_path / "c", there.server.ticket, Services=f"http:{web}@shop") as client,
+    ):
+        assert (await there.ask(f"shop.{named.DOMAIN}")).status == 200
+        client.reload(Services=[f"http:{web}@shop", f"http:{web}@blog"], BasicAuth="ann:secret")
+        await client.wait_connected()
+        shown = {each["public"] for each in client.connected["services"]}
+        assert shown == {there.url(f"{name}.{named.DOMAIN}", "") for name in ("shop", "blog")}
+        for name in ("shop", "blog"):
+            host = f"{name}.{named.DOMAIN}"
+            assert (await there.ask(host)).status == 401
+            assert (await there.ask(host, "/", "--user", "ann:secret")).status == 200
+        client.reload(Services=[f"http:{web}@blog"], BasicAuth="ann:secret")
+        await client.wait_connected()
+        assert (await there.ask(f"shop.{named.DOMAIN}")).status == 404
+        assert client.sessions() == 0
+
+
+async def test_the_service_manager_hears_when_a_reload_begins_and_ends(tmp_path: Path) -> None:
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with told:
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(10)
+
+        def hear(expected: str) -> None:
+            while (word := told.recv(4096).decode()).startswith("STATUS="):
+                pass
+            assert word.startswith(expected)
+
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        keys: dict[str, Any] = {"VisitPort": low_ports(1)}
+        async with serve(tmp_path / "s", environ=environ, **keys) as server:
+            await trio.to_thread.run_sync(hear, "READY=1")
+            for change in (keys, {"VisitPort": "wrong"}):
+                server.write(**change)
+                os.kill(server.process.process.pid, signal.SIGHUP)
+                await trio.to_thread.run_sync(hear, "RELOADING=1\nMONOTONIC_USEC=")
+                await trio.to_thread.run_sync(hear, "READY=1")
+
+
+async def test_another_certificate_is_shown_to_those_who_come(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    maker = Maker()
+    files: dict[str, Any] = {
+        "Certificate": str(tmp_path / "c.pem"),
+        "CertificateKey": str(tmp_path / "k.pem"),
+    }
+
+    def renew() -> str:
+        key, chain = maker.chain("localhost")
+        (tmp_path / "c.pem").write_bytes(chain)
+        (tmp_path / "k.pem").write_bytes(key)
+        return format_fingerprint(fingerprint(first_certificate(chain.decode())))
+
+    first = renew()
+    async with serve(tmp_path / "s", VisitPort=low_ports(1), **files) as server:
+        assert server.ready["fingerprint"] == first
+        assert await shown_by(server) == first
+        second = renew()
+        await server.reload()
+        assert await shown_by(server) == second
+        (tmp_path / "k.pem").write_bytes(maker.chain("other")[0])
+        code, outcome, _ = await server.try_reload()
+        assert code == 2
+        assert "cannot use the certificate" in outcome.problems[0]
+        assert await shown_by(server) == second
+
+
+async def shown_by(server: running.Server) -> str:
+    """Return the fingerprint of the certificate that the control port shows."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    stream = await trio.open_tcp_stream(*server.control)
+    encrypted = trio.SSLStream(stream, context, https_compatible=True)
+    async with encrypted:
+        await encrypted.do_handshake()
+        certificate = encrypted.getpeercert(binary_form=True)
+        assert certificate is not None
+        return format_fingerprint(hashlib.sha256(certificate).digest())

@@ -69,7 +69,7 @@ async def test_every_live_key_is_in_force_after_a_reload(
         for key in keys_of(ServerConfig)
         if key.effect is not Effect.RESTART and key.field not in ELSEWHERE
     ]
-    changes = {
+    changes: dict[str, Any] = {
         field: OTHERS[field] if field in OTHERS else other(getattr(first, field)) for field in live
     }
     second = attrs.evolve(first, **changes)

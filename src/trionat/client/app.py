@@ -466,10 +466,11 @@ class Client:
         # Their files may be pipes, or on a network that is gone: a thread that waits for one is left behind.
         found = await trio.to_thread.run_sync(find_servers, config, auth, abandon_on_cancel=True)
         # That of the start: it is another one for other services, and the server would take us for somebody else.
-        identity = self._identity or await trio.to_thread.run_sync(
-            find_identity, config, abandon_on_cancel=True
-        )
-        self._identity = identity
+        if self._identity is None:
+            self._identity = await trio.to_thread.run_sync(
+                find_identity, config, abandon_on_cancel=True
+            )
+        identity = self._identity
         if self._forwarder is None or (anew and not config.inspects):
             self._forwarder = self._new_forwarder(services, config.local_timeout)
 

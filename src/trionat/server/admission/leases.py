@@ -235,8 +235,12 @@ class Leases:
                 if error.code != RefusalCode.NAME_TAKEN:
                     raise
                 refusal = error
+            except BaseException:  # the session ends meanwhile
+                await self.take_back(client)  # noqa: ASYNC102 - shielded there, for a while
+                raise
             else:
                 if claim is None:
+                    await self.take_back(client)
                     raise RefusedError(RefusalCode.PORT_TAKEN, "no visit port is free")
                 return self._settle(client, lease, claim, len(kept))
         assert refusal is not None, "there is a choice at least"  # noqa: S101 - for type checkers
