@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -81,11 +82,8 @@ async def test_every_live_key_is_in_force_after_a_reload(
 
     reloader = Reloader(read, attrs.evolve(default, server=first))
     async with trio.open_nursery() as nursery:
-
-        async def serve(*, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
-            await app.serve(first, acme=default.acme, reloader=reloader, task_status=task_status)
-
-        await nursery.start(serve)
+        job = partial(app.serve, first, acme=default.acme, reloader=reloader)
+        await nursery.start(job)
         outcome = await reloader.reload()
         assert outcome.problems == ()
         assert outcome.restart == ()

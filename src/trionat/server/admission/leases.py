@@ -231,10 +231,10 @@ class Leases:
                     self._claims[lease.key], (*whole[: len(kept)], *services), (*held, *new)
                 )
             except RefusedError as error:
-                await self.take_back(client)
-                if error.code != RefusalCode.NAME_TAKEN:
-                    raise
                 refusal = error
+                await self.take_back(client)
+                if refusal.code != RefusalCode.NAME_TAKEN:
+                    break
             except BaseException:  # the session ends meanwhile
                 await self.take_back(client)  # noqa: ASYNC102 - shielded there, for a while
                 raise
