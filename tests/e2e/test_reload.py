@@ -303,11 +303,14 @@ async def test_reloads_during_logins_other_reloads_and_a_stop(
 
 
 @asynccontextmanager
-async def connect(folder: Path, ticket: str, *flags: str, **keys: object) -> AsyncIterator[Client]:
+async def connect(
+    folder: Path, ticket: str | None, *flags: str, **keys: object
+) -> AsyncIterator[Client]:
     """Run a client by a file with these keys."""
     await trio.Path(folder).mkdir()
     file, log_file = folder / "client.yml", folder / "client.log"
-    keys = {"Ticket": ticket, **keys}
+    if ticket is not None:
+        keys["Ticket"] = ticket
     write(file, "Client", **keys)
     async with services.trionat_process(
         *("connect", "--json", "--config", file, "--state-dir", folder / "state"),
@@ -317,10 +320,10 @@ async def connect(folder: Path, ticket: str, *flags: str, **keys: object) -> Asy
         cwd=folder,
         inside=ANEW,
     ) as process:
-        client = Client(log_file, process, file=file, ticket=ticket)
+        client = Client(log_file, process, file=file, ticket=ticket or "")
         await client.wait_connected()
         yield client
-    client.check_end(ticket)
+    client.check_end(*filter(None, [ticket]))
 
 
 @attrs.define(eq=False)
@@ -565,3 +568,28 @@ async def shown_by(server: running.Server) -> str:
         certificate = encrypted.getpeercert(binary_form=True)
         assert certificate is not None
         return format_fingerprint(hashlib.sha256(certificate).digest())
+
+
+async def test_a_client_reloads_by_itself_when_its_ticket_file_changes(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    pytest.importorskip("watchfiles")
+    first, second = low_ports(2)
+    ticket = tmp_path / "ticket"
+    keys: dict[str, Any] = {"TicketFile": str(ticket), "Services": str(echo_server)}
+    async with (
+        serve(tmp_path / "a", VisitPort=first) as one,
+        serve(tmp_path / "b", VisitPort=second) as two,
+    ):
+        ticket.write_text(one.ticket)
+        async with connect(tmp_path / "c", None, ReloadOnChange=True, **keys) as client:
+            assert client.port() == first
+            await trio.sleep(0.5)
+            new = ticket.with_suffix(".new")
+            new.write_text(two.ticket)
+            new.rename(ticket)
+            await client.process.next_event("disconnected", within=10)
+            await client.wait_connected()
+            assert client.port() == second
+            async with visiting(client):
+                pass

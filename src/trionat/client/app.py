@@ -126,6 +126,7 @@ class Client:
     _new_session: Callable[[Session | None], Session] | None = attrs.field(init=False, default=None)
     _tell: Callable[[ClientEvent], None] = attrs.field(init=False, default=lambda _: None)
     _forwarder: Forwarder | None = attrs.field(init=False, default=None)
+    _found: tuple[Server, ...] = attrs.field(init=False, default=())
     _identity: str | None = attrs.field(init=False, default=None)
     _hashed: dict[Service, Service] = attrs.field(init=False, factory=lambda: {})
 
@@ -210,15 +211,23 @@ class Client:
             for name in attrs.fields_dict(type(config))
             if getattr(config, name) != getattr(before.client, name)
         }
-        if before.auth == auth and differ <= _QUIET:
+        if await self._found_others(config, auth):
+            await self._begin_anew(config, auth)
+        elif before.auth == auth and differ <= _QUIET:
             self.config = config
             if self._running is not None:
                 self._running.session.config = config
-            return
-        if before.auth == auth and differ <= _QUIET | _SERVICE_FIELDS:
+        elif before.auth == auth and differ <= _QUIET | _SERVICE_FIELDS:
             await self._change_services(config, auth)
         else:
             await self._begin_anew(config, auth)
+
+    async def _found_others(self, config: ClientConfig, auth: AuthConfig) -> bool:
+        """Tell whether servers or credentials are others: a file of the same name may hold another ticket."""
+        if config.dialect != NATIVE:
+            return False
+        found = await trio.to_thread.run_sync(find_servers, config, auth, abandon_on_cancel=True)
+        return found != self._found
 
     async def _change_services(self, config: ClientConfig, auth: AuthConfig) -> None:
         """Have other services in the session that is up; where that cannot be, begin anew."""
@@ -471,6 +480,7 @@ class Client:
                 find_identity, config, abandon_on_cancel=True
             )
         identity = self._identity
+        self._found = found
         if self._forwarder is None or (anew and not config.inspects):
             self._forwarder = self._new_forwarder(services, config.local_timeout)
 
