@@ -445,6 +445,7 @@ async def test_after_a_change_a_lost_client_gets_its_ports_and_visitors_back(
             assert await running.ask(visitor, b"goes on") == b"goes on"
             async with visiting(client):
                 pass
+        await client.wait_record("connected again")
         assert client.sessions() == 1
 
 
