@@ -48,10 +48,11 @@ class Forwarder:
     changed: Signal = attrs.field(init=False, factory=Signal)
     _health: dict[int, ServiceHealth] = attrs.field(init=False)
     _next: int = attrs.field(init=False)
+    _most: int = attrs.field(init=False)  # numbers that there were, in all sessions
 
     def __attrs_post_init__(self) -> None:
         self._health = dict(enumerate(map(self._new_health, self.first_services)))
-        self._next = len(self._health)
+        self._next = self._most = len(self._health)
 
     def _new_health(self, service: Service) -> ServiceHealth:
         return ServiceHealth(service, self.tell, self.changed.notify)
@@ -71,6 +72,10 @@ class Forwarder:
         health = self._health.get(number)
         return None if health is None else health.service
 
+    def knew(self, number: int) -> bool:
+        """Tell whether there is or was a service of that number, in this session or an earlier one: a visitor may still be with it."""
+        return number < self._most
+
     def name(self, number: int) -> str:
         """Return what the log calls a service; of one that was taken away, only the number is left."""
         service = self.find(number)
@@ -83,6 +88,7 @@ class Forwarder:
         for service in added:
             self._health[self._next] = self._new_health(service)
             self._next += 1
+        self._most = max(self._most, self._next)
         self.changed.notify()
 
     def renumbered(self) -> Forwarder:
@@ -90,7 +96,7 @@ class Forwarder:
         if self.numbers == tuple(range(self._next)):
             return self
         other = Forwarder(self.services, self.timeout, self.tell)
-        other.changed = self.changed
+        other.changed, other._most = self.changed, self._most
         other._health = dict(enumerate(self._health.values()))
         return other
 

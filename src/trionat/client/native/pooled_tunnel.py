@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from trionat.client.reconnect import foremost
-from trionat.errors import ConnectionLostError, PeerError
+from trionat.errors import ConnectionLostError, PeerError, RemoteProtocolError
 from trionat.relay.client_tunnel import ClientTunnel
 from trionat.signals import Signal
 from trionat.transport.isolation import leaves
@@ -127,6 +127,8 @@ class PooledTunnel:
         if len(self._frames) > 1:  # of the current visitor and the one before
             del self._frames[next(iter(self._frames))]
         self._frames[stream] = frame
+        if not self.pool.forwarder.knew(frame.service):  # OPEN was refused for that before
+            raise RemoteProtocolError(f"RESUME for service {frame.service}, which is not there")
         self._opened = stream
         self._changed.notify()
 
