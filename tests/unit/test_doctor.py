@@ -192,9 +192,8 @@ def test_an_older_server() -> None:
 
 async def answer_of(address: TCPAddress, token: str = "token") -> Examined:
     """Return what a server tells of a service of a client that is at that visit port."""
-    examination = Examination(
-        address.host, TCPAddress("192.0.2.1", 4000), [VisitPort(address.port)]
-    )
+    point = VisitPort(address.port)
+    examination = Examination(address.host, TCPAddress("192.0.2.1", 4000), lambda _: point)
     told, answers = trio.open_memory_channel[Examined](1)
     async with trio.open_nursery() as nursery:
         with told, answers:

@@ -48,8 +48,9 @@ HEAVY = {
 """Of the standard library."""
 
 ROOMS = {
-    *("accounts", "admin", "admission", "app", "connection_log", "control", "events"),
-    *("handshakes", "listeners", "proxies", "refusals", "registry", "sessions", "single"),
+    *("accounts", "admin", "admission", "app", "change", "connection_log", "control"),
+    *("control_certificate", "events", "handshakes", "listeners", "proxies", "refusals"),
+    *("registry", "reload", "sessions", "single"),
     *("state_folder", "tally", "visitors"),
 }
 """Of the server, those that it needs with all extras off."""
@@ -130,7 +131,8 @@ def test_what_stays_has_imported_nothing_for_others(
     assert not HEAVY & found
     commands = {command.module for command in COMMANDS} & below("trionat.cli", found)
     assert commands == {command}
-    assert not {"trionat.config.yaml_text", "trionat.log.tail"} & found  # a file; a console
+    # A file; a console; files that are watched.
+    assert not {"trionat.config.yaml_text", "trionat.log.tail", "trionat.cli.file_watch"} & found
 
 
 def test_a_server_needs_no_client_and_no_extra(imported: dict[str, set[str]]) -> None:

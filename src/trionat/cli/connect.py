@@ -15,15 +15,16 @@ import trio
 import typer
 
 from trionat.cli.approvals import Approver
-from trionat.cli.diagnostics import find_warnings, log_warnings
+from trionat.cli.diagnostics import log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.qr_code import qr_code
-from trionat.cli.running import find_service_manager, run_until_signalled, tell
+from trionat.cli.reloading import make_reloader, prepare_watching, tell_reloads, watch_files
+from trionat.cli.running import find_service_manager, log_level, run_until_signalled, tell
 from trionat.client.app import Client
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
-from trionat.errors import ConfigError, Problem
+from trionat.errors import ConfigError, Problem, StartupError
 from trionat.events import (
     ApprovalAsked,
     ClientEvent,
@@ -41,6 +42,7 @@ from trionat.text import is_ticket_like
 from trionat.transport.descriptors import warn_if_short
 
 if TYPE_CHECKING:
+    from trionat.config.reload import Reloader
     from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
@@ -78,29 +80,47 @@ def connect(
     try:
         ticket, services = split_arguments(arguments or [])
         given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
-        configuration = load(
-            "client", file=config, flags=given, environ=os.environ, check_ticket=Ticket.decode
+        read = partial(
+            load,
+            "client",
+            file=config,
+            flags=given,
+            environ=os.environ,
+            check_ticket=Ticket.decode,
         )
-        configuration = _with_password(configuration)
-    except ConfigError as error:
+        configuration = read()
+        configuration, typed = _with_password(configuration)
+        level = log_level(configuration, "client")
+        prepare_watching(configuration, "client")
+    except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
-    warnings = list(find_warnings(configuration, "client"))
+    reloader = make_reloader("client", lambda: _with_typed(read(), typed), configuration)
     notification = find_service_manager()
     run_until_signalled(
-        partial(_connect, configuration, warnings, notification, as_json=as_json, qr=qr),
+        partial(_connect, reloader, notification, as_json=as_json, qr=qr),
         log_file=configuration.client.log_filename,
         notification=notification,
+        level=level,
+        on_hangup=reloader.wanted.notify,
     )
 
 
-def _with_password(configuration: Configuration) -> Configuration:
-    """Ask for the password where there is a user and neither a password nor a ticket.
+def _with_typed(configuration: Configuration, typed: str | None) -> Configuration:
+    """Return the configuration with the password that was typed at the start, where it still needs one."""
+    auth = configuration.auth
+    if typed is None or auth.username is None or auth.password is not None:
+        return configuration
+    return attrs.evolve(configuration, auth=attrs.evolve(auth, password=typed))
+
+
+def _with_password(configuration: Configuration) -> tuple[Configuration, str | None]:
+    """Ask for the password where there is a user and neither a password nor a ticket; return what was typed as well.
 
     Without a terminal it is one line of standard input; an empty one is told with the other ways to give it.
     """
     auth, client = configuration.auth, configuration.client
     if auth.username is None or auth.password is not None or client.ticket or client.ticket_file:
-        return configuration
+        return configuration, None
     from trionat.cli.password import read_password  # noqa: PLC0415 - memory
 
     password = read_password(
@@ -108,7 +128,8 @@ def _with_password(configuration: Configuration) -> Configuration:
     )
     auth = attrs.evolve(auth, password=password)
     warnings = [Problem("password", reason) for _, reason in auth.warnings()]
-    return attrs.evolve(configuration, auth=auth, warnings=(*configuration.warnings, *warnings))
+    warned = (*configuration.warnings, *warnings)
+    return attrs.evolve(configuration, auth=auth, warnings=warned), password
 
 
 def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -139,15 +160,16 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 async def _connect(
-    configuration: Configuration,
-    warnings: list[Problem],
+    reloader: Reloader,
     notification: Notification | None,
     stopping: trio.Event,
     *,
     as_json: bool,
     qr: bool,
 ) -> None:
-    log_warnings(warnings)
+    configuration = reloader.current
+    log_warnings(configuration.warnings)
+    tell_reloads(reloader, notification, stopping)
     if configuration.file is not None:
         log.info("configuration read", file=str(configuration.file))
     tunnels = configuration.client.max_tunnels
@@ -176,6 +198,19 @@ async def _connect(
     )
     if notification is not None:
         notification.ready()  # a server that is away is waited for, and does not hold up the machine's start
+    reloader.reloadable = client
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reloader.run, name="reload")
+        if configuration.client.reload_on_change:
+            nursery.start_soon(watch_files, reloader, "client", stopping, name="reload on change")
+        await _run_client(configuration, client, approver, as_json=as_json)
+        nursery.cancel_scope.cancel("the client stops")
+
+
+async def _run_client(
+    configuration: Configuration, client: Client, approver: Approver, *, as_json: bool
+) -> None:
+    """Run the client, and ask the owner of its services about visitors, where he wants that."""
     if not any(service.approve for service in configuration.client.named_services()):
         await client.run()
         return

@@ -16,6 +16,7 @@ import trio
 import typer
 
 from trionat.cli.output import printing_aside, say
+from trionat.config.values import read_level
 from trionat.errors import (
     ConfigError,
     IdentityError,
@@ -31,20 +32,19 @@ from trionat.errors import (
 from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.system import open_file, raise_descriptor_limit
-from trionat.text import quoted, strip_around
+from trionat.text import strip_around
 from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
 
 if TYPE_CHECKING:
+    from trionat.config.client import ClientConfig
+    from trionat.config.load import Configuration, Role
+    from trionat.config.server import ServerConfig
     from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
 
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)  # Windows has none
-
-_LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_OTHER_WORDS: Final = {"WARN": "WARNING", "FATAL": "CRITICAL"}
-"""What other programs call them."""
 
 
 class ExitCode(enum.IntEnum):
@@ -68,11 +68,14 @@ def run_until_signalled(
     log_mode: int = 0o666,
     reserved: AbstractContextManager[object] | None = None,
     notification: Notification | None = None,
+    level: str = "INFO",
+    on_hangup: Callable[[], None] | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
     `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it. SIGHUP
-    counts as one where there is a terminal, which has closed then; else it is only told.
+    counts as one where there is a terminal, which has closed then; else `on_hangup` is called, which has the configuration read again.
+    `level` is that of the log.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
     `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
     """
@@ -81,10 +84,10 @@ def run_until_signalled(
     try:
         with (
             reserved or nullcontext(),
-            _logging(terminal=terminal, log_file=log_file, log_mode=log_mode),
+            _logging(terminal=terminal, log_file=log_file, log_mode=log_mode, level=level),
             printing_aside(),
         ):
-            code = trio.run(_run, run, notification)
+            code = trio.run(_run, run, notification, on_hangup)
     except* TrionatError as group:
         code = tell(leaves(group))
     except* KeyboardInterrupt:
@@ -102,11 +105,10 @@ def find_service_manager() -> Notification | None:
 
 
 def _logging(
-    *, terminal: bool, log_file: str | None, log_mode: int
+    *, terminal: bool, log_file: str | None, log_mode: int, level: str
 ) -> AbstractContextManager[LogStatistics | None]:
     if not terminal and log_file is None:
         return nullcontext()
-    level = _log_level()
     filename, descriptor = (None, None) if log_file is None else _open_log_file(log_file, log_mode)
     return log_to(
         terminal=sys.stderr if terminal else None,
@@ -145,13 +147,22 @@ def _open_log_file(log_file: str, mode: int) -> tuple[Path, int | None]:
     return filename, None
 
 
-def _log_level() -> str:
-    level = strip_around(os.environ.get("TRIONAT_LOG_LEVEL", "")).upper() or "INFO"
-    level = _OTHER_WORDS.get(level, level)
-    if level not in _LOG_LEVELS:
-        reason = f"{quoted(level)} is not a valid level: write one of {', '.join(_LOG_LEVELS)}"
-        raise ConfigError(Problem(where="environment TRIONAT_LOG_LEVEL", reason=reason))
-    return level
+def log_level(configuration: Configuration, role: Role) -> str:
+    """Return the level of the log: by the key, unless that is in a file, before which TRIONAT_LOG_LEVEL comes.
+
+    Raises:
+        ConfigError: the variable has none.
+    """
+    section: ServerConfig | ClientConfig = getattr(configuration, role)
+    text = strip_around(os.environ.get("TRIONAT_LOG_LEVEL", ""))
+    try:
+        level = read_level(text) if text else "INFO"
+    except ValueError as error:
+        raise ConfigError(Problem("environment TRIONAT_LOG_LEVEL", str(error))) from None
+    origin = configuration.origins[f"{role.capitalize()}.LogLevel"]
+    if section.log_level is None or (text and not origin.startswith(("flag", "environment"))):
+        return level
+    return section.log_level
 
 
 def _has_terminal() -> bool:
@@ -164,7 +175,9 @@ def _has_terminal() -> bool:
 
 
 async def _run(
-    run: Callable[[trio.Event], Awaitable[None]], notification: Notification | None
+    run: Callable[[trio.Event], Awaitable[None]],
+    notification: Notification | None,
+    on_hangup: Callable[[], None] | None,
 ) -> ExitCode:
     stopping = trio.Event()
     code = ExitCode.DONE
@@ -183,9 +196,9 @@ async def _run(
                 task_status.started()
                 async for number in signals:
                     if number == _HANGUP and not has_terminal:
-                        log.info(
-                            "SIGHUP: the configuration is read at a start only; the log follows its file's name"
-                        )
+                        log.info("SIGHUP: the configuration is read again")
+                        if on_hangup is not None:
+                            on_hangup()
                     elif number == _HANGUP and stopping.is_set():
                         pass  # a shell and the kernel may both tell of a terminal that has closed
                     elif stopping.is_set():

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 import typer
 
-from trionat.cli.diagnostics import find_warnings, log_warnings
+from trionat.cli.diagnostics import log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
-from trionat.cli.running import find_service_manager, run_until_signalled, tell
+from trionat.cli.reloading import make_reloader, prepare_watching, tell_reloads, watch_files
+from trionat.cli.running import find_service_manager, log_level, run_until_signalled, tell
 from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
-from trionat.config.load import Configuration, load
+from trionat.config.load import load
 from trionat.config.server import ServerConfig
 from trionat.config.values import PORTS
-from trionat.errors import ConfigError, Problem, StartupError
+from trionat.errors import ConfigError, StartupError
 from trionat.events import Ready
 from trionat.libraries import CONSOLE, NAMES, require_libraries
 from trionat.server.app import reserve
@@ -29,6 +30,7 @@ from trionat.text import counted
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
+    from trionat.config.reload import Reloader
     from trionat.service_manager.notification import Notification
 
 
@@ -47,9 +49,12 @@ def serve(
     Starts without any file or flag. Configuration comes from flags, environment (TRIONAT_SERVER_...), server.yml, defaults,
     in this order.
     """
+    read = partial(load, "server", file=config, flags=flags, environ=os.environ)
     try:
-        configuration = load("server", file=config, flags=flags, environ=os.environ)
+        configuration = read()
         server = configuration.server
+        level = log_level(configuration, "server")
+        prepare_watching(configuration, "server")
         log_file = server.effective_log_filename if server.start_log else None
         if configuration.cluster is not None:
             from trionat.server.cluster.redis_link import (  # noqa: PLC0415 - only there
@@ -63,25 +68,28 @@ def serve(
             require_libraries("Server.Domain", NAMES, extra="names")
     except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
-    warnings = list(find_warnings(configuration, "server"))
+    reloader = make_reloader("server", read, configuration)
     notification = find_service_manager()
     run_until_signalled(
-        partial(_serve, configuration, warnings, as_json, notification),
+        partial(_serve, reloader, as_json, notification),
         log_file=log_file,
         log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
         reserved=reserve(server),
         notification=notification,
+        level=level,
+        on_hangup=reloader.wanted.notify,
     )
 
 
 async def _serve(
-    configuration: Configuration,
-    warnings: list[Problem],
+    reloader: Reloader,
     as_json: bool,
     notification: Notification | None,
     stopping: trio.Event,
 ) -> None:
-    log_warnings(warnings)
+    configuration = reloader.current
+    log_warnings(configuration.warnings)
+    tell_reloads(reloader, notification, stopping)
     job = partial(
         run_server,
         configuration.server,
@@ -92,6 +100,7 @@ async def _serve(
         events=configuration.events,
         stopping=stopping,
         reserved=True,
+        reloader=reloader,
     )
     async with trio.open_nursery() as nursery:
         try:
@@ -108,6 +117,8 @@ async def _serve(
                 if notification is not None:
                     notification.ready()
                     notification.status(f"clients dial {ready.public}")
+                if configuration.server.reload_on_change:
+                    nursery.start_soon(watch_files, reloader, "server", stopping, name="reload")
         except StartupError:
             if not stopping.is_set():  # else it was the first to hear of that
                 raise

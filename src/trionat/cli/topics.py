@@ -43,7 +43,7 @@ TOPICS: Final = {
         ),
         "Console, log, and what is waited for": (
             *("--console-host", "--open-metrics", "--log-name", "--start-log"),
-            *("--wait-for-database", "--wait-for-redis"),
+            *("--log-level", "--reload-on-change", "--wait-for-database", "--wait-for-redis"),
         ),
     },
     "connect": {
@@ -64,7 +64,7 @@ TOPICS: Final = {
         ),
         "This client": (
             *("--name", "--identity", "--log-name", "--drain-grace"),
-            *("--min-idle-tunnels", "--max-tunnels"),
+            *("--min-idle-tunnels", "--max-tunnels", "--log-level", "--reload-on-change"),
         ),
     },
     "doctor": {
@@ -78,7 +78,8 @@ TOPICS: Final = {
             *("--local-server-addr", "--local-timeout", "--max-tunnels", "--min-idle-tunnels"),
             *("--name", "--identity", "--group", "--once", "--log-name", "--drain-grace"),
             *("--proxy-protocol", "--basic-auth", "--allow", "--deny", "--rate", "--approve"),
-            *("--inspect", "--inspect-addr", "--inspect-bytes"),
+            *("--inspect", "--inspect-addr", "--inspect-bytes", "--log-level"),
+            "--reload-on-change",
         ),
     },
 }

@@ -16,10 +16,11 @@ from trionat.log import bind_context
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trionat.client.forwarder import Forwarder
     from trionat.config.client import ClientConfig
+    from trionat.config.service import Service
     from trionat.errors import PeerError
 
 
@@ -30,7 +31,7 @@ _PORTS: Final = {"http": HTTP_PORT, "https": HTTPS_PORT}
 class Session(ABC):
     """One control connection, from dialling to its end, with all its tunnels.
 
-    `forwarder` has the services; `tell` is called with what happens; `stopping` is the planned stop. `ports` and `up_since` are set when the session is up.
+    `forwarder` has the services; `tell` is called with what happens; `stopping` is the planned stop. `ports`, `up_since` and `connected`, which has been told last, are set when the session is up.
 
     `moving` says that the server stops, and that the next session may begin at another one: then `moved` is set, and this one ends when its last visitor
     has gone. `changed` is notified when `up_since` or `moving` has changed.
@@ -45,6 +46,7 @@ class Session(ABC):
     moved: trio.Event = attrs.field(init=False, factory=trio.Event)
     ports: tuple[int, ...] | None = attrs.field(init=False, default=None)
     up_since: float | None = attrs.field(init=False, default=None)
+    connected: Connected | None = attrs.field(init=False, default=None)
 
     @abstractmethod
     async def run(self) -> None:
@@ -79,27 +81,35 @@ class Session(ABC):
         self.ports = ports
         self.up_since = trio.current_time()
         bind_context(session=uid)
-        self.tell(
-            Connected(
-                uid=uid,
-                services=tuple(
-                    PublicService(
-                        name=service.name,
-                        local=service.local,
-                        public=TCPAddress(host, port) if url is None else _address_of(url),
-                        url=url,
-                    )
-                    for service, port, url in zip(
-                        self.forwarder.services, ports, urls or (None,) * len(ports), strict=True
-                    )
-                ),
-                server=server,
-                tunnel=tunnel,
-                username=username,
-                encrypted=encrypted,
-            )
+        services = public_services(self.forwarder.services, host, ports, urls)
+        self.connected = Connected(
+            uid=uid,
+            services=services,
+            server=server,
+            tunnel=tunnel,
+            username=username,
+            encrypted=encrypted,
         )
+        self.tell(self.connected)
         self.changed.notify()
+
+
+def public_services(
+    services: Sequence[Service],
+    host: str,
+    ports: Sequence[int],
+    urls: Sequence[str | None] | None,
+) -> tuple[PublicService, ...]:
+    """Return where services are for visitors: at these ports of a host, or at these URLs."""
+    return tuple(
+        PublicService(
+            name=service.name,
+            local=service.local,
+            public=TCPAddress(host, port) if url is None else _address_of(url),
+            url=url,
+        )
+        for service, port, url in zip(services, ports, urls or (None,) * len(ports), strict=True)
+    )
 
 
 def _address_of(url: str) -> TCPAddress:

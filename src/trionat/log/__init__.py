@@ -33,11 +33,19 @@ __all__ = [
     "escape",
     "get_logger",
     "log_to",
+    "set_level",
     "unbind_context",
 ]
 
 FLUSH_TIMEOUT: Final = 2.0
 """Seconds that leaving `log_to` waits for what is queued: a stuck terminal must not keep the program from ending."""
+
+
+def set_level(level: int | str) -> None:
+    """Have the records of this process count from another level on, in the block of `log_to`."""
+    root, ours = logging.getLogger(), logging.getLogger("trionat")
+    ours.setLevel(level)
+    root.setLevel(max(ours.level, logging.WARNING))
 
 
 @contextmanager
@@ -71,8 +79,7 @@ def log_to(
     """
     root, ours = logging.getLogger(), logging.getLogger("trionat")
     levels = root.level, ours.level
-    ours.setLevel(level.upper() if isinstance(level, str) else level)
-    root.setLevel(max(ours.level, logging.WARNING))
+    set_level(level.upper() if isinstance(level, str) else level)
     statistics = LogStatistics()
     sinks: list[Sink] = []
     if terminal is not None:

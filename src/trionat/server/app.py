@@ -30,10 +30,12 @@ from trionat.server.accounts.tickets import make_ticket
 from trionat.server.accounts.traffic import open_traffic
 from trionat.server.admin.socket import open_admin_socket
 from trionat.server.admission.bans import Bans
+from trionat.server.control_certificate import certificate_files, load_certificate
 from trionat.server.events.event import server_stopping, server_up
 from trionat.server.events.hub import Hub
 from trionat.server.listeners import open_listeners
 from trionat.server.refusals import RefusalCounters
+from trionat.server.reload import ServerReload
 from trionat.server.single import SingleProcess
 from trionat.server.state_folder import (
     StateFolder,
@@ -46,9 +48,8 @@ from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.system import has_unix_sockets
 from trionat.text import counted
-from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
-from trionat.transport.tls import name_mismatch, server_context
+from trionat.transport.tls import name_mismatch
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
     from trionat.config.cluster import ClusterConfig
     from trionat.config.database import DatabaseConfig
+    from trionat.config.reload import Reloader
     from trionat.config.server import ServerConfig
     from trionat.server.cluster.member import Member
     from trionat.server.console.console import Console, Door
@@ -88,6 +90,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
     events: EventsConfig | None = None,
     stopping: trio.Event | None = None,
     reserved: bool = False,
+    reloader: Reloader | None = None,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a server until it is cancelled, or until `stopping` is set and every session has ended.
@@ -106,6 +109,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
 
     Where `config` has an address for the console, that is there; `origins` says by keys such as `Server.VisitPort` where each is from, for people.
     `events` says who is told what happens.
+
+    `reloader` has the server change to the configuration that it reads, while the server runs; the server runs it.
 
     With `cluster`, this server is a node of it, and `database` has to be there; at the start its Redis is waited for as `cluster.wait` says.
 
@@ -158,7 +163,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 self_signed=config.certificate is None,
             )
         )
-        tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
+        tls, shown = await trio.to_thread.run_sync(load_certificate, config, state)
         door = None if config.console_addr is None else await _open_door(config, tls, resources)
         await trio.to_thread.run_sync(_tell_other_name, config, public)
         await trio.to_thread.run_sync(
@@ -213,6 +218,14 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         delivery = None
         if events.webhooks or door is not None:
             delivery = await _open_delivery(hub, events, folder, resources)
+        sections: dict[str, Any] = {
+            "Server": config,
+            **({} if acme is None else {"Acme": acme}),
+            "Events": events,
+            **({} if database is None else {"Database": database}),
+            **({} if cluster is None else {"Cluster": cluster}),
+        }
+        known_origins = dict(origins)
         console = (
             None
             if door is None
@@ -228,14 +241,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 bans=bans,
                 refusals=refusals,
                 descriptors=descriptors,
-                sections={
-                    "Server": config,
-                    **({} if acme is None else {"Acme": acme}),
-                    "Events": events,
-                    **({} if database is None else {"Database": database}),
-                    **({} if cluster is None else {"Cluster": cluster}),
-                },
-                origins=origins,
+                sections=sections,
+                origins=known_origins,
             )
         )
         admin_socket = resources.enter_context(open_admin_socket(folder))
@@ -252,7 +259,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             if config.worker_count > 1:
                 from trionat.server.workers.parent import Parent  # noqa: PLC0415 - one process needs none of it
 
-                certificate, key = _certificate_files(config, state)
+                certificate, key = certificate_files(config, state)
                 server: Parent | SingleProcess = Parent(
                     config=config,
                     ready=ready,
@@ -272,6 +279,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     owners=owners,
                     console=console,
                     tally=tally,
+                    reload=None if reloader is None else reloader.reload,
                     events=hub,
                 )
             else:
@@ -293,11 +301,27 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     owners=owners,
                     console=console,
                     tally=tally,
+                    reload=None if reloader is None else reloader.reload,
                     events=hub,
+                )
+            if reloader is not None:
+                reloader.reloadable = ServerReload(
+                    server=server,
+                    state=state,
+                    ports=pool,
+                    bans=bans,
+                    stopping=stopping,
+                    names=names,
+                    delivery=delivery,
+                    console=console,
+                    sections=sections,
+                    origins=known_origins,
                 )
 
             def be_up() -> None:
                 hub.publish(server_up(version=VERSION, control=str(ready.control)))
+                if reloader is not None:
+                    preparing.start_soon(reloader.run, name="reload")
                 task_status.started(ready if member is None else member.describe(ready))
 
             await server.serve(admin_socket, be_up)
@@ -418,24 +442,6 @@ async def _prepare(store: Store, *, wait: bool, stopping: trio.Event) -> bool:
                 log.info("the store is there")
             return True
     return False
-
-
-def _certificate_files(config: ServerConfig, state: StateFolder) -> tuple[Path, Path]:
-    return config.certificate or state.certificate_file, config.certificate_key or state.key_file
-
-
-def _certificate(config: ServerConfig, state: StateFolder) -> tuple[ssl.SSLContext, bytes]:
-    """Return the TLS context and the fingerprint of what it shows. Blocks."""
-    certificate, key = _certificate_files(config, state)
-    try:
-        return server_context(certificate, key), fingerprint(
-            first_certificate(certificate.read_text())
-        )
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StartupError(
-            f"cannot use the certificate {certificate} with the key {key}: {reason}"
-        ) from error
 
 
 def _tell_other_name(config: ServerConfig, public: TCPAddress) -> None:

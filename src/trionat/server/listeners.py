@@ -15,7 +15,8 @@ from trionat.log import get_logger
 from trionat.transport.listener import Listener, look_up
 
 if TYPE_CHECKING:
-    from contextlib import AsyncExitStack
+    from collections.abc import Collection, Iterable
+    from contextlib import AsyncExitStack, ExitStack
 
     from trionat.config.server import ServerConfig
 
@@ -42,6 +43,12 @@ class Listeners:
     proxy_visit: Listener | None = None
     http: Listener | None = None
     https: Listener | None = None
+
+    @property
+    def all(self) -> tuple[Listener, ...]:
+        """All of them."""
+        besides = (self.control, self.tunnel, self.proxy_control, self.proxy_visit)
+        return (*(each for each in besides if each is not None), *self.of_visitors)
 
     @property
     def of_visitors(self) -> tuple[Listener, ...]:
@@ -122,6 +129,36 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
         http=http,
         https=https,
     )
+
+
+async def open_visit_ports(
+    config: ServerConfig, ports: Collection[int], others: Iterable[Listener], resources: ExitStack
+) -> tuple[Listener, ...]:
+    """Bind more visit ports of a server that runs, beside `others`; `resources` closes them. Those that cannot be opened are left out where `VisitPortPolicy` says so.
+
+    Raises:
+        StartupError: one cannot be bound.
+    """
+    host = TCPAddress(config.effective_visit_host, next(iter(ports), 0))
+    number = await look_up(host)
+    opened: list[Listener] = []
+    for count, port in enumerate(ports):
+        if count % _AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+        address = TCPAddress(config.effective_visit_host, port)
+        try:
+            listener = Listener.open(address, host=number)
+        except StartupError as error:
+            if any(_is_same(address, other.address) for other in others):
+                text = f"cannot listen on {address}: that is one of this server's own ports: choose another visit port"
+                raise StartupError(text) from error
+            if config.visit_port_policy == REQUIRE:
+                raise
+            log.warning("a visit port is left out (VisitPortPolicy)", port=port, reason=str(error))
+            continue
+        resources.callback(listener.close)
+        opened.append(listener)
+    return tuple(opened)
 
 
 def _is_same(one: TCPAddress, other: TCPAddress) -> bool:

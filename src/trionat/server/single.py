@@ -22,20 +22,24 @@ from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
 from trionat.server.events.hub import Hub
 from trionat.server.proxies import ProxyListener
+from trionat.server.registry.local import LocalRegistry
 from trionat.server.sessions.registry import Sessions
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
+from trionat.signals import AutoResetEvent
 
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Collection
 
+    from trionat.config.reload import Reloaded
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.server.accounts.accounts import Accounts
     from trionat.server.accounts.name_owners import NameOwners
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.admission.bans import Bans
+    from trionat.server.change import ServerChange
     from trionat.server.cluster.member import Member
     from trionat.server.console.console import Console
     from trionat.server.listeners import Listeners
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from trionat.server.tally import Tally
     from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
+    from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
 
@@ -74,9 +79,14 @@ class SingleProcess:
     owners: NameOwners | None = None
     console: Console | None = None
     tally: Tally | None = None
+    reload: Callable[[], Awaitable[Reloaded]] | None = None
     events: Hub = attrs.field(factory=Hub)
     context: ServerContext = attrs.field(init=False)
     _acceptor: VisitorAcceptor = attrs.field(init=False)
+    _connections: ConnectionHandler = attrs.field(init=False)
+    _proxies: list[ProxyListener] = attrs.field(init=False, factory=lambda: [])
+    _serving: dict[int, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
+    _ports_changed: AutoResetEvent = attrs.field(init=False, factory=AutoResetEvent)
     _frontend: Frontend | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -101,6 +111,7 @@ class SingleProcess:
             tally=self.tally,
         )
         self._acceptor = VisitorAcceptor(self.config, self.refusals, tally=self.tally)
+        self._connections = ConnectionHandler(self.context, self.tls)
         leases.pass_on, leases.owners = self._acceptor.pass_on, self.owners
         if self.names is not None:
             from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
@@ -146,27 +157,31 @@ class SingleProcess:
                 serving.start_soon(self.tally.measure_lag, name="measure loop lag")
             serving.start_soon(draining.run, name="drain clients")
             if admin_socket is not None:
-                admin = AdminServer(commands)
+                admin = AdminServer(commands, self.reload)
                 serving.start_soon(admin.serve, admin_socket, name="admin server")
             if self.console is not None:
                 serving.start_soon(self.console.serve, commands, name="console")
-            listen_for_clients(
+            behind = listen_for_clients(
                 serving,
                 self.listeners,
-                ConnectionHandler(context, self.tls).acceptor(serving),
+                self._connections.acceptor(serving),
                 config=self.config,
                 refusals=self.refusals,
                 descriptors=self.descriptors,
             )
+            if behind is not None:
+                self._proxies.append(behind)
             if self._frontend is not None:
                 self._acceptor.named = self._frontend.start(serving)
-            async with trio.open_nursery() as visiting:  # stops first
-                self._listen_for_visitors(visiting)
-                when_up()
-                await self.stopping.wait()
-                visiting.cancel_scope.cancel("the server stops")
-            for listener in self.listeners.of_visitors:
-                listener.close()
+            try:
+                async with trio.open_nursery() as visiting:  # stops first
+                    self._listen_for_visitors(visiting)
+                    when_up()
+                    await self.stopping.wait()
+                    visiting.cancel_scope.cancel("the server stops")
+            finally:
+                for listener in self.listeners.of_visitors:
+                    listener.close()
             log.info(
                 "visit ports closed", sessions=len(sessions.by_uid), grace=self.config.drain_grace
             )
@@ -188,17 +203,81 @@ class SingleProcess:
 
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         most = self.descriptors.for_visitors
-        for listener in self.listeners.visits:
-            port = self.ports.ports[listener.address.port]
-            accept = partial(self._acceptor.accept, port, listener.address)
-            serve = partial(listener.serve, accept, self.descriptors, most=most)
-            nursery.start_soon(serve, name=f"visit port {port.number}")
+        nursery.start_soon(self._serve_ports, nursery, name="visit ports")
         listen_for_names(nursery, self.listeners, self._acceptor, self.descriptors)
         if (proxies := self.listeners.proxy_visit) is not None:
             take = partial(self._acceptor.accept_behind_proxy, self.ports.ports)
             behind = ProxyListener.of(self.config, proxies, self.refusals)
+            self._proxies.append(behind)
             serve = partial(behind.serve, take, self.descriptors, most=most)
             nursery.start_soon(serve, name=f"proxies at {proxies.address}")
+
+    async def _serve_ports(self, nursery: trio.Nursery) -> None:
+        """Accept on all visit ports in `nursery`, also on those that come with a reload."""
+        while True:
+            for listener in self.listeners.visits:
+                number = listener.address.port
+                if number not in self._serving:
+                    scope = self._serving[number] = trio.CancelScope()
+                    nursery.start_soon(
+                        self._serve_port, listener, scope, name=f"visit port {number}"
+                    )
+            await self._ports_changed.wait()
+
+    async def _serve_port(self, listener: Listener, scope: trio.CancelScope) -> None:
+        port, most = self.ports.ports[listener.address.port], self.descriptors.for_visitors
+        with scope:
+            accept = partial(self._acceptor.accept, port, listener.address)
+            await listener.serve(accept, self.descriptors, most=most)
+
+    # -- a reload ----------------------------------------------------------------------------------------------------
+
+    def needs_restart(self) -> Collection[str]:
+        """See `Server` in `server/reload.py`."""
+        return ()
+
+    def take_change(self, change: ServerChange) -> None:
+        """See `Server` in `server/reload.py`."""
+        context, config = self.context, change.config
+        self.config = context.config = config
+        self.tls = change.tls
+        context.leases.take_config(config)
+        if isinstance(registry := context.leases.registry, LocalRegistry):
+            registry.table.slots = config.session_limit
+        admission = context.admission
+        elsewhere = (
+            others_than(self.ready.public, config) if self.member is None else admission.elsewhere
+        )
+        admission.take_config(config, elsewhere)
+        self._acceptor.take_config(config)
+        self._connections.take_config(config, change.tls)
+        if self._frontend is not None and change.acme is not None:
+            self._frontend.take_config(config, change.acme)
+        for proxies in self._proxies:
+            proxies.take_config(config)
+        for session in context.sessions.by_uid.values():
+            session.config = attrs.evolve(session.config, drain_grace=config.drain_grace)
+        self._change_ports(change.added, frozenset(change.removed))
+
+    def _change_ports(self, added: tuple[Listener, ...], removed: frozenset[int]) -> None:
+        """Ports have come, and go: who has one of these is told, comes again, and gets another one."""
+        kept: list[Listener] = []
+        for listener in self.listeners.visits:
+            if (number := listener.address.port) not in removed:
+                kept.append(listener)
+                continue
+            if (scope := self._serving.pop(number, None)) is not None:
+                scope.cancel("the port was taken away")
+            listener.close()
+        self.listeners = attrs.evolve(self.listeners, visits=(*kept, *added))
+        self.ports.remove(removed)
+        self.ports.add(listener.address.port for listener in added)
+        for lease in self.context.leases:
+            if not removed.isdisjoint(lease.point_ids):
+                lease.give_up("its visit port was taken away")
+                lease.send_back("its visit port was taken away")
+        self.context.leases.changed.notify()
+        self._ports_changed.notify()
 
     def _join(self, member: Member, draining: Drain, nursery: trio.Nursery) -> None:
         """Be a node in `nursery`."""

@@ -247,6 +247,7 @@ def test_every_key_can_come_from_the_environment(path: str) -> None:
         KEYS["Client.BasicAuth"].kind.words: "ann:secret",
         "none, v1 or v2": "v2",
         "tolerate or require": "require",
+        KEYS["Server.LogLevel"].kind.words: "DEBUG",
         KEYS["Server.DenyVisitors"].kind.words: "192.0.2.0/24",
         "SHA256: and 32 bytes in base64 or hex": "00" * 32,
     }

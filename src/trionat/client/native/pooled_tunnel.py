@@ -127,7 +127,7 @@ class PooledTunnel:
         if len(self._frames) > 1:  # of the current visitor and the one before
             del self._frames[next(iter(self._frames))]
         self._frames[stream] = frame
-        if frame.service >= len(self.pool.forwarder.services):  # OPEN was refused for that before
+        if not self.pool.forwarder.knew(frame.service):  # OPEN was refused for that before
             raise RemoteProtocolError(f"RESUME for service {frame.service}, which is not there")
         self._opened = stream
         self._changed.notify()

@@ -318,7 +318,7 @@ class TunnelPool:
             "visitor closed",
             visitor=frame.visitor,
             address=_address(frame),
-            service=str(self.forwarder.services[frame.service].local),
+            service=self.forwarder.name(frame.service),
             reason=stream.end,
             received=stream.given,
             sent=stream.taken,

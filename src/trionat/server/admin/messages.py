@@ -81,8 +81,15 @@ class LiftBan:
     network: str
 
 
+@attrs.frozen
+class AskReload:
+    """Asks that the configuration be read again, for a `Reloaded`."""
+
+    word: ClassVar[str] = "reload"
+
+
 Kick: TypeAlias = KickUser | KickSession | KickVisitor
-Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | Kick | LiftBan
+Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | AskReload | Kick | LiftBan
 
 
 @attrs.frozen(kw_only=True)
@@ -219,6 +226,8 @@ def decode_request(line: bytes) -> Request:
             return AskDrain()
         case AskWhere.word:
             return AskWhere(fields.text("name"))
+        case AskReload.word:
+            return AskReload()
         case KickUser.word:
             return KickUser(fields.text("name"))
         case KickSession.word:

@@ -13,6 +13,7 @@ from trionat.log import get_logger
 from trionat.server.admin.messages import (
     REQUEST_BYTES,
     AskDrain,
+    AskReload,
     AskStatus,
     AskTasks,
     AskWhere,
@@ -31,7 +32,9 @@ from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Awaitable, Callable
 
+    from trionat.config.reload import Reloaded
     from trionat.server.admin.commands import Commands
     from trionat.server.admin.messages import Drained, Kicked, Whereabouts
     from trionat.server.admin.snapshot import Snapshot
@@ -45,15 +48,18 @@ _PLACES: Final = 4
 _PATIENCE: Final = 10.0
 """Seconds for a connection, from its first byte to its last."""
 
+_NO_FILE: Final = "this server was started by a program, which knows its configuration"
+
 _SHORTAGE_WAIT: Final = 1.0
 """Seconds to the next try, where a connection cannot be accepted for lack of descriptors."""
 
 
 @attrs.define(eq=False)
 class AdminServer:
-    """Answers what commands ask for, until it is cancelled. Does not own the listening socket."""
+    """Answers what commands ask for, until it is cancelled. Does not own the listening socket. `reload` is there where the configuration can be read again."""
 
     commands: Commands
+    reload: Callable[[], Awaitable[Reloaded]] | None = None
     _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, _PLACES))
     _scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
@@ -95,7 +101,7 @@ class AdminServer:
 
     async def _answer(self, request: Request) -> bytes:
         """Do what is asked for. The answer is written in a thread, since there may be thousands of visitors in it."""
-        answer: Snapshot | Branch | Drained | Whereabouts | Kicked | Lifted
+        answer: Snapshot | Branch | Drained | Whereabouts | Kicked | Lifted | Reloaded
         match request:
             case AskStatus():
                 answer = await self.commands.snapshot()
@@ -105,6 +111,10 @@ class AdminServer:
                 answer = await self.commands.drain()
             case AskWhere():
                 answer = self.commands.where(request.name)
+            case AskReload():
+                if self.reload is None:
+                    return encode_error(_NO_FILE)
+                answer = await self.reload()
             case KickUser() | KickSession() | KickVisitor():
                 answer = await self.commands.kick(request)
                 if answer.anybody:

@@ -106,6 +106,10 @@ class Bans:
     _in_use_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
     _told: set[str] = attrs.field(init=False, factory=lambda: set())  # bans, in events
 
+    def take_limits(self, after: int, time: float) -> None:
+        """These count from now on; a ban that there is ends as it was told."""
+        self.after, self.time = after, time
+
     def shuts_out(self, host: str) -> bool:
         """Tell whether a connection from there is closed unheard: it is banned, and nobody there has a session, or had one lately."""
         if not self._records:

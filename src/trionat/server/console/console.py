@@ -111,7 +111,25 @@ class Console:
     delivery: Delivery
     sections: Mapping[str, Any]
     origins: Mapping[str, str]
+    _context: Context | None = attrs.field(init=False, default=None)
+    _guard: Guard | None = attrs.field(init=False, default=None)
+    _web_server: WebServer | None = attrs.field(init=False, default=None)
     _logins: Logins = attrs.field(init=False, factory=Logins)
+
+    def take_config(
+        self, config: ServerConfig, tls: ssl.SSLContext, visit_ports: tuple[int, ...]
+    ) -> None:
+        """These count from now on, for requests and connections that come."""
+        self.config = config
+        self.ready = attrs.evolve(self.ready, visit_ports=visit_ports)
+        if self.door.tls is not None:
+            self.door = attrs.evolve(self.door, tls=tls)
+            if self._web_server is not None:
+                self._web_server.tls = tls
+        if self._context is not None:
+            self._context.config, self._context.ready = config, self.ready
+        if self._guard is not None:
+            self._guard.take_config(config, self.ready)
 
     async def serve(self, commands: Commands) -> None:
         """Serve until cancelled, which is when the server has stopped: how a planned stop goes can be seen. It is started anew after a bug."""
@@ -137,7 +155,7 @@ class Console:
         sampler = Sampler(commands)
         health = Health(self.store)
         exposition = await Exposition.open(self.config, commands, health.store_answers)
-        context = Context(
+        context = self._context = Context(
             config=self.config,
             ready=self.ready,
             state=self.state,
@@ -159,9 +177,10 @@ class Console:
             on_change=Trail(self.delivery.audit).note,
         )
         pages = await trio.to_thread.run_sync(page_routes)
-        web_server = WebServer(
+        guard = self._guard = Guard.of(make_application(context, pages), self.config, self.ready)
+        web_server = self._web_server = WebServer(
             name="console",
-            app=Guard.of(make_application(context, pages), self.config, self.ready),
+            app=guard,
             listener=self.door.listener,
             descriptors=self.descriptors,
             most=_MOST_CONNECTIONS,

@@ -14,6 +14,7 @@ from trionat.server.events.audit import Audit
 from trionat.server.events.journal import Journal, events_folder
 from trionat.server.events.post import receiver_context
 from trionat.server.events.webhook import Webhook, key_of, send_test
+from trionat.signals import AutoResetEvent
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
@@ -42,9 +43,50 @@ class Delivery:
 
     audit: Audit
     journal: Journal
-    webhooks: tuple[Webhook, ...]
-    tls: ssl.SSLContext | None
-    server: str
+    hub: Hub
+    webhooks: tuple[Webhook, ...] = ()
+    tls: ssl.SSLContext | None = None
+    open_context: Callable[[], ssl.SSLContext] = receiver_context
+    _changed: AutoResetEvent = attrs.field(init=False, factory=AutoResetEvent)
+    _running: dict[Webhook, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
+
+    @property
+    def server(self) -> str:
+        """What events call this server."""
+        return self.hub.server
+
+    def take_config(self, config: EventsConfig, tls: ssl.SSLContext | None) -> None:
+        """Tell these webhooks from now on. One that is as before goes on, one that is new hears what comes; `tls` is for the first ones."""
+        self.tls = self.tls or tls
+        if self.tls is None:  # there is no webhook, and there was none
+            return
+        before = {webhook.config: webhook for webhook in self.webhooks}
+        self.journal.take_webhooks([key_of(each) for each in config.webhooks])
+        self.webhooks = tuple(
+            before.get(each)
+            or Webhook(
+                config=each,
+                server=self.server,
+                journal=self.journal,
+                tls=self.tls,
+                now=self.hub.now,
+            )
+            for each in config.webhooks
+        )
+        for webhook in self._running.keys() - set(self.webhooks):
+            self._running.pop(webhook).cancel("it is not configured any more")
+        self._changed.notify()
+
+    async def tell(self) -> None:
+        """Tell all webhooks, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                for webhook in self.webhooks:
+                    if webhook not in self._running:
+                        scope = self._running[webhook] = trio.CancelScope()
+                        name = f"events for {webhook.config.shown}"
+                        nursery.start_soon(_run, webhook, scope, name=name)
+                await self._changed.wait()
 
     async def wait_through(self) -> None:
         """Wait until every receiver that is well has heard everything."""
@@ -74,6 +116,11 @@ async def send_tests(
     return [(webhook, outcomes[number]) for number, webhook in enumerate(webhooks)]
 
 
+async def _run(webhook: Webhook, scope: trio.CancelScope) -> None:
+    with scope:
+        await _keep(webhook.run)
+
+
 async def _keep(job: Callable[[], Awaitable[None]]) -> None:
     """Run a job to its end, and once more after a bug, which no tunnel is to feel."""
     is_done = False
@@ -98,22 +145,15 @@ async def open_delivery(hub: Hub, config: EventsConfig, state: Path) -> AsyncGen
     for event in journal:
         if (identity := event.identity) is not None:
             hub.remember(identity)
-    tls, webhooks = None, tuple[Webhook, ...]()
+    delivery = Delivery(Audit(state, hub), journal, hub)
     if config.webhooks:  # the system's authorities take some MiB
-        tls = await trio.to_thread.run_sync(receiver_context)
-        webhooks = tuple(
-            Webhook(config=each, server=hub.server, journal=journal, tls=tls, now=hub.now)
-            for each in config.webhooks
-        )
-    delivery = Delivery(Audit(state, hub), journal, webhooks, tls, hub.server)
+        delivery.take_config(config, await trio.to_thread.run_sync(receiver_context))
     try:
         with hub.telling(journal):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep, journal.run, name="journal of events")
                 nursery.start_soon(_keep, delivery.audit.run, name="audit")
-                for webhook in webhooks:
-                    name = f"events for {webhook.config.shown}"
-                    nursery.start_soon(_keep, webhook.run, name=name)
+                nursery.start_soon(delivery.tell, name="events for webhooks")
                 yield delivery
                 with trio.move_on_after(_LAST_WORDS):
                     await journal.flush()

@@ -228,6 +228,12 @@ class Journal:
             return kept
         return next((each for each in self._kept.values() if each.event.number > number), None)
 
+    def take_webhooks(self, webhooks: Collection[str]) -> None:
+        """There are these from now on; one that is new hears what comes, and where the others were is forgotten."""
+        self.positions = {webhook: self.positions.get(webhook, self.number) for webhook in webhooks}
+        self._moved = True
+        self._due.notify()
+
     def settle(self, webhook: str, number: int) -> None:
         """A webhook is done with all events up to that one."""
         self.positions[webhook] = number

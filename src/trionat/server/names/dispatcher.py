@@ -99,7 +99,11 @@ class Dispatcher:
     _told: WeakSet[VisitorQueue | Group] = attrs.field(init=False, factory=lambda: WeakSet())
 
     def __attrs_post_init__(self) -> None:
-        config = self.config
+        self.take_config(self.config)
+
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on, for connections that come."""
+        self.config = config
         # Not by default: what passes TCP on from this machine without a PROXY header, as containers do, would lend its trust to everybody.
         self._proxies = Networks(config.named_proxies)
         self._limits = HttpLimits(

@@ -89,6 +89,12 @@ class NameListener:
     passes_on: Callable[[str], PassOn | None] | None = None
     _told: set[str] = attrs.field(init=False, factory=lambda: set())
 
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on, for connections that come."""
+        self.config = config
+        self.handshakes.take_limits(config.max_handshakes, config.max_handshakes_per_address)
+        self.dispatcher.take_config(config)
+
     def accept_https(
         self,
         connection: socket.socket,

@@ -93,6 +93,11 @@ class VisitorAcceptor:
         self._https_ports = {HTTPS_PORT, *_port_of(config.effective_https_addr)}
         self._http_ports = {HTTP_PORT, *_port_of(config.effective_http_addr)} - self._https_ports
 
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on."""
+        self.config = config
+        self._policy.take_config(config)
+
     def accept(
         self,
         port: VisitPort,

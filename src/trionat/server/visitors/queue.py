@@ -17,6 +17,8 @@ from trionat.server.refusals import Bound, RefusalCounters
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trionat.server.accounts.limits import UserLimits
     from trionat.server.visitors.visitor import Visitor
 
@@ -240,6 +242,18 @@ class VisitorQueue:
             if not visitor.is_over and not visitor.endpoint.is_lost():
                 self.refusals.counts[Bound.WAIT] += 1
         self._dismiss(visitor, reason)
+
+    def drop_service(self, number: int, reason: str) -> None:
+        """Dismiss those who wait for a service of the client, and have not begun: it is not there any more."""
+        for visitor in tuple(self._waiting):
+            if visitor.service == number and visitor.stream is None and not visitor.is_over:
+                self._waiting.remove(visitor)
+                self._dismiss(visitor, reason)
+
+    def renumber(self, numbers: Mapping[int, int]) -> None:
+        """The client calls its services by other numbers from now on."""
+        for visitor in self._waiting:
+            visitor.service = numbers.get(visitor.service, visitor.service)
 
     def reset_streams(self, reason: str) -> None:
         """Reset visitors with whom a client has begun that has gone for good; those of whom it can have got nothing begin anew."""
