@@ -220,11 +220,14 @@ async def test_lists_and_limits_count_at_once_and_the_rest_is_named(
                 async with await client.visit() as refused:
                     assert await running.read_all(refused) == b""
                 await server.wait_record("visitor refused")
+                # A ping at the latest.
+                await running.wait_until(
+                    lambda: any(each["level"] == "debug" for each in server.records)
+                )
             server.write(VisitPort=port)
             assert (await server.reload()).restart == ()
             async with visiting(client):
                 pass
-            assert any(record["level"] == "debug" for record in server.records)
 
 
 async def test_a_hangup_without_a_terminal_reloads(echo_server: Service, tmp_path: Path) -> None:

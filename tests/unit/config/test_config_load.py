@@ -613,7 +613,8 @@ def test_the_flag_of_visit_ports_and_its_old_name_are_one() -> None:
     def visit_ports(*arguments: str) -> str:
         shown: list[object] = []
 
-        def command(flags: Flags) -> None:
+        def command(flags: Flags, config: Path | None = None) -> None:
+            assert config is None
             shown.append(flags["Server.VisitPort"])
 
         app = typer.Typer()
