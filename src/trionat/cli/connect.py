@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, assert_never
@@ -19,7 +20,8 @@ from trionat.cli.diagnostics import find_warnings, log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.qr_code import qr_code
-from trionat.cli.running import find_service_manager, run_until_signalled, tell
+from trionat.cli.running import Verbosity, find_service_manager, run_until_signalled, tell
+from trionat.cli.screen.choice import can_show_screen
 from trionat.client.app import Client
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
@@ -41,6 +43,12 @@ from trionat.text import is_ticket_like
 from trionat.transport.descriptors import warn_if_short
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from trionat.cli.screen.client_page import ClientView
+    from trionat.cli.screen.client_screen import ClientScreen
+    from trionat.cli.screen.screen import Screen
     from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
@@ -73,6 +81,18 @@ def connect(
         bool,
         typer.Option("--qr", help="Show the public address as a QR code as well, for a phone."),
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of the screen, at a terminal.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="Only the public addresses, and what somebody should look at."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Lines for whoever looks for a fault.")
+    ] = False,
 ) -> None:
     """Run the private side: make services here reachable at a trionat server, and keep them so."""
     try:
@@ -82,15 +102,37 @@ def connect(
             "client", file=config, flags=given, environ=os.environ, check_ticket=Ticket.decode
         )
         configuration = _with_password(configuration)
+        verbosity = Verbosity.of(quiet=quiet, verbose=verbose)
     except ConfigError as error:
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "client"))
     notification = find_service_manager()
-    run_until_signalled(
-        partial(_connect, configuration, warnings, notification, as_json=as_json, qr=qr),
-        log_file=configuration.client.log_filename,
-        notification=notification,
-    )
+    has_screen = not (as_json or plain) and verbosity is Verbosity.USUAL and can_show_screen()
+    with _open_screen() if has_screen else nullcontext() as screen:
+        output = _Output(as_json=as_json, qr=qr, quiet=quiet, screen=screen)
+        run_until_signalled(
+            partial(_connect, configuration, warnings, notification, output),
+            log_file=configuration.client.log_filename,
+            notification=notification,
+            verbosity=verbosity,
+            pane=None if screen is None else screen.pane,
+        )
+
+
+def _open_screen() -> AbstractContextManager[Screen[ClientView]]:
+    from trionat.cli.screen.client_screen import open_screen  # noqa: PLC0415 - start time, memory
+
+    return open_screen()
+
+
+@attrs.frozen
+class _Output:
+    """How a client tells what it does."""
+
+    as_json: bool
+    qr: bool
+    quiet: bool
+    screen: Screen[ClientView] | None
 
 
 def _with_password(configuration: Configuration) -> Configuration:
@@ -142,11 +184,10 @@ async def _connect(
     configuration: Configuration,
     warnings: list[Problem],
     notification: Notification | None,
+    output: _Output,
     stopping: trio.Event,
-    *,
-    as_json: bool,
-    qr: bool,
 ) -> None:
+    as_json = output.as_json
     log_warnings(warnings)
     if configuration.file is not None:
         log.info("configuration read", file=str(configuration.file))
@@ -154,8 +195,16 @@ async def _connect(
     warn_if_short(
         2 * tunnels + _OTHER_DESCRIPTORS, f"MaxTunnels {tunnels}, each with a local connection"
     )
-    show = show_json if as_json else TextEvents(qr=qr)
+    show: Callable[[ClientEvent], None] = (
+        show_json if as_json else TextEvents(qr=output.qr, quiet=output.quiet)
+    )
+    screen: ClientScreen | None = None
+    if output.screen is not None:
+        from trionat.cli.screen.client_screen import ClientScreen  # noqa: PLC0415 - as above
 
+        services = configuration.client.effective_services()
+        code = qr_code if output.qr else None
+        show = screen = ClientScreen(output.screen, services, stopping, code)
     public: dict[int, str] = {}
 
     def tell_event(event: ClientEvent) -> None:
@@ -170,20 +219,31 @@ async def _connect(
             notification.status(status)
         show(event)
 
-    client = Client(configuration.client, configuration.auth, tell_event, stopping)
+    client = Client(
+        configuration.client,
+        configuration.auth,
+        tell_event,
+        stopping,
+        looks_after=screen is not None,
+    )
     approver = Approver(
-        lambda service, host, approved: client.approve(service, host, approved=approved), as_json
+        lambda service, host, approved: client.approve(service, host, approved=approved),
+        as_json,
+        on_screen=screen is not None,
     )
     if notification is not None:
         notification.ready()  # a server that is away is waited for, and does not hold up the machine's start
-    if not any(service.approve for service in configuration.client.named_services()):
+    asks = any(service.approve for service in configuration.client.named_services())
+    if not asks and screen is None:
         await client.run()
         return
-    if _nobody_answers(as_json=as_json):
+    if asks and _nobody_answers(as_json=as_json):
         log.warning(
             "nobody can be asked who may visit (Approve), so nobody gets in: run it at a terminal, or with --json and a program at its standard input"
         )
     async with trio.open_nursery() as nursery:
+        if screen is not None:
+            nursery.start_soon(screen.run, client, approver, name="show it")
         nursery.start_soon(approver.listen, name="hear what is approved")
         nursery.start_soon(approver.expire, name="questions that nobody answers")
         await client.run()
@@ -221,10 +281,11 @@ def _nobody_answers(*, as_json: bool) -> bool:
 class TextEvents:
     """Tells a person: the public address first of all. A reason that comes again and again is told less and less often, counted.
 
-    With `qr` the address is also shown as a code, where it has changed.
+    With `qr` the address is also shown as a code, where it has changed. With `quiet` it is the address and no more.
     """
 
     qr: bool = False
+    quiet: bool = False
     _shown: str = attrs.field(init=False, default="")
     _was_up: bool = attrs.field(init=False, default=False)
     _reason: str = attrs.field(init=False, default="")
@@ -236,9 +297,10 @@ class TextEvents:
             case Connected():
                 for service in event.services:
                     say(f"{service.shown} -> {service.local}")
-                login = f"logged in as {event.username}" if event.username else "no login"
-                say(f"  server   {event.server}, {login}, uid {event.uid}")
-                say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
+                if not self.quiet:
+                    login = f"logged in as {event.username}" if event.username else "no login"
+                    say(f"  server   {event.server}, {login}, uid {event.uid}")
+                    say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
                 self._was_up, self._reason = True, ""
                 if self.qr:
                     self._show_code(event)

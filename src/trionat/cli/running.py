@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import os
 import signal
 import stat
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 import trio
 import typer
@@ -60,6 +61,27 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130
 
 
+class Verbosity(enum.Enum):
+    """How much is said on the terminal: with `--quiet` only where it is, and what somebody should look at; with `-v` what somebody who looks for a fault wants to know."""
+
+    LESS = enum.auto()
+    USUAL = enum.auto()
+    MORE = enum.auto()
+
+    @classmethod
+    def of(cls, *, quiet: bool, verbose: bool) -> Verbosity:
+        """Return what the flags say.
+
+        Raises:
+            ConfigError: Both are given.
+        """
+        if quiet and verbose:
+            raise ConfigError(
+                Problem("--quiet", "does not go with --verbose: leave one of them out")
+            )
+        return cls.LESS if quiet else cls.MORE if verbose else cls.USUAL
+
+
 def run_until_signalled(
     run: Callable[[trio.Event], Awaitable[None]],
     *,
@@ -68,6 +90,8 @@ def run_until_signalled(
     log_mode: int = 0o666,
     reserved: AbstractContextManager[object] | None = None,
     notification: Notification | None = None,
+    verbosity: Verbosity = Verbosity.USUAL,
+    pane: TextIO | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
@@ -75,14 +99,20 @@ def run_until_signalled(
     counts as one where there is a terminal, which has closed then; else it is only told.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
     `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
+    `pane` takes what else goes to the terminal.
     """
     code = ExitCode.BUG
     raise_descriptor_limit()  # every visitor takes two, and the usual soft limit is only 1024, or 256
     try:
         with (
             reserved or nullcontext(),
-            _logging(terminal=terminal, log_file=log_file, log_mode=log_mode),
-            printing_aside(),
+            _logging(
+                _complaints(pane) if terminal else None,
+                log_file=log_file,
+                log_mode=log_mode,
+                verbosity=verbosity,
+            ),
+            printing_aside(pane),
         ):
             code = trio.run(_run, run, notification)
     except* TrionatError as group:
@@ -101,18 +131,26 @@ def find_service_manager() -> Notification | None:
     return Notification.take(os.environ)
 
 
+def _complaints(pane: TextIO | None) -> TextIO:
+    """Return where log records go that are not for the file: standard error, unless that is the terminal on which the pane is."""
+    if pane is None or sys.stderr is None or not sys.stderr.isatty():
+        return sys.stderr
+    return pane
+
+
 def _logging(
-    *, terminal: bool, log_file: str | None, log_mode: int
+    terminal: TextIO | None, *, log_file: str | None, log_mode: int, verbosity: Verbosity
 ) -> AbstractContextManager[LogStatistics | None]:
-    if not terminal and log_file is None:
+    if terminal is None and log_file is None:
         return nullcontext()
-    level = _log_level()
+    level = "DEBUG" if verbosity is Verbosity.MORE else _log_level()
     filename, descriptor = (None, None) if log_file is None else _open_log_file(log_file, log_mode)
     return log_to(
-        terminal=sys.stderr if terminal else None,
+        terminal=terminal,
         filename=filename,
         descriptor=descriptor,
         level=level,
+        terminal_level=logging.WARNING if verbosity is Verbosity.LESS else logging.NOTSET,
     )
 
 

@@ -71,11 +71,12 @@ from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, s
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from trionat.address import TCPAddress
     from trionat.client.native.dialer import Server
     from trionat.client.native.servers import Place, Servers
+    from trionat.relay.stream import VisitorStream
 
 log = get_logger(__name__)
 
@@ -124,6 +125,7 @@ class NativeSession(Session):
     welcome: Welcome | None = attrs.field(init=False, default=None)
     _examined: dict[int, Examined | None] = attrs.field(init=False, factory=lambda: {})
     _answered: Signal = attrs.field(init=False, factory=Signal)
+    _pool: TunnelPool | None = attrs.field(init=False, default=None)
 
     async def run(self) -> None:
         """See `Session`."""
@@ -154,6 +156,7 @@ class NativeSession(Session):
             return None
         finally:
             self._link = self._control = None
+            self._pool = None
             # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
             endpoint.close()
 
@@ -180,6 +183,15 @@ class NativeSession(Session):
             await self._answered.wait()
         del self._examined[service]
         return examined
+
+    @property
+    def round_trip(self) -> float | None:
+        """See `Session`; the time of the last ping."""
+        return None if self._control is None else self._control.round_trip
+
+    def visitors(self) -> Iterator[tuple[int, str, VisitorStream]]:
+        """See `Session`."""
+        return iter(()) if self._pool is None else self._pool.visitors()
 
     def note_end(self, problem: PeerError, *, final: bool) -> bool:
         """See `Session`."""
@@ -346,6 +358,7 @@ class NativeSession(Session):
         )
         self._link = link if APPROVALS in welcome.capabilities else None
         self._control = link
+        self._pool = pool
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run, name="control link")
             nursery.start_soon(pool.run, name="tunnel pool")
@@ -355,7 +368,9 @@ class NativeSession(Session):
                 nursery.start_soon(self._tell_moved, link, name="tell that we have moved")
             if GROUPS in welcome.capabilities:
                 nursery.start_soon(self._tell_down, link, name="tell services that are down")
-            if self.config.group is not None:
+            if self.looks_after:
+                nursery.start_soon(self.forwarder.look_after, name="look after services")
+            elif self.config.group is not None:
                 nursery.start_soon(self.forwarder.retry, name="try services that are down")
             await self.stopping.wait()
             link.post(Drain(seconds=self.config.drain_grace))
