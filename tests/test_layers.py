@@ -69,6 +69,7 @@ FOREIGN = {
         "server/exposition/collector.py",
         "server/exposition/exposition.py",
     ],
+    "rich": ["cli/screen/"],
     "starlette": [
         "client/inspector/",
         "server/console/",

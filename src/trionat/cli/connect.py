@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, assert_never
@@ -44,7 +43,6 @@ from trionat.transport.descriptors import warn_if_short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from trionat.cli.screen.client_page import ClientView
     from trionat.cli.screen.client_screen import ClientScreen
@@ -108,21 +106,21 @@ def connect(
     warnings = list(find_warnings(configuration, "client"))
     notification = find_service_manager()
     has_screen = not (as_json or plain) and verbosity is Verbosity.USUAL and can_show_screen()
-    with _open_screen() if has_screen else nullcontext() as screen:
-        output = _Output(as_json=as_json, qr=qr, quiet=quiet, screen=screen)
-        run_until_signalled(
-            partial(_connect, configuration, warnings, notification, output),
-            log_file=configuration.client.log_filename,
-            notification=notification,
-            verbosity=verbosity,
-            pane=None if screen is None else screen.pane,
-        )
+    screen = _new_screen() if has_screen else None
+    output = _Output(as_json=as_json, qr=qr, quiet=quiet, screen=screen)
+    run_until_signalled(
+        partial(_connect, configuration, warnings, notification, output),
+        log_file=configuration.client.log_filename,
+        notification=notification,
+        verbosity=verbosity,
+        screen=screen,
+    )
 
 
-def _open_screen() -> AbstractContextManager[Screen[ClientView]]:
-    from trionat.cli.screen.client_screen import open_screen  # noqa: PLC0415 - start time, memory
+def _new_screen() -> Screen[ClientView]:
+    from trionat.cli.screen.client_screen import new_screen  # noqa: PLC0415 - start time, memory
 
-    return open_screen()
+    return new_screen()
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import trio
 import typer
@@ -37,6 +37,7 @@ from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
 
 if TYPE_CHECKING:
+    from trionat.cli.screen.screen import Screen
     from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
@@ -91,7 +92,7 @@ def run_until_signalled(
     reserved: AbstractContextManager[object] | None = None,
     notification: Notification | None = None,
     verbosity: Verbosity = Verbosity.USUAL,
-    pane: TextIO | None = None,
+    screen: Screen[Any] | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
@@ -99,12 +100,14 @@ def run_until_signalled(
     counts as one where there is a terminal, which has closed then; else it is only told.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
     `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
-    `pane` takes what else goes to the terminal.
+    `screen` is closed before errors are told; its pane takes what else goes to the terminal.
     """
     code = ExitCode.BUG
+    pane = None if screen is None else screen.pane
     raise_descriptor_limit()  # every visitor takes two, and the usual soft limit is only 1024, or 256
     try:
         with (
+            screen or nullcontext(),
             reserved or nullcontext(),
             _logging(
                 _complaints(pane) if terminal else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,8 +30,6 @@ from trionat.text import counted
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from trionat.cli.screen.screen import Screen
     from trionat.cli.screen.server_page import PublicView
     from trionat.cli.screen.server_screen import ServerScreen
@@ -84,22 +81,22 @@ def serve(
     warnings = list(find_warnings(configuration, "server"))
     notification = find_service_manager()
     has_screen = not (as_json or plain) and verbosity is Verbosity.USUAL and can_show_screen()
-    with _open_screen() if has_screen else nullcontext() as screen:
-        run_until_signalled(
-            partial(_serve, configuration, warnings, as_json, notification, screen),
-            log_file=log_file,
-            log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
-            reserved=reserve(server),
-            notification=notification,
-            verbosity=verbosity,
-            pane=None if screen is None else screen.pane,
-        )
+    screen = _new_screen() if has_screen else None
+    run_until_signalled(
+        partial(_serve, configuration, warnings, as_json, notification, screen),
+        log_file=log_file,
+        log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
+        reserved=reserve(server),
+        notification=notification,
+        verbosity=verbosity,
+        screen=screen,
+    )
 
 
-def _open_screen() -> AbstractContextManager[Screen[PublicView]]:
-    from trionat.cli.screen.server_screen import open_screen  # noqa: PLC0415 - start time, memory
+def _new_screen() -> Screen[PublicView]:
+    from trionat.cli.screen.server_screen import new_screen  # noqa: PLC0415 - start time, memory
 
-    return open_screen()
+    return new_screen()
 
 
 def _new_server_screen(

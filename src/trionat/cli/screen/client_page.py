@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _LEAST_EVENTS: Final = 4
+_MOST_DOWN: Final = 3
 
 HELP: Final = (
     "",
@@ -139,8 +140,8 @@ def _addresses(view: ClientView, room: int) -> RenderableType:
     for service in shown:
         address = escape(service.shown)
         style = link(address) if service.url else "bold cyan"
-        row = Text(address, style=style, no_wrap=True, overflow="ellipsis")
-        rows.append(row.append(f"  -> {escape(service.local)}", "none"))
+        row = Text(no_wrap=True, overflow="ellipsis").append(address, style)
+        rows.append(row.append(f"  -> {escape(service.local)}"))
         if service.down is not None:
             rows[-1].append("  DOWN", "bold red")
     if len(shown) < len(view.services):
@@ -160,11 +161,10 @@ def _status(view: ClientView, columns: int) -> list[Text]:
         left = max(0.0, view.retry_at - time.time())
         clock = time.strftime("%H:%M:%S", time.localtime(view.retry_at))
         rows.append(titled("", f"tries again at {clock}, in {left:.0f} s"))
-    rows += [
-        titled("down", escape(service.down), "red")
-        for service in view.services
-        if service.down is not None
-    ][:3]
+    for service in [each for each in view.services if each.down is not None][:_MOST_DOWN]:
+        text = Text(escape(service.down or ""), style="red")
+        wrapped = text.wrap(new_console(columns, 1), max(10, columns - 12))
+        rows += [titled("" if n else "down", part) for n, part in enumerate(wrapped)]
     return rows
 
 

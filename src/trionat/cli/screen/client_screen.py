@@ -27,7 +27,6 @@ from trionat.events import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
-    from contextlib import AbstractContextManager
 
     from trionat.cli.approvals import Approver
     from trionat.client.app import Client
@@ -46,9 +45,9 @@ _MOST_VISITORS: Final = 100
 _MOST_EVENTS: Final = 100
 
 
-def open_screen() -> AbstractContextManager[Screen[ClientView]]:
-    """Have a screen for a client while the block runs."""
-    return Screen.open(client_page)
+def new_screen() -> Screen[ClientView]:
+    """Return a screen for a client."""
+    return Screen.new(client_page)
 
 
 @attrs.define(eq=False)

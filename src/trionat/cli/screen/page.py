@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from functools import lru_cache
+import re
 from typing import TYPE_CHECKING, Final
 
 from rich import box
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_LINK_ID: Final = re.compile("\x1b]8;id=[0-9.-]+;")
+"""By chance with rich, so that a line would never be as it was."""
+
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86400
@@ -46,12 +49,11 @@ def to_lines(parts: Sequence[RenderableType], columns: int, lines: int) -> list[
     console.print(Group(*parts), no_wrap=True, overflow="ellipsis", crop=True)
     text = console.file
     assert isinstance(text, io.StringIO)  # noqa: S101 - it is ours
-    return text.getvalue().splitlines()[:lines]
+    return _LINK_ID.sub("\x1b]8;id=1;", text.getvalue()).splitlines()[:lines]
 
 
-@lru_cache(maxsize=64)
 def link(url: str) -> Style:
-    """Return the style of what leads to a URL; the same one each time, so that the line does not change."""
+    """Return the style of what leads to a URL."""
     return Style(bold=True, color="cyan", link=url)
 
 

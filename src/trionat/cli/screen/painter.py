@@ -103,6 +103,8 @@ class Painter(Generic[V]):
                 self._wake.wait()
                 self._wake.clear()
                 self._turn()
+            self._wanted = False
+            self._turn()
             self._write(self._last)
         except Exception as error:  # noqa: BLE001 (whatever a terminal is: the program goes on)
             self.problem = error
@@ -161,4 +163,6 @@ if sys.platform != "win32":
     def start_again(descriptor: int) -> None:
         """Let a terminal that Ctrl-S has stopped go on."""
         with suppress(termios.error):
+            # Only who has stopped it can start it, so we stop it as well.
+            termios.tcflow(descriptor, termios.TCOOFF)
             termios.tcflow(descriptor, termios.TCOON)

@@ -1,4 +1,4 @@
-"""A screen on the terminal: from `open` to `close` the terminal is its own, and is given back however the program ends."""
+"""A screen on the terminal, which is given back however the program ends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import base64
 import os
 import signal
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
 import attrs
 import trio
@@ -18,7 +17,7 @@ from trionat.cli.screen.painter import Painter, start_again
 from trionat.cli.screen.pane import Pane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
 V = TypeVar("V")
 
@@ -46,15 +45,16 @@ class Screen(Generic[V]):
     _is_held: bool = attrs.field(init=False, default=False)
 
     @classmethod
-    @contextmanager
-    def open(cls, draw: Callable[[V, int, int], list[str]]) -> Generator[Screen[V]]:
-        """Yield a screen that takes the terminal when it runs; where the block ends, the terminal is as it was."""
+    def new(cls, draw: Callable[[V, int, int], list[str]]) -> Screen[V]:
+        """Return a screen on standard input and output. It takes the terminal when it runs; where its block ends, the terminal is as it was."""
         descriptor = os.dup(sys.stdout.fileno())
-        screen = cls(Keyboard(sys.stdin.fileno()), Painter(descriptor, draw))
-        try:
-            yield screen
-        finally:
-            screen._close()
+        return cls(Keyboard(sys.stdin.fileno()), Painter(descriptor, draw))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
     def _close(self) -> None:
         lines = (*self.first, *self.pane.last(_LAST_LINES))

@@ -15,7 +15,6 @@ from trionat.cli.screen.page import (
     keys_line,
     lasting,
     link,
-    new_console,
     rate,
     titled,
     to_lines,
@@ -102,8 +101,10 @@ def _top(view: PublicView, columns: int, room: int) -> tuple[list[RenderableType
     rows: list[Text] = []
     if view.command is not None:
         rows.append(Text("Beside the private service, run (8080 stands for its port):"))
-        command = Text(view.command, style="bold cyan")
-        rows += command.wrap(new_console(columns, 1), columns - 4, overflow="fold")[: room + 2]
+        width = max(1, columns - 4)
+        # Cut anywhere: it is the ticket that is long, and words of it there are none.
+        starts = range(0, len(view.command), width)[: room + 2]
+        rows += [Text(view.command[at : at + width], style="bold cyan") for at in starts]
     else:
         rows.append(Text("A user's ticket: trionat user ticket NAME"))
     if view.ready.first_password is not None:
@@ -134,8 +135,7 @@ def _status(view: PublicView) -> list[Text]:
     rows.append(titled("refused", refused or "nobody", "yellow" if refused else ""))
     if snapshot.banned:
         banned = ", ".join(escape(each.network) for each in snapshot.banned[:_MOST_NAMED])
-        more = len(snapshot.banned) - _MOST_NAMED
-        rows.append(titled("banned", banned + (f" and {more} more" if more > 0 else ""), "yellow"))
+        rows.append(titled("banned", f"{len(snapshot.banned)}: {banned}", "yellow"))
     return rows
 
 
@@ -147,7 +147,7 @@ def _sessions(view: PublicView, room: int) -> list[Text]:
     sessions = snapshot.sessions
     total = f"{len(sessions)} of {snapshot.server.session_limit}, {rate(snapshot.server.rate)}"
     rows = [titled("sessions", total)]
-    heads = f"   {'user':12}  {'from':21}  {'for':>9}  {'visitors':>8}  {'rate':>10}  service"
+    heads = f"   {'user':12} {'from':21} {'for':>8} {'visitors':>8} {'rate':>9}  service"
     rows.append(Text(heads, style="dim", no_wrap=True, overflow="ellipsis"))
     fit = max(1, room - 2)
     shown = sessions if len(sessions) <= fit else sessions[: max(0, fit - 1)]
@@ -164,8 +164,8 @@ def _session(session: SessionView) -> Text:
     )
     user = escape(session.user or session.client or "-")
     line = (
-        f"   {_cut(user, 12):12}  {_cut(escape(session.address), 21):21}  {lasting(session.seconds):>9}"
-        f"  {len(session.visitors):>8}  {rate(session.rate):>10}  {services}"
+        f"   {_cut(user, 12):12} {_cut(escape(session.address), 21):21} {lasting(session.seconds):>8}"
+        f" {len(session.visitors):>8} {rate(session.rate):>9}  {services}"
     )
     row = Text(line, no_wrap=True, overflow="ellipsis")
     if any(each.down for each in session.services):

@@ -16,7 +16,6 @@ from trionat.server.admin.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from typing import Any
 
     from trionat.events import Ready
@@ -30,9 +29,9 @@ _NOTE_LASTS: Final = 5.0
 _MOST_EVENTS: Final = 100
 
 
-def open_screen() -> AbstractContextManager[Screen[PublicView]]:
-    """Have a screen for a server while the block runs."""
-    return Screen.open(server_page)
+def new_screen() -> Screen[PublicView]:
+    """Return a screen for a server."""
+    return Screen.new(server_page)
 
 
 @attrs.define(eq=False)
