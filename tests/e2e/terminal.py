@@ -61,7 +61,6 @@ class Terminal:
         """What is on it."""
         return "\n".join(line.rstrip() for line in self.emulator.display)
 
-    @property
     def is_raw(self) -> bool:
         """Whether keys come one by one."""
         return not termios.tcgetattr(self.descriptor)[3] & termios.ICANON

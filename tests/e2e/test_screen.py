@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tests.e2e import running, services
+from tests.e2e.named import DOMAIN, named_server
 
 if sys.platform == "win32":
     pytest.skip("terminals as POSIX has them", allow_module_level=True)
@@ -35,7 +36,9 @@ async def connected(
     """A client in a terminal, which is up."""
     files = ("--state-dir", folder / "client" / "state", "--log-name", folder / "client.log")
     async with terminal(
-        *("connect", server.ticket, str(service), *files, *flags),
+        "connect",
+        *(server.ticket, str(service), *flags),
+        *files,
         **options,  # type: ignore[arg-type]
     ) as window:
         await window.shows(f"127.0.0.1:{server.ready['visit_ports'][0]}")
@@ -86,6 +89,57 @@ async def test_the_address_comes_first_and_is_copied_by_a_key(tmp_path: Path) ->
         assert not window.emulator.other_page
         assert f"{url} -> {service}" in window.text  # it stays
         assert "stopping: visitors may finish" in window.text
+
+
+async def test_a_service_that_speaks_first_is_not_taken_for_http(tmp_path: Path) -> None:
+    async with (
+        running.server(tmp_path) as server,
+        services.echo(login=b"SSH-2.0-x\r\n") as service,
+        connected(tmp_path, server, service) as window,
+    ):
+        await window.read_for(2)
+        address = f"127.0.0.1:{server.ready['visit_ports'][0]}"
+        assert f"│ {address}  -> {service}" in window.text
+        window.type("q")
+        assert await window.wait() == 0
+
+
+async def test_a_code_is_there_for_a_phone(tmp_path: Path) -> None:
+    async with (
+        running.server(tmp_path) as server,
+        web() as service,
+        connected(tmp_path, server, service, "--qr", columns=80, lines=40) as window,
+    ):
+        await window.shows("▀▀")
+        window.type("r")
+        await window.shows("nobody is here")
+        window.type("r")
+        await window.shows("▀▀")
+        window.type("q")
+        assert await window.wait() == 0
+
+
+async def test_who_is_asked_about_is_let_in_by_a_key_that_comes_after_the_question(
+    tmp_path: Path,
+) -> None:
+    async with named_server(tmp_path) as named, services.http() as service:
+        name = f"shop.{DOMAIN}"
+        async with terminal(
+            *("connect", named.server.ticket, f"http:{service.port}@shop", "--approve"),
+            *("--state-dir", tmp_path / "client"),
+        ) as window:
+            await window.shows(f"│ https://{name}")
+            window.type("y")  # of nobody
+            assert (await named.ask(name, "/secret")).status == 403
+            await window.shows("127.0.0.1 wants to visit")
+            window.type("y")  # too early: it was meant for something else
+            await window.read_for(1)
+            assert "127.0.0.1 wants to visit" in window.text
+            window.type("n")
+            await window.shows("127.0.0.1 is kept out for an hour")
+            assert "127.0.0.1 wants to visit" not in window.text
+            window.type("q")
+            assert await window.wait() == 0
 
 
 async def test_visitors_are_shown_with_their_rates(tmp_path: Path) -> None:
@@ -179,7 +233,7 @@ async def test_a_stopped_terminal_stops_nobody(tmp_path: Path) -> None:
         window.type("q")
         assert await window.wait() == 0
         assert not window.emulator.other_page
-        assert not window.is_raw
+        assert not window.is_raw()
 
 
 async def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(tmp_path: Path) -> None:
@@ -188,22 +242,22 @@ async def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(tmp_path: Pa
         services.echo() as service,
         connected(tmp_path, server, service) as window,
     ):
-        assert window.is_raw
+        assert window.is_raw()
         window.type("\x1a")
         with trio.fail_after(10):
             while not os.waitpid(window.child, os.WNOHANG | os.WUNTRACED)[0]:  # noqa: ASYNC110, ASYNC222 - nothing tells, and it does not wait
                 await trio.sleep(0.05)
         await window.read_for(0.3)
-        assert not window.is_raw
+        assert not window.is_raw()
         assert not window.emulator.other_page
         os.kill(window.child, signal.SIGCONT)
         await window.shows("nobody is here")
-        assert window.is_raw
+        assert window.is_raw()
         window.resize(100, 30)
         await window.shows(lambda text: "─" * 98 in text)
         os.kill(window.child, signal.SIGTERM)
         assert await window.wait() == 0
-        assert not window.is_raw
+        assert not window.is_raw()
 
 
 @pytest.mark.parametrize(
@@ -261,4 +315,4 @@ async def test_the_screen_of_a_server(tmp_path: Path) -> None:
         window.type("q")
         assert await window.wait() == 0
         assert "(shown only this once)" in window.text.replace("\n", "")
-        assert not window.is_raw
+        assert not window.is_raw()

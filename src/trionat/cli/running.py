@@ -110,7 +110,8 @@ def run_until_signalled(
             screen or nullcontext(),
             reserved or nullcontext(),
             _logging(
-                _complaints(pane) if terminal else None,
+                terminal=terminal,
+                pane=pane,
                 log_file=log_file,
                 log_mode=log_mode,
                 verbosity=verbosity,
@@ -134,22 +135,26 @@ def find_service_manager() -> Notification | None:
     return Notification.take(os.environ)
 
 
-def _complaints(pane: TextIO | None) -> TextIO:
+def _complaints(pane: TextIO | None) -> TextIO | None:
     """Return where log records go that are not for the file: standard error, unless that is the terminal on which the pane is."""
-    if pane is None or sys.stderr is None or not sys.stderr.isatty():
-        return sys.stderr
-    return pane
+    stderr: TextIO | None = sys.stderr  # None: it was closed before the start (`2>&-`)
+    return stderr if pane is None or stderr is None or not stderr.isatty() else pane
 
 
 def _logging(
-    terminal: TextIO | None, *, log_file: str | None, log_mode: int, verbosity: Verbosity
+    *,
+    terminal: bool,
+    pane: TextIO | None,
+    log_file: str | None,
+    log_mode: int,
+    verbosity: Verbosity,
 ) -> AbstractContextManager[LogStatistics | None]:
-    if terminal is None and log_file is None:
+    if not terminal and log_file is None:
         return nullcontext()
     level = "DEBUG" if verbosity is Verbosity.MORE else _log_level()
     filename, descriptor = (None, None) if log_file is None else _open_log_file(log_file, log_mode)
     return log_to(
-        terminal=terminal,
+        terminal=_complaints(pane) if terminal else None,
         filename=filename,
         descriptor=descriptor,
         level=level,

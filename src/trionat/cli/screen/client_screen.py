@@ -47,7 +47,7 @@ _MOST_EVENTS: Final = 100
 
 def new_screen() -> Screen[ClientView]:
     """Return a screen for a client."""
-    return Screen.new(client_page)
+    return Screen[ClientView].new(client_page)
 
 
 @attrs.define(eq=False)

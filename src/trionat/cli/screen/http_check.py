@@ -30,10 +30,12 @@ async def scheme_of(address: Address) -> str | None:
     """Return `http` or `https` where the service there speaks that, else None; it has `DEADLINE` seconds."""
     with trio.move_on_after(DEADLINE):
         status = await _ask(address, tls=False)
+        if status == b"":
+            return None
         # A server of HTTPS may tell in plain HTTP, with 400, that it wants TLS.
         if status is not None and status != b"400":
             return "http"
-        if status != b"" and await _ask(address, tls=True):
+        if await _ask(address, tls=True):
             return "https"
         return "http" if status else None
     return None

@@ -31,7 +31,7 @@ _MOST_EVENTS: Final = 100
 
 def new_screen() -> Screen[PublicView]:
     """Return a screen for a server."""
-    return Screen.new(server_page)
+    return Screen[PublicView].new(server_page)
 
 
 @attrs.define(eq=False)
