@@ -261,6 +261,28 @@ async def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("end", "code"),
+    [("q", 0), ("\x03", 0), ("\x1c", -signal.SIGQUIT), (signal.SIGTERM, 0), (signal.SIGHUP, 0)],
+)
+async def test_the_terminal_is_restored_on_every_way_out(
+    tmp_path: Path, end: str | signal.Signals, code: int
+) -> None:
+    async with (
+        running.server(tmp_path) as server,
+        services.echo() as service,
+        connected(tmp_path, server, service) as window,
+    ):
+        await window.shows("nobody is here")
+        if isinstance(end, str):
+            window.type(end)
+        else:
+            os.kill(window.child, end)
+        assert await window.wait() == code
+        assert not window.is_raw()
+        assert not window.emulator.other_page
+
+
+@pytest.mark.parametrize(
     "poor",
     [
         {"columns": 40, "lines": 10},

@@ -16,10 +16,10 @@ from trionat.cli.screen.page import (
     keys_line,
     lasting,
     link,
-    new_console,
     rate,
     titled,
     to_lines,
+    wrapped,
 )
 from trionat.log import escape
 from trionat.version import VERSION
@@ -74,7 +74,10 @@ class VisitorRow:
 
 @attrs.frozen(kw_only=True)
 class ClientView:
-    """What there is to be seen. `state` is a word or two, `style` its colour, `why` lines that say more."""
+    """What there is to be seen. `state` is a word or two, `style` its colour, `why` lines that say more.
+
+    `since` and `retry_at` are moments of `time.monotonic`.
+    """
 
     state: str
     style: str
@@ -152,19 +155,15 @@ def _addresses(view: ClientView, room: int) -> RenderableType:
 def _status(view: ClientView, columns: int) -> list[Text]:
     rows: list[Text] = []
     if view.server:
-        rows.append(titled("server", escape(view.server)))
+        rows += wrapped("server", escape(view.server), columns)
     for number, why in enumerate(view.why):
-        text = Text(escape(why), style="yellow")
-        wrapped = text.wrap(new_console(columns, 1), max(10, columns - 12))
-        rows += [titled("" if number or n else "status", part) for n, part in enumerate(wrapped)]
+        rows += wrapped("" if number else "status", escape(why), columns, "yellow")
     if view.retry_at is not None:
-        left = max(0.0, view.retry_at - time.time())
-        clock = time.strftime("%H:%M:%S", time.localtime(view.retry_at))
+        left = max(0.0, view.retry_at - time.monotonic())
+        clock = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
         rows.append(titled("", f"tries again at {clock}, in {left:.0f} s"))
     for service in [each for each in view.services if each.down is not None][:_MOST_DOWN]:
-        text = Text(escape(service.down or ""), style="red")
-        wrapped = text.wrap(new_console(columns, 1), max(10, columns - 12))
-        rows += [titled("" if n else "down", part) for n, part in enumerate(wrapped)]
+        rows += wrapped("down", escape(service.down or ""), columns, "red")
     return rows
 
 
@@ -175,8 +174,8 @@ def _visitors(view: ClientView, room: int, columns: int) -> list[Text]:
         return rows
     wide = columns >= 76
     several = wide and len(view.services) > 1
-    width = max(15, columns - (68 if several else 48))
-    heads = f"   {'from':{width}} {'for':>9}  {'in':>10}  {'out':>10}  {'in all':>8}"
+    width = max(15, columns - (56 if several else 42))
+    heads = f"   {'from':{width}} {'for':>7} {'in':>9} {'out':>9} {'in all':>8}"
     rows.append(Text(heads + ("  service" if several else ""), style="dim", no_wrap=True))
     fit = room - 2
     shown = view.visitors[: fit if view.present <= fit else fit - 1]
@@ -185,8 +184,8 @@ def _visitors(view: ClientView, room: int, columns: int) -> list[Text]:
         if len(address) > width:
             address = address[: width - 1] + "…"
         line = (
-            f"   {address:{width}} {lasting(each.seconds):>9}  {rate(each.coming):>10}"
-            f"  {rate(each.going):>10}  {amount(each.total):>8}"
+            f"   {address:{width}} {lasting(each.seconds):>7} {rate(each.coming):>9}"
+            f" {rate(each.going):>9} {amount(each.total):>8}"
         )
         row = Text(line, no_wrap=True, overflow="ellipsis")
         if several:

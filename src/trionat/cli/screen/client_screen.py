@@ -125,7 +125,7 @@ class ClientScreen:
             style="red" if retry_in is None and state == "over" else "yellow",
             since=None,
             why=(why,),
-            retry_at=None if retry_in is None else time.time() + retry_in,
+            retry_at=None if retry_in is None else time.monotonic() + retry_in,
         )
 
     def _change(self, **values: object) -> None:

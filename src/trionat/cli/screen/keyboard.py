@@ -11,7 +11,7 @@ import attrs
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Callable
 
 assert sys.platform != "win32"  # noqa: S101 - for the checkers of types; see `choice`
 import termios  # noqa: E402 - the same
@@ -61,8 +61,8 @@ class Keyboard:
             with suppress(termios.error):
                 termios.tcsetattr(self.descriptor, termios.TCSANOW, before)
 
-    async def keys(self) -> AsyncIterator[str]:
-        """Yield the keys that have a character, until the terminal is gone; nothing is taken that was not typed for us."""
+    async def listen(self, on_key: Callable[[str], None]) -> None:
+        """Pass on the keys that have a character, until the terminal is gone or this is cancelled; nothing is taken that was not typed for us."""
         while True:  # noqa: ASYNC913 - ends where the terminal is gone
             try:
                 await trio.lowlevel.wait_readable(self.descriptor)
@@ -77,4 +77,4 @@ class Keyboard:
             if data.startswith(b"\x1b"):  # an arrow, or an answer of the terminal
                 continue
             for key in data.decode(errors="ignore"):
-                yield key
+                on_key(key)

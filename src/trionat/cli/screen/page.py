@@ -64,8 +64,14 @@ def boxed(lines: Sequence[Text], *, style: str) -> Panel:
 
 def titled(title: str, text: Text | str, style: str = "") -> Text:
     """Return a line with a title in front."""
-    line = Text(f" {title:9} ", style="dim", no_wrap=True)
+    line = Text(no_wrap=True, overflow="ellipsis").append(f" {title:9} ", "dim")
     return line.append_text(text) if isinstance(text, Text) else line.append(text, style or "none")
+
+
+def wrapped(title: str, text: str, columns: int, style: str = "none") -> list[Text]:
+    """Return a text with a title in front, in as many lines as it takes."""
+    parts = Text(text, style=style).wrap(new_console(columns, 1), max(10, columns - 12))
+    return [titled("" if number else title, part) for number, part in enumerate(parts)]
 
 
 def between(left: Text, right: Text, columns: int) -> Text:

@@ -79,7 +79,7 @@ class Screen(Generic[V]):
         with trio.open_signal_receiver(*watched) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep, name="keep the terminal")
-                nursery.start_soon(self._hear, on_key, name="keys")
+                nursery.start_soon(self.keyboard.listen, on_key, name="keys")
                 async for number in signals:
                     if number == signal.SIGWINCH:
                         self.painter.repaint()
@@ -92,10 +92,6 @@ class Screen(Generic[V]):
                         if number == signal.SIGQUIT:
                             signal.signal(signal.SIGQUIT, signal.SIG_DFL)
                         os.kill(os.getpid(), signal.SIGSTOP if number == signal.SIGTSTP else number)
-
-    async def _hear(self, on_key: Callable[[str], None]) -> None:
-        async for key in self.keyboard.keys():
-            on_key(key)
 
     async def _keep(self) -> None:
         """Take the terminal as soon as it is ours: a shell that brings us to the foreground need not tell."""
@@ -110,7 +106,7 @@ class Screen(Generic[V]):
 
     async def _give_back(self) -> None:
         self.painter.pause()
-        with trio.move_on_after(_GIVEN_BACK_WITHIN):
+        with trio.move_on_after(_GIVEN_BACK_WITHIN):  # noqa: ASYNC912 - it may be away already
             while not self.painter.is_away:  # noqa: ASYNC110 - a thread does not tell
                 await trio.sleep(0.01)
         self.keyboard.give_back()
