@@ -72,6 +72,7 @@ FOREIGN = {
         "server/exposition/collector.py",
         "server/exposition/exposition.py",
     ],
+    "rich": ["cli/screen/"],
     "starlette": [
         "client/inspector/",
         "server/console/",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import os
 import signal
 import stat
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import trio
 import typer
@@ -37,6 +38,7 @@ from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
 
 if TYPE_CHECKING:
+    from trionat.cli.screen.screen import Screen
     from trionat.config.client import ClientConfig
     from trionat.config.load import Configuration, Role
     from trionat.config.server import ServerConfig
@@ -60,6 +62,32 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130
 
 
+class Verbosity(enum.Enum):
+    """How much is said on the terminal: with `--quiet` only where it is, and what somebody should look at; with `-v` what somebody who looks for a fault wants to know."""
+
+    LESS = enum.auto()
+    USUAL = enum.auto()
+    MORE = enum.auto()
+
+    @classmethod
+    def of(cls, *, quiet: bool, verbose: bool) -> Verbosity:
+        """Return what the flags say.
+
+        Raises:
+            ConfigError: Both are given.
+        """
+        if quiet and verbose:
+            raise ConfigError(
+                Problem("--quiet", "does not go with --verbose: leave one of them out")
+            )
+        return cls.LESS if quiet else cls.MORE if verbose else cls.USUAL
+
+    @property
+    def log_level(self) -> str | None:
+        """The level of the log that goes before any other; None: whatever else is said."""
+        return "DEBUG" if self is Verbosity.MORE else None
+
+
 def run_until_signalled(
     run: Callable[[trio.Event], Awaitable[None]],
     *,
@@ -70,22 +98,34 @@ def run_until_signalled(
     notification: Notification | None = None,
     level: str = "INFO",
     on_hangup: Callable[[], None] | None = None,
+    is_quiet: bool = False,
+    screen: Screen[Any] | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
     `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it. SIGHUP
     counts as one where there is a terminal, which has closed then; else `on_hangup` is called, which has the configuration read again.
-    `level` is that of the log.
+    `level` is that of the log; with `is_quiet` the terminal gets warnings only.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
     `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
+    `screen` is closed before errors are told; its pane takes what else goes to the terminal.
     """
     code = ExitCode.BUG
+    pane = None if screen is None else screen.pane
     raise_descriptor_limit()  # every visitor takes two, and the usual soft limit is only 1024, or 256
     try:
         with (
+            screen or nullcontext(),
             reserved or nullcontext(),
-            _logging(terminal=terminal, log_file=log_file, log_mode=log_mode, level=level),
-            printing_aside(),
+            _logging(
+                terminal=terminal,
+                pane=pane,
+                log_file=log_file,
+                log_mode=log_mode,
+                level=level,
+                is_quiet=is_quiet,
+            ),
+            printing_aside(pane),
         ):
             code = trio.run(_run, run, notification, on_hangup)
     except* TrionatError as group:
@@ -104,17 +144,30 @@ def find_service_manager() -> Notification | None:
     return Notification.take(os.environ)
 
 
+def _complaints(pane: TextIO | None) -> TextIO | None:
+    """Return where log records go that are not for the file: standard error, unless that is the terminal on which the pane is."""
+    stderr: TextIO | None = sys.stderr  # None: it was closed before the start (`2>&-`)
+    return stderr if pane is None or stderr is None or not stderr.isatty() else pane
+
+
 def _logging(
-    *, terminal: bool, log_file: str | None, log_mode: int, level: str
+    *,
+    terminal: bool,
+    pane: TextIO | None,
+    log_file: str | None,
+    log_mode: int,
+    level: str,
+    is_quiet: bool,
 ) -> AbstractContextManager[LogStatistics | None]:
     if not terminal and log_file is None:
         return nullcontext()
     filename, descriptor = (None, None) if log_file is None else _open_log_file(log_file, log_mode)
     return log_to(
-        terminal=sys.stderr if terminal else None,
+        terminal=_complaints(pane) if terminal else None,
         filename=filename,
         descriptor=descriptor,
         level=level,
+        terminal_level=logging.WARNING if is_quiet else logging.NOTSET,
     )
 
 

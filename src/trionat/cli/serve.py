@@ -15,7 +15,14 @@ from trionat.cli.diagnostics import log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.reloading import make_reloader, prepare_watching, tell_reloads, watch_files
-from trionat.cli.running import find_service_manager, log_level, run_until_signalled, tell
+from trionat.cli.running import (
+    Verbosity,
+    find_service_manager,
+    log_level,
+    run_until_signalled,
+    tell,
+)
+from trionat.cli.screen.choice import can_show_screen
 from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
 from trionat.config.load import load
@@ -30,6 +37,10 @@ from trionat.text import counted
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
+    from trionat.cli.screen.screen import Screen
+    from trionat.cli.screen.server_page import PublicView
+    from trionat.cli.screen.server_screen import ServerScreen
+    from trionat.config.load import Configuration
     from trionat.config.reload import Reloader
     from trionat.service_manager.notification import Notification
 
@@ -43,14 +54,27 @@ def serve(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line on standard output.")
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of the screen, at a terminal.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="After the start only what somebody should look at."),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Lines for whoever looks for a fault.")
+    ] = False,
 ) -> None:
     """Run the public side: clients connect here, and visitors reach their services.
 
     Starts without any file or flag. Configuration comes from flags, environment (TRIONAT_SERVER_...), server.yml, defaults,
     in this order.
     """
-    read = partial(load, "server", file=config, flags=flags, environ=os.environ)
     try:
+        verbosity = Verbosity.of(quiet=quiet, verbose=verbose)
+        if verbosity.log_level is not None:
+            flags = {**flags, "Server.LogLevel": verbosity.log_level}
+        read = partial(load, "server", file=config, flags=flags, environ=os.environ)
         configuration = read()
         server = configuration.server
         level = log_level(configuration, "server")
@@ -70,14 +94,41 @@ def serve(
         raise typer.Exit(tell([error])) from None
     reloader = make_reloader("server", read, configuration)
     notification = find_service_manager()
+    has_screen = not (as_json or plain) and verbosity is Verbosity.USUAL and can_show_screen()
+    screen = _new_screen() if has_screen else None
     run_until_signalled(
-        partial(_serve, reloader, as_json, notification),
+        partial(_serve, reloader, as_json, notification, screen),
         log_file=log_file,
         log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
         reserved=reserve(server),
         notification=notification,
         level=level,
         on_hangup=reloader.wanted.notify,
+        is_quiet=quiet,
+        screen=screen,
+    )
+
+
+def _new_screen() -> Screen[PublicView]:
+    from trionat.cli.screen.server_screen import new_screen  # noqa: PLC0415 - start time, memory
+
+    return new_screen()
+
+
+def _new_server_screen(
+    screen: Screen[PublicView], configuration: Configuration, stopping: trio.Event
+) -> ServerScreen:
+    from trionat.cli.screen.server_screen import ServerScreen  # noqa: PLC0415 - as above
+    from trionat.server.admin.messages import (  # noqa: PLC0415 - as above
+        AskStatus,
+        decode_answer,
+        encode_request,
+    )
+    from trionat.server.admin.socket import call  # noqa: PLC0415 - as above
+
+    folder = configuration.server.effective_state_dir
+    return ServerScreen(
+        screen, stopping, lambda: decode_answer(call(folder, encode_request(AskStatus())))
     )
 
 
@@ -85,7 +136,26 @@ async def _serve(
     reloader: Reloader,
     as_json: bool,
     notification: Notification | None,
+    on_screen: Screen[PublicView] | None,
     stopping: trio.Event,
+) -> None:
+    run = partial(_run, reloader, as_json, notification, stopping)
+    if on_screen is None:
+        await run(None)
+        return
+    screen = _new_server_screen(on_screen, reloader.current, stopping)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(screen.run, name="show it")
+        await run(screen)
+        nursery.cancel_scope.cancel("the server has stopped")
+
+
+async def _run(
+    reloader: Reloader,
+    as_json: bool,
+    notification: Notification | None,
+    stopping: trio.Event,
+    screen: ServerScreen | None,
 ) -> None:
     configuration = reloader.current
     log_warnings(configuration.warnings)
@@ -113,7 +183,10 @@ async def _serve(
                 nursery.start_soon(give_up, name="stop before it is up")
                 ready: Ready = await nursery.start(job, name="serve")
                 file = configuration.file
-                say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
+                if screen is not None:
+                    screen.note_ready(ready, banner(ready, file), _command(ready))
+                else:
+                    say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
                 if notification is not None:
                     notification.ready()
                     notification.status(f"clients dial {ready.public}")
@@ -168,6 +241,13 @@ def _names_row(ready: Ready) -> str:
     return f"\n{'':18}".join(lines)
 
 
+def _command(ready: Ready) -> str | None:
+    """Return what to run beside a private service, where the ticket for that is known."""
+    if ready.ticket is None:
+        return None
+    return f"trionat connect {ready.ticket} {'8080' if ready.domain is None else 'http:8080'}"
+
+
 def banner(ready: Ready, file: Path | None = None) -> str:
     """Return what a person sees who starts a server; `file` is the configuration file that was read."""
     rows = {
@@ -214,12 +294,8 @@ def banner(ready: Ready, file: Path | None = None) -> str:
         *(f"  {title:14}  {text}" for title, text in rows.items()),
         "",
     ]
-    if ready.ticket is not None:
-        lines += [
-            "Beside the private service, run (8080 stands for its port):",
-            "",
-            f"  trionat connect {ready.ticket} {'8080' if ready.domain is None else 'http:8080'}",
-        ]
+    if (command := _command(ready)) is not None:
+        lines += ["Beside the private service, run (8080 stands for its port):", "", f"  {command}"]
     else:
         lines += ["A user's ticket: trionat user ticket NAME"]
     return "\n".join([*lines, ""])

@@ -11,7 +11,7 @@ TOPICS: Final = {
     "serve": {
         "Most used": (
             *("--public-addr", "--visit-port", "--domain", "--console-addr", "--workers"),
-            *("--config", "--state-dir", "--json"),
+            *("--config", "--state-dir", "--json", "--plain", "--quiet", "--verbose"),
         ),
         "Addresses": (
             *("--controller-addr", "--tunnel-addr", "--visit-host", "--visit-port-policy"),
@@ -49,6 +49,7 @@ TOPICS: Final = {
     "connect": {
         "Most used": (
             *("--ticket-file", "--qr", "--inspect", "--once", "--config", "--state-dir", "--json"),
+            *("--plain", "--quiet", "--verbose"),
         ),
         "Who may visit a service with a name": (
             *("--basic-auth", "--allow", "--deny", "--rate", "--approve"),

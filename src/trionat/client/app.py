@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
 import random
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
+from trionat.address import TCPAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.dialer import ServerDialer, find_servers
 from trionat.client.native.expose import check_services, hash_passwords
@@ -18,6 +21,7 @@ from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import Backoff, foremost, is_final
+from trionat.client.snapshot import ClientSnapshot, VisitorView
 from trionat.config.client import NATIVE, AuthConfig
 from trionat.errors import ConnectionLostError, PeerError, SessionOverError, StartupError
 from trionat.events import ClientEvent, Connected, Disconnected, Inspecting, PublicService
@@ -103,13 +107,15 @@ class Client:
     """Makes local services reachable until it is cancelled or `stopping` is set.
 
     `services` are those that are reachable now, empty while there is no session; `on_event` is called with everything that
-    happens, on the Trio thread, and must return at once.
+    happens, on the Trio thread, and must return at once. With `looks_after`, services are tried now and then, so that it is told when
+    they are down or back; else the next visitor finds out.
     """
 
     config: ClientConfig
     auth: AuthConfig = attrs.field(factory=AuthConfig)
     on_event: Callable[[ClientEvent], None] = attrs.field(default=lambda _: None)
     stopping: trio.Event = attrs.field(factory=trio.Event)
+    looks_after: bool = False
     services: tuple[PublicService, ...] = attrs.field(init=False, default=())
     _ports: tuple[int | None, ...] = attrs.field(init=False, default=())
     _connected: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -164,6 +170,49 @@ class Client:
             self._drop_left("the client stops")
             if self._inspector is not None:
                 self._inspector.close()
+
+    def snapshot(self, *, most: int = 100) -> ClientSnapshot:
+        """Return what it is doing, with the newest visitors, of which there are `most`. Looks at each visitor: not for a busy loop."""
+        session, now = self._session, trio.current_time()
+        waiting = (
+            (frame.service, str(TCPAddress(frame.host, frame.port)), stream, True)
+            for frame, stream in self._waiting_streams.opened()
+        )
+        forwarder = self._forwarder
+        on_tunnels = () if session is None else ((*each, False) for each in session.visitors())
+        present = [
+            each
+            for each in chain(on_tunnels, waiting)
+            if not each[2].over and each[2].failure is None
+        ]
+        newest = heapq.nsmallest(most, present, key=lambda each: now - each[2].since)
+        return ClientSnapshot(
+            visitors=tuple(
+                VisitorView(
+                    number=stream.visitor,
+                    service=self.place(service),
+                    address=address,
+                    seconds=now - stream.since,
+                    received=stream.given,
+                    sent=stream.taken,
+                    waiting=waits,
+                )
+                for service, address, stream, waits in newest
+            ),
+            present=len(present),
+            round_trip=None if session is None else session.round_trip,
+            services=() if forwarder is None else forwarder.services,
+            down=tuple(
+                place
+                for number in (() if forwarder is None else forwarder.down)
+                if (place := self.place(number)) is not None
+            ),
+        )
+
+    def place(self, number: int) -> int | None:
+        """Return which of `services` is the one of that number, counted from 0; None where it was taken away. The two differ once services have changed within a session."""
+        numbers = () if self._forwarder is None else self._forwarder.numbers
+        return numbers.index(number) if number in numbers else None
 
     def approve(self, service: int, host: str, *, approved: bool) -> bool:
         """Say whether an address may visit the service of that number, counted from 0: yes holds for a day, no for an hour.
@@ -506,6 +555,7 @@ class Client:
                 tell=self._tell,
                 stopping=self.stopping,
                 changed=self._changed,
+                looks_after=self.looks_after,
                 servers=servers,
                 besides=before.place if isinstance(before, NativeSession) else None,
                 identity=identity,
@@ -523,7 +573,9 @@ class Client:
         from trionat.client.legacy.session import LegacySession  # noqa: PLC0415 - memory
 
         server = LegacyDialer.of(config, auth)
-        forwarder = self._new_forwarder(config.effective_services(), config.local_timeout)
+        forwarder = self._forwarder = self._new_forwarder(
+            config.effective_services(), config.local_timeout
+        )
         log.warning(
             "whoever is on the way to this server can read the password and all that visitors send: its dialect knows no"
             " encryption",
@@ -536,6 +588,7 @@ class Client:
             tell=self._tell,
             stopping=self.stopping,
             changed=self._changed,
+            looks_after=self.looks_after,
             server=server,
         )
 

@@ -32,6 +32,9 @@ log = get_logger(__name__)
 # Seconds between two tries of a service that is down, where nobody else tries it. Chosen.
 _RETRY_INTERVAL: Final = 1.0
 
+# Seconds between two looks at a service that was there, where somebody looks on. Chosen: some log each connection.
+_LOOK_INTERVAL: Final = 10.0
+
 
 @attrs.define(eq=False)
 class Forwarder:
@@ -174,6 +177,17 @@ class Forwarder:
             for number in self.down:
                 with suppress(LocalServiceError):
                     await self._try(number)
+
+    async def look_after(self) -> None:
+        """Besides `retry`, look now and then whether those that were there still are, until cancelled; as `check`, not by connecting where that can be helped."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.retry, name="try services that are down")
+            while True:
+                await trio.sleep(_LOOK_INTERVAL)
+                for number, health in tuple(self._health.items()):
+                    if not health.is_down and not is_taken(health.service.local):
+                        with suppress(LocalServiceError):
+                            await self._try(number)
 
     async def _try(self, number: int) -> None:
         (await self.open(number)).close()

@@ -56,6 +56,7 @@ def log_to(
     descriptor: int | None = None,
     json_terminal: bool = False,
     level: int | str = logging.INFO,
+    terminal_level: int = logging.NOTSET,
 ) -> Generator[LogStatistics]:
     """Write the records of this process to a terminal and to a file while the block runs.
 
@@ -73,6 +74,7 @@ def log_to(
             rotate, and is closed here. A pipe that is full for a second loses records until somebody reads it.
         json_terminal: gives the terminal the JSON lines as well, for containers.
         level: a level of `logging`, by number or by name.
+        terminal_level: the terminal takes records from this one on, whatever the file takes.
 
     Error handling:
         Failed writes are counted and swallowed. At the end of the block all that is queued is written, for at most 2 s.
@@ -83,7 +85,7 @@ def log_to(
     statistics = LogStatistics()
     sinks: list[Sink] = []
     if terminal is not None:
-        sinks.append(Terminal(terminal, as_json=json_terminal))
+        sinks.append(Terminal(terminal, as_json=json_terminal, level=terminal_level))
     if filename is not None:
         sinks.append(RotatingFile(filename) if descriptor is None else Pipe(filename, descriptor))
     writer = Writer(sinks, statistics)

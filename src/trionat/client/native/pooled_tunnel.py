@@ -14,7 +14,7 @@ from trionat.signals import Signal
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
     from trionat.client.native.tunnel_pool import TunnelPool
     from trionat.protocol.tunnel_frames import Open
@@ -84,6 +84,12 @@ class PooledTunnel:
             pool.remove(self)
         if self._ended_at_once:
             pool.note_failed(problem, trio.current_time() - self._began)
+
+    def visitors(self) -> Iterator[tuple[Open, VisitorStream]]:
+        """The one that is on it, and the one before where that has not ended."""
+        for stream in self.tunnel.streams:
+            if (frame := self._frames.get(stream)) is not None:
+                yield frame, stream
 
     @property
     def _ended_at_once(self) -> bool:

@@ -77,12 +77,13 @@ from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, s
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from trionat.address import TCPAddress
     from trionat.client.native.dialer import Server
     from trionat.client.native.servers import Place, Servers
     from trionat.config.service import Service
+    from trionat.relay.stream import VisitorStream
 
 log = get_logger(__name__)
 
@@ -137,6 +138,7 @@ class NativeSession(Session):
     _changes: bool = attrs.field(init=False, default=False)  # whether the server takes CHANGE
     _answer: Changed | None = attrs.field(init=False, default=None)
     _answered: Signal = attrs.field(init=False, factory=Signal)
+    _pool: TunnelPool | None = attrs.field(init=False, default=None)
 
     async def run(self) -> None:
         """See `Session`."""
@@ -168,6 +170,7 @@ class NativeSession(Session):
         finally:
             self._link = self._control = None
             self._answered.notify()
+            self._pool = None
             # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
             endpoint.close()
 
@@ -194,6 +197,15 @@ class NativeSession(Session):
             await self._answered.wait()
         del self._examined[service]
         return examined
+
+    @property
+    def round_trip(self) -> float | None:
+        """See `Session`; the time of the last ping."""
+        return None if self._control is None else self._control.round_trip
+
+    def visitors(self) -> Iterator[tuple[int, str, VisitorStream]]:
+        """See `Session`."""
+        return iter(()) if self._pool is None else self._pool.visitors()
 
     @property
     def can_change(self) -> bool:
@@ -403,6 +415,7 @@ class NativeSession(Session):
         )
         self._link = link if APPROVALS in welcome.capabilities else None
         self._control, self._changes = link, SERVICE_CHANGES in welcome.capabilities
+        self._pool = pool
         self._host = welcome.host or server.control.host
         if shown := self.config.public_server_addr:
             self._host, _ = parse_public_address(shown)
@@ -415,7 +428,9 @@ class NativeSession(Session):
                 nursery.start_soon(self._tell_moved, link, name="tell that we have moved")
             if GROUPS in welcome.capabilities:
                 nursery.start_soon(self._tell_down, link, name="tell services that are down")
-            if self.config.group is not None:
+            if self.looks_after:
+                nursery.start_soon(self.forwarder.look_after, name="look after services")
+            elif self.config.group is not None:
                 nursery.start_soon(self.forwarder.retry, name="try services that are down")
             await self.stopping.wait()
             link.post(Drain(seconds=self.config.drain_grace))
