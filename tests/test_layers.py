@@ -37,6 +37,7 @@ SERVER_ROOMS = [
     {"console"},
     {"exposition"},
     {"admin"},
+    {"upgrade"},
     {"control"},
     {"cluster"},
     {"sessions"},

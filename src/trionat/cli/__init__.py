@@ -55,6 +55,10 @@ COMMANDS: Final = (
         "drain:drain",
         "Send all clients of a running server to other servers, without cutting anybody off, and wait until nobody is left.",
     ),
+    LaterCommand(
+        "upgrade:upgrade",
+        "Have a new process, of the version that is installed by now, take the place of a running server.",
+    ),
     LaterCommand("user:user_app", "Accounts that may connect, and their tickets."),
     LaterCommand(
         "ticket:ticket_app",

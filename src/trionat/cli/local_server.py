@@ -147,16 +147,17 @@ class State:
         except StartupError as error:
             say(f"trionat: what was changed is not in the audit: {error}", err=True)
 
-    def ask_server(self, request: Request) -> dict[str, Any]:
-        """Ask the server that runs on the folder, and return its answer's values.
+    def ask_server(self, request: Request, *, patience: float | None = None) -> dict[str, Any]:
+        """Ask the server that runs on the folder, and return its answer's values. `patience` is in seconds, for what takes long.
 
         Raises:
             StartupError: There is none, or it does not answer, or does not know the request.
         """
         if self.remote is not None:
             return self.remote.answer(request)
+        more = {} if patience is None else {"patience": patience}
         try:
-            return decode_answer(call(self.folder, encode_request(request)))
+            return decode_answer(call(self.folder, encode_request(request), **more))
         except RemoteProtocolError as exc:
             raise StartupError(f"{self.folder}: {exc}") from exc
 

@@ -42,6 +42,8 @@ log = get_logger(__name__)
 
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)  # Windows has none
 
+_UPGRADE: Final[signal.Signals | None] = getattr(signal, "SIGUSR2", None)
+
 _LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _OTHER_WORDS: Final = {"WARN": "WARNING", "FATAL": "CRITICAL"}
 """What other programs call them."""
@@ -68,13 +70,14 @@ def run_until_signalled(
     log_mode: int = 0o666,
     reserved: AbstractContextManager[object] | None = None,
     notification: Notification | None = None,
+    on_upgrade: Callable[[], None] | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
     `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it. SIGHUP
     counts as one where there is a terminal, which has closed then; else it is only told.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
-    `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
+    `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest. `on_upgrade` is called at each SIGUSR2.
     """
     code = ExitCode.BUG
     raise_descriptor_limit()  # every visitor takes two, and the usual soft limit is only 1024, or 256
@@ -84,7 +87,7 @@ def run_until_signalled(
             _logging(terminal=terminal, log_file=log_file, log_mode=log_mode),
             printing_aside(),
         ):
-            code = trio.run(_run, run, notification)
+            code = trio.run(_run, run, notification, on_upgrade)
     except* TrionatError as group:
         code = tell(leaves(group))
     except* KeyboardInterrupt:
@@ -164,7 +167,9 @@ def _has_terminal() -> bool:
 
 
 async def _run(
-    run: Callable[[trio.Event], Awaitable[None]], notification: Notification | None
+    run: Callable[[trio.Event], Awaitable[None]],
+    notification: Notification | None,
+    on_upgrade: Callable[[], None] | None,
 ) -> ExitCode:
     stopping = trio.Event()
     code = ExitCode.DONE
@@ -179,10 +184,14 @@ async def _run(
             watched = [signal.SIGINT, signal.SIGTERM]
             if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:  # nohup(1)
                 watched.append(signal.Signals(_HANGUP))
+            if _UPGRADE is not None and on_upgrade is not None:
+                watched.append(_UPGRADE)
             with trio.open_signal_receiver(*watched) as signals:
                 task_status.started()
                 async for number in signals:
-                    if number == _HANGUP and not has_terminal:
+                    if number == _UPGRADE and on_upgrade is not None:
+                        on_upgrade()
+                    elif number == _HANGUP and not has_terminal:
                         log.info(
                             "SIGHUP: the configuration is read at a start only; the log follows its file's name"
                         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,9 @@ from trionat.events import Ready
 from trionat.libraries import CONSOLE, NAMES, require_libraries
 from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
+from trionat.server.upgrade.predecessor import Predecessor
+from trionat.server.upgrade.successor import this_command, this_environment
+from trionat.server.upgrade.upgrade import Upgrade
 from trionat.text import counted
 from trionat.version import VERSION
 
@@ -47,6 +51,8 @@ def serve(
     Starts without any file or flag. Configuration comes from flags, environment (TRIONAT_SERVER_...), server.yml, defaults,
     in this order.
     """
+    environ = dict(os.environ)  # before what is for this process only is taken out
+    predecessor = Predecessor.find(os.environ)
     try:
         configuration = load("server", file=config, flags=flags, environ=os.environ)
         server = configuration.server
@@ -62,15 +68,21 @@ def serve(
         if server.domain is not None:
             require_libraries("Server.Domain", NAMES, extra="names")
     except (ConfigError, StartupError) as error:
+        if predecessor is not None:
+            predecessor.decline(str(error))
         raise typer.Exit(tell([error])) from None
     warnings = list(find_warnings(configuration, "server"))
     notification = find_service_manager()
+    upgrade = Upgrade(this_command(sys.orig_argv, sys.executable), this_environment(environ))
+    if notification is not None:
+        upgrade.on_success = notification.main_process
     run_until_signalled(
-        partial(_serve, configuration, warnings, as_json, notification),
+        partial(_serve, configuration, warnings, as_json, notification, upgrade, predecessor),
         log_file=log_file,
         log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
-        reserved=reserve(server),
+        reserved=reserve(server, upgrade=upgrade, predecessor=predecessor),
         notification=notification,
+        on_upgrade=upgrade.ask,
     )
 
 
@@ -79,6 +91,8 @@ async def _serve(
     warnings: list[Problem],
     as_json: bool,
     notification: Notification | None,
+    upgrade: Upgrade,
+    predecessor: Predecessor | None,
     stopping: trio.Event,
 ) -> None:
     log_warnings(warnings)
@@ -92,19 +106,31 @@ async def _serve(
         events=configuration.events,
         stopping=stopping,
         reserved=True,
+        upgrade=upgrade,
+        predecessor=predecessor,
     )
     async with trio.open_nursery() as nursery:
         try:
+            watching = trio.CancelScope()
             with trio.CancelScope() as starting:
 
                 async def give_up() -> None:
-                    await stopping.wait()
-                    starting.cancel("told to stop before it was up")
+                    with watching:
+                        await stopping.wait()
+                        starting.cancel("told to stop before it was up")
 
                 nursery.start_soon(give_up, name="stop before it is up")
                 ready: Ready = await nursery.start(job, name="serve")
+                watching.cancel("it is up")  # another process may take its place
                 file = configuration.file
-                say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
+                if as_json:
+                    say(json.dumps(_as_json(ready, file)))
+                elif predecessor is None:
+                    say(banner(ready, file))
+                else:
+                    say(
+                        f"trionat {trionat.__version__} serves in place of process {predecessor.pid}"
+                    )
                 if notification is not None:
                     notification.ready()
                     notification.status(f"clients dial {ready.public}")

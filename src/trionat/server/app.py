@@ -42,12 +42,14 @@ from trionat.server.state_folder import (
     prepare_state,
 )
 from trionat.server.tally import Tally
+from trionat.server.upgrade.successor import is_possible
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.system import has_unix_sockets
 from trionat.text import counted
 from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
+from trionat.transport.isolation import leaves
 from trionat.transport.tls import name_mismatch, server_context
 from trionat.version import VERSION
 
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
     from trionat.server.console.console import Console, Door
     from trionat.server.events.delivery import Delivery
     from trionat.server.names.frontend import Names
+    from trionat.server.upgrade.predecessor import Predecessor
+    from trionat.server.upgrade.upgrade import Upgrade
     from trionat.store.base import Store
     from trionat.transport.listener import Listener
 
@@ -88,6 +92,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
     events: EventsConfig | None = None,
     stopping: trio.Event | None = None,
     reserved: bool = False,
+    upgrade: Upgrade | None = None,
+    predecessor: Predecessor | None = None,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a server until it is cancelled, or until `stopping` is set and every session has ended.
@@ -106,6 +112,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
 
     Where `config` has an address for the console, that is there; `origins` says by keys such as `Server.VisitPort` where each is from, for people.
     `events` says who is told what happens.
+
+    With `upgrade`, another process may take the place of this one: then it returns. With `predecessor`, this one takes another's place, in which `reserve` has met it.
 
     With `cluster`, this server is a node of it, and `database` has to be there; at the start its Redis is waited for as `cluster.wait` says.
 
@@ -132,8 +140,11 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 if task_status is trio.TASK_STATUS_IGNORED:
                     return
                 raise StartupError("the server was told to stop before it was up")
-        traffic = await resources.enter_async_context(open_traffic(folder, store))
-        listeners = await open_listeners(config, resources)
+        traffic = await resources.enter_async_context(
+            open_traffic(folder, store, later=predecessor is not None)
+        )
+        given = None if predecessor is None else predecessor.listeners
+        listeners = await open_listeners(config, resources, given)
         control, tunnel, visits = listeners.control, listeners.tunnel, listeners.visits
         if listeners.https is not None:  # port 0 is a port by now, which stands in URLs
             config = attrs.evolve(
@@ -238,7 +249,19 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 origins=origins,
             )
         )
-        admin_socket = resources.enter_context(open_admin_socket(folder))
+        if upgrade is not None:
+            upgrade.why_not = _why_no_upgrade(config, cluster, events)
+
+        def is_elsewhere() -> bool:
+            return (upgrade is not None and upgrade.is_done) or (
+                predecessor is not None and not predecessor.has_given
+            )
+
+        admin_socket = resources.enter_context(
+            open_admin_socket(
+                folder, None if predecessor is None else predecessor.admin_socket, is_elsewhere
+            )
+        )
         async with trio.open_nursery() as preparing:
             if hub.is_on:
                 preparing.start_soon(_tell_stopping, hub, config, stopping, name="tell the stop")
@@ -273,6 +296,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     console=console,
                     tally=tally,
                     events=hub,
+                    upgrade=upgrade,
                 )
             else:
                 server = SingleProcess(
@@ -294,6 +318,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     console=console,
                     tally=tally,
                     events=hub,
+                    upgrade=upgrade,
+                    predecessor=predecessor,
                 )
 
             def be_up() -> None:
@@ -361,18 +387,49 @@ def _address_of(listener: Listener | None) -> TCPAddress | None:
     return None if listener is None else listener.address
 
 
+def _why_no_upgrade(
+    config: ServerConfig, cluster: ClusterConfig | None, events: EventsConfig
+) -> str:
+    """Return why no other process can take the place of a server; empty: one can."""
+    if not is_possible():
+        return "this system cannot hand connections from one process to another: stop the server, and start it anew"
+    if cluster is not None:
+        return "a node of a cluster is not upgraded in its place: trionat drain sends its clients to the other nodes; then stop it, and start it anew"
+    if config.worker_count > 1:
+        return "with Workers this cannot be done yet: stop the server, and start it anew"
+    if config.domain is not None or config.console_addr is not None or events.webhooks:
+        return "with names, a console or webhooks this cannot be done yet: stop the server, and start it anew"
+    return ""
+
+
 @contextmanager
-def reserve(config: ServerConfig) -> Generator[None]:
+def reserve(
+    config: ServerConfig,
+    *,
+    upgrade: Upgrade | None = None,
+    predecessor: Predecessor | None = None,
+) -> Generator[None]:
     """Check what a server needs before it opens any other file, and keep other servers off its state folder for the block.
 
-    Blocks, for a moment.
+    With `predecessor`, that one has the folder, and is told why it has to keep it, where the block ends with an error. `upgrade` is what another one needs to come after this.
+
+    Blocks, for a moment, or as long as `Predecessor.meet` does.
 
     Raises:
         StartupError: There are too few descriptors for the visit ports, another server runs on the state folder, or it cannot be used.
     """
-    require(_least_descriptors(config), counted(len(config.visit_port), "visit port"))
-    with lock_state(config.effective_state_dir):
-        yield
+    folder = config.effective_state_dir
+    try:
+        require(_least_descriptors(config), counted(len(config.visit_port), "visit port"))
+        with lock_state(folder) if predecessor is None else predecessor.meet(folder) as lock:
+            if upgrade is not None:
+                upgrade.lock = lock
+            yield
+    except BaseException as error:
+        if predecessor is not None:
+            reasons = leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+            predecessor.decline("; ".join(str(each) or type(each).__name__ for each in reasons))
+        raise
 
 
 def _least_descriptors(config: ServerConfig) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
+from trionat.errors import StartupError
 from trionat.log import get_logger
 from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.drain import Drain
@@ -23,7 +28,11 @@ from trionat.server.control.context import ServerContext
 from trionat.server.events.hub import Hub
 from trionat.server.proxies import ProxyListener
 from trionat.server.sessions.registry import Sessions
+from trionat.server.upgrade.estate import read_estate, write_estate
+from trionat.server.upgrade.successor import UpgradeError, own_version
+from trionat.server.upgrade.upgrade import Upgraded
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
+from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
     import socket
@@ -44,10 +53,17 @@ if TYPE_CHECKING:
     from trionat.server.refusals import RefusalCounters
     from trionat.server.state_folder import StateFolder
     from trionat.server.tally import Tally
+    from trionat.server.upgrade.predecessor import Predecessor
+    from trionat.server.upgrade.successor import Successor
+    from trionat.server.upgrade.upgrade import Upgrade
     from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
+    from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
+
+_LAST_ANSWERS: Final = 2.0
+"""Seconds in which commands that were heard get their answers, when another process serves already, or the server stops."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -55,6 +71,7 @@ class SingleProcess:
     """See the module. The listeners belong to the caller.
 
     `ports` are the visit ports that `listeners` has; `names` and `owners` are there where services may have names, `member` where the server is a node of a cluster, `tally` where `/metrics` are on. `stopping` is the planned stop. `events` is told what happens.
+    With `upgrade`, another process may take the place of this one, and with `predecessor` this one takes another's.
     """
 
     config: ServerConfig
@@ -75,9 +92,12 @@ class SingleProcess:
     console: Console | None = None
     tally: Tally | None = None
     events: Hub = attrs.field(factory=Hub)
+    upgrade: Upgrade | None = None
+    predecessor: Predecessor | None = None
     context: ServerContext = attrs.field(init=False)
     _acceptor: VisitorAcceptor = attrs.field(init=False)
     _frontend: Frontend | None = attrs.field(init=False, default=None)
+    _is_up: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         node = None if self.member is None else self.member.node
@@ -121,7 +141,7 @@ class SingleProcess:
             )
 
     async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
-        """Serve until cancelled, or until every session has ended after a planned stop. `when_up` is called when clients can come."""
+        """Serve until cancelled, or until every session has ended after a planned stop, or another process serves in place of this one. `when_up` is called when clients can come."""
         context, sessions = self.context, self.context.sessions
         metrics, member = Metrics(self.ready, context, self.descriptors), self.member
         metrics.quotas = self.accounts.quotas
@@ -129,6 +149,8 @@ class SingleProcess:
             metrics.certificates = self._frontend.certificates
         draining = Drain(context, waits=member is not None)
         commands = LocalCommands(metrics, draining, None if member is None else member.handover)
+        if self.predecessor is not None:
+            await self._inherit(self.predecessor)
         async with trio.open_nursery() as serving:
             if member is not None:
                 self._join(member, draining, serving)
@@ -145,39 +167,178 @@ class SingleProcess:
             if self.tally is not None:
                 serving.start_soon(self.tally.measure_lag, name="measure loop lag")
             serving.start_soon(draining.run, name="drain clients")
-            if admin_socket is not None:
-                admin = AdminServer(commands)
-                serving.start_soon(admin.serve, admin_socket, name="admin server")
+            admin = AdminServer(commands, self.upgrade)
             if self.console is not None:
                 serving.start_soon(self.console.serve, commands, name="console")
+            if self._frontend is not None:
+                self._acceptor.named = self._frontend.start(serving)
+            handler = ConnectionHandler(context, self.tls)
+            listen = partial(self._listen, serving, handler, admin, admin_socket, when_up)
+            while True:
+                async with AsyncExitStack() as pause:
+                    successor = await listen(pause)
+                    if successor is None or await self._hand_over(successor):
+                        break
+            with trio.move_on_after(_LAST_ANSWERS):
+                await admin.wait_answered()
+            serving.cancel_scope.cancel("the server stops")
+
+    async def _listen(
+        self,
+        serving: trio.Nursery,
+        handler: ConnectionHandler,
+        admin: AdminServer,
+        admin_socket: socket.socket | None,
+        when_up: Callable[[], None],
+        pause: AsyncExitStack,
+    ) -> Successor | None:
+        """Accept clients, visitors and commands; return None after a planned stop, or the process that is ready to go on.
+
+        Then nobody is accepted, no session is up, and no traffic is written down until `pause` is closed, which also ends that process, unless it was let go.
+        """
+        async with trio.open_nursery() as hearing:
+            if admin_socket is not None:
+                hearing.start_soon(
+                    partial(admin.accept, admin_socket, serving), name="admin server"
+                )
             listen_for_clients(
-                serving,
+                hearing,
                 self.listeners,
-                ConnectionHandler(context, self.tls).acceptor(serving),
+                handler.acceptor(hearing),
                 config=self.config,
                 refusals=self.refusals,
                 descriptors=self.descriptors,
             )
-            if self._frontend is not None:
-                self._acceptor.named = self._frontend.start(serving)
             async with trio.open_nursery() as visiting:  # stops first
                 self._listen_for_visitors(visiting)
-                when_up()
+                if self.predecessor is not None:
+                    self._take(self.predecessor)
+                    self.predecessor = None
+                if not self._is_up:
+                    self._is_up = True
+                    when_up()
+                successor = await self._wait_end(admin_socket, pause)
+                visiting.cancel_scope.cancel("nobody is accepted any more")
+            if successor is None:
+                await self._stop()
+            else:
+                self.context.leases.is_at_rest = True
+                await self.context.sessions.let_go()
+            hearing.cancel_scope.cancel("nobody is heard any more")
+        return successor
+
+    async def _stop(self) -> None:
+        """Let no visitor in any more, and wait until each session has ended by itself, within the grace."""
+        for listener in self.listeners.of_visitors:
+            listener.close()
+        sessions, grace = self.context.sessions, self.config.drain_grace
+        log.info("visit ports closed", sessions=len(sessions.by_uid), grace=grace)
+        until = trio.current_time() + grace
+        if self.member is not None:
+            await self.member.handover.offer_at_once()
+        self.context.admission.drain()
+        await sessions.wait_none()
+        if self.member is not None:
+            await self.member.leave(until)
+
+    # -- upgrades ----------------------------------------------------------------------------------------------------
+
+    async def _wait_end(
+        self, admin_socket: socket.socket | None, pause: AsyncExitStack
+    ) -> Successor | None:
+        """Wait for the planned stop, or until a process is ready to go on. What is to be over before anybody notices is over then."""
+        successor = None
+        async with trio.open_nursery() as waiting:
+
+            async def wait_stop() -> None:
                 await self.stopping.wait()
-                visiting.cancel_scope.cancel("the server stops")
-            for listener in self.listeners.of_visitors:
-                listener.close()
-            log.info(
-                "visit ports closed", sessions=len(sessions.by_uid), grace=self.config.drain_grace
+                waiting.cancel_scope.cancel("the server stops")
+
+            waiting.start_soon(wait_stop, name="wait for the stop")
+            if self.upgrade is None:
+                await trio.sleep_forever()
+            else:
+                folder = self.state.folder
+                successor = await self.upgrade.wait_successor(folder, self.listeners, admin_socket)
+                pause.push_async_callback(successor.end)
+                await pause.enter_async_context(self.traffic.resting())
+                waiting.cancel_scope.cancel("another process is ready")
+        if not self.stopping.is_set():
+            return successor
+        if self.upgrade is not None:
+            self.upgrade.stop()
+        return None
+
+    async def _hand_over(self, successor: Successor) -> bool:
+        """Give everything to the process that is ready to go on; tell whether it has taken it, else this one goes on."""
+        assert self.upgrade is not None, "it has made the other one"  # noqa: S101 - for type checkers
+        leases, began = self.context.leases, trio.current_time()
+        estate = write_estate(leases, _descriptor)
+        try:
+            await self.traffic.write_down()
+            await successor.give(
+                {
+                    **estate.values,
+                    "next_visitor": next(self._acceptor.numbers),
+                    "next_session": next(self.context.sessions.uids),
+                    "bans": self.bans.write(),
+                },
+                estate.data,
+                estate.descriptors,
             )
-            until = trio.current_time() + self.config.drain_grace
-            if member is not None:
-                await member.handover.offer_at_once()
-            context.admission.drain()
-            await sessions.wait_none()  # each ends by itself within the grace
-            if member is not None:
-                await member.leave(until)
-            serving.cancel_scope.cancel("the server stops")
+        except StartupError as error:
+            if await successor.end():  # it has taken over in the very moment in which it was given up: it may have read what is not here
+                for lease in leases:
+                    lease.queue.reset_streams("the process that had taken it over was given up")
+            leases.is_at_rest = False
+            for _, listener in self.listeners.by_role():
+                listener.rest()
+            self.upgrade.fail(UpgradeError(str(error)))
+            return False
+        successor.let_go()
+        self.traffic.is_elsewhere = True
+        leases.let_go()
+        for _, listener in self.listeners.by_role():
+            listener.close()
+        self.upgrade.succeed(
+            Upgraded(
+                pid=successor.pid,
+                version=successor.version,
+                old_pid=os.getpid(),
+                old_version=own_version(),
+                clients=estate.leases,
+                visitors=estate.visitors,
+                seconds=round(trio.current_time() - began, 3),
+            )
+        )
+        if self.stopping.is_set():  # meant for whoever serves
+            os.kill(successor.pid, signal.SIGTERM)
+        return True
+
+    async def _inherit(self, predecessor: Predecessor) -> None:
+        """Go on with what another process leaves, as far as that can be done before it is told."""
+        parcel = await predecessor.inherit()
+        values = parcel.values
+        await self.traffic.take_over()
+        self._acceptor.numbers = count(values["next_visitor"])
+        self.context.sessions.uids = count(values["next_session"])
+        self.bans.read(values.get("bans", {}))
+        clients, visitors = await read_estate(parcel, self.context.leases, self._acceptor)
+        log.info(
+            "taken over from another process",
+            pid=predecessor.pid,
+            version=predecessor.version,
+            clients=clients,
+            visitors=visitors,
+        )
+
+    def _take(self, predecessor: Predecessor) -> None:
+        """Tell the other process that this one serves. Nobody was accepted yet."""
+        try:
+            predecessor.take()
+        except StartupError:
+            self.context.leases.let_go()  # without a reset: they are the other one's
+            raise
 
     def _passes_on(self, name: str) -> PassOn | None:
         """Return what brings a connection to the node that has a name; None: it is here, or nowhere."""
@@ -224,3 +385,10 @@ class SingleProcess:
             on_kick=kick_too,
             tell_others=draining.name_others,
         )
+
+
+def _descriptor(endpoint: Endpoint) -> int | None:
+    """Return the descriptor by which another process goes on with a visitor; None where there is more than a socket to it."""
+    if isinstance(endpoint, SocketEndpoint) and (descriptor := endpoint.fileno()) >= 0:
+        return descriptor
+    return None

@@ -81,8 +81,15 @@ class LiftBan:
     network: str
 
 
+@attrs.frozen
+class AskUpgrade:
+    """Asks that a new process take the place of this one, for an `Upgraded`."""
+
+    word: ClassVar[str] = "upgrade"
+
+
 Kick: TypeAlias = KickUser | KickSession | KickVisitor
-Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | Kick | LiftBan
+Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | AskUpgrade | Kick | LiftBan
 
 
 @attrs.frozen(kw_only=True)
@@ -219,6 +226,8 @@ def decode_request(line: bytes) -> Request:
             return AskDrain()
         case AskWhere.word:
             return AskWhere(fields.text("name"))
+        case AskUpgrade.word:
+            return AskUpgrade()
         case KickUser.word:
             return KickUser(fields.text("name"))
         case KickSession.word:

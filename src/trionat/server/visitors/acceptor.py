@@ -230,6 +230,10 @@ class VisitorAcceptor:
         )
         self.elsewhere.forward(visitor)
 
+    def restore(self, visitor: Visitor) -> None:
+        """Count a visitor that another process of this server has let in, and that goes on here."""
+        visitor.gone, visitor.tally = self._policy.enter(visitor.address.host), self.tally
+
     def pass_on(self, visitor: Visitor) -> None:
         """Bring a visitor that has waited here to the node that has its client by now. One that has come from another node as a stream in memory is reset: one hop is all."""
         if self.elsewhere is not None and isinstance(visitor.endpoint, SocketEndpoint):

@@ -72,6 +72,11 @@ class VisitorQueue:
         return tuple(visitor for visitor in self._waiting if not visitor.is_over)
 
     @property
+    def all_waiting(self) -> tuple[Visitor, ...]:
+        """The same, with those of whom only the client is to be told."""
+        return tuple(self._waiting)
+
+    @property
     def idle(self) -> int:
         """How many tunnels wait, and can have a visitor."""
         return len(self._idle)
@@ -282,6 +287,15 @@ class VisitorQueue:
         if not self.present:
             self._left.notify()
         return taken
+
+    def let_go(self) -> None:
+        """Let go of all who wait: another process has them by now. Their connections are closed here only, and stay open there."""
+        while self._waiting:
+            visitor = self._waiting.popleft()
+            visitor.endpoint.close()
+            if visitor.stream is not None:
+                visitor.stream.release()
+            self.leave(visitor)
 
     def drain(self, reason: str) -> None:
         """Take nobody new any more, and dismiss those who wait and have not begun; those who have go on over another tunnel."""

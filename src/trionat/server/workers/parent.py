@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from trionat.server.registry.claim import Claim
     from trionat.server.state_folder import StateFolder
     from trionat.server.tally import Tally
+    from trionat.server.upgrade.upgrade import Upgrade
     from trionat.server.visitors.ports import PointId, PortPool
     from trionat.server.workers.link import Values
     from trionat.transport.descriptors import Descriptors
@@ -129,6 +130,7 @@ class Parent:
     console: Console | None = None
     tally: Tally | None = None
     events: Hub = attrs.field(factory=Hub)
+    upgrade: Upgrade | None = None
     drained: bool = attrs.field(init=False, default=False)
     authenticator: LocalAuthenticator = attrs.field(init=False)
     worker_config: ServerConfig = attrs.field(init=False)
@@ -225,7 +227,7 @@ class Parent:
                 if self.member is not None:
                     await self.member.wait_joined(self.stopping)
                 if admin_socket is not None:
-                    admin = AdminServer(commands)
+                    admin = AdminServer(commands, self.upgrade)
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
                 if self.console is not None:
                     serving.start_soon(self.console.serve, commands, name="console")

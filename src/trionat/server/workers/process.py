@@ -21,6 +21,7 @@ from trionat.log import get_logger
 from trionat.protocol.client_hello import ROUTE_LENGTH
 from trionat.server.admin.readings import Present
 from trionat.server.refusals import Bound
+from trionat.server.registry.values import write_claim
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
 from trionat.server.workers.log_relay import relay_log
@@ -31,7 +32,6 @@ from trionat.server.workers.values import (
     read_key,
     read_reservation,
     write_addresses,
-    write_claim,
     write_identity,
     write_reservation,
 )

@@ -1,0 +1,166 @@
+"""Upgrades of the process that serves: who asks for one, what comes of it, and the new process until it is ready.
+
+Who serves waits with `wait_successor`, stops accepting, and gives everything to what that returns; then it calls `succeed`, or `fail` and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import attrs
+import trio
+
+from trionat.log import get_logger
+from trionat.server.upgrade.successor import Successor, UpgradeError, own_version
+from trionat.signals import Signal
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from trionat.address import TCPAddress
+    from trionat.server.listeners import Listeners
+
+log = get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Upgraded:
+    """Which process serves by now, and which has so far; how many clients and visitors were handed over, and for how many seconds nobody was accepting."""
+
+    pid: int
+    version: str
+    old_pid: int
+    old_version: str
+    clients: int
+    visitors: int
+    seconds: float
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Upgraded:
+        """Return what `attrs.asdict` has made these values of."""
+        return cls(**values)
+
+
+@attrs.define(eq=False)
+class _Asked:
+    done: trio.Event = attrs.field(factory=trio.Event)
+    outcome: Upgraded | UpgradeError | None = None
+
+
+@attrs.define(eq=False)
+class Upgrade:
+    """See the module. `command` and `environ` are what this process was started with; the new one is started with the same.
+
+    `why_not` says why this server cannot do it, and is empty where it can. `lock` is that of the state folder. `on_success` is called with the number of the new process. `is_done` says that another process serves by now.
+    """
+
+    command: Sequence[str]
+    environ: Mapping[str, str] = attrs.field(repr=False)
+    why_not: str = ""
+    lock: BinaryIO | None = None
+    on_success: Callable[[int], None] = lambda _: None
+    is_done: bool = attrs.field(init=False, default=False)
+    _asked: _Asked | None = attrs.field(init=False, default=None)
+    _changed: Signal = attrs.field(init=False, factory=Signal)
+
+    def ask(self) -> None:
+        """Have a new process take over. Where that is under way, nothing changes."""
+        if self.why_not:
+            log.warning("no upgrade", reason=self.why_not)
+        else:
+            self._ask()
+
+    def _ask(self) -> _Asked:
+        if self._asked is None:
+            self._asked = _Asked()
+            self._changed.notify()
+        return self._asked
+
+    async def perform(self) -> Upgraded:
+        """The same, and return what has come of it. Cancelled, it goes on.
+
+        Raises:
+            UpgradeError: this process still serves.
+        """
+        if self.why_not:
+            raise UpgradeError(self.why_not)
+        asked = self._ask()
+        await asked.done.wait()
+        if isinstance(asked.outcome, Upgraded):
+            return asked.outcome
+        raise asked.outcome or UpgradeError("nothing has come of it")
+
+    async def wait_successor(
+        self, folder: Path, listeners: Listeners, admin_socket: socket.socket | None
+    ) -> Successor:
+        """Wait until somebody asks, and return the new process when it is ready to take over. One that does not get ready is told, and ended."""
+        while True:
+            while self._asked is None:
+                await self._changed.wait()
+            log.info("upgrade: a new process is started")
+            try:
+                return await self._start(folder, listeners, admin_socket)
+            except UpgradeError as error:
+                self.fail(error)
+
+    async def _start(
+        self, folder: Path, listeners: Listeners, admin_socket: socket.socket | None
+    ) -> Successor:
+        successor = await Successor.start(self.command, self.environ)
+        try:
+            given = list(self._given(listeners, admin_socket))
+            values = {
+                "pid": os.getpid(),
+                "version": own_version(),
+                "folder": str(folder.absolute()),  # noqa: ASYNC240 - asks no disk
+                "sockets": [
+                    {"role": role, "host": "", "port": 0}
+                    if address is None
+                    else {"role": role, "host": address.host, "port": address.port}
+                    for role, address, _ in given
+                ],
+            }
+            await successor.meet(values, [descriptor for _, _, descriptor in given])
+        except BaseException:
+            await successor.end()  # noqa: ASYNC102 - shielded there, for a while
+            raise
+        return successor
+
+    def _given(
+        self, listeners: Listeners, admin_socket: socket.socket | None
+    ) -> Iterator[tuple[str, TCPAddress | None, int]]:
+        if self.lock is not None:
+            yield "lock", None, self.lock.fileno()
+        if admin_socket is not None:
+            yield "admin", None, admin_socket.fileno()
+        for role, listener in listeners.by_role():
+            yield role, listener.address, listener.sock.fileno()
+
+    def succeed(self, upgraded: Upgraded) -> None:
+        """Another process serves from now on."""
+        self.is_done = True
+        self.on_success(upgraded.pid)
+        log.info("upgrade: the new process serves", **attrs.asdict(upgraded))
+        self._finish(upgraded)
+
+    def fail(self, error: UpgradeError) -> None:
+        """This process goes on."""
+        log.warning(
+            "upgrade: the new process does not serve, and this one goes on", reason=str(error)
+        )
+        self._finish(error)
+
+    def stop(self) -> None:
+        """This process stops: nothing comes of it any more."""
+        self.why_not = "the server stops"
+        if self._asked is not None:
+            self._finish(UpgradeError(self.why_not))
+
+    def _finish(self, outcome: Upgraded | UpgradeError) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.outcome = outcome
+            asked.done.set()

@@ -1,0 +1,451 @@
+"""A new process takes the place of a server that is up, as its operator has it done, and no visitor notices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import pytest
+import trio
+
+import trionat
+from tests.e2e import running, services
+from tests.e2e.running import Server, ask, read_exactly, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from tests.e2e.services import Service, SSHServer
+
+SIZE: Final = 100_000_000
+PIECE: Final = 64 * 1024
+UPGRADE_TIMEOUT: Final = 60.0
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.limit(110),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc"),
+]
+
+
+@attrs.define(eq=False)
+class Upgradable:
+    """A server, whichever process is it by now: `pid`."""
+
+    server: Server
+    pid: int
+
+    async def upgrade(self) -> dict[str, Any]:
+        """Have a new process take over, and return what the command says of it."""
+        result = await self.try_upgrade()
+        assert result.returncode == 0, result.stderr.decode()
+        upgraded: dict[str, Any] = json.loads(result.stdout)
+        assert upgraded["old_pid"] == self.pid
+        self.pid = upgraded["pid"]
+        assert self.pid != upgraded["old_pid"]
+        await self.server.process.next_event("ready", within=UPGRADE_TIMEOUT)
+        await wait_until(lambda: not _is_there(upgraded["old_pid"]), within=UPGRADE_TIMEOUT)
+        return upgraded
+
+    async def try_upgrade(self) -> Any:
+        """Run the command."""
+        with trio.fail_after(UPGRADE_TIMEOUT):
+            return await services.run_trionat("upgrade", "--json", "--state-dir", self.server.state)
+
+    async def status(self) -> dict[str, Any]:
+        """Ask the server."""
+        result = await services.run_trionat("status", "--json", "--state-dir", self.server.state)
+        assert result.returncode == 0, result.stderr.decode()
+        status: dict[str, Any] = json.loads(result.stdout)
+        return status
+
+
+def _is_there(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended, and that its parent has not asked for yet, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@asynccontextmanager
+async def upgradable(
+    folder: Path, *flags: str | Path, visit: str = "0", environ: Mapping[str, str] | None = None
+) -> AsyncIterator[Upgradable]:
+    """Run a server; in the end the process is stopped that is it by then."""
+    async with running.server(folder, *flags, visit=visit, environ=environ) as server:
+        server.ended = True  # the first process, with 0: see below
+        it = Upgradable(server, server.process.process.pid)
+        try:
+            yield it
+        finally:
+            if it.pid != server.process.process.pid:
+                os.kill(it.pid, signal.SIGTERM)
+                with trio.move_on_after(20, shield=True):
+                    while _is_there(it.pid):  # noqa: ASYNC110 - nothing tells
+                        await trio.sleep(0.02)
+    if it.pid != server.process.process.pid:
+        assert server.process.process.returncode == 0
+
+
+def _blob(seed: int) -> bytes:
+    return random.Random(seed).randbytes(SIZE)
+
+
+class Load:
+    """Visitors that come and go all the while: each has its answer, or the test fails."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.done = 0
+        self.longest = 0.0
+
+    async def run(self) -> None:
+        while True:
+            began = trio.current_time()
+            async with await trio.open_tcp_stream(services.HOST, self.port) as stream:
+                assert await ask(stream, b"x" * 1000) == b"x" * 1000
+            self.done += 1
+            self.longest = max(self.longest, trio.current_time() - began)
+            await trio.sleep(0.01)
+
+
+async def test_a_download_an_upload_and_a_shell_across_three_upgrades(
+    ssh_server: SSHServer, echo_server: Service, tmp_path: Path
+) -> None:
+    blob, taken, hurry = _blob(1), hashlib.sha256(), trio.Event()
+    received: list[int] = []
+
+    async def give(stream: trio.SocketStream) -> None:
+        with memoryview(blob) as view:
+            await stream.send_all(view)
+        await stream.send_eof()
+
+    async def take(stream: trio.SocketStream) -> None:
+        async for piece in stream:
+            taken.update(piece)
+        await stream.send_all(b"thanks")
+
+    async with (
+        services.serve(give) as source,
+        services.serve(take) as sink,
+        upgradable(tmp_path / "s", visit="0,0,0,0") as it,
+        running.client(
+            tmp_path / "c", it.server.ticket, source, sink, ssh_server, echo_server
+        ) as client,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def download() -> None:
+            digest, count = hashlib.sha256(), 0
+            async with await client.visit(0) as stream:
+                async for piece in stream:
+                    digest.update(piece)
+                    count += len(piece)
+                    if not hurry.is_set():
+                        await trio.sleep(0.01)
+            received.append(count)
+            assert count == SIZE
+            assert digest.digest() == hashlib.sha256(blob).digest()
+
+        async def upload() -> None:
+            async with await client.visit(1) as stream:
+                for start in range(0, SIZE, PIECE):
+                    await stream.send_all(blob[start : start + PIECE])
+                    if not hurry.is_set():
+                        await trio.sleep(0.02)
+                await stream.send_eof()
+                assert await running.read_all(stream) == b"thanks"
+            assert taken.digest() == hashlib.sha256(blob).digest()
+
+        load = [Load(client.port(3)) for _ in range(4)]
+        async with trio.open_nursery() as visiting:
+            for each in load:
+                visiting.start_soon(each.run)
+            nursery.start_soon(download)
+            nursery.start_soon(upload)
+            shell = await visiting_shell(ssh_server, client.port(2), nursery)
+            assert "first-7" in await _type(shell, "first")
+            for number in range(3):
+                before = load[0].done
+                upgraded = await it.upgrade()
+                assert upgraded["clients"] == 1
+                assert upgraded["visitors"] >= 3
+                assert f"round{number}-7" in await _type(shell, f"round{number}")
+                await wait_until(lambda: load[0].done > before + 3)  # noqa: B023 - at once
+                status = await it.status()
+                [session] = status["sessions"]
+                ports = [each["port"] for each in session["services"]]
+                assert ports == [client.port(each) for each in range(4)]
+            assert not received, "the download has to last for longer than the upgrades"
+            hurry.set()
+            assert shell.stdin is not None
+            await shell.stdin.send_all(b"exit 3\n")
+            with trio.fail_after(20):
+                assert await shell.wait() == 3
+            visiting.cancel_scope.cancel()
+    assert received == [SIZE]
+    assert all(each.done > 20 for each in load)
+
+
+async def visiting_shell(ssh_server: SSHServer, port: int, nursery: trio.Nursery) -> trio.Process:
+    """Return an ssh with a terminal, which is ended with the nursery."""
+    shell = await trio.lowlevel.open_process(
+        ssh_server.ssh("-tt", "exec sh", port=port),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+    async def end_it() -> None:
+        try:
+            await shell.wait()
+        finally:
+            await services.stop_process(shell)  # noqa: ASYNC102 - shields itself
+            assert shell.stdin is not None
+            assert shell.stdout is not None
+            shell.stdin.close()
+            shell.stdout.close()
+
+    nursery.start_soon(end_it)
+    return shell
+
+
+async def _type(shell: trio.Process, word: str) -> str:
+    """Type a line, and return what the shell says up to the answer to it."""
+    assert shell.stdin is not None
+    assert shell.stdout is not None
+    await shell.stdin.send_all(f"echo {word}-$((3+4))\n".encode())
+    said = b""
+    with trio.fail_after(20):
+        while f"{word}-7".encode() not in said:
+            piece = await shell.stdout.receive_some()
+            assert piece, said
+            said += piece
+    return said.decode()
+
+
+# --- what can go wrong, each with somebody who talks all the while ---
+
+
+@attrs.define(eq=False)
+class Talker:
+    """A visitor that never stops talking, and checks each answer."""
+
+    stream: trio.SocketStream
+    rounds: int = 0
+
+    async def run(self) -> None:
+        while True:
+            question = f"{self.rounds:8}".encode() * 500
+            assert await ask(self.stream, question) == question
+            self.rounds += 1
+
+    async def goes_on(self) -> None:
+        """Wait until there are answers that were asked for after this."""
+        await wait_until(partial(self._is_past, self.rounds + 3), within=20)
+
+    def _is_past(self, rounds: int) -> bool:
+        return self.rounds > rounds
+
+
+@attrs.frozen
+class Scene:
+    """A server of a copy of the program, which a test changes before a new process is started; a client, and a visitor that talks."""
+
+    it: Upgradable
+    copy: Path
+    client: running.Client
+    talker: Talker
+    config: Path
+
+    def change(self, module: str, old: str, new: str) -> None:
+        """Change the program that is installed."""
+        file = self.copy / "trionat" / module
+        text = file.read_text()
+        assert text.count(old) == 1, f"{module} has {text.count(old)} times: {old}"
+        file.write_text(text.replace(old, new))
+
+    def restore(self) -> None:
+        """Have the program be as it was."""
+        shutil.copytree(SOURCE, self.copy / "trionat", dirs_exist_ok=True)
+
+    async def fails(self, *words: str) -> None:
+        """Try an upgrade that goes wrong for this reason: nobody notices, and the server can still be upgraded."""
+        before = (await self.it.status())["server"]["since"]
+        result = await self.it.try_upgrade()
+        assert result.returncode == 3, result.stderr.decode()
+        for word in words:
+            assert word in result.stderr.decode()
+        await self.talker.goes_on()
+        assert (await self.it.status())["server"]["since"] == before
+        async with await self.client.visit() as stream:
+            assert await ask(stream, b"who is there?") == b"who is there?"
+        self.restore()
+        await self.it.upgrade()
+        await self.talker.goes_on()
+
+
+SOURCE: Final = Path(trionat.__file__).parent
+
+
+@asynccontextmanager
+async def scene(tmp_path: Path, *changes: tuple[str, str, str]) -> AsyncIterator[Scene]:
+    """Set it up; the first process has `changes` too."""
+    copy = tmp_path / "copy"
+    shutil.copytree(SOURCE, copy / "trionat")
+    config = tmp_path / "server.yml"
+    config.write_text("Server:\n  Name: one\n")
+    environ = {"PYTHONPATH": str(copy)}
+    for module, old, new in changes:
+        file = copy / "trionat" / module
+        file.write_text(file.read_text().replace(old, new))
+    async with (
+        services.echo() as echo,
+        upgradable(tmp_path / "s", "--config", config, environ=environ) as it,
+        running.client(tmp_path / "c", it.server.ticket, echo) as client,
+        await client.visit() as stream,
+        trio.open_nursery() as nursery,
+    ):
+        talker = Talker(stream)
+        nursery.start_soon(talker.run)
+        await talker.goes_on()
+        yield Scene(it, copy, client, talker, config)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_configuration_that_is_wrong(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        sessions = (await here.it.status())["sessions"]
+        here.config.write_text("Server:\n  Nonsense: 1\n")
+        result = await here.it.try_upgrade()
+        assert result.returncode == 3
+        assert "Nonsense" in result.stderr.decode()
+        assert (await here.it.status())["sessions"][0]["uid"] == sessions[0]["uid"]
+        here.config.write_text("Server:\n  Name: two\n")
+        await here.it.upgrade()
+        assert (await here.it.status())["server"]["name"] == "two"
+        await here.talker.goes_on()
+
+
+async def test_a_program_that_does_not_start(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        here.change("cli/serve.py", "import json\n", "import json, nothing_of_the_kind\n")
+        await here.fails("ended with code 1")
+
+
+async def test_a_process_that_dies_with_all_it_was_given(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        here.change(
+            "server/single.py", "            predecessor.take()\n", "            os._exit(7)\n"
+        )
+        await here.fails("ended with code 7")
+
+
+async def test_a_process_that_gives_up_with_all_it_was_given(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        here.change(
+            "server/single.py",
+            "            predecessor.take()\n",
+            "            raise StartupError('rather not')\n",
+        )
+        await here.fails("rather not")
+
+
+async def test_a_process_that_hangs_before_it_is_ready(tmp_path: Path) -> None:
+    module = "server/upgrade/successor.py"
+    async with scene(
+        tmp_path, (module, "_TO_PREPARE: Final = 60.0", "_TO_PREPARE: Final = 3.0")
+    ) as here:
+        here.change("server/single.py", "await predecessor.inherit()", "await trio.sleep(1000)")
+        await here.fails("given up", "it is not ready")
+
+
+async def test_a_process_that_hangs_with_all_it_was_given(tmp_path: Path) -> None:
+    module = "server/upgrade/successor.py"
+    async with scene(tmp_path, (module, "_TO_TAKE: Final = 10.0", "_TO_TAKE: Final = 2.0")) as here:
+        here.change(
+            "server/single.py",
+            "            predecessor.take()\n",
+            "            import time; time.sleep(1000)\n",
+        )
+        await here.fails("given up", "it has not taken over")
+
+
+async def test_versions_that_know_more_and_less(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        here.change("server/upgrade/successor.py", '"streams", ', '"streams", "colours", ')
+        here.change(
+            "server/upgrade/estate.py",
+            '"tries": visitor.tries,',
+            '"tries": visitor.tries, "colour": "red",',
+        )
+        here.change(
+            "server/upgrade/estate.py", '"taken": stream.taken,', '"taken": stream.taken, "hue": 3,'
+        )
+        here.change("server/single.py", '"bans": self.bans', '"weather": [1], "bans": self.bans')
+        await here.it.upgrade()  # from less to more
+        await here.talker.goes_on()
+        await here.it.upgrade()  # from more to more
+        await here.talker.goes_on()
+        here.restore()
+        await here.it.upgrade()  # from more to less
+        await here.talker.goes_on()
+
+
+async def test_a_signal(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        os.kill(here.it.pid, signal.SIGUSR2)
+        os.kill(here.it.pid, signal.SIGUSR2)  # the same upgrade
+        record = await here.it.server.wait_record(
+            "upgrade: the new process serves", within=UPGRADE_TIMEOUT
+        )
+        here.it.pid = record["pid"]
+        await here.talker.goes_on()
+        assert await here.it.server.process.process.wait() == 0
+        assert [each["event"] for each in here.it.server.records].count(
+            "upgrade: a new process is started"
+        ) == 1
+
+
+async def test_a_stop_while_a_new_process_starts(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        here.change("server/single.py", "await predecessor.inherit()", "await trio.sleep(1000)")
+        os.kill(here.it.pid, signal.SIGUSR2)
+        await here.it.server.wait_record("upgrade: a new process is started")
+        await trio.sleep(1)
+        os.kill(here.it.pid, signal.SIGTERM)
+        await here.it.server.wait_record("visit ports closed")
+        await here.it.status()  # it is still there for its visitors
+        await here.talker.goes_on()
+
+
+async def test_the_service_manager_is_told_who_serves(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"}
+
+        async def heard(word: str) -> str:
+            while True:
+                said = (await trio.to_thread.run_sync(manager.recv, 4096)).decode()
+                if said.startswith(word):
+                    return said
+
+        async with upgradable(tmp_path / "s", environ=environ) as it:
+            assert await heard("READY=1")
+            for _ in range(2):
+                await it.upgrade()
+                assert await heard("MAINPID=") == f"MAINPID={it.pid}"
+                assert await heard("WATCHDOG=1")
