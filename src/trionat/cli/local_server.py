@@ -155,9 +155,8 @@ class State:
         """
         if self.remote is not None:
             return self.remote.answer(request)
-        more = {} if patience is None else {"patience": patience}
         try:
-            return decode_answer(call(self.folder, encode_request(request), **more))
+            return decode_answer(call(self.folder, encode_request(request), patience=patience))
         except RemoteProtocolError as exc:
             raise StartupError(f"{self.folder}: {exc}") from exc
 

@@ -6,11 +6,12 @@ Read `serve` from outside to inside: that is the order of start, and backwards t
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import trio
@@ -391,6 +392,8 @@ def _why_no_upgrade(
     config: ServerConfig, cluster: ClusterConfig | None, events: EventsConfig
 ) -> str:
     """Return why no other process can take the place of a server; empty: one can."""
+    if os.getpid() == 1:
+        return "this is the first process of its container, which ends with it: start a container of the new image"
     if not is_possible():
         return "this system cannot hand connections from one process to another: stop the server, and start it anew"
     if cluster is not None:
@@ -427,7 +430,11 @@ def reserve(
             yield
     except BaseException as error:
         if predecessor is not None:
-            reasons = leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+            reasons = (
+                leaves(cast("BaseExceptionGroup[BaseException]", error))
+                if isinstance(error, BaseExceptionGroup)
+                else [error]
+            )
             predecessor.decline("; ".join(str(each) or type(each).__name__ for each in reasons))
         raise
 

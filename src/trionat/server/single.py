@@ -247,7 +247,10 @@ class SingleProcess:
         self, admin_socket: socket.socket | None, pause: AsyncExitStack
     ) -> Successor | None:
         """Wait for the planned stop, or until a process is ready to go on. What is to be over before anybody notices is over then."""
-        successor = None
+        upgrade, successor = self.upgrade, None
+        if upgrade is None:
+            await self.stopping.wait()
+            return None
         async with trio.open_nursery() as waiting:
 
             async def wait_stop() -> None:
@@ -255,32 +258,35 @@ class SingleProcess:
                 waiting.cancel_scope.cancel("the server stops")
 
             waiting.start_soon(wait_stop, name="wait for the stop")
-            if self.upgrade is None:
-                await trio.sleep_forever()
-            else:
-                folder = self.state.folder
-                successor = await self.upgrade.wait_successor(folder, self.listeners, admin_socket)
-                pause.push_async_callback(successor.end)
-                await pause.enter_async_context(self.traffic.resting())
-                waiting.cancel_scope.cancel("another process is ready")
+            successor = await upgrade.wait_successor(
+                self.state.folder, self.listeners, admin_socket
+            )
+            pause.push_async_callback(successor.end)
+            await pause.enter_async_context(self.traffic.resting())
+            waiting.cancel_scope.cancel("another process is ready")
         if not self.stopping.is_set():
             return successor
-        if self.upgrade is not None:
-            self.upgrade.stop()
+        upgrade.stop()
         return None
 
     async def _hand_over(self, successor: Successor) -> bool:
         """Give everything to the process that is ready to go on; tell whether it has taken it, else this one goes on."""
         assert self.upgrade is not None, "it has made the other one"  # noqa: S101 - for type checkers
         leases, began = self.context.leases, trio.current_time()
+        next_visitor, next_session = (
+            next(self._acceptor.numbers),
+            next(self.context.sessions.uids),
+        )
+        self._acceptor.numbers = count(next_visitor)
+        self.context.sessions.uids = count(next_session)
         estate = write_estate(leases, _descriptor)
         try:
             await self.traffic.write_down()
             await successor.give(
                 {
                     **estate.values,
-                    "next_visitor": next(self._acceptor.numbers),
-                    "next_session": next(self.context.sessions.uids),
+                    "next_visitor": next_visitor,
+                    "next_session": next_session,
                     "bans": self.bans.write(),
                 },
                 estate.data,

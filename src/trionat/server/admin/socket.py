@@ -80,8 +80,8 @@ def open_admin_socket(
                     path.unlink(missing_ok=True)
 
 
-def call(folder: Path, request: bytes, *, patience: float = _PATIENCE) -> bytes:
-    """Send a line to the server that runs on a state folder, and return the line that it answers. Blocks, at each step for so many seconds at most.
+def call(folder: Path, request: bytes, *, patience: float | None = None) -> bytes:
+    """Send a line to the server that runs on a state folder, and return the line that it answers. Blocks, at each step for so many seconds at most, or as long as most answers take.
 
     Raises:
         StartupError: there is no server, or it does not answer.
@@ -90,6 +90,7 @@ def call(folder: Path, request: bytes, *, patience: float = _PATIENCE) -> bytes:
         raise StartupError(
             "this needs Unix sockets, which Python does not have on Windows: see the server's log"
         )
+    patience = _PATIENCE if patience is None else patience
     with open_unix_socket() as sock:
         sock.settimeout(patience)
         try:

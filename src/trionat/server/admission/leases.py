@@ -236,9 +236,8 @@ class Leases:
         """Let go of all leases: another process goes on with them by now."""
         for lease in self:
             lease.on_gone = None
-            lease.handed_over.set()
             lease.queue.let_go()
-            self.release(lease, "another process has it")
+            lease.hand_over()
 
     async def reclaim(self, client: QueuedClient) -> Lease | None:
         """Return the lease that the client has from before, without a session: one that is up is evicted. None: there is none.

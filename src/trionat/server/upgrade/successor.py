@@ -170,6 +170,7 @@ class Successor:
             return False
         self._is_over = True
         self.process.kill()
+        code = None
         with trio.CancelScope(shield=True):  # no longer than that
             code = await trio.to_thread.run_sync(self._wait, _TO_DIE)
         if code is None:

@@ -97,7 +97,7 @@ class Upgrade:
         self, folder: Path, listeners: Listeners, admin_socket: socket.socket | None
     ) -> Successor:
         """Wait until somebody asks, and return the new process when it is ready to take over. One that does not get ready is told, and ended."""
-        while True:
+        while True:  # noqa: ASYNC913 - somebody asks for each
             while self._asked is None:
                 await self._changed.wait()
             log.info("upgrade: a new process is started")

@@ -116,30 +116,33 @@ class Wire:
             ConnectionLostError: the other end is gone.
             RemoteProtocolError: it is none.
         """
-        until = time.monotonic() + within
+        try:
+            return self._receive(time.monotonic() + within)
+        except TimeoutError as error:
+            raise PeerTimeoutError(
+                f"nothing was heard from the other process for {within:g} s"
+            ) from error
+        except ValueError as error:
+            raise RemoteProtocolError("the other process speaks something else") from error
+        except OSError as error:
+            raise ConnectionLostError(
+                f"the other process is gone: {error.strerror or error}"
+            ) from error
+
+    def _receive(self, until: float) -> Parcel:
+        length, behind, count = _HEAD.unpack(self._read(_HEAD.size, until))
+        if length > _MOST_JSON or behind > _MOST_BYTES:
+            raise ValueError("no length")
+        values: Values = json.loads(self._read(length, until))
+        data = self._read(behind, until)
         descriptors = array.array("i")
         try:
-            length, behind, count = _HEAD.unpack(self._read(_HEAD.size, until))
-            if length > _MOST_JSON or behind > _MOST_BYTES:
-                raise RemoteProtocolError("the other process speaks something else")
-            values = json.loads(self._read(length, until))
-            data = self._read(behind, until)
             while len(descriptors) < count:
                 self.sock.settimeout(_left(until))
                 self._take_batch(descriptors)
-        except BaseException as error:
+        except BaseException:
             for descriptor in descriptors:
                 os.close(descriptor)
-            if isinstance(error, TimeoutError):
-                raise PeerTimeoutError(
-                    f"nothing was heard from the other process for {within:g} s"
-                ) from error
-            if isinstance(error, ValueError):
-                raise RemoteProtocolError("the other process speaks something else") from error
-            if isinstance(error, OSError):
-                raise ConnectionLostError(
-                    f"the other process is gone: {error.strerror or error}"
-                ) from error
             raise
         word = values.pop("word", "")
         return Parcel(word=word, values=values, data=bytes(data), descriptors=tuple(descriptors))
