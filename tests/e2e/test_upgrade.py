@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -19,9 +20,11 @@ import pytest
 import trio
 
 import trionat
+from tests.console.browsing import Browser
 from tests.e2e import running, services
 from tests.e2e.running import ask, wait_until
 from tests.e2e.upgrading import UPGRADE_TIMEOUT, Upgradable, is_there, upgradable
+from tests.events.receiver import receiving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -395,3 +398,34 @@ async def test_the_service_manager_is_told_who_serves(tmp_path: Path) -> None:
                 await it.upgrade()
                 assert await heard("MAINPID=") == f"MAINPID={it.pid}"
                 assert await heard("WATCHDOG=1")
+
+
+# --- what else goes along ---
+
+
+async def test_events_and_the_console_go_on(tmp_path: Path) -> None:
+    config = tmp_path / "server.yml"
+    async with receiving() as receiver, services.echo() as echo:
+        hook = {"Url": receiver.url, "AllowPrivate": True}
+        config.write_text(json.dumps({"Server": {"ConsoleAddr": "127.0.0.1:0"}, "Events": [hook]}))
+        async with (
+            upgradable(tmp_path / "s", "--config", config) as it,
+            running.client(tmp_path / "c", it.server.ticket, echo) as client,
+            await client.visit() as stream,
+        ):
+            flags = ("--state-dir", it.server.state)
+            await services.run_trionat("user", "add", "boss", *flags, stdin=b"a password\n")
+            await services.run_trionat("user", "admin", "boss", "on", *flags)
+            browser = Browser(int(it.server.ready["console"].rstrip("/").rpartition(":")[2]))
+            answer = await browser.log_in("boss", "a password")
+            assert answer.status == 200, answer
+            for _ in range(2):
+                await it.upgrade()
+                assert await ask(stream, b"still here?") == b"still here?"
+                answer = await browser.get("/api/v1/sessions")
+                assert answer.status == 200, "nobody has to log in again"
+            await receiver.wait_type("session.back")
+        await receiver.wait_type("server.stopping")
+    numbers = sorted(set(receiver.numbers))
+    assert numbers == list(range(1, len(numbers) + 1)), "none is missing, and none is another one"
+    assert len(receiver.numbers) - len(numbers) <= 2, "one that was on its way may come twice"

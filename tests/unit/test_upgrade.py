@@ -17,7 +17,7 @@ from trionat.protocol.tunnel_frames import AbortReason
 from trionat.relay.send_buffer import SendBuffer
 from trionat.server.admission.bans import Bans
 from trionat.server.admission.leases import Leases
-from trionat.server.listeners import CONTROL, VISIT, GivenListeners, Listeners, open_listeners
+from trionat.server.listeners import CONTROL, VISIT, GivenListeners, open_listeners
 from trionat.server.registry.claim import Wish
 from trionat.server.upgrade.estate import read_estate, write_estate
 from trionat.server.upgrade.predecessor import Predecessor
@@ -358,9 +358,8 @@ async def test_who_has_no_upgrade_says_why(caplog: pytest.LogCaptureFixture) -> 
 
 async def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
     upgrade = Upgrade([str(tmp_path / "nothing")], {})
-    listeners = Listeners(control=None, tunnel=None, visits=())  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(upgrade.wait_successor, tmp_path, listeners, None)
+        nursery.start_soon(upgrade.wait_successor, tmp_path, [], None)
         with pytest.raises(UpgradeError, match="cannot be started: No such file"):
             await upgrade.perform()
         nursery.cancel_scope.cancel()

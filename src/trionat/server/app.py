@@ -33,7 +33,7 @@ from trionat.server.admin.socket import open_admin_socket
 from trionat.server.admission.bans import Bans
 from trionat.server.events.event import server_stopping, server_up
 from trionat.server.events.hub import Hub
-from trionat.server.listeners import open_listeners
+from trionat.server.listeners import CONSOLE, open_listeners
 from trionat.server.refusals import RefusalCounters
 from trionat.server.single import SingleProcess
 from trionat.server.state_folder import (
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from trionat.server.cluster.member import Member
     from trionat.server.console.console import Console, Door
     from trionat.server.events.delivery import Delivery
+    from trionat.server.listeners import GivenListeners
     from trionat.server.names.frontend import Names
     from trionat.server.upgrade.predecessor import Predecessor
     from trionat.server.upgrade.upgrade import Upgrade
@@ -171,7 +172,9 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             )
         )
         tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
-        door = None if config.console_addr is None else await _open_door(config, tls, resources)
+        door = (
+            None if config.console_addr is None else await _open_door(config, tls, resources, given)
+        )
         await trio.to_thread.run_sync(_tell_other_name, config, public)
         await trio.to_thread.run_sync(
             partial(state.remember_certificate, self_signed=config.certificate is None)
@@ -224,7 +227,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             events = EventsConfig()
         delivery = None
         if events.webhooks or door is not None:
-            delivery = await _open_delivery(hub, events, folder, resources)
+            later = predecessor is not None
+            delivery = await _open_delivery(hub, events, folder, resources, later=later)
         console = (
             None
             if door is None
@@ -251,7 +255,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             )
         )
         if upgrade is not None:
-            upgrade.why_not = _why_no_upgrade(config, cluster, events)
+            upgrade.why_not = _why_no_upgrade(config, cluster)
 
         def is_elsewhere() -> bool:
             return (upgrade is not None and upgrade.is_done) or (
@@ -321,6 +325,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     events=hub,
                     upgrade=upgrade,
                     predecessor=predecessor,
+                    delivery=delivery,
                 )
 
             def be_up() -> None:
@@ -338,7 +343,12 @@ async def _open_names(config: ServerConfig, acme: AcmeConfig, folder: Path) -> N
     return await Names.open(config, acme, folder)
 
 
-async def _open_door(config: ServerConfig, tls: ssl.SSLContext, resources: AsyncExitStack) -> Door:
+async def _open_door(
+    config: ServerConfig,
+    tls: ssl.SSLContext,
+    resources: AsyncExitStack,
+    given: GivenListeners | None,
+) -> Door:
     # Imported only where there is a console: it brings libraries of 11 MiB.
     from trionat.server.console.console import Door  # noqa: PLC0415 - memory
 
@@ -347,7 +357,8 @@ async def _open_door(config: ServerConfig, tls: ssl.SSLContext, resources: Async
         raise StartupError(
             "a console is for who can log in, and with StartAuth: false there are no accounts: leave out one of the two"
         )
-    return await Door.open(config.console_addr, tls, resources)
+    before = None if given is None else given.take(CONSOLE, config.console_addr)
+    return await Door.open(config.console_addr, tls, resources, before)
 
 
 def _make_console(door: Door, **parts: Any) -> Console:
@@ -357,12 +368,12 @@ def _make_console(door: Door, **parts: Any) -> Console:
 
 
 async def _open_delivery(
-    hub: Hub, events: EventsConfig, folder: Path, resources: AsyncExitStack
+    hub: Hub, events: EventsConfig, folder: Path, resources: AsyncExitStack, *, later: bool
 ) -> Delivery:
     # Imported only where somebody is told: it brings a library, and the authorities of the system.
     from trionat.server.events.delivery import open_delivery  # noqa: PLC0415 - memory
 
-    return await resources.enter_async_context(open_delivery(hub, events, folder))
+    return await resources.enter_async_context(open_delivery(hub, events, folder, later=later))
 
 
 async def _tell_stopping(hub: Hub, config: ServerConfig, stopping: trio.Event) -> None:
@@ -388,9 +399,7 @@ def _address_of(listener: Listener | None) -> TCPAddress | None:
     return None if listener is None else listener.address
 
 
-def _why_no_upgrade(
-    config: ServerConfig, cluster: ClusterConfig | None, events: EventsConfig
-) -> str:
+def _why_no_upgrade(config: ServerConfig, cluster: ClusterConfig | None) -> str:
     """Return why no other process can take the place of a server; empty: one can."""
     if os.getpid() == 1:
         return "this is the first process of its container, which ends with it: start a container of the new image"
@@ -400,8 +409,8 @@ def _why_no_upgrade(
         return "a node of a cluster is not upgraded in its place: trionat drain sends its clients to the other nodes; then stop it, and start it anew"
     if config.worker_count > 1:
         return "with Workers this cannot be done yet: stop the server, and start it anew"
-    if config.domain is not None or config.console_addr is not None or events.webhooks:
-        return "with names, a console or webhooks this cannot be done yet: stop the server, and start it anew"
+    if config.domain is not None:
+        return "with names this cannot be done yet: stop the server, and start it anew"
     return ""
 
 

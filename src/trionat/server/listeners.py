@@ -33,6 +33,7 @@ PROXY_VISIT: Final = "proxy visit"
 HTTP: Final = "http"
 HTTPS: Final = "https"
 VISIT: Final = "visit"
+CONSOLE: Final = "console"
 
 _OF_NAMES: Final = {
     HTTP: "another one is --http-addr (HttpAddr), to which something has to bring what comes to port 80 from outside",

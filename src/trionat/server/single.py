@@ -26,6 +26,7 @@ from trionat.server.control.acceptance import listen_for_clients
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
 from trionat.server.events.hub import Hub
+from trionat.server.listeners import CONSOLE
 from trionat.server.proxies import ProxyListener
 from trionat.server.sessions.registry import Sessions
 from trionat.server.upgrade.estate import read_estate, write_estate
@@ -37,16 +38,18 @@ from trionat.transport.endpoint import SocketEndpoint
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.server.accounts.accounts import Accounts
     from trionat.server.accounts.name_owners import NameOwners
     from trionat.server.accounts.traffic import Traffic
+    from trionat.server.admin.commands import Commands
     from trionat.server.admission.bans import Bans
     from trionat.server.cluster.member import Member
     from trionat.server.console.console import Console
+    from trionat.server.events.delivery import Delivery
     from trionat.server.listeners import Listeners
     from trionat.server.names.frontend import Frontend, Names
     from trionat.server.names.listener import PassOn
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
     from trionat.transport.endpoint import Endpoint
+    from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
 
@@ -71,7 +75,7 @@ class SingleProcess:
     """See the module. The listeners belong to the caller.
 
     `ports` are the visit ports that `listeners` has; `names` and `owners` are there where services may have names, `member` where the server is a node of a cluster, `tally` where `/metrics` are on. `stopping` is the planned stop. `events` is told what happens.
-    With `upgrade`, another process may take the place of this one, and with `predecessor` this one takes another's.
+    `delivery` is what becomes of events, where anybody hears of them. With `upgrade`, another process may take the place of this one, and with `predecessor` this one takes another's.
     """
 
     config: ServerConfig
@@ -94,6 +98,7 @@ class SingleProcess:
     events: Hub = attrs.field(factory=Hub)
     upgrade: Upgrade | None = None
     predecessor: Predecessor | None = None
+    delivery: Delivery | None = None
     context: ServerContext = attrs.field(init=False)
     _acceptor: VisitorAcceptor = attrs.field(init=False)
     _frontend: Frontend | None = attrs.field(init=False, default=None)
@@ -168,12 +173,10 @@ class SingleProcess:
                 serving.start_soon(self.tally.measure_lag, name="measure loop lag")
             serving.start_soon(draining.run, name="drain clients")
             admin = AdminServer(commands, self.upgrade)
-            if self.console is not None:
-                serving.start_soon(self.console.serve, commands, name="console")
             if self._frontend is not None:
                 self._acceptor.named = self._frontend.start(serving)
             handler = ConnectionHandler(context, self.tls)
-            listen = partial(self._listen, serving, handler, admin, admin_socket, when_up)
+            listen = partial(self._listen, serving, handler, admin, commands, admin_socket, when_up)
             while True:
                 async with AsyncExitStack() as pause:
                     successor = await listen(pause)
@@ -188,6 +191,7 @@ class SingleProcess:
         serving: trio.Nursery,
         handler: ConnectionHandler,
         admin: AdminServer,
+        commands: Commands,
         admin_socket: socket.socket | None,
         when_up: Callable[[], None],
         pause: AsyncExitStack,
@@ -201,6 +205,8 @@ class SingleProcess:
                 hearing.start_soon(
                     partial(admin.accept, admin_socket, serving), name="admin server"
                 )
+            if self.console is not None:
+                hearing.start_soon(self.console.serve, commands, name="console")
             listen_for_clients(
                 hearing,
                 self.listeners,
@@ -259,10 +265,12 @@ class SingleProcess:
 
             waiting.start_soon(wait_stop, name="wait for the stop")
             successor = await upgrade.wait_successor(
-                self.state.folder, self.listeners, admin_socket
+                self.state.folder, list(self._all_listeners()), admin_socket
             )
             pause.push_async_callback(successor.end)
             await pause.enter_async_context(self.traffic.resting())
+            if self.delivery is not None:
+                await pause.enter_async_context(self.delivery.resting())
             waiting.cancel_scope.cancel("another process is ready")
         if not self.stopping.is_set():
             return successor
@@ -282,12 +290,15 @@ class SingleProcess:
         estate = write_estate(leases, _descriptor)
         try:
             await self.traffic.write_down()
+            if self.delivery is not None:
+                await self.delivery.journal.write_down()
             await successor.give(
                 {
                     **estate.values,
                     "next_visitor": next_visitor,
                     "next_session": next_session,
                     "bans": self.bans.write(),
+                    "logins": {} if self.console is None else self.console.logins.write(),
                 },
                 estate.data,
                 estate.descriptors,
@@ -297,14 +308,14 @@ class SingleProcess:
                 for lease in leases:
                     lease.queue.reset_streams("the process that had taken it over was given up")
             leases.is_at_rest = False
-            for _, listener in self.listeners.by_role():
+            for _, listener in self._all_listeners():
                 listener.rest()
             self.upgrade.fail(UpgradeError(str(error)))
             return False
         successor.let_go()
-        self.traffic.is_elsewhere = True
+        self.traffic.is_elsewhere = self.events.is_elsewhere = True
         leases.let_go()
-        for _, listener in self.listeners.by_role():
+        for _, listener in self._all_listeners():
             listener.close()
         self.upgrade.succeed(
             Upgraded(
@@ -326,9 +337,13 @@ class SingleProcess:
         parcel = await predecessor.inherit()
         values = parcel.values
         await self.traffic.take_over()
+        if self.delivery is not None:
+            await self.delivery.take_over()
         self._acceptor.numbers = count(values["next_visitor"])
         self.context.sessions.uids = count(values["next_session"])
         self.bans.read(values.get("bans", {}))
+        if self.console is not None:
+            self.console.logins.read(values.get("logins", {}))
         clients, visitors = await read_estate(parcel, self.context.leases, self._acceptor)
         log.info(
             "taken over from another process",
@@ -337,6 +352,12 @@ class SingleProcess:
             clients=clients,
             visitors=visitors,
         )
+
+    def _all_listeners(self) -> Iterator[tuple[str, Listener]]:
+        """Go through all that is listened at, each with what it is for."""
+        yield from self.listeners.by_role()
+        if self.console is not None:
+            yield CONSOLE, self.console.door.listener
 
     def _take(self, predecessor: Predecessor) -> None:
         """Tell the other process that this one serves. Nobody was accepted yet."""

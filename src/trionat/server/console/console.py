@@ -64,14 +64,18 @@ class Door:
 
     @classmethod
     async def open(
-        cls, address: TCPAddress, tls: ssl.SSLContext, resources: AsyncExitStack
+        cls,
+        address: TCPAddress,
+        tls: ssl.SSLContext,
+        resources: AsyncExitStack,
+        given: Listener | None = None,
     ) -> Self:
-        """Listen; `resources` closes it. Anything but loopback gets TLS.
+        """Listen, where it is not `given`; `resources` closes it. Anything but loopback gets TLS.
 
         Raises:
             StartupError: the address cannot be bound.
         """
-        listener = Listener.open(address, host=await look_up(address))
+        listener = given or Listener.open(address, host=await look_up(address))
         resources.callback(listener.close)
         return cls(listener=listener, tls=None if is_loopback(address.host) else tls)
 
@@ -111,7 +115,7 @@ class Console:
     delivery: Delivery
     sections: Mapping[str, Any]
     origins: Mapping[str, str]
-    _logins: Logins = attrs.field(init=False, factory=Logins)
+    logins: Logins = attrs.field(init=False, factory=Logins)
 
     async def serve(self, commands: Commands) -> None:
         """Serve until cancelled, which is when the server has stopped: how a planned stop goes can be seen. It is started anew after a bug."""
@@ -146,7 +150,7 @@ class Console:
             traffic=self.traffic,
             bans=self.bans,
             commands=commands,
-            logins=self._logins,
+            logins=self.logins,
             sampler=sampler,
             live=Live(sampler),
             health=health,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trionat.address import TCPAddress
-    from trionat.server.listeners import Listeners
+    from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
 
@@ -94,7 +94,10 @@ class Upgrade:
         raise asked.outcome or UpgradeError("nothing has come of it")
 
     async def wait_successor(
-        self, folder: Path, listeners: Listeners, admin_socket: socket.socket | None
+        self,
+        folder: Path,
+        listeners: Sequence[tuple[str, Listener]],
+        admin_socket: socket.socket | None,
     ) -> Successor:
         """Wait until somebody asks, and return the new process when it is ready to take over. One that does not get ready is told, and ended."""
         while True:  # noqa: ASYNC913 - somebody asks for each
@@ -107,7 +110,10 @@ class Upgrade:
                 self.fail(error)
 
     async def _start(
-        self, folder: Path, listeners: Listeners, admin_socket: socket.socket | None
+        self,
+        folder: Path,
+        listeners: Sequence[tuple[str, Listener]],
+        admin_socket: socket.socket | None,
     ) -> Successor:
         successor = await Successor.start(self.command, self.environ)
         try:
@@ -130,13 +136,13 @@ class Upgrade:
         return successor
 
     def _given(
-        self, listeners: Listeners, admin_socket: socket.socket | None
+        self, listeners: Sequence[tuple[str, Listener]], admin_socket: socket.socket | None
     ) -> Iterator[tuple[str, TCPAddress | None, int]]:
         if self.lock is not None:
             yield "lock", None, self.lock.fileno()
         if admin_socket is not None:
             yield "admin", None, admin_socket.fileno()
-        for role, listener in listeners.by_role():
+        for role, listener in listeners:
             yield role, listener.address, listener.sock.fileno()
 
     def succeed(self, upgraded: Upgraded) -> None:

@@ -11,6 +11,7 @@ import trio
 from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.protocol.messages import RefusalCode
+from trionat.server.accounts.credential import write_credential
 from trionat.server.admission.authenticator import Authenticator
 from trionat.server.registry.claim import TakenError
 from trionat.server.registry.registry import Registry
@@ -21,7 +22,6 @@ from trionat.server.workers.values import (
     read_identity,
     read_reservation,
     write_addresses,
-    write_credential,
     write_reservation,
 )
 from trionat.transport.endpoint import SocketEndpoint

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trionat.address import TCPAddress
-from trionat.server.accounts.credential import Credential
+from trionat.server.accounts.credential import read_credential, write_credential
 from trionat.server.accounts.limits import Share
 from trionat.server.accounts.name_owners import Reservation
 from trionat.server.admission.authenticator import Identity
@@ -48,30 +48,6 @@ def _write_moment(moment: datetime | None) -> str | None:
 
 def _read_moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
-
-
-def write_credential(credential: Credential | None) -> Values | None:
-    """Write what a login has shown."""
-    if credential is None:
-        return None
-    return {
-        "by_ticket": credential.by_ticket,
-        "digest": credential.digest.hex(),
-        "plain": credential.plain,
-        "expires_at": _write_moment(credential.expires_at),
-    }
-
-
-def read_credential(values: Values | None) -> Credential | None:
-    """Read what a login has shown."""
-    if values is None:
-        return None
-    return Credential(
-        values["by_ticket"],
-        bytes.fromhex(values["digest"]),
-        values["plain"],
-        _read_moment(values["expires_at"]),
-    )
 
 
 def write_reservation(reservation: Reservation) -> Values:
