@@ -22,8 +22,9 @@ import trio
 import trionat
 from tests.console.browsing import Browser
 from tests.e2e import running, services
+from tests.e2e.named import DOMAIN, named_server
 from tests.e2e.running import ask, wait_until
-from tests.e2e.upgrading import UPGRADE_TIMEOUT, Upgradable, is_there, upgradable
+from tests.e2e.upgrading import UPGRADE_TIMEOUT, Upgradable, is_there, upgradable, upgrading
 from tests.events.receiver import receiving
 
 if TYPE_CHECKING:
@@ -429,3 +430,84 @@ async def test_events_and_the_console_go_on(tmp_path: Path) -> None:
     numbers = sorted(set(receiver.numbers))
     assert numbers == list(range(1, len(numbers) + 1)), "none is missing, and none is another one"
     assert len(receiver.numbers) - len(numbers) <= 2, "one that was on its way may come twice"
+
+
+async def test_names_go_on(tmp_path: Path) -> None:
+    """A download whose TLS ends at the server, a WebSocket, and TLS that is passed through; who has a connection that waits asks on a new one."""
+    hurry = trio.Event()
+    body = _blob(3)[: SIZE // 4]
+
+    async def serve_slowly(stream: trio.SocketStream) -> None:
+        asked = b""
+        while not asked.endswith(b"\r\n\r\n"):
+            piece = await stream.receive_some()
+            if not piece:
+                return
+            asked += piece
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        for start in range(0, len(body), PIECE):
+            await stream.send_all(body[start : start + PIECE])
+            if start > len(body) // 2:
+                await hurry.wait()
+        await stream.aclose()
+
+    async with (
+        services.serve(serve_slowly) as slow,
+        services.http() as quick,
+        services.websocket_echo() as chat,
+        named_server(tmp_path / "s") as named,
+        upgrading(named.server) as it,
+        running.client(
+            tmp_path / "c",
+            named.server.ticket,
+            f"http:{slow.port}@slow",
+            f"http:{quick.port}@quick",
+            f"http:{chat.port}@chat",
+        ),
+        trio.open_nursery() as nursery,
+    ):
+        done: list[bytes] = []
+
+        async def download() -> None:
+            name = f"slow.{DOMAIN}"
+            command = named.curl(named.url(name), "--max-time", "100", name=name)
+            done.append((await trio.run_process(command, capture_stdout=True)).stdout)
+
+        nursery.start_soon(download)
+        async with await named.connect(f"chat.{DOMAIN}") as socket_:
+            await socket_.send_all(HANDSHAKE)
+            assert (await socket_.receive_some()).startswith(b"HTTP/1.1 101")
+            for number in range(2):
+                idle = await named.connect(f"quick.{DOMAIN}")
+                await idle.send_all(f"GET / HTTP/1.1\r\nHost: quick.{DOMAIN}\r\n\r\n".encode())
+                assert (await idle.receive_some()).startswith(b"HTTP/1.1 200")
+                result = await it.try_upgrade()
+                assert result.returncode == 0, result.stderr
+                upgraded = json.loads(result.stdout)
+                it.pid = upgraded["pid"]
+                assert (await named.ask(f"quick.{DOMAIN}")).status == 200
+                frame = _frame(f"hello {number}".encode())
+                await socket_.send_all(frame)
+                assert f"hello {number}".encode() in await socket_.receive_some()
+                with trio.fail_after(10):
+                    while await idle.receive_some():
+                        pass  # the rest of the answer, and the end
+                await trio.aclose_forcefully(idle)
+            assert not done
+            hurry.set()
+            with trio.fail_after(60):
+                while not done:  # noqa: ASYNC110 - curl tells nothing
+                    await trio.sleep(0.05)
+        assert hashlib.sha256(done[0]).digest() == hashlib.sha256(body).digest()
+    await wait_until(lambda: named.server.process.process.poll() == 0, within=20)
+
+
+HANDSHAKE: Final = (
+    f"GET / HTTP/1.1\r\nHost: chat.{DOMAIN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+).encode()
+
+
+def _frame(text: bytes) -> bytes:
+    """Return a text frame of a client with a mask of zeros (RFC 6455 5.2)."""
+    return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text

@@ -67,16 +67,26 @@ async def upgradable(
     folder: Path, *flags: str | Path, visit: str = "0", environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[Upgradable]:
     """Run a server; in the end the process is stopped that is it by then."""
-    async with running.server(folder, *flags, visit=visit, environ=environ) as server:
-        server.ended = True  # the first process, with 0: see below
-        it = Upgradable(server, server.process.process.pid)
-        try:
-            yield it
-        finally:
-            if it.pid != server.process.process.pid:
-                os.kill(it.pid, signal.SIGTERM)
-                with trio.move_on_after(20, shield=True):
-                    while is_there(it.pid):  # noqa: ASYNC110 - nothing tells
-                        await trio.sleep(0.02)
-    if it.pid != server.process.process.pid:
-        assert server.process.process.returncode == 0
+    async with (
+        running.server(folder, *flags, visit=visit, environ=environ) as server,
+        upgrading(server) as it,
+    ):
+        yield it
+
+
+@asynccontextmanager
+async def upgrading(server: Server) -> AsyncIterator[Upgradable]:
+    """Give a server that runs; at the end of the block the process is stopped that is it by then, and the first one has ended as it should."""
+    first = server.process.process
+    server.ended = True
+    it = Upgradable(server, first.pid)
+    try:
+        yield it
+    finally:
+        if it.pid != first.pid:
+            os.kill(it.pid, signal.SIGTERM)
+            with trio.move_on_after(20, shield=True):
+                while is_there(it.pid):  # noqa: ASYNC110 - nothing tells
+                    await trio.sleep(0.02)
+    if it.pid != first.pid:
+        assert first.returncode == 0

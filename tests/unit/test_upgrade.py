@@ -140,7 +140,7 @@ async def hand_over(leases: Leases, others: Leases, acceptor: VisitorAcceptor) -
     """As two processes do it, with copies of the descriptors."""
     estate = write_estate(
         leases,
-        lambda end: end.fileno() if isinstance(end, SocketEndpoint) and end.fileno() >= 0 else None,
+        lambda each: each.endpoint.fileno() if each.endpoint.fileno() >= 0 else None,
     )
     parcel = Parcel(
         word="estate",

@@ -409,8 +409,6 @@ def _why_no_upgrade(config: ServerConfig, cluster: ClusterConfig | None) -> str:
         return "a node of a cluster is not upgraded in its place: trionat drain sends its clients to the other nodes; then stop it, and start it anew"
     if config.worker_count > 1:
         return "with Workers this cannot be done yet: stop the server, and start it anew"
-    if config.domain is not None:
-        return "with names this cannot be done yet: stop the server, and start it anew"
     return ""
 
 

@@ -30,10 +30,10 @@ from trionat.server.listeners import CONSOLE
 from trionat.server.proxies import ProxyListener
 from trionat.server.sessions.registry import Sessions
 from trionat.server.upgrade.estate import read_estate, write_estate
+from trionat.server.upgrade.extension import Extensions
 from trionat.server.upgrade.successor import UpgradeError, own_version
 from trionat.server.upgrade.upgrade import Upgraded
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
-from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
     import socket
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from trionat.server.events.delivery import Delivery
     from trionat.server.listeners import Listeners
     from trionat.server.names.frontend import Frontend, Names
-    from trionat.server.names.listener import PassOn
+    from trionat.server.names.listener import NameListener, PassOn
     from trionat.server.refusals import RefusalCounters
     from trionat.server.state_folder import StateFolder
     from trionat.server.tally import Tally
@@ -61,10 +61,12 @@ if TYPE_CHECKING:
     from trionat.server.upgrade.upgrade import Upgrade
     from trionat.server.visitors.ports import PortPool
     from trionat.transport.descriptors import Descriptors
-    from trionat.transport.endpoint import Endpoint
     from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
+
+_TO_NAME: Final = 0.3
+"""Seconds for visitors of names to say what they want before another process takes over. Chosen: some round trips. Nobody is accepted meanwhile."""
 
 _LAST_ANSWERS: Final = 2.0
 """Seconds in which commands that were heard get their answers, when another process serves already, or the server stops."""
@@ -102,6 +104,8 @@ class SingleProcess:
     context: ServerContext = attrs.field(init=False)
     _acceptor: VisitorAcceptor = attrs.field(init=False)
     _frontend: Frontend | None = attrs.field(init=False, default=None)
+    _named: NameListener | None = attrs.field(init=False, default=None)
+    _extensions: Extensions = attrs.field(init=False, factory=Extensions)
     _is_up: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
@@ -138,7 +142,7 @@ class SingleProcess:
                 refusals=self.refusals,
                 shuts_out=self.bans.shuts_out,
                 is_in_use=self.bans.is_in_use,
-                leaving=self.context.admission.draining.is_set,
+                leaving=self._is_leaving,
                 passes_on=None if self.member is None else self._passes_on,
                 lock=None if self.member is None else self.member.share(self.names.certificates),
                 public=self.ready.public,
@@ -147,34 +151,47 @@ class SingleProcess:
 
     async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
         """Serve until cancelled, or until every session has ended after a planned stop, or another process serves in place of this one. `when_up` is called when clients can come."""
-        context, sessions = self.context, self.context.sessions
-        metrics, member = Metrics(self.ready, context, self.descriptors), self.member
+        metrics = Metrics(self.ready, self.context, self.descriptors)
         metrics.quotas = self.accounts.quotas
         if self._frontend is not None:
             metrics.certificates = self._frontend.certificates
-        draining = Drain(context, waits=member is not None)
-        commands = LocalCommands(metrics, draining, None if member is None else member.handover)
         if self.predecessor is not None:
             await self._inherit(self.predecessor)
         async with trio.open_nursery() as serving:
+            await self._serve(serving, admin_socket, metrics, when_up)
+            await self._extend(serving)
+            serving.cancel_scope.cancel("the server stops")
+
+    async def _serve(
+        self,
+        serving: trio.Nursery,
+        admin_socket: socket.socket | None,
+        metrics: Metrics,
+        when_up: Callable[[], None],
+    ) -> None:
+        """The same; connections of visitors of names, and commands, are served in `serving`, and all else has ended when this returns."""
+        context, sessions, member = self.context, self.context.sessions, self.member
+        draining = Drain(context, waits=member is not None)
+        commands = LocalCommands(metrics, draining, None if member is None else member.handover)
+        async with trio.open_nursery() as besides:
             if member is not None:
-                self._join(member, draining, serving)
+                self._join(member, draining, besides)
                 await member.wait_joined(self.stopping)
-            serving.start_soon(context.admission.run, name="admission")
-            serving.start_soon(context.leases.expire_visitors, name="expire visitors")
-            serving.start_soon(self.refusals.tell_regularly, name="tell refusals")
-            serving.start_soon(self.accounts.watch, sessions.by_uid, name="watch accounts")
-            serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
+            besides.start_soon(context.admission.run, name="admission")
+            besides.start_soon(context.leases.expire_visitors, name="expire visitors")
+            besides.start_soon(self.refusals.tell_regularly, name="tell refusals")
+            besides.start_soon(self.accounts.watch, sessions.by_uid, name="watch accounts")
+            besides.start_soon(self.traffic.flush_regularly, name="flush traffic")
             if self.owners is not None:
                 touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
-                serving.start_soon(touch, name="names in use")
-            serving.start_soon(metrics.count_rates, name="count rates")
+                besides.start_soon(touch, name="names in use")
+            besides.start_soon(metrics.count_rates, name="count rates")
             if self.tally is not None:
-                serving.start_soon(self.tally.measure_lag, name="measure loop lag")
-            serving.start_soon(draining.run, name="drain clients")
+                besides.start_soon(self.tally.measure_lag, name="measure loop lag")
+            besides.start_soon(draining.run, name="drain clients")
             admin = AdminServer(commands, self.upgrade)
             if self._frontend is not None:
-                self._acceptor.named = self._frontend.start(serving)
+                self._acceptor.named = self._named = self._frontend.start(serving, besides)
             handler = ConnectionHandler(context, self.tls)
             listen = partial(self._listen, serving, handler, admin, commands, admin_socket, when_up)
             while True:
@@ -184,7 +201,7 @@ class SingleProcess:
                         break
             with trio.move_on_after(_LAST_ANSWERS):
                 await admin.wait_answered()
-            serving.cancel_scope.cancel("the server stops")
+            besides.cancel_scope.cancel("the server stops")
 
     async def _listen(
         self,
@@ -228,6 +245,8 @@ class SingleProcess:
             if successor is None:
                 await self._stop()
             else:
+                await self._wait_for_names()
+                self._acceptor.rest()
                 self.context.leases.is_at_rest = True
                 await self.context.sessions.let_go()
             hearing.cancel_scope.cancel("nobody is heard any more")
@@ -287,7 +306,8 @@ class SingleProcess:
         )
         self._acceptor.numbers = count(next_visitor)
         self.context.sessions.uids = count(next_session)
-        estate = write_estate(leases, _descriptor)
+        extensions = self._extensions
+        estate = write_estate(leases, extensions.descriptor)
         try:
             await self.traffic.write_down()
             if self.delivery is not None:
@@ -308,13 +328,16 @@ class SingleProcess:
                 for lease in leases:
                     lease.queue.reset_streams("the process that had taken it over was given up")
             leases.is_at_rest = False
+            extensions.close()
+            self._acceptor.go_on(handed_over=False)
             for _, listener in self._all_listeners():
                 listener.rest()
             self.upgrade.fail(UpgradeError(str(error)))
             return False
         successor.let_go()
         self.traffic.is_elsewhere = self.events.is_elsewhere = True
-        leases.let_go()
+        leases.let_go(extensions.visitors)
+        self._acceptor.go_on(handed_over=True)
         for _, listener in self._all_listeners():
             listener.close()
         self.upgrade.succeed(
@@ -331,6 +354,32 @@ class SingleProcess:
         if self.stopping.is_set():  # meant for whoever serves
             os.kill(successor.pid, signal.SIGTERM)
         return True
+
+    async def _wait_for_names(self) -> None:
+        """Let visitors of names get through whose handshake has begun, for a moment: what they want is known then."""
+        if self._named is not None:
+            with trio.move_on_after(_TO_NAME):
+                while len(self._named.handshakes):  # noqa: ASYNC110 - for a moment, at an upgrade
+                    await trio.sleep(0.01)
+
+    async def _extend(self, serving: trio.Nursery) -> None:
+        """Stay for those visitors whom another process serves, and whose connection cannot leave this one; at a stop for the grace at most."""
+        if not len(self._extensions):
+            return
+        log.info("upgrade: visitors whose TLS ends here are kept", visitors=len(self._extensions))
+        async with trio.open_nursery() as nursery:
+
+            async def wait_stop() -> None:
+                await self.stopping.wait()
+                await trio.sleep(self.config.drain_grace)
+                nursery.cancel_scope.cancel("the server stops")
+
+            nursery.start_soon(wait_stop, name="wait for the stop")
+            await self._extensions.run()
+            with trio.move_on_after(_LAST_ANSWERS):  # each has its end on its way
+                while self._named is not None and serving.child_tasks:  # noqa: ASYNC110 - the same
+                    await trio.sleep(0.05)
+            nursery.cancel_scope.cancel("nobody is left")
 
     async def _inherit(self, predecessor: Predecessor) -> None:
         """Go on with what another process leaves, as far as that can be done before it is told."""
@@ -366,6 +415,10 @@ class SingleProcess:
         except StartupError:
             self.context.leases.let_go()  # without a reset: they are the other one's
             raise
+
+    def _is_leaving(self) -> bool:
+        """Tell whether each answer is the last one on its connection."""
+        return self.context.admission.draining.is_set() or self._acceptor.is_handed_over
 
     def _passes_on(self, name: str) -> PassOn | None:
         """Return what brings a connection to the node that has a name; None: it is here, or nowhere."""
@@ -412,10 +465,3 @@ class SingleProcess:
             on_kick=kick_too,
             tell_others=draining.name_others,
         )
-
-
-def _descriptor(endpoint: Endpoint) -> int | None:
-    """Return the descriptor by which another process goes on with a visitor; None where there is more than a socket to it."""
-    if isinstance(endpoint, SocketEndpoint) and (descriptor := endpoint.fileno()) >= 0:
-        return descriptor
-    return None

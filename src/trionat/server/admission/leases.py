@@ -23,7 +23,7 @@ from trionat.server.visitors.queue import VisitorQueue
 from trionat.signals import AutoResetEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from trionat.config.server import ServerConfig
     from trionat.protocol.messages import ServiceRequest
@@ -232,11 +232,11 @@ class Leases:
         self.registry.occupy(claim, occupied=False)
         return lease
 
-    def let_go(self) -> None:
-        """Let go of all leases: another process goes on with them by now."""
+    def let_go(self, kept: Container[int] = ()) -> None:
+        """Let go of all leases: another process goes on with them by now. Connections of visitors with the `kept` numbers are still somebody's here."""
         for lease in self:
             lease.on_gone = None
-            lease.queue.let_go()
+            lease.queue.let_go(kept)
             lease.hand_over()
 
     async def reclaim(self, client: QueuedClient) -> Lease | None:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from trionat.server.admission.leases import Leases
     from trionat.server.upgrade.wire import Parcel, Values
     from trionat.server.visitors.acceptor import VisitorAcceptor
-    from trionat.transport.endpoint import Endpoint
 
 log = get_logger(__name__)
 
@@ -57,7 +56,7 @@ class Estate:
         return len(self.descriptors)
 
 
-def write_estate(leases: Leases, socket_of: Callable[[Endpoint], int | None]) -> Estate:
+def write_estate(leases: Leases, socket_of: Callable[[Visitor], int | None]) -> Estate:
     """Write down what all leases have. `socket_of` returns the descriptor by which another process goes on with a visitor, None: it cannot."""
     estate = Estate(values={"leases": []}, data=[], descriptors=[])
     for lease in leases:
@@ -78,10 +77,10 @@ def write_estate(leases: Leases, socket_of: Callable[[Endpoint], int | None]) ->
 
 
 def _write_visitors(
-    lease: Lease, socket_of: Callable[[Endpoint], int | None], estate: Estate
+    lease: Lease, socket_of: Callable[[Visitor], int | None], estate: Estate
 ) -> Iterator[Values]:
     for visitor in lease.queue.all_waiting:
-        descriptor = None if visitor.is_over else socket_of(visitor.endpoint)
+        descriptor = None if visitor.is_over else socket_of(visitor)
         if descriptor is not None:
             estate.descriptors.append(descriptor)
         elif visitor.stream is None or not (visitor.is_over or visitor.stream.has_ended):

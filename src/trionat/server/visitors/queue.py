@@ -17,6 +17,8 @@ from trionat.server.refusals import Bound, RefusalCounters
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from trionat.server.accounts.limits import UserLimits
     from trionat.server.visitors.visitor import Visitor
 
@@ -288,11 +290,12 @@ class VisitorQueue:
             self._left.notify()
         return taken
 
-    def let_go(self) -> None:
-        """Let go of all who wait: another process has them by now. Their connections are closed here only, and stay open there."""
+    def let_go(self, kept: Container[int] = ()) -> None:
+        """Let go of all who wait: another process has them by now. Their connections are closed here only, and stay open there; those of visitors with the `kept` numbers are not."""
         while self._waiting:
             visitor = self._waiting.popleft()
-            visitor.endpoint.close()
+            if visitor.number not in kept:
+                visitor.endpoint.close()
             if visitor.stream is not None:
                 visitor.stream.release()
             self.leave(visitor)
