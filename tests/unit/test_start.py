@@ -50,7 +50,7 @@ HEAVY = {
 ROOMS = {
     *("accounts", "admin", "admission", "app", "connection_log", "control", "events"),
     *("handshakes", "listeners", "proxies", "refusals", "registry", "sessions", "single"),
-    *("state_folder", "tally", "visitors"),
+    *("state_folder", "tally", "upgrade", "visitors"),
 }
 """Of the server, those that it needs with all extras off."""
 
@@ -138,6 +138,7 @@ def test_a_server_needs_no_client_and_no_extra(imported: dict[str, set[str]]) ->
     assert "client" not in below("trionat", found)
     assert below("trionat.server", found) <= ROOMS
     assert below("trionat.server.events", found) == {"event", "hub"}
+    assert below("trionat.server.upgrade", found) == {"upgrade"}
     assert not {name for name in found if name.startswith("trionat.") and "legacy" in name} - {
         "trionat.protocol.legacy"  # by which a client of NAT is known, who is sent away
     }

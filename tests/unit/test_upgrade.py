@@ -21,13 +21,13 @@ from trionat.server.listeners import CONTROL, VISIT, GivenListeners, open_listen
 from trionat.server.registry.claim import Wish
 from trionat.server.upgrade.estate import read_estate, write_estate
 from trionat.server.upgrade.predecessor import Predecessor
-from trionat.server.upgrade.successor import (
+from trionat.server.upgrade.upgrade import (
     VARIABLE,
+    Upgrade,
     UpgradeError,
     this_command,
     this_environment,
 )
-from trionat.server.upgrade.upgrade import Upgrade
 from trionat.server.upgrade.wire import Parcel, Wire
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort

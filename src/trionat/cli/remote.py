@@ -30,6 +30,7 @@ from trionat.server.admin.messages import (
     AskDrain,
     AskStatus,
     AskTasks,
+    AskUpgrade,
     AskWhere,
     Drained,
     Kicked,
@@ -138,6 +139,8 @@ class Remote:
                 return self._kick(f"/sessions/{uid}", sessions=(uid,))
             case KickVisitor(number):
                 return self._kick(f"/visitors/{number}", visitors=(number,))
+            case AskUpgrade():
+                raise StartupError("a server is upgraded on its own machine")
 
     def _kick_user(self, name: str) -> dict[str, Any]:
         try:

@@ -26,13 +26,17 @@ from trionat.events import Ready
 from trionat.libraries import CONSOLE, NAMES, require_libraries
 from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
-from trionat.server.upgrade.predecessor import Predecessor
-from trionat.server.upgrade.successor import this_command, this_environment
-from trionat.server.upgrade.upgrade import Upgrade
+from trionat.server.upgrade.upgrade import (
+    VARIABLE,
+    Upgrade,
+    this_command,
+    this_environment,
+)
 from trionat.text import counted
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
+    from trionat.server.upgrade.predecessor import Predecessor
     from trionat.service_manager.notification import Notification
 
 
@@ -52,7 +56,7 @@ def serve(
     in this order.
     """
     environ = dict(os.environ)  # before what is for this process only is taken out
-    predecessor = Predecessor.find(os.environ)
+    predecessor = _find_predecessor()
     try:
         configuration = load("server", file=config, flags=flags, environ=os.environ)
         server = configuration.server
@@ -84,6 +88,15 @@ def serve(
         notification=notification,
         on_upgrade=upgrade.ask,
     )
+
+
+def _find_predecessor() -> Predecessor | None:
+    """Return the process whose place this one is to take, if there is one."""
+    if VARIABLE not in os.environ:
+        return None
+    from trionat.server.upgrade.predecessor import Predecessor  # noqa: PLC0415 - seldom
+
+    return Predecessor.find(os.environ)
 
 
 async def _serve(
@@ -128,9 +141,7 @@ async def _serve(
                 elif predecessor is None:
                     say(banner(ready, file))
                 else:
-                    say(
-                        f"trionat {trionat.__version__} serves in place of process {predecessor.pid}"
-                    )
+                    say(f"trionat {VERSION} serves in place of process {predecessor.pid}")
                 if notification is not None:
                     notification.ready()
                     notification.status(f"clients dial {ready.public}")

@@ -8,8 +8,7 @@ import attrs
 
 from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
-from trionat.server.admin.messages import AskUpgrade
-from trionat.server.admin.server import FOR_UPGRADE
+from trionat.server.admin.messages import FOR_UPGRADE, AskUpgrade
 from trionat.server.upgrade.upgrade import Upgraded
 from trionat.text import counted
 

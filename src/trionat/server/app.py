@@ -43,7 +43,7 @@ from trionat.server.state_folder import (
     prepare_state,
 )
 from trionat.server.tally import Tally
-from trionat.server.upgrade.successor import is_possible
+from trionat.server.upgrade.upgrade import is_possible
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.system import has_unix_sockets

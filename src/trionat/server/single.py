@@ -29,11 +29,9 @@ from trionat.server.events.hub import Hub
 from trionat.server.listeners import CONSOLE
 from trionat.server.proxies import ProxyListener
 from trionat.server.sessions.registry import Sessions
-from trionat.server.upgrade.estate import read_estate, write_estate
-from trionat.server.upgrade.extension import Extensions
-from trionat.server.upgrade.successor import UpgradeError, own_version
-from trionat.server.upgrade.upgrade import Upgraded
+from trionat.server.upgrade.upgrade import Upgraded, UpgradeError
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     import socket
@@ -56,6 +54,7 @@ if TYPE_CHECKING:
     from trionat.server.refusals import RefusalCounters
     from trionat.server.state_folder import StateFolder
     from trionat.server.tally import Tally
+    from trionat.server.upgrade.extension import Extensions
     from trionat.server.upgrade.predecessor import Predecessor
     from trionat.server.upgrade.successor import Successor
     from trionat.server.upgrade.upgrade import Upgrade
@@ -105,7 +104,7 @@ class SingleProcess:
     _acceptor: VisitorAcceptor = attrs.field(init=False)
     _frontend: Frontend | None = attrs.field(init=False, default=None)
     _named: NameListener | None = attrs.field(init=False, default=None)
-    _extensions: Extensions = attrs.field(init=False, factory=Extensions)
+    _extensions: Extensions | None = attrs.field(init=False, default=None)
     _is_up: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
@@ -306,7 +305,10 @@ class SingleProcess:
         )
         self._acceptor.numbers = count(next_visitor)
         self.context.sessions.uids = count(next_session)
-        extensions = self._extensions
+        from trionat.server.upgrade.estate import write_estate  # noqa: PLC0415 - seldom
+        from trionat.server.upgrade.extension import Extensions  # noqa: PLC0415 - the same
+
+        extensions = self._extensions = Extensions()
         estate = write_estate(leases, extensions.descriptor)
         try:
             await self.traffic.write_down()
@@ -345,7 +347,7 @@ class SingleProcess:
                 pid=successor.pid,
                 version=successor.version,
                 old_pid=os.getpid(),
-                old_version=own_version(),
+                old_version=VERSION,
                 clients=estate.leases,
                 visitors=estate.visitors,
                 seconds=round(trio.current_time() - began, 3),
@@ -358,15 +360,16 @@ class SingleProcess:
     async def _wait_for_names(self) -> None:
         """Let visitors of names get through whose handshake has begun, for a moment: what they want is known then."""
         if self._named is not None:
-            with trio.move_on_after(_TO_NAME):
+            with trio.move_on_after(_TO_NAME):  # noqa: ASYNC912 - where some are left
                 while len(self._named.handshakes):  # noqa: ASYNC110 - for a moment, at an upgrade
                     await trio.sleep(0.01)
 
     async def _extend(self, serving: trio.Nursery) -> None:
         """Stay for those visitors whom another process serves, and whose connection cannot leave this one; at a stop for the grace at most."""
-        if not len(self._extensions):
+        extensions = self._extensions
+        if extensions is None or not len(extensions):
             return
-        log.info("upgrade: visitors whose TLS ends here are kept", visitors=len(self._extensions))
+        log.info("upgrade: visitors whose TLS ends here are kept", visitors=len(extensions))
         async with trio.open_nursery() as nursery:
 
             async def wait_stop() -> None:
@@ -375,14 +378,16 @@ class SingleProcess:
                 nursery.cancel_scope.cancel("the server stops")
 
             nursery.start_soon(wait_stop, name="wait for the stop")
-            await self._extensions.run()
-            with trio.move_on_after(_LAST_ANSWERS):  # each has its end on its way
+            await extensions.run()
+            with trio.move_on_after(_LAST_ANSWERS):  # each has its end on its way  # noqa: ASYNC912 - the same
                 while self._named is not None and serving.child_tasks:  # noqa: ASYNC110 - the same
                     await trio.sleep(0.05)
             nursery.cancel_scope.cancel("nobody is left")
 
     async def _inherit(self, predecessor: Predecessor) -> None:
         """Go on with what another process leaves, as far as that can be done before it is told."""
+        from trionat.server.upgrade.estate import read_estate  # noqa: PLC0415 - seldom
+
         parcel = await predecessor.inherit()
         values = parcel.values
         await self.traffic.take_over()

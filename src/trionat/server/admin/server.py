@@ -11,6 +11,7 @@ import trio
 from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.server.admin.messages import (
+    FOR_UPGRADE,
     REQUEST_BYTES,
     AskDrain,
     AskStatus,
@@ -27,7 +28,7 @@ from trionat.server.admin.messages import (
     encode_answer,
     encode_error,
 )
-from trionat.server.upgrade.successor import UpgradeError
+from trionat.server.upgrade.upgrade import UpgradeError
 from trionat.transport.deadline import deadline
 from trionat.transport.isolation import isolated
 
@@ -49,9 +50,6 @@ _PLACES: Final = 4
 
 _PATIENCE: Final = 10.0
 """Seconds for a connection, from its first byte to its last."""
-
-FOR_UPGRADE: Final = 150.0
-"""The same, where a new process is to take over: it takes as long as a start does, and at most the sum of what the new process has for each step."""
 
 _SHORTAGE_WAIT: Final = 1.0
 """Seconds to the next try, where a connection cannot be accepted for lack of descriptors."""

@@ -46,7 +46,7 @@ class Delivery:
     webhooks: tuple[Webhook, ...]
     tls: ssl.SSLContext | None
     hub: Hub
-    _rests: bool = attrs.field(default=False, kw_only=True)
+    rests: bool = attrs.field(default=False, kw_only=True)
     _changed: Signal = attrs.field(init=False, factory=Signal)
     _telling: trio.CancelScope | None = attrs.field(init=False, default=None)
 
@@ -58,7 +58,7 @@ class Delivery:
     async def run(self) -> None:
         """Write down, and tell every receiver, until cancelled; but while it rests."""
         while True:
-            while self._rests:
+            while self.rests:
                 await self._changed.wait()
             async with trio.open_nursery() as nursery:
                 self._telling = nursery.cancel_scope
@@ -75,7 +75,7 @@ class Delivery:
 
         Where `hub.is_elsewhere` is set in the block, that is how it stays.
         """
-        self._rests = True
+        self.rests = True
         while self._telling is not None:
             self._telling.cancel("another process goes on")
             await self._changed.wait()
@@ -83,7 +83,7 @@ class Delivery:
             yield
         finally:
             if not self.hub.is_elsewhere:
-                self._rests = False
+                self.rests = False
                 self._changed.notify()
 
     async def take_over(self) -> None:
@@ -95,7 +95,7 @@ class Delivery:
         await self.journal.take_over()
         self.hub.is_elsewhere = False
         _remember(self.hub, self.journal)
-        self._rests = False
+        self.rests = False
         self._changed.notify()
 
     async def wait_through(self) -> None:

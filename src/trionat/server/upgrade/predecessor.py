@@ -16,8 +16,10 @@ from trionat.address import TCPAddress
 from trionat.errors import PeerError, StartupError
 from trionat.log import get_logger
 from trionat.server.listeners import GivenListeners
-from trionat.server.upgrade.successor import CAPABILITIES, VARIABLE, own_version
+from trionat.server.upgrade.successor import CAPABILITIES
+from trionat.server.upgrade.upgrade import VARIABLE
 from trionat.server.upgrade.wire import Parcel, Wire
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -64,7 +66,7 @@ class Predecessor:
         try:
             self.wire.send(
                 "hello",
-                {"version": own_version(), "capabilities": CAPABILITIES},
+                {"version": VERSION, "capabilities": CAPABILITIES},
                 within=_TO_ANSWER,
             )
             welcome = self.wire.receive(within=_TO_ANSWER)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 import trio
 
-from trionat.errors import PeerError, StartupError
+from trionat.errors import PeerError
 from trionat.log import get_logger
+from trionat.server.upgrade.upgrade import VARIABLE, UpgradeError
 from trionat.server.upgrade.wire import Parcel, Values, Wire
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 T = TypeVar("T")
-
-VARIABLE: Final = "TRIONAT_UPGRADE_DESCRIPTOR"
-"""The environment variable with the number of the new process's end of the wire."""
 
 CAPABILITIES: Final = ("leases", "streams", "bans")
 """What this version understands of what is handed over."""
@@ -48,10 +44,6 @@ _TO_DIE_BY_ITSELF: Final = 1.0
 
 _TO_HEAR_LAST: Final = 0.01
 """Seconds to hear what a process has said before it was killed: it is there, or will never come."""
-
-
-class UpgradeError(StartupError):
-    """The new process does not serve; the one before goes on."""
 
 
 @attrs.define(eq=False)
@@ -201,25 +193,3 @@ def _start(
     return subprocess.Popen(  # noqa: S603 - as this process was started
         list(command), pass_fds=[descriptor], env={**environ, VARIABLE: str(descriptor)}
     )
-
-
-def this_command(argv: Sequence[str], executable: str) -> list[str]:
-    """Return the command line by which this process was started, `argv` as the interpreter has got it."""
-    return [executable or argv[0], *argv[1:]]
-
-
-def this_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what the new process gets of the environment: what is meant for one process only it does not."""
-    return {
-        name: value for name, value in environ.items() if name not in {"WATCHDOG_PID", VARIABLE}
-    }
-
-
-def own_version() -> str:
-    """Return the version of this program."""
-    return version("trionat")
-
-
-def is_possible() -> bool:
-    """Tell whether this system can hand descriptors from one process to another."""
-    return os.name == "posix" and hasattr(socket, "AF_UNIX")

@@ -6,24 +6,33 @@ Who serves waits with `wait_successor`, stops accepting, and gives everything to
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO
+import socket
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
 import trio
 
+from trionat.errors import StartupError
 from trionat.log import get_logger
-from trionat.server.upgrade.successor import Successor, UpgradeError, own_version
 from trionat.signals import Signal
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from trionat.address import TCPAddress
+    from trionat.server.upgrade.successor import Successor
     from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
+
+VARIABLE: Final = "TRIONAT_UPGRADE_DESCRIPTOR"
+"""The environment variable with the number of the new process's end of the wire."""
+
+
+class UpgradeError(StartupError):
+    """The new process does not serve; the one before goes on."""
 
 
 @attrs.frozen(kw_only=True)
@@ -115,12 +124,14 @@ class Upgrade:
         listeners: Sequence[tuple[str, Listener]],
         admin_socket: socket.socket | None,
     ) -> Successor:
+        from trionat.server.upgrade.successor import Successor  # noqa: PLC0415 - seldom
+
         successor = await Successor.start(self.command, self.environ)
         try:
             given = list(self._given(listeners, admin_socket))
             values = {
                 "pid": os.getpid(),
-                "version": own_version(),
+                "version": VERSION,
                 "folder": str(folder.absolute()),  # noqa: ASYNC240 - asks no disk
                 "sockets": [
                     {"role": role, "host": "", "port": 0}
@@ -170,3 +181,20 @@ class Upgrade:
         if asked is not None:
             asked.outcome = outcome
             asked.done.set()
+
+
+def this_command(argv: Sequence[str], executable: str) -> list[str]:
+    """Return the command line by which this process was started, `argv` as the interpreter has got it."""
+    return [executable or argv[0], *argv[1:]]
+
+
+def this_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the new process gets of the environment: what is meant for one process only it does not."""
+    return {
+        name: value for name, value in environ.items() if name not in {"WATCHDOG_PID", VARIABLE}
+    }
+
+
+def is_possible() -> bool:
+    """Tell whether this system can hand descriptors from one process to another."""
+    return os.name == "posix" and hasattr(socket, "AF_UNIX")
