@@ -93,8 +93,8 @@ async def measure(upgrades: int, visitors: int) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--upgrades", type=int, default=10)
-    parser.add_argument("--visitors", type=int, default=32)
+    parser.add_argument("--upgrades", type=int, default=6)
+    parser.add_argument("--visitors", type=int, default=16)
     arguments = parser.parse_args()
     trio.run(measure, arguments.upgrades, arguments.visitors)
 

@@ -158,7 +158,9 @@ class Upgrade:
 
     def succeed(self, upgraded: Upgraded) -> None:
         """Another process serves from now on."""
-        self.is_done = True
+        self.is_done, self.why_not = True, "another process serves by now"
+        if self.lock is not None:
+            self.lock.close()  # the other one has it, also while this one stays for some visitors
         self.on_success(upgraded.pid)
         log.info("upgrade: the new process serves", **attrs.asdict(upgraded))
         self._finish(upgraded)
