@@ -67,6 +67,9 @@ log = get_logger(__name__)
 _TO_NAME: Final = 0.3
 """Seconds for visitors of names to say what they want before another process takes over. Chosen: some round trips. Nobody is accepted meanwhile."""
 
+_TO_LET_GO: Final = 5.0
+"""Seconds for all sessions to end before another process takes over: it takes milliseconds, and nobody is accepted meanwhile. Those that have not are cut off then."""
+
 _LAST_ANSWERS: Final = 2.0
 """Seconds in which commands that were heard get their answers, when another process serves already, or the server stops."""
 
@@ -247,7 +250,8 @@ class SingleProcess:
                 await self._wait_for_names()
                 self._acceptor.rest()
                 self.context.leases.is_at_rest = True
-                await self.context.sessions.let_go()
+                with trio.move_on_after(_TO_LET_GO):  # noqa: ASYNC912 - where some are up
+                    await self.context.sessions.let_go()
             hearing.cancel_scope.cancel("nobody is heard any more")
         return successor
 
