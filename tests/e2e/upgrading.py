@@ -89,4 +89,5 @@ async def upgrading(server: Server) -> AsyncIterator[Upgradable]:
                 while is_there(it.pid):  # noqa: ASYNC110 - nothing tells
                     await trio.sleep(0.02)
     if it.pid != first.pid:
-        assert first.returncode == 0
+        with trio.fail_after(20):  # it stays for visitors who are about to be gone
+            assert await first.wait() == 0

@@ -17,6 +17,7 @@ REQUEST_BYTES: Final = 4096
 """What a request has at most, with its line end. The longest name is 255 characters, each of at most 12 bytes in JSON."""
 
 _encoder: Final = json.JSONEncoder(separators=(",", ":"))
+
 FOR_UPGRADE: Final = 150.0
 """Seconds for an upgrade: it takes as long as a start does, and at most what the new process has for all of its steps."""
 

@@ -160,7 +160,7 @@ class Journal:
     def of_another(cls, folder: Path, webhooks: Collection[str] = ()) -> Self:
         """Return one that another process writes, until `take_over`. Its files are not touched."""
         file = JournalFile(folder, MOST_EVENTS, MOST_BYTES, -1, 0, 0)
-        return cls(folder, "", 0, dict.fromkeys(webhooks, 0), file)
+        return cls(folder, (Run(1, ""),), 0, dict.fromkeys(webhooks, 0), file)
 
     @classmethod
     def open(
@@ -205,7 +205,7 @@ class Journal:
             most_bytes=self.most_bytes,
         )
         fresh = await trio.to_thread.run_sync(opened)
-        self.file, self.name, self.number = fresh.file, fresh.name, fresh.number
+        self.file, self.runs, self.number = fresh.file, fresh.runs, fresh.number
         self.positions.clear()
         self.positions.update(fresh.positions)
         self._keep(fresh.kept)
