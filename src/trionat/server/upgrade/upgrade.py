@@ -6,7 +6,6 @@ Who serves waits with `wait_successor`, stops accepting, and gives everything to
 from __future__ import annotations
 
 import os
-import socket
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
@@ -15,9 +14,11 @@ import trio
 from trionat.errors import StartupError
 from trionat.log import get_logger
 from trionat.signals import Signal
+from trionat.system import has_unix_sockets
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
@@ -199,4 +200,4 @@ def this_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def is_possible() -> bool:
     """Tell whether this system can hand descriptors from one process to another."""
-    return os.name == "posix" and hasattr(socket, "AF_UNIX")
+    return has_unix_sockets()
