@@ -38,6 +38,7 @@ SERVER_ROOMS = [
     {"console"},
     {"exposition"},
     {"admin"},
+    {"upgrade"},
     {"control"},
     {"cluster"},
     {"sessions"},

@@ -59,6 +59,10 @@ COMMANDS: Final = (
         "reload:reload",
         "Have a running server read its configuration again, and say what has changed.",
     ),
+    LaterCommand(
+        "upgrade:upgrade",
+        "Have a new process, of the version that is installed by now, take the place of a running server.",
+    ),
     LaterCommand("user:user_app", "Accounts that may connect, and their tickets."),
     LaterCommand(
         "ticket:ticket_app",

@@ -31,6 +31,7 @@ from trionat.server.admin.messages import (
     AskReload,
     AskStatus,
     AskTasks,
+    AskUpgrade,
     AskWhere,
     Drained,
     Kicked,
@@ -142,6 +143,8 @@ class Remote:
                 return self._kick(f"/visitors/{number}", visitors=(number,))
             case AskReload():  # the command line says so before; see `FROM_AFAR`
                 raise ConfigError(Problem("--server", "reload does not go with it"))
+            case AskUpgrade():
+                raise StartupError("a server is upgraded on its own machine")
 
     def _kick_user(self, name: str) -> dict[str, Any]:
         try:

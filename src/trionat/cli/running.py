@@ -48,6 +48,8 @@ log = get_logger(__name__)
 
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)  # Windows has none
 
+_UPGRADE: Final[signal.Signals | None] = getattr(signal, "SIGUSR2", None)
+
 
 class ExitCode(enum.IntEnum):
     """What the program ends with; `docs/reference.md` has the same for users."""
@@ -98,6 +100,7 @@ def run_until_signalled(
     notification: Notification | None = None,
     level: str = "INFO",
     on_hangup: Callable[[], None] | None = None,
+    on_upgrade: Callable[[], None] | None = None,
     is_quiet: bool = False,
     screen: Screen[Any] | None = None,
 ) -> None:
@@ -107,7 +110,7 @@ def run_until_signalled(
     counts as one where there is a terminal, which has closed then; else `on_hangup` is called, which has the configuration read again.
     `level` is that of the log; with `is_quiet` the terminal gets warnings only.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
-    `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
+    `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest. `on_upgrade` is called at each SIGUSR2.
     `screen` is closed before errors are told; its pane takes what else goes to the terminal.
     """
     code = ExitCode.BUG
@@ -127,7 +130,7 @@ def run_until_signalled(
             ),
             printing_aside(pane),
         ):
-            code = trio.run(_run, run, notification, on_hangup)
+            code = trio.run(_run, run, notification, on_hangup, on_upgrade)
     except* TrionatError as group:
         code = tell(leaves(group))
     except* KeyboardInterrupt:
@@ -231,6 +234,7 @@ async def _run(
     run: Callable[[trio.Event], Awaitable[None]],
     notification: Notification | None,
     on_hangup: Callable[[], None] | None,
+    on_upgrade: Callable[[], None] | None,
 ) -> ExitCode:
     stopping = trio.Event()
     code = ExitCode.DONE
@@ -245,10 +249,14 @@ async def _run(
             watched = [signal.SIGINT, signal.SIGTERM]
             if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:  # nohup(1)
                 watched.append(signal.Signals(_HANGUP))
+            if _UPGRADE is not None and on_upgrade is not None:
+                watched.append(_UPGRADE)
             with trio.open_signal_receiver(*watched) as signals:
                 task_status.started()
                 async for number in signals:
-                    if number == _HANGUP and not has_terminal:
+                    if number == _UPGRADE and on_upgrade is not None:
+                        on_upgrade()
+                    elif number == _HANGUP and not has_terminal:
                         log.info("SIGHUP: the configuration is read again")
                         if on_hangup is not None:
                             on_hangup()

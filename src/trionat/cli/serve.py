@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +34,12 @@ from trionat.events import Ready
 from trionat.libraries import CONSOLE, NAMES, require_libraries
 from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
+from trionat.server.upgrade.upgrade import (
+    VARIABLE,
+    Upgrade,
+    this_command,
+    this_environment,
+)
 from trionat.text import counted
 from trionat.version import VERSION
 
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from trionat.cli.screen.server_screen import ServerScreen
     from trionat.config.load import Configuration
     from trionat.config.reload import Reloader
+    from trionat.server.upgrade.predecessor import Predecessor
     from trionat.service_manager.notification import Notification
 
 
@@ -70,6 +78,8 @@ def serve(
     Starts without any file or flag. Configuration comes from flags, environment (TRIONAT_SERVER_...), server.yml, defaults,
     in this order.
     """
+    environ = dict(os.environ)  # before what is for this process only is taken out
+    predecessor = _find_predecessor()
     try:
         verbosity = Verbosity.of(quiet=quiet, verbose=verbose)
         if verbosity.log_level is not None:
@@ -91,17 +101,24 @@ def serve(
         if server.domain is not None:
             require_libraries("Server.Domain", NAMES, extra="names")
     except (ConfigError, StartupError) as error:
+        if predecessor is not None:
+            predecessor.decline(str(error))
         raise typer.Exit(tell([error])) from None
     reloader = make_reloader("server", read, configuration)
     notification = find_service_manager()
-    has_screen = not (as_json or plain) and verbosity is Verbosity.USUAL and can_show_screen()
-    screen = _new_screen() if has_screen else None
+    # Of two processes on one terminal, the one whose place this one takes still has it.
+    can_show = predecessor is None and verbosity is Verbosity.USUAL and can_show_screen()
+    screen = _new_screen() if can_show and not (as_json or plain) else None
+    upgrade = Upgrade(this_command(sys.orig_argv, sys.executable), this_environment(environ))
+    if notification is not None:
+        upgrade.on_success = notification.main_process
     run_until_signalled(
-        partial(_serve, reloader, as_json, notification, screen),
+        partial(_serve, reloader, as_json, notification, upgrade, predecessor, screen),
         log_file=log_file,
         log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
-        reserved=reserve(server),
+        reserved=reserve(server, upgrade=upgrade, predecessor=predecessor),
         notification=notification,
+        on_upgrade=upgrade.ask,
         level=level,
         on_hangup=reloader.wanted.notify,
         is_quiet=quiet,
@@ -132,14 +149,25 @@ def _new_server_screen(
     )
 
 
+def _find_predecessor() -> Predecessor | None:
+    """Return the process whose place this one is to take, if there is one."""
+    if VARIABLE not in os.environ:
+        return None
+    from trionat.server.upgrade.predecessor import Predecessor  # noqa: PLC0415 - seldom
+
+    return Predecessor.find(os.environ)
+
+
 async def _serve(
     reloader: Reloader,
     as_json: bool,
     notification: Notification | None,
+    upgrade: Upgrade,
+    predecessor: Predecessor | None,
     on_screen: Screen[PublicView] | None,
     stopping: trio.Event,
 ) -> None:
-    run = partial(_run, reloader, as_json, notification, stopping)
+    run = partial(_run, reloader, as_json, notification, upgrade, predecessor, stopping)
     if on_screen is None:
         await run(None)
         return
@@ -154,6 +182,8 @@ async def _run(
     reloader: Reloader,
     as_json: bool,
     notification: Notification | None,
+    upgrade: Upgrade,
+    predecessor: Predecessor | None,
     stopping: trio.Event,
     screen: ServerScreen | None,
 ) -> None:
@@ -171,22 +201,31 @@ async def _run(
         stopping=stopping,
         reserved=True,
         reloader=reloader,
+        upgrade=upgrade,
+        predecessor=predecessor,
     )
     async with trio.open_nursery() as nursery:
         try:
+            watching = trio.CancelScope()
             with trio.CancelScope() as starting:
 
                 async def give_up() -> None:
-                    await stopping.wait()
-                    starting.cancel("told to stop before it was up")
+                    with watching:
+                        await stopping.wait()
+                        starting.cancel("told to stop before it was up")
 
                 nursery.start_soon(give_up, name="stop before it is up")
                 ready: Ready = await nursery.start(job, name="serve")
+                watching.cancel("it is up")  # another process may take its place
                 file = configuration.file
                 if screen is not None:
                     screen.note_ready(ready, banner(ready, file), _command(ready))
+                elif as_json:
+                    say(json.dumps(_as_json(ready, file)))
+                elif predecessor is None:
+                    say(banner(ready, file))
                 else:
-                    say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
+                    say(f"trionat {VERSION} serves in place of process {predecessor.pid}")
                 if notification is not None:
                     notification.ready()
                     notification.status(f"clients dial {ready.public}")

@@ -296,6 +296,13 @@ class ServiceRequest:
             return not self.has_port and self.hostname in (None, point)
         return self.has_port and self.visit_port in (None, point)
 
+    def at(self, point: int | str) -> ServiceRequest:
+        """Return it as one that must have this visit port, or this name."""
+        if isinstance(point, int):
+            return attrs.evolve(self, visit_port=point)
+        assert self.publish is not None, "it has a name"  # noqa: S101 - for type checkers
+        return attrs.evolve(self, publish=attrs.evolve(self.publish, name=point))
+
     @property
     def hostname(self) -> str | None:
         """The name at which it is, or is to be; None for one at a visit port."""

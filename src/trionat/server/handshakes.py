@@ -48,6 +48,10 @@ class PendingHandshakes:
     _in_use: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
     _others: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._networks)
+
     def take_limits(self, limit: int, network_limit: int) -> None:
         """These count from now on: where there are more, each that comes sends one away."""
         self.limit, self.network_limit = limit, network_limit

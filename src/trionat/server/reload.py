@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trionat.server.listeners import Listeners
     from trionat.server.names.frontend import Names
     from trionat.server.state_folder import StateFolder
+    from trionat.server.upgrade.upgrade import Upgrade
     from trionat.server.visitors.ports import PortPool
 
 log = get_logger(__name__)
@@ -70,6 +71,7 @@ class ServerReload:
     names: Names | None
     delivery: Delivery | None
     console: Console | None
+    upgrade: Upgrade | None
     sections: dict[str, Any]
     origins: dict[str, str]
 
@@ -144,6 +146,8 @@ class ServerReload:
     def _check(self) -> None:
         if self.stopping.is_set():
             raise StartupError("the server stops: its configuration is not read again")
+        if self.upgrade is not None and self.upgrade.is_under_way:
+            raise StartupError("another process takes the place of this one, and reads it anyway")
 
     async def _read_names(self, before: Configuration, after: Configuration) -> Names | None:
         """Read certificates and pages, where they are to come from somewhere else; those that are there already are watched."""

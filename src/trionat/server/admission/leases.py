@@ -23,7 +23,7 @@ from trionat.server.visitors.queue import VisitorQueue
 from trionat.signals import AutoResetEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Container, Iterator, Sequence
 
     from trionat.config.server import ServerConfig
     from trionat.protocol.messages import ServiceRequest
@@ -78,6 +78,7 @@ class Leases:
     `ports` are the visit ports of this process; where the registry is in it as well, which it is unless given, they are its pool. `by_key` has
     the leases that exist; `live_limits` what their users may have; `changed` is notified when slots and ports are free
     again, or will be in a while, and when a client leaves the queue. `pass_on` brings a visitor to the process that has its port by now.
+    While it `is_at_rest`, since another process is about to go on with all of them, nothing expires.
     """
 
     config: ServerConfig
@@ -95,6 +96,7 @@ class Leases:
     live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
     send_memory: SendMemory = attrs.field(init=False)
     changed: AutoResetEvent = attrs.field(init=False, factory=AutoResetEvent)
+    is_at_rest: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self.naming = Naming(self.config.domain)
@@ -304,6 +306,37 @@ class Leases:
         self._claims[lease.key] = claim
         return lease
 
+    def claim_of(self, lease: Lease) -> Claim:
+        """Return what a lease is for the registry."""
+        return self._claims[lease.key]
+
+    async def restore(
+        self, wish: Wish, points: Sequence[PointId], token: str, vacant_for: float
+    ) -> Lease | None:
+        """Return a lease that another process had, with its ports and names, as of a client that was lost so many seconds ago; None where it cannot be had here.
+
+        Raises:
+            RefusedError: the same, with the reason.
+        """
+        services = tuple(
+            service.at(point) for service, point in zip(wish.services, points, strict=True)
+        )
+        claim = await self.registry.claim(attrs.evolve(wish, services=services))
+        if claim is None:
+            return None
+        lease = self.open(claim)
+        lease.services, lease.token = wish.services, token
+        lease.vacant_since = trio.current_time() - vacant_for
+        self.registry.occupy(claim, occupied=False)
+        return lease
+
+    def let_go(self, kept: Container[int] = ()) -> None:
+        """Let go of all leases: another process goes on with them by now. Connections of visitors with the `kept` numbers are still somebody's here."""
+        for lease in self:
+            lease.on_gone = None
+            lease.queue.let_go(kept)
+            lease.hand_over()
+
     async def reclaim(self, client: QueuedClient) -> Lease | None:
         """Return the lease that the client has from before, without a session: one that is up is evicted. None: there is none.
 
@@ -339,7 +372,7 @@ class Leases:
 
     def expire(self, lease: Lease) -> None:
         """Release a lease if it has stood without a session for `PortReservation`."""
-        if self.expires_at(lease) <= trio.current_time():
+        if not self.is_at_rest and self.expires_at(lease) <= trio.current_time():
             lease.queue.expire_all()
             self.release(lease, "the client did not come back in time")
 
@@ -347,7 +380,7 @@ class Leases:
         """Dismiss visitors that have waited for longer than `VisitorWait`, or `ResumeWait`, for ever."""
         while True:
             await trio.sleep(min(0.5, self.config.visitor_wait / 4))
-            for lease in self:
+            for lease in () if self.is_at_rest else self:
                 lease.queue.expire(
                     wait=self.config.visitor_wait, resume_wait=self.config.effective_resume_wait
                 )

@@ -64,14 +64,18 @@ class Door:
 
     @classmethod
     async def open(
-        cls, address: TCPAddress, tls: ssl.SSLContext, resources: AsyncExitStack
+        cls,
+        address: TCPAddress,
+        tls: ssl.SSLContext,
+        resources: AsyncExitStack,
+        given: Listener | None = None,
     ) -> Self:
-        """Listen; `resources` closes it. Anything but loopback gets TLS.
+        """Listen, where it is not `given`; `resources` closes it. Anything but loopback gets TLS.
 
         Raises:
             StartupError: the address cannot be bound.
         """
-        listener = Listener.open(address, host=await look_up(address))
+        listener = given or Listener.open(address, host=await look_up(address))
         resources.callback(listener.close)
         return cls(listener=listener, tls=None if is_loopback(address.host) else tls)
 
@@ -114,7 +118,7 @@ class Console:
     _context: Context | None = attrs.field(init=False, default=None)
     _guard: Guard | None = attrs.field(init=False, default=None)
     _web_server: WebServer | None = attrs.field(init=False, default=None)
-    _logins: Logins = attrs.field(init=False, factory=Logins)
+    logins: Logins = attrs.field(init=False, factory=Logins)
 
     def take_config(
         self, config: ServerConfig, tls: ssl.SSLContext, visit_ports: tuple[int, ...]
@@ -164,7 +168,7 @@ class Console:
             traffic=self.traffic,
             bans=self.bans,
             commands=commands,
-            logins=self._logins,
+            logins=self.logins,
             sampler=sampler,
             live=Live(sampler),
             health=health,

@@ -14,7 +14,7 @@ from trionat.server.events.audit import Audit
 from trionat.server.events.journal import Journal, events_folder
 from trionat.server.events.post import receiver_context
 from trionat.server.events.webhook import Webhook, key_of, send_test
-from trionat.signals import AutoResetEvent
+from trionat.signals import Signal
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
@@ -47,8 +47,10 @@ class Delivery:
     webhooks: tuple[Webhook, ...] = ()
     tls: ssl.SSLContext | None = None
     open_context: Callable[[], ssl.SSLContext] = receiver_context
-    _changed: AutoResetEvent = attrs.field(init=False, factory=AutoResetEvent)
+    rests: bool = attrs.field(default=False, kw_only=True)
+    _changed: Signal = attrs.field(init=False, factory=Signal)
     _running: dict[Webhook, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
+    _telling: trio.CancelScope | None = attrs.field(init=False, default=None)
 
     @property
     def server(self) -> str:
@@ -77,16 +79,57 @@ class Delivery:
             self._running.pop(webhook).cancel("it is not configured any more")
         self._changed.notify()
 
-    async def tell(self) -> None:
-        """Tell all webhooks, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                for webhook in self.webhooks:
-                    if webhook not in self._running:
-                        scope = self._running[webhook] = trio.CancelScope()
-                        name = f"events for {webhook.config.shown}"
-                        nursery.start_soon(_run, webhook, scope, name=name)
+    async def run(self) -> None:
+        """Write down, and tell every receiver, until cancelled; but while it rests."""
+        while True:
+            while self.rests:
                 await self._changed.wait()
+            async with trio.open_nursery() as nursery:
+                self._telling = nursery.cancel_scope
+                nursery.start_soon(_keep, self.journal.run, name="journal of events")
+                await self._tell(nursery)
+            self._telling = None
+            self._running.clear()
+            self._changed.notify()
+
+    async def _tell(self, nursery: trio.Nursery) -> None:
+        """Tell all webhooks in `nursery`, also those that come with a reload, until cancelled."""
+        while True:
+            for webhook in self.webhooks:
+                if webhook not in self._running:
+                    scope = self._running[webhook] = trio.CancelScope()
+                    name = f"events for {webhook.config.shown}"
+                    nursery.start_soon(_run, webhook, scope, name=name)
+            await self._changed.wait()
+
+    @asynccontextmanager
+    async def resting(self) -> AsyncGenerator[None]:
+        """Tell nobody anything in the block, so that another process can go on with what is written down by then. A message that is on its way may be sent twice.
+
+        Where `hub.is_elsewhere` is set in the block, that is how it stays.
+        """
+        self.rests = True
+        while self._telling is not None:
+            self._telling.cancel("another process goes on")
+            await self._changed.wait()
+        try:
+            yield
+        finally:
+            if not self.hub.is_elsewhere:
+                self.rests = False
+                self._changed.notify()
+
+    async def take_over(self) -> None:
+        """Go on where another process has ended.
+
+        Raises:
+            StartupError: the journal cannot be used.
+        """
+        await self.journal.take_over()
+        self.hub.is_elsewhere = False
+        _remember(self.hub, self.journal)
+        self.rests = False
+        self._changed.notify()
 
     async def wait_through(self) -> None:
         """Wait until every receiver that is well has heard everything."""
@@ -132,32 +175,43 @@ async def _keep(job: Callable[[], Awaitable[None]]) -> None:
             await trio.sleep(_AFTER_BUG)
 
 
+def _remember(hub: Hub, journal: Journal) -> None:
+    """Have the hub go on where the journal has ended."""
+    hub.number = journal.number
+    for event in journal:
+        if (identity := event.identity) is not None:
+            hub.remember(identity)
+
+
 @asynccontextmanager
-async def open_delivery(hub: Hub, config: EventsConfig, state: Path) -> AsyncGenerator[Delivery]:
-    """Write down and deliver what is published in the block. At its end those receivers that are well may hear the rest, for two seconds; the others hear it after the next start.
+async def open_delivery(
+    hub: Hub, config: EventsConfig, state: Path, *, later: bool = False
+) -> AsyncGenerator[Delivery]:
+    """With `later`, only when `take_over` is called: another process does it until then. Write down and deliver what is published in the block. At its end those receivers that are well may hear the rest, for two seconds; the others hear it after the next start.
 
     Raises:
         StartupError: The state folder cannot be used.
     """
     keys = [key_of(webhook) for webhook in config.webhooks]
-    journal = await trio.to_thread.run_sync(partial(Journal.open, events_folder(state), keys))
-    hub.number = journal.number
-    for event in journal:
-        if (identity := event.identity) is not None:
-            hub.remember(identity)
-    delivery = Delivery(Audit(state, hub), journal, hub)
+    hub.is_elsewhere, folder = later, events_folder(state)
+    if later:
+        journal = Journal.of_another(folder, keys)
+    else:
+        journal = await trio.to_thread.run_sync(partial(Journal.open, folder, keys))
+    _remember(hub, journal)
+    delivery = Delivery(Audit(state, hub), journal, hub, rests=later)
     if config.webhooks:  # the system's authorities take some MiB
         delivery.take_config(config, await trio.to_thread.run_sync(receiver_context))
     try:
         with hub.telling(journal):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_keep, journal.run, name="journal of events")
                 nursery.start_soon(_keep, delivery.audit.run, name="audit")
-                nursery.start_soon(delivery.tell, name="events for webhooks")
+                nursery.start_soon(delivery.run, name="events")
                 yield delivery
-                with trio.move_on_after(_LAST_WORDS):
-                    await journal.flush()
-                    await delivery.wait_through()
+                if not hub.is_elsewhere:
+                    with trio.move_on_after(_LAST_WORDS):
+                        await journal.flush()
+                        await delivery.wait_through()
                 nursery.cancel_scope.cancel("the server stops")
     finally:
         with trio.move_on_after(_LAST_LINES, shield=True):

@@ -133,6 +133,8 @@ class Dispatcher:
         self, connection: HttpConnection, request: RequestHead, arrival: Arrival
     ) -> Said | bytes:
         """Have a request served, and those behind it as long as they are for the same service; return what comes next, or the last words."""
+        if not await self.acceptor.may_admit():
+            return None  # without an answer: a browser asks once more, on a connection of its own
         name, own = request.host, arrival
         arrival, is_secure = _seen(connection, request, own)
         if not is_secure and arrival.point is None:

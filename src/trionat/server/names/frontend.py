@@ -154,13 +154,14 @@ class Frontend:
         """Return how the certificates of the names stand that somebody has."""
         return self._renewal.status()
 
-    def start(self, nursery: trio.Nursery) -> NameListener:
-        """Order, renew and watch certificates in `nursery`, and return who serves connections there."""
-        nursery.start_soon(self.names.certificates.watch, name="watch certificates")
-        nursery.start_soon(self.names.pages.watch, name="watch pages")
+    def start(self, nursery: trio.Nursery, besides: trio.Nursery | None = None) -> NameListener:
+        """Order, renew and watch certificates in `besides`, if given, else in `nursery`, and return who serves connections there."""
+        besides = besides or nursery
+        besides.start_soon(self.names.certificates.watch, name="watch certificates")
+        besides.start_soon(self.names.pages.watch, name="watch pages")
         if self.ask_certificate is None:
-            nursery.start_soon(self._renewal.run, name="renew certificates")
-            nursery.start_soon(self._tell_names, name="names that want certificates")
+            besides.start_soon(self._renewal.run, name="renew certificates")
+            besides.start_soon(self._tell_names, name="names that want certificates")
         dispatcher = Dispatcher(
             config=self.config,
             names=self.pool.names,

@@ -217,6 +217,9 @@ class NameListener:
             )
         if entry is None or is_raw:
             identified()
+            if not await self.dispatcher.acceptor.may_admit():
+                endpoint.close()
+                return
             assert host is not None  # noqa: S101 - for type checkers
             self._take(host, endpoint, address, visited)
             return

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from trionat.server.registry.claim import Claim
     from trionat.server.state_folder import StateFolder
     from trionat.server.tally import Tally
+    from trionat.server.upgrade.upgrade import Upgrade
     from trionat.server.visitors.ports import PointId, PortPool
     from trionat.server.workers.link import Values
     from trionat.transport.descriptors import Descriptors
@@ -143,6 +144,7 @@ class Parent:
     tally: Tally | None = None
     reload: Callable[[], Awaitable[Reloaded]] | None = None
     events: Hub = attrs.field(factory=Hub)
+    upgrade: Upgrade | None = None
     _router: Router | None = attrs.field(init=False, default=None)
     _proxies: list[ProxyListener] = attrs.field(init=False, factory=lambda: [])
     drained: bool = attrs.field(init=False, default=False)
@@ -241,7 +243,7 @@ class Parent:
                 if self.member is not None:
                     await self.member.wait_joined(self.stopping)
                 if admin_socket is not None:
-                    admin = AdminServer(commands, self.reload)
+                    admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
                 if self.console is not None:
                     serving.start_soon(self.console.serve, commands, name="console")

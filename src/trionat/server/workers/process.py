@@ -19,19 +19,18 @@ import trio
 
 from trionat.log import get_logger
 from trionat.protocol.client_hello import ROUTE_LENGTH
+from trionat.server.accounts.credential import read_credential
 from trionat.server.admin.readings import Present
 from trionat.server.refusals import Bound
+from trionat.server.registry.values import read_key, write_claim
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
 from trionat.server.workers.log_relay import relay_log
 from trionat.server.workers.shares import Usage
 from trionat.server.workers.values import (
     read_addresses,
-    read_credential,
-    read_key,
     read_reservation,
     write_addresses,
-    write_claim,
     write_identity,
     write_reservation,
 )

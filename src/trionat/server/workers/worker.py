@@ -35,6 +35,7 @@ from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
 from trionat.server.events.hub import Hub
 from trionat.server.refusals import Bound, RefusalCounters
+from trionat.server.registry.values import read_claim, read_key, read_limits
 from trionat.server.sessions.registry import Sessions
 from trionat.server.tally import Tally
 from trionat.server.visitors.acceptor import VisitorAcceptor
@@ -50,9 +51,6 @@ from trionat.server.workers.remote import (
 )
 from trionat.server.workers.values import (
     read_addresses,
-    read_claim,
-    read_key,
-    read_limits,
     read_share,
 )
 from trionat.transport.descriptors import Descriptors
