@@ -251,12 +251,14 @@ SOURCE: Final = Path(trionat.__file__).parent
 
 
 @asynccontextmanager
-async def scene(tmp_path: Path, *changes: tuple[str, str, str]) -> AsyncIterator[Scene]:
+async def scene(
+    tmp_path: Path, *changes: tuple[str, str, str], keys: str = ""
+) -> AsyncIterator[Scene]:
     """Set it up; the first process has `changes` too."""
     copy = tmp_path / "copy"
     shutil.copytree(SOURCE, copy / "trionat")
     config = tmp_path / "server.yml"
-    config.write_text("Server:\n  Name: one\n")
+    config.write_text(f"Server:\n  Name: one\n{keys}")
     environ = {"PYTHONPATH": str(copy)}
     for module, old, new in changes:
         file = copy / "trionat" / module
@@ -311,6 +313,22 @@ async def test_a_process_that_gives_up_with_all_it_was_given(tmp_path: Path) -> 
             "            raise StartupError('rather not')\n",
         )
         await here.fails("rather not")
+
+
+async def test_the_console_goes_on_where_another_process_gives_up(tmp_path: Path) -> None:
+    pytest.importorskip("anycorn")
+    async with scene(tmp_path, keys="  ConsoleAddr: 127.0.0.1:0\n") as here:
+        port = int(here.it.server.ready["console"].rstrip("/").rpartition(":")[2])
+        here.change(
+            "server/single.py",
+            "            predecessor.take()\n",
+            "            raise StartupError('rather not')\n",
+        )
+        assert (await here.it.try_upgrade()).returncode == 3
+        async with await trio.open_tcp_stream(services.HOST, port) as stream:
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+        await here.talker.goes_on()
 
 
 async def test_a_process_that_hangs_before_it_is_ready(tmp_path: Path) -> None:

@@ -177,6 +177,8 @@ class SingleProcess:
         finally:
             for listener in self.listeners.of_visitors:  # some have come with a reload
                 listener.close()
+            if self.console is not None:
+                self.console.door.listener.close()
 
     async def _serve(
         self,

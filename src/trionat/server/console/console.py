@@ -136,12 +136,12 @@ class Console:
             self._guard.take_config(config, self.ready)
 
     async def serve(self, commands: Commands) -> None:
-        """Serve until cancelled, which is when the server has stopped: how a planned stop goes can be seen. It is started anew after a bug."""
-        try:
-            with keep_tail() as tail:
-                await self._keep(commands, tail)
-        finally:
-            self.door.listener.close()  # nobody waits there while all else is put away
+        """Serve until cancelled, which is when the server has stopped: how a planned stop goes can be seen. It is started anew after a bug.
+
+        Whoever serves closes the listener then, so that nobody waits there while all else is put away.
+        """
+        with keep_tail() as tail:
+            await self._keep(commands, tail)
 
     async def _keep(self, commands: Commands, tail: Tail) -> None:
         wait = _FIRST_WAIT

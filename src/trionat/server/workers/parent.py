@@ -280,6 +280,8 @@ class Parent:
             if self.member is not None:
                 await self.member.leave(until)
             serving.cancel_scope.cancel("the server stops")
+        if self.console is not None:
+            self.console.door.listener.close()
 
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._guard.run, name="visit ports")
