@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ import trio
 
 from tests.certificates.made import Maker
 from tests.e2e import named, running, services
+from tests.e2e.upgrading import upgrading
 from trionat.config.reload import Reloaded
 from trionat.config.values import PORTS
 from trionat.fingerprint import format_fingerprint
@@ -25,7 +27,6 @@ from trionat.transport.certificate import fingerprint, first_certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.e2e.services import Service
 
@@ -392,6 +393,37 @@ async def test_services_come_and_go_and_the_others_do_not_notice(tmp_path: Path)
         assert client.sessions() == 0
         [session] = [r for r in server.records if r["event"] == "session up"]
         assert session["ports"] == [start[str(one)], second]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+async def test_what_has_changed_outlives_an_upgrade(tmp_path: Path) -> None:
+    first, second, third = low_ports(3)
+    async with (
+        services.echo() as one,
+        services.echo() as two,
+        services.echo() as three,
+        serve(tmp_path / "s", VisitPort=[first, second]) as server,
+        upgrading(server) as it,
+        connect(tmp_path / "c", server.ticket, Services=[str(one), f"{two}:{second}"]) as client,
+    ):
+        server.write(VisitPort=[first, second, third])
+        await server.reload()
+        client.reload(Services=[f"{two}:{second}", f"{three}:{third}"])
+        await client.wait_connected()
+        async with await client.visit(0) as early, await client.visit(1) as late:
+            assert await running.ask(early, b"before") == b"before"
+            assert await running.ask(late, b"before") == b"before"
+            await it.upgrade()
+            assert await running.ask(early, b"after") == b"after"
+            assert await running.ask(late, b"after") == b"after"
+        assert client.ports() == {str(two): second, str(three): third}
+        for number in (0, 1):
+            async with await client.visit(number) as new:
+                assert await running.ask(new, b"new") == b"new"
+        # The process that serves now reads its configuration, too.
+        server.write(VisitPort=[second, third])
+        assert (await server.reload()).changed
+        assert not await is_open(first)
 
 
 async def test_what_the_server_refuses_changes_nothing(
