@@ -33,10 +33,12 @@ LAYERS = [
 BESIDE = {("__main__", "cli"), ("cli", "__init__"), ("relay", "transport")}
 SERVER_ROOMS = [
     {"app"},
+    {"reload"},
     {"single", "workers"},
     {"console"},
     {"exposition"},
     {"admin"},
+    {"upgrade"},
     {"control"},
     {"cluster"},
     {"sessions"},
@@ -48,6 +50,7 @@ SERVER_ROOMS = [
     {"certificates"},
     {"proxies"},
     {"connection_log", "handshakes"},
+    {"change", "control_certificate"},
     {"listeners", "state_folder", "refusals", "tally"},
     {"events"},
 ]
@@ -56,6 +59,7 @@ SANS_IO = {"trio", "socket", "ssl", "time", "asyncio", "anyio", "selectors", "th
 """What protocol/ must not know; not for annotations either, since who names a socket's type is about to use one."""
 
 FOREIGN = {
+    "watchfiles": ["cli/file_watch.py"],
     "acme": ["server/certificates/acme_client.py"],
     "anycorn": ["transport/web_connection.py"],
     "anyio": ["store/mysql/pool.py"],
@@ -69,6 +73,7 @@ FOREIGN = {
         "server/exposition/collector.py",
         "server/exposition/exposition.py",
     ],
+    "rich": ["cli/screen/"],
     "starlette": [
         "client/inspector/",
         "server/console/",

@@ -10,6 +10,9 @@ from tests.test_layers import SOURCE, parsed
 ASKS = {
     "cli/approvals.py": "win32",
     "cli/output.py": "os.name",
+    "cli/screen/choice.py": "win32",
+    "cli/screen/keyboard.py": "win32",
+    "cli/screen/painter.py": "win32",
     "doctor/files.py": "os.name",
     "log/writer.py": "os.name",
     "service_manager/daemon.py": "win32",
@@ -27,7 +30,7 @@ MODULES = {
     "msvcrt": {"store/private_file.py"},
     "pwd": set[str](),
     "resource": {"system.py"},
-    "termios": {"cli/approvals.py"},
+    "termios": {"cli/approvals.py", "cli/screen/keyboard.py", "cli/screen/painter.py"},
     "tty": set[str](),
     "winreg": set[str](),
 }

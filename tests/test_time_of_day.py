@@ -27,6 +27,7 @@ TIME_OF_DAY = {
 
 WHERE_IT_BELONGS = {
     "cli/diagnostics.py": "whether a certificate has run out",
+    "cli/screen/client_page.py": "when it is tried again, for people",
     "cli/ticket.py": "until when a ticket is good",
     "cli/token.py": "until when a token is good",
     "cli/traffic.py": "the month to show",

@@ -9,6 +9,7 @@ from trionat.errors import StartupError
 
 CONSOLE: Final = ("anycorn", "starlette", "prometheus_client")
 INSPECTOR: Final = ("anycorn", "starlette")
+WATCH: Final = ("watchfiles",)
 NAMES: Final = ("httptools", "acme")
 
 

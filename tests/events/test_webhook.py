@@ -297,3 +297,27 @@ async def test_a_secret_that_is_no_header_is_not_told(secret: str) -> None:
     assert outcome.reason is not None
     assert "no HTTP header" in outcome.reason
     assert "hidden" not in outcome.reason
+
+
+async def test_webhooks_come_and_go_and_one_that_stays_goes_on(tmp_path: Path) -> None:
+    async with receiving() as stays, receiving() as goes, receiving() as comes:
+        async with delivering(tmp_path, to(stays), to(goes)) as (hub, delivery):
+            publish(hub, 1)
+            await wait_until(lambda: hosts(stays) == [1] and hosts(goes) == [1])
+            delivery.take_config(EventsConfig(webhooks=(to(comes), to(stays))), None)
+            publish(hub, 2)
+            await wait_until(lambda: hosts(stays) == [1, 2] and hosts(comes) == [2])
+            delivery.take_config(EventsConfig(), None)
+            publish(hub, 3)
+            delivery.take_config(EventsConfig(webhooks=(to(goes),)), None)
+            publish(hub, 4)
+            await wait_until(lambda: hosts(goes) == [1, 4])
+        assert (hosts(stays), hosts(comes)) == ([1, 2], [2])
+
+
+async def test_the_first_webhook_comes_later(tmp_path: Path) -> None:
+    async with receiving() as receiver, delivering(tmp_path) as (hub, delivery):
+        assert delivery.tls is None
+        delivery.take_config(EventsConfig(webhooks=(to(receiver),)), delivery.open_context())
+        publish(hub, 1)
+        await wait_until(lambda: hosts(receiver) == [1])

@@ -28,6 +28,8 @@ from trionat.protocol.messages import (
     Ask,
     Attach,
     Begin,
+    Change,
+    Changed,
     Close,
     CloseCode,
     Demand,
@@ -150,6 +152,9 @@ MESSAGES: tuple[Message, ...] = (
         client="192.0.2.1:40000",
         software="trionat 0.1.0",
     ),
+    Change(removed=(0,), added=(ServiceRequest(name="n", visit_port=60001),)),
+    Changed(ports=(60001,)),
+    Changed(code="port-taken", text="t"),
     Attach(1, bytes(SECRET_BYTES)),
     Join.prove(1, 1, bytes(SECRET_BYTES)),
 )

@@ -29,6 +29,8 @@ from trionat.protocol.messages import (
     Ask,
     Attach,
     Begin,
+    Change,
+    Changed,
     Close,
     Demand,
     Down,
@@ -73,6 +75,8 @@ IDS = {
     Moved: 40016,
     Ask: 40017,
     Approve: 40018,
+    Change: 40021,
+    Changed: 40022,
     Attach: 40100,
     Join: 40110,
 }
@@ -171,6 +175,20 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.integers(0, 2**64 - 1),
         st.binary(max_size=100),
     ),
+    st.builds(
+        Change,
+        removed=st.sets(st.integers(0, MAX_SERVICES - 1), max_size=5).map(sorted).map(tuple),
+        added=st.lists(
+            st.builds(ServiceRequest, name=names, local=names, visit_port=st.none() | ports),
+            max_size=3,
+        ).map(tuple),
+    ),
+    st.builds(
+        Changed,
+        ports=st.lists(ports, max_size=5).map(tuple),
+        code=st.none() | names,
+        text=texts,
+    ),
     st.builds(Down, st.sets(st.integers(0, MAX_SERVICES - 1), max_size=5).map(sorted).map(tuple)),
     st.builds(Drain, seconds=spans, servers=addresses),
     st.just(Moved()),
@@ -214,6 +232,8 @@ GOOD: dict[type[Any], dict[str, Any]] = {
     Close: {"code": "stopped", "text": "t"},
     Drain: {"seconds": 30, "servers": ["b.example:8007", "[::1]:1"]},
     Down: {"services": [0, 3]},
+    Change: {"removed": [0, 3], "added": []},
+    Changed: {"ports": [60001], "code": "port-taken", "text": "t"},
 }
 
 NO_TEXT: list[Any] = [None, 1, True, [], {}, "x" * (NAME_CHARACTERS + 1), "\ud800"]
@@ -306,6 +326,14 @@ BAD: dict[tuple[type[Any], str], list[Any]] = {
     (Drain, "seconds"): NO_SPAN,
     (Drain, "servers"): NO_ADDRESSES,
     (Refused, "servers"): NO_ADDRESSES,
+    (Change, "added"): [None, 1, {}, "x", [None], [1], ["x"], [{}]],
+    (Changed, "ports"): [None, 1, {}, "x", [None], ["1"], [0], [65536], [True]],
+    (Changed, "code"): [1, True, [], {}, "x" * (NAME_CHARACTERS + 1), "\ud800"],
+    (Changed, "text"): NO_LONG_TEXT,
+    (Change, "removed"): [
+        *(None, 1, {}, "x", [None], ["0"], [True], [0.0], [-1], [MAX_SERVICES]),
+        *([1, 0], [1, 1], [0] * (MAX_SERVICES + 1)),
+    ],
     (Down, "services"): [
         *(None, 1, {}, "x", [None], ["0"], [True], [0.0], [-1], [MAX_SERVICES]),
         *([1, 0], [1, 1], [0] * (MAX_SERVICES + 1)),
@@ -324,6 +352,7 @@ OPTIONAL = {
     (Welcome, "route"),
     (Refused, "route"),
     (Expose, "group"),
+    (Changed, "code"),
 }
 
 
@@ -512,7 +541,7 @@ def test_a_proof_is_of_its_tunnel_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "message_id", [0, 10001, 20002, 40000, 40030, 40101, 40109, 60001, 2**32 - 1]
+    "message_id", [0, 10001, 20002, 40000, 40039, 40101, 40109, 60001, 2**32 - 1]
 )
 def test_unknown_id(message_id: int) -> None:
     with pytest.raises(RemoteProtocolError, match=str(message_id)):

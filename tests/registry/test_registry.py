@@ -20,12 +20,12 @@ from trionat.protocol.messages import RefusalCode, ServiceRequest
 from trionat.server.registry.claim import Claim, TakenError, Wish
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
+from trionat.server.registry.values import read_key
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
 from trionat.server.workers.node_table import NodeTable, WorkerOfNode
 from trionat.server.workers.remote import RemoteRegistry
-from trionat.server.workers.values import read_key
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:

@@ -190,11 +190,12 @@ def test_an_older_server() -> None:
 # -- how a server visits ----------------------------------------------------------------------------------------------
 
 
-async def answer_of(address: TCPAddress, token: str = "token") -> Examined:
-    """Return what a server tells of a service of a client that is at that visit port."""
-    examination = Examination(
-        address.host, TCPAddress("192.0.2.1", 4000), [VisitPort(address.port)]
-    )
+async def answer_of(
+    address: TCPAddress, token: str = "token", *, is_there: bool = True
+) -> Examined:
+    """Return what a server tells of a service of a client that is at that visit port, or was."""
+    point = VisitPort(address.port) if is_there else None
+    examination = Examination(address.host, TCPAddress("192.0.2.1", 4000), lambda _: point)
     told, answers = trio.open_memory_channel[Examined](1)
     async with trio.open_nursery() as nursery:
         with told, answers:
@@ -202,7 +203,7 @@ async def answer_of(address: TCPAddress, token: str = "token") -> Examined:
             examination.ask(Examine(service=0, token=token))
             answer = await answers.receive()
         nursery.cancel_scope.cancel()
-    assert answer.dialled == str(address)
+    assert answer.dialled == str(address if is_there else attrs.evolve(address, port=0))
     assert answer.client == "192.0.2.1:4000"
     assert answer.answered is (not answer.failure)
     return answer
@@ -223,6 +224,12 @@ async def test_a_visit(says: bytes, failure: str) -> None:
         nursery.cancel_scope.cancel()
     assert failure in answer.failure
     assert bool(answer.failure) is bool(failure)
+
+
+async def test_no_visit_to_a_service_that_was_taken_away() -> None:
+    """Its port may be somebody else's by now."""
+    answer = await answer_of(TCPAddress("127.0.0.1", 1), is_there=False)
+    assert answer.failure == "the service was taken away"
 
 
 async def test_a_visit_where_nobody_is() -> None:

@@ -30,15 +30,10 @@ from trionat.protocol.messages import (
 )
 from trionat.protocol.ticket import narrow_token
 from trionat.server.accounts.accounts import WATCH_INTERVAL
-from trionat.server.accounts.credential import Credential
+from trionat.server.accounts.credential import Credential, read_credential, write_credential
 from trionat.server.accounts.scope import until
 from trionat.server.admission.authenticator import Identity
-from trionat.server.workers.values import (
-    read_credential,
-    read_identity,
-    write_credential,
-    write_identity,
-)
+from trionat.server.workers.values import read_identity, write_identity
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:

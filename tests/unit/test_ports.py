@@ -154,3 +154,21 @@ def test_ports_held_elsewhere_are_not_lent() -> None:
     with pytest.raises(RefusedError, match="the visit ports that this account may have"):
         ports.take(wish(None), ALICE, {60001})
     assert take(ports, None) == [60002]
+
+
+def test_ports_come_and_go() -> None:
+    ports = pool(2)
+    assert take(ports, None, None) == [60001, 60002]
+    give_back(ports, 60001)
+    ports.remove([60001, 60002])
+    assert (ports.free, list(ports.ports)) == (0, [])
+    assert [ports.is_leaving(number) for number in (60001, 60002)] == [False, True]
+    leaving = ports.find(60002)
+    assert leaving is not None
+    ports.add([60001, 60003])
+    assert take(ports, None, None, holder=BOB) == [60001, 60003]
+    ports.give_back([leaving])
+    assert not ports.is_leaving(60002)
+    assert ports.free == 0
+    ports.add([60002])
+    assert take(ports, None) == [60002]

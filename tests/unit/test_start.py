@@ -48,9 +48,10 @@ HEAVY = {
 """Of the standard library."""
 
 ROOMS = {
-    *("accounts", "admin", "admission", "app", "connection_log", "control", "events"),
-    *("handshakes", "listeners", "proxies", "refusals", "registry", "sessions", "single"),
-    *("state_folder", "tally", "visitors"),
+    *("accounts", "admin", "admission", "app", "change", "connection_log", "control"),
+    *("control_certificate", "events", "handshakes", "listeners", "proxies", "refusals"),
+    *("registry", "reload", "sessions", "single"),
+    *("state_folder", "tally", "upgrade", "visitors"),
 }
 """Of the server, those that it needs with all extras off."""
 
@@ -130,7 +131,8 @@ def test_what_stays_has_imported_nothing_for_others(
     assert not HEAVY & found
     commands = {command.module for command in COMMANDS} & below("trionat.cli", found)
     assert commands == {command}
-    assert not {"trionat.config.yaml_text", "trionat.log.tail"} & found  # a file; a console
+    # A file; a console; files that are watched.
+    assert not {"trionat.config.yaml_text", "trionat.log.tail", "trionat.cli.file_watch"} & found
 
 
 def test_a_server_needs_no_client_and_no_extra(imported: dict[str, set[str]]) -> None:
@@ -138,6 +140,7 @@ def test_a_server_needs_no_client_and_no_extra(imported: dict[str, set[str]]) ->
     assert "client" not in below("trionat", found)
     assert below("trionat.server", found) <= ROOMS
     assert below("trionat.server.events", found) == {"event", "hub"}
+    assert below("trionat.server.upgrade", found) == {"upgrade"}
     assert not {name for name in found if name.startswith("trionat.") and "legacy" in name} - {
         "trionat.protocol.legacy"  # by which a client of NAT is known, who is sent away
     }

@@ -22,9 +22,13 @@ from trionat.address import TCPAddress
 from trionat.events import Ready
 from trionat.protocol.messages import ServiceRequest
 from trionat.server.registry.claim import Claim, Wish
+from trionat.server.registry.values import write_claim
 from trionat.server.state_folder import prepare_state
 from trionat.server.workers.remote import HANDED_BACK
-from trionat.server.workers.values import read_addresses, write_addresses, write_claim
+from trionat.server.workers.values import (
+    read_addresses,
+    write_addresses,
+)
 from trionat.server.workers.worker import VISIT_PORT, VISITOR, Worker
 from trionat.store.base import Limits
 

@@ -55,6 +55,14 @@ COMMANDS: Final = (
         "drain:drain",
         "Send all clients of a running server to other servers, without cutting anybody off, and wait until nobody is left.",
     ),
+    LaterCommand(
+        "reload:reload",
+        "Have a running server read its configuration again, and say what has changed.",
+    ),
+    LaterCommand(
+        "upgrade:upgrade",
+        "Have a new process, of the version that is installed by now, take the place of a running server.",
+    ),
     LaterCommand("user:user_app", "Accounts that may connect, and their tickets."),
     LaterCommand(
         "ticket:ticket_app",

@@ -36,11 +36,14 @@ class Approver:
 
     `approve` gets service, address and answer, and returns whether they could be passed on. Whoever has no terminal, and gives no lines, lets nobody in.
 
+    With `on_screen` a screen shows `question` and hears the keys, which it gives to `answer`: nothing is read here.
+
     At a terminal the first question is the one that is shown. An answer is for that one, and only if it was typed after the question was shown.
     """
 
     approve: Callable[[int, str, bool], bool]
     as_json: bool
+    on_screen: bool = False
     _questions: dict[tuple[int, str], tuple[ApprovalAsked, float]] = attrs.field(
         init=False, factory=lambda: {}
     )
@@ -68,12 +71,24 @@ class Approver:
         self._heard = b""
         if self._terminal is not None and _is_ours(self._terminal):
             _drop_typed(self._terminal)
+        if not self.on_screen:
+            say(f"{self.question}. Let it in for a day? y or n, and Enter")
+
+    @property
+    def question(self) -> str | None:
+        """The first question in words, None where there is none."""
+        if not self._questions:
+            return None
         question, _ = next(iter(self._questions.values()))
         more = f" ({len(self._questions) - 1} more)" if len(self._questions) > 1 else ""
-        say(
-            f"{question.host} wants to visit {escape(question.name)}: {escape(question.what)}"
-            f"{more}. Let it in for a day? y or n, and Enter"
+        return (
+            f"{question.host} wants to visit {escape(question.name)}: {escape(question.what)}{more}"
         )
+
+    def answer(self, *, approved: bool) -> None:
+        """Take what the owner has said to `question`."""
+        if self._questions:
+            self._take("y" if approved else "n")
 
     async def expire(self) -> None:
         """Forget questions that nobody answers, as the server does, until cancelled."""
@@ -98,7 +113,7 @@ class Approver:
 
     async def listen(self) -> None:
         """Hear answers until cancelled, or until there is nothing to hear any more. Nothing is taken from standard input that was not written for us."""
-        if sys.platform == "win32" or sys.stdin is None or sys.stdin.closed:
+        if self.on_screen or sys.platform == "win32" or sys.stdin is None or sys.stdin.closed:
             return
         descriptor = sys.stdin.fileno()
         if not self.as_json:

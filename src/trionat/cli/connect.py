@@ -15,15 +15,23 @@ import trio
 import typer
 
 from trionat.cli.approvals import Approver
-from trionat.cli.diagnostics import find_warnings, log_warnings
+from trionat.cli.diagnostics import log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
 from trionat.cli.qr_code import qr_code
-from trionat.cli.running import find_service_manager, run_until_signalled, tell
+from trionat.cli.reloading import make_reloader, prepare_watching, tell_reloads, watch_files
+from trionat.cli.running import (
+    Verbosity,
+    find_service_manager,
+    log_level,
+    run_until_signalled,
+    tell,
+)
+from trionat.cli.screen.choice import can_show_screen
 from trionat.client.app import Client
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
-from trionat.errors import ConfigError, Problem
+from trionat.errors import ConfigError, Problem, StartupError
 from trionat.events import (
     ApprovalAsked,
     ClientEvent,
@@ -41,6 +49,12 @@ from trionat.text import is_ticket_like
 from trionat.transport.descriptors import warn_if_short
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trionat.cli.screen.client_page import ClientView
+    from trionat.cli.screen.client_screen import ClientScreen
+    from trionat.cli.screen.screen import Screen
+    from trionat.config.reload import Reloader
     from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
@@ -73,34 +87,88 @@ def connect(
         bool,
         typer.Option("--qr", help="Show the public address as a QR code as well, for a phone."),
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of the screen, at a terminal.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="Only the public addresses, and what somebody should look at."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Lines for whoever looks for a fault.")
+    ] = False,
 ) -> None:
     """Run the private side: make services here reachable at a trionat server, and keep them so."""
     try:
+        verbosity = Verbosity.of(quiet=quiet, verbose=verbose)
+        if verbosity.log_level is not None:
+            flags = {**flags, "Client.LogLevel": verbosity.log_level}
         ticket, services = split_arguments(arguments or [])
         given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
-        configuration = load(
-            "client", file=config, flags=given, environ=os.environ, check_ticket=Ticket.decode
+        read = partial(
+            load,
+            "client",
+            file=config,
+            flags=given,
+            environ=os.environ,
+            check_ticket=Ticket.decode,
         )
-        configuration = _with_password(configuration)
-    except ConfigError as error:
+        configuration = read()
+        configuration, typed = _with_password(configuration)
+        level = log_level(configuration, "client")
+        prepare_watching(configuration, "client")
+    except (ConfigError, StartupError) as error:
         raise typer.Exit(tell([error])) from None
-    warnings = list(find_warnings(configuration, "client"))
+    reloader = make_reloader("client", lambda: _with_typed(read(), typed), configuration)
     notification = find_service_manager()
+    has_screen = not (as_json or plain) and verbosity is Verbosity.USUAL and can_show_screen()
+    screen = _new_screen() if has_screen else None
+    output = _Output(as_json=as_json, qr=qr, quiet=quiet, screen=screen)
     run_until_signalled(
-        partial(_connect, configuration, warnings, notification, as_json=as_json, qr=qr),
+        partial(_connect, reloader, notification, output),
         log_file=configuration.client.log_filename,
         notification=notification,
+        level=level,
+        on_hangup=reloader.wanted.notify,
+        is_quiet=quiet,
+        screen=screen,
     )
 
 
-def _with_password(configuration: Configuration) -> Configuration:
-    """Ask for the password where there is a user and neither a password nor a ticket.
+def _new_screen() -> Screen[ClientView]:
+    from trionat.cli.screen.client_screen import new_screen  # noqa: PLC0415 - start time, memory
+
+    return new_screen()
+
+
+@attrs.frozen
+class _Output:
+    """How a client tells what it does."""
+
+    as_json: bool
+    qr: bool
+    quiet: bool
+    screen: Screen[ClientView] | None
+
+
+def _with_typed(configuration: Configuration, typed: str | None) -> Configuration:
+    """Return the configuration with the password that was typed at the start, where it still needs one."""
+    auth = configuration.auth
+    if typed is None or auth.username is None or auth.password is not None:
+        return configuration
+    return attrs.evolve(configuration, auth=attrs.evolve(auth, password=typed))
+
+
+def _with_password(configuration: Configuration) -> tuple[Configuration, str | None]:
+    """Ask for the password where there is a user and neither a password nor a ticket; return what was typed as well.
 
     Without a terminal it is one line of standard input; an empty one is told with the other ways to give it.
     """
     auth, client = configuration.auth, configuration.client
     if auth.username is None or auth.password is not None or client.ticket or client.ticket_file:
-        return configuration
+        return configuration, None
     from trionat.cli.password import read_password  # noqa: PLC0415 - memory
 
     password = read_password(
@@ -108,7 +176,8 @@ def _with_password(configuration: Configuration) -> Configuration:
     )
     auth = attrs.evolve(auth, password=password)
     warnings = [Problem("password", reason) for _, reason in auth.warnings()]
-    return attrs.evolve(configuration, auth=auth, warnings=(*configuration.warnings, *warnings))
+    warned = (*configuration.warnings, *warnings)
+    return attrs.evolve(configuration, auth=auth, warnings=warned), password
 
 
 def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -139,51 +208,87 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 async def _connect(
-    configuration: Configuration,
-    warnings: list[Problem],
+    reloader: Reloader,
     notification: Notification | None,
+    output: _Output,
     stopping: trio.Event,
-    *,
-    as_json: bool,
-    qr: bool,
 ) -> None:
-    log_warnings(warnings)
+    as_json = output.as_json
+    configuration = reloader.current
+    log_warnings(configuration.warnings)
+    tell_reloads(reloader, notification, stopping)
     if configuration.file is not None:
         log.info("configuration read", file=str(configuration.file))
     tunnels = configuration.client.max_tunnels
     warn_if_short(
         2 * tunnels + _OTHER_DESCRIPTORS, f"MaxTunnels {tunnels}, each with a local connection"
     )
-    show = show_json if as_json else TextEvents(qr=qr)
+    show: Callable[[ClientEvent], None] = (
+        show_json if as_json else TextEvents(qr=output.qr, quiet=output.quiet)
+    )
+    screen: ClientScreen | None = None
+    if output.screen is not None:
+        from trionat.cli.screen.client_screen import ClientScreen  # noqa: PLC0415 - as above
 
-    public: dict[int, str] = {}
+        services = configuration.client.effective_services()
+        code = qr_code if output.qr else None
+        show = screen = ClientScreen(output.screen, services, stopping, code)
 
     def tell_event(event: ClientEvent) -> None:
         if isinstance(event, ApprovalAsked):
             # A person knows it by its name; scripts get what the configuration calls it.
-            name = event.name if as_json else public.get(event.service, event.name)
+            name, place = event.name, client.place(event.service)
+            if not as_json and place is not None and place < len(client.services):
+                name = client.services[place].shown
             approver.ask(attrs.evolve(event, name=name))
             return
-        if isinstance(event, Connected):
-            public.update((number, each.shown) for number, each in enumerate(event.services))
         if notification is not None and (status := _status(event)):
             notification.status(status)
         show(event)
 
-    client = Client(configuration.client, configuration.auth, tell_event, stopping)
+    client = Client(
+        configuration.client,
+        configuration.auth,
+        tell_event,
+        stopping,
+        looks_after=screen is not None,
+    )
     approver = Approver(
-        lambda service, host, approved: client.approve(service, host, approved=approved), as_json
+        lambda service, host, approved: client.approve(service, host, approved=approved),
+        as_json,
+        on_screen=screen is not None,
     )
     if notification is not None:
         notification.ready()  # a server that is away is waited for, and does not hold up the machine's start
-    if not any(service.approve for service in configuration.client.named_services()):
+    reloader.reloadable = client
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reloader.run, name="reload")
+        if configuration.client.reload_on_change:
+            nursery.start_soon(watch_files, reloader, "client", stopping, name="reload on change")
+        await _run_client(configuration, client, approver, screen, as_json=as_json)
+        nursery.cancel_scope.cancel("the client stops")
+
+
+async def _run_client(
+    configuration: Configuration,
+    client: Client,
+    approver: Approver,
+    screen: ClientScreen | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Run the client, show it on the screen, and ask the owner of its services about visitors, where he wants that."""
+    asks = any(service.approve for service in configuration.client.named_services())
+    if not asks and screen is None:
         await client.run()
         return
-    if _nobody_answers(as_json=as_json):
+    if asks and _nobody_answers(as_json=as_json):
         log.warning(
             "nobody can be asked who may visit (Approve), so nobody gets in: run it at a terminal, or with --json and a program at its standard input"
         )
     async with trio.open_nursery() as nursery:
+        if screen is not None:
+            nursery.start_soon(screen.run, client, approver, name="show it")
         nursery.start_soon(approver.listen, name="hear what is approved")
         nursery.start_soon(approver.expire, name="questions that nobody answers")
         await client.run()
@@ -221,10 +326,11 @@ def _nobody_answers(*, as_json: bool) -> bool:
 class TextEvents:
     """Tells a person: the public address first of all. A reason that comes again and again is told less and less often, counted.
 
-    With `qr` the address is also shown as a code, where it has changed.
+    With `qr` the address is also shown as a code, where it has changed. With `quiet` it is the address and no more.
     """
 
     qr: bool = False
+    quiet: bool = False
     _shown: str = attrs.field(init=False, default="")
     _was_up: bool = attrs.field(init=False, default=False)
     _reason: str = attrs.field(init=False, default="")
@@ -236,9 +342,10 @@ class TextEvents:
             case Connected():
                 for service in event.services:
                     say(f"{service.shown} -> {service.local}")
-                login = f"logged in as {event.username}" if event.username else "no login"
-                say(f"  server   {event.server}, {login}, uid {event.uid}")
-                say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
+                if not self.quiet:
+                    login = f"logged in as {event.username}" if event.username else "no login"
+                    say(f"  server   {event.server}, {login}, uid {event.uid}")
+                    say(f"  tunnels  {event.tunnel}, {'' if event.encrypted else 'NOT '}encrypted")
                 self._was_up, self._reason = True, ""
                 if self.qr:
                     self._show_code(event)

@@ -12,6 +12,7 @@ import typer
 from trionat.cli.command_line import App
 from trionat.cli.local_server import ConfigFile, State, StateDir, told
 from trionat.cli.output import say
+from trionat.cli.progress import progress
 from trionat.cli.running import ExitCode
 from trionat.config.database import DatabaseConfig
 from trionat.errors import ConfigError, Problem
@@ -35,7 +36,8 @@ def init(config: ConfigFile = None) -> None:
         database = _database(config)
         from trionat.store.mysql import schema  # noqa: PLC0415 - as store/backend.py does
 
-        made = _ask(database, schema.init)
+        with progress("making tables"):
+            made = _ask(database, schema.init)
     for table in made:
         say(f"made table {table}")
     say(f"Database {database.db_name} at {database.address} has all tables.")
@@ -55,7 +57,9 @@ def check(state_dir: StateDir = None, config: ConfigFile = None) -> None:
 
         folder = State.find(state_dir, config).folder
         set_aside = load_journal(folder).set_aside
-        findings = _ask(database, find) + _refused(set_aside, folder / FILE_NAME)
+        with progress("looking at the database"):
+            found = _ask(database, find)
+        findings = found + _refused(set_aside, folder / FILE_NAME)
     for finding in findings:
         say(str(finding))
     if findings:

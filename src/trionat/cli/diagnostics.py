@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -243,7 +243,7 @@ def _open_to_others(configuration: Configuration, path: str, *files: Path) -> It
             yield _problem(configuration, path, reason)
 
 
-def log_warnings(warnings: list[Problem]) -> None:
+def log_warnings(warnings: Iterable[Problem]) -> None:
     """Log what `find_warnings` has found, when there is a log."""
     for warning in warnings:
         log.warning(

@@ -18,7 +18,7 @@ Flags: TypeAlias = dict[str, str | bool | list[str] | None]
 """What was given on the command line, by key path such as `Server.Name`; None where it was not given."""
 
 
-_CHOICES: Final = re.compile(r"([a-z0-9-]+, )*[a-z0-9-]+ or [a-z0-9-]+")
+_CHOICES: Final = re.compile(r"([A-Za-z0-9-]+, )*[A-Za-z0-9-]+ or [A-Za-z0-9-]+")
 """How a kind says that it is one of a few words."""
 
 _METAVARS: Final = {

@@ -147,8 +147,8 @@ class State:
         except StartupError as error:
             say(f"trionat: what was changed is not in the audit: {error}", err=True)
 
-    def ask_server(self, request: Request) -> dict[str, Any]:
-        """Ask the server that runs on the folder, and return its answer's values.
+    def ask_server(self, request: Request, *, patience: float | None = None) -> dict[str, Any]:
+        """Ask the server that runs on the folder, and return its answer's values. `patience` is in seconds, for what takes long.
 
         Raises:
             StartupError: There is none, or it does not answer, or does not know the request.
@@ -156,7 +156,7 @@ class State:
         if self.remote is not None:
             return self.remote.answer(request)
         try:
-            return decode_answer(call(self.folder, encode_request(request)))
+            return decode_answer(call(self.folder, encode_request(request), patience=patience))
         except RemoteProtocolError as exc:
             raise StartupError(f"{self.folder}: {exc}") from exc
 

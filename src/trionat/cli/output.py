@@ -164,10 +164,13 @@ _printer: _Printer | None = None
 
 
 @contextmanager
-def printing_aside() -> Generator[None]:
-    """Print in a thread while the block runs, so that nothing in it waits for a reader. At the end what is queued is written."""
+def printing_aside(instead: TextIO | None = None) -> Generator[None]:
+    """Print in a thread while the block runs, so that nothing in it waits for a reader. At the end what is queued is written.
+
+    `instead` is where that goes, if not to standard output.
+    """
     global _printer  # noqa: PLW0603 - a process has one standard output
-    stdout: TextIO | None = sys.stdout
+    stdout: TextIO | None = sys.stdout if instead is None else instead
     if stdout is None:  # it was closed before the start (`>&-`)
         yield
         return

@@ -28,8 +28,10 @@ from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.protocol.messages import RefusalCode
 from trionat.server.admin.messages import (
     AskDrain,
+    AskReload,
     AskStatus,
     AskTasks,
+    AskUpgrade,
     AskWhere,
     Drained,
     Kicked,
@@ -111,6 +113,7 @@ class Remote:
 
         Raises:
             StartupError: It cannot be reached.
+            ConfigError: That is not for servers elsewhere.
         """
         match request:
             case AskStatus():
@@ -138,6 +141,10 @@ class Remote:
                 return self._kick(f"/sessions/{uid}", sessions=(uid,))
             case KickVisitor(number):
                 return self._kick(f"/visitors/{number}", visitors=(number,))
+            case AskReload():  # the command line says so before; see `FROM_AFAR`
+                raise ConfigError(Problem("--server", "reload does not go with it"))
+            case AskUpgrade():
+                raise StartupError("a server is upgraded on its own machine")
 
     def _kick_user(self, name: str) -> dict[str, Any]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import os
 import signal
 import stat
@@ -10,12 +11,13 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import trio
 import typer
 
 from trionat.cli.output import printing_aside, say
+from trionat.config.values import read_level
 from trionat.errors import (
     ConfigError,
     IdentityError,
@@ -31,20 +33,22 @@ from trionat.errors import (
 from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.system import open_file, raise_descriptor_limit
-from trionat.text import quoted, strip_around
+from trionat.text import strip_around
 from trionat.transport.isolation import leaves
 from trionat.transport.names import NameResolver
 
 if TYPE_CHECKING:
+    from trionat.cli.screen.screen import Screen
+    from trionat.config.client import ClientConfig
+    from trionat.config.load import Configuration, Role
+    from trionat.config.server import ServerConfig
     from trionat.service_manager.notification import Notification
 
 log = get_logger(__name__)
 
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)  # Windows has none
 
-_LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_OTHER_WORDS: Final = {"WARN": "WARNING", "FATAL": "CRITICAL"}
-"""What other programs call them."""
+_UPGRADE: Final[signal.Signals | None] = getattr(signal, "SIGUSR2", None)
 
 
 class ExitCode(enum.IntEnum):
@@ -60,6 +64,32 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130
 
 
+class Verbosity(enum.Enum):
+    """How much is said on the terminal: with `--quiet` only where it is, and what somebody should look at; with `-v` what somebody who looks for a fault wants to know."""
+
+    LESS = enum.auto()
+    USUAL = enum.auto()
+    MORE = enum.auto()
+
+    @classmethod
+    def of(cls, *, quiet: bool, verbose: bool) -> Verbosity:
+        """Return what the flags say.
+
+        Raises:
+            ConfigError: Both are given.
+        """
+        if quiet and verbose:
+            raise ConfigError(
+                Problem("--quiet", "does not go with --verbose: leave one of them out")
+            )
+        return cls.LESS if quiet else cls.MORE if verbose else cls.USUAL
+
+    @property
+    def log_level(self) -> str | None:
+        """The level of the log that goes before any other; None: whatever else is said."""
+        return "DEBUG" if self is Verbosity.MORE else None
+
+
 def run_until_signalled(
     run: Callable[[trio.Event], Awaitable[None]],
     *,
@@ -68,23 +98,39 @@ def run_until_signalled(
     log_mode: int = 0o666,
     reserved: AbstractContextManager[object] | None = None,
     notification: Notification | None = None,
+    level: str = "INFO",
+    on_hangup: Callable[[], None] | None = None,
+    on_upgrade: Callable[[], None] | None = None,
+    is_quiet: bool = False,
+    screen: Screen[Any] | None = None,
 ) -> None:
     """Run the program's main job and exit with its code.
 
     `run` gets the event that the first SIGINT or SIGTERM sets: it drains and returns. The second one cancels it. SIGHUP
-    counts as one where there is a terminal, which has closed then; else it is only told.
+    counts as one where there is a terminal, which has closed then; else `on_hangup` is called, which has the configuration read again.
+    `level` is that of the log; with `is_quiet` the terminal gets warnings only.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
-    `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest.
+    `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest. `on_upgrade` is called at each SIGUSR2.
+    `screen` is closed before errors are told; its pane takes what else goes to the terminal.
     """
     code = ExitCode.BUG
+    pane = None if screen is None else screen.pane
     raise_descriptor_limit()  # every visitor takes two, and the usual soft limit is only 1024, or 256
     try:
         with (
+            screen or nullcontext(),
             reserved or nullcontext(),
-            _logging(terminal=terminal, log_file=log_file, log_mode=log_mode),
-            printing_aside(),
+            _logging(
+                terminal=terminal,
+                pane=pane,
+                log_file=log_file,
+                log_mode=log_mode,
+                level=level,
+                is_quiet=is_quiet,
+            ),
+            printing_aside(pane),
         ):
-            code = trio.run(_run, run, notification)
+            code = trio.run(_run, run, notification, on_hangup, on_upgrade)
     except* TrionatError as group:
         code = tell(leaves(group))
     except* KeyboardInterrupt:
@@ -101,18 +147,30 @@ def find_service_manager() -> Notification | None:
     return Notification.take(os.environ)
 
 
+def _complaints(pane: TextIO | None) -> TextIO | None:
+    """Return where log records go that are not for the file: standard error, unless that is the terminal on which the pane is."""
+    stderr: TextIO | None = sys.stderr  # None: it was closed before the start (`2>&-`)
+    return stderr if pane is None or stderr is None or not stderr.isatty() else pane
+
+
 def _logging(
-    *, terminal: bool, log_file: str | None, log_mode: int
+    *,
+    terminal: bool,
+    pane: TextIO | None,
+    log_file: str | None,
+    log_mode: int,
+    level: str,
+    is_quiet: bool,
 ) -> AbstractContextManager[LogStatistics | None]:
     if not terminal and log_file is None:
         return nullcontext()
-    level = _log_level()
     filename, descriptor = (None, None) if log_file is None else _open_log_file(log_file, log_mode)
     return log_to(
-        terminal=sys.stderr if terminal else None,
+        terminal=_complaints(pane) if terminal else None,
         filename=filename,
         descriptor=descriptor,
         level=level,
+        terminal_level=logging.WARNING if is_quiet else logging.NOTSET,
     )
 
 
@@ -145,13 +203,22 @@ def _open_log_file(log_file: str, mode: int) -> tuple[Path, int | None]:
     return filename, None
 
 
-def _log_level() -> str:
-    level = strip_around(os.environ.get("TRIONAT_LOG_LEVEL", "")).upper() or "INFO"
-    level = _OTHER_WORDS.get(level, level)
-    if level not in _LOG_LEVELS:
-        reason = f"{quoted(level)} is not a valid level: write one of {', '.join(_LOG_LEVELS)}"
-        raise ConfigError(Problem(where="environment TRIONAT_LOG_LEVEL", reason=reason))
-    return level
+def log_level(configuration: Configuration, role: Role) -> str:
+    """Return the level of the log: by the key, unless that is in a file, before which TRIONAT_LOG_LEVEL comes.
+
+    Raises:
+        ConfigError: the variable has none.
+    """
+    section: ServerConfig | ClientConfig = getattr(configuration, role)
+    text = strip_around(os.environ.get("TRIONAT_LOG_LEVEL", ""))
+    try:
+        level = read_level(text) if text else "INFO"
+    except ValueError as error:
+        raise ConfigError(Problem("environment TRIONAT_LOG_LEVEL", str(error))) from None
+    origin = configuration.origins[f"{role.capitalize()}.LogLevel"]
+    if section.log_level is None or (text and not origin.startswith(("flag", "environment"))):
+        return level
+    return section.log_level
 
 
 def _has_terminal() -> bool:
@@ -164,7 +231,10 @@ def _has_terminal() -> bool:
 
 
 async def _run(
-    run: Callable[[trio.Event], Awaitable[None]], notification: Notification | None
+    run: Callable[[trio.Event], Awaitable[None]],
+    notification: Notification | None,
+    on_hangup: Callable[[], None] | None,
+    on_upgrade: Callable[[], None] | None,
 ) -> ExitCode:
     stopping = trio.Event()
     code = ExitCode.DONE
@@ -179,13 +249,17 @@ async def _run(
             watched = [signal.SIGINT, signal.SIGTERM]
             if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:  # nohup(1)
                 watched.append(signal.Signals(_HANGUP))
+            if _UPGRADE is not None and on_upgrade is not None:
+                watched.append(_UPGRADE)
             with trio.open_signal_receiver(*watched) as signals:
                 task_status.started()
                 async for number in signals:
-                    if number == _HANGUP and not has_terminal:
-                        log.info(
-                            "SIGHUP: the configuration is read at a start only; the log follows its file's name"
-                        )
+                    if number == _UPGRADE and on_upgrade is not None:
+                        on_upgrade()
+                    elif number == _HANGUP and not has_terminal:
+                        log.info("SIGHUP: the configuration is read again")
+                        if on_hangup is not None:
+                            on_hangup()
                     elif number == _HANGUP and stopping.is_set():
                         pass  # a shell and the kernel may both tell of a terminal that has closed
                     elif stopping.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,24 +12,44 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 import typer
 
-from trionat.cli.diagnostics import find_warnings, log_warnings
+from trionat.cli.diagnostics import log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
-from trionat.cli.running import find_service_manager, run_until_signalled, tell
+from trionat.cli.reloading import make_reloader, prepare_watching, tell_reloads, watch_files
+from trionat.cli.running import (
+    Verbosity,
+    find_service_manager,
+    log_level,
+    run_until_signalled,
+    tell,
+)
+from trionat.cli.screen.choice import can_show_screen
 from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
-from trionat.config.load import Configuration, load
+from trionat.config.load import load
 from trionat.config.server import ServerConfig
 from trionat.config.values import PORTS
-from trionat.errors import ConfigError, Problem, StartupError
+from trionat.errors import ConfigError, StartupError
 from trionat.events import Ready
 from trionat.libraries import CONSOLE, NAMES, require_libraries
 from trionat.server.app import reserve
 from trionat.server.app import serve as run_server
+from trionat.server.upgrade.upgrade import (
+    VARIABLE,
+    Upgrade,
+    this_command,
+    this_environment,
+)
 from trionat.text import counted
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
+    from trionat.cli.screen.screen import Screen
+    from trionat.cli.screen.server_page import PublicView
+    from trionat.cli.screen.server_screen import ServerScreen
+    from trionat.config.load import Configuration
+    from trionat.config.reload import Reloader
+    from trionat.server.upgrade.predecessor import Predecessor
     from trionat.service_manager.notification import Notification
 
 
@@ -41,15 +62,33 @@ def serve(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line on standard output.")
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of the screen, at a terminal.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="After the start only what somebody should look at."),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Lines for whoever looks for a fault.")
+    ] = False,
 ) -> None:
     """Run the public side: clients connect here, and visitors reach their services.
 
     Starts without any file or flag. Configuration comes from flags, environment (TRIONAT_SERVER_...), server.yml, defaults,
     in this order.
     """
+    environ = dict(os.environ)  # before what is for this process only is taken out
+    predecessor = _find_predecessor()
     try:
-        configuration = load("server", file=config, flags=flags, environ=os.environ)
+        verbosity = Verbosity.of(quiet=quiet, verbose=verbose)
+        if verbosity.log_level is not None:
+            flags = {**flags, "Server.LogLevel": verbosity.log_level}
+        read = partial(load, "server", file=config, flags=flags, environ=os.environ)
+        configuration = read()
         server = configuration.server
+        level = log_level(configuration, "server")
+        prepare_watching(configuration, "server")
         log_file = server.effective_log_filename if server.start_log else None
         if configuration.cluster is not None:
             from trionat.server.cluster.redis_link import (  # noqa: PLC0415 - only there
@@ -62,26 +101,95 @@ def serve(
         if server.domain is not None:
             require_libraries("Server.Domain", NAMES, extra="names")
     except (ConfigError, StartupError) as error:
+        if predecessor is not None:
+            predecessor.decline(str(error))
         raise typer.Exit(tell([error])) from None
-    warnings = list(find_warnings(configuration, "server"))
+    reloader = make_reloader("server", read, configuration)
     notification = find_service_manager()
+    # Of two processes on one terminal, the one whose place this one takes still has it.
+    can_show = predecessor is None and verbosity is Verbosity.USUAL and can_show_screen()
+    screen = _new_screen() if can_show and not (as_json or plain) else None
+    upgrade = Upgrade(this_command(sys.orig_argv, sys.executable), this_environment(environ))
+    if notification is not None:
+        upgrade.on_success = notification.main_process
     run_until_signalled(
-        partial(_serve, configuration, warnings, as_json, notification),
+        partial(_serve, reloader, as_json, notification, upgrade, predecessor, screen),
         log_file=log_file,
         log_mode=0o666 if server.log_filename else 0o600,  # the state folder is its owner's
-        reserved=reserve(server),
+        reserved=reserve(server, upgrade=upgrade, predecessor=predecessor),
         notification=notification,
+        on_upgrade=upgrade.ask,
+        level=level,
+        on_hangup=reloader.wanted.notify,
+        is_quiet=quiet,
+        screen=screen,
     )
 
 
+def _new_screen() -> Screen[PublicView]:
+    from trionat.cli.screen.server_screen import new_screen  # noqa: PLC0415 - start time, memory
+
+    return new_screen()
+
+
+def _new_server_screen(
+    screen: Screen[PublicView], configuration: Configuration, stopping: trio.Event
+) -> ServerScreen:
+    from trionat.cli.screen.server_screen import ServerScreen  # noqa: PLC0415 - as above
+    from trionat.server.admin.messages import (  # noqa: PLC0415 - as above
+        AskStatus,
+        decode_answer,
+        encode_request,
+    )
+    from trionat.server.admin.socket import call  # noqa: PLC0415 - as above
+
+    folder = configuration.server.effective_state_dir
+    return ServerScreen(
+        screen, stopping, lambda: decode_answer(call(folder, encode_request(AskStatus())))
+    )
+
+
+def _find_predecessor() -> Predecessor | None:
+    """Return the process whose place this one is to take, if there is one."""
+    if VARIABLE not in os.environ:
+        return None
+    from trionat.server.upgrade.predecessor import Predecessor  # noqa: PLC0415 - seldom
+
+    return Predecessor.find(os.environ)
+
+
 async def _serve(
-    configuration: Configuration,
-    warnings: list[Problem],
+    reloader: Reloader,
     as_json: bool,
     notification: Notification | None,
+    upgrade: Upgrade,
+    predecessor: Predecessor | None,
+    on_screen: Screen[PublicView] | None,
     stopping: trio.Event,
 ) -> None:
-    log_warnings(warnings)
+    run = partial(_run, reloader, as_json, notification, upgrade, predecessor, stopping)
+    if on_screen is None:
+        await run(None)
+        return
+    screen = _new_server_screen(on_screen, reloader.current, stopping)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(screen.run, name="show it")
+        await run(screen)
+        nursery.cancel_scope.cancel("the server has stopped")
+
+
+async def _run(
+    reloader: Reloader,
+    as_json: bool,
+    notification: Notification | None,
+    upgrade: Upgrade,
+    predecessor: Predecessor | None,
+    stopping: trio.Event,
+    screen: ServerScreen | None,
+) -> None:
+    configuration = reloader.current
+    log_warnings(configuration.warnings)
+    tell_reloads(reloader, notification, stopping)
     job = partial(
         run_server,
         configuration.server,
@@ -92,22 +200,37 @@ async def _serve(
         events=configuration.events,
         stopping=stopping,
         reserved=True,
+        reloader=reloader,
+        upgrade=upgrade,
+        predecessor=predecessor,
     )
     async with trio.open_nursery() as nursery:
         try:
+            watching = trio.CancelScope()
             with trio.CancelScope() as starting:
 
                 async def give_up() -> None:
-                    await stopping.wait()
-                    starting.cancel("told to stop before it was up")
+                    with watching:
+                        await stopping.wait()
+                        starting.cancel("told to stop before it was up")
 
                 nursery.start_soon(give_up, name="stop before it is up")
                 ready: Ready = await nursery.start(job, name="serve")
+                watching.cancel("it is up")  # another process may take its place
                 file = configuration.file
-                say(json.dumps(_as_json(ready, file)) if as_json else banner(ready, file))
+                if screen is not None:
+                    screen.note_ready(ready, banner(ready, file), _command(ready))
+                elif as_json:
+                    say(json.dumps(_as_json(ready, file)))
+                elif predecessor is None:
+                    say(banner(ready, file))
+                else:
+                    say(f"trionat {VERSION} serves in place of process {predecessor.pid}")
                 if notification is not None:
                     notification.ready()
                     notification.status(f"clients dial {ready.public}")
+                if configuration.server.reload_on_change:
+                    nursery.start_soon(watch_files, reloader, "server", stopping, name="reload")
         except StartupError:
             if not stopping.is_set():  # else it was the first to hear of that
                 raise
@@ -157,6 +280,13 @@ def _names_row(ready: Ready) -> str:
     return f"\n{'':18}".join(lines)
 
 
+def _command(ready: Ready) -> str | None:
+    """Return what to run beside a private service, where the ticket for that is known."""
+    if ready.ticket is None:
+        return None
+    return f"trionat connect {ready.ticket} {'8080' if ready.domain is None else 'http:8080'}"
+
+
 def banner(ready: Ready, file: Path | None = None) -> str:
     """Return what a person sees who starts a server; `file` is the configuration file that was read."""
     rows = {
@@ -203,12 +333,8 @@ def banner(ready: Ready, file: Path | None = None) -> str:
         *(f"  {title:14}  {text}" for title, text in rows.items()),
         "",
     ]
-    if ready.ticket is not None:
-        lines += [
-            "Beside the private service, run (8080 stands for its port):",
-            "",
-            f"  trionat connect {ready.ticket} {'8080' if ready.domain is None else 'http:8080'}",
-        ]
+    if (command := _command(ready)) is not None:
+        lines += ["Beside the private service, run (8080 stands for its port):", "", f"  {command}"]
     else:
         lines += ["A user's ticket: trionat user ticket NAME"]
     return "\n".join([*lines, ""])

@@ -11,7 +11,7 @@ TOPICS: Final = {
     "serve": {
         "Most used": (
             *("--public-addr", "--visit-port", "--domain", "--console-addr", "--workers"),
-            *("--config", "--state-dir", "--json"),
+            *("--config", "--state-dir", "--json", "--plain", "--quiet", "--verbose"),
         ),
         "Addresses": (
             *("--controller-addr", "--tunnel-addr", "--visit-host", "--visit-port-policy"),
@@ -43,12 +43,13 @@ TOPICS: Final = {
         ),
         "Console, log, and what is waited for": (
             *("--console-host", "--open-metrics", "--log-name", "--start-log"),
-            *("--wait-for-database", "--wait-for-redis"),
+            *("--log-level", "--reload-on-change", "--wait-for-database", "--wait-for-redis"),
         ),
     },
     "connect": {
         "Most used": (
             *("--ticket-file", "--qr", "--inspect", "--once", "--config", "--state-dir", "--json"),
+            *("--plain", "--quiet", "--verbose"),
         ),
         "Who may visit a service with a name": (
             *("--basic-auth", "--allow", "--deny", "--rate", "--approve"),
@@ -64,7 +65,7 @@ TOPICS: Final = {
         ),
         "This client": (
             *("--name", "--identity", "--log-name", "--drain-grace"),
-            *("--min-idle-tunnels", "--max-tunnels"),
+            *("--min-idle-tunnels", "--max-tunnels", "--log-level", "--reload-on-change"),
         ),
     },
     "doctor": {
@@ -78,7 +79,8 @@ TOPICS: Final = {
             *("--local-server-addr", "--local-timeout", "--max-tunnels", "--min-idle-tunnels"),
             *("--name", "--identity", "--group", "--once", "--log-name", "--drain-grace"),
             *("--proxy-protocol", "--basic-auth", "--allow", "--deny", "--rate", "--approve"),
-            *("--inspect", "--inspect-addr", "--inspect-bytes"),
+            *("--inspect", "--inspect-addr", "--inspect-bytes", "--log-level"),
+            "--reload-on-change",
         ),
     },
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
 import random
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
+from trionat.address import TCPAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.dialer import ServerDialer, find_servers
 from trionat.client.native.expose import check_services, hash_passwords
@@ -18,8 +21,9 @@ from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import Backoff, foremost, is_final
+from trionat.client.snapshot import ClientSnapshot, VisitorView
 from trionat.config.client import NATIVE, AuthConfig
-from trionat.errors import PeerError, SessionOverError
+from trionat.errors import ConnectionLostError, PeerError, SessionOverError, StartupError
 from trionat.events import ClientEvent, Connected, Disconnected, Inspecting, PublicService
 from trionat.libraries import INSPECTOR, require_libraries
 from trionat.log import get_logger
@@ -29,12 +33,13 @@ from trionat.signals import Signal
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Collection
 
     from trionat.client.inspector.inspector import Inspector
     from trionat.client.native.dialer import Server
     from trionat.client.session import Session
     from trionat.config.client import ClientConfig
+    from trionat.config.load import Configuration
     from trionat.config.service import Service
     from trionat.transport.endpoint import Endpoint
 
@@ -45,6 +50,35 @@ _COMES_BACK: Final = {CloseCode.TIMEOUT, CloseCode.PROTOCOL}
 
 _ELSEWHERE: Final = "the session is at another server now"
 
+
+_SERVICE_FIELDS: Final = frozenset(
+    {
+        "services",
+        "local_server_addr",
+        "proxy_protocol",
+        "basic_auth",
+        "allow",
+        "deny",
+        "rate",
+        "approve",
+    }
+)
+"""Fields of the configuration that are about services only, which may change within a session."""
+
+_OF_SERVICES: Final = (
+    "Client.Services",
+    "Client.LocalServerAddr",
+    "Client.ProxyProtocol",
+    "Client.BasicAuth",
+    "Client.Allow",
+    "Client.Deny",
+    "Client.Rate",
+    "Client.Approve",
+)
+"""Their keys."""
+
+_QUIET: Final = frozenset({"drain_grace", "log_level"})
+"""Fields that no session has to hear of."""
 
 # Seconds over which the clients of a server that stops go to others. Chosen: less than it leaves them.
 _SPREAD: Final = 1.0
@@ -59,11 +93,12 @@ def _may_resume(problem: PeerError | None) -> bool:
 
 @attrs.define(eq=False)
 class _Running:
-    """A session in a task of its own, and the streams that belong to it; `problem` is why it is `done`, None after a planned end."""
+    """A session in a task of its own, and the streams that belong to it; `scope` is cancelled where another one is wanted. `problem` is why it is `done`, None after a planned end."""
 
     session: Session
     streams: WaitingStreams
     done: trio.Event = attrs.field(init=False, factory=trio.Event)
+    scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     problem: PeerError | None = attrs.field(init=False, default=None)
 
 
@@ -72,13 +107,15 @@ class Client:
     """Makes local services reachable until it is cancelled or `stopping` is set.
 
     `services` are those that are reachable now, empty while there is no session; `on_event` is called with everything that
-    happens, on the Trio thread, and must return at once.
+    happens, on the Trio thread, and must return at once. With `looks_after`, services are tried now and then, so that it is told when
+    they are down or back; else the next visitor finds out.
     """
 
     config: ClientConfig
     auth: AuthConfig = attrs.field(factory=AuthConfig)
     on_event: Callable[[ClientEvent], None] = attrs.field(default=lambda _: None)
     stopping: trio.Event = attrs.field(factory=trio.Event)
+    looks_after: bool = False
     services: tuple[PublicService, ...] = attrs.field(init=False, default=())
     _ports: tuple[int | None, ...] = attrs.field(init=False, default=())
     _connected: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -89,6 +126,13 @@ class Client:
     _changed: Signal = attrs.field(init=False, factory=Signal)
     _session: Session | None = attrs.field(init=False, default=None)
     _inspector: Inspector | None = attrs.field(init=False, default=None)
+    _running: _Running | None = attrs.field(init=False, default=None)
+    _new_session: Callable[[Session | None], Session] | None = attrs.field(init=False, default=None)
+    _tell: Callable[[ClientEvent], None] = attrs.field(init=False, default=lambda _: None)
+    _forwarder: Forwarder | None = attrs.field(init=False, default=None)
+    _found: tuple[Server, ...] = attrs.field(init=False, default=())
+    _identity: str | None = attrs.field(init=False, default=None)
+    _hashed: dict[Service, Service] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self._waiting_streams = self._new_streams()
@@ -115,19 +159,60 @@ class Client:
                     task_status.started()
             self.on_event(event)
 
+        self._tell = tell
         if self.config.inspects:
             self._inspector = _open_inspector(self.config)
         try:
-            if self.config.dialect == NATIVE:
-                new_session = await self._native_sessions(tell)
-            else:
-                new_session = self._legacy_sessions(tell)
-            await self._run_sessions(new_session, tell)
+            self._new_session = await self._sessions(self.config, self.auth)
+            await self._run_sessions(tell)
         finally:
             self._waiting_streams.drop_all("the client stops")
             self._drop_left("the client stops")
             if self._inspector is not None:
                 self._inspector.close()
+
+    def snapshot(self, *, most: int = 100) -> ClientSnapshot:
+        """Return what it is doing, with the newest visitors, of which there are `most`. Looks at each visitor: not for a busy loop."""
+        session, now = self._session, trio.current_time()
+        waiting = (
+            (frame.service, str(TCPAddress(frame.host, frame.port)), stream, True)
+            for frame, stream in self._waiting_streams.opened()
+        )
+        forwarder = self._forwarder
+        on_tunnels = () if session is None else ((*each, False) for each in session.visitors())
+        present = [
+            each
+            for each in chain(on_tunnels, waiting)
+            if not each[2].over and each[2].failure is None
+        ]
+        newest = heapq.nsmallest(most, present, key=lambda each: now - each[2].since)
+        return ClientSnapshot(
+            visitors=tuple(
+                VisitorView(
+                    number=stream.visitor,
+                    service=self.place(service),
+                    address=address,
+                    seconds=now - stream.since,
+                    received=stream.given,
+                    sent=stream.taken,
+                    waiting=waits,
+                )
+                for service, address, stream, waits in newest
+            ),
+            present=len(present),
+            round_trip=None if session is None else session.round_trip,
+            services=() if forwarder is None else forwarder.services,
+            down=tuple(
+                place
+                for number in (() if forwarder is None else forwarder.down)
+                if (place := self.place(number)) is not None
+            ),
+        )
+
+    def place(self, number: int) -> int | None:
+        """Return which of `services` is the one of that number, counted from 0; None where it was taken away. The two differ once services have changed within a session."""
+        numbers = () if self._forwarder is None else self._forwarder.numbers
+        return numbers.index(number) if number in numbers else None
 
     def approve(self, service: int, host: str, *, approved: bool) -> bool:
         """Say whether an address may visit the service of that number, counted from 0: yes holds for a day, no for an hour.
@@ -146,11 +231,109 @@ class Client:
             service, host, approved=approved
         )
 
-    async def _run_sessions(
-        self,
-        new_session: Callable[[Session | None], Session],
-        tell: Callable[[ClientEvent], None],
-    ) -> None:
+    # -- a reload ----------------------------------------------------------------------------------------------------
+
+    def needs_restart(self, before: Configuration, wanted: Configuration) -> Collection[str]:
+        """Return the paths of keys that cannot change in this client, although others of their kind can."""
+        held = set[str]()
+        if self.config.inspects:  # which shows the services of the start
+            held.update(_OF_SERVICES, ("Client.LocalTimeout",))
+        asks = any(service.approve for service in wanted.client.named_services())
+        if asks and not any(service.approve for service in before.client.named_services()):
+            held.update(_OF_SERVICES)  # who asks the owner has to be there
+        return held
+
+    async def change(self, before: Configuration, after: Configuration) -> None:
+        """Run by `after` from now on: within the session where only services change and the server takes that, else in another one, at once.
+
+        Raises:
+            ConfigError: no server, no service, or what does not go together.
+            StartupError: a file cannot be used, the server refuses other services, or the client is not up, or stops; all is as it was.
+        """
+        config, auth = after.client, after.auth
+        if self._new_session is None or self.stopping.is_set():
+            raise StartupError("the client is about to start or to stop: try again in a moment")
+        differ = {
+            name
+            for name in attrs.fields_dict(type(config))
+            if getattr(config, name) != getattr(before.client, name)
+        }
+        if await self._found_others(config, auth):
+            await self._begin_anew(config, auth)
+        elif before.auth == auth and differ <= _QUIET:
+            self.config = config
+            if self._running is not None:
+                self._running.session.config = config
+        elif before.auth == auth and differ <= _QUIET | _SERVICE_FIELDS:
+            await self._change_services(config, auth)
+        else:
+            await self._begin_anew(config, auth)
+
+    async def _found_others(self, config: ClientConfig, auth: AuthConfig) -> bool:
+        """Tell whether servers or credentials are others: a file of the same name may hold another ticket."""
+        if config.dialect != NATIVE:
+            return False
+        found = await trio.to_thread.run_sync(find_servers, config, auth, abandon_on_cancel=True)
+        return found != self._found
+
+    async def _change_services(self, config: ClientConfig, auth: AuthConfig) -> None:
+        """Have other services in the session that is up; where that cannot be, begin anew."""
+        running, forwarder = self._running, self._forwarder
+        session = None if running is None else running.session
+        services = await self._hash(config)
+        if (
+            forwarder is None
+            or not isinstance(session, NativeSession)
+            or not session.can_change
+            or config.group is not None
+        ):
+            await self._begin_anew(config, auth)
+            return
+        forwarder = session.forwarder
+        left = list(services)
+        removed: list[int] = []
+        for number, service in zip(forwarder.numbers, forwarder.services, strict=True):
+            if service in left:
+                left.remove(service)
+            else:
+                removed.append(number)
+        # From CHANGE to its answer the server may have done it, or not: then the next session says what is wanted.
+        try:
+            if removed or left:
+                await session.change_services(removed, left)
+        except trio.Cancelled:
+            self._restart("it is not known which services the server has")
+            raise
+        except PeerError as error:
+            log.debug("services cannot change in this session", reason=str(error))
+            await self._begin_anew(config, auth)
+            return
+        self._ports = session.ports or self._ports
+        self.config = session.config = config
+
+    async def _begin_anew(self, config: ClientConfig, auth: AuthConfig) -> None:
+        """Have another session, by this configuration, at once."""
+        new_session = await self._sessions(config, auth, anew=True)
+        self.config, self.auth, self._new_session = config, auth, new_session
+        self._restart("the configuration has changed")
+
+    def _restart(self, reason: str) -> None:
+        if self._running is not None:
+            self._running.scope.cancel(reason)
+
+    async def _hash(self, config: ClientConfig) -> tuple[Service, ...]:
+        """Return the services with hashes in the place of passwords: the same one again for the same service, since a hash never comes twice."""
+        given = config.effective_services()
+        new = tuple(service for service in given if service not in self._hashed)
+        hashed = dict(zip(new, await hash_passwords(new), strict=True))
+        services = tuple(hashed.get(each) or self._hashed[each] for each in given)
+        check_services(services, config.group)
+        before = self.config.effective_services()  # perhaps they stay
+        self._hashed = {each: self._hashed[each] for each in before if each in self._hashed}
+        self._hashed.update(zip(given, services, strict=True))
+        return services
+
+    async def _run_sessions(self, tell: Callable[[ClientEvent], None]) -> None:
         async with trio.open_nursery() as besides:
             if self._inspector is not None:
                 besides.start_soon(self._inspector.serve, name="inspector")
@@ -158,7 +341,7 @@ class Client:
             if self.config.dialect == NATIVE:
                 besides.start_soon(self._expire_streams, name="waiting streams")
             async with trio.open_nursery() as nursery:
-                problem = await self._hold_session(new_session, tell, nursery)
+                problem = await self._hold_session(tell, nursery)
                 if problem is not None:
                     nursery.cancel_scope.cancel(str(problem))
             besides.cancel_scope.cancel("there is no session any more")
@@ -167,7 +350,6 @@ class Client:
 
     async def _hold_session(
         self,
-        new_session: Callable[[Session | None], Session],
         tell: Callable[[ClientEvent], None],
         nursery: trio.Nursery,
     ) -> PeerError | None:
@@ -185,7 +367,8 @@ class Client:
             if self._left_streams is not None:
                 self._waiting_streams, self._left_streams = self._left_streams, None
             before = None if leaving is None else leaving.session
-            running = _Running(new_session(before), self._waiting_streams)
+            assert self._new_session is not None, "made before"  # noqa: S101 - for type checkers
+            running = self._running = _Running(self._new_session(before), self._waiting_streams)
             nursery.start_soon(self._run, running, name="session")
             session, began = running.session, trio.current_time()
             self._session = session
@@ -217,6 +400,13 @@ class Client:
                 self.services = ()
                 if not _may_resume(problem):
                     self._waiting_streams.drop_all(str(problem))
+            if running.scope.cancel_called:  # after a reload
+                tell(Disconnected(reason=str(problem), retry_in=0.0))
+                if session.up_since is not None:
+                    self._lost_at = trio.current_time()
+                    self._waiting_streams.tell_disconnected()
+                backoff = Backoff()
+                continue
             final = is_final(problem, connected_before=self._connected.is_set())
             if session.note_end(problem, final=final) or leaving is not None:
                 final = False
@@ -290,7 +480,10 @@ class Client:
 
     async def _run(self, running: _Running) -> None:
         try:
-            running.problem = await self._run_session(running.session)
+            with running.scope:
+                running.problem = await self._run_session(running.session)
+            if running.scope.cancelled_caught:
+                running.problem = ConnectionLostError("the configuration has changed")
         finally:
             running.done.set()
             is_left = running.streams is not self._waiting_streams
@@ -298,12 +491,10 @@ class Client:
                 running.streams.drop_all("its server has stopped")
             self._changed.notify()
 
-    def _new_forwarder(
-        self, services: tuple[Service, ...], tell: Callable[[ClientEvent], None]
-    ) -> Forwarder:
+    def _new_forwarder(self, services: tuple[Service, ...], timeout: float) -> Forwarder:
         if self._inspector is not None:
-            return self._inspector.new_forwarder(services, self.config.local_timeout, tell)
-        return Forwarder(services, self.config.local_timeout, tell)
+            return self._inspector.new_forwarder(services, timeout, self._tell)
+        return Forwarder(services, timeout, self._tell)
 
     def _new_streams(self) -> WaitingStreams:
         return WaitingStreams(self.config.max_tunnels, self._note_given_up)
@@ -312,29 +503,41 @@ class Client:
         if self._inspector is not None:
             self._inspector.recorder.note_closed(plain, reason)
 
+    async def _sessions(
+        self, config: ClientConfig, auth: AuthConfig, *, anew: bool = False
+    ) -> Callable[[Session | None], Session]:
+        """Return what makes each session; with `anew` with the services of the configuration, else with those that there are, if there are any."""
+        if config.dialect == NATIVE:
+            return await self._native_sessions(config, auth, anew=anew)
+        return self._legacy_sessions(config, auth)
+
     async def _native_sessions(
-        self, tell: Callable[[ClientEvent], None]
+        self, config: ClientConfig, auth: AuthConfig, *, anew: bool
     ) -> Callable[[Session | None], Session]:
         """Return what makes each session: the same servers and identity, and the ports of the one before.
 
         It is told which session is still up at a server that stops.
         """
-        services = await hash_passwords(self.config.effective_services())
-        check_services(services, self.config.group)
-        forwarder = self._new_forwarder(services, tell)
+        services = await self._hash(config)
         # Their files may be pipes, or on a network that is gone: a thread that waits for one is left behind.
-        found = await trio.to_thread.run_sync(
-            find_servers, self.config, self.auth, abandon_on_cancel=True
-        )
-        identity = await trio.to_thread.run_sync(find_identity, self.config, abandon_on_cancel=True)
+        found = await trio.to_thread.run_sync(find_servers, config, auth, abandon_on_cancel=True)
+        # That of the start: it is another one for other services, and the server would take us for somebody else.
+        if self._identity is None:
+            self._identity = await trio.to_thread.run_sync(
+                find_identity, config, abandon_on_cancel=True
+            )
+        identity = self._identity
+        self._found = found
+        if self._forwarder is None or (anew and not config.inspects):
+            self._forwarder = self._new_forwarder(services, config.local_timeout)
 
         def dial(server: Server) -> ServerDialer:
             return ServerDialer(
                 server,
-                self.config.connect_timeout,
-                lambda: self.config.effective_state_dir,
-                trust_on_first_use=self.config.trust_on_first_use,
-                ca_file=self.config.ca_file,
+                config.connect_timeout,
+                lambda: config.effective_state_dir,
+                trust_on_first_use=config.trust_on_first_use,
+                ca_file=config.ca_file,
             )
 
         servers = Servers(
@@ -343,42 +546,49 @@ class Client:
         )
 
         def new_session(before: Session | None) -> Session:
+            assert self._forwarder is not None, "made above"  # noqa: S101 - for type checkers
+            forwarder = self._forwarder = self._forwarder.renumbered()
+            count = len(forwarder.services)
             return NativeSession(
                 config=self.config,
                 forwarder=forwarder,
-                tell=tell,
+                tell=self._tell,
                 stopping=self.stopping,
                 changed=self._changed,
+                looks_after=self.looks_after,
                 servers=servers,
                 besides=before.place if isinstance(before, NativeSession) else None,
                 identity=identity,
-                preferred_ports=self._ports or (None,) * len(services),
+                preferred_ports=self._ports if len(self._ports) == count else (None,) * count,
                 waiting_streams=self._waiting_streams,
             )
 
         return new_session
 
     def _legacy_sessions(
-        self, tell: Callable[[ClientEvent], None]
+        self, config: ClientConfig, auth: AuthConfig
     ) -> Callable[[Session | None], Session]:
         """Return what makes each session at an original server, which remembers nothing of the one before."""
         from trionat.client.legacy.dialer import LegacyDialer  # noqa: PLC0415 - memory
         from trionat.client.legacy.session import LegacySession  # noqa: PLC0415 - memory
 
-        server = LegacyDialer.of(self.config, self.auth)
-        forwarder = self._new_forwarder(self.config.effective_services(), tell)
+        server = LegacyDialer.of(config, auth)
+        forwarder = self._forwarder = self._new_forwarder(
+            config.effective_services(), config.local_timeout
+        )
         log.warning(
             "whoever is on the way to this server can read the password and all that visitors send: its dialect knows no"
             " encryption",
             server=str(server.control),
-            dialect=self.config.dialect,
+            dialect=config.dialect,
         )
         return lambda _: LegacySession(
             config=self.config,
             forwarder=forwarder,
-            tell=tell,
+            tell=self._tell,
             stopping=self.stopping,
             changed=self._changed,
+            looks_after=self.looks_after,
             server=server,
         )
 

@@ -16,11 +16,13 @@ from trionat.log import bind_context
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from trionat.client.forwarder import Forwarder
     from trionat.config.client import ClientConfig
+    from trionat.config.service import Service
     from trionat.errors import PeerError
+    from trionat.relay.stream import VisitorStream
 
 
 _PORTS: Final = {"http": HTTP_PORT, "https": HTTPS_PORT}
@@ -30,10 +32,11 @@ _PORTS: Final = {"http": HTTP_PORT, "https": HTTPS_PORT}
 class Session(ABC):
     """One control connection, from dialling to its end, with all its tunnels.
 
-    `forwarder` has the services; `tell` is called with what happens; `stopping` is the planned stop. `ports` and `up_since` are set when the session is up.
+    `forwarder` has the services; `tell` is called with what happens; `stopping` is the planned stop. `ports`, `up_since` and `connected`, which has been told last, are set when the session is up.
 
     `moving` says that the server stops, and that the next session may begin at another one: then `moved` is set, and this one ends when its last visitor
-    has gone. `changed` is notified when `up_since` or `moving` has changed.
+    has gone. `changed` is notified when `up_since` or `moving` has changed. `looks_after` says
+    that it is found out whether services are there even while nobody visits them.
     """
 
     config: ClientConfig
@@ -41,10 +44,12 @@ class Session(ABC):
     tell: Callable[[ClientEvent], None]
     stopping: trio.Event
     changed: Signal = attrs.field(factory=Signal)
+    looks_after: bool = False
     moving: bool = attrs.field(init=False, default=False)
     moved: trio.Event = attrs.field(init=False, factory=trio.Event)
     ports: tuple[int, ...] | None = attrs.field(init=False, default=None)
     up_since: float | None = attrs.field(init=False, default=None)
+    connected: Connected | None = attrs.field(init=False, default=None)
 
     @abstractmethod
     async def run(self) -> None:
@@ -56,6 +61,15 @@ class Session(ABC):
             PeerError: bare or in a group: why there is no session, or none any more. `SessionOverError` and `RefusedError`
                 are the server's own words.
         """
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the server and back; None where that is not known."""
+        return None
+
+    @abstractmethod
+    def visitors(self) -> Iterator[tuple[int, str, VisitorStream]]:
+        """Yield service, address (empty where it is not known) and stream of each visitor on a tunnel; do not wait meanwhile."""
 
     def note_end(self, problem: PeerError, *, final: bool) -> bool:
         """Take the end of the session into account for the next one; tell whether there may be a next one elsewhere, although it is `final` here."""
@@ -79,27 +93,35 @@ class Session(ABC):
         self.ports = ports
         self.up_since = trio.current_time()
         bind_context(session=uid)
-        self.tell(
-            Connected(
-                uid=uid,
-                services=tuple(
-                    PublicService(
-                        name=service.name,
-                        local=service.local,
-                        public=TCPAddress(host, port) if url is None else _address_of(url),
-                        url=url,
-                    )
-                    for service, port, url in zip(
-                        self.forwarder.services, ports, urls or (None,) * len(ports), strict=True
-                    )
-                ),
-                server=server,
-                tunnel=tunnel,
-                username=username,
-                encrypted=encrypted,
-            )
+        services = public_services(self.forwarder.services, host, ports, urls)
+        self.connected = Connected(
+            uid=uid,
+            services=services,
+            server=server,
+            tunnel=tunnel,
+            username=username,
+            encrypted=encrypted,
         )
+        self.tell(self.connected)
         self.changed.notify()
+
+
+def public_services(
+    services: Sequence[Service],
+    host: str,
+    ports: Sequence[int],
+    urls: Sequence[str | None] | None,
+) -> tuple[PublicService, ...]:
+    """Return where services are for visitors: at these ports of a host, or at these URLs."""
+    return tuple(
+        PublicService(
+            name=service.name,
+            local=service.local,
+            public=TCPAddress(host, port) if url is None else _address_of(url),
+            url=url,
+        )
+        for service, port, url in zip(services, ports, urls or (None,) * len(ports), strict=True)
+    )
 
 
 def _address_of(url: str) -> TCPAddress:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from trionat.config.key import key
+from trionat.config.key import AT_ONCE, key
 from trionat.config.values import BOOLEAN, PATH, TEXT, Kind, whole
 from trionat.text import quoted
 
@@ -84,6 +84,7 @@ class AcmeConfig:
             whole(1, 10_000),
             "orders within 24 hours, by each node of a cluster; at most half of them for names that have failed before, a tenth (at least 5) for new names of one account, the last fifth for renewals only",
             flag=None,
+            effect=AT_ONCE,
         ),
     )
 

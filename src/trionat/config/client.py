@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
 
-from trionat.config.key import key
+from trionat.config.key import AT_ONCE, key
 from trionat.config.service import Service, parse_service
 from trionat.config.values import (
     BASIC_AUTH,
@@ -16,6 +16,7 @@ from trionat.config.values import (
     FINGERPRINT,
     HOST,
     LABEL,
+    LEVEL,
     LOCAL,
     LOOPBACK,
     NETWORKS,
@@ -77,10 +78,12 @@ class AuthConfig:
     section: ClassVar[str] = "Auth"
 
     username: str | None = attrs.field(
-        default=None, metadata=key("Username", TEXT, "the user's name", letter="u")
+        default=None, metadata=key("Username", TEXT, "the user's name", letter="u", effect=AT_ONCE)
     )
     password: str | None = attrs.field(
-        default=None, repr=False, metadata=key("Password", TEXT, "the user's password", letter="P")
+        default=None,
+        repr=False,
+        metadata=key("Password", TEXT, "the user's password", letter="P", effect=AT_ONCE),
     )
 
     def faults(self) -> Iterator[Fault]:
@@ -101,7 +104,7 @@ class ClientConfig:
 
     name: str = attrs.field(
         default="Client-NAT",
-        metadata=key("Name", LABEL, "what the client calls itself", letter="n"),
+        metadata=key("Name", LABEL, "what the client calls itself", letter="n", effect=AT_ONCE),
     )
     public_server_addr: str | None = attrs.field(
         default=None,
@@ -111,12 +114,18 @@ class ClientConfig:
             "the server's host as shown in the visit address",
             letter="s",
             unset="the host of ControllerAddr",
+            effect=AT_ONCE,
         ),
     )
     tunnel_server_addr: TCPAddress | None = attrs.field(
         default=None,
         metadata=key(
-            "TunnelServerAddr", TCP, "where tunnels go", letter="t", unset="ControllerAddr"
+            "TunnelServerAddr",
+            TCP,
+            "where tunnels go",
+            letter="t",
+            unset="ControllerAddr",
+            effect=AT_ONCE,
         ),
     )
     dialect: str = attrs.field(
@@ -135,6 +144,7 @@ class ClientConfig:
             "the server's control address",
             letter="c",
             unset="from the ticket",
+            effect=AT_ONCE,
         ),
     )
     servers: tuple[TCPAddress, ...] = attrs.field(
@@ -146,6 +156,7 @@ class ClientConfig:
             many=True,
             flag="--server",
             unset="ControllerAddr",
+            effect=AT_ONCE,
         ),
     )
     tunnel_encryption: str = attrs.field(
@@ -154,11 +165,18 @@ class ClientConfig:
             "TunnelEncryption",
             one_of(ENCRYPTED, UNENCRYPTED),
             "none: tunnels without TLS, for networks that you trust, where the server says the same; the control connection stays encrypted",
+            effect=AT_ONCE,
         ),
     )
     local_server_addr: Address | None = attrs.field(
         default=None,
-        metadata=key("LocalServerAddr", LOCAL, "the service, where Services is empty", letter="l"),
+        metadata=key(
+            "LocalServerAddr",
+            LOCAL,
+            "the service, where Services is empty",
+            letter="l",
+            effect=AT_ONCE,
+        ),
     )
     services: tuple[Service, ...] = attrs.field(
         default=(),
@@ -170,6 +188,7 @@ class ClientConfig:
             item=Service,
             flag="SERVICE",
             unset="LocalServerAddr",
+            effect=AT_ONCE,
         ),
     )
     proxy_protocol: str = attrs.field(
@@ -178,6 +197,7 @@ class ClientConfig:
             "ProxyProtocol",
             PROXY,
             "how services are told a visitor's address, before its own bytes; only for services that expect it",
+            effect=AT_ONCE,
         ),
     )
     basic_auth: tuple[str, ...] = attrs.field(
@@ -189,6 +209,7 @@ class ClientConfig:
             "users and passwords, of which visitors of services with names need one; only hashes are sent to the server",
             many=True,
             unset="nobody needs one",
+            effect=AT_ONCE,
         ),
     )
     allow: tuple[Network, ...] = attrs.field(
@@ -199,12 +220,18 @@ class ClientConfig:
             "who alone may visit services with names",
             many=True,
             unset="everybody",
+            effect=AT_ONCE,
         ),
     )
     deny: tuple[Network, ...] = attrs.field(
         default=(),
         metadata=key(
-            "Deny", NETWORKS, "who may not visit services with names", many=True, unset="nobody"
+            "Deny",
+            NETWORKS,
+            "who may not visit services with names",
+            many=True,
+            unset="nobody",
+            effect=AT_ONCE,
         ),
     )
     rate: float | None = attrs.field(
@@ -214,6 +241,7 @@ class ClientConfig:
             RATE,
             "requests a second that one visitor of a service with a name may make",
             unset="any number",
+            effect=AT_ONCE,
         ),
     )
     approve: bool = attrs.field(
@@ -222,6 +250,7 @@ class ClientConfig:
             "Approve",
             BOOLEAN,
             "ask here for each address that visits a service with a name, before it sees anything",
+            effect=AT_ONCE,
         ),
     )
     ticket: str | None = attrs.field(
@@ -233,10 +262,12 @@ class ClientConfig:
             "address, fingerprint and credential of the server in one",
             flag="TICKET",
             short="TRIONAT_TICKET",
+            effect=AT_ONCE,
         ),
     )
     ticket_file: Path | None = attrs.field(
-        default=None, metadata=key("TicketFile", PATH, "a file that holds the ticket")
+        default=None,
+        metadata=key("TicketFile", PATH, "a file that holds the ticket", effect=AT_ONCE),
     )
     fingerprint: str | None = attrs.field(
         default=None,
@@ -245,6 +276,7 @@ class ClientConfig:
             FINGERPRINT,
             "the fingerprint that the server's certificate must have",
             unset="from the ticket",
+            effect=AT_ONCE,
         ),
     )
     trust_on_first_use: bool = attrs.field(
@@ -253,11 +285,14 @@ class ClientConfig:
             "TrustOnFirstUse",
             BOOLEAN,
             "trust an unknown server at the first connection and remember it",
+            effect=AT_ONCE,
         ),
     )
     ca_file: Path | None = attrs.field(
         default=None,
-        metadata=key("CAFile", PATH, "certificate authorities to check the server by, PEM"),
+        metadata=key(
+            "CAFile", PATH, "certificate authorities to check the server by, PEM", effect=AT_ONCE
+        ),
     )
     state_dir: Path | None = attrs.field(
         default=None,
@@ -285,16 +320,38 @@ class ClientConfig:
             "Group",
             LABEL,
             "the name of a group: clients of the same user that share visit ports, and visitors go to the one that has the fewest",
+            effect=AT_ONCE,
         ),
     )
     log_filename: str | None = attrs.field(
         default=None,
         metadata=key("LogFilename", TEXT, "a log file besides the terminal", flag="--log-name"),
     )
+    log_level: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "LogLevel",
+            LEVEL,
+            "how much the log tells; TRIONAT_LOG_LEVEL comes before a file",
+            unset="INFO",
+            effect=AT_ONCE,
+        ),
+    )
+    reload_on_change: bool = attrs.field(
+        default=False,
+        metadata=key(
+            "ReloadOnChange",
+            BOOLEAN,
+            "whether to read the configuration again whenever the file, or a file that it names, changes",
+        ),
+    )
     drain_grace: float = attrs.field(
         default=10.0,
         metadata=key(
-            "DrainGrace", seconds(0, 86400), "how long visitors may finish at a planned stop"
+            "DrainGrace",
+            seconds(0, 86400),
+            "how long visitors may finish at a planned stop",
+            effect=AT_ONCE,
         ),
     )
     once: bool = attrs.field(
@@ -302,15 +359,22 @@ class ClientConfig:
         metadata=key("Once", BOOLEAN, "end when the connection is lost, instead of trying again"),
     )
     min_idle_tunnels: int = attrs.field(
-        default=4, metadata=key("MinIdleTunnels", whole(1, 1024), "idle tunnels kept ready")
+        default=4,
+        metadata=key("MinIdleTunnels", whole(1, 1024), "idle tunnels kept ready", effect=AT_ONCE),
     )
     max_tunnels: int = attrs.field(
-        default=1024, metadata=key("MaxTunnels", whole(1, 65536), "tunnels at once, idle or in use")
+        default=1024,
+        metadata=key(
+            "MaxTunnels", whole(1, 65536), "tunnels at once, idle or in use", effect=AT_ONCE
+        ),
     )
     connect_timeout: float = attrs.field(
         default=10.0,
         metadata=key(
-            "ConnectTimeout", seconds(0.1, 300), "how long connecting to the server may take"
+            "ConnectTimeout",
+            seconds(0.1, 300),
+            "how long connecting to the server may take",
+            effect=AT_ONCE,
         ),
     )
     local_timeout: float = attrs.field(
@@ -319,6 +383,7 @@ class ClientConfig:
             "LocalTimeout",
             seconds(0.1, 300),
             "how long connecting to the service may take; keep it below the server's VisitorWait",
+            effect=AT_ONCE,
         ),
     )
 

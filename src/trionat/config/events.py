@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from trionat.config.key import key
+from trionat.config.key import AT_ONCE, key
 from trionat.config.values import BOOLEAN, TEXT, Kind, one_of
 from trionat.text import invisible_in, quoted
 
@@ -207,6 +207,7 @@ class EventsConfig:
             item=WebhookConfig,
             unset="nobody",
             flag=None,
+            effect=AT_ONCE,
         ),
     )
 

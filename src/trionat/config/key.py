@@ -6,7 +6,8 @@ A field is described once, by `key` in its metadata. The file reader, the enviro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+import enum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
@@ -19,6 +20,19 @@ Fault: TypeAlias = tuple[tuple[str, ...], str]
 _METADATA = "trionat.config.key"
 
 
+class Effect(enum.Enum):
+    """From when on a value counts that was changed while the program runs, and was read by a reload; the words are for people."""
+
+    AT_ONCE = "at once"
+    NEW_SESSIONS = "new sessions"
+    RESTART = "restart"
+
+
+AT_ONCE: Final = Effect.AT_ONCE
+NEW_SESSIONS: Final = Effect.NEW_SESSIONS
+RESTART: Final = Effect.RESTART
+
+
 @attrs.frozen(kw_only=True)
 class Key:
     """One key. That of a section which is a list itself has no name.
@@ -28,6 +42,7 @@ class Key:
     incomplete without its `required` keys; `default` is the value of the others, `unset` says what None stands for, and `derived` is the property that works
     it out. `flag` is a flag with its dashes, an argument in capitals, or None where there is neither; `aliases` are
     other flags that mean the same, from before it had this name. `short` is a second, shorter environment variable.
+    `effect` is from when on a value counts that was changed while the program runs.
     """
 
     name: str
@@ -42,6 +57,7 @@ class Key:
     flag: str | None = None
     aliases: tuple[str, ...] = ()
     short: str | None = None
+    effect: Effect = RESTART
     section: str = ""
     field: str = ""
     required: bool = False
@@ -86,6 +102,7 @@ def key(
     flag: str | None = "",
     aliases: tuple[str, ...] = (),
     short: str | None = None,
+    effect: Effect = RESTART,
 ) -> dict[str, Key]:
     """Describe a field, as the metadata of its `attrs.field`; see `Key`.
 
@@ -103,6 +120,7 @@ def key(
         flag=flag,
         aliases=aliases,
         short=short,
+        effect=effect,
     )
     return {_METADATA: entry}
 

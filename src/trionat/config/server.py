@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import attrs
 
 from trionat.address import TCPAddress, parse_public_address
-from trionat.config.key import key
+from trionat.config.key import AT_ONCE, NEW_SESSIONS, key
 from trionat.config.values import (
     AUTO,
     BOOLEAN,
@@ -19,6 +19,7 @@ from trionat.config.values import (
     HTTP_PORT,
     HTTPS_PORT,
     LABEL,
+    LEVEL,
     NETWORKS,
     PATH,
     PORTS,
@@ -106,6 +107,7 @@ class ServerConfig:
             many=True,
             letter="p",
             aliases=("--expose-port",),
+            effect=AT_ONCE,
         ),
     )
     visit_host: str | None = attrs.field(
@@ -124,6 +126,7 @@ class ServerConfig:
             "VisitPortPolicy",
             one_of(TOLERATE, REQUIRE),
             "what a visit port that cannot be opened at the start means: tolerate: the others are served; require: no start",
+            effect=AT_ONCE,
         ),
     )
     proxy_visit_addr: TCPAddress | None = attrs.field(
@@ -150,12 +153,17 @@ class ServerConfig:
             "the only ones who may connect to ProxyVisitAddr and ProxyControlAddr: whoever may do that can claim any address",
             many=True,
             unset="nobody",
+            effect=AT_ONCE,
         ),
     )
     task_queue_num: int = attrs.field(
         default=4,
         metadata=key(
-            "TaskQueueNum", whole(1, 1024), "queue places, times TaskQueueBuff", letter="q"
+            "TaskQueueNum",
+            whole(1, 1024),
+            "queue places, times TaskQueueBuff",
+            letter="q",
+            effect=AT_ONCE,
         ),
     )
     task_queue_buff: int = attrs.field(
@@ -166,6 +174,7 @@ class ServerConfig:
             "queue places, times TaskQueueNum",
             letter="b",
             flag="--task-queue-buffer-size",
+            effect=AT_ONCE,
         ),
     )
     max_tcp_conn_num: int | None = attrs.field(
@@ -177,6 +186,7 @@ class ServerConfig:
             letter="m",
             derived="session_limit",
             unset="the number of visit ports; with a Domain 1000 at least",
+            effect=AT_ONCE,
         ),
     )
     max_conn_num: int | None = attrs.field(
@@ -188,6 +198,7 @@ class ServerConfig:
             letter="x",
             derived="queue_places",
             unset="TaskQueueNum x TaskQueueBuff",
+            effect=AT_ONCE,
         ),
     )
     log_filename: str | None = attrs.field(
@@ -210,12 +221,31 @@ class ServerConfig:
         default=True,
         metadata=key("StartLog", BOOLEAN, "whether to log to LogFilename besides the terminal"),
     )
+    log_level: str | None = attrs.field(
+        default=None,
+        metadata=key(
+            "LogLevel",
+            LEVEL,
+            "how much the log tells; TRIONAT_LOG_LEVEL comes before a file",
+            unset="INFO",
+            effect=AT_ONCE,
+        ),
+    )
+    reload_on_change: bool = attrs.field(
+        default=False,
+        metadata=key(
+            "ReloadOnChange",
+            BOOLEAN,
+            "whether to read the configuration again whenever the file, or a file that it names, changes",
+        ),
+    )
     tunnel_encryption: str = attrs.field(
         default=ENCRYPTED,
         metadata=key(
             "TunnelEncryption",
             one_of(ENCRYPTED, UNENCRYPTED),
             "none: tunnels without TLS, for networks that you trust, where the client says the same; the control connection stays encrypted",
+            effect=NEW_SESSIONS,
         ),
     )
     legacy_clients: bool = attrs.field(
@@ -224,6 +254,7 @@ class ServerConfig:
             "LegacyClients",
             BOOLEAN,
             "whether clients of NAT, the Go program, may come in; what they send can be read on the way",
+            effect=AT_ONCE,
         ),
     )
     state_dir: Path | None = attrs.field(
@@ -254,6 +285,7 @@ class ServerConfig:
             "other servers that take the same clients: named in tickets, and to clients when this one stops",
             many=True,
             flag="--other-server",
+            effect=AT_ONCE,
         ),
     )
     certificate: Path | None = attrs.field(
@@ -263,6 +295,7 @@ class ServerConfig:
             PATH,
             "a certificate chain of your own, PEM; together with CertificateKey",
             unset="made at the first start",
+            effect=AT_ONCE,
         ),
     )
     certificate_key: Path | None = attrs.field(
@@ -272,12 +305,16 @@ class ServerConfig:
             PATH,
             "the private key of Certificate, PEM",
             unset="made at the first start",
+            effect=AT_ONCE,
         ),
     )
     drain_grace: float = attrs.field(
         default=30.0,
         metadata=key(
-            "DrainGrace", seconds(0, 86400), "how long visitors may finish at a planned stop"
+            "DrainGrace",
+            seconds(0, 86400),
+            "how long visitors may finish at a planned stop",
+            effect=AT_ONCE,
         ),
     )
     port_reservation: float = attrs.field(
@@ -286,6 +323,7 @@ class ServerConfig:
             "PortReservation",
             seconds(0, 86400),
             "how long the ports of a lost session are kept for its client; 0: not at all",
+            effect=AT_ONCE,
         ),
     )
     resume_wait: float = attrs.field(
@@ -295,6 +333,7 @@ class ServerConfig:
             seconds(0, 86400),
             "how long a visitor whose tunnel or client is lost waits to go on, at most PortReservation; 0: not at all",
             derived="effective_resume_wait",
+            effect=NEW_SESSIONS,
         ),
     )
     resume_buffer: int = attrs.field(
@@ -303,6 +342,7 @@ class ServerConfig:
             "ResumeBuffer",
             whole(2**16, 2**26),
             "bytes of a visitor, in each direction, that may be under way and not yet acknowledged",
+            effect=NEW_SESSIONS,
         ),
     )
     resume_memory: int = attrs.field(
@@ -311,27 +351,44 @@ class ServerConfig:
             "ResumeMemory",
             whole(2**16, 2**40),
             "bytes that are held for the visitors of one session, in case they have to be sent again",
+            effect=NEW_SESSIONS,
         ),
     )
     resume_memory_total: int = attrs.field(
         default=2**29,
         metadata=key(
-            "ResumeMemoryTotal", whole(2**16, 2**40), "the same for all sessions together"
+            "ResumeMemoryTotal",
+            whole(2**16, 2**40),
+            "the same for all sessions together",
+            effect=AT_ONCE,
         ),
     )
     visitor_wait: float = attrs.field(
         default=8.0,
-        metadata=key("VisitorWait", seconds(0.1, 300), "how long a visitor waits for its tunnel"),
+        metadata=key(
+            "VisitorWait",
+            seconds(0.1, 300),
+            "how long a visitor waits for its tunnel",
+            effect=AT_ONCE,
+        ),
     )
     max_visitors: int = attrs.field(
         default=1024,
         metadata=key(
-            "MaxVisitors", whole(1, 65536), "visitors of one session at once, waiting or paired"
+            "MaxVisitors",
+            whole(1, 65536),
+            "visitors of one session at once, waiting or paired",
+            effect=NEW_SESSIONS,
         ),
     )
     max_waiting_visitors: int = attrs.field(
         default=1024,
-        metadata=key("MaxWaitingVisitors", whole(1, 65536), "waiting visitors of one session"),
+        metadata=key(
+            "MaxWaitingVisitors",
+            whole(1, 65536),
+            "waiting visitors of one session",
+            effect=NEW_SESSIONS,
+        ),
     )
     max_visitors_per_address: int = attrs.field(
         default=0,
@@ -339,6 +396,7 @@ class ServerConfig:
             "MaxVisitorsPerAddress",
             whole(0, 65536),
             "visitors from one address (IPv6: /64) at once, on all ports; 0: no limit",
+            effect=AT_ONCE,
         ),
     )
     visitor_rate: int = attrs.field(
@@ -347,6 +405,7 @@ class ServerConfig:
             "VisitorRate",
             whole(0, 65536),
             "visitors a second from one address (IPv6: /64), on all ports; as many may come in one moment; 0: no limit",
+            effect=AT_ONCE,
         ),
     )
     allow_visitors: tuple[Network, ...] = attrs.field(
@@ -357,6 +416,7 @@ class ServerConfig:
             "the only ones who may visit",
             many=True,
             unset="everybody",
+            effect=AT_ONCE,
         ),
     )
     deny_visitors: tuple[Network, ...] = attrs.field(
@@ -367,10 +427,12 @@ class ServerConfig:
             "who may not visit, even where AllowVisitors has them",
             many=True,
             unset="nobody",
+            effect=AT_ONCE,
         ),
     )
     max_services: int = attrs.field(
-        default=16, metadata=key("MaxServices", whole(1, 1024), "services of one session")
+        default=16,
+        metadata=key("MaxServices", whole(1, 1024), "services of one session", effect=AT_ONCE),
     )
     max_group_clients: int = attrs.field(
         default=16,
@@ -378,6 +440,7 @@ class ServerConfig:
             "MaxGroupClients",
             whole(1, 1024),
             "clients of one group, which share their visit ports and a session slot",
+            effect=AT_ONCE,
         ),
     )
     handshake_timeout: float = attrs.field(
@@ -386,11 +449,17 @@ class ServerConfig:
             "HandshakeTimeout",
             seconds(0.1, 300),
             "how long a new connection may take to say who it is",
+            effect=AT_ONCE,
         ),
     )
     max_handshakes: int = attrs.field(
         default=1024,
-        metadata=key("MaxHandshakes", whole(1, 65536), "connections at once in their handshake"),
+        metadata=key(
+            "MaxHandshakes",
+            whole(1, 65536),
+            "connections at once in their handshake",
+            effect=AT_ONCE,
+        ),
     )
     max_handshakes_per_address: int = attrs.field(
         default=512,
@@ -398,6 +467,7 @@ class ServerConfig:
             "MaxHandshakesPerAddress",
             whole(1, 65536),
             "connections in their handshake from one address (IPv6: /64)",
+            effect=AT_ONCE,
         ),
     )
     ban_after: int = attrs.field(
@@ -406,6 +476,7 @@ class ServerConfig:
             "BanAfter",
             whole(0, 65536),
             "failed logins after which an address (IPv6: /64) is banned; 0: never",
+            effect=AT_ONCE,
         ),
     )
     ban_time: float = attrs.field(
@@ -414,11 +485,17 @@ class ServerConfig:
             "BanTime",
             seconds(0.1, 86400),
             "how long a ban lasts",
+            effect=AT_ONCE,
         ),
     )
     ping_interval: float = attrs.field(
         default=2.5,
-        metadata=key("PingInterval", seconds(0.1, 60), "time between two pings to a client"),
+        metadata=key(
+            "PingInterval",
+            seconds(0.1, 60),
+            "time between two pings to a client",
+            effect=NEW_SESSIONS,
+        ),
     )
     peer_timeout: float = attrs.field(
         default=8.0,
@@ -426,6 +503,7 @@ class ServerConfig:
             "PeerTimeout",
             seconds(0.2, 300),
             "silence after which a client counts as gone, at least twice PingInterval",
+            effect=NEW_SESSIONS,
         ),
     )
 
@@ -474,6 +552,7 @@ class ServerConfig:
             whole(1, 65535),
             "the port of HttpsAddr as seen from outside, where something passes connections on: it stands in URLs",
             unset="the port of HttpsAddr",
+            effect=NEW_SESSIONS,
         ),
     )
     plain_http: bool = attrs.field(
@@ -482,22 +561,31 @@ class ServerConfig:
             "PlainHttp",
             BOOLEAN,
             "answer requests on HttpAddr as well, instead of sending them on to https",
+            effect=AT_ONCE,
         ),
     )
     http_head_bytes: int = attrs.field(
         default=32 * 1024,
         metadata=key(
-            "HttpHeadBytes", whole(1024, 2**20), "bytes of the head of a request, at most"
+            "HttpHeadBytes",
+            whole(1024, 2**20),
+            "bytes of the head of a request, at most",
+            effect=AT_ONCE,
         ),
     )
     http_head_fields: int = attrs.field(
         default=100,
-        metadata=key("HttpHeadFields", whole(8, 10_000), "headers of a request, at most"),
+        metadata=key(
+            "HttpHeadFields", whole(8, 10_000), "headers of a request, at most", effect=AT_ONCE
+        ),
     )
     http_head_timeout: float = attrs.field(
         default=10.0,
         metadata=key(
-            "HttpHeadTimeout", seconds(0.1, 300), "how long the head of a request may take"
+            "HttpHeadTimeout",
+            seconds(0.1, 300),
+            "how long the head of a request may take",
+            effect=AT_ONCE,
         ),
     )
     http_idle_timeout: float = attrs.field(
@@ -506,6 +594,7 @@ class ServerConfig:
             "HttpIdleTimeout",
             seconds(0.1, 3600),
             "how long a connection may be idle between two requests, or in the middle of a body",
+            effect=AT_ONCE,
         ),
     )
     certificates_dir: Path | None = attrs.field(
@@ -515,6 +604,7 @@ class ServerConfig:
             PATH,
             "a folder with certificates of your own for names, watched for changes",
             unset="none: certificates for names come from Acme",
+            effect=AT_ONCE,
         ),
     )
 
@@ -525,6 +615,7 @@ class ServerConfig:
             PATH,
             "a folder with pages of your own for visitors that no service answers: 404.html, error.html for all others",
             unset="pages of trionat's",
+            effect=AT_ONCE,
         ),
     )
     access_log: Path | None = attrs.field(
@@ -556,6 +647,7 @@ class ServerConfig:
             "names by which browsers reach the console, besides its address, PublicAddr and Domain",
             many=True,
             flag="--console-host",
+            effect=AT_ONCE,
         ),
     )
     open_metrics: bool = attrs.field(
@@ -564,6 +656,7 @@ class ServerConfig:
             "OpenMetrics",
             BOOLEAN,
             "whether /metrics of the console is for everybody who can reach it; else it takes a token with the scope metrics or read",
+            effect=AT_ONCE,
         ),
     )
 

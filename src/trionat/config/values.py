@@ -130,6 +130,25 @@ def one_of(*words: str) -> Kind[str]:
     return Kind(listed, read)
 
 
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_OTHER_LEVELS: Final = {"WARN": "WARNING", "FATAL": "CRITICAL"}
+"""What other programs call them."""
+
+
+def read_level(text: str) -> str:
+    """Read a level of the log.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    level = _OTHER_LEVELS.get(text.upper(), text.upper())
+    if level not in _LEVELS:
+        raise ValueError(
+            f"{quoted(text.upper())} is not a valid level: write one of {', '.join(_LEVELS)}"
+        )
+    return level
+
+
 def _read_boolean(text: str) -> bool:
     if (word := text.lower()) not in _TRUE | _FALSE:
         raise ValueError(f"{quoted(text)} is neither true nor false")
@@ -308,6 +327,7 @@ def _read_fingerprint(text: str) -> str:
 TEXT = Kind("text", _read_text)
 LABEL = Kind("text of 1 to 128 printable characters", _read_label)
 BOOLEAN = Kind("true or false", _read_boolean, lambda value: "true" if value else "false")
+LEVEL = Kind("DEBUG, INFO, WARNING, ERROR or CRITICAL", read_level)
 PATH = Kind("a path; ~ is the home folder", _read_path)
 PORT = Kind("a port from 0 to 65535", parse_port)
 PORTS = Kind("ports and ranges such as 60000-60099", _read_ports, _write_ports)

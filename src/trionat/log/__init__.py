@@ -33,11 +33,19 @@ __all__ = [
     "escape",
     "get_logger",
     "log_to",
+    "set_level",
     "unbind_context",
 ]
 
 FLUSH_TIMEOUT: Final = 2.0
 """Seconds that leaving `log_to` waits for what is queued: a stuck terminal must not keep the program from ending."""
+
+
+def set_level(level: int | str) -> None:
+    """Have the records of this process count from another level on, in the block of `log_to`."""
+    root, ours = logging.getLogger(), logging.getLogger("trionat")
+    ours.setLevel(level)
+    root.setLevel(max(ours.level, logging.WARNING))
 
 
 @contextmanager
@@ -48,6 +56,7 @@ def log_to(
     descriptor: int | None = None,
     json_terminal: bool = False,
     level: int | str = logging.INFO,
+    terminal_level: int = logging.NOTSET,
 ) -> Generator[LogStatistics]:
     """Write the records of this process to a terminal and to a file while the block runs.
 
@@ -65,18 +74,18 @@ def log_to(
             rotate, and is closed here. A pipe that is full for a second loses records until somebody reads it.
         json_terminal: gives the terminal the JSON lines as well, for containers.
         level: a level of `logging`, by number or by name.
+        terminal_level: the terminal takes records from this one on, whatever the file takes.
 
     Error handling:
         Failed writes are counted and swallowed. At the end of the block all that is queued is written, for at most 2 s.
     """
     root, ours = logging.getLogger(), logging.getLogger("trionat")
     levels = root.level, ours.level
-    ours.setLevel(level.upper() if isinstance(level, str) else level)
-    root.setLevel(max(ours.level, logging.WARNING))
+    set_level(level.upper() if isinstance(level, str) else level)
     statistics = LogStatistics()
     sinks: list[Sink] = []
     if terminal is not None:
-        sinks.append(Terminal(terminal, as_json=json_terminal))
+        sinks.append(Terminal(terminal, as_json=json_terminal, level=terminal_level))
     if filename is not None:
         sinks.append(RotatingFile(filename) if descriptor is None else Pipe(filename, descriptor))
     writer = Writer(sinks, statistics)

@@ -117,8 +117,9 @@ class Terminal:
 
     place = "terminal"
 
-    def __init__(self, stream: TextIO, *, as_json: bool) -> None:
+    def __init__(self, stream: TextIO, *, as_json: bool, level: int = logging.NOTSET) -> None:
         self._stream = stream
+        self._level = level
         self._render: Callable[[logging.LogRecord], str] = render_json if as_json else render_text
         if not as_json and stream.isatty() and not os.environ.get("NO_COLOR"):
             self._render = partial(render_text, colours=True)
@@ -132,6 +133,8 @@ class Terminal:
         lines: list[str] = []
         errors: list[Exception] = []
         for record in records:
+            if record.levelno < self._level:
+                continue
             try:
                 lines.append(f"{self._render(record)}\n")
             except Exception as error:  # noqa: BLE001 (some value's __str__: the log goes on)

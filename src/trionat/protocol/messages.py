@@ -77,6 +77,9 @@ NAMES: Final = "names"
 # In WELCOME: the server answers EXAMINE.
 EXAMINE: Final = "examine"
 
+# In HELLO: the client changes its services within a session. In WELCOME: the server lets this one do so.
+SERVICE_CHANGES: Final = "service-changes"
+
 # In HELLO: the token is of a ticket that was narrowed, and `caveats` come with it. In WELCOME: the server keeps to them.
 NARROWED_TICKETS: Final = "narrowed-tickets"
 
@@ -293,6 +296,13 @@ class ServiceRequest:
             return not self.has_port and self.hostname in (None, point)
         return self.has_port and self.visit_port in (None, point)
 
+    def at(self, point: int | str) -> ServiceRequest:
+        """Return it as one that must have this visit port, or this name."""
+        if isinstance(point, int):
+            return attrs.evolve(self, visit_port=point)
+        assert self.publish is not None, "it has a name"  # noqa: S101 - for type checkers
+        return attrs.evolve(self, publish=attrs.evolve(self.publish, name=point))
+
     @property
     def hostname(self) -> str | None:
         """The name at which it is, or is to be; None for one at a visit port."""
@@ -330,31 +340,108 @@ class Expose:
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        services: list[ServiceRequest] = []
         expose = Fields.parse("EXPOSE", payload)
-        for item in expose.items("services", longest=MAX_SERVICES):
-            fields = Fields("EXPOSE", item)
-            services.append(
-                ServiceRequest(
-                    name=fields.text("name"),
-                    local=fields.text("local"),
-                    visit_port=fields.integer_or_none("visit_port", 1, 65535),
-                    preferred_port=fields.integer_or_none("preferred_port", 1, 65535),
-                    publish=None
-                    if fields.values.get("publish") is None
-                    else Publish.from_value(fields.values["publish"]),
-                )
-            )
+        services = _services(expose, "services")
         if not services:
             raise RemoteProtocolError("EXPOSE: no service")
         group = None if expose.values.get("group") is None else expose.text("group")
         if group == "":
             raise RemoteProtocolError("EXPOSE: the group has no name")
         return cls(
-            services=tuple(services),
+            services=services,
             idle_tunnels=expose.integer("idle_tunnels", 0, 2**31),
             group=group,
         )
+
+
+def _services(message: Fields, key: str) -> tuple[ServiceRequest, ...]:
+    """Take services."""
+    services: list[ServiceRequest] = []
+    for item in message.items(key, longest=MAX_SERVICES):
+        fields = Fields(message.message, item)
+        services.append(
+            ServiceRequest(
+                name=fields.text("name"),
+                local=fields.text("local"),
+                visit_port=fields.integer_or_none("visit_port", 1, 65535),
+                preferred_port=fields.integer_or_none("preferred_port", 1, 65535),
+                publish=None
+                if fields.values.get("publish") is None
+                else Publish.from_value(fields.values["publish"]),
+            )
+        )
+    return tuple(services)
+
+
+@attrs.frozen(kw_only=True)
+class Change:
+    """Client to server: services, by their numbers, go, and others come, all or nothing. Those that come get the numbers that follow the highest one that there was in this session; CHANGED answers."""
+
+    id: ClassVar[int] = 40021
+    removed: tuple[int, ...]
+    added: tuple[ServiceRequest, ...]
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        added = [service.value() for service in self.added]
+        return to_json({"removed": self.removed, "added": added})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = Fields.parse("CHANGE", payload)
+        return cls(removed=_numbers(fields, "removed"), added=_services(fields, "added"))
+
+
+@attrs.frozen(kw_only=True)
+class Changed:
+    """Server to client: `ports` and `urls` are those of the services that have come, as in WELCOME; or with a `code`, a `RefusalCode`, and a `text`, why nothing has changed."""
+
+    id: ClassVar[int] = 40022
+    ports: tuple[int, ...] = ()
+    urls: tuple[str | None, ...] | None = None
+    code: str | None = None
+    text: str = ""
+
+    def payload(self) -> bytes:
+        """Return the JSON payload."""
+        values = {**attrs.asdict(self), "text": self.text[:TEXT_CHARACTERS]}
+        return to_json({key: value for key, value in values.items() if value is not None})
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Parse and check the payload."""
+        fields = Fields.parse("CHANGED", payload)
+        ports, urls = _ports_and_urls(fields)
+        return cls(
+            ports=ports,
+            urls=urls,
+            code=None if fields.values.get("code") is None else fields.text("code"),
+            text=fields.text("text", longest=TEXT_CHARACTERS),
+        )
+
+
+def _numbers(message: Fields, key: str) -> tuple[int, ...]:
+    """Take the numbers of services, each once, in their order."""
+    numbers = message.items(key, longest=MAX_SERVICES)
+    if not all(type(number) is int and 0 <= number < MAX_SERVICES for number in numbers):
+        raise RemoteProtocolError(f"{message.message}: expected a list of services as {key}")
+    if numbers != sorted(set(numbers)):
+        raise RemoteProtocolError(f"{message.message}: the services are not in their order")
+    return tuple(numbers)
+
+
+def _ports_and_urls(fields: Fields) -> tuple[tuple[int, ...], tuple[str | None, ...] | None]:
+    """Take a port for each service, and a URL, or none, for each, where there are any; the port of one with a URL may be 0."""
+    ports = fields.items("ports", longest=MAX_SERVICES)
+    urls = None if fields.values.get("urls") is None else _urls(fields, len(ports))
+    lowest = [1 if urls is None or url is None else 0 for url in urls or ports]
+    if not all(
+        type(port) is int and least <= port <= 65535
+        for port, least in zip(ports, lowest, strict=True)
+    ):
+        raise RemoteProtocolError(f"{fields.message}: expected a list of ports as ports")
+    return tuple(ports), urls
 
 
 @attrs.frozen(kw_only=True)
@@ -433,21 +520,14 @@ class Welcome:
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
         fields = Fields.parse("WELCOME", payload)
-        ports = fields.items("ports", longest=MAX_SERVICES)
-        urls = None if fields.values.get("urls") is None else _urls(fields, len(ports))
-        lowest = [1 if urls is None or url is None else 0 for url in urls or ports]
-        if not all(
-            type(port) is int and least <= port <= 65535
-            for port, least in zip(ports, lowest, strict=True)
-        ):
-            raise RemoteProtocolError("WELCOME: expected a list of ports as ports")
+        ports, urls = _ports_and_urls(fields)
         secret = fields.secret("secret")
         if len(secret) != SECRET_BYTES:
             raise RemoteProtocolError(f"WELCOME: the secret is not {SECRET_BYTES} bytes long")
         return cls(
             uid=fields.integer("uid", 1, 2**63 - 1),
             secret=secret,
-            ports=tuple(ports),
+            ports=ports,
             host=fields.host("host"),
             ping_interval=fields.seconds("ping_interval"),
             peer_timeout=fields.seconds("peer_timeout"),
@@ -475,7 +555,9 @@ def _urls(fields: Fields, count: int) -> tuple[str | None, ...]:
     if len(urls) != count or not all(
         url is None or (isinstance(url, str) and _is_url(url)) for url in urls
     ):
-        raise RemoteProtocolError("WELCOME: expected a URL, or null, for each service as urls")
+        raise RemoteProtocolError(
+            f"{fields.message}: expected a URL, or null, for each service as urls"
+        )
     return tuple(urls)
 
 
@@ -818,12 +900,7 @@ class Down:
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
         """Parse and check the payload."""
-        services = Fields.parse("DOWN", payload).items("services", longest=MAX_SERVICES)
-        if not all(type(number) is int and 0 <= number < MAX_SERVICES for number in services):
-            raise RemoteProtocolError("DOWN: expected a list of services as services")
-        if services != sorted(set(services)):
-            raise RemoteProtocolError("DOWN: the services are not in their order")
-        return cls(tuple(services))
+        return cls(_numbers(Fields.parse("DOWN", payload), "services"))
 
 
 @attrs.frozen
@@ -958,6 +1035,8 @@ Message: TypeAlias = (
     | Approve
     | Examine
     | Examined
+    | Change
+    | Changed
     | Attach
     | Join
 )
@@ -985,6 +1064,8 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
         Approve,
         Examine,
         Examined,
+        Change,
+        Changed,
         Attach,
         Join,
     )

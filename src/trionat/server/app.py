@@ -6,11 +6,12 @@ Read `serve` from outside to inside: that is the order of start, and backwards t
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import trio
@@ -30,10 +31,12 @@ from trionat.server.accounts.tickets import make_ticket
 from trionat.server.accounts.traffic import open_traffic
 from trionat.server.admin.socket import open_admin_socket
 from trionat.server.admission.bans import Bans
+from trionat.server.control_certificate import certificate_files, load_certificate
 from trionat.server.events.event import server_stopping, server_up
 from trionat.server.events.hub import Hub
-from trionat.server.listeners import open_listeners
+from trionat.server.listeners import CONSOLE, open_listeners
 from trionat.server.refusals import RefusalCounters
+from trionat.server.reload import ServerReload
 from trionat.server.single import SingleProcess
 from trionat.server.state_folder import (
     StateFolder,
@@ -42,13 +45,14 @@ from trionat.server.state_folder import (
     prepare_state,
 )
 from trionat.server.tally import Tally
+from trionat.server.upgrade.upgrade import is_possible
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.store.backend import open_store
 from trionat.system import has_unix_sockets
 from trionat.text import counted
-from trionat.transport.certificate import fingerprint, first_certificate
 from trionat.transport.descriptors import Descriptors, require, warn_if_short
-from trionat.transport.tls import name_mismatch, server_context
+from trionat.transport.isolation import leaves
+from trionat.transport.tls import name_mismatch
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
@@ -58,11 +62,15 @@ if TYPE_CHECKING:
 
     from trionat.config.cluster import ClusterConfig
     from trionat.config.database import DatabaseConfig
+    from trionat.config.reload import Reloader
     from trionat.config.server import ServerConfig
     from trionat.server.cluster.member import Member
     from trionat.server.console.console import Console, Door
     from trionat.server.events.delivery import Delivery
+    from trionat.server.listeners import GivenListeners
     from trionat.server.names.frontend import Names
+    from trionat.server.upgrade.predecessor import Predecessor
+    from trionat.server.upgrade.upgrade import Upgrade
     from trionat.store.base import Store
     from trionat.transport.listener import Listener
 
@@ -88,6 +96,9 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
     events: EventsConfig | None = None,
     stopping: trio.Event | None = None,
     reserved: bool = False,
+    reloader: Reloader | None = None,
+    upgrade: Upgrade | None = None,
+    predecessor: Predecessor | None = None,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a server until it is cancelled, or until `stopping` is set and every session has ended.
@@ -106,6 +117,9 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
 
     Where `config` has an address for the console, that is there; `origins` says by keys such as `Server.VisitPort` where each is from, for people.
     `events` says who is told what happens.
+
+    `reloader` has the server change to the configuration that it reads, while the server runs; the server runs it.
+    With `upgrade`, another process may take the place of this one: then it returns. With `predecessor`, this one takes another's place, in which `reserve` has met it.
 
     With `cluster`, this server is a node of it, and `database` has to be there; at the start its Redis is waited for as `cluster.wait` says.
 
@@ -132,8 +146,11 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 if task_status is trio.TASK_STATUS_IGNORED:
                     return
                 raise StartupError("the server was told to stop before it was up")
-        traffic = await resources.enter_async_context(open_traffic(folder, store))
-        listeners = await open_listeners(config, resources)
+        traffic = await resources.enter_async_context(
+            open_traffic(folder, store, later=predecessor is not None)
+        )
+        given = None if predecessor is None else predecessor.listeners
+        listeners = await open_listeners(config, resources, given)
         control, tunnel, visits = listeners.control, listeners.tunnel, listeners.visits
         if listeners.https is not None:  # port 0 is a port by now, which stands in URLs
             config = attrs.evolve(
@@ -158,8 +175,10 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 self_signed=config.certificate is None,
             )
         )
-        tls, shown = await trio.to_thread.run_sync(_certificate, config, state)
-        door = None if config.console_addr is None else await _open_door(config, tls, resources)
+        tls, shown = await trio.to_thread.run_sync(load_certificate, config, state)
+        door = (
+            None if config.console_addr is None else await _open_door(config, tls, resources, given)
+        )
         await trio.to_thread.run_sync(_tell_other_name, config, public)
         await trio.to_thread.run_sync(
             partial(state.remember_certificate, self_signed=config.certificate is None)
@@ -212,7 +231,16 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             events = EventsConfig()
         delivery = None
         if events.webhooks or door is not None:
-            delivery = await _open_delivery(hub, events, folder, resources)
+            later = predecessor is not None
+            delivery = await _open_delivery(hub, events, folder, resources, later=later)
+        sections: dict[str, Any] = {
+            "Server": config,
+            **({} if acme is None else {"Acme": acme}),
+            "Events": events,
+            **({} if database is None else {"Database": database}),
+            **({} if cluster is None else {"Cluster": cluster}),
+        }
+        known_origins = dict(origins)
         console = (
             None
             if door is None
@@ -228,17 +256,23 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 bans=bans,
                 refusals=refusals,
                 descriptors=descriptors,
-                sections={
-                    "Server": config,
-                    **({} if acme is None else {"Acme": acme}),
-                    "Events": events,
-                    **({} if database is None else {"Database": database}),
-                    **({} if cluster is None else {"Cluster": cluster}),
-                },
-                origins=origins,
+                sections=sections,
+                origins=known_origins,
             )
         )
-        admin_socket = resources.enter_context(open_admin_socket(folder))
+        if upgrade is not None:
+            upgrade.why_not = _why_no_upgrade(config, cluster)
+
+        def is_elsewhere() -> bool:
+            return (upgrade is not None and upgrade.is_done) or (
+                predecessor is not None and not predecessor.has_given
+            )
+
+        admin_socket = resources.enter_context(
+            open_admin_socket(
+                folder, None if predecessor is None else predecessor.admin_socket, is_elsewhere
+            )
+        )
         async with trio.open_nursery() as preparing:
             if hub.is_on:
                 preparing.start_soon(_tell_stopping, hub, config, stopping, name="tell the stop")
@@ -252,7 +286,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             if config.worker_count > 1:
                 from trionat.server.workers.parent import Parent  # noqa: PLC0415 - one process needs none of it
 
-                certificate, key = _certificate_files(config, state)
+                certificate, key = certificate_files(config, state)
                 server: Parent | SingleProcess = Parent(
                     config=config,
                     ready=ready,
@@ -272,7 +306,9 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     owners=owners,
                     console=console,
                     tally=tally,
+                    reload=None if reloader is None else reloader.reload,
                     events=hub,
+                    upgrade=upgrade,
                 )
             else:
                 server = SingleProcess(
@@ -293,11 +329,31 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     owners=owners,
                     console=console,
                     tally=tally,
+                    reload=None if reloader is None else reloader.reload,
                     events=hub,
+                    upgrade=upgrade,
+                    predecessor=predecessor,
+                    delivery=delivery,
+                )
+            if reloader is not None:
+                reloader.reloadable = ServerReload(
+                    server=server,
+                    state=state,
+                    ports=pool,
+                    bans=bans,
+                    stopping=stopping,
+                    names=names,
+                    delivery=delivery,
+                    console=console,
+                    upgrade=upgrade,
+                    sections=sections,
+                    origins=known_origins,
                 )
 
             def be_up() -> None:
                 hub.publish(server_up(version=VERSION, control=str(ready.control)))
+                if reloader is not None:
+                    preparing.start_soon(reloader.run, name="reload")
                 task_status.started(ready if member is None else member.describe(ready))
 
             await server.serve(admin_socket, be_up)
@@ -311,7 +367,12 @@ async def _open_names(config: ServerConfig, acme: AcmeConfig, folder: Path) -> N
     return await Names.open(config, acme, folder)
 
 
-async def _open_door(config: ServerConfig, tls: ssl.SSLContext, resources: AsyncExitStack) -> Door:
+async def _open_door(
+    config: ServerConfig,
+    tls: ssl.SSLContext,
+    resources: AsyncExitStack,
+    given: GivenListeners | None,
+) -> Door:
     # Imported only where there is a console: it brings libraries of 11 MiB.
     from trionat.server.console.console import Door  # noqa: PLC0415 - memory
 
@@ -320,7 +381,8 @@ async def _open_door(config: ServerConfig, tls: ssl.SSLContext, resources: Async
         raise StartupError(
             "a console is for who can log in, and with StartAuth: false there are no accounts: leave out one of the two"
         )
-    return await Door.open(config.console_addr, tls, resources)
+    before = None if given is None else given.take(CONSOLE, config.console_addr)
+    return await Door.open(config.console_addr, tls, resources, before)
 
 
 def _make_console(door: Door, **parts: Any) -> Console:
@@ -330,12 +392,12 @@ def _make_console(door: Door, **parts: Any) -> Console:
 
 
 async def _open_delivery(
-    hub: Hub, events: EventsConfig, folder: Path, resources: AsyncExitStack
+    hub: Hub, events: EventsConfig, folder: Path, resources: AsyncExitStack, *, later: bool
 ) -> Delivery:
     # Imported only where somebody is told: it brings a library, and the authorities of the system.
     from trionat.server.events.delivery import open_delivery  # noqa: PLC0415 - memory
 
-    return await resources.enter_async_context(open_delivery(hub, events, folder))
+    return await resources.enter_async_context(open_delivery(hub, events, folder, later=later))
 
 
 async def _tell_stopping(hub: Hub, config: ServerConfig, stopping: trio.Event) -> None:
@@ -361,18 +423,51 @@ def _address_of(listener: Listener | None) -> TCPAddress | None:
     return None if listener is None else listener.address
 
 
+def _why_no_upgrade(config: ServerConfig, cluster: ClusterConfig | None) -> str:
+    """Return why no other process can take the place of a server; empty: one can."""
+    if os.getpid() == 1:
+        return "this is the first process of its container, which ends with it: start a container of the new image"
+    if not is_possible():
+        return "this system cannot hand connections from one process to another: stop the server, and start it anew"
+    if cluster is not None:
+        return "a node of a cluster is not upgraded in its place: trionat drain sends its clients to the other nodes; then stop it, and start it anew"
+    if config.worker_count > 1:
+        return "with Workers this cannot be done yet: stop the server, and start it anew"
+    return ""
+
+
 @contextmanager
-def reserve(config: ServerConfig) -> Generator[None]:
+def reserve(
+    config: ServerConfig,
+    *,
+    upgrade: Upgrade | None = None,
+    predecessor: Predecessor | None = None,
+) -> Generator[None]:
     """Check what a server needs before it opens any other file, and keep other servers off its state folder for the block.
 
-    Blocks, for a moment.
+    With `predecessor`, that one has the folder, and is told why it has to keep it, where the block ends with an error. `upgrade` is what another one needs to come after this.
+
+    Blocks, for a moment, or as long as `Predecessor.meet` does.
 
     Raises:
         StartupError: There are too few descriptors for the visit ports, another server runs on the state folder, or it cannot be used.
     """
-    require(_least_descriptors(config), counted(len(config.visit_port), "visit port"))
-    with lock_state(config.effective_state_dir):
-        yield
+    folder = config.effective_state_dir
+    try:
+        require(_least_descriptors(config), counted(len(config.visit_port), "visit port"))
+        with lock_state(folder) if predecessor is None else predecessor.meet(folder) as lock:
+            if upgrade is not None:
+                upgrade.lock = lock
+            yield
+    except BaseException as error:
+        if predecessor is not None:
+            reasons = (
+                leaves(cast("BaseExceptionGroup[BaseException]", error))
+                if isinstance(error, BaseExceptionGroup)
+                else [error]
+            )
+            predecessor.decline("; ".join(str(each) or type(each).__name__ for each in reasons))
+        raise
 
 
 def _least_descriptors(config: ServerConfig) -> int:
@@ -418,24 +513,6 @@ async def _prepare(store: Store, *, wait: bool, stopping: trio.Event) -> bool:
                 log.info("the store is there")
             return True
     return False
-
-
-def _certificate_files(config: ServerConfig, state: StateFolder) -> tuple[Path, Path]:
-    return config.certificate or state.certificate_file, config.certificate_key or state.key_file
-
-
-def _certificate(config: ServerConfig, state: StateFolder) -> tuple[ssl.SSLContext, bytes]:
-    """Return the TLS context and the fingerprint of what it shows. Blocks."""
-    certificate, key = _certificate_files(config, state)
-    try:
-        return server_context(certificate, key), fingerprint(
-            first_certificate(certificate.read_text())
-        )
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StartupError(
-            f"cannot use the certificate {certificate} with the key {key}: {reason}"
-        ) from error
 
 
 def _tell_other_name(config: ServerConfig, public: TCPAddress) -> None:

@@ -48,6 +48,14 @@ class PendingHandshakes:
     _in_use: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
     _others: dict[trio.CancelScope, None] = attrs.field(init=False, factory=lambda: {})
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._networks)
+
+    def take_limits(self, limit: int, network_limit: int) -> None:
+        """These count from now on: where there are more, each that comes sends one away."""
+        self.limit, self.network_limit = limit, network_limit
+
     def add(self, scope: trio.CancelScope, host: str) -> None:
         """A new connection from `host` is served in `scope`, which is cancelled when it has to make room."""
         network = network_of(host)

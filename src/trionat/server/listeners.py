@@ -15,7 +15,9 @@ from trionat.log import get_logger
 from trionat.transport.listener import Listener, look_up
 
 if TYPE_CHECKING:
-    from contextlib import AsyncExitStack
+    import socket
+    from collections.abc import Collection, Iterable, Iterator
+    from contextlib import AsyncExitStack, ExitStack
 
     from trionat.config.server import ServerConfig
 
@@ -24,11 +26,47 @@ log = get_logger(__name__)
 _AT_ONCE: Final = 64
 """Visit ports that are opened before other tasks get their turn: some 5 ms."""
 
+CONTROL: Final = "control"
+TUNNEL: Final = "tunnel"
+PROXY_CONTROL: Final = "proxy control"
+PROXY_VISIT: Final = "proxy visit"
+HTTP: Final = "http"
+HTTPS: Final = "https"
+VISIT: Final = "visit"
+CONSOLE: Final = "console"
+
 _OF_NAMES: Final = {
-    "http": "another one is --http-addr (HttpAddr), to which something has to bring what comes to port 80 from outside",
-    "https": "another one is --https-addr (HttpsAddr), with --public-https-port where something brings what comes to port 443 from outside",
+    HTTP: "another one is --http-addr (HttpAddr), to which something has to bring what comes to port 80 from outside",
+    HTTPS: "another one is --https-addr (HttpsAddr), with --public-https-port where something brings what comes to port 443 from outside",
 }
 """What to do where a port of names cannot be opened: visitors and authorities look nowhere else."""
+
+
+@attrs.define(eq=False)
+class GivenListeners:
+    """Sockets at which another process has listened so far, each with its role and address; who takes one owns it, and `close` closes the others."""
+
+    _given: dict[tuple[str, TCPAddress], socket.socket] = attrs.field(
+        init=False, factory=lambda: {}
+    )
+
+    def add(self, role: str, address: TCPAddress, sock: socket.socket) -> None:
+        """Here is one."""
+        self._given[role, address] = sock
+
+    def take(self, role: str, wanted: TCPAddress) -> Listener | None:
+        """Return the one at that address; None: there is none. Port 0 means any of that role, at that host."""
+        for its, address in self._given:
+            if address == wanted or (
+                not wanted.port and its == role and address.host == wanted.host
+            ):
+                return Listener(self._given.pop((its, address)), address)
+        return None
+
+    def close(self) -> None:
+        """Close what nobody has taken."""
+        while self._given:
+            self._given.popitem()[1].close()
 
 
 @attrs.frozen(kw_only=True)
@@ -43,14 +81,35 @@ class Listeners:
     http: Listener | None = None
     https: Listener | None = None
 
+    def by_role(self) -> Iterator[tuple[str, Listener]]:
+        """Go through all of them, each with what it is for."""
+        one = {
+            CONTROL: self.control,
+            TUNNEL: self.tunnel,
+            PROXY_CONTROL: self.proxy_control,
+            PROXY_VISIT: self.proxy_visit,
+            HTTP: self.http,
+            HTTPS: self.https,
+        }
+        yield from ((role, listener) for role, listener in one.items() if listener is not None)
+        yield from ((VISIT, listener) for listener in self.visits)
+
+    @property
+    def all(self) -> tuple[Listener, ...]:
+        """All of them."""
+        besides = (self.control, self.tunnel, self.proxy_control, self.proxy_visit)
+        return (*(each for each in besides if each is not None), *self.of_visitors)
+
     @property
     def of_visitors(self) -> tuple[Listener, ...]:
         """Where visitors come without a proxy."""
         return (*self.visits, *(each for each in (self.http, self.https) if each is not None))
 
 
-async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Listeners:
-    """Bind all addresses of a server; `resources` closes them.
+async def open_listeners(
+    config: ServerConfig, resources: AsyncExitStack, given: GivenListeners | None = None
+) -> Listeners:
+    """Bind all addresses of a server, but for those of which a socket is `given`; `resources` closes them.
 
     Raises:
         StartupError: one cannot be bound, and is not one of many visit ports of which some may be left out.
@@ -58,10 +117,10 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
     own: list[tuple[TCPAddress, str]] = []
     visit_host = TCPAddress(config.effective_visit_host, next(iter(config.visit_port), 0))
     others = {
-        "proxy control": config.proxy_control_addr,
-        "proxy visit": config.proxy_visit_addr,
-        "http": config.effective_http_addr,
-        "https": config.effective_https_addr,
+        PROXY_CONTROL: config.proxy_control_addr,
+        PROXY_VISIT: config.proxy_visit_addr,
+        HTTP: config.effective_http_addr,
+        HTTPS: config.effective_https_addr,
     }
     wanted = (
         config.controller_addr,
@@ -72,8 +131,9 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
     numbers = {address.host: await look_up(address) for address in wanted}
 
     def listen(address: TCPAddress, what: str) -> Listener:
+        listener = None if given is None else given.take(what, address)
         try:
-            listener = Listener.open(address, host=numbers[address.host])
+            listener = listener or Listener.open(address, host=numbers[address.host])
         except StartupError as error:
             for other, its in own:
                 if _is_same(address, other):
@@ -86,8 +146,8 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
         resources.callback(listener.close)
         return listener
 
-    control = listen(config.controller_addr, "control")
-    tunnel = listen(config.tunnel_addr, "tunnel")
+    control = listen(config.controller_addr, CONTROL)
+    tunnel = listen(config.tunnel_addr, TUNNEL)
     proxy_control, proxy_visit, http, https = (
         None if address is None else listen(address, what) for what, address in others.items()
     )
@@ -99,7 +159,7 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
         ):  # thousands take a while: a signal, or whoever shares the loop, need not wait for it
             await trio.lowlevel.checkpoint()
         try:
-            visits.append(listen(TCPAddress(config.effective_visit_host, port), "visit"))
+            visits.append(listen(TCPAddress(config.effective_visit_host, port), VISIT))
         except StartupError as error:
             if config.visit_port_policy == REQUIRE:
                 raise
@@ -122,6 +182,36 @@ async def open_listeners(config: ServerConfig, resources: AsyncExitStack) -> Lis
         http=http,
         https=https,
     )
+
+
+async def open_visit_ports(
+    config: ServerConfig, ports: Collection[int], others: Iterable[Listener], resources: ExitStack
+) -> tuple[Listener, ...]:
+    """Bind more visit ports of a server that runs, beside `others`; `resources` closes them. Those that cannot be opened are left out where `VisitPortPolicy` says so.
+
+    Raises:
+        StartupError: one cannot be bound.
+    """
+    host = TCPAddress(config.effective_visit_host, next(iter(ports), 0))
+    number = await look_up(host)
+    opened: list[Listener] = []
+    for count, port in enumerate(ports):
+        if count % _AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+        address = TCPAddress(config.effective_visit_host, port)
+        try:
+            listener = Listener.open(address, host=number)
+        except StartupError as error:
+            if any(_is_same(address, other.address) for other in others):
+                text = f"cannot listen on {address}: that is one of this server's own ports: choose another visit port"
+                raise StartupError(text) from error
+            if config.visit_port_policy == REQUIRE:
+                raise
+            log.warning("a visit port is left out (VisitPortPolicy)", port=port, reason=str(error))
+            continue
+        resources.callback(listener.close)
+        opened.append(listener)
+    return tuple(opened)
 
 
 def _is_same(one: TCPAddress, other: TCPAddress) -> bool:

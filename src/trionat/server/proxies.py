@@ -70,6 +70,11 @@ class ProxyListener:
             refusals=refusals,
         )
 
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on, for connections that come."""
+        self.trusted = Networks(config.trusted_proxies)
+        self.most_waiting = config.max_handshakes
+
     async def serve(self, take: Take, descriptors: Descriptors, *, most: int | None = None) -> None:
         """Accept until cancelled, and give every connection with a header to `take`. Closes the listener when it ends.
 

@@ -55,6 +55,10 @@ class Notification:
         """Say that it reads its configuration anew; `ready` says that this is over."""
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
+    def main_process(self, pid: int) -> None:
+        """Say that another process is the one to look after from now on."""
+        self._tell(f"MAINPID={pid}")
+
     def stopping(self) -> None:
         """Say that it stops."""
         self._tell("STOPPING=1")

@@ -24,16 +24,25 @@ def flag(key: Key) -> str:
 
 def table(section: str) -> str:
     lines = [
-        "| key | default | value | flag | environment | meaning |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| key | default | value | flag | environment | after a reload | meaning |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     keys = keys_of(SECTIONS[section])
     listed = keys[0].item if not keys[0].name else None  # the section is a list
     for key in keys if listed is None else keys_of(listed):
+        effect = (key if listed is None else keys[0]).effect
         default = "required" if key.required else key.write(key.default)
         names = () if listed is not None else key.environment
         environment = " ".join(f"`{name}`" for name in names) or "none"
-        cells = (f"`{key.name}`", default, key.kind.words, flag(key), environment, key.meaning)
+        cells = (
+            f"`{key.name}`",
+            default,
+            key.kind.words,
+            flag(key),
+            environment,
+            effect.value,
+            key.meaning,
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -247,6 +247,7 @@ def test_every_key_can_come_from_the_environment(path: str) -> None:
         KEYS["Client.BasicAuth"].kind.words: "ann:secret",
         "none, v1 or v2": "v2",
         "tolerate or require": "require",
+        KEYS["Server.LogLevel"].kind.words: "DEBUG",
         KEYS["Server.DenyVisitors"].kind.words: "192.0.2.0/24",
         "SHA256: and 32 bytes in base64 or hex": "00" * 32,
     }
@@ -612,7 +613,8 @@ def test_the_flag_of_visit_ports_and_its_old_name_are_one() -> None:
     def visit_ports(*arguments: str) -> str:
         shown: list[object] = []
 
-        def command(flags: Flags) -> None:
+        def command(flags: Flags, config: Path | None = None) -> None:
+            assert config is None
             shown.append(flags["Server.VisitPort"])
 
         app = typer.Typer()

@@ -235,12 +235,10 @@ class RecordingForwarder(Forwarder):
         replay_of: int | None = None,
     ) -> RecordedEndpoint:
         """Connect to a service for a visitor, or for a replay. Raises as `open`."""
-        if number >= len(self.services):
+        if (service := self.find(number)) is None:
             raise LocalServiceError(f"there is no service number {number}")
         recorder = self.recorder
-        recording = recorder.begin(
-            number, self.services[number], visitor, visited, replay_of=replay_of
-        )
+        recording = recorder.begin(number, service, visitor, visited, replay_of=replay_of)
         try:
             endpoint = await super().open(number, visitor, visited)
         except LocalServiceError as error:

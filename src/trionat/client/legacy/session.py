@@ -27,7 +27,10 @@ from trionat.transport.deadline import deadline
 from trionat.transport.descriptors import room_for_visitors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trionat.client.legacy.dialer import LegacyDialer
+    from trionat.relay.stream import VisitorStream
     from trionat.transport.channel import LegacyChannel
 
 log = get_logger(__name__)
@@ -44,6 +47,13 @@ class LegacySession(Session):
     """A session without encryption, with one service, and with a new connection for each visitor."""
 
     server: LegacyDialer
+    _visitors: Visitors | None = attrs.field(init=False, default=None)
+
+    def visitors(self) -> Iterator[tuple[int, str, VisitorStream]]:
+        """See `Session`."""
+        if self._visitors is not None:
+            for stream in self._visitors.streams():
+                yield 0, "", stream
 
     async def run(self) -> None:
         """See `Session`."""
@@ -86,10 +96,13 @@ class LegacySession(Session):
     async def _serve(self, channel: LegacyChannel, information: UserInformation) -> None:
         limit = max(1, room_for_visitors(self.config.max_tunnels))
         visitors = Visitors(self.server, information, self.forwarder, limit)
+        self._visitors = visitors
         async with trio.open_nursery() as nursery:
             nursery.start_soon(visitors.sweep, name="sweep")
             nursery.start_soon(self._read, channel, visitors, nursery, name="control reader")
             nursery.start_soon(self.forwarder.check, name="check services")
+            if self.looks_after:
+                nursery.start_soon(self.forwarder.look_after, name="look after services")
             await self.stopping.wait()
             with trio.move_on_after(self.config.drain_grace):
                 await visitors.wait_none()

@@ -18,6 +18,8 @@ from trionat.signals import Signal
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trionat.client.forwarder import Forwarder
     from trionat.client.legacy.dialer import LegacyDialer
     from trionat.protocol.legacy import UserInformation
@@ -49,6 +51,10 @@ class Visitors:
             return
         self._present += 1
         nursery.start_soon(self._serve, number, name=f"visitor {number}")
+
+    def streams(self) -> Iterator[VisitorStream]:
+        """Those that have a tunnel."""
+        return (tunnel.stream for tunnel in self._tunnels)
 
     async def wait_none(self) -> None:
         """Wait until no visitor is left."""

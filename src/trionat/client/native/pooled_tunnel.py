@@ -14,7 +14,7 @@ from trionat.signals import Signal
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
     from trionat.client.native.tunnel_pool import TunnelPool
     from trionat.protocol.tunnel_frames import Open
@@ -85,6 +85,12 @@ class PooledTunnel:
         if self._ended_at_once:
             pool.note_failed(problem, trio.current_time() - self._began)
 
+    def visitors(self) -> Iterator[tuple[Open, VisitorStream]]:
+        """The one that is on it, and the one before where that has not ended."""
+        for stream in self.tunnel.streams:
+            if (frame := self._frames.get(stream)) is not None:
+                yield frame, stream
+
     @property
     def _ended_at_once(self) -> bool:
         return (
@@ -127,7 +133,7 @@ class PooledTunnel:
         if len(self._frames) > 1:  # of the current visitor and the one before
             del self._frames[next(iter(self._frames))]
         self._frames[stream] = frame
-        if frame.service >= len(self.pool.forwarder.services):  # OPEN was refused for that before
+        if not self.pool.forwarder.knew(frame.service):  # OPEN was refused for that before
             raise RemoteProtocolError(f"RESUME for service {frame.service}, which is not there")
         self._opened = stream
         self._changed.notify()

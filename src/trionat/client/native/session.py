@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import attrs
 import trio
 
+from trionat.address import parse_public_address
 from trionat.client.native.early import EarlyStreams
 from trionat.client.native.expose import expose
 from trionat.client.native.streams import WaitingStreams
 from trionat.client.native.tunnel_pool import TunnelPool
-from trionat.client.session import Session
+from trionat.client.session import Session, public_services
 from trionat.config.values import UNENCRYPTED
 from trionat.errors import (
+    ConnectionLostError,
     PeerError,
     PeerTimeoutError,
     RefusedError,
     RemoteProtocolError,
     SessionOverError,
+    StartupError,
 )
 from trionat.events import ApprovalAsked, Draining, Queued
 from trionat.log import get_logger
@@ -38,11 +41,14 @@ from trionat.protocol.messages import (
     QUEUE_TIMEOUT,
     RESUME,
     ROUTES,
+    SERVICE_CHANGES,
     Acks,
     Approve,
     Ask,
     Attach,
     Begin,
+    Change,
+    Changed,
     Close,
     CloseCode,
     Down,
@@ -71,11 +77,13 @@ from trionat.transport.endpoint import Endpoint, close_after_last_words, lost, s
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from trionat.address import TCPAddress
     from trionat.client.native.dialer import Server
     from trionat.client.native.servers import Place, Servers
+    from trionat.config.service import Service
+    from trionat.relay.stream import VisitorStream
 
 log = get_logger(__name__)
 
@@ -96,6 +104,9 @@ _MOST_MOVES: Final = 3
 
 # Seconds, besides its grace, that a server has to end the session of a client that is up at another one. Chosen.
 _TO_END: Final = 10.0
+
+# Seconds for the answer to CHANGE: the server may have to ask its store whose a name is. Chosen.
+_TO_ANSWER: Final = 10.0
 
 _IS_NOT_HELD: Final = "this server would not keep to the restrictions of the ticket: it is older, and asks nobody for a credential"
 
@@ -123,7 +134,11 @@ class NativeSession(Session):
     _control: ControlLink | None = attrs.field(init=False, default=None)
     welcome: Welcome | None = attrs.field(init=False, default=None)
     _examined: dict[int, Examined | None] = attrs.field(init=False, factory=lambda: {})
+    _host: str = attrs.field(init=False, default="")
+    _changes: bool = attrs.field(init=False, default=False)  # whether the server takes CHANGE
+    _answer: Changed | None = attrs.field(init=False, default=None)
     _answered: Signal = attrs.field(init=False, factory=Signal)
+    _pool: TunnelPool | None = attrs.field(init=False, default=None)
 
     async def run(self) -> None:
         """See `Session`."""
@@ -154,6 +169,8 @@ class NativeSession(Session):
             return None
         finally:
             self._link = self._control = None
+            self._answered.notify()
+            self._pool = None
             # At once, unless we have just said goodbye: the next session need not wait for a server that is silent.
             endpoint.close()
 
@@ -181,6 +198,57 @@ class NativeSession(Session):
         del self._examined[service]
         return examined
 
+    @property
+    def round_trip(self) -> float | None:
+        """See `Session`; the time of the last ping."""
+        return None if self._control is None else self._control.round_trip
+
+    def visitors(self) -> Iterator[tuple[int, str, VisitorStream]]:
+        """See `Session`."""
+        return iter(()) if self._pool is None else self._pool.visitors()
+
+    @property
+    def can_change(self) -> bool:
+        """Whether services can go and come within this session."""
+        return self._changes and self._control is not None
+
+    async def change_services(self, removed: Sequence[int], added: Sequence[Service]) -> None:
+        """Have services go, by their numbers, and others come; not two of it at once, and only where it `can_change`. Cancelling it leaves it open whether that is so at the server: end the session then.
+
+        Raises:
+            StartupError: the server refuses, and nothing has changed.
+            PeerError: the session has ended meanwhile, or there was no answer.
+        """
+        if (link := self._control) is None:
+            raise ConnectionLostError("the session has ended")
+        self._answer = None
+        requests = expose(added, (None,) * len(added), idle_tunnels=0).services if added else ()
+        link.post(Change(removed=tuple(sorted(removed)), added=requests))
+        with deadline(_TO_ANSWER, f"the server has not answered within {_TO_ANSWER:g} s"):
+            answer = await self._wait_answer(link)
+        if answer.code is not None:
+            raise StartupError(f"the server refuses other services: {answer.text}")
+        if len(answer.ports) != len(added):
+            raise RemoteProtocolError(
+                f"CHANGED with {len(answer.ports)} ports for {len(added)} services"
+            )
+        kept = [place for place, n in enumerate(self.forwarder.numbers) if n not in removed]
+        self.forwarder.change(removed, added)
+        ports, connected = self.ports or (), self.connected
+        self.ports = (*(ports[place] for place in kept), *answer.ports)
+        if connected is not None:
+            new = public_services(added, self._host, answer.ports, answer.urls)
+            services = (*(connected.services[place] for place in kept), *new)
+            self.connected = attrs.evolve(connected, services=services)
+            self.tell(self.connected)
+
+    async def _wait_answer(self, link: ControlLink) -> Changed:
+        while self._answer is None:
+            if self._control is not link:
+                raise ConnectionLostError("the session has ended")
+            await self._answered.wait()
+        return self._answer
+
     def note_end(self, problem: PeerError, *, final: bool) -> bool:
         """See `Session`."""
         return self.place is not None and self.servers.ended(self.place, problem, final=final)
@@ -203,6 +271,7 @@ class NativeSession(Session):
                         GROUPS,
                         NAMES,
                         APPROVALS,
+                        SERVICE_CHANGES,
                         *([PLAIN_TUNNELS] if self._wants_plain else []),
                         *([NARROWED_TICKETS] if server.caveats else []),
                     ),
@@ -345,7 +414,11 @@ class NativeSession(Session):
             encrypted=not plain,
         )
         self._link = link if APPROVALS in welcome.capabilities else None
-        self._control = link
+        self._control, self._changes = link, SERVICE_CHANGES in welcome.capabilities
+        self._pool = pool
+        self._host = welcome.host or server.control.host
+        if shown := self.config.public_server_addr:
+            self._host, _ = parse_public_address(shown)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run, name="control link")
             nursery.start_soon(pool.run, name="tunnel pool")
@@ -355,7 +428,9 @@ class NativeSession(Session):
                 nursery.start_soon(self._tell_moved, link, name="tell that we have moved")
             if GROUPS in welcome.capabilities:
                 nursery.start_soon(self._tell_down, link, name="tell services that are down")
-            if self.config.group is not None:
+            if self.looks_after:
+                nursery.start_soon(self.forwarder.look_after, name="look after services")
+            elif self.config.group is not None:
                 nursery.start_soon(self.forwarder.retry, name="try services that are down")
             await self.stopping.wait()
             link.post(Drain(seconds=self.config.drain_grace))
@@ -399,11 +474,14 @@ class NativeSession(Session):
                 case Early() if resumes:
                     early.take(message)
                 case Ask(service=service, host=host, what=what):
-                    if service < len(self.forwarder.services):
-                        name = self.forwarder.services[service].name
+                    if (found := self.forwarder.find(service)) is not None:
+                        name = found.name
                         self.tell(ApprovalAsked(service=service, name=name, host=host, what=what))
                 case Examined(service=service) if service in self._examined:
                     self._examined[service] = message
+                    self._answered.notify()
+                case Changed() if self._changes:
+                    self._answer = message
                     self._answered.notify()
                 case Drain(seconds=seconds, servers=servers):
                     if not draining:

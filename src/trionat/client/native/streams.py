@@ -71,6 +71,10 @@ class WaitingStreams:
         """Whether that visitor's waits."""
         return visitor in self._waiting
 
+    def opened(self) -> Iterator[tuple[Open, VisitorStream]]:
+        """Each with the frame that has begun it."""
+        return ((waiting.frame, waiting.stream) for waiting in self._waiting.values())
+
     @property
     def visitors(self) -> int:
         """How many visitors wait, without those of whom only the last words are to be said."""

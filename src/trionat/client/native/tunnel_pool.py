@@ -281,6 +281,12 @@ class TunnelPool:
         for each in self._tunnels:
             yield from each.tunnel.streams
 
+    def visitors(self) -> Iterator[tuple[int, str, VisitorStream]]:
+        """Yield service, address and stream of each visitor on a tunnel."""
+        for each in self._tunnels - self._idle:
+            for frame, stream in each.visitors():
+                yield frame.service, _address(frame), stream
+
     async def connect(self, frame: Open) -> Endpoint:
         """Return a connection to the local service of a visitor for whom a tunnel was opened; see `open_service`."""
         log.debug("visitor paired with a tunnel", visitor=frame.visitor, service=frame.service)
@@ -318,7 +324,7 @@ class TunnelPool:
             "visitor closed",
             visitor=frame.visitor,
             address=_address(frame),
-            service=str(self.forwarder.services[frame.service].local),
+            service=self.forwarder.name(frame.service),
             reason=stream.end,
             received=stream.given,
             sent=stream.taken,

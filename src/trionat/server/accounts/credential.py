@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -12,8 +13,6 @@ from trionat.errors import StoreError
 from trionat.store.passwords import is_hashed, verify_password
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from trionat.store.base import User
 
 
@@ -69,3 +68,28 @@ class Credential:
     def name(self) -> str:
         """Its kind, for messages."""
         return "ticket" if self.by_ticket else "password"
+
+
+def write_credential(credential: Credential | None) -> dict[str, Any] | None:
+    """Write what a login has shown."""
+    if credential is None:
+        return None
+    return {
+        "by_ticket": credential.by_ticket,
+        "digest": credential.digest.hex(),
+        "plain": credential.plain,
+        "expires_at": None if credential.expires_at is None else credential.expires_at.isoformat(),
+    }
+
+
+def read_credential(values: dict[str, Any] | None) -> Credential | None:
+    """Read what a login has shown."""
+    if values is None:
+        return None
+    expires_at = values["expires_at"]
+    return Credential(
+        values["by_ticket"],
+        bytes.fromhex(values["digest"]),
+        values["plain"],
+        None if expires_at is None else datetime.fromisoformat(expires_at),
+    )

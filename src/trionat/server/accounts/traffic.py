@@ -22,7 +22,7 @@ from trionat.errors import StartupError, StoreDataError, StoreUnavailableError
 from trionat.log import get_logger
 from trionat.signals import Signal
 from trionat.store.day import day_within
-from trionat.store.journal import load_journal, save_journal
+from trionat.store.journal import Journal, load_journal, save_journal
 from trionat.store.month import month_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trionat.store.base import Flush, Store
-    from trionat.store.journal import Journal
 
 log = get_logger(__name__)
 
@@ -58,9 +57,11 @@ def _now() -> datetime:
 
 @asynccontextmanager
 async def open_traffic(
-    folder: Path, store: Store, now: Callable[[], datetime] = _now
+    folder: Path, store: Store, now: Callable[[], datetime] = _now, *, later: bool = False
 ) -> AsyncGenerator[Traffic]:
     """Give what counts traffic; what the journal in the state folder has from before is sent first.
+
+    With `later`, another process has the journal until `take_over` is called: before that nothing is written down or sent.
 
     Whoever runs sessions in the block starts `flush_regularly`, and has ended them when the block ends. That makes a last
     flush, under cancellation too, which takes at most 5 s; what the store does not take then stays in the journal.
@@ -68,8 +69,9 @@ async def open_traffic(
     Raises:
         StartupError: The journal cannot be read.
     """
-    journal = await trio.to_thread.run_sync(load_journal, folder)
+    journal = Journal() if later else await trio.to_thread.run_sync(load_journal, folder)
     traffic = Traffic(folder, store, journal, now)
+    traffic.is_elsewhere = later
     try:
         yield traffic
     finally:
@@ -123,12 +125,15 @@ class Traffic:
     The name under which it numbers its flushes is its own: what an earlier process has attempted keeps that one's name, and all
     else gets a new one. For another server may be running on a copy of the state folder, or the folder is an older copy itself,
     and a number that both have used would be taken for a flush that has arrived.
+
+    While it `is_elsewhere`, the journal belongs to another process: nothing is flushed here.
     """
 
     folder: Path
     store: Store
     journal: Journal
     now: Callable[[], datetime]
+    is_elsewhere: bool = attrs.field(init=False, default=False)
     _meters: set[_Meter] = attrs.field(init=False, factory=lambda: set())
     _left: Counter[str] = attrs.field(init=False, factory=lambda: Counter())  # by ended sessions
     _session_ended: Signal = attrs.field(init=False, factory=Signal)
@@ -202,8 +207,9 @@ class Traffic:
                     if not self._store_is_down:
                         break
                     async with self._turn:
-                        self._count()
-                        await self._save()
+                        if not self.is_elsewhere:
+                            self._count()
+                            await self._save()
 
     async def flush(self) -> None:
         """Bring everything up to now into the journal, and from there to the store. Cancelling it loses nothing.
@@ -212,6 +218,8 @@ class Traffic:
         """
         end = trio.current_time() + FLUSH_INTERVAL
         async with self._turn:
+            if self.is_elsewhere:
+                return
             self._count()
             if trio.current_time() >= self._retry_at and not self._store_is_down:
                 self._retry_at = trio.current_time() + RETRY_INTERVAL
@@ -222,14 +230,45 @@ class Traffic:
     async def _flush_next(self) -> bool:
         """Write the journal down, and bring what is next in it to the store; tell whether to go on."""
         async with self._turn:  # given back in between, to those who ask
+            if self.is_elsewhere:
+                return False
             if not self._has_own_name and self.journal.waiting and self.journal.attempted is None:
                 self.journal, self._has_own_name = self.journal.renamed(), True
             self.journal = self.journal.attempt()
             flush = self.journal.attempted
             return await self._save() and flush is not None and await self._send(flush)
 
+    @asynccontextmanager
+    async def resting(self) -> AsyncGenerator[None]:
+        """Neither write nor send anything in the block, but by `write_down`."""
+        async with self._turn:
+            yield
+
+    async def write_down(self) -> None:
+        """Bring everything up to now into the journal on the disk, where another process finds it. Only in `resting`.
+
+        Raises:
+            StartupError: it cannot be written.
+        """
+        self._count()
+        if not await self._save():
+            raise StartupError(f"{self.folder}: the traffic so far cannot be written down")
+
+    async def take_over(self) -> None:
+        """Read the journal, which the process before has written down, and is done with.
+
+        Raises:
+            StartupError: it cannot be read.
+        """
+        async with self._turn:
+            self.journal = await trio.to_thread.run_sync(load_journal, self.folder)
+            self._on_disk, self._sent = self.journal, self.journal.attempted
+            self.is_elsewhere = False
+
     def tell_rest(self) -> None:
         """Log what stays behind, if anything does."""
+        if self.is_elsewhere:
+            return
         if rest := sum(self.journal.unsettled().values()):
             if self.journal is self._on_disk:
                 where = "in the journal, until the next start"

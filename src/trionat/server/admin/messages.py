@@ -17,6 +17,10 @@ REQUEST_BYTES: Final = 4096
 """What a request has at most, with its line end. The longest name is 255 characters, each of at most 12 bytes in JSON."""
 
 _encoder: Final = json.JSONEncoder(separators=(",", ":"))
+
+FOR_UPGRADE: Final = 150.0
+"""Seconds for an upgrade: it takes as long as a start does, and at most what the new process has for all of its steps."""
+
 _HIGHEST_NUMBER: Final = 2**63 - 1
 
 
@@ -81,8 +85,24 @@ class LiftBan:
     network: str
 
 
+@attrs.frozen
+class AskReload:
+    """Asks that the configuration be read again, for a `Reloaded`."""
+
+    word: ClassVar[str] = "reload"
+
+
+@attrs.frozen
+class AskUpgrade:
+    """Asks that a new process take the place of this one, for an `Upgraded`."""
+
+    word: ClassVar[str] = "upgrade"
+
+
 Kick: TypeAlias = KickUser | KickSession | KickVisitor
-Request: TypeAlias = AskStatus | AskTasks | AskDrain | AskWhere | Kick | LiftBan
+Request: TypeAlias = (
+    AskStatus | AskTasks | AskDrain | AskWhere | AskReload | AskUpgrade | Kick | LiftBan
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -219,6 +239,10 @@ def decode_request(line: bytes) -> Request:
             return AskDrain()
         case AskWhere.word:
             return AskWhere(fields.text("name"))
+        case AskReload.word:
+            return AskReload()
+        case AskUpgrade.word:
+            return AskUpgrade()
         case KickUser.word:
             return KickUser(fields.text("name"))
         case KickSession.word:

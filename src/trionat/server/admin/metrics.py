@@ -182,7 +182,7 @@ class Metrics:
                     name=service.name,
                     local=service.local,
                     port=port,
-                    down=number in lease.queue.down,
+                    down=(number if lease.group is not None else point.service) in lease.queue.down,
                     url=public_url(point, self.context.config),
                     requests=None if point.requests is None else point.requests.figures,
                 )

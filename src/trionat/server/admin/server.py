@@ -11,10 +11,13 @@ import trio
 from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.server.admin.messages import (
+    FOR_UPGRADE,
     REQUEST_BYTES,
     AskDrain,
+    AskReload,
     AskStatus,
     AskTasks,
+    AskUpgrade,
     AskWhere,
     KickSession,
     KickUser,
@@ -26,18 +29,24 @@ from trionat.server.admin.messages import (
     encode_answer,
     encode_error,
 )
+from trionat.server.upgrade.upgrade import UpgradeError
 from trionat.transport.deadline import deadline
 from trionat.transport.isolation import isolated
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Awaitable, Callable
 
+    from trionat.config.reload import Reloaded
     from trionat.server.admin.commands import Commands
     from trionat.server.admin.messages import Drained, Kicked, Whereabouts
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.admin.task_tree import Branch
+    from trionat.server.upgrade.upgrade import Upgrade, Upgraded
 
 log = get_logger(__name__)
+
+NO_UPGRADE: Final = "this server was not started by trionat serve, so nobody knows how a new process is to be started"
 
 _PLACES: Final = 4
 """Connections at once; more wait in the kernel's queue. Chosen, not measured."""
@@ -45,15 +54,22 @@ _PLACES: Final = 4
 _PATIENCE: Final = 10.0
 """Seconds for a connection, from its first byte to its last."""
 
+_NO_FILE: Final = "this server was started by a program, which knows its configuration"
+
 _SHORTAGE_WAIT: Final = 1.0
 """Seconds to the next try, where a connection cannot be accepted for lack of descriptors."""
 
 
 @attrs.define(eq=False)
 class AdminServer:
-    """Answers what commands ask for, until it is cancelled. Does not own the listening socket."""
+    """Answers what commands ask for, until it is cancelled. Does not own the listening socket. `reload` is there where the configuration can be read again.
+
+    With `upgrade` another process can take over.
+    """
 
     commands: Commands
+    reload: Callable[[], Awaitable[Reloaded]] | None = None
+    upgrade: Upgrade | None = None
     _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, _PLACES))
     _scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
@@ -61,22 +77,34 @@ class AdminServer:
 
     async def serve(self, listening: socket.socket) -> None:
         """Serve every connection in a task of its own."""
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
         async with trio.open_nursery() as nursery:
-            while True:
-                await self._places.acquire()
-                try:
-                    stream = await listener.accept()
-                except OSError as error:
-                    self._places.release()
-                    log.warning("cannot take a command now", error=error.strerror or str(error))
-                    await trio.sleep(_SHORTAGE_WAIT)
-                else:
-                    nursery.start_soon(self._attend, stream, name="command")
+            await self.accept(listening, nursery)
+
+    async def accept(self, listening: socket.socket, nursery: trio.Nursery) -> None:
+        """Serve every connection in a task of `nursery`, until cancelled: they go on then."""
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+        while True:
+            await self._places.acquire()
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                self._places.release()
+                log.warning("cannot take a command now", error=error.strerror or str(error))
+                await trio.sleep(_SHORTAGE_WAIT)
+            except BaseException:
+                self._places.release()
+                raise
+            else:
+                nursery.start_soon(self._attend, stream, name="command")
+
+    async def wait_answered(self) -> None:
+        """Wait until all commands that were accepted have their answers. Nobody accepts any more."""
+        for _ in range(_PLACES):
+            await self._places.acquire()
 
     async def _attend(self, stream: trio.SocketStream) -> None:
         try:
-            with isolated(log, "a command was dropped"), deadline(_PATIENCE, "it took too long"):
+            with isolated(log, "a command was dropped"):
                 async with stream:
                     await self._reply(stream)
         finally:
@@ -84,18 +112,25 @@ class AdminServer:
 
     async def _reply(self, stream: trio.SocketStream) -> None:
         try:
-            try:
-                request = decode_request(await _read_line(stream))
-            except RemoteProtocolError as error:
-                await stream.send_all(encode_error(str(error)))
-            else:
-                await stream.send_all(await self._answer(request))
+            with deadline(_PATIENCE, "it took too long"):
+                try:
+                    request = decode_request(await _read_line(stream))
+                except RemoteProtocolError as error:
+                    await stream.send_all(encode_error(str(error)))
+                    return
+            patience = FOR_UPGRADE if isinstance(request, AskUpgrade) else _PATIENCE
+            with deadline(patience, "it took too long"):
+                try:
+                    answer = await self._answer(request)
+                except UpgradeError as error:
+                    answer = encode_error(str(error))
+                await stream.send_all(answer)
         except trio.BrokenResourceError:
             log.debug("a command went away before it had its answer")
 
     async def _answer(self, request: Request) -> bytes:
         """Do what is asked for. The answer is written in a thread, since there may be thousands of visitors in it."""
-        answer: Snapshot | Branch | Drained | Whereabouts | Kicked | Lifted
+        answer: Snapshot | Branch | Drained | Whereabouts | Kicked | Lifted | Reloaded | Upgraded
         match request:
             case AskStatus():
                 answer = await self.commands.snapshot()
@@ -105,6 +140,14 @@ class AdminServer:
                 answer = await self.commands.drain()
             case AskWhere():
                 answer = self.commands.where(request.name)
+            case AskReload():
+                if self.reload is None:
+                    return encode_error(_NO_FILE)
+                answer = await self.reload()
+            case AskUpgrade():
+                if self.upgrade is None:
+                    raise UpgradeError(NO_UPGRADE)
+                answer = await self.upgrade.perform()
             case KickUser() | KickSession() | KickVisitor():
                 answer = await self.commands.kick(request)
                 if answer.anybody:

@@ -15,7 +15,7 @@ from trionat.system import has_unix_sockets, open_unix_socket
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
 log = get_logger(__name__)
@@ -36,12 +36,23 @@ _PATIENCE: Final = 15.0
 
 
 @contextmanager
-def open_admin_socket(folder: Path) -> Generator[socket.socket | None]:
+def open_admin_socket(
+    folder: Path,
+    given: socket.socket | None = None,
+    is_elsewhere: Callable[[], bool] = lambda: False,
+) -> Generator[socket.socket | None]:
     """Listen on the socket in a folder that the caller has locked, and remove it at the end. Blocks for a moment.
 
     A socket that a server left behind which was killed is replaced. Where there can be none, gives None: the server does
-    not need it.
+    not need it. With `given`, another process has listened there so far; one that `is_elsewhere` at the end stays where it is.
     """
+    if given is not None:
+        with given:
+            yield given
+            if not is_elsewhere():
+                with suppress(OSError):
+                    (folder / SOCKET_NAME).unlink(missing_ok=True)
+        return
     if not has_unix_sockets():
         yield None
         return
@@ -64,12 +75,13 @@ def open_admin_socket(folder: Path) -> Generator[socket.socket | None]:
         try:
             yield listening
         finally:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+            if not is_elsewhere():
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
-def call(folder: Path, request: bytes) -> bytes:
-    """Send a line to the server that runs on a state folder, and return the line that it answers. Blocks.
+def call(folder: Path, request: bytes, *, patience: float | None = None) -> bytes:
+    """Send a line to the server that runs on a state folder, and return the line that it answers. Blocks, at each step for so many seconds at most, or as long as most answers take.
 
     Raises:
         StartupError: there is no server, or it does not answer.
@@ -78,8 +90,9 @@ def call(folder: Path, request: bytes) -> bytes:
         raise StartupError(
             "this needs Unix sockets, which Python does not have on Windows: see the server's log"
         )
+    patience = _PATIENCE if patience is None else patience
     with open_unix_socket() as sock:
-        sock.settimeout(_PATIENCE)
+        sock.settimeout(patience)
         try:
             with _reachable(folder) as name:
                 sock.connect(name)
@@ -91,7 +104,7 @@ def call(folder: Path, request: bytes) -> bytes:
             ) from error
         except TimeoutError as error:
             raise StartupError(
-                f"{folder}: the server does not answer within {_PATIENCE:g} s"
+                f"{folder}: the server does not answer within {patience:g} s"
             ) from error
         except OSError as error:
             raise StartupError(

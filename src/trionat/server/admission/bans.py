@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import trio
@@ -105,6 +105,10 @@ class Bans:
     _sessions: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _in_use_until: dict[str, float] = attrs.field(init=False, factory=lambda: {})
     _told: set[str] = attrs.field(init=False, factory=lambda: set())  # bans, in events
+
+    def take_limits(self, after: int, time: float) -> None:
+        """These count from now on; a ban that there is ends as it was told."""
+        self.after, self.time = after, time
 
     def shuts_out(self, host: str) -> bool:
         """Tell whether a connection from there is closed unheard: it is banned, and nobody there has a session, or had one lately."""
@@ -274,6 +278,28 @@ class Bans:
                 self._told.remove(network)
                 self.events.publish(ban_lifted(network=network, reason="somebody has lifted it"))
         return banned
+
+    def write(self) -> dict[str, dict[str, list[float] | float]]:
+        """Return what another process needs to go on with: failures as of now and for how long each network is banned, and for how long each is in use."""
+        now = trio.current_time()
+        in_use = {network: until - now for network, until in self._in_use_until.items()}
+        return {
+            "failed": {
+                network: [record.now(), max(0.0, record.banned_until - now)]
+                for network, record in self._records.items()
+            },
+            "in_use": {**in_use, **dict.fromkeys(self._sessions, _IN_USE_FOR)},
+        }
+
+    def read(self, values: dict[str, Any]) -> None:
+        """Go on with what another process has written."""
+        now = trio.current_time()
+        for network, (score, seconds) in values.get("failed", {}).items():
+            _put_last(self._records, network, _Record(score, now, now + seconds))
+            if seconds > 0 and self.events.is_on:
+                self._told.add(network)
+        for network, seconds in values.get("in_use", {}).items():
+            _put_last(self._in_use_until, network, now + seconds)
 
     def _record(self, network: str) -> _Record:
         record = self._records.pop(network, None) or _Record()

@@ -62,6 +62,7 @@ class Lease:
     vacant_since: float | None = attrs.field(init=False, default=None)
     handed_over: trio.Event = attrs.field(init=False, factory=trio.Event)
     token: str = attrs.field(init=False, repr=False, factory=_new_token)
+    _next_number: int = attrs.field(init=False, default=0)
     _evict: Callable[[str], None] | None = attrs.field(init=False, default=None)
     _send_back: Callable[[str], None] | None = attrs.field(init=False, default=None)
     _vacated: Signal = attrs.field(init=False, factory=Signal)
@@ -118,6 +119,32 @@ class Lease:
             for service, point in zip(services, self.point_ids, strict=True)
         )
 
+    @property
+    def next_number(self) -> int:
+        """The number of the next service that comes in this session."""
+        return self._next_number
+
+    def change(
+        self, services: tuple[ServiceRequest, ...], points: tuple[VisitPoint, ...], kept: int
+    ) -> None:
+        """These are its services from now on, and where they are; those behind the first `kept` are new, and get the next numbers. Not for a group."""
+        for point in self.points:
+            if point not in points[:kept]:
+                self.queue.drop_service(point.service, "the service was taken away")
+        self.points = points
+        for point in points[kept:]:
+            point.service, point.queue = self._next_number, self.queue
+            self._next_number += 1
+        self.take_services(services)
+
+    def _renumber(self) -> None:
+        """A session begins: its services have the numbers of their places."""
+        if self.group is None:
+            self.queue.renumber({point.service: place for place, point in enumerate(self.points)})
+            for place, point in enumerate(self.points):
+                point.service = place
+        self._next_number = len(self.points)
+
     def check_services(self, services: tuple[ServiceRequest, ...]) -> None:
         """Check that a session with these services may be up beside the others of its group.
 
@@ -152,6 +179,7 @@ class Lease:
         send_back: Callable[[str], None] | None = None,
     ) -> None:
         """The session `uid` uses the lease from now on; `evict` ends it, for the reason given. So does `send_back`, and its client comes again."""
+        self._renumber()
         self.queue.session = uid
         self.queue.down = frozenset()
         self.vacant_since = self.on_gone = None

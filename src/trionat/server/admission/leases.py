@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 import trio
 
-from trionat.errors import RefusedError
+from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.log import get_logger
-from trionat.protocol.messages import RefusalCode
+from trionat.protocol.messages import MAX_SERVICES, RefusalCode
 from trionat.relay.send_buffer import SendMemory
 from trionat.server.accounts.limits import LiveLimits
 from trionat.server.admission.lease import Lease
@@ -23,14 +23,14 @@ from trionat.server.visitors.queue import VisitorQueue
 from trionat.signals import AutoResetEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Container, Iterator, Sequence
 
     from trionat.config.server import ServerConfig
     from trionat.protocol.messages import ServiceRequest
     from trionat.server.accounts.name_owners import Reservation
     from trionat.server.admission.queued_client import QueuedClient
     from trionat.server.registry.registry import Registry
-    from trionat.server.visitors.ports import LeaseKey, PortPool
+    from trionat.server.visitors.ports import LeaseKey, PointId, PortPool, VisitPoint
     from trionat.server.visitors.visitor import Visitor
 
 log = get_logger(__name__)
@@ -41,6 +41,12 @@ _TAKE_BACK: Final = 2.0
 
 def _in_this_process(leases: Leases) -> Registry:
     return LocalRegistry(ClaimTable(leases.config.session_limit, leases.ports))
+
+
+def _point_of(service: ServiceRequest, points: Sequence[PointId]) -> PointId | None:
+    """Return which of these ports and names a service asks for, if it does."""
+    wanted = service.visit_port if service.has_port else service.hostname
+    return wanted if wanted in points else None
 
 
 def _close(visitor: Visitor) -> None:
@@ -72,6 +78,7 @@ class Leases:
     `ports` are the visit ports of this process; where the registry is in it as well, which it is unless given, they are its pool. `by_key` has
     the leases that exist; `live_limits` what their users may have; `changed` is notified when slots and ports are free
     again, or will be in a while, and when a client leaves the queue. `pass_on` brings a visitor to the process that has its port by now.
+    While it `is_at_rest`, since another process is about to go on with all of them, nothing expires.
     """
 
     config: ServerConfig
@@ -89,6 +96,7 @@ class Leases:
     live_limits: LiveLimits = attrs.field(init=False, factory=LiveLimits)
     send_memory: SendMemory = attrs.field(init=False)
     changed: AutoResetEvent = attrs.field(init=False, factory=AutoResetEvent)
+    is_at_rest: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self.naming = Naming(self.config.domain)
@@ -97,6 +105,12 @@ class Leases:
         self.registry.on_evict = self.evict
         self.registry.on_lost = self.lose
         self.registry.on_moved = self.hand_over
+
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on; what a client has at once, from its next session on."""
+        self.config = config
+        self.send_memory.limit = config.resume_memory_total
+        self.changed.notify()  # there may be more slots and ports, and leases may end sooner
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self.by_key.values()))
@@ -163,6 +177,92 @@ class Leases:
         assert refusal is not None, "there is a choice at least"  # noqa: S101 - for type checkers
         raise refusal
 
+    def check_services(
+        self, client: QueuedClient, services: Sequence[ServiceRequest]
+    ) -> tuple[ServiceRequest, ...]:
+        """Return services with whole names, where they ask for one.
+
+        Raises:
+            RefusedError: the client asks for what this server does not have, or what its user may not have.
+        """
+        whole = self.naming.whole(services, client.scope)
+        self.ports.check(whole, client.limits.visit_ports, client.scope.who)
+        if len(whole) > self.config.max_services:
+            raise RefusedError(
+                RefusalCode.TOO_MANY_SERVICES,
+                f"{len(whole)} services asked for, {self.config.max_services} allowed (MaxServices)",
+            )
+        return whole
+
+    def can_change(self, lease: Lease) -> bool:
+        """Tell whether the services of a lease can change within a session."""
+        return self.registry.amends and lease.group is None
+
+    async def change(
+        self,
+        client: QueuedClient,
+        lease: Lease,
+        removed: Collection[int],
+        added: tuple[ServiceRequest, ...],
+    ) -> tuple[VisitPoint, ...]:
+        """Take services of a client away, by their numbers, and give it others, all or nothing; return where these are. One that comes for a port or name of one that goes gets just that.
+
+        Raises:
+            RefusedError: that cannot be; all is as before.
+            RemoteProtocolError: there is no such service.
+        """
+        places = {point.service: place for place, point in enumerate(lease.points)}
+        if missing := [number for number in removed if number not in places]:
+            raise RemoteProtocolError(f"CHANGE without a service {missing[0]}")
+        if len(removed) == len(places) and not added:
+            raise RefusedError(RefusalCode.NAME_NOT_OFFERED, "no service would be left")
+        if lease.next_number + len(added) > MAX_SERVICES:
+            raise RefusedError(RefusalCode.TOO_MANY_SERVICES, "too many changes in one session")
+        kept = [place for number, place in places.items() if number not in removed]
+        stay = tuple(lease.services[place] for place in kept)
+        held = tuple(lease.point_ids[place] for place in kept)
+        free = [lease.point_ids[places[number]] for number in removed]
+        whole = self.check_services(client, (*stay, *added))
+        refusal: RefusedError | None = None
+        for services in self.naming.choices(whole[len(kept) :], client.key, None, client.scope):
+            try:
+                await self._reserve(client, services)
+                self._check_there(lease)
+                new = tuple(_point_of(service, free) for service in services)
+                claim = self.registry.amend(
+                    self._claims[lease.key], (*whole[: len(kept)], *services), (*held, *new)
+                )
+            except RefusedError as error:
+                refusal = error
+                await self.take_back(client)
+                if refusal.code != RefusalCode.NAME_TAKEN:
+                    break
+            except BaseException:  # the session ends meanwhile
+                await self.take_back(client)  # noqa: ASYNC102 - shielded there, for a while
+                raise
+            else:
+                if claim is None:
+                    await self.take_back(client)
+                    raise RefusedError(RefusalCode.PORT_TAKEN, "no visit port is free")
+                return self._settle(client, lease, claim, len(kept))
+        assert refusal is not None, "there is a choice at least"  # noqa: S101 - for type checkers
+        raise refusal
+
+    def _check_there(self, lease: Lease) -> None:
+        if lease.given_up or lease.released or lease.handed_over.is_set():
+            raise RefusedError(RefusalCode.DRAINING, "the session ends")
+
+    def _settle(
+        self, client: QueuedClient, lease: Lease, claim: Claim, kept: int
+    ) -> tuple[VisitPoint, ...]:
+        self._claims[lease.key] = claim
+        client.settle(claim.points)
+        points = tuple(map(self.ports.open, claim.points))
+        lease.change(claim.wish.services, points, kept)
+        log.info("services have changed", ports=lease.point_ids, user=lease.key[0])
+        self.changed.notify()
+        return points[kept:]
+
     async def _reserve(self, client: QueuedClient, services: Sequence[ServiceRequest]) -> None:
         """Have the client's user own its names, for a while after they were used last.
 
@@ -206,6 +306,37 @@ class Leases:
         self._claims[lease.key] = claim
         return lease
 
+    def claim_of(self, lease: Lease) -> Claim:
+        """Return what a lease is for the registry."""
+        return self._claims[lease.key]
+
+    async def restore(
+        self, wish: Wish, points: Sequence[PointId], token: str, vacant_for: float
+    ) -> Lease | None:
+        """Return a lease that another process had, with its ports and names, as of a client that was lost so many seconds ago; None where it cannot be had here.
+
+        Raises:
+            RefusedError: the same, with the reason.
+        """
+        services = tuple(
+            service.at(point) for service, point in zip(wish.services, points, strict=True)
+        )
+        claim = await self.registry.claim(attrs.evolve(wish, services=services))
+        if claim is None:
+            return None
+        lease = self.open(claim)
+        lease.services, lease.token = wish.services, token
+        lease.vacant_since = trio.current_time() - vacant_for
+        self.registry.occupy(claim, occupied=False)
+        return lease
+
+    def let_go(self, kept: Container[int] = ()) -> None:
+        """Let go of all leases: another process goes on with them by now. Connections of visitors with the `kept` numbers are still somebody's here."""
+        for lease in self:
+            lease.on_gone = None
+            lease.queue.let_go(kept)
+            lease.hand_over()
+
     async def reclaim(self, client: QueuedClient) -> Lease | None:
         """Return the lease that the client has from before, without a session: one that is up is evicted. None: there is none.
 
@@ -241,7 +372,7 @@ class Leases:
 
     def expire(self, lease: Lease) -> None:
         """Release a lease if it has stood without a session for `PortReservation`."""
-        if self.expires_at(lease) <= trio.current_time():
+        if not self.is_at_rest and self.expires_at(lease) <= trio.current_time():
             lease.queue.expire_all()
             self.release(lease, "the client did not come back in time")
 
@@ -249,7 +380,7 @@ class Leases:
         """Dismiss visitors that have waited for longer than `VisitorWait`, or `ResumeWait`, for ever."""
         while True:
             await trio.sleep(min(0.5, self.config.visitor_wait / 4))
-            for lease in self:
+            for lease in () if self.is_at_rest else self:
                 lease.queue.expire(
                     wait=self.config.visitor_wait, resume_wait=self.config.effective_resume_wait
                 )
@@ -265,6 +396,9 @@ class Leases:
             self.changed.notify()
 
     def _occupied(self, lease: Lease) -> None:
+        lease.queue.most_waiting = self.config.max_waiting_visitors
+        lease.queue.most_present = self.config.max_visitors
+        lease.send_memory.limit = self.config.resume_memory
         self.registry.occupy(self._claims[lease.key], occupied=True)
 
     def evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:

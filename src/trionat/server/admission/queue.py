@@ -62,6 +62,11 @@ class Admission:
     _present: dict[LeaseKey, QueuedClient] = attrs.field(init=False, factory=lambda: {})
     _queue: list[QueuedClient] = attrs.field(init=False, factory=lambda: [])
 
+    def take_config(self, config: ServerConfig, elsewhere: tuple[TCPAddress, ...]) -> None:
+        """These count from now on."""
+        self.config, self.elsewhere = config, elsewhere
+        self.leases.changed.notify()
+
     @property
     def queue(self) -> tuple[QueuedClient, ...]:
         """Those who wait, in their order."""
@@ -195,13 +200,7 @@ class Admission:
         Raises:
             RefusedError: the client asks for what this server does not have, or what its user may not have (now).
         """
-        client.services = self.leases.naming.whole(client.services, client.scope)
-        self.leases.ports.check(client.services, client.limits.visit_ports, client.scope.who)
-        if len(client.services) > self.config.max_services:
-            raise RefusedError(
-                RefusalCode.TOO_MANY_SERVICES,
-                f"{len(client.services)} services asked for, {self.config.max_services} allowed (MaxServices)",
-            )
+        client.services = self.leases.check_services(client, client.services)
         if (most := client.limits.sessions) is None:
             return
         user = client.key[0]

@@ -176,6 +176,15 @@ class CertificateStore:
             for path, reason in await trio.to_thread.run_sync(_passed_over, self.own_folder):
                 log.warning("passed over in CertificatesDir", file=str(path), reason=reason)
 
+    def become(self, other: CertificateStore) -> None:
+        """Take over what another store of the same folder has read, and where it looks."""
+        self.own_files, self.own_folder = other.own_files, other.own_folder
+        self._entries, self._stamps = other._entries, other._stamps
+        self._doubtful, self._missed = other._doubtful, other._missed
+        self._http2.clear()
+        self._sort()
+        self.changed.notify()
+
     async def watch(self) -> None:
         """Look for changes until cancelled."""
         while True:

@@ -64,14 +64,18 @@ class Door:
 
     @classmethod
     async def open(
-        cls, address: TCPAddress, tls: ssl.SSLContext, resources: AsyncExitStack
+        cls,
+        address: TCPAddress,
+        tls: ssl.SSLContext,
+        resources: AsyncExitStack,
+        given: Listener | None = None,
     ) -> Self:
-        """Listen; `resources` closes it. Anything but loopback gets TLS.
+        """Listen, where it is not `given`; `resources` closes it. Anything but loopback gets TLS.
 
         Raises:
             StartupError: the address cannot be bound.
         """
-        listener = Listener.open(address, host=await look_up(address))
+        listener = given or Listener.open(address, host=await look_up(address))
         resources.callback(listener.close)
         return cls(listener=listener, tls=None if is_loopback(address.host) else tls)
 
@@ -111,15 +115,33 @@ class Console:
     delivery: Delivery
     sections: Mapping[str, Any]
     origins: Mapping[str, str]
-    _logins: Logins = attrs.field(init=False, factory=Logins)
+    _context: Context | None = attrs.field(init=False, default=None)
+    _guard: Guard | None = attrs.field(init=False, default=None)
+    _web_server: WebServer | None = attrs.field(init=False, default=None)
+    logins: Logins = attrs.field(init=False, factory=Logins)
+
+    def take_config(
+        self, config: ServerConfig, tls: ssl.SSLContext, visit_ports: tuple[int, ...]
+    ) -> None:
+        """These count from now on, for requests and connections that come."""
+        self.config = config
+        self.ready = attrs.evolve(self.ready, visit_ports=visit_ports)
+        if self.door.tls is not None:
+            self.door = attrs.evolve(self.door, tls=tls)
+            if self._web_server is not None:
+                self._web_server.tls = tls
+        if self._context is not None:
+            self._context.config, self._context.ready = config, self.ready
+        if self._guard is not None:
+            self._guard.take_config(config, self.ready)
 
     async def serve(self, commands: Commands) -> None:
-        """Serve until cancelled, which is when the server has stopped: how a planned stop goes can be seen. It is started anew after a bug."""
-        try:
-            with keep_tail() as tail:
-                await self._keep(commands, tail)
-        finally:
-            self.door.listener.close()  # nobody waits there while all else is put away
+        """Serve until cancelled, which is when the server has stopped: how a planned stop goes can be seen. It is started anew after a bug.
+
+        Whoever serves closes the listener then, so that nobody waits there while all else is put away.
+        """
+        with keep_tail() as tail:
+            await self._keep(commands, tail)
 
     async def _keep(self, commands: Commands, tail: Tail) -> None:
         wait = _FIRST_WAIT
@@ -137,7 +159,7 @@ class Console:
         sampler = Sampler(commands)
         health = Health(self.store)
         exposition = await Exposition.open(self.config, commands, health.store_answers)
-        context = Context(
+        context = self._context = Context(
             config=self.config,
             ready=self.ready,
             state=self.state,
@@ -146,7 +168,7 @@ class Console:
             traffic=self.traffic,
             bans=self.bans,
             commands=commands,
-            logins=self._logins,
+            logins=self.logins,
             sampler=sampler,
             live=Live(sampler),
             health=health,
@@ -159,9 +181,10 @@ class Console:
             on_change=Trail(self.delivery.audit).note,
         )
         pages = await trio.to_thread.run_sync(page_routes)
-        web_server = WebServer(
+        guard = self._guard = Guard.of(make_application(context, pages), self.config, self.ready)
+        web_server = self._web_server = WebServer(
             name="console",
-            app=Guard.of(make_application(context, pages), self.config, self.ready),
+            app=guard,
             listener=self.door.listener,
             descriptors=self.descriptors,
             most=_MOST_CONNECTIONS,

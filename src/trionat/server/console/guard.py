@@ -62,6 +62,11 @@ class Guard:
         """Make one by the configuration."""
         return cls(app, hosts_of(config, ready), Networks(config.named_proxies))
 
+    def take_config(self, config: ServerConfig, ready: Ready) -> None:
+        """This one counts from now on."""
+        again = self.of(self.app, config, ready)
+        self.hosts, self.trusted = again.hosts, again.trusted
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
         if scope["type"] != "http":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
 
-from trionat.server.accounts.credential import Credential
+from trionat.server.accounts.credential import Credential, read_credential, write_credential
 
 if TYPE_CHECKING:
     from trionat.store.base import User
@@ -99,6 +99,40 @@ class Logins:
         for digest, each in list(self._by_digest.items()):
             if each is login:
                 self._end(digest)
+
+    def write(self) -> dict[str, dict[str, Any]]:
+        """Return all of them, for another process of this server to go on with."""
+        now = trio.current_time()
+        return {
+            digest.hex(): {
+                "username": login.username,
+                "account_id": login.account_id,
+                "is_admin": login.is_admin,
+                "credential": write_credential(login.credential),
+                "csrf": login.csrf,
+                "since": now - login.since,
+                "used": now - login.used,
+            }
+            for digest, login in self._by_digest.items()
+            if not login.is_over
+        }
+
+    def read(self, values: dict[str, dict[str, Any]]) -> None:
+        """Go on with what another process has written."""
+        now = trio.current_time()
+        for digest, each in values.items():
+            credential = read_credential(each["credential"])
+            if credential is not None:
+                self._by_digest[bytes.fromhex(digest)] = Login(
+                    username=each["username"],
+                    account_id=each["account_id"],
+                    is_admin=each["is_admin"],
+                    credential=credential,
+                    csrf=each["csrf"],
+                    since=now - each["since"],
+                    used=now - each["used"],
+                    looked=float("-inf"),
+                )
 
     def _forget_old(self) -> None:
         for digest, login in list(self._by_digest.items()):

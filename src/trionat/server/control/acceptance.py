@@ -47,6 +47,11 @@ class Acceptance:
             self.tally,
         )
 
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on."""
+        self.config = config
+        self.handshakes.take_limits(config.max_handshakes, config.max_handshakes_per_address)
+
     def acceptor(
         self,
         nursery: trio.Nursery,
@@ -74,16 +79,18 @@ def listen_for_clients(
     config: ServerConfig,
     refusals: RefusalCounters,
     descriptors: Descriptors,
-) -> None:
-    """Accept connections on the control and tunnel ports, and on that for proxies if there is one, in `nursery`; `accept` owns each."""
+) -> ProxyListener | None:
+    """Accept connections on the control and tunnel ports, and on that for proxies if there is one, in `nursery`; `accept` owns each. Returns the one for proxies."""
     for listener in (listeners.control, listeners.tunnel):
         serve = partial(listener.serve, accept, descriptors)
         nursery.start_soon(serve, name=f"listener {listener.address}")
-    if (proxies := listeners.proxy_control) is not None:
+    if (proxies := listeners.proxy_control) is None:
+        return None
 
-        def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
-            accept(connection, source)
+    def take(connection: socket.socket, source: TCPAddress, _: TCPAddress) -> None:
+        accept(connection, source)
 
-        behind = ProxyListener.of(config, proxies, refusals)
-        serve = partial(behind.serve, take, descriptors)
-        nursery.start_soon(serve, name=f"proxies at {proxies.address}")
+    behind = ProxyListener.of(config, proxies, refusals)
+    job = partial(behind.serve, take, descriptors)
+    nursery.start_soon(job, name=f"proxies at {proxies.address}")
+    return behind

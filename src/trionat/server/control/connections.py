@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import trio
 
     from trionat.address import TCPAddress
+    from trionat.config.server import ServerConfig
     from trionat.server.control.context import ServerContext
     from trionat.server.control.legacy_login import LegacyLogin
     from trionat.server.control.login import Login
@@ -56,6 +57,11 @@ class ConnectionHandler:
             from trionat.server.control.legacy_login import LegacyLogin  # noqa: PLC0415 - memory
 
             self._legacy_login = LegacyLogin
+
+    def take_config(self, config: ServerConfig, tls: ssl.SSLContext) -> None:
+        """These count from now on, for connections that come."""
+        self.tls = tls
+        self._acceptance.take_config(config)
 
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is served in `nursery`."""

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from trionat.server.tally import Tally
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.define(eq=False, kw_only=True)
 class ServerContext:
-    """See the module. `bans` is asked who may connect, `authenticator` who may log in. `stopping` is the planned stop; `public_host` is what clients show as the server's name. `route` leads to this process, where there are several, or to this node. `node` is this server in its cluster. `tally` is there where `/metrics` are on."""
+    """See the module. `config` is another one after a reload; sessions keep the one with which they have begun. `bans` is asked who may connect, `authenticator` who may log in. `stopping` is the planned stop; `public_host` is what clients show as the server's name. `route` leads to this process, where there are several, or to this node. `node` is this server in its cluster. `tally` is there where `/metrics` are on."""
 
     config: ServerConfig
     authenticator: Authenticator

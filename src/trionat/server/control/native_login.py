@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,6 +17,7 @@ from trionat.protocol.messages import (
     PLAIN_TUNNELS,
     RESUME,
     ROUTES,
+    SERVICE_CHANGES,
     Attach,
     Expose,
     Hello,
@@ -133,6 +135,9 @@ class NativeLogin(Login):
                 elsewhere=lambda: self.context.admission.elsewhere,
                 groups=groups,
                 expires_at=user.expires_at,
+                change=partial(self.context.leases.change, client, lease)
+                if SERVICE_CHANGES in hello.capabilities and self.context.leases.can_change(lease)
+                else None,
             )
 
         await self._run_session(client, open_session)

@@ -44,13 +44,14 @@ def _cut(value: object) -> object:
 class Hub:
     """See the module. `server` is what events call this server; `number` is that of the last event; `now` tells the time of day.
 
-    Where there are several processes, `forward` of a worker's hub takes what is published there to the hub of the parent.
+    Where there are several processes, `forward` of a worker's hub takes what is published there to the hub of the parent. While `is_elsewhere` is set, another process tells what happens.
     """
 
     server: str = ""
     number: int = 0
     now: Callable[[], float] = time.time
     forward: Callable[[Happening], None] | None = None
+    is_elsewhere: bool = attrs.field(init=False, default=False)
     _listeners: list[Listener] = attrs.field(init=False, factory=lambda: [])
     _told: OrderedDict[tuple[str, ...], None] = attrs.field(
         init=False, factory=lambda: OrderedDict()
@@ -63,7 +64,7 @@ class Hub:
 
     def publish(self, happening: Happening) -> None:
         """Tell of something that has happened just now."""
-        if not self.is_on:
+        if not self.is_on or self.is_elsewhere:
             return
         type_, fields = happening
         data = {name: _cut(value) for name, value in fields.items()}

@@ -14,6 +14,7 @@ import os
 import secrets
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
@@ -156,6 +157,12 @@ class Journal:
     _complained: float = attrs.field(init=False, default=float("-inf"))
 
     @classmethod
+    def of_another(cls, folder: Path, webhooks: Collection[str] = ()) -> Self:
+        """Return one that another process writes, until `take_over`. Its files are not touched."""
+        file = JournalFile(folder, MOST_EVENTS, MOST_BYTES, -1, 0, 0)
+        return cls(folder, (Run(1, ""),), 0, dict.fromkeys(webhooks, 0), file)
+
+    @classmethod
     def open(
         cls,
         folder: Path,
@@ -184,6 +191,30 @@ class Journal:
         journal.write_positions()
         return journal
 
+    async def take_over(self) -> None:
+        """Read everything anew: another process has written it until now, and is done with it. Nothing was put in here, and nobody runs it yet.
+
+        Raises:
+            StartupError: It cannot be used.
+        """
+        opened = partial(
+            Journal.open,
+            self.folder,
+            tuple(self.positions),
+            most=self.most,
+            most_bytes=self.most_bytes,
+        )
+        fresh = await trio.to_thread.run_sync(opened)
+        self.file, self.runs, self.number = fresh.file, fresh.runs, fresh.number
+        self.positions.clear()
+        self.positions.update(fresh.positions)
+        self._keep(fresh.kept)
+
+    async def write_down(self) -> None:
+        """Write what waits, and where the webhooks are, for another process to go on with."""
+        self._moved = True
+        await self.flush()
+
     def put(self, event: Event) -> None:
         """Write an event, soon. Where too many wait for the disk, the oldest of them goes."""
         if len(self._queue) >= self.most:
@@ -194,6 +225,11 @@ class Journal:
 
     def __iter__(self) -> Iterator[Event]:
         return (kept.event for kept in self._kept.values())
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """Those that can be told, the oldest first."""
+        return tuple(self._kept.values())
 
     @property
     def last(self) -> int:
@@ -227,6 +263,12 @@ class Journal:
         if (kept := self._kept.get(number + 1)) is not None:
             return kept
         return next((each for each in self._kept.values() if each.event.number > number), None)
+
+    def take_webhooks(self, webhooks: Collection[str]) -> None:
+        """There are these from now on; one that is new hears what comes, and where the others were is forgotten."""
+        self.positions = {webhook: self.positions.get(webhook, self.number) for webhook in webhooks}
+        self._moved = True
+        self._due.notify()
 
     def settle(self, webhook: str, number: int) -> None:
         """A webhook is done with all events up to that one."""

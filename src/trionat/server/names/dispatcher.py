@@ -99,7 +99,11 @@ class Dispatcher:
     _told: WeakSet[VisitorQueue | Group] = attrs.field(init=False, factory=lambda: WeakSet())
 
     def __attrs_post_init__(self) -> None:
-        config = self.config
+        self.take_config(self.config)
+
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on, for connections that come."""
+        self.config = config
         # Not by default: what passes TCP on from this machine without a PROXY header, as containers do, would lend its trust to everybody.
         self._proxies = Networks(config.named_proxies)
         self._limits = HttpLimits(
@@ -129,6 +133,8 @@ class Dispatcher:
         self, connection: HttpConnection, request: RequestHead, arrival: Arrival
     ) -> Said | bytes:
         """Have a request served, and those behind it as long as they are for the same service; return what comes next, or the last words."""
+        if not await self.acceptor.may_admit():
+            return None  # without an answer: a browser asks once more, on a connection of its own
         name, own = request.host, arrival
         arrival, is_secure = _seen(connection, request, own)
         if not is_secure and arrival.point is None:

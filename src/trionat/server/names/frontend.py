@@ -73,6 +73,11 @@ class Names:
         await trio.to_thread.run_sync(pages.load)
         return cls(config.domain or "", acme, store, pages, access_log)
 
+    def become(self, other: Names) -> None:
+        """Take over the certificates and pages that others have read; the access log stays."""
+        self.certificates.become(other.certificates)
+        self.pages.become(other.pages)
+
     async def watch_records(self, public: TCPAddress) -> None:
         """Tell in the log whether visitors find names below the domain at this server, which is reached at `public`; ends when they do."""
         await dns_records.watch(self.domain, public)
@@ -101,6 +106,7 @@ class Frontend:
     events: Hub = attrs.field(factory=Hub)
     challenges: Challenges = attrs.field(factory=Challenges)
     _renewal: Renewal = attrs.field(init=False)
+    _listener: NameListener | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self._renewal = Renewal(
@@ -113,6 +119,13 @@ class Frontend:
             record=self._record,
             events=self.events,
         )
+
+    def take_config(self, config: ServerConfig, acme: AcmeConfig) -> None:
+        """These count from now on, for connections and orders that come."""
+        self.config = config
+        self._renewal.config = acme
+        if self._listener is not None:
+            self._listener.take_config(config)
 
     def _record(self, name: str) -> str | None:
         if self.public is None:
@@ -141,13 +154,14 @@ class Frontend:
         """Return how the certificates of the names stand that somebody has."""
         return self._renewal.status()
 
-    def start(self, nursery: trio.Nursery) -> NameListener:
-        """Order, renew and watch certificates in `nursery`, and return who serves connections there."""
-        nursery.start_soon(self.names.certificates.watch, name="watch certificates")
-        nursery.start_soon(self.names.pages.watch, name="watch pages")
+    def start(self, nursery: trio.Nursery, besides: trio.Nursery | None = None) -> NameListener:
+        """Order, renew and watch certificates in `besides`, if given, else in `nursery`, and return who serves connections there."""
+        besides = besides or nursery
+        besides.start_soon(self.names.certificates.watch, name="watch certificates")
+        besides.start_soon(self.names.pages.watch, name="watch pages")
         if self.ask_certificate is None:
-            nursery.start_soon(self._renewal.run, name="renew certificates")
-            nursery.start_soon(self._tell_names, name="names that want certificates")
+            besides.start_soon(self._renewal.run, name="renew certificates")
+            besides.start_soon(self._tell_names, name="names that want certificates")
         dispatcher = Dispatcher(
             config=self.config,
             names=self.pool.names,
@@ -160,7 +174,7 @@ class Frontend:
         )
         if self.names.access_log is not None:
             nursery.start_soon(self.names.access_log.run, name="access log")
-        return NameListener(
+        self._listener = NameListener(
             config=self.config,
             dispatcher=dispatcher,
             certificates=self.names.certificates,
@@ -178,6 +192,7 @@ class Frontend:
             nursery=nursery,
             passes_on=self.passes_on,
         )
+        return self._listener
 
     async def _tell_names(self) -> None:
         while True:

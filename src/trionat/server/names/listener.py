@@ -89,6 +89,12 @@ class NameListener:
     passes_on: Callable[[str], PassOn | None] | None = None
     _told: set[str] = attrs.field(init=False, factory=lambda: set())
 
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on, for connections that come."""
+        self.config = config
+        self.handshakes.take_limits(config.max_handshakes, config.max_handshakes_per_address)
+        self.dispatcher.take_config(config)
+
     def accept_https(
         self,
         connection: socket.socket,
@@ -211,6 +217,9 @@ class NameListener:
             )
         if entry is None or is_raw:
             identified()
+            if not await self.dispatcher.acceptor.may_admit():
+                endpoint.close()
+                return
             assert host is not None  # noqa: S101 - for type checkers
             self._take(host, endpoint, address, visited)
             return

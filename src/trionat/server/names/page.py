@@ -110,17 +110,24 @@ class Pages:
                 f"{self.folder}: cannot read the pages: {error.strerror or error} (PagesDir)"
             ) from error
 
+    def become(self, other: Pages) -> None:
+        """Take over the folder of others, and what was read there."""
+        self.folder, self._own = other.folder, other._own
+        self._told.clear()
+
     async def watch(self) -> None:
         """Look for changes until cancelled; what cannot be read leaves the pages as they are."""
-        folder = self.folder
-        while folder is not None:
+        while True:
             await trio.sleep(_WATCH_INTERVAL)
+            if (folder := self.folder) is None:
+                continue
             try:
-                self._own = await trio.to_thread.run_sync(
-                    self._read, folder, abandon_on_cancel=True
-                )
+                own = await trio.to_thread.run_sync(self._read, folder, abandon_on_cancel=True)
             except OSError as error:
                 self._tell(folder.name, error.strerror or str(error))
+            else:
+                if folder == self.folder:  # still
+                    self._own = own
 
     def _read(self, folder: Path) -> dict[str, str]:
         pages: dict[str, str] = {}

@@ -10,9 +10,10 @@ from trionat.server.registry.registry import Registry
 from trionat.server.registry.table import Member
 
 if TYPE_CHECKING:
+    from trionat.protocol.messages import ServiceRequest
     from trionat.server.registry.claim import Claim, Wish
     from trionat.server.registry.table import ClaimTable
-    from trionat.server.visitors.ports import LeaseKey
+    from trionat.server.visitors.ports import LeaseKey, PointId
 
 
 @attrs.define(eq=False)
@@ -36,6 +37,20 @@ class LocalRegistry(Registry):
 
     def _move(self, key: LeaseKey) -> None:
         self.on_moved(key)
+
+    @property
+    def amends(self) -> bool:
+        """See `Registry`."""
+        return True
+
+    def amend(
+        self,
+        claim: Claim,
+        services: tuple[ServiceRequest, ...],
+        points: tuple[PointId | None, ...],
+    ) -> Claim | None:
+        """See `Registry`."""
+        return self.table.amend(claim, services, points)
 
     @property
     def free_slots(self) -> int:

@@ -14,8 +14,9 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trionat.protocol.messages import ServiceRequest
     from trionat.server.registry.claim import Claim, Wish
-    from trionat.server.visitors.ports import LeaseKey
+    from trionat.server.visitors.ports import LeaseKey, PointId
 
 
 class Evict(Protocol):
@@ -48,6 +49,24 @@ class Registry(ABC):
     on_evict: Evict = attrs.field(kw_only=True, default=_keep)
     on_lost: Callable[[LeaseKey, str], None] = attrs.field(kw_only=True, default=_ignore)
     on_moved: Callable[[LeaseKey], None] = attrs.field(kw_only=True, default=lambda _: None)
+
+    @property
+    def amends(self) -> bool:
+        """Whether what a claim has can change, by `amend`."""
+        return False
+
+    def amend(
+        self,
+        claim: Claim,
+        services: tuple[ServiceRequest, ...],
+        points: tuple[PointId | None, ...],
+    ) -> Claim | None:
+        """Have a claim be for these services at these points, of which those that are None are taken, and give back the others that it had. None: there are too few ports, and all is as before. No checkpoint.
+
+        Raises:
+            RefusedError: a port or a name is taken; all is as before.
+        """
+        raise NotImplementedError
 
     def is_route(self, holder: str) -> bool:
         """Tell whether a holder's word is a route, by which clients get there."""

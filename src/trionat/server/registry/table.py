@@ -14,6 +14,7 @@ from trionat.server.registry.claim import Claim, TakenError, Wish
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from trionat.protocol.messages import ServiceRequest
     from trionat.server.registry.registry import Evict
     from trionat.server.visitors.ports import LeaseKey, PointId, PortPool
 
@@ -135,6 +136,31 @@ class ClaimTable:
         claim = Claim(wish=wish, points=points, fence=next(self._fences), holder=word)
         self._put(claim)
         return claim
+
+    def amend(
+        self,
+        claim: Claim,
+        services: tuple[ServiceRequest, ...],
+        points: tuple[PointId | None, ...],
+    ) -> Claim | None:
+        """See `Registry.amend`."""
+        wish, held = claim.wish, self._held[claim.key]
+        missing = [
+            service for service, point in zip(services, points, strict=True) if point is None
+        ]
+        taken = self.ports.take(missing, wish.ports_key, wish.limits.visit_ports)
+        if taken is None:
+            return None
+        new = iter(taken)
+        ids = tuple(next(new).id if point is None else point for point in points)
+        held.claim = attrs.evolve(claim, wish=attrs.evolve(wish, services=services), points=ids)
+        self.ports.note_held(ids)
+        gone = [point for point in claim.points if point not in ids]
+        found = (self.ports.find(point) for point in gone)
+        self.ports.give_back(point for point in found if point is not None)
+        self.on_change({*claim.points, *ids})
+        self._tell_free()
+        return held.claim
 
     def _make_way(self, wish: Wish, word: str) -> bool:
         """Remove what a process has left under a key that is not there any more. False: the one that asks is about to release it. Raises TakenError."""

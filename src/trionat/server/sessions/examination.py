@@ -20,7 +20,7 @@ from trionat.transport.visit import visit
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
 
     from trionat.server.visitors.ports import VisitPoint
@@ -32,6 +32,7 @@ _PAUSE: Final = 1.0
 """Seconds between two visits for one client."""
 
 _NO_PORT: Final = "the service is at a name, and has no visit port"
+_IS_GONE: Final = "the service was taken away"
 
 _SOFTWARE: Final = f"trionat {VERSION}"
 
@@ -40,12 +41,13 @@ _SOFTWARE: Final = f"trionat {VERSION}"
 class Examination:
     """Visits services of one client, one at a time, while `run` runs; asked again for one that waits, it takes the newer token.
 
-    `client` is the address at which the client is seen, `expires_at` (aware) when its login is void; None: never.
+    `client` is the address at which the client is seen, `expires_at` (aware) when its login is void; None: never. `find` tells where a service
+    is, just before it is visited: None where it has been taken away meanwhile, and its port may be somebody else's.
     """
 
     public_host: str
     client: TCPAddress
-    points: Sequence[VisitPoint]
+    find: Callable[[int], VisitPoint | None]
     expires_at: datetime | None = None
     _waiting: dict[int, Examine] = attrs.field(init=False, factory=lambda: {})
     _asked: Signal = attrs.field(init=False, factory=Signal)
@@ -61,9 +63,11 @@ class Examination:
             while not self._waiting:
                 await self._asked.wait()
             question = self._waiting.pop(next(iter(self._waiting)))
-            port = self.points[question.service].id
-            if isinstance(port, int):
-                address = TCPAddress(self.public_host, port)
+            point = self.find(question.service)
+            if point is None:
+                address, failure = TCPAddress(self.public_host, 0), _IS_GONE
+            elif isinstance(point.id, int):
+                address = TCPAddress(self.public_host, point.id)
                 failure = await visit(address, question.token.encode(), PATIENCE)
             else:  # where a name leads is its client's to choose: nobody is to be dialled for that
                 address, failure = TCPAddress(self.public_host, 0), _NO_PORT

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from trionat.errors import RemoteProtocolError
+from trionat.errors import RefusedError, RemoteProtocolError
 from trionat.log import get_logger
 from trionat.protocol.messages import (
     APPROVALS,
@@ -24,9 +25,12 @@ from trionat.protocol.messages import (
     RESUME,
     ROUTES,
     SECRET_BYTES,
+    SERVICE_CHANGES,
     Acks,
     Approve,
     Ask,
+    Change,
+    Changed,
     Close,
     Demand,
     Down,
@@ -51,8 +55,10 @@ from trionat.server.visitors.ports import public_url
 from trionat.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterable
     from datetime import datetime
 
+    from trionat.protocol.messages import ServiceRequest
     from trionat.server.visitors.approvals import Question
     from trionat.server.visitors.ports import VisitPoint
     from trionat.transport.channel import Channel
@@ -81,6 +87,7 @@ class NativeSession(Session):
     `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
     `route` is told to the client, so that its tunnels come to this process, `can_move` that the client goes to another server
     when this one stops, `groups` that the client tells which of its services are down. `expires_at` is when its login is void, for `trionat doctor`.
+    `change` is there where it may change its services.
     """
 
     channel: Channel
@@ -92,6 +99,11 @@ class NativeSession(Session):
     can_move: bool = False
     groups: bool = False
     expires_at: datetime | None = None
+    change: (
+        Callable[[Collection[int], tuple[ServiceRequest, ...]], Awaitable[tuple[VisitPoint, ...]]]
+        | None
+    ) = None
+    _changing: bool = attrs.field(init=False, default=False)
     link: ControlLink = attrs.field(init=False)
     _tunnels: NativeTunnels = attrs.field(init=False)
     _told: bool = attrs.field(init=False, default=False)  # that this server stops, or is drained
@@ -175,9 +187,7 @@ class NativeSession(Session):
         nursery.start_soon(self._tell_demand, name="demand")
         if self.resumes:
             nursery.start_soon(self._early.run, name="early visitors")
-        for service, point in enumerate(self.lease.points):
-            if point.publish is not None and point.publish.approve:
-                nursery.start_soon(self._ask_owner, service, point, name="ask the owner")
+        self._ask_owners(self.lease.points, nursery)
         examination: Examination | None = None  # only few clients ever ask for one
         while True:
             match message := await self.link.receive():
@@ -194,22 +204,27 @@ class NativeSession(Session):
                 case Moved() if self._told:
                     self.moved.set()
                 case Approve(service=service, host=host, approved=approved):
-                    restrictions = self._point(service, "APPROVE").restrictions
+                    point = self._find(service, "APPROVE")
+                    restrictions = None if point is None else point.restrictions
                     if restrictions is not None:
                         restrictions.approvals.answer(host, approved=approved)
                 case Examine(service=service):
-                    self._point(service, "EXAMINE")
+                    self._find(service, "EXAMINE")
                     if examination is None:
+                        find = partial(self._find, message="EXAMINE")
                         examination = Examination(
-                            self.public_host, self.address, self.lease.points, self.expires_at
+                            self.public_host, self.address, find, self.expires_at
                         )
                         nursery.start_soon(
                             examination.run, self.link.post, name="visit the client's services"
                         )
                     examination.ask(message)
+                case Change() if self.change is not None and not self._changing:
+                    self._changing = True
+                    nursery.start_soon(self._change, message, nursery, name="change services")
                 case Down(services=services) if self.groups:
                     if services:
-                        self._point(services[-1], "DOWN")
+                        self._find(services[-1], "DOWN")
                     self.lease.queue.down = frozenset(services)
                 case Close(text=text):
                     end = SessionEnd(
@@ -225,12 +240,32 @@ class NativeSession(Session):
                         f"{type(message).__name__.upper()} from a client in a session"
                     )
 
+    def _ask_owners(self, points: Iterable[VisitPoint], nursery: trio.Nursery) -> None:
+        for point in points:
+            if point.publish is not None and point.publish.approve:
+                nursery.start_soon(self._ask_owner, point.service, point, name="ask the owner")
+
+    async def _change(self, message: Change, nursery: trio.Nursery) -> None:
+        """Do what the client asks for, and answer."""
+        assert self.change is not None, "asked before"  # noqa: S101 - for type checkers
+        try:
+            points = await self.change(message.removed, message.added)
+        except RefusedError as refusal:
+            log.info("services stay as they are", reason=refusal.text)
+            self.link.post(Changed(code=refusal.code, text=refusal.text))
+        else:
+            self._ask_owners(points, nursery)
+            numbers = (point.id if isinstance(point.id, int) else 0 for point in points)
+            self.link.post(Changed(ports=tuple(numbers), urls=self._urls(points)))
+        finally:
+            self._changing = False
+
     def _welcome(self) -> Welcome:
         return Welcome(
             uid=self.uid,
             secret=self._secret,
             ports=self.lease.port_numbers,
-            urls=self._urls(),
+            urls=self._urls(self.lease.points),
             host=self.public_host,
             ping_interval=self.config.ping_interval,
             peer_timeout=self.config.peer_timeout,
@@ -246,6 +281,7 @@ class NativeSession(Session):
                 NAMES,
                 APPROVALS,
                 EXAMINE,
+                *([] if self.change is None else [SERVICE_CHANGES]),
             ),
             route=self.route,
             resumption=Resumption(
@@ -257,16 +293,20 @@ class NativeSession(Session):
             else None,
         )
 
-    def _point(self, service: int, message: str) -> VisitPoint:
-        """Return where a service of the client is.
+    def _find(self, service: int, message: str) -> VisitPoint | None:
+        """Return where a service of the client is; None for one that was taken away.
 
         Raises:
             RemoteProtocolError: it has no such service.
         """
-        points = self.lease.points
-        if service >= len(points):
-            raise RemoteProtocolError(f"{message} for service {service}, which is not there")
-        return points[service]
+        if self.lease.group is not None and service < len(self.lease.points):
+            return self.lease.points[service]
+        for point in self.lease.points:
+            if point.service == service:
+                return point
+        if service < self.lease.next_number:
+            return None
+        raise RemoteProtocolError(f"{message} for service {service}, which is not there")
 
     async def _ask_owner(self, service: int, point: VisitPoint) -> None:
         """Ask about each address that waits, once in a session, those first that came first, as long as the service is published here."""
@@ -281,9 +321,8 @@ class NativeSession(Session):
             told = questions
             await approvals.changed.wait()
 
-    def _urls(self) -> tuple[str | None, ...] | None:
+    def _urls(self, points: tuple[VisitPoint, ...]) -> tuple[str | None, ...] | None:
         """Return where services are that are published by name; None where none is."""
-        points = self.lease.points
         if all(point.publish is None for point in points):
             return None
         return tuple(public_url(point, self.config) for point in points)

@@ -95,6 +95,13 @@ class Sessions:
         while self.by_uid:
             await self._ended.wait()
 
+    async def let_go(self) -> None:
+        """End all sessions as if their clients were lost, and wait until none is up; there may be some that come up meanwhile."""
+        while self.by_uid:
+            for session in list(self.by_uid.values()):
+                session.let_go()
+            await self._ended.wait()
+
     async def wait_gone(self, uids: Collection[int]) -> None:
         """Wait until none of these sessions is up."""
         while not self.by_uid.keys().isdisjoint(uids):

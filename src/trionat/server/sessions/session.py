@@ -42,6 +42,8 @@ class SessionEnd:
     goodbye: bool
 
 
+UPGRADE: Final = "a new process takes the place of this one"
+
 CUT_OFF: Final = SessionEnd("cancelled", "the session was cut off", tell=False, goodbye=True)
 """The server is stopped at once, or a bug of ours has ended the session."""
 
@@ -103,6 +105,10 @@ class Session(ABC):
     def user_limits(self) -> UserLimits:
         """What all sessions of its user share."""
         return self.lease.queue.user_limits
+
+    def let_go(self) -> None:
+        """End the session as if its client were lost, which comes back at once, and finds what it has at the process that goes on with it."""
+        self._finish(SessionEnd("upgrade", UPGRADE, tell=False, goodbye=False))
 
     def end(self, code: CloseCode, text: str) -> None:
         """End the session from outside, and tell the client why."""

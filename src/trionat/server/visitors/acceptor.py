@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
+import trio
 
 from trionat.address import TCPAddress
 from trionat.config.values import HTTP_PORT, HTTPS_PORT
@@ -21,8 +22,6 @@ from trionat.transport.endpoint import SocketEndpoint
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator, Mapping
-
-    import trio
 
     from trionat.config.server import ServerConfig
     from trionat.server.listeners import Listeners
@@ -73,7 +72,7 @@ class Named(Protocol):
 class VisitorAcceptor:
     """What the listeners of all visit ports call. A visitor that may not come in is closed before one byte of it is read.
 
-    `numbers` are those of the visitors to come; with a `tally` they are counted there.
+    `numbers` are those of the visitors to come; with a `tally` they are counted there. `is_handed_over` says that another process of this server serves, and takes who comes.
     """
 
     config: ServerConfig
@@ -82,6 +81,8 @@ class VisitorAcceptor:
     elsewhere: Elsewhere | None = None
     named: Named | None = None
     tally: Tally | None = None
+    is_handed_over: bool = attrs.field(init=False, default=False)
+    _resting: trio.Event | None = attrs.field(init=False, default=None)
     _policy: AccessPolicy = attrs.field(init=False)
     _https_ports: set[int] = attrs.field(init=False)
     _http_ports: set[int] = attrs.field(init=False)
@@ -92,6 +93,28 @@ class VisitorAcceptor:
         # Proxies listen where browsers look, or at the same ports as we do.
         self._https_ports = {HTTPS_PORT, *_port_of(config.effective_https_addr)}
         self._http_ports = {HTTP_PORT, *_port_of(config.effective_http_addr)} - self._https_ports
+
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on."""
+        self.config = config
+        self._policy.take_config(config)
+
+    def rest(self) -> None:
+        """Let nobody in until `go_on`: another process may take over."""
+        self._resting = trio.Event()
+
+    def go_on(self, *, handed_over: bool) -> None:
+        """Another process has taken over, or it has not."""
+        self.is_handed_over = handed_over
+        resting, self._resting = self._resting, None
+        if resting is not None:
+            resting.set()
+
+    async def may_admit(self) -> bool:
+        """Wait until it is known who serves; False: it is another process by now, and nobody may be let in here. For those who have come before, and are heard only now."""
+        while self._resting is not None:
+            await self._resting.wait()
+        return not self.is_handed_over
 
     def accept(
         self,
@@ -229,6 +252,10 @@ class VisitorAcceptor:
             gone=self._policy.enter(address.host),
         )
         self.elsewhere.forward(visitor)
+
+    def restore(self, visitor: Visitor) -> None:
+        """Count a visitor that another process of this server has let in, and that goes on here."""
+        visitor.gone, visitor.tally = self._policy.enter(visitor.address.host), self.tally
 
     def pass_on(self, visitor: Visitor) -> None:
         """Bring a visitor that has waited here to the node that has its client by now. One that has come from another node as a stream in memory is reset: one hop is all."""

@@ -40,8 +40,13 @@ class AccessPolicy:
     _buckets: dict[str, _Bucket] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
+        self.take_config(self.config)
+
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on; who is here stays, and counts."""
+        self.config = config
         self._admittance = Admittance(
-            Networks(self.config.allow_visitors), Networks(self.config.deny_visitors)
+            Networks(config.allow_visitors), Networks(config.deny_visitors)
         )
 
     def refusal(self, host: str, user_limits: UserLimits | None = None) -> tuple[Bound, str] | None:

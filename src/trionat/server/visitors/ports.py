@@ -140,11 +140,36 @@ class PortPool:
     names_changed: Signal = attrs.field(init=False, factory=Signal)
     _free: dict[int, VisitPort] = attrs.field(init=False)
     _unused: dict[int, VisitPort] = attrs.field(init=False)
+    _leaving: dict[int, VisitPort] = attrs.field(init=False, factory=lambda: {})
     _last_held: dict[LeaseKey, dict[int, VisitPort]] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self._free = dict(self.ports)
         self._unused = dict(self.ports)
+
+    def add(self, numbers: Iterable[int]) -> None:
+        """There are more ports from now on."""
+        for number in numbers:
+            assert number not in self._leaving, "asked before"  # noqa: S101 - two would have it
+            port = VisitPort(number)
+            self.ports[number] = self._free[number] = self._unused[number] = port
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """There are fewer: nobody gets these any more. One that somebody has is leaving until it is given back."""
+        for number in numbers:
+            port = self.ports.pop(number)
+            self._unused.pop(number, None)
+            if self._free.pop(number, None) is None:
+                self._leaving[number] = port
+            if port.last_holder is not None:
+                held = self._last_held[port.last_holder]
+                del held[number]
+                if not held:
+                    del self._last_held[port.last_holder]
+
+    def is_leaving(self, number: int) -> bool:
+        """Tell whether somebody still has this port, which was taken away: until then it cannot be added again."""
+        return number in self._leaving
 
     @property
     def free(self) -> int:
@@ -325,7 +350,9 @@ class PortPool:
 
     def find(self, point: PointId) -> VisitPoint | None:
         """Return a port that there is, or a name that somebody has here."""
-        return self.names.get(point) if isinstance(point, str) else self.ports.get(point)
+        if isinstance(point, str):
+            return self.names.get(point)
+        return self.ports.get(point) or self._leaving.get(point)
 
     def open(self, point: PointId) -> VisitPoint:
         """Return a port, or a name, which somebody has from now on."""
@@ -348,6 +375,9 @@ class PortPool:
         for port in points:
             self.close(port)
             if not isinstance(port, VisitPort):
+                continue
+            if self._leaving.get(port.number) is port:
+                del self._leaving[port.number]
                 continue
             self._free[port.number] = port
             if port.last_holder is not None:  # among its own it is the last one by now

@@ -17,6 +17,8 @@ from trionat.server.refusals import Bound, RefusalCounters
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
     from trionat.server.accounts.limits import UserLimits
     from trionat.server.visitors.visitor import Visitor
 
@@ -70,6 +72,11 @@ class VisitorQueue:
     def waiting_visitors(self) -> tuple[Visitor, ...]:
         """Those who really wait, in their order: without those of whom only the client is to be told."""
         return tuple(visitor for visitor in self._waiting if not visitor.is_over)
+
+    @property
+    def all_waiting(self) -> tuple[Visitor, ...]:
+        """The same, with those of whom only the client is to be told."""
+        return tuple(self._waiting)
 
     @property
     def idle(self) -> int:
@@ -241,6 +248,18 @@ class VisitorQueue:
                 self.refusals.counts[Bound.WAIT] += 1
         self._dismiss(visitor, reason)
 
+    def drop_service(self, number: int, reason: str) -> None:
+        """Dismiss those who wait for a service of the client, and have not begun: it is not there any more."""
+        for visitor in tuple(self._waiting):
+            if visitor.service == number and visitor.stream is None and not visitor.is_over:
+                self._waiting.remove(visitor)
+                self._dismiss(visitor, reason)
+
+    def renumber(self, numbers: Mapping[int, int]) -> None:
+        """The client calls its services by other numbers from now on."""
+        for visitor in self._waiting:
+            visitor.service = numbers.get(visitor.service, visitor.service)
+
     def reset_streams(self, reason: str) -> None:
         """Reset visitors with whom a client has begun that has gone for good; those of whom it can have got nothing begin anew."""
         for visitor in tuple(self._waiting):
@@ -282,6 +301,16 @@ class VisitorQueue:
         if not self.present:
             self._left.notify()
         return taken
+
+    def let_go(self, kept: Container[int] = ()) -> None:
+        """Let go of all who wait: another process has them by now. Their connections are closed here only, and stay open there; those of visitors with the `kept` numbers are not."""
+        while self._waiting:
+            visitor = self._waiting.popleft()
+            if visitor.number not in kept:
+                visitor.endpoint.close()
+            if visitor.stream is not None:
+                visitor.stream.release()
+            self.leave(visitor)
 
     def drain(self, reason: str) -> None:
         """Take nobody new any more, and dismiss those who wait and have not begun; those who have go on over another tunnel."""

@@ -8,7 +8,7 @@ import attrs
 
 from trionat.server.registry.claim import TakenError
 from trionat.server.registry.local import LocalRegistry
-from trionat.server.workers.values import read_key, read_wish, write_claim
+from trionat.server.registry.values import read_key, read_wish, write_claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -41,10 +41,11 @@ from trionat.transport.tcp_pair import open_tcp_pair
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable
     from pathlib import Path
 
     from trionat.address import TCPAddress
+    from trionat.config.reload import Reloaded
     from trionat.config.server import ServerConfig
     from trionat.events import Ready
     from trionat.server.accounts.accounts import Accounts
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.admission.bans import Bans
     from trionat.server.certificates.renewal import NameStatus
+    from trionat.server.change import ServerChange
     from trionat.server.cluster.member import Member
     from trionat.server.cluster.node import Node
     from trionat.server.console.console import Console
@@ -63,11 +65,23 @@ if TYPE_CHECKING:
     from trionat.server.registry.claim import Claim
     from trionat.server.state_folder import StateFolder
     from trionat.server.tally import Tally
+    from trionat.server.upgrade.upgrade import Upgrade
     from trionat.server.visitors.ports import PointId, PortPool
     from trionat.server.workers.link import Values
     from trionat.transport.descriptors import Descriptors
 
 log = get_logger(__name__)
+
+OF_SEVERAL: Final = ("Server.VisitPort",)
+"""Keys that cannot change while there are workers, which know their ports from the start."""
+
+OF_NAMES: Final = (
+    "Server.Certificate",
+    "Server.CertificateKey",
+    "Server.CertificatesDir",
+    "Server.PagesDir",
+)
+"""The same, where services have names: workers read these when they start."""
 
 _DEAL_INTERVAL: Final = 1.0
 """Seconds between two deals of shares, as workers report."""
@@ -128,7 +142,11 @@ class Parent:
     owners: NameOwners | None = None
     console: Console | None = None
     tally: Tally | None = None
+    reload: Callable[[], Awaitable[Reloaded]] | None = None
     events: Hub = attrs.field(factory=Hub)
+    upgrade: Upgrade | None = None
+    _router: Router | None = attrs.field(init=False, default=None)
+    _proxies: list[ProxyListener] = attrs.field(init=False, factory=lambda: [])
     drained: bool = attrs.field(init=False, default=False)
     authenticator: LocalAuthenticator = attrs.field(init=False)
     worker_config: ServerConfig = attrs.field(init=False)
@@ -225,13 +243,15 @@ class Parent:
                 if self.member is not None:
                     await self.member.wait_joined(self.stopping)
                 if admin_socket is not None:
-                    admin = AdminServer(commands)
+                    admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
                     serving.start_soon(admin.serve, admin_socket, name="admin server")
                 if self.console is not None:
                     serving.start_soon(self.console.serve, commands, name="console")
                 # Also while visitors may finish: they may need tunnels.
-                router = Router(self.config, self.bans, self.refusals, self.workers, self.tally)
-                listen_for_clients(
+                router = self._router = Router(
+                    self.config, self.bans, self.refusals, self.workers, self.tally
+                )
+                behind = listen_for_clients(
                     serving,
                     self.listeners,
                     router.acceptor(serving),
@@ -239,6 +259,8 @@ class Parent:
                     refusals=self.refusals,
                     descriptors=self.descriptors,
                 )
+                if behind is not None:
+                    self._proxies.append(behind)
                 async with trio.open_nursery() as visiting:  # stops first
                     self._listen_for_visitors(visiting)
                     when_up()
@@ -258,15 +280,38 @@ class Parent:
             if self.member is not None:
                 await self.member.leave(until)
             serving.cancel_scope.cancel("the server stops")
+        if self.console is not None:
+            self.console.door.listener.close()
 
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._guard.run, name="visit ports")
         listen_for_names(nursery, self.listeners, self._acceptor, self.descriptors)
         if (proxies := self.listeners.proxy_visit) is not None:
             behind = ProxyListener.of(self.config, proxies, self.refusals)
+            self._proxies.append(behind)
             most = self.descriptors.for_visitors
             job = partial(behind.serve, self._take_visitor, self.descriptors, most=most)
             nursery.start_soon(job, name=f"proxies at {proxies.address}")
+
+    def needs_restart(self) -> Collection[str]:
+        """See `Server` in `server/reload.py`."""
+        return OF_SEVERAL if self.names is None else (*OF_SEVERAL, *OF_NAMES)
+
+    def take_change(self, change: ServerChange) -> None:
+        """See `Server` in `server/reload.py`. A worker that is being started gets the new configuration by itself."""
+        config = self.config = change.config
+        self.certificate, self.key = change.certificate, change.key
+        self.worker_config = _part_of(config, config.worker_count)
+        self.table.slots = config.session_limit
+        self._acceptor.take_config(config)
+        if self._router is not None:
+            self._router.take_config(config)
+        if self._frontend is not None and change.acme is not None:
+            self._frontend.take_config(config, change.acme)
+        for proxies in self._proxies:
+            proxies.take_config(config)
+        for worker in self.workers:
+            worker.tell_change()
 
     def _take_visitor(
         self, connection: socket.socket, source: TCPAddress, destination: TCPAddress

@@ -19,19 +19,18 @@ import trio
 
 from trionat.log import get_logger
 from trionat.protocol.client_hello import ROUTE_LENGTH
+from trionat.server.accounts.credential import read_credential
 from trionat.server.admin.readings import Present
 from trionat.server.refusals import Bound
+from trionat.server.registry.values import read_key, write_claim
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
 from trionat.server.workers.log_relay import relay_log
 from trionat.server.workers.shares import Usage
 from trionat.server.workers.values import (
     read_addresses,
-    read_credential,
-    read_key,
     read_reservation,
     write_addresses,
-    write_claim,
     write_identity,
     write_reservation,
 )
@@ -41,6 +40,7 @@ from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
+    from trionat.config.server import ServerConfig
     from trionat.protocol.messages import CloseCode
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import Share
@@ -136,6 +136,7 @@ class WorkerProcess:
     settled: trio.Event = attrs.field(init=False, factory=trio.Event)
     link: Link = attrs.field(init=False)
     claims: ClaimServer = attrs.field(init=False)
+    _told: ServerConfig | None = attrs.field(init=False, default=None)
     _running: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _failures: int = attrs.field(init=False, default=0)
     _silent: int = attrs.field(init=False, default=0)
@@ -209,6 +210,22 @@ class WorkerProcess:
         if self.state is State.UP and self.parent.others is not None:
             others = [[each.host, each.port] for each in self.parent.others]
             self.link.post({"what": "others", "others": others})
+
+    def tell_change(self) -> None:
+        """Tell it its new configuration, and that the certificate is to be read again."""
+        if self.state is State.UP:
+            self.link.post({"what": "change", **self._configuration()})
+
+    def _configuration(self) -> Values:
+        """Return by what it is to run. Of all secrets it needs the private key alone, in its file; the configuration of a server has none."""
+        parent = self.parent
+        self._told = parent.worker_config
+        ready = attrs.evolve(parent.ready, ticket=None, first_password=None)
+        return {
+            "config": pickle.dumps((parent.worker_config, ready)).hex(),
+            "certificate": str(parent.certificate),
+            "key": str(parent.key),
+        }
 
     # -- its life ------------------------------------------------------------------------------------------------------
 
@@ -441,13 +458,12 @@ class WorkerProcess:
             self._keys[uid] = key
 
     def _start(self) -> Values:
-        """Return what a worker needs to know. Of all secrets it needs the private key alone, in its file; the configuration of a server has none."""
+        """Return what a worker needs to know."""
         parent = self.parent
         self._inherited = parent.table.held_by(self.word)
-        ready = attrs.evolve(parent.ready, ticket=None, first_password=None)
         return {
             "what": "start",
-            "config": pickle.dumps((parent.worker_config, ready)).hex(),
+            **self._configuration(),
             "word": self.word,
             "in_cluster": parent.node is not None,
             "events": parent.events.is_on,
@@ -455,8 +471,6 @@ class WorkerProcess:
             "uid": self._next_uid,
             "visitor": self._next_visitor,
             "visitor_step": parent.visitor_step,
-            "certificate": str(parent.certificate),
-            "key": str(parent.key),
             "room": list(self.claims.room.values()),
             "claims": [write_claim(claim) for claim in self._inherited],
         }
@@ -464,6 +478,8 @@ class WorkerProcess:
     def _come_up(self) -> None:
         parent = self.parent
         self.state, self.away_since = State.UP, float("inf")
+        if self._told is not parent.worker_config:  # it has changed meanwhile
+            self.tell_change()
         self.claims.join()
         for claim in self._inherited:
             if parent.table.is_current(claim):

@@ -11,19 +11,18 @@ import trio
 from trionat.errors import RefusedError
 from trionat.log import get_logger
 from trionat.protocol.messages import RefusalCode
+from trionat.server.accounts.credential import write_credential
 from trionat.server.admission.authenticator import Authenticator
 from trionat.server.registry.claim import TakenError
 from trionat.server.registry.registry import Registry
+from trionat.server.registry.values import read_claim, write_wish
 from trionat.server.visitors.acceptor import Elsewhere
 from trionat.server.workers.link import LinkLostError
 from trionat.server.workers.values import (
-    read_claim,
     read_identity,
     read_reservation,
     write_addresses,
-    write_credential,
     write_reservation,
-    write_wish,
 )
 from trionat.transport.endpoint import SocketEndpoint
 

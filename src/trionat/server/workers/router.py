@@ -57,6 +57,11 @@ class Router:
         self._log = ConnectionLog(self.refusals)
         self._acceptance = Acceptance(self.config, self.bans, self.refusals, self.tally)
 
+    def take_config(self, config: ServerConfig) -> None:
+        """This one counts from now on, for connections that come."""
+        self.config = config
+        self._acceptance.take_config(config)
+
     def acceptor(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
         """Return what a listener calls for each connection; it is looked at in `nursery`."""
         return self._acceptance.acceptor(nursery, self._pass_on)

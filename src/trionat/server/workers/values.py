@@ -3,91 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
 from trionat.address import TCPAddress
-from trionat.protocol.messages import Publish, PublishKind, ServiceRequest
-from trionat.server.accounts.credential import Credential
+from trionat.server.accounts.credential import read_credential, write_credential
 from trionat.server.accounts.limits import Share
 from trionat.server.accounts.name_owners import Reservation
 from trionat.server.admission.authenticator import Identity
-from trionat.server.registry.claim import Claim, Wish
-from trionat.store.base import Limits
+from trionat.server.registry.values import read_limits
 
 if TYPE_CHECKING:
-    from trionat.server.visitors.ports import LeaseKey
     from trionat.server.workers.link import Values
-
-
-_TUPLES: Final = ("visit_ports", "allow_visitors", "deny_visitors", "names")
-_LISTS: Final = ("basic_auth", "allow", "deny")
-
-
-def read_key(value: Any) -> LeaseKey:
-    """Read a key; JSON has lists in place of tuples."""
-    user, name = value
-    return user, name if isinstance(name, str) else (name[0], name[1])
-
-
-def read_limits(values: Values) -> Limits:
-    """Read a user's limits."""
-    tuples = {name: _tuple(values[name]) for name in _TUPLES}
-    return Limits(**{**values, **tuples})
-
-
-def _tuple(value: Any) -> Any:
-    return None if value is None else tuple(value)
-
-
-def write_wish(wish: Wish) -> Values:
-    """Write a wish."""
-    return {
-        "key": wish.key,
-        "services": [service.value() for service in wish.services],
-        "limits": attrs.asdict(wish.limits),
-        "group": wish.group,
-    }
-
-
-def read_wish(values: Values) -> Wish:
-    """Read a wish."""
-    return Wish(
-        key=read_key(values["key"]),
-        services=tuple(map(_read_service, values["services"])),
-        limits=read_limits(values["limits"]),
-        group=values["group"],
-    )
-
-
-def _read_service(values: Values) -> ServiceRequest:
-    if (publish := values.get("publish")) is None:
-        return ServiceRequest(**values)
-    lists = {name: tuple(publish.get(name, ())) for name in _LISTS}
-    fields: Values = {**publish, **lists, "kind": PublishKind(publish["kind"])}
-    service: Values = {**values, "publish": Publish(**fields)}
-    return ServiceRequest(**service)
-
-
-def write_claim(claim: Claim) -> Values:
-    """Write a claim with its wish."""
-    return {
-        "wish": write_wish(claim.wish),
-        "points": claim.points,
-        "fence": claim.fence,
-        "holder": claim.holder,
-    }
-
-
-def read_claim(values: Values) -> Claim:
-    """Read a claim with its wish."""
-    return Claim(
-        wish=read_wish(values["wish"]),
-        points=tuple(values["points"]),
-        fence=values["fence"],
-        holder=values["holder"],
-    )
 
 
 def write_identity(identity: Identity) -> Values:
@@ -120,30 +48,6 @@ def _write_moment(moment: datetime | None) -> str | None:
 
 def _read_moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
-
-
-def write_credential(credential: Credential | None) -> Values | None:
-    """Write what a login has shown."""
-    if credential is None:
-        return None
-    return {
-        "by_ticket": credential.by_ticket,
-        "digest": credential.digest.hex(),
-        "plain": credential.plain,
-        "expires_at": _write_moment(credential.expires_at),
-    }
-
-
-def read_credential(values: Values | None) -> Credential | None:
-    """Read what a login has shown."""
-    if values is None:
-        return None
-    return Credential(
-        values["by_ticket"],
-        bytes.fromhex(values["digest"]),
-        values["plain"],
-        _read_moment(values["expires_at"]),
-    )
 
 
 def write_reservation(reservation: Reservation) -> Values:

@@ -21,7 +21,7 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.config.acme import AcmeConfig
-from trionat.log import get_logger, log_to
+from trionat.log import get_logger, log_to, set_level
 from trionat.protocol.messages import CloseCode
 from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.drain import Drain
@@ -35,6 +35,7 @@ from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
 from trionat.server.events.hub import Hub
 from trionat.server.refusals import Bound, RefusalCounters
+from trionat.server.registry.values import read_claim, read_key, read_limits
 from trionat.server.sessions.registry import Sessions
 from trionat.server.tally import Tally
 from trionat.server.visitors.acceptor import VisitorAcceptor
@@ -50,9 +51,6 @@ from trionat.server.workers.remote import (
 )
 from trionat.server.workers.values import (
     read_addresses,
-    read_claim,
-    read_key,
-    read_limits,
     read_share,
 )
 from trionat.transport.descriptors import Descriptors
@@ -196,6 +194,8 @@ class Worker:
     visitors: Numbers
     claims: tuple[Claim, ...]
     names: Names | None = None
+    in_cluster: bool = False
+    _front: Frontend | None = attrs.field(init=False, default=None)
     scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # its own, as threads for names may all be waiting
@@ -254,6 +254,7 @@ class Worker:
         return cls(
             link=link,
             names=names,
+            in_cluster=start["in_cluster"],
             context=context,
             registry=registry,
             connections=ConnectionHandler(context, tls),
@@ -281,7 +282,8 @@ class Worker:
                     serving.start_soon(context.tally.measure_lag, name="measure loop lag")
                 self._accept = self.connections.acceptor(serving)
                 if self.names is not None:
-                    self.acceptor.named = self._frontend(self.names).start(serving)
+                    self._front = self._frontend(self.names)
+                    self.acceptor.named = self._front.start(serving)
                 try:
                     await self._accept_until_stopped()
                     context.admission.drain()
@@ -358,6 +360,8 @@ class Worker:
             case "end":
                 if (session := context.sessions.by_uid.get(message["uid"])) is not None:
                     session.end(CloseCode(message["code"]), message["text"])
+            case "change":
+                self._change(message)
             case "drain":
                 context.stopping.set()
             case "drain clients":
@@ -367,6 +371,33 @@ class Worker:
                 self.commands.draining.name_others(others)
             case what:
                 raise AssertionError(f"the parent says {what!r}")
+
+    def _change(self, message: Values) -> None:
+        """Run by another configuration from now on. Blocks, for a moment: it reads the certificate."""
+        config: ServerConfig
+        ready: Ready
+        config, ready = pickle.loads(bytes.fromhex(message["config"]))  # noqa: S301 - of our own parent
+        tls, context = self.connections.tls, self.context
+        try:
+            tls = server_context(Path(message["certificate"]), Path(message["key"]))
+        except OSError as error:  # the parent has read it a moment ago
+            log.warning(
+                "the certificate cannot be read: the one before is shown", reason=str(error)
+            )
+        context.config = config
+        context.leases.take_config(config)
+        elsewhere = context.admission.elsewhere
+        if not self.in_cluster:
+            elsewhere = others_than(ready.public, config)
+        context.admission.take_config(config, elsewhere)
+        self.acceptor.take_config(config)
+        self.connections.take_config(config, tls)
+        if self._front is not None:
+            self._front.take_config(config, AcmeConfig())
+        for session in context.sessions.by_uid.values():
+            session.config = attrs.evolve(session.config, drain_grace=config.drain_grace)
+        if config.log_level is not None:
+            set_level(config.log_level)
 
     async def _reply(self, question: Values) -> Values:
         match question["what"]:

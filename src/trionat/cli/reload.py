@@ -1,0 +1,56 @@
+"""`trionat reload`."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import typer
+
+from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.output import say
+from trionat.cli.running import ExitCode
+from trionat.config.reload import Reloaded
+from trionat.config.server import ServerConfig
+from trionat.log import escape
+from trionat.server.admin.messages import AskReload
+
+
+def reload(
+    as_json: AsJson = False,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Have a running server read its configuration again, and say what has changed.
+
+    A mistake changes nothing. What needs a restart is named. Sessions and visitors go on.
+    """
+    with told():
+        # A file with a mistake, which may be why this was called, is not to be in the way of the server that is named.
+        if state_dir is not None and config is None:
+            state = State(ServerConfig(state_dir=state_dir), None)
+        else:
+            state = State.find(state_dir, config)
+        reloaded = Reloaded.of(state.ask_server(AskReload()))
+        if not reloaded.problems:
+            state.note("reload", "server")
+    if as_json:
+        say(json.dumps(attrs.asdict(reloaded)))
+    else:
+        for line in describe(reloaded):
+            say(escape(line))
+        for problem in reloaded.problems:
+            say(f"trionat: {escape(problem)}", err=True)
+    if reloaded.problems:
+        if not as_json:
+            say("trionat: nothing has changed", err=True)
+        raise typer.Exit(ExitCode.CONFIGURATION)
+
+
+def describe(reloaded: Reloaded) -> list[str]:
+    """Return what has changed, in lines for people."""
+    if reloaded.problems:
+        return []
+    lines = [*reloaded.changed, *(f"{key} (new sessions)" for key in reloaded.new_sessions)]
+    lines += [f"{key} has changed, and needs a restart" for key in reloaded.restart]
+    return lines or ["nothing has changed"]
