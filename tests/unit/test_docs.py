@@ -44,9 +44,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
     ROOT / "examples/README.md",
     ROOT / "examples/cluster/README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 README, REFERENCE, PROTOCOL, TROUBLES = (
     (ROOT / name).read_text(encoding="utf-8")
