@@ -154,6 +154,22 @@ async def hand_over(leases: Leases, others: Leases, acceptor: VisitorAcceptor) -
     return found
 
 
+async def test_a_service_that_came_within_its_session_is_known_by_its_place() -> None:
+    leases, _ = site()
+    others, acceptor = site()
+    lease = await lease_of(leases)
+    lease.points[0].service = 4
+    theirs, ours = socket.socketpair()
+    with theirs:
+        one = visitor(7, ours)
+        one.service = 4
+        lease.queue.put_back(one)
+        await hand_over(leases, others, acceptor)
+        [restored] = others
+        assert [each.service for each in restored.queue.waiting_visitors] == [0]
+        restored.queue.let_go()
+
+
 async def test_streams_go_on_with_all_positions_and_bytes() -> None:
     leases, _ = site()
     others, acceptor = site()

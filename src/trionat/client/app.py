@@ -224,7 +224,12 @@ class Client:
             ValueError: there is no such service, or `host` is not an IP address.
         """
         host = str(ipaddress.ip_address(host))
-        if service not in range(len(self.config.effective_services())):
+        forwarder = self._forwarder
+        if not (
+            service in range(len(self.config.effective_services()))
+            if forwarder is None
+            else service >= 0 and forwarder.knew(service)
+        ):
             raise ValueError(f"there is no service {service}: the first one is 0")
         session = self._session
         return isinstance(session, NativeSession) and session.approve(
