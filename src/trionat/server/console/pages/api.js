@@ -55,6 +55,7 @@ export class ApiError extends Error {
     super(problem.detail || problem.title || `HTTP ${status}`);
     this.status = status;
     this.code = problem.code ?? "";
+    this.field = problem.field ?? "";
     this.retryAfter = problem.retryAfter ?? null;
   }
 }

@@ -27,7 +27,8 @@ export const complain = (error) => add(explain(error), "wrong");
 export function explain(error) {
   if (error.code === "unreachable") return t("error.unreachable");
   if (error.code === "rate_limited" && error.retryAfter) return t("error.rate_limited", { n: error.retryAfter });
-  if (error.code === "forbidden") return t("error.forbidden");
+  if (error.code === "forbidden" && error.field === "old_password") return t("error.old_password");
+  if (error.code === "forbidden" && !error.field) return t("error.forbidden");
   return error.message;
 }
 

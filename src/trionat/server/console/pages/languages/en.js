@@ -26,6 +26,7 @@ export default {
   "again": "Try again",
   "error.unreachable": "The server does not answer. Nothing was changed; try again in a moment.",
   "error.forbidden": "You may not do this.",
+  "error.old_password": "The present password is wrong.",
   "error.rate_limited": "Too many attempts from your address. Try again in {n} s.",
   "wrong_ports": "Write ports as 60000-60009,60020.",
   "wrong_amount": "“{text}” is no amount: write a number and k, M, G or T, such as 100G.",

@@ -26,6 +26,7 @@ export default {
   "again": "重试",
   "error.unreachable": "服务器没有响应。请稍后重试。",
   "error.forbidden": "您没有权限执行此操作。",
+  "error.old_password": "当前密码不正确。",
   "error.rate_limited": "来自您地址的尝试过多。请在 {n} 秒后重试。",
   "wrong_ports": "端口请写成 60000-60009,60020 的形式。",
   "wrong_amount": "“{text}”不是有效的数量：请写数字加 k、M、G 或 T，例如 100G。",
