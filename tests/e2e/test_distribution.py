@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -23,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "trionat"
 INSTALL = (ROOT / "docs/install.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+VERSION_FILE = SOURCE / "version.py"
+VERSION = str(runpy.run_path(str(VERSION_FILE))["VERSION"])
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -70,7 +73,7 @@ def test_it_installs_into_an_empty_environment(
     programs = empty_environment(tmp_path / "empty")
     run([programs / "pip", "install", "--quiet", getattr(distribution, kind)])
     assert "-> 200 OK" in run([programs / "trionat", "demo", "--check"])
-    assert run([programs / "trionat", "--version"]) == f"trionat {PROJECT['version']}\n"
+    assert run([programs / "trionat", "--version"]) == f"trionat {VERSION}\n"
     run([programs / "pip", "check"])
 
 
@@ -82,8 +85,9 @@ def test_the_wheel_has_all_files_of_the_package(distribution: Distribution) -> N
     }
     with zipfile.ZipFile(distribution.wheel) as packed:
         names = set(packed.namelist())
-    about = f"trionat-{PROJECT['version']}.dist-info/"
-    assert {name for name in names if not name.startswith(about)} == own
+    about = f"trionat-{VERSION}.dist-info/"
+    manual = f"trionat-{VERSION}.data/data/share/man/man1/trionat.1"
+    assert {name for name in names if not name.startswith(about)} == {*own, manual}
     pages = "trionat/server/console/pages"
     for file in ("index.html", "languages/zh.js", "vendor/hashes", "vendor/preact.js"):
         assert f"{pages}/{file}" in own
@@ -96,15 +100,16 @@ def test_the_wheel_has_all_files_of_the_package(distribution: Distribution) -> N
 
 def test_the_metadata(distribution: Distribution) -> None:
     with zipfile.ZipFile(distribution.wheel) as packed:
-        about = f"trionat-{PROJECT['version']}.dist-info"
+        about = f"trionat-{VERSION}.dist-info"
         told = Parser().parsestr(packed.read(f"{about}/METADATA").decode())
         programs = packed.read(f"{about}/entry_points.txt").decode()
-    assert told["Version"] == PROJECT["version"]
+    assert told["Version"] == VERSION
     assert told["License-Expression"] == "MIT AND Apache-2.0"
     assert told["Requires-Python"] == ">=3.11"
     assert told["Description-Content-Type"] == "text/markdown"
-    assert set(told.get_all("Provides-Extra") or []) == {"cluster", "console", "names"}
-    for extra in ("cluster", "console", "names"):
+    extras = {"cluster", "console", "names", "watch"}
+    assert set(told.get_all("Provides-Extra") or []) == extras
+    for extra in extras:
         assert f"| `{extra}` |" in INSTALL
     assert programs.split() == ["[console_scripts]", "trionat", "=", "trionat.cli:main"]
 
@@ -120,8 +125,10 @@ def test_the_sdist_has_what_its_tests_need(distribution: Distribution) -> None:
 
 
 def test_the_version_stands_in_one_place() -> None:
-    literal = re.compile(rf"(?<![\d.]){re.escape(PROJECT['version'])}(?![\d.])")
-    assert [path for path in SOURCE.rglob("*.py") if literal.search(path.read_text("utf-8"))] == []
+    literal = re.compile(rf"(?<![\d.]){re.escape(VERSION)}(?![\d.])")
+    found = [path for path in SOURCE.rglob("*.py") if literal.search(path.read_text("utf-8"))]
+    assert found == [VERSION_FILE]
+    assert "version" in PROJECT["dynamic"]
 
 
 @pytest.mark.skipif(

@@ -190,14 +190,18 @@ async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Pa
         owned.add((owners[-1] if owners else "", above[depth]))
     session = "session N of trionat"
     expected = {
-        "nursery serving": {
+        "nursery serving": {"command", "nursery besides"},
+        "nursery besides": {
             *("admission", "expire visitors", "watch accounts", "flush traffic", "tell refusals"),
-            *("count rates", "listener N", "admin server", "drain clients"),
-            *("connection from N", session),
+            *("count rates", "drain clients"),
+            "nursery hearing",
+        },
+        "nursery hearing": {
+            *("listener N", "admin server", "connection from N", session),
             "nursery visiting",
         },
-        "nursery visiting": {"visit port N"},
-        "admin server": {"command"},
+        "nursery visiting": {"visit port N", "visit ports", "nursery waiting"},
+        "nursery waiting": {"wait for the stop"},
         "connection from N": {"listen to the queued client"},
         session: {"control link", "demand", "drain", "early visitors", "move", "tunnels"},
         "control link": {"control writer"},
@@ -207,7 +211,8 @@ async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Pa
     for owner, names in expected.items():
         assert {name for each, name in owned if each == owner and name != "nursery"} == names
     picture = ARCHITECTURE.read_text().split("## Nurseries", 1)[1].split("```")[1]
-    shown = expected["nursery serving"] | expected[session] | expected["tunnels"] | {"carry"}
+    nurseries = [each for each in expected if each.startswith("nursery")] + [session, "tunnels"]
+    shown = {"carry"}.union(*(expected[each] for each in nurseries))
     for name in shown - {"connection from N", "lease N", "dispatcher N", session}:
         assert name.removeprefix("nursery ").removesuffix(" N") in picture, name
 

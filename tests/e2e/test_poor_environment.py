@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from tests.e2e.services import Service
 
 # As `docker run --user 12345`: a number for a user, and no home. What is imported is imported first, since that user may not be
-# allowed to read it.
+# allowed to read it. Typer imports what it reads paths and numbers by when it reads the first ones.
 NOBODY = """
-import encodings.idna, concurrent.futures.thread, os, sys
+import contextlib, encodings.idna, concurrent.futures.thread, io, os, sys
 import trionat.cli, trionat.config.yaml_text, trionat.store.sqlite
 for command in trionat.cli.COMMANDS:
     command.load()
+for words in ("config check /", "events list --limit 1 --state-dir /nowhere", "user add x --state-dir /nowhere --help"):
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.suppress(SystemExit):
+            trionat.cli.app(words.split(), prog_name="trionat")
 for name in ("HOME", "XDG_STATE_HOME", "TRIONAT_STATE_DIR"):
     os.environ.pop(name, None)
 os.setgid(12345)
