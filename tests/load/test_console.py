@@ -44,8 +44,8 @@ CONSOLES: Final = 3
 LISTENING: Final = 30.0 if THOROUGH else 5.0
 """Seconds for each of the two measurements."""
 
-MOST_MORE: Final = 0.25
-"""Seconds that the console may add to the longest wait, on a machine that has other things to do as well."""
+MOST_MORE: Final = 0.1
+"""Seconds that the console may add to the wait that 999 of 1000 answers keep to. The longest of all says little: on a machine that has other things to do it was 0.08 and 0.65 s in two runs without any console."""
 
 
 @attrs.define(eq=False)
@@ -66,10 +66,14 @@ class Talk:
                 self.waits.append(time.perf_counter() - began)
                 time.sleep(0.002)
 
+    @property
+    def long_wait(self) -> float:
+        """What 999 of 1000 answers keep to, in seconds."""
+        return statistics.quantiles(self.waits, n=1000)[-1]
+
     def __str__(self) -> str:
-        cuts = statistics.quantiles(self.waits, n=1000)
         return (
-            f"longest {max(self.waits) * 1e3:.0f} ms, 999 of 1000 {cuts[-1] * 1e3:.1f} ms,"
+            f"longest {max(self.waits) * 1e3:.0f} ms, 999 of 1000 {self.long_wait * 1e3:.1f} ms,"
             f" median {statistics.median(self.waits) * 1e3:.2f} ms of {len(self.waits)}"
         )
 
@@ -145,4 +149,4 @@ async def test_nobody_waits_for_those_who_watch(tmp_path: Path, echo_server: Ser
             f"\n{count} visitors, one of them talks: {alone}\n{CONSOLES} consoles watch: {watched}"
         )
         assert min(read) > 0
-        assert max(watched.waits) < max(alone.waits) + MOST_MORE
+        assert watched.long_wait < alone.long_wait + MOST_MORE
