@@ -27,6 +27,7 @@ if sys.platform == "win32":
 
 from tests.unit.test_screen import CLIENT, SERVER, texts
 from trionat.cli.screen import client_page, server_page
+from trionat.cli.screen.client_page import VisitorRow
 from trionat.cli.screen.page import fitted
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ COMPOSED = {
     ),
     "the local service {address} cannot be reached: {why}": ("cannot be reached: ",),
     "the local service {address} did not answer within {seconds} s": ("did not answer within ",),
-    "{address}: whatever answers there does not speak TLS, so it is no trionat: give the control port of a trionat server": (
-        "whatever answers there does not speak TLS, so it is no trionat: give the control port of a trionat server",
-    ),
     "nothing heard from the server for {seconds} s": ("nothing heard from ",),
     "visit port {port} is not one that this server offers ({ports})": (
         " is not one that this server offers",
@@ -208,6 +206,17 @@ def test_columns_stand_below_each_other_whatever_is_in_them(say: Language) -> No
 
 
 @pytest.mark.parametrize("say", [ENGLISH, CHINESE], ids=lambda each: each.name)
+@pytest.mark.parametrize("seconds", [9, 86399, 99 * 86400 + 7200])
+def test_visitors_that_stay_for_long_stay_in_their_columns(say: Language, seconds: int) -> None:
+    first = VisitorRow("192.0.2.1:1", "a", seconds, 999.0, 999 * 1024.0, 2**30, False)
+    view = attrs.evolve(CLIENT, language=say, visitors=(first,), present=1, services=(), why=())
+    page = texts(client_page.client_page(view, 80, 40))
+    at = next(number for number, line in enumerate(page) if line.startswith("   192.0.2.1:1"))
+    assert cell_len(page[at]) == cell_len(page[at - 1])
+    assert "999 B/s 999 KiB/s 1.0 GiB" in " ".join(page[at].split())
+
+
+@pytest.mark.parametrize("say", [ENGLISH, CHINESE], ids=lambda each: each.name)
 def test_what_has_a_title_begins_below_the_one_before(say: Language) -> None:
     page = texts(server_page.server_page(attrs.evolve(SERVER, language=say), 100, 40))
     for title in ("clients", "console", "status", "queue", "refused", "banned", "sessions"):
@@ -221,8 +230,8 @@ def test_what_has_a_title_begins_below_the_one_before(say: Language) -> None:
 @pytest.mark.parametrize("right", [False, True])
 def test_a_text_is_fitted_into_cells(text: str, width: int, right: bool) -> None:
     shown = fitted(text, width, right=right)
-    assert cell_len(shown) == width
-    if cell_len(text) <= width:
+    assert cell_len(shown) == width or right
+    if cell_len(text) <= width or right:
         assert shown.strip() == text
     else:
         assert shown.endswith("…")
@@ -272,9 +281,13 @@ def test_a_reason_is_said_with_all_its_parts() -> None:
     )
     assert (
         CHINESE.reason(several)
-        == "没有可用的服务器：无法连接 a:1：连接被拒绝; b:2 在 5 秒内没有应答"
+        == "没有可用的服务器：无法连接 a:1：连接被拒绝；b:2 在 5 秒内没有应答"
     )
-    assert CHINESE.reason("what a newer server says") == "what a newer server says"
+    assert (
+        CHINESE.reason("a:1: connection lost: the peer cut it off") == "a:1：连接中断：被对方切断"
+    )
+    for unknown in ("what a newer server says", "first: second; third", "first; second: third"):
+        assert CHINESE.reason(unknown) == unknown
     assert ENGLISH.reason(several) == several
 
 
@@ -288,9 +301,12 @@ def test_a_reason_is_said_with_all_its_parts() -> None:
         "no server can be used: " * 20,
         "cannot reach a: " * 30,
         "; " * 240,
+        "a; b: " * 80,
+        "a: " * 160,
+        "no server can be used: " + "a: b; " * 75,
         "cannot reach a: " + "x" * 10**6,
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_a_reason_of_the_other_side_is_a_text_and_no_template(text: str) -> None:
     began = time.monotonic()

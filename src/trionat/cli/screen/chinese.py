@@ -20,7 +20,7 @@ TEXTS: Final = {
     "up": "运行中",
     "stopping": "正在停止",
     "for {duration}": "{duration}",
-    "{days} d {hours} h": "{days} 天 {hours} 时",
+    "{days} d {hours} h": "{days}天{hours}时",
     "server": "服务器",
     "status": "状态",
     "down": "故障",
@@ -128,15 +128,15 @@ REASONS: Final = {
     "no server can be used: {reasons}": "没有可用的服务器：{reasons}",
     "there is no other server": "没有别的服务器",
     "the configuration has changed": "配置已更改",
-    "{address}: whatever answers there does not speak TLS, so it is no trionat: give the control port of a trionat server": "{address}：那里的程序不使用 TLS，不是 trionat：请给出 trionat 服务器的控制端口",
+    "whatever answers there does not speak TLS, so it is no trionat: give the control port of a trionat server": "那里的程序不使用 TLS，不是 trionat：请给出 trionat 服务器的控制端口",
     "WRONG SERVER at {address}: it shows {shown} but has to show {wanted}; nothing was sent to it: someone may be in between, or the server has a new certificate: ask its operator for the fingerprint or a new ticket": "{address} 上的服务器不对：它出示 {shown}，应为 {wanted}；没有向它发送任何内容：途中可能有人冒充，或者服务器换了证书：请向它的管理员索取指纹或新的票据",
     # What the server says
     "a new connection of the same client ({client})": "同一客户端（{client}）的新连接接管了会话",
     "another connection of this client took its place": "同一客户端的另一个连接取代了它",
     "sent away by the server's operator": "被服务器的管理员断开",
     "the server stops": "服务器正在停止",
-    "the server is drained": "服务器正在清空",
-    "the server is drained: go to another one": "服务器正在清空：请连接另一台",
+    "the server is drained": "服务器正在排空",
+    "the server is drained: go to another one": "服务器正在排空：请连接另一台",
     "the client has moved to another server": "客户端已转到另一台服务器",
     "the server restarts": "服务器正在重启",
     "the server cannot check accounts now; try again": "服务器现在无法核对账户；请重试",
@@ -162,3 +162,6 @@ REASONS: Final = {
     "the local service {address} did not answer within {seconds} s": "本地服务 {address} 在 {seconds} 秒内没有应答",
 }
 """Sentences that the rest of the program makes, or a server says: the most usual ones. Whatever is not here stays English. The values of placeholders are looked up as well."""
+
+JOINTS: Final = {"; ": "；", ": ": "："}
+"""What joins such sentences, or an address and a sentence."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _LEAST_EVENTS: Final = 4
 _MOST_DOWN: Final = 3
 _MOST_OF_QUESTION: Final = 4
-_WIDTHS: Final = (7, 9, 9, 8)
+_WIDTHS: Final = (9, 9, 9, 8)
 """Of the visitors' columns behind the address."""
 
 HELP: Final = (
@@ -189,7 +189,7 @@ def _visitors(view: ClientView, room: int, columns: int) -> list[Text]:
         return rows
     wide = columns >= 76
     several = wide and len(view.services) > 1
-    width = max(15, columns - (56 if several else 42))
+    width = max(15, columns - (58 if several else 42))
     heads = [say("from"), say("for"), say("in"), say("out"), say("in all")]
     head = _columns(heads, width) + (f"  {say('service')}" if several else "")
     rows.append(Text(head, style="dim", no_wrap=True, overflow="ellipsis"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,8 @@ _LONGEST_REASON: Final = 500
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
 
-def _any_template(template: str) -> re.Pattern[str]:
+@functools.cache
+def _any_of(template: str) -> re.Pattern[str]:
     """Return what matches the texts that are made from a template."""
     parts = _PLACEHOLDER.split(template)
     return re.compile(
@@ -30,20 +32,13 @@ def _any_template(template: str) -> re.Pattern[str]:
 class Language:
     """Says texts, which the code has in English with `{placeholders}`, in one language. A text without a translation stays as it is.
 
-    `texts` are those of the screen, `reasons` what comes from the rest of the program, or from a server, as a whole sentence.
+    `texts` are those of the screen, `reasons` what comes from the rest of the program, or from a server, as a whole sentence; `joints` are what stands between several.
     """
 
     name: str
     texts: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
     reasons: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
-    _patterns: tuple[tuple[re.Pattern[str], str], ...] = attrs.field(
-        init=False,
-        repr=False,
-        default=attrs.Factory(
-            lambda self: tuple((_any_template(text), own) for text, own in self.reasons.items()),
-            takes_self=True,
-        ),
-    )
+    joints: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
 
     def __call__(self, text: str, **values: object) -> str:
         """Return a text of the screen."""
@@ -53,12 +48,17 @@ class Language:
         """Return why something is so: whole, or those of its parts that are known."""
         if len(text) > _LONGEST_REASON or not self.reasons:
             return text
-        for pattern, own in self._patterns:
-            if (found := pattern.fullmatch(text)) is not None:
+        for template, own in self.reasons.items():
+            if (found := _any_of(template).fullmatch(text)) is not None:
                 values = {name: self.reason(value) for name, value in found.groupdict().items()}
                 return own.format(**values)
-        first, semicolon, rest = text.partition("; ")
-        return f"{self.reason(first)}; {self.reason(rest)}" if semicolon else text
+        # Split in one way only: to try several would take the longer the more of them a text has.
+        joint = next((joint for joint in self.joints if joint in text), None)
+        if joint is None:
+            return text
+        parts = text.split(joint, 1)
+        said = [self.reason(part) for part in parts]
+        return text if said == parts else self.joints[joint].join(said)
 
 
 ENGLISH: Final = Language("en")
@@ -74,7 +74,7 @@ def language_of(environ: Mapping[str, str] = os.environ) -> Language:
         return ENGLISH
     from trionat.cli.screen import chinese  # noqa: PLC0415 - memory, for everybody else
 
-    return Language("zh", chinese.TEXTS, chinese.REASONS)
+    return Language("zh", chinese.TEXTS, chinese.REASONS, chinese.JOINTS)
 
 
 def locale_of(environ: Mapping[str, str]) -> str:

@@ -72,9 +72,12 @@ def titled(title: str, text: Text | str, style: str = "") -> Text:
 
 
 def fitted(text: str, width: int, *, right: bool = False) -> str:
-    """Return a text that takes so many cells, of which some characters take two: cut, or with blanks behind it, or before it with `right`."""
+    """Return a text that takes so many cells, of which some characters take two: cut, or with blanks behind it.
+
+    With `right` the blanks are before it, and it is not cut: of a number no digit may be missing.
+    """
     missing = width - cell_len(text)
-    if missing < 0:
+    if missing < 0 and not right:
         return f"{set_cell_size(text, max(0, width - 1))}…"
     return " " * missing + text if right else text + " " * missing
 

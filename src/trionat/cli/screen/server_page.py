@@ -210,5 +210,5 @@ def _session(session: SessionView, say: Language) -> Text:
 def _columns(cells: Sequence[str]) -> str:
     """Return a line of the sessions."""
     user, address, lasts, visitors, rate_, services = cells
-    who = f"{fitted(user, 12)} {fitted(address, 21)} {fitted(lasts, 8, right=True)}"
+    who = f"{fitted(user, 12)} {fitted(address, 21)} {fitted(lasts, 9, right=True)}"
     return f"   {who} {fitted(visitors, 8, right=True)} {fitted(rate_, 9, right=True)}  {services}"
