@@ -1,5 +1,7 @@
 // Elements, made without HTML: what a peer has said only ever becomes the text of a node.
 
+import {save} from "./api.js";
+
 export function make(name, properties = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
@@ -24,14 +26,19 @@ export function toast(text) {
   timer = setTimeout(() => place.classList.remove("shown"), 4000);
 }
 
-export async function ask(path, options = {}) {
-  const answer = await fetch(path, {credentials: "same-origin", ...options});
-  if (answer.ok) return answer;
-  let problem = {detail: `the client answers ${answer.status}`};
-  try {
-    problem = await answer.json();
-  } catch { /* no JSON: the status says it */ }
-  throw Object.assign(new Error(problem.detail), {status: answer.status, field: problem.field});
+// A button that saves a file which the client writes.
+export function saveButton(text, path, title) {
+  const button = make("button", {type: "button", title, onclick: async () => {
+    button.disabled = true;
+    try {
+      await save(path);
+    } catch (error) {
+      toast(error.message);
+    } finally {
+      button.disabled = false;
+    }
+  }}, text);
+  return button;
 }
 
 export async function copy(text) {

@@ -1,6 +1,7 @@
 // A request that is changed before it is sent once more.
 
-import {ask, make} from "./dom.js";
+import {ask} from "./api.js";
+import {make} from "./dom.js";
 import {SECRETS} from "./http.js";
 
 const FRAMING = new Set(["content-length", "transfer-encoding"]);

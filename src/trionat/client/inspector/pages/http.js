@@ -1,7 +1,8 @@
 // Requests and answers of a visitor that speaks HTTP/1, and the messages of a web socket.
 
-import {ask, copy, make, toast} from "./dom.js";
+import {ask} from "./api.js";
 import {hexadecimal} from "./bytes.js";
+import {copy, make, saveButton, toast} from "./dom.js";
 import {edit} from "./editor.js";
 import {pretty} from "./json.js";
 import {amount, clock, duration, visible} from "./words.js";
@@ -104,8 +105,7 @@ export class Http {
     const body = await (await ask(path)).json();
     const raw = make("pre", {tabindex: "0"});
     const notes = [body.type, amount(body.size), ...body.notes].filter(Boolean).map(visible).join(" · ");
-    const actions = make("div", {class: "actions"},
-      make("a", {class: "button", href: `${path}?download`, download: true}, "Save"));
+    const actions = make("div", {class: "actions"}, saveButton("Save", `${path}?download`));
     place.replaceChildren(make("p", {class: "quiet"}, notes), actions, raw);
     if (body.text === null) {
       raw.textContent = hexadecimal(bytesOf(body.bytes).subarray(0, 4096), 0);

@@ -1,7 +1,8 @@
 // One visitor: what is known of it, and what both sides have said.
 
-import {ask, byId, make, toast} from "./dom.js";
+import {ask} from "./api.js";
 import {AT_ONCE, Bytes} from "./bytes.js";
+import {byId, make, saveButton, toast} from "./dom.js";
 import {Http} from "./http.js";
 import {amount, clock, duration, visible} from "./words.js";
 
@@ -39,7 +40,7 @@ export class Visitor {
   }
 
   build() {
-    const {number} = this.row;
+    const {number, replay_of: replayOf} = this.row;
     this.tabs = TABS.map(name => make("button", {type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel", onclick: () => this.choose(name)}, TITLES[name]));
     const bar = make("div", {role: "tablist", "aria-label": "How it is shown"}, ...this.tabs);
     bar.addEventListener("keydown", event => {
@@ -59,14 +60,15 @@ export class Visitor {
       this.next(event.shiftKey ? -1 : 1);
     });
     this.place.replaceChildren(
-      make("div", {class: "top"}, make("a", {class: "button back", href: "#", "aria-label": "Back to the list"}, "←"), this.title),
+      make("div", {class: "top"}, make("a", {class: "button back", href: "#", "aria-label": "Back to the list"}, "←"), make("span", {class: "quiet"}, `#${number}`), this.title),
+      replayOf === null ? "" : make("p", {class: "again"}, "↻ Replay of ", make("a", {href: `#${replayOf}`}, `visitor #${replayOf}`), ": sent from this page to the local service, not by a visitor."),
       this.facts,
       make("div", {class: "actions"},
         make("button", {type: "button", title: "Send all that the visitor has sent to the local service once more", onclick: () => this.replay({})}, "Replay all"),
-        make("a", {class: "button", href: `/api/har?visitor=${number}`, download: true, title: "With secrets hidden"}, "HAR"),
-        make("a", {class: "button", href: `/api/har?visitor=${number}&secrets=1`, download: true}, "HAR with secrets"),
-        make("a", {class: "button", href: `${this.path}/bytes/received?download`, download: true, title: "What the service received"}, "Save received"),
-        make("a", {class: "button", href: `${this.path}/bytes/sent?download`, download: true, title: "What the service sent"}, "Save sent"),
+        saveButton("HAR", `/api/har?visitor=${number}`, "With secrets hidden"),
+        saveButton("HAR with secrets", `/api/har?visitor=${number}&secrets=1`),
+        saveButton("Save received", `${this.path}/bytes/received?download`, "What the service received"),
+        saveButton("Save sent", `${this.path}/bytes/sent?download`, "What the service sent"),
         this.reveal),
       make("div", {class: "tools"}, bar, make("div", {class: "find"}, this.find, this.count)),
       this.panel);
@@ -110,7 +112,7 @@ export class Visitor {
     this.title.textContent = visible(row.title || row.protocol || `Visitor ${row.number}`);
     const kept = (all, part) => amount(all) + (part < all ? `, ${amount(part)} kept` : "");
     const facts = [
-      ["Visitor", row.address ?? (row.replay_of === null ? "the server does not tell" : "this page")],
+      row.replay_of === null ? ["Visitor", row.address ?? "the server does not tell"] : ["Sent as", row.address ?? `visitor #${row.replay_of}`],
       ["Service", row.service === row.local ? row.local : `${row.service} (${row.local})`],
       ["Came", `${new Date(row.began * 1000).toLocaleDateString()} ${clock(row.began, true)}`],
       ["Received", kept(row.received, row.kept_received)],
@@ -118,11 +120,10 @@ export class Visitor {
       ["First byte", duration(row.first_byte)],
       [row.ended ? "Ended" : "Open", row.ended ? `after ${duration(row.seconds)}: ${row.why}` : `${amount(row.rate)}/s`],
     ];
-    if (row.replay_of !== null) facts.push(["Replay of", row.replay_of]);
     if (row.dropped) facts.push(["Bytes", "made room for those of newer visitors"]);
     this.facts.replaceChildren(...facts.flatMap(([name, value]) => [
       make("dt", {}, name),
-      make("dd", {}, name === "Replay of" ? make("a", {href: `#${value}`}, `visitor ${value}`) : visible(String(value))),
+      make("dd", {}, visible(String(value))),
     ]));
   }
 
@@ -210,7 +211,7 @@ export class Visitor {
       body: JSON.stringify(wanted),
     });
     const {number} = await answer.json();
-    toast(`Sent: visitor ${number}`);
+    toast(`Sent: #${number}, a replay of #${this.row.number}`);
     location.hash = `#${number}`;
   }
 
