@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from tests.browser.chromium import browser
+from tests.browser.window import open_window
 from tests.e2e import services
 from tests.e2e.running import ask, read_all
 from tests.inspector.scene import scene
@@ -19,6 +21,8 @@ from tests.inspector.scene import scene
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from playwright.sync_api import Page as PlaywrightPage
 
     from tests.browser.chromium import Page
     from tests.inspector.scene import Scene
@@ -406,3 +410,48 @@ async def test_it_fits_a_phone_in_dark_and_light(tmp_path: Path) -> None:
                 await here.press("Escape")
                 await here.until("!document.querySelector('dialog')")
         assert looked == 20
+
+
+NAMES = {"HAR", "HTTP", "←"}
+"""What is called so in Chinese as well."""
+
+
+async def test_in_chinese(tmp_path: Path) -> None:
+    async with (
+        services.serve(answer) as web,
+        scene(tmp_path, web.port) as here,
+        open_window(locale="zh-CN") as window,
+    ):
+        async with await here.visit() as visitor:
+            await visitor.send_all(POST)
+            await read_all(visitor)
+
+        def act(page: PlaywrightPage) -> list[str]:
+            page.goto(f"http://{here.address}/")
+            page.get_by_role("heading", name="请打开完整的网址").wait_for()
+            page.locator("#locked code", has_text="#token=").wait_for()
+            page.goto(here.url)
+            page.get_by_text("1 个访问", exact=True).wait_for()
+            page.locator("#rows tr", has_text="双方均已结束").wait_for()
+            assert page.evaluate("document.documentElement.lang") == "zh-Hans"
+            page.locator("#rows a").click()
+            page.locator("#visitor .body pre").nth(1).wait_for()
+            shown: list[str] = []
+            for tab in ("HTTP", "文本", "十六进制"):
+                page.get_by_role("tab", name=tab).click()
+                page.locator("#visitor pre").first.wait_for()
+                found = page.locator("button, th[scope=col], dt, h2 + p, h3").all_inner_texts()
+                shown += [each for each in found if each and each not in NAMES]
+            page.get_by_role("tab", name="HTTP").click()
+            page.get_by_role("button", name="编辑后重放").click()
+            page.get_by_role("button", name="发送", exact=True).click()
+            page.locator("#rows tr.replay", has_text="重放自 #1").wait_for()
+            page.locator("#visitor .again", has_text="并非来自访问者").wait_for()
+            page.get_by_label("语言").select_option("en")
+            page.locator("#rows tr.replay", has_text="replay of #1").wait_for()
+            page.reload()
+            page.get_by_text("2 visitors", exact=True).wait_for()
+            return shown
+
+        for text in await window.do(act):
+            assert re.search("[\u4e00-\u9fff]", text) or "•" in text, text

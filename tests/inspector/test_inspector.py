@@ -208,6 +208,9 @@ async def test_replay_as_it_was_and_edited(tmp_path: Path) -> None:
         assert everything.json == {"number": 4}
         rows = await here.rows(4)
         assert [row["replay_of"] for row in rows] == [None, 1, 1, 1]
+        entries = (await here.ask("/api/har")).json["log"]["entries"]
+        comments = [entry.get("comment") for entry in entries]
+        assert comments == [None, *["replay of visitor 1"] * 3]
         assert [row["why"] for row in rows[1:]] == [
             "answered",
             "answered",

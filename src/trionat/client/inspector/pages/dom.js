@@ -1,6 +1,7 @@
 // Elements, made without HTML: what a peer has said only ever becomes the text of a node.
 
 import {save} from "./api.js";
+import {t} from "./language.js";
 
 export function make(name, properties = {}, ...children) {
   const element = document.createElement(name);
@@ -44,12 +45,12 @@ export function saveButton(text, path, title) {
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
-    toast("Copied");
+    toast(t("copied"));
   } catch {
-    const area = make("textarea", {readonly: true, rows: 8, "aria-label": "Copy this"});
+    const area = make("textarea", {readonly: true, rows: 8, "aria-label": t("copy")});
     area.value = text;
-    const dialog = make("dialog", {class: "editor"}, make("h2", {}, "Copy this"), area,
-      make("div", {class: "actions"}, make("button", {type: "button", onclick: () => dialog.close()}, "Close")));
+    const dialog = make("dialog", {class: "editor"}, make("h2", {}, t("copy")), area,
+      make("div", {class: "actions"}, make("button", {type: "button", onclick: () => dialog.close()}, t("close"))));
     dialog.addEventListener("close", () => dialog.remove());
     document.body.append(dialog);
     dialog.showModal();

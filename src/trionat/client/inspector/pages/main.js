@@ -2,10 +2,15 @@
 
 import {ask, hasOther, listen, takeToken, watchForToken} from "./api.js";
 import {byId, saveButton, toast} from "./dom.js";
+import {loadLanguage, t} from "./language.js";
 import {List} from "./list.js";
 import {Visitor} from "./visitor.js";
 
 const PAUSE = 2000;
+
+const hasToken = takeToken();
+watchForToken();
+await loadLanguage();
 
 let visitor = null;
 let isLost = false;
@@ -16,8 +21,8 @@ const list = new List((number, row) => {
 });
 list.onCount = (shown, all, mayBeMore) => {
   if (isLost) return;
-  const rest = mayBeMore ? ", and there may be more" : "";
-  byId("state").textContent = (shown === all ? `${all} visitor${all === 1 ? "" : "s"}` : `${shown} of ${all} visitors`) + rest;
+  const count = shown < all ? t("count.some", {n: shown, all}) : all === 1 ? t("count.one") : t("count.all", {n: all});
+  byId("state").textContent = mayBeMore ? t("count.more", {count}) : count;
 };
 
 function wanted() {
@@ -55,27 +60,25 @@ function lose(text) {
 // Hear what changes, until the client takes this page's token no more.
 async function follow() {
   for (;;) {
-    let why = "the client does not answer";
+    let why = t("lost");
     try {
       await listen("/api/live", (name, content) => events[name]?.(content));
     } catch (error) {
       if (error.status === 401) return;
       if (error.status) why = error.message;
     }
-    lose(`${why}: trying again`);
+    lose(t("lost.again", {why}));
     await new Promise(go => setTimeout(go, PAUSE));
   }
 }
 
 function lock(why) {
-  lose("not connected");
+  lose(t("locked"));
   document.body.classList.toggle("nothing", !list.numbers.length);
   byId("locked").hidden = byId(why).hidden = false;
 }
 
 async function begin() {
-  const hasToken = takeToken();
-  watchForToken();
   if (hasToken) await follow();
   if (hasToken && hasOther()) location.reload();
   else lock(hasToken ? "replaced" : "unknown");
@@ -90,10 +93,10 @@ byId("clear").addEventListener("click", async () => {
     toast(error.message);
   }
 });
-byId("clear").after(saveButton("HAR", "/api/har", "All listed HTTP, with secrets hidden"));
+byId("clear").after(saveButton(t("har"), "/api/har", t("har.all")));
 addEventListener("hashchange", choose);
 addEventListener("keydown", event => {
-  const isTyping = event.target.closest?.("input, textarea, dialog");
+  const isTyping = event.target.closest?.("input, select, textarea, dialog");
   const isArrow = event.key === "ArrowDown" || event.key === "ArrowUp";
   if (event.key === "Escape" && visitor && !document.querySelector("dialog[open]")) location.hash = "";
   else if (event.key === "/" && !isTyping) {
