@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser.neighbour import ATTACK, neighbour
 from tests.browser.window import open_window
+from tests.e2e import services
 from tests.e2e.running import read_all
 from tests.inspector.scene import inspected, scene, serving
+from trionat.address import TCPAddress
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Response
@@ -200,10 +202,10 @@ async def test_a_client_that_was_started_anew(tmp_path: Path) -> None:
         serving(tmp_path / "server", 1) as ticket,
         open_window() as window,
     ):
-        settings: dict[str, Any] = {}
+        settings = {"inspect_addr": TCPAddress("127.0.0.1", services.free_low_port())}
         async with inspected(tmp_path / "client", ticket, shop.port, **settings) as here:
             await visit(here)
-            before, settings["inspect_addr"] = here.url, here.address
+            before = here.url
             await window.do(lambda page: page.goto(before))
             await window.do(is_in)
         async with inspected(tmp_path / "client", ticket, shop.port, **settings) as here:
