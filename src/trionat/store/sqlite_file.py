@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from trionat.errors import StoreDataError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
+
+T = TypeVar("T")
 
 _SCHEMA: Final = (
     # Version 1: accounts.
@@ -90,6 +92,9 @@ _BUSY_TIMEOUT: Final = 5.0
 """Seconds to wait for another process. Our own transactions take milliseconds: who holds the file longer is not one of us."""
 _SWITCH_INTERVAL: Final = 0.01
 
+_PAGES_AT_ONCE: Final = 2048
+"""Pages (of 4 KiB) that are copied before somebody hears of it."""
+
 
 def open_file(path: Path) -> sqlite3.Connection:
     """Open the file, in autocommit mode, and bring its schema up to date; where there is none it is made (mode 0600).
@@ -117,6 +122,99 @@ def open_file(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def copy_file(
+    path: Path,
+    target: Path,
+    *,
+    meanwhile: Callable[[], T],
+    told: Callable[[int, int], None] = lambda _done, _of: None,
+) -> tuple[T, int]:
+    """Copy the file as it is at one moment, while others read and write it, and bring nothing in it up to date.
+
+    Args:
+        path: The file; it has to be there.
+        target: An empty file, for a database without a log beside it. It is not forced to the disk.
+        meanwhile: Called once at that moment, in which nobody writes: what it reads belongs to what is copied. It has to be quick.
+        told: Gets how many pages are copied, and of how many, again and again.
+
+    Returns:
+        What `meanwhile` has returned, and the version of the schema.
+
+    Raises:
+        StoreUnavailableError: It cannot be read, is no database of ours, or is a newer trionat's.
+    """
+    with (
+        translated(path),
+        closing(_connect(path, "mode=rw")) as source,
+        closing(sqlite3.connect(target, isolation_level=None)) as copy,
+    ):
+        with closing(_connect(path, "mode=rw")) as writer:
+            writer.execute("begin immediate")
+            source.execute("begin")
+            version = _own_version(path, source)  # its first reading: what it sees stays so
+            found = meanwhile()
+            writer.execute("rollback")
+        copy.execute("pragma journal_mode = off")
+        source.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda _, left, of: told(of - left, of))
+        source.execute("rollback")
+        copy.execute("pragma journal_mode = delete")  # the page that was copied says otherwise
+    return found, version
+
+
+def check_copy(path: Path, told: Callable[[], None] = lambda: None) -> int:
+    """Look through a file that `copy_file` may have made, and return the version of its schema; nothing is written.
+
+    Args:
+        path: The file, which nobody else has open, and which may come from anybody.
+        told: Called again and again meanwhile.
+
+    Raises:
+        StoreUnavailableError: It is damaged, is no database of ours, or is a newer trionat's.
+    """
+
+    def tell() -> int:
+        told()
+        return 0
+
+    with translated(path), closing(_connect(path, "mode=ro&immutable=1")) as connection:
+        connection.execute("pragma trusted_schema = off")
+        connection.set_progress_handler(tell, 1_000_000)
+        version = _own_version(path, connection)
+        if (damage := _damage(connection)) is not None:
+            raise StoreUnavailableError(f"{path}: it is damaged: {damage}")
+    return version
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
+    )
+
+
+def _own_version(path: Path, connection: sqlite3.Connection) -> int:
+    version = _version(connection)
+    (users,) = connection.execute(
+        "select count(*) from sqlite_master where type = 'table' and name = 'users'"
+    ).fetchone()
+    if version < 1 or not users:
+        raise StoreUnavailableError(f"{path}: it is no database of trionat")
+    _check_version(path, version)
+    return version
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version > len(_SCHEMA):
+        raise StoreUnavailableError(
+            f"{path}: written by a newer trionat (schema {version}, this one knows {len(_SCHEMA)}): update this one"
+        )
+
+
+def _damage(connection: sqlite3.Connection) -> str | None:
+    """Return what SQLite finds wrong with a file first, or None."""
+    (found,) = connection.execute("pragma quick_check(1)").fetchone()
+    return None if found == "ok" else " ".join(str(found).split())
+
+
 def _use_log(connection: sqlite3.Connection) -> None:
     """Switch to the write-ahead log; the file remembers it.
 
@@ -142,10 +240,7 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("begin immediate")
     with connection:  # commits, or rolls back on an error
         version = _version(connection)  # again: another process may have been faster
-        if version > newest:
-            raise StoreUnavailableError(
-                f"{path}: written by a newer trionat (schema {version}, this one knows {newest}): update this one"
-            )
+        _check_version(path, version)
         for statements in _SCHEMA[version:]:
             for statement in statements:
                 connection.execute(statement)
