@@ -36,7 +36,8 @@ def test_it_is_told_at_a_terminal_when_it_takes_more_than_a_second(
     ("unit", "done", "of", "line"),
     [
         ("", 3, 4, "looking ... 2 s"),
-        ("rows", 0, 0, "looking ... 2 s, 0 rows"),
+        ("rows", 0, 0, "looking ... 2 s"),
+        ("rows", 0, 9, "looking ... 2 s, 0 of 9 rows"),
         ("rows", 12_345, 0, "looking ... 2 s, 12,345 rows"),
         ("rows", 12_345, 1_000_000, "looking ... 2 s, 12,345 of 1,000,000 rows"),
     ],

@@ -23,7 +23,7 @@ _CLEAR: Final = "\r\x1b[K"
 
 @attrs.define(eq=False)
 class Progress:
-    """What is being done, and how much of it is done: `done` of `of` (0: nobody knows) rows or whatever `unit` says, nothing while `unit` is empty.
+    """What is being done, and how much of it is done: `done` of `of` (0: nobody knows) rows or whatever `unit` says. Nothing is said of that while `unit` is empty, or both are 0.
 
     The block sets these, as often as it likes: only what holds when a line is written is seen.
     """
@@ -40,7 +40,7 @@ class Progress:
     def text(self, seconds: float) -> str:
         """Return the line after that many seconds."""
         line = f"{self.what} ... {seconds:.0f} s"
-        if not self.unit:
+        if not self.unit or not (self.done or self.of):
             return line
         of = f" of {self.of:,}" if self.of else ""
         return f"{line}, {self.done:,}{of} {self.unit}"

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from trionat.errors import StoreDataError, StoreUnavailableError
+from trionat.store.base import read_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -91,6 +92,17 @@ _SCHEMA: Final = (
 _BUSY_TIMEOUT: Final = 5.0
 """Seconds to wait for another process. Our own transactions take milliseconds: who holds the file longer is not one of us."""
 _SWITCH_INTERVAL: Final = 0.01
+
+_LOOKED_AT: Final = (
+    ("users", "name, limits"),
+    ("traffic", "name, bytes"),
+    ("months", "name, bytes"),
+    ("days", "name, bytes"),
+)
+"""Tables whose rows may be wrong in themselves, with a name and what has to be right."""
+
+_ROWS_AT_ONCE: Final = 10_000
+_MOST_FINDINGS: Final = 100
 
 _PAGES_AT_ONCE: Final = 2048
 """Pages (of 4 KiB) that are copied before somebody hears of it."""
@@ -183,6 +195,53 @@ def check_copy(path: Path, told: Callable[[], None] = lambda: None) -> int:
         if (damage := _damage(connection)) is not None:
             raise StoreUnavailableError(f"{path}: it is damaged: {damage}")
     return version
+
+
+def check_file(path: Path, told: Callable[[int, int], None] = lambda _done, _of: None) -> list[str]:
+    """Look for what is wrong in the file of a server that may run, at all of its rows; nothing is changed.
+
+    `told` gets how many rows were looked at, and of how many (0 at first, while the file as a whole is), again and again.
+
+    Returns:
+        A line for each finding, with what to do; none where all is well.
+
+    Raises:
+        StoreUnavailableError: It cannot be read, is no database of ours, or is a newer trionat's.
+    """
+    with translated(path), closing(_connect(path, "mode=rw")) as connection:
+        connection.execute("begin")
+        _own_version(path, connection)
+        told(0, 0)
+        if (damage := _damage(connection)) is not None:
+            return [f"{path}: it is damaged: {damage}: restore a backup (trionat state restore)"]
+        tables = [
+            (table, columns)
+            for table, columns in _LOOKED_AT
+            if connection.execute(f"pragma table_info({table})").fetchone()
+        ]
+        of = sum(
+            connection.execute(f"select count(*) from {table}").fetchone()[0]  # noqa: S608 - our own names
+            for table, _ in tables
+        )
+        findings: list[str] = []
+        done = 0
+        for table, columns in tables:
+            for name, value in connection.execute(f"select {columns} from {table}"):  # noqa: S608 - our own names
+                done += 1
+                if done % _ROWS_AT_ONCE == 0:
+                    told(done, of)
+                if len(findings) < _MOST_FINDINGS and (wrong := _wrong(table, name, value)):
+                    findings.append(wrong)
+        told(done, of)
+    return findings
+
+
+def _wrong(table: str, name: str, value: object) -> str:
+    if table == "users":
+        return read_limits(str(value), of=name)[1]
+    if type(value) is not int or value < 0:
+        return f"{table} has {value!r} as the bytes of {name!r}: correct it (sqlite3), or remove that row"
+    return ""
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
