@@ -484,6 +484,55 @@ def test_there_is_a_folder_at_every_moment(
         patch.setattr(Path, "rename", cut)  # after the names have changed
         assert new("restore", str(file), "--force").code == 130
     assert Trionat(folder=new.folder).user("alice")
+    [old] = new.folder.parent.glob(".new.*.restore")
+    assert (old / "mine").read_text() == "mine"  # nothing is removed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2")
+def test_the_old_folder_stays_where_it_cannot_be_moved_on(
+    file: Path, new: Trionat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new.folder.mkdir()
+    (new.folder / "mine").write_text("mine")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        outcome = new("restore", str(file), "--force")
+    assert outcome.code == 0
+    old = Path(outcome.out.splitlines()[-1].removeprefix("what was there is in "))
+    assert (old / "mine").read_text() == "mine"
+
+
+@pytest.mark.skipif(not is_root(), reason="others cannot do harm by it")
+def test_root_does_not_restore_where_others_could_interfere(
+    file: Path, new: Trionat, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    there = Trionat(folder=home / "state", command="state")
+    reason = there.fails(3, "restore", str(file))
+    assert reason == f"{home}: it belongs to another user: run this as that user, and not as root"
+    assert not list(home.iterdir())
+
+
+def test_what_cannot_be_put_in_place_is_removed(
+    file: Path, new: Trionat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new.folder.mkdir()
+    (new.folder / "mine").write_text("mine")
+
+    def busy(*_: object) -> bool:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(restoration, "exchange", busy)
+    reason = new.fails(3, "restore", str(file), "--force")
+    assert "a mount point stays what it is" in reason
+    assert contents(new.folder) == {"mine": b"mine"}
+    assert not list(new.folder.parent.glob(".new.*"))
 
 
 @pytest.mark.parametrize("fails", [False, True])

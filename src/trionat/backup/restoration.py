@@ -26,7 +26,7 @@ from trionat.server.events.audit import note_change
 from trionat.server.state_folder import lock_state
 from trionat.store.private_file import make_private_folder, sync_folder
 from trionat.store.sqlite_file import check_copy
-from trionat.system import copy_owner, exchange
+from trionat.system import copy_owner, exchange, is_root
 from trionat.transport.certificate import fingerprint, first_certificate
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def restore(
     """
     folder = Path(os.path.realpath(folder))  # where a link leads, the link stays
     there = _is_folder(folder)
+    _check_parent(folder)
     with _held(folder) if there else nullcontext() as held:
         is_empty = there and _is_empty(folder)
         if there and not is_empty and not force:
@@ -90,7 +91,7 @@ def restore(
             if there:
                 with _told(new, "give it to the owner of the old folder"):
                     copy_owner(folder, new)
-            aside = _put_in_place(new, folder, held)
+        aside = _put_in_place(new, folder, held)
         if aside is not None and is_empty:
             _remove_empty(aside)
             aside = None
@@ -112,6 +113,14 @@ def _held(folder: Path) -> Generator[BinaryIO]:
             raise
 
 
+def _check_parent(folder: Path) -> None:
+    """Refuse to be root in a folder of somebody else, who could put something else in the place of what is about to be given away."""
+    if is_root() and folder.parent.exists() and folder.parent.stat().st_uid:
+        raise StartupError(
+            f"{folder.parent}: it belongs to another user: run this as that user, and not as root"
+        )
+
+
 def _is_folder(folder: Path) -> bool:
     with _told(folder, "look for it"):
         if folder.is_dir():
@@ -128,7 +137,7 @@ def _is_empty(folder: Path) -> bool:
 
 @contextmanager
 def _beside(folder: Path) -> Generator[Path]:
-    """Give a new folder (0700) in that of `folder`; what is left of it at the end is removed."""
+    """Give a new folder (0700) in that of `folder`, which is removed where the block fails."""
     make_private_folder(folder.parent)
     with _told(folder.parent, "make a folder beside the state folder"):
         new = Path(
@@ -136,8 +145,9 @@ def _beside(folder: Path) -> Generator[Path]:
         )
     try:
         yield new
-    finally:
+    except BaseException:
         shutil.rmtree(new, ignore_errors=True)
+        raise
 
 
 def _unpack(archive: Archive, new: Path, told: Callable[[int, int], None]) -> None:
@@ -192,34 +202,40 @@ def _check(new: Path) -> str | None:
 def _put_in_place(new: Path, folder: Path, held: BinaryIO | None) -> Path | None:
     """Have the new folder be the one; return where the old one is, if there was one.
 
-    At once, where the system can do so: else there is a moment without any.
+    At once, where the system can do so: else there is a moment without any. Whatever happens, nothing is removed that may be the old one.
     """
-    parent = folder.parent
-    with _told(
-        folder,
-        "put the new folder in its place (a mount point stays what it is: name a folder in it)",
-    ):
-        if held is None:
-            new.rename(folder)
-            sync_folder(parent)
-            return None
-        aside = _aside(folder)
-        if exchange(new, folder):
-            sync_folder(parent)
-            new.rename(aside)
-        else:
-            try:
-                folder.rename(aside)
-            except PermissionError:  # as Windows has it, while something in it is open
-                held.close()
-                folder.rename(aside)
-            try:
+    aside = None if held is None else _aside(folder)
+    doing = "put the new folder in its place (a mount point stays what it is: name a folder in it)"
+    with _told(folder, doing):
+        try:
+            exchanged = False
+            if held is None or aside is None:
                 new.rename(folder)
-            except BaseException:
-                aside.rename(folder)
-                raise
-        sync_folder(parent)
-        return aside
+            elif not (exchanged := exchange(new, folder)):
+                _move_one_by_one(new, folder, aside, held)
+        except OSError:  # then they have not changed their names
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        if exchanged and aside is not None:
+            try:
+                new.rename(aside)
+            except OSError:
+                aside = new  # it stays where it is
+        sync_folder(folder.parent)
+    return aside
+
+
+def _move_one_by_one(new: Path, folder: Path, aside: Path, held: BinaryIO) -> None:
+    try:
+        folder.rename(aside)
+    except PermissionError:  # as Windows has it, while something in it is open
+        held.close()
+        folder.rename(aside)
+    try:
+        new.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
 
 
 def _aside(folder: Path) -> Path:

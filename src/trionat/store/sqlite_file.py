@@ -173,24 +173,16 @@ def copy_file(
     return found, version
 
 
-def check_copy(path: Path, told: Callable[[], None] = lambda: None) -> int:
+def check_copy(path: Path) -> int:
     """Look through a file that `copy_file` may have made, and return the version of its schema; nothing is written.
 
-    Args:
-        path: The file, which nobody else has open, and which may come from anybody.
-        told: Called again and again meanwhile.
+    Nobody else has it open, and it may come from anybody.
 
     Raises:
         StoreUnavailableError: It is damaged, is no database of ours, or is a newer trionat's.
     """
-
-    def tell() -> int:
-        told()
-        return 0
-
     with translated(path), closing(_connect(path, "mode=ro&immutable=1")) as connection:
         connection.execute("pragma trusted_schema = off")
-        connection.set_progress_handler(tell, 1_000_000)
         version = _own_version(path, connection)
         if (damage := _damage(connection)) is not None:
             raise StoreUnavailableError(f"{path}: it is damaged: {damage}")
@@ -217,7 +209,7 @@ def check_file(path: Path, told: Callable[[int, int], None] = lambda _done, _of:
         tables = [
             (table, columns)
             for table, columns in _LOOKED_AT
-            if connection.execute(f"pragma table_info({table})").fetchone()
+            if set(columns.split(", ")) <= _columns(connection, table)
         ]
         of = sum(
             connection.execute(f"select count(*) from {table}").fetchone()[0]  # noqa: S608 - our own names
@@ -234,6 +226,11 @@ def check_file(path: Path, told: Callable[[int, int], None] = lambda _done, _of:
                     findings.append(wrong)
         told(done, of)
     return findings
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the columns of a table; none where an older schema does not have it."""
+    return {name for _, name, *_ in connection.execute(f"pragma table_info({table})")}
 
 
 def _wrong(table: str, name: str, value: object) -> str:
