@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "trionat"
 
 LAYERS = [
     {"cli", "__main__", "__init__"},
-    {"doctor"},
+    {"doctor", "backup"},
     {"service_manager"},
     {"server", "client"},
     {"relay", "transport", "store"},

@@ -26,6 +26,8 @@ TIME_OF_DAY = {
 }
 
 WHERE_IT_BELONGS = {
+    "backup/collection.py": "when a backup was made",
+    "backup/restoration.py": "the name of a folder that is moved aside",
     "cli/diagnostics.py": "whether a certificate has run out",
     "cli/screen/client_page.py": "when it is tried again, for people",
     "cli/ticket.py": "until when a ticket is good",

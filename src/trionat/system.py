@@ -6,6 +6,7 @@ Nothing here asks what the system is called, only what Python has on it: so a te
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -176,3 +177,47 @@ def write_at(descriptor: int, data: bytes, offset: int) -> int:
         return int(write(descriptor, data, offset))
     os.lseek(descriptor, offset, os.SEEK_SET)
     return os.write(descriptor, data)
+
+
+def copy_owner(example: Path, folder: Path) -> None:
+    """Have a folder, with all that is in it, belong to whom another one belongs, where this process may give things away (root).
+
+    Raises:
+        OSError: It cannot be done.
+    """
+    give: Any = getattr(os, "lchown", None)
+    if give is None or not is_root():
+        return
+    owner = example.stat()
+    for inner, folders, files in os.walk(folder):
+        for name in (".", *folders, *files):
+            give(os.path.join(inner, name), owner.st_uid, owner.st_gid)  # noqa: PTH118 - `os.walk` speaks in texts
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Have two files or folders change their names, at once; False where the system does not know how, and nothing has happened.
+
+    Raises:
+        OSError: It cannot be done.
+    """
+    try:
+        import ctypes  # noqa: PLC0415 - seldom
+
+        call: Any = ctypes.CDLL(None, use_errno=True).renameat2  # glibc 2.28, Linux 3.15
+    except (ImportError, OSError, AttributeError, TypeError):
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    call.argtypes = (
+        *(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p),
+        ctypes.c_uint,
+    )
+    if call(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (
+        errno.ENOSYS,
+        errno.EINVAL,
+        errno.ENOTSUP,
+    ):  # an old kernel, or a file system such as NFS
+        return False
+    raise OSError(number, os.strerror(number), str(other))

@@ -110,6 +110,12 @@ def test_an_account_is_managed_as_at_the_server(both: Both) -> None:
     assert (added.code, added.err) == (0, "")
     assert added.out.startswith("zoé can log in now until 2099-02-01 00:00 UTC: ")
     assert afar.fails(2, "user", "add", "zoé", stdin="x\n") == "there is a user 'zoé' already"
+    assert afar("user", "add", "cam", "--no-password").out.startswith("cam has no password and can")
+    assert any(
+        line.startswith("cam ") and line.endswith("  no password")
+        for line in afar("user", "list").out.splitlines()
+    )
+    assert afar("user", "remove", "cam").code == 0
     for args in (
         ("user", "list"),
         ("user", "list", "--json"),

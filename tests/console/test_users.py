@@ -69,6 +69,7 @@ async def test_an_account_from_its_beginning_to_its_end(
             "name": "zoé",
             "admin": False,
             "disabled": False,
+            "has_password": True,
             "expires_at": "2099-02-01T00:00:00+00:00",
             "expired": False,
             "limits": limits,
@@ -426,3 +427,27 @@ async def test_two_changes_of_limits_at_once_are_both_done(tmp_path: Path) -> No
                     nursery.start_soon(api.ask, "PATCH", "/users/alice", change)
             limits = (await api.get("/users/alice"))["limits"]
             assert (limits["sessions"], limits["visitors"]) == (number, number)
+
+
+async def test_an_account_without_a_password(api: Api) -> None:
+    """Nobody logs in as it; its ticket is made as ever."""
+    answer = await api.ask("POST", "/users", {"name": "cam", "password": None})
+    assert answer.status == 201, answer.text
+    assert answer.values["has_password"] is False
+    user = await api.store.find_user("cam")
+    assert user is not None
+    for password in ("", "cam", user.password):
+        assert not await verify_password(user.password, password)
+    assert (await api.ask("POST", "/users/cam/tickets", {})).status in (200, 201)
+    missing = await api.ask("POST", "/users", {"name": "dam"})
+    assert (missing.status, missing.values["field"]) == (422, "password")
+    assert (await api.ask("PUT", "/users/cam/password", {"password": "new one"})).status == 204
+    assert (await api.get("/users/cam"))["has_password"] is True
+
+
+async def test_an_administrator_without_a_password_is_not_enough(api: Api) -> None:
+    wish = {"name": "cam", "password": None, "admin": True}
+    assert (await api.ask("POST", "/users", wish)).status == 201
+    user = await api.store.find_user("cam")
+    assert user is not None
+    assert not user.may_administer(datetime.now(UTC))

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+import trio
 from typer.testing import CliRunner
 
-from tests.unit.commands import Outcome
+from tests.unit.commands import Outcome, Trionat
 from trionat.cli import app
 from trionat.protocol.ticket import Ticket
 from trionat.server.state_folder import prepare_state
 from trionat.store.base import Flush
 from trionat.store.journal import Journal, save_journal
+from trionat.store.mysql.check import check
+from trionat.store.mysql.pool import open_pool
+from trionat.store.mysql.schema import init
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.mariadb import MariaDB
-    from tests.unit.commands import Trionat
     from trionat.config.database import DatabaseConfig
 
 
@@ -151,6 +156,62 @@ def test_without_a_database_there_is_nothing_to_make_or_check(command: str) -> N
         "trionat: configuration: Database: there is no database: users live in a file of the state folder, which needs none"
         " of this; for MySQL or MariaDB add the section to server.yml\n"
     )
+
+
+@pytest.mark.usefixtures("nothing_configured")
+def test_the_file_of_a_state_folder_is_looked_at(tmp_path: Path) -> None:
+    user = Trionat(folder=tmp_path / "state")
+    user("add", "alice", stdin="x\n")
+    where = ("--state-dir", str(user.folder))
+    file = user.folder / "trionat.db"
+    assert db("check", *where) == Outcome(0, f"{file}: all is well.\n", "")
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("update users set limits = '[]'")
+        connection.execute("insert into traffic values ('alice', 'much'), ('bob', 7), ('eve', -1)")
+        connection.commit()
+    outcome = db("check", *where)
+    assert (outcome.code, outcome.err) == (6, "")
+    assert outcome.out.splitlines() == [
+        "the limits of 'alice' in the store are damaged: set all of them anew with trionat user limit",
+        "traffic has 'much' as the bytes of 'alice': correct it (sqlite3), or remove that row",
+        "traffic has -1 as the bytes of 'eve': correct it (sqlite3), or remove that row",
+    ]
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+    content = bytearray(file.read_bytes())
+    content[4096:] = bytes(len(content) - 4096)
+    file.write_bytes(content)
+    damaged = db("check", *where)
+    assert damaged.code == 6
+    assert damaged.out.startswith(f"{file}: it is damaged: ")
+    assert damaged.out.endswith(": restore a backup (trionat state restore)\n")
+
+
+def test_many_rows_are_looked_at_a_few_at_once(mariadb: MariaDB) -> None:
+    """More than a question may take: with names that are there twice in different parts, and how far it is."""
+    database = mariadb.new_database()
+    values = ",".join(f"('user{number}', '$argon2', now())" for number in range(45_000))
+    mariadb.sql(
+        f"insert into userInfo_userinfo (username, password, time) values {values}, ('user7', 'plain', now()), ('user7', '', now())",
+        database.db_name,
+    )
+    told: list[tuple[str, int, int]] = []
+
+    async def look() -> list[str]:
+        async with open_pool(database) as pool:
+            await init(pool)
+            return await check(pool, told=lambda *each: told.append(each))
+
+    findings = [line for line in trio.run(look) if "no index" not in line]
+    assert findings[0].startswith(
+        "userInfo_userinfo has several rows of 'user7' (user_id 8, 45001, 45002): "
+    )
+    assert [line.partition(":")[0] for line in findings[1:]] == [
+        "1 passwords are in plain text",
+        "1 passwords are empty",
+    ]
+    counted = [each for each in told if each[2]]
+    assert counted[:3] == [("userInfo_userinfo", done, 45_002) for done in (20_000, 40_000, 45_002)]
 
 
 @pytest.mark.parametrize("name", ["alice", "nat"])

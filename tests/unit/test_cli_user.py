@@ -200,6 +200,7 @@ def test_the_list(trionat: Trionat) -> None:
             "name": "alice",
             "admin": False,
             "disabled": False,
+            "has_password": True,
             "expires_at": "2099-01-31T12:00:00+00:00",
             "expired": False,
             "limits": NO_LIMITS,
@@ -209,6 +210,7 @@ def test_the_list(trionat: Trionat) -> None:
             "name": "zoe",
             "admin": False,
             "disabled": False,
+            "has_password": True,
             "expires_at": "2021-01-01T00:00:00+00:00",
             "expired": True,
             "limits": NO_LIMITS,
@@ -244,6 +246,32 @@ def test_an_account_is_disabled_and_enabled(trionat: Trionat) -> None:
     assert trionat("enable", "alice").out == (
         "alice is enabled, but expired on 2020-02-01 00:00 UTC.\n"
     )
+
+
+def test_an_account_without_a_password(trionat: Trionat) -> None:
+    """It is asked for none, and none is right; its ticket is good. A password may come later."""
+    outcome = trionat("add", "cam", "--no-password", "--expires", "30d", stdin="secret\n")
+    assert outcome.out.startswith("cam has no password and can log in until ")
+    assert outcome.out.endswith(" by a ticket: trionat user ticket cam\n")
+    for password in ("", "secret", "A" * 43, "!"):
+        assert not trionat.password_is("cam", password)
+    user = trionat.user("cam")
+    assert user is not None
+    assert not user.has_password
+    assert not trionat.password_is("cam", user.password)
+    assert trionat("add", "dam", "--no-password").code == 0
+    other = trionat.user("dam")
+    assert other is not None
+    assert other.password != user.password  # the Go program takes it for one
+    assert "  no password\n" in trionat("list").out
+    [listed, _] = [json.loads(line) for line in trionat("list", "--json").out.splitlines()]
+    assert listed["has_password"] is False
+    ticket = trionat("ticket", "cam", "--public-addr", "example.com").out.strip()
+    assert trionat.accepts("cam", ticket)
+    assert trionat("passwd", "cam", stdin="secret\n").code == 0
+    assert trionat.password_is("cam", "secret")
+    assert "no password" not in trionat("list").out.splitlines()[0]
+    assert not trionat.accepts("cam", ticket)
 
 
 def test_an_empty_list(trionat: Trionat) -> None:

@@ -295,3 +295,21 @@ def test_a_second_descriptor_above_a_number(monkeypatch: Patch) -> None:
         os.close(number)
         monkeypatch.setitem(sys.modules, "fcntl", None)
         assert system.duplicate_from(sock.fileno(), 100) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2")
+def test_two_folders_change_their_names(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    (one / "file").touch()
+    other.mkdir()
+    assert system.exchange(one, other)
+    assert (other / "file").exists()
+    assert not (one / "file").exists()
+    with pytest.raises(FileNotFoundError):
+        system.exchange(one, tmp_path / "none")
+
+
+def test_a_system_that_cannot_change_names(monkeypatch: Patch, tmp_path: Path) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    assert not system.exchange(tmp_path / "one", tmp_path / "other")

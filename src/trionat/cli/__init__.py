@@ -78,6 +78,10 @@ COMMANDS: Final = (
         "db:db_app",
         "The database that users and traffic live in, where the configuration names one.",
     ),
+    LaterCommand(
+        "state:state_app",
+        "The state folder of a server or a client as one file: for a backup, and to move to another host.",
+    ),
     LaterCommand("cluster:cluster_app", "Several servers that work as one."),
     LaterCommand("config:config_app", "Check configuration files, and show which values hold."),
     LaterCommand(

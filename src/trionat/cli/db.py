@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -16,7 +17,10 @@ from trionat.cli.progress import progress
 from trionat.cli.running import ExitCode
 from trionat.config.database import DatabaseConfig
 from trionat.errors import ConfigError, Problem
+from trionat.server.state_folder import database_file
 from trionat.store.journal import FILE_NAME, load_journal
+from trionat.store.private_file import is_there
+from trionat.store.sqlite_file import check_file
 
 if TYPE_CHECKING:
     from trionat.store.mysql.pool import Pool
@@ -47,24 +51,41 @@ def init(config: ConfigFile = None) -> None:
 def check(state_dir: StateDir = None, config: ConfigFile = None) -> None:
     """Tell what does not work with the database, or not as expected, a line each; nothing is changed.
 
-    Traffic that a server has set aside, because the database refuses it, is told as well.
+    Without a section Database it looks at the file of the state folder. Traffic that a server has set aside, because the database refuses it, is told as well.
 
     Ends with code 6 where it has found something.
     """
     with told():
-        database = _database(config)
-        from trionat.store.mysql.check import check as find  # noqa: PLC0415 - the same
-
-        folder = State.find(state_dir, config).folder
-        set_aside = load_journal(folder).set_aside
-        with progress("looking at the database"):
-            found = _ask(database, find)
+        state = State.find(state_dir, config)
+        folder, file = state.folder, database_file(state.folder)
+        if state.database is None and is_there(file):
+            set_aside = load_journal(folder).set_aside
+            with progress(f"looking at {file.name}", "rows") as looking:
+                found = check_file(file, looking.count)
+            what = str(file)
+        else:
+            database = _database(config)
+            set_aside = load_journal(folder).set_aside
+            found = _look_at(database)
+            what = f"Database {database.db_name} at {database.address}"
         findings = found + _refused(set_aside, folder / FILE_NAME)
     for finding in findings:
         say(str(finding))
     if findings:
         raise typer.Exit(ExitCode.FINDINGS)
-    say(f"Database {database.db_name} at {database.address}: all is well.")
+    say(f"{what}: all is well.")
+
+
+def _look_at(database: DatabaseConfig) -> list[str]:
+    from trionat.store.mysql.check import check as find  # noqa: PLC0415 - as store/backend.py does
+
+    with progress("looking at the database", "rows") as looking:
+
+        def note(table: str, done: int, of: int) -> None:
+            looking.what = f"looking at {table}"
+            looking.count(done, of)
+
+        return _ask(database, partial(find, told=note))
 
 
 def _refused(set_aside: Mapping[str, Mapping[str, int]], file: Path) -> list[str]:

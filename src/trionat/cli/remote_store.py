@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trionat.cli.remote import Remote
+
+
+_NOT_TOLD: Final = "not told"
+"""Stands for a password: the API tells only whether there is one."""
 
 
 @attrs.frozen
@@ -42,7 +46,7 @@ class RemoteStore:
         """Add an account."""
         body = {
             "name": user.name,
-            "password": user.password,
+            "password": user.password if user.has_password else None,
             "admin": user.admin,
             "expires_at": _text(user.expires_at),
         }
@@ -156,7 +160,7 @@ def _user(values: dict[str, Any]) -> User:
     limits = {name: value for name, value in values["limits"].items() if value is not None}
     return User(
         name=values["name"],
-        password="",
+        password=_NOT_TOLD if values.get("has_password", True) else "",
         ticket_salt=b"",
         expires_at=_moment(values["expires_at"]),
         created_at=_moment(values["created_at"]),

@@ -46,6 +46,7 @@ from trionat.server.state_folder import (
 )
 from trionat.store.base import OwnedName, Store, User, check_new_name, new_ticket_salt
 from trionat.store.expiry import NEVER, format_time, parse_expiry
+from trionat.store.passwords import make_no_password
 from trionat.store.private_file import is_there
 from trionat.text import counted, quoted
 
@@ -67,6 +68,13 @@ def add(
         bool,
         typer.Option("--admin", help="It may see and change all of the server, by the API."),
     ] = False,
+    no_password: Annotated[
+        bool,
+        typer.Option(
+            "--no-password",
+            help="It gets none, and is asked for none: only its tickets and tokens are good, and nobody can log in at the console as it.",
+        ),
+    ] = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -82,13 +90,13 @@ def add(
                 raise ValueError(f"{expires} is over already")
         if state.ask(lambda store: store.find_user(name), make=True) is not None:
             raise StoreError(f"there is a user {name!r} already")
-        password = read_new_password()
+        password = None if no_password else read_new_password()
 
         async def add_user(store: Store) -> None:
             await store.add_user(
                 User(
                     name=name,
-                    password=await state.hash(password),
+                    password=make_no_password() if password is None else await state.hash(password),
                     ticket_salt=new_ticket_salt(),
                     expires_at=expires_at,
                     created_at=now,
@@ -99,6 +107,11 @@ def add(
         state.ask(add_user)
         state.note("account.added", name, expires_at=format_time(expires_at))
     until = "" if expires_at is None else f" until {format_time(expires_at)}"
+    if no_password:
+        say(
+            f"{name} has no password and can log in{until} by a ticket: trionat user ticket {shlex.quote(name)}"
+        )
+        return
     say(
         f"{name} can log in now{until}: trionat connect … -u {shlex.quote(name)}; "
         f"or without a password by a ticket: trionat user ticket {shlex.quote(name)}"
@@ -127,6 +140,7 @@ def list_users(
         added = "" if user.created_at is None else f"  added {format_time(user.created_at)}"
         state = "expired" if user.is_expired(now) else "expires"
         marks = "  administrator" * user.admin + "  disabled" * user.disabled
+        marks += "  no password" * (not user.has_password)
         say(f"{escape(user.name):{width}}{added}  {state} {format_time(user.expires_at)}{marks}")
         if limits := show_limits(user.limits):
             told_limits = ", ".join(f"{title} {text}" for title, text in limits.items())

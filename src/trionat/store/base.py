@@ -31,6 +31,9 @@ MAX_NAME_LENGTH: Final = 64
 
 _SALT_BYTES: Final = 16
 
+NOBODYS_SALT: Final = "A" * 22
+"""16 bytes of zero, as a hash has its salt: of an account that has no password (`passwords.make_no_password`)."""
+
 
 def check_new_name(name: str, whose: str = "user") -> None:
     """Check the name of an account or a token to be made; accounts that exist already may have any name.
@@ -150,13 +153,21 @@ class User:
     damage: str = ""
     account_id: int = 0
 
+    @property
+    def has_password(self) -> bool:
+        """Whether there is a password to log in with; without one there are tickets and tokens only."""
+        if not self.password.startswith("$argon2"):
+            return bool(self.password)
+        return f"${NOBODYS_SALT}$" not in self.password
+
     def is_expired(self, now: datetime) -> bool:
         """Tell whether the account is past its expiry at `now` (aware)."""
         return self.expires_at is not None and now >= self.expires_at
 
     def may_administer(self, now: datetime) -> bool:
         """Tell whether it is an administrator that may log in at `now` (aware)."""
-        return self.admin and not (self.disabled or self.damage or self.is_expired(now))
+        can_log_in = self.has_password and not (self.disabled or self.damage)
+        return self.admin and can_log_in and not self.is_expired(now)
 
 
 def check_administrators(

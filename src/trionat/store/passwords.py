@@ -18,6 +18,7 @@ import argon2
 import trio
 
 from trionat.errors import StoreError
+from trionat.store.base import NOBODYS_SALT
 from trionat.text import invisible_in
 
 MAX_PASSWORD_BYTES: Final = 1024
@@ -49,7 +50,7 @@ _WHOLE_HASH: Final = re.compile(
 )
 """Salts of 8 to 32 bytes, results of 12 to 64: short enough for a text of the protocol, with a user before it."""
 
-_NO_HASH: Final = f"$argon2id$v=19${COST}${'A' * 22}${'A' * 43}"
+_NO_HASH: Final = f"$argon2id$v=19${COST}${NOBODYS_SALT}${'A' * 43}"
 """A well-formed hash (salt and result all zero) that costs as much to check as a real one, and that no password is known for."""
 
 _THREADS: Final = trio.CapacityLimiter(2)
@@ -66,6 +67,14 @@ def make_password() -> str:
     """Return a random password of 100 bits, in groups for reading: `k7m2p-0x4qd-…`."""
     groups = ("".join(map(secrets.choice, [_ALPHABET] * _GROUP_LENGTH)) for _ in range(_GROUPS))
     return "-".join(groups)
+
+
+def make_no_password() -> str:
+    """Return what a store holds for an account that is to have no password: a hash that is none of any.
+
+    Not a word of its own, which the Go program, where it uses the same table, would take for the password; and random, since it takes the hash for that as well.
+    """
+    return f"$argon2id$v=19${COST}${NOBODYS_SALT}${base64.b64encode(secrets.token_bytes(32)).rstrip(b'=').decode()}"
 
 
 def check_password(password: str) -> None:

@@ -107,9 +107,9 @@ def write_private(path: Path, content: bytes) -> None:
     Raises:
         StartupError: It cannot be written; the old file is untouched.
     """
-    with _told(path, "write"), _temporary(path, content) as temporary:
+    with _told(path, "write"), _written(path, content) as temporary:
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def create_private(path: Path, content: bytes) -> bool:
@@ -121,15 +121,31 @@ def create_private(path: Path, content: bytes) -> bool:
     Raises:
         StartupError: It cannot be written.
     """
-    with _told(path, "write"), _temporary(path, content) as temporary:
+    with _told(path, "write"), _written(path, content) as temporary:
         try:
             # A link, as nothing else both appears whole and refuses to replace: a rename replaces, and a file opened with
             # O_EXCL is seen while it is still empty.
             os.link(temporary, path)
         except FileExistsError:
             return False
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return True
+
+
+@contextlib.contextmanager
+def new_private(path: Path) -> Generator[BinaryIO]:
+    """Give a file (mode 0600) to be written by the block, which gets its name when the block has ended, and is on the disk then.
+
+    Where the block fails nothing is left. An old file of that name is replaced.
+
+    Raises:
+        StartupError: It cannot be written; an `OSError` of the block counts as that.
+    """
+    with _told(path, "write"), _temporary(path) as (file, temporary):
+        yield file
+        _finish(file)
+        temporary.replace(path)
+        sync_folder(path.parent)
 
 
 def lock_private(path: Path) -> BinaryIO | None:
@@ -190,18 +206,31 @@ else:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, content: bytes) -> Generator[Path]:
-    """Give a file of that content in the folder of `path` (mode 0600, from mkstemp), and remove what is left of it, and of others."""
+def _temporary(path: Path) -> Generator[tuple[BinaryIO, Path]]:
+    """Give a new file in the folder of `path` (mode 0600, from mkstemp), and remove what is left of it, and of others."""
     _remove_left_behind(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield Path(name)
+            yield file, Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: bytes) -> Generator[Path]:
+    """Give a temporary file of that content, closed and on the disk."""
+    with _temporary(path) as (file, temporary):
+        file.write(content)
+        _finish(file)
+        yield temporary
+
+
+def _finish(file: BinaryIO) -> None:
+    """Force what was written to the disk. It is closed as well: Windows renames nothing that is open."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
 
 
 def _remove_left_behind(folder: Path) -> None:
@@ -214,7 +243,7 @@ def _remove_left_behind(folder: Path) -> None:
                     Path(entry.path).unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Force a folder's new entry to the disk; Windows cannot open folders, and does not need it."""
     if os.name != "posix":
         return

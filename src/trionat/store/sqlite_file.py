@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from trionat.errors import StoreDataError, StoreUnavailableError
+from trionat.store.base import read_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
+
+T = TypeVar("T")
 
 _SCHEMA: Final = (
     # Version 1: accounts.
@@ -90,6 +93,20 @@ _BUSY_TIMEOUT: Final = 5.0
 """Seconds to wait for another process. Our own transactions take milliseconds: who holds the file longer is not one of us."""
 _SWITCH_INTERVAL: Final = 0.01
 
+_LOOKED_AT: Final = (
+    ("users", "name, limits"),
+    ("traffic", "name, bytes"),
+    ("months", "name, bytes"),
+    ("days", "name, bytes"),
+)
+"""Tables whose rows may be wrong in themselves, with a name and what has to be right."""
+
+_ROWS_AT_ONCE: Final = 10_000
+_MOST_FINDINGS: Final = 100
+
+_PAGES_AT_ONCE: Final = 2048
+"""Pages (of 4 KiB) that are copied before somebody hears of it."""
+
 
 def open_file(path: Path) -> sqlite3.Connection:
     """Open the file, in autocommit mode, and bring its schema up to date; where there is none it is made (mode 0600).
@@ -117,6 +134,143 @@ def open_file(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def copy_file(
+    path: Path,
+    target: Path,
+    *,
+    meanwhile: Callable[[], T],
+    told: Callable[[int, int], None] = lambda _done, _of: None,
+) -> tuple[T, int]:
+    """Copy the file as it is at one moment, while others read and write it, and bring nothing in it up to date.
+
+    Args:
+        path: The file; it has to be there.
+        target: An empty file, for a database without a log beside it. It is not forced to the disk.
+        meanwhile: Called once at that moment, in which nobody writes: what it reads belongs to what is copied. It has to be quick.
+        told: Gets how many pages are copied, and of how many, again and again.
+
+    Returns:
+        What `meanwhile` has returned, and the version of the schema.
+
+    Raises:
+        StoreUnavailableError: It cannot be read, is no database of ours, or is a newer trionat's.
+    """
+    with (
+        translated(path),
+        closing(_connect(path, "mode=rw")) as source,
+        closing(sqlite3.connect(target, isolation_level=None)) as copy,
+    ):
+        with closing(_connect(path, "mode=rw")) as writer:
+            writer.execute("begin immediate")
+            source.execute("begin")
+            version = _own_version(path, source)  # its first reading: what it sees stays so
+            found = meanwhile()
+            writer.execute("rollback")
+        copy.execute("pragma journal_mode = off")
+        source.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda _, left, of: told(of - left, of))
+        source.execute("rollback")
+        copy.execute("pragma journal_mode = delete")  # the page that was copied says otherwise
+    return found, version
+
+
+def check_copy(path: Path) -> int:
+    """Look through a file that `copy_file` may have made, and return the version of its schema; nothing is written.
+
+    Nobody else has it open, and it may come from anybody.
+
+    Raises:
+        StoreUnavailableError: It is damaged, is no database of ours, or is a newer trionat's.
+    """
+    with translated(path), closing(_connect(path, "mode=ro&immutable=1")) as connection:
+        connection.execute("pragma trusted_schema = off")
+        version = _own_version(path, connection)
+        if (damage := _damage(connection)) is not None:
+            raise StoreUnavailableError(f"{path}: it is damaged: {damage}")
+    return version
+
+
+def check_file(path: Path, told: Callable[[int, int], None] = lambda _done, _of: None) -> list[str]:
+    """Look for what is wrong in the file of a server that may run, at all of its rows; nothing is changed.
+
+    `told` gets how many rows were looked at, and of how many (0 at first, while the file as a whole is), again and again.
+
+    Returns:
+        A line for each finding, with what to do; none where all is well.
+
+    Raises:
+        StoreUnavailableError: It cannot be read, is no database of ours, or is a newer trionat's.
+    """
+    with translated(path), closing(_connect(path, "mode=rw")) as connection:
+        connection.execute("begin")
+        _own_version(path, connection)
+        told(0, 0)
+        if (damage := _damage(connection)) is not None:
+            return [f"{path}: it is damaged: {damage}: restore a backup (trionat state restore)"]
+        tables = [
+            (table, columns)
+            for table, columns in _LOOKED_AT
+            if set(columns.split(", ")) <= _columns(connection, table)
+        ]
+        of = sum(
+            connection.execute(f"select count(*) from {table}").fetchone()[0]  # noqa: S608 - our own names
+            for table, _ in tables
+        )
+        findings: list[str] = []
+        done = 0
+        for table, columns in tables:
+            for name, value in connection.execute(f"select {columns} from {table}"):  # noqa: S608 - our own names
+                done += 1
+                if done % _ROWS_AT_ONCE == 0:
+                    told(done, of)
+                if len(findings) < _MOST_FINDINGS and (wrong := _wrong(table, name, value)):
+                    findings.append(wrong)
+        told(done, of)
+    return findings
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the columns of a table; none where an older schema does not have it."""
+    return {name for _, name, *_ in connection.execute(f"pragma table_info({table})")}
+
+
+def _wrong(table: str, name: str, value: object) -> str:
+    if table == "users":
+        return read_limits(str(value), of=name)[1]
+    if type(value) is not int or value < 0:
+        return f"{table} has {value!r} as the bytes of {name!r}: correct it (sqlite3), or remove that row"
+    return ""
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
+    )
+
+
+def _own_version(path: Path, connection: sqlite3.Connection) -> int:
+    version = _version(connection)
+    (users,) = connection.execute(
+        "select count(*) from sqlite_master where type = 'table' and name = 'users'"
+    ).fetchone()
+    if version < 1 or not users:
+        raise StoreUnavailableError(f"{path}: it is no database of trionat")
+    _check_version(path, version)
+    return version
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version > len(_SCHEMA):
+        raise StoreUnavailableError(
+            f"{path}: written by a newer trionat (schema {version}, this one knows {len(_SCHEMA)}): update this one"
+        )
+
+
+def _damage(connection: sqlite3.Connection) -> str | None:
+    """Return what SQLite finds wrong with a file first, or None."""
+    (found,) = connection.execute("pragma quick_check(1)").fetchone()
+    return None if found == "ok" else " ".join(str(found).split())
+
+
 def _use_log(connection: sqlite3.Connection) -> None:
     """Switch to the write-ahead log; the file remembers it.
 
@@ -142,10 +296,7 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("begin immediate")
     with connection:  # commits, or rolls back on an error
         version = _version(connection)  # again: another process may have been faster
-        if version > newest:
-            raise StoreUnavailableError(
-                f"{path}: written by a newer trionat (schema {version}, this one knows {newest}): update this one"
-            )
+        _check_version(path, version)
         for statements in _SCHEMA[version:]:
             for statement in statements:
                 connection.execute(statement)

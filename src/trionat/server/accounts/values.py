@@ -19,6 +19,7 @@ def user_values(user: User, now: datetime) -> dict[str, object]:
         "name": user.name,
         "admin": user.admin,
         "disabled": user.disabled,
+        "has_password": user.has_password,
         "created_at": _time(user.created_at),
         "expires_at": _time(user.expires_at),
         "expired": user.is_expired(now),

@@ -31,7 +31,12 @@ from trionat.server.console.problem import Code, Problem
 from trionat.server.console.refusals import there, valid
 from trionat.server.console.shape import ABSENT, Absent, field
 from trionat.store.base import Limits, User, check_new_name, new_ticket_salt
-from trionat.store.passwords import check_new_password, hash_password, verify_password
+from trionat.store.passwords import (
+    check_new_password,
+    hash_password,
+    make_no_password,
+    verify_password,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -68,6 +73,7 @@ class UserRow:
     name: str
     admin: bool
     disabled: bool
+    has_password: bool
     created_at: str | None
     expires_at: str | None
     expired: bool
@@ -121,10 +127,10 @@ class LimitsChange:
 
 @attrs.frozen(kw_only=True)
 class NewUser:
-    """An account to be made."""
+    """An account to be made. Without a password (null) it has tickets and tokens only."""
 
     name: str = field(shortest=1, longest=64)
-    password: str = field(shortest=1, longest=1024, secret=True)
+    password: str | None = field(shortest=1, longest=1024, secret=True)
     admin: bool = False
     disabled: bool = False
     expires_at: str | None = field(None, about=WHEN)
@@ -186,11 +192,14 @@ async def _add(call: Call[Nothing, NewUser]) -> Reply:
         check_new_name(body.name)
         if "/" in body.name or body.name in (".", ".."):
             raise ValueError("such a name has no path of its own here")
-    with valid("password"):
-        check_new_password(body.password)
+    if body.password is not None:
+        with valid("password"):
+            check_new_password(body.password)
     user = User(
         name=body.name,
-        password=await hash_password(body.password),
+        password=make_no_password()
+        if body.password is None
+        else await hash_password(body.password),
         ticket_salt=new_ticket_salt(),
         expires_at=read_expiry(body.expires_at, now),
         created_at=now,

@@ -362,6 +362,7 @@ export default {
   "action.make_ticket": "made a ticket",
   "action.test_events": "sent a test event",
   "action.drain": "drained the server",
+  "action.state.restored": "restored a backup",
   "action.audit.lost": "entries were lost",
   "action.audit.left_out": "more than is written",
   "certificates.title": "Certificates",

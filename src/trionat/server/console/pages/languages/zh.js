@@ -362,6 +362,7 @@ export default {
   "action.make_ticket": "生成票据",
   "action.test_events": "发送测试事件",
   "action.drain": "排空服务器",
+  "action.state.restored": "恢复了备份",
   "action.audit.lost": "部分记录丢失",
   "action.audit.left_out": "超出记录上限，仅计数",
   "certificates.title": "证书",
