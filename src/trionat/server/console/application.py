@@ -203,12 +203,17 @@ async def _manage(
     except BaseException as error:
         is_refused = isinstance(error, (Problem, StoreError))
         if not is_refused or isinstance(error, StoreUnavailableError):
-            call.context.sampler.forget()
-            call.context.on_change(attrs.evolve(change, unfinished=True))
+            _note(call.context, attrs.evolve(change, unfinished=True))
         raise
-    call.context.sampler.forget()
-    call.context.on_change(change)
+    _note(call.context, change)
     return said
+
+
+def _note(context: Context, change: Change) -> None:
+    """Have what was changed seen at once, and written down."""
+    context.sampler.forget()
+    context.directory.forget()
+    context.on_change(change)
 
 
 async def _still_may(

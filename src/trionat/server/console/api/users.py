@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import attrs
@@ -11,7 +11,6 @@ import trio
 
 from trionat.errors import RefusedError
 from trionat.server.accounts.limit_lists import check_names, check_networks, check_ports
-from trionat.server.accounts.values import user_values
 from trionat.server.admin.messages import Kicked, KickUser
 from trionat.server.console.account import find_account
 from trionat.server.console.authentication import banned, check_ban
@@ -29,6 +28,7 @@ from trionat.server.console.operation import (
 from trionat.server.console.principal import Permission
 from trionat.server.console.problem import Code, Problem
 from trionat.server.console.refusals import there, valid
+from trionat.server.console.rows import UserRow
 from trionat.server.console.shape import ABSENT, Absent, field
 from trionat.store.base import Limits, User, check_new_name, new_ticket_salt
 from trionat.store.passwords import check_new_password, hash_password, verify_password
@@ -45,42 +45,6 @@ _LISTS: Mapping[str, Callable[[Any], tuple[int | str, ...]]] = {
     "allow_visitors": check_networks,
     "deny_visitors": check_networks,
 }
-
-
-@attrs.frozen(kw_only=True)
-class LimitsRow:
-    """What an account may have at most; null: as much as the server gives to anybody. `bandwidth` is in bytes per second, `monthly_quota` in bytes."""
-
-    visit_ports: tuple[int, ...] | None
-    sessions: int | None
-    visitors: int | None
-    bandwidth: int | None
-    monthly_quota: int | None
-    allow_visitors: tuple[str, ...] | None
-    deny_visitors: tuple[str, ...] | None
-    names: tuple[str, ...] | None
-
-
-@attrs.frozen(kw_only=True)
-class UserRow:
-    """An account. `used_this_month` is in bytes, both directions added, of this month (UTC); `damage` says why nobody can log in until it is repaired."""
-
-    name: str
-    admin: bool
-    disabled: bool
-    created_at: str | None
-    expires_at: str | None
-    expired: bool
-    limits: LimitsRow
-    damage: str | None
-    used_this_month: int
-
-    @classmethod
-    def of(cls, user: User, used: int, now: datetime) -> Self:
-        """Return the row of an account."""
-        values: dict[str, Any] = user_values(user, now)
-        values["limits"] = LimitsRow(**values["limits"])
-        return cls(**values, used_this_month=used)
 
 
 @attrs.frozen(kw_only=True)

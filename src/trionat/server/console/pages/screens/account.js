@@ -3,7 +3,7 @@
 import { me, pathOf, put } from "../api.js";
 import { Field } from "../components/field.js";
 import { explain, say } from "../components/toast.js";
-import { useAnswer } from "../data.js";
+import { useLiveAnswer } from "../data.js";
 import { time } from "../format.js";
 import { html, useState } from "../html.js";
 import { t } from "../language.js";
@@ -14,7 +14,7 @@ import { limitsText, Quota } from "./users.js";
 
 export function Account() {
   const who = useStore(me);
-  const { value } = useAnswer(pathOf("users", who.username), 30);
+  const { value } = useLiveAnswer(pathOf("users", who.username), "users", (user) => user.name === who.username);
   const [doing, setDoing] = useState("");
   const close = () => setDoing("");
   return html`<div class="head"><h1>${t("account.title")}</h1></div>

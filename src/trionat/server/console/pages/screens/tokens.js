@@ -7,7 +7,7 @@ import { Field } from "../components/field.js";
 import { Empty, State } from "../components/state.js";
 import { Table } from "../components/table.js";
 import { say } from "../components/toast.js";
-import { useList } from "../data.js";
+import { useLiveList } from "../data.js";
 import { time } from "../format.js";
 import { html, useMemo, useState } from "../html.js";
 import { language, t, tOr } from "../language.js";
@@ -15,11 +15,12 @@ import { useStore } from "../store.js";
 import { visible } from "../visible.js";
 import { Failed } from "./failed.js";
 
+const keyOf = (token) => token.id;
 const SCOPES = ["read", "manage"];
 const ADMIN_SCOPES = [...SCOPES, "metrics"]; // of all users together, so for administrators
 
 export function Tokens() {
-  const list = useList("tokens", 30);
+  const list = useLiveList("tokens", "tokens", keyOf);
   const [doing, setDoing] = useState(null);
   const who = useStore(me);
   const code = useStore(language);
@@ -48,7 +49,7 @@ export function Tokens() {
           label=${t("tokens.title")}
           columns=${columns}
           rows=${list.value ?? []}
-          rowKey=${(token) => token.id}
+          rowKey=${keyOf}
           actions=${(token) => html`<button type="button" onClick=${() => setDoing({ what: "revoke", token })} aria-label=${t("tokens.revoke_label", { name: visible(token.name) })}>${t("tokens.revoke")}</button>`}
           empty=${list.loading
             ? html`<p class="waiting">${t("loading")}</p>`

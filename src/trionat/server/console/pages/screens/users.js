@@ -8,7 +8,7 @@ import { Check, Field } from "../components/field.js";
 import { Empty, State } from "../components/state.js";
 import { Table } from "../components/table.js";
 import { complain, say } from "../components/toast.js";
-import { useList } from "../data.js";
+import { useLiveList } from "../data.js";
 import { amount, date, number, readAmount, readPorts, time, words, writeAmount, writePorts } from "../format.js";
 import { html, useMemo, useState } from "../html.js";
 import { language, t } from "../language.js";
@@ -20,7 +20,7 @@ import { TicketDialog, VoidTickets } from "./ticket.js";
 const keyOf = (user) => user.name;
 
 export function Users() {
-  const list = useList("users", 30);
+  const list = useLiveList("users", "users", keyOf);
   const [doing, setDoing] = useState(null);
   const code = useStore(language);
   const rows = list.value ?? [];
