@@ -279,13 +279,18 @@ async def _run(
     return code
 
 
+_TWICE: Final = ". It runs twice with the same identity: stop one, or give each its own --identity"
+
+
 def tell(errors: Iterable[BaseException]) -> ExitCode:
     """Print each error on standard error, one line each, and return the exit code of the first."""
     codes: list[ExitCode] = []
     for error in errors:
-        for line in str(error).splitlines():
+        code = _code_of(error)
+        hint = _TWICE if code is ExitCode.REPLACED else ""
+        for line in f"{error}{hint}".splitlines():
             say(f"trionat: {escape(line)}", err=True)
-        codes.append(_code_of(error))
+        codes.append(code)
     return codes[0]
 
 
