@@ -31,7 +31,12 @@ from trionat.server.console.refusals import there, valid
 from trionat.server.console.rows import UserRow
 from trionat.server.console.shape import ABSENT, Absent, field
 from trionat.store.base import Limits, User, check_new_name, new_ticket_salt
-from trionat.store.passwords import check_new_password, hash_password, verify_password
+from trionat.store.passwords import (
+    SHORTEST_PASSWORD,
+    check_new_password,
+    hash_password,
+    verify_password,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -88,7 +93,7 @@ class NewUser:
     """An account to be made."""
 
     name: str = field(shortest=1, longest=64)
-    password: str = field(shortest=1, longest=1024, secret=True)
+    password: str = field(shortest=SHORTEST_PASSWORD, longest=1024, secret=True)
     admin: bool = False
     disabled: bool = False
     expires_at: str | None = field(None, about=WHEN)
@@ -109,7 +114,7 @@ class UserChange:
 class PasswordChange:
     """A new password. Who sets his own has to know the old one."""
 
-    password: str = field(shortest=1, longest=1024, secret=True)
+    password: str = field(shortest=SHORTEST_PASSWORD, longest=1024, secret=True)
     old_password: str | None = field(None, longest=1024, secret=True)
 
 
@@ -169,7 +174,7 @@ async def _add(call: Call[Nothing, NewUser]) -> Reply:
     return Reply(values=row, status=201, headers={"Location": location})
 
 
-async def _change(call: Call[One, UserChange]) -> UserRow:
+async def _change(call: Call[One, UserChange]) -> Reply:
     body, name, store = call.body, call.parameters.name, call.context.store
     await find_account(call.context, call.principal, name)
     is_own = name == call.principal.username
@@ -183,7 +188,10 @@ async def _change(call: Call[One, UserChange]) -> UserRow:
         else read_expiry(body.expires_at, datetime.now(UTC), must_be_later=is_own)
     )
 
+    found = list[User]()
+
     def change(user: User) -> User:
+        found[:] = [user]
         if user.damage and body.limits != LimitsChange() and not body.limits.is_whole:
             raise Problem(Code.CONFLICT, user.damage)
         return attrs.evolve(
@@ -197,8 +205,27 @@ async def _change(call: Call[One, UserChange]) -> UserRow:
 
     with there(f"user {name!r}"), valid("limits" if body.expires_at is ABSENT else "expires_at"):
         changed = await store.change_user(name, change, keep_administrator=True)
+    _leave_out_same(call.sent, found[0], changed)
     (row,) = await _rows(call.context, [changed])
-    return row
+    return Reply(values=row, changed=bool(call.sent))
+
+
+def _leave_out_same(sent: dict[str, Any], before: User, after: User) -> None:
+    """Leave out of what was sent what was so before."""
+    limits = {
+        name: value
+        for name, value in sent.get("limits", {}).items()
+        if getattr(before.limits, name) != getattr(after.limits, name) or before.damage
+    }
+    same = [
+        name for name in sent if name != "limits" and getattr(before, name) == getattr(after, name)
+    ]
+    for name in same:
+        del sent[name]
+    if limits:
+        sent["limits"] = limits
+    else:
+        sent.pop("limits", None)
 
 
 async def _remove(call: Call[One, Nothing]) -> None:
