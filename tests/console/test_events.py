@@ -111,8 +111,12 @@ async def test_the_audit_has_what_has_changed_and_nothing_else(tmp_path: Path) -
         disabled, limited = await wait_items(api, "/audit", 2)
         assert limited["detail"] == 'what: limits, limits: {"monthly_quota": 10000}'
         assert disabled["detail"] == "what: disabled, disabled: true"
-        events = await wait_items(api, "/events", 3)
-        assert [each["data"].get("what") for each in events] == ["disabled", "limits", None]
+        body = {"name": "bob", "password": "a long secret", **change}
+        assert (await api.ask("POST", "/users", body)).status == 201
+        added, *_ = await wait_items(api, "/audit", 3)
+        assert added["detail"] == 'limits: {"sessions": 2, "monthly_quota": 10000}'
+        events = await wait_items(api, "/events", 4)
+        assert [each["data"].get("what") for each in events] == ["", "disabled", "limits", None]
 
 
 async def test_what_fails_in_the_middle_is_in_the_audit_and_no_event(

@@ -60,10 +60,8 @@ _PATIENCE: Final = 60.0
 _MOST_PAGES: Final = 1000
 """Of a list: a million entries."""
 
-_NOT_TLS: Final = frozenset(
-    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING"}
-)
-"""What OpenSSL says of a peer that speaks something else, or hangs up."""
+_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST"})
+"""What OpenSSL says of a peer that speaks something else."""
 
 _ANSWER_BYTES: Final = 256 * 1024 * 1024
 """As of the server's socket: what 10,000 visitors take some hundred times."""

@@ -117,13 +117,13 @@ class Directory(Ticks):
             return 0
         make = partial(self._compare, users, used, tokens, datetime.now(UTC))
         latest, tick = await trio.to_thread.run_sync(make, limiter=self._scribe)
-        if self._latest is None:
+        is_first, self._latest = self._latest is None, latest
+        if is_first:
             self.begin_anew()
         elif tick.size:
             self.add(tick)
-        self._latest = latest
         self._looked.notify()
-        return tick.size
+        return 0 if is_first else tick.size
 
     async def _used_by(self, users: list[User]) -> dict[str, int]:
         """Ask in parts: between two of them others may ask the store."""

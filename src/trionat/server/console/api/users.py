@@ -169,6 +169,10 @@ async def _add(call: Call[Nothing, NewUser]) -> Reply:
     )
     with valid("name"):
         await store.add_user(user)
+    bare = attrs.evolve(
+        user, name="", limits=Limits(), expires_at=None, admin=False, disabled=False
+    )
+    _leave_out_same(call.sent, bare, user)
     (row,) = await _rows(call.context, [user])
     location = f"{ROOT}/users/{quote(user.name, safe='')}"
     return Reply(values=row, status=201, headers={"Location": location})
