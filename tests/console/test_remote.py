@@ -110,6 +110,9 @@ def test_an_account_is_managed_as_at_the_server(both: Both) -> None:
     assert (added.code, added.err) == (0, "")
     assert added.out.startswith("zoé can log in now until 2099-02-01 00:00 UTC: ")
     assert afar.fails(2, "user", "add", "zoé", stdin="x\n") == "there is a user 'zoé' already"
+    assert afar.fails(2, "user", "passwd", "zoé", stdin="short\n") == (
+        "password: has not 8 to 1024 characters"
+    )
     for args in (
         ("user", "list"),
         ("user", "list", "--json"),

@@ -287,7 +287,8 @@ class Remote:
             case "conflict":
                 raise StoreError(detail)
             case "invalid":
-                raise ConfigError(Problem(field, detail.removeprefix(f"{field}: ")))
+                reason = detail.removeprefix(f"{field}: ").removeprefix(f"{field} ")
+                raise ConfigError(Problem(field, reason))
             case "unauthorized" | "forbidden":
                 raise RefusedError(RefusalCode.AUTH_FAILED, f"{self}: {detail}")
             case "store_unavailable":
