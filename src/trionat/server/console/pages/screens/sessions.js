@@ -64,7 +64,6 @@ export function Sessions({ query }) {
 
 function columnsFor(admin, open) {
   const columns = [
-    { key: "uid", title: t("sessions.uid"), width: 4, end: true, value: (session) => session.uid },
     {
       key: "client",
       title: t("client"),
@@ -76,6 +75,7 @@ function columnsFor(admin, open) {
         <span class="under">${admin && html`<${Peer} text=${session.user} /> · `}${visible(session.dialect)}</span>
       </span>`,
     },
+    { key: "uid", title: t("sessions.uid"), width: 4, end: true, value: (session) => session.uid },
     admin && { key: "user", title: t("user"), unseen: true, value: (session) => session.user },
     { key: "dialect", title: t("dialect"), unseen: true, value: (session) => session.dialect },
     { key: "services", title: t("services"), width: 16, value: (session) => session.services.map(serviceText).join(" "), cell: (session) => html`<${Services} services=${session.services} />` },
