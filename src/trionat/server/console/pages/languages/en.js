@@ -343,7 +343,7 @@ export default {
   "event.ban": "{network} may not log in for {seconds}, after {failures} failed logins",
   "event.ban.lifted": "{network} may log in again: {reason}",
   "event.certificate.renewed": "{name} has a new certificate, until {ends}",
-  "event.certificate.failing": "There is no new certificate for {name}: {reason}. It is tried again at {next_try}; the old one is valid until {ends}",
+  "event.certificate.failing": "There is no new certificate for {name}: {reason}. It is tried again {next_try}; the old one is valid until {ends}",
   "event.certificate.expiring": "The certificate of {name} runs out on {ends}: {reason}",
   "event.node.up": "Node {node} at {address} has come into the cluster",
   "event.node.gone": "Node {node} at {address} has left the cluster, or died",
