@@ -45,6 +45,7 @@ WHERE_IT_BELONGS = {
     "server/certificates/order.py": "whether a certificate has run out",
     "server/certificates/renewal.py": "when to renew a certificate, which has to survive a restart",
     "server/console/authentication.py": "whether an account has expired",
+    "server/console/directory.py": "whether an account or a token has expired",
     "server/console/sampler.py": "when a point of the plots was, for people",
     "server/admin/metrics.py": "since when a session has been up, for people",
     "server/accounts/name_owners.py": "how long ago a name was used, which has to survive a restart",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,6 +21,10 @@ from tests.browser.neighbour import ATTACK, neighbour
 from tests.browser.window import Window, open_window
 from tests.e2e import running, services
 from tests.events.receiver import receiving, status
+from trionat.server.state_folder import database_file
+from trionat.store.backend import open_store
+from trionat.store.base import Flush
+from trionat.store.month import month_of
 
 pytest.importorskip("playwright")
 pytest.importorskip("anycorn")
@@ -137,6 +142,8 @@ async def test_who_may_log_in_does_and_nobody_else(tmp_path: Path) -> None:
             expect(page.get_by_role("heading", name="Overview")).to_be_visible()
             page.get_by_role("button", name="Log out").first.click()
             expect(page.get_by_label("Password")).to_be_visible()
+            expect(page.get_by_text("You have logged out.")).to_be_visible()
+            expect(page.get_by_text("Your login has ended.")).to_have_count(0)
             page.goto(f"{here.url}#/users")
             expect(page.get_by_label("Password")).to_be_visible()
             assert page.evaluate("document.cookie") == ""
@@ -277,11 +284,19 @@ async def test_an_account_from_its_first_day_to_its_last(tmp_path: Path) -> None
         def add(page: Page) -> str:
             show(page, "users")
             page.get_by_role("button", name="Add a user").click()
-            page.get_by_role("dialog").get_by_label("Name").fill("anna")
-            page.get_by_role("dialog").get_by_label("Password").fill("a long password of hers")
-            page.get_by_role("dialog").get_by_role("button", name="Add").click()
-            # Its ticket is what one wants next.
             dialog = page.get_by_role("dialog")
+            dialog.get_by_label("Name").fill("anna")
+            for password, again, reason in (
+                ("short", "short", "too short: at least 8 characters"),
+                ("a long password of hers", "another one", "not the same"),
+            ):
+                dialog.get_by_label("Password", exact=True).fill(password)
+                dialog.get_by_label("New password again").fill(again)
+                dialog.get_by_role("button", name="Add").click()
+                expect(dialog.get_by_role("alert")).to_contain_text(reason)
+            dialog.get_by_label("New password again").fill("a long password of hers")
+            dialog.get_by_role("button", name="Add").click()
+            # Its ticket is what one wants next.
             expect(dialog).to_contain_text("Ticket of anna")
             dialog.get_by_role("button", name="Show the ticket").click()
             expect(dialog.get_by_role("img", name="QR code of the ticket")).to_be_visible()
@@ -302,6 +317,8 @@ async def test_an_account_from_its_first_day_to_its_last(tmp_path: Path) -> None
             expect(dialog.get_by_role("alert")).to_contain_text("60000-60009,60020")
             dialog.get_by_label("Only these ports").fill("60000-60003")
             dialog.get_by_role("button", name="Show the ticket").click()
+            expect(dialog).to_contain_text("good for this alone")
+            expect(dialog).to_contain_text("No names · Only the ports 60000-60003")
             narrowed = dialog.get_by_label("Ticket", exact=True).input_value()
             dialog.get_by_role("button", name="Done").click()
             return str(narrowed)
@@ -319,6 +336,7 @@ async def test_an_account_from_its_first_day_to_its_last(tmp_path: Path) -> None
             dialog.get_by_role("button", name="Save").click()
             row = rows(page).filter(has_text="anna")
             expect(row).to_contain_text("2 sessions")
+            expect(row).to_contain_text("100.0 GB a month")
             expect(row).to_contain_text("2999")
             expect(row.get_by_role("meter")).to_have_attribute("aria-valuetext", "0 B / 100.0 GB")
 
@@ -350,6 +368,114 @@ async def test_an_account_from_its_first_day_to_its_last(tmp_path: Path) -> None
         await here.window.do(limit)
         await here.window.do(disable)
         await here.window.do(remove)
+
+
+async def test_what_is_changed_elsewhere_is_seen_soon(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.log_in()
+
+        def open_users(page: Page) -> None:
+            show(page, "users")
+            expect(rows(page)).to_have_count(2)
+            # Nobody takes his own rights away.
+            expect(page.get_by_role("button", name="Disable trionat")).to_have_count(1)
+            expect(page.get_by_role("button", name=f"Disable {ADMIN}")).to_have_count(0)
+            page.get_by_role("button", name=ADMIN, exact=True).click()
+            dialog = page.get_by_role("dialog")
+            for name in ("Disable", "Remove"):
+                expect(dialog.get_by_role("button", name=name)).to_have_count(0)
+            dialog.get_by_role("button", name="Limits and expiry").click()
+            expect(dialog.get_by_label("Administrator")).to_have_count(0)
+            page.keyboard.press("Escape")
+
+        def see_anna(page: Page) -> None:
+            row = rows(page).filter(has_text="anna")
+            expect(row).to_contain_text("active", timeout=6000)
+            page.get_by_role("button", name="anna", exact=True).click()
+            page.get_by_role("dialog").get_by_role("button", name="Limits and expiry").click()
+            page.get_by_role("dialog").get_by_label("Sessions at once").fill("3")
+
+        def see_what_was_typed(page: Page) -> None:
+            row = rows(page).filter(has_text="anna")
+            expect(row).to_contain_text("1.0 kB a month", timeout=6000)
+            dialog = page.get_by_role("dialog")
+            expect(dialog.get_by_label("Sessions at once")).to_have_value("3")
+            dialog.get_by_role("button", name="Save").click()
+            expect(row).to_contain_text("3 sessions")
+            expect(row).to_contain_text("1.0 kB a month")  # which this form has not seen
+
+        def see_that_it_is_used_up(page: Page) -> None:
+            row = rows(page).filter(has_text="anna")
+            expect(row).to_contain_text("quota used up", timeout=6000)
+            expect(row.get_by_role("meter")).to_have_attribute("aria-valuetext", "2.0 kB / 1.0 kB")
+
+        await here.window.do(open_users)
+        await account(here.server, "add", "anna", password="a long password of hers")
+        await here.window.do(see_anna)
+        await account(here.server, "limit", "anna", "--quota", "1k")
+        await here.window.do(see_what_was_typed)
+        async with open_store(None, database_file(here.server.state)) as store:
+            month = month_of(datetime.now(UTC))
+            await store.add_traffic(
+                Flush(server="a" * 32, number=1, month=month, amounts={"anna": 2000})
+            )
+        await here.window.do(see_that_it_is_used_up)
+        audit = (here.server.state / "audit.log").read_text()
+        assert '"details":{"what":"limits","limits":{"sessions":3}}' in audit
+
+
+async def test_where_a_service_is_reached(tmp_path: Path) -> None:
+    permissions = ["clipboard-read", "clipboard-write"]
+    async with (
+        scene(tmp_path, permissions=permissions) as here,
+        services.echo() as echo,
+        running.client(tmp_path / "client", here.server.ticket, str(echo)) as client,
+        await client.visit(),
+    ):
+        await here.log_in()
+        host = here.server.ready["public"].rpartition(":")[0]
+        address = f"{host}:{client.port()}"
+
+        def look(page: Page) -> None:
+            show(page, "points")
+            row = rows(page).filter(has_text="in use")
+            expect(row).to_contain_text(address)
+            row.get_by_role("button", name=f"Copy {address}").click()
+            expect(row.get_by_text("Copied")).to_be_visible()
+            assert page.evaluate("navigator.clipboard.readText()") == address
+            show(page, "sessions")
+            expect(page.locator("td[data-title=UID]")).to_have_text("1")
+            rows(page).locator("button.link").click()
+            dialog = page.get_by_role("dialog")
+            expect(dialog).to_contain_text(address)
+            expect(dialog.get_by_role("button", name=f"Copy {address}")).to_be_visible()
+            page.keyboard.press("Escape")
+            # A visitor that says nothing is there for longer and longer all the same.
+            show(page, "visitors")
+            shown = page.locator("td[data-title=For]").inner_text()
+            expect(page.locator("td[data-title=For]")).not_to_have_text(shown, timeout=2500)
+
+        await here.window.do(look)
+
+
+async def test_an_administrator_makes_a_token_for_somebody_else(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await account(here.server, "add", "anna", password="a long password of hers")
+        await here.log_in()
+
+        def make(page: Page) -> None:
+            show(page, "tokens")
+            page.get_by_role("button", name="Make a token").click()
+            dialog = page.get_by_role("dialog")
+            dialog.get_by_label("Name").fill("backup")
+            expect(dialog.get_by_label("For the user")).to_have_value(ADMIN)
+            dialog.get_by_label("For the user").fill("anna")
+            dialog.get_by_role("button", name="Make").click()
+            expect(dialog).to_contain_text("The new token")
+            page.keyboard.press("Escape")
+            expect(rows(page)).to_contain_text("anna")
+
+        await here.window.do(make)
 
 
 async def test_a_token_is_shown_once(tmp_path: Path) -> None:
@@ -491,9 +617,11 @@ async def test_who_has_changed_what(tmp_path: Path) -> None:
         def change(page: Page) -> None:
             show(page, "users")
             page.get_by_role("button", name="Add a user").click()
-            page.get_by_role("dialog").get_by_label("Name").fill("anna")
-            page.get_by_role("dialog").get_by_label("Password").fill("a long password of hers")
-            page.get_by_role("dialog").get_by_role("button", name="Add").click()
+            dialog = page.get_by_role("dialog")
+            dialog.get_by_label("Name").fill("anna")
+            for label in ("Password", "New password again"):
+                dialog.get_by_label(label, exact=True).fill("a long password of hers")
+            dialog.get_by_role("button", name="Add").click()
             expect(page.get_by_role("dialog")).to_contain_text("Ticket of anna")
             page.keyboard.press("Escape")
             expect(rows(page)).to_have_count(3)
@@ -564,6 +692,8 @@ async def test_who_is_no_administrator_sees_his_own(tmp_path: Path) -> None:
                 expect(menu.locator(f"a[href='#/{screen}']")).to_have_count(0)
             page.evaluate("location.hash = '#/users'")
             expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+            expect(page.get_by_text("Show your ticket, and run this")).to_be_visible()
+            expect(page.get_by_text("Show a user's ticket")).to_have_count(0)
             show(page, "sessions")
             expect(page.get_by_text("No client is connected")).to_be_visible()
 

@@ -27,6 +27,7 @@ EXPECTED = (
     "status of 401",
     "net::ERR_CONNECTION_REFUSED",
     "net::ERR_CONNECTION_RESET",
+    "net::ERR_EMPTY_RESPONSE",
     "net::ERR_INCOMPLETE_CHUNKED_ENCODING",
 )
 """What Chromium itself says where nobody is logged in yet, or the server is away; no page can keep it from that."""

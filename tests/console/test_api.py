@@ -171,6 +171,16 @@ async def test_the_configuration_shows_no_secret(tmp_path: Path) -> None:
         assert rows["LogFilename"]["value"].endswith("server.log")
 
 
+async def test_numbers_of_the_configuration_have_units(tmp_path: Path) -> None:
+    async with served(tmp_path) as server:
+        rows = await items(await server.browser(), "/api/v1/configuration")
+    found = {f"{row['section']}.{row['key']}": (row["value"], row["unit"]) for row in rows}
+    assert found["Server.BanTime"] == ("300", "s")
+    assert found["Server.MaxServices"] == ("16", None)
+    assert found["Server.Name"][1] is None
+    assert found["Events."] == ("nobody", None)  # the section is a list, and its key has no name
+
+
 async def test_the_log_is_there_without_secrets(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,11 +17,18 @@ import trio.testing
 from tests.console.browsing import Browser, add_user, connected, served
 from tests.console.serving import serving
 from tests.unit.test_cli_status import SNAPSHOT
+from trionat.errors import StoreUnavailableError
 from trionat.log import get_logger
-from trionat.server.console import guard, live
+from trionat.server.console import directory, guard, live
 from trionat.server.console.api import live as api_live
+from trionat.server.console.directory import Directory
 from trionat.server.console.live import event
 from trionat.server.console.sampler import Sampler
+from trionat.server.state_folder import database_file
+from trionat.store.backend import open_store
+from trionat.store.base import Flush, Limits, User
+from trionat.store.month import month_of
+from trionat.store.sqlite import SQLiteStore
 from trionat.transport import web_connection
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trionat.server.admin.snapshot import Snapshot
+    from trionat.store.tokens import Token
 
 pytestmark = pytest.mark.limit(40)
 
@@ -272,3 +281,118 @@ async def test_of_very_many_records_the_newest_are_told(
                 numbers.append((await reader.next("log"))["keys"]["number"])
             assert len(numbers) < 50
             assert b"event: reset" not in reader.heard.partition(b"event: log")[2]
+
+
+async def test_accounts_are_told_soon_whoever_changes_them(tmp_path: Path) -> None:
+    async with served(tmp_path) as server:
+        browser = await server.browser()
+        async with (
+            open_store(None, database_file(tmp_path)) as store,
+            reading(browser, "users,tokens") as reader,
+        ):
+            await add_user(tmp_path, "alice", "secret")
+            (row,) = (await reader.next("users"))["added"]
+            assert (row["name"], row["limits"]["monthly_quota"]) == ("alice", None)
+            await store.change_user(
+                "alice", lambda user: attrs.evolve(user, limits=Limits(monthly_quota=1000))
+            )
+            (row,) = (await reader.next("users"))["changed"]
+            assert row["limits"]["monthly_quota"] == 1000
+            month = month_of(datetime.now(UTC))
+            await store.add_traffic(
+                Flush(server="a" * 32, number=1, month=month, amounts={"alice": 70})
+            )
+            (row,) = (await reader.next("users"))["changed"]
+            assert row["used_this_month"] == 70
+            await store.remove_user("alice")
+            assert (await reader.next("users"))["removed"] == ["alice"]
+
+
+async def test_what_is_changed_here_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "INTERVAL", 600.0)  # longer than a reader here waits
+    async with served(tmp_path) as server:
+        browser = await server.browser()
+        async with reading(browser, "users,tokens") as reader:
+            made = (await browser.post("/api/v1/tokens", {"name": "grafana"})).values
+            (token,) = (await reader.next("tokens"))["added"]
+            assert (token["name"], "token" in token) == ("grafana", False)
+            await browser.post("/api/v1/users", {"name": "bob", "password": "long enough"})
+            assert (await reader.next("users"))["added"][0]["name"] == "bob"
+            await browser.delete(f"/api/v1/tokens/{made['id']}")
+            assert (await reader.next("tokens"))["removed"] == [token["id"]]
+
+
+async def test_of_accounts_others_are_told_their_own(tmp_path: Path) -> None:
+    async with served(tmp_path) as server:
+        await add_user(tmp_path, "alice", "secret")
+        alice = Browser(server.port)
+        await alice.log_in("alice", "secret")
+        async with reading(alice, "users,tokens") as reader:
+            admin = await server.browser()
+            await admin.post("/api/v1/tokens", {"name": "of-the-administrator"})
+            await add_user(tmp_path, "bob", "secret")
+            await alice.post("/api/v1/tokens", {"name": "mine"})
+            (token,) = (await reader.next("tokens"))["added"]
+            assert token["name"] == "mine"
+        assert b"bob" not in reader.heard
+        assert b"administrator" not in reader.heard
+
+
+async def test_the_store_is_asked_once_for_all_who_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    list_users = SQLiteStore.list_users
+
+    async def counted(store: SQLiteStore) -> list[User]:
+        nonlocal asked
+        asked += 1
+        return await list_users(store)
+
+    monkeypatch.setattr(SQLiteStore, "list_users", counted)
+    async with served(tmp_path) as server, AsyncExitStack() as stack:
+        browser = await server.browser()
+        before = asked
+        await trio.sleep(directory.INTERVAL)
+        assert asked == before  # nobody watches
+        monkeypatch.setattr(directory, "INTERVAL", 600.0)
+        readers = [await stack.enter_async_context(reading(browser, "users")) for _ in range(10)]
+        await browser.post("/api/v1/users", {"name": "bob", "password": "long enough"})
+        for reader in readers:
+            assert (await reader.next("users"))["added"][0]["name"] == "bob"
+        assert asked - before == 2  # the first look, and that after the change
+
+
+async def test_a_store_that_was_away_has_all_fetched_anew(tmp_path: Path) -> None:
+    class Away:
+        is_away = False
+
+        async def list_users(self) -> list[User]:
+            await trio.lowlevel.checkpoint()
+            if self.is_away:
+                raise StoreUnavailableError("away")
+            return []
+
+        async def list_tokens(self) -> list[Token]:
+            await trio.lowlevel.checkpoint()
+            return []
+
+        async def used_this_month(self, names: list[str]) -> dict[str, int]:
+            await trio.lowlevel.checkpoint()
+            return {}
+
+    store = Away()
+    accounts = Directory(store, store)  # type: ignore[arg-type]  # as much of them as is asked for
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accounts.run)
+        with accounts.watching():
+            await accounts.wait_first()
+            told = accounts.number
+            assert accounts.since(told) == []
+            for store.is_away in (True, False):
+                accounts.forget()
+                await trio.sleep(0.3)
+            assert accounts.since(told) is None
+            nursery.cancel_scope.cancel()

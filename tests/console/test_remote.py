@@ -106,7 +106,7 @@ def _no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_account_is_managed_as_at_the_server(both: Both) -> None:
     afar, here = both.afar, both.here
-    added = afar("user", "add", "zoé", "--expires", "2099-01-31", "--admin", stdin="secret\n")
+    added = afar("user", "add", "zoé", "--expires", "2099-01-31", "--admin", stdin="a secret\n")
     assert (added.code, added.err) == (0, "")
     assert added.out.startswith("zoé can log in now until 2099-02-01 00:00 UTC: ")
     assert afar.fails(2, "user", "add", "zoé", stdin="x\n") == "there is a user 'zoé' already"
@@ -116,6 +116,9 @@ def test_an_account_is_managed_as_at_the_server(both: Both) -> None:
         for line in afar("user", "list").out.splitlines()
     )
     assert afar("user", "remove", "cam").code == 0
+    assert afar.fails(2, "user", "passwd", "zoé", stdin="short\n") == (
+        "password: has not 8 to 1024 characters"
+    )
     for args in (
         ("user", "list"),
         ("user", "list", "--json"),
@@ -132,9 +135,9 @@ def test_an_account_is_managed_as_at_the_server(both: Both) -> None:
         ("token", "list", "--user", "zoé"),
         ("user", "list", "--json"),
     ):  # fmt: skip
-        outcome = afar(*args, stdin="another\n")
+        outcome = afar(*args, stdin="another one\n")
         assert outcome.code == 0, (args, outcome)
-        assert outcome == here(*args, stdin="another\n"), args
+        assert outcome == here(*args, stdin="another one\n"), args
     assert afar("user", "remove", "zoé") == Outcome(
         0, "zoé is removed: the password, all tickets and all tokens are void.\n", ""
     )
@@ -156,7 +159,7 @@ def test_what_the_server_refuses_is_told_in_one_line(both: Both) -> None:
     assert both.afar.fails(2, "user", "admin", "trionat", "off").startswith(
         "an administrator cannot"
     )
-    assert both.afar.fails(2, "user", "passwd", "trionat", stdin="x\n").startswith("this is the account of the token")  # fmt: skip
+    assert both.afar.fails(2, "user", "passwd", "trionat", stdin="long enough\n").startswith("this is the account of the token")  # fmt: skip
     assert both.afar.fails(2, "user", "release-name", "shop.example.org") == "there is no name shop.example.org that is kept"  # fmt: skip
 
 
@@ -314,6 +317,14 @@ def test_tasks_and_the_whereabouts_of_clients(both: Both) -> None:
     here("user", "remove", "eve")
 
 
+def test_without_tls_it_is_said_what_to_write(both: Both) -> None:
+    url = both.url.replace("http://", "https://")
+    wrong = Command(("--server", url, "--token-file", str(both.token_file)))
+    assert wrong.fails(3, "status") == (
+        f"{url}: what answers there does not speak TLS: if it is the console, write --server {both.url}"
+    )
+
+
 def test_a_server_is_drained_from_afar(tmp_path: Path) -> None:
     with standing(tmp_path, "127.0.0.1:0") as both:
         outcome = both.afar("drain", "--json")
@@ -332,6 +343,12 @@ def test_with_tls_only_the_right_certificate_is_told_anything(tmp_path: Path) ->
         assert "--server-fingerprint" in unpinned
         wrong = Command((*base, "--server-fingerprint", "SHA256:" + "A" * 43)).fails(4, "status")
         assert wrong.startswith(f"WRONG SERVER at https://127.0.0.1:{port}: it shows ")
+        plain = Command(
+            ("--server", f"http://127.0.0.1:{port}", "--token-file", str(both.token_file))
+        )
+        assert plain.fails(3, "status") == (
+            f"http://127.0.0.1:{port}: it has ended the connection without an answer: if it speaks TLS, write --server https://127.0.0.1:{port}"
+        )
         right = Command((*base, "--server-fingerprint", both.ready["fingerprint"]))
         assert right("status").code == 0
         assert right("user", "list").out == both.here("user", "list").out

@@ -35,7 +35,7 @@ async def test_a_token_is_its_account_s_with_what_its_scope_permits(tmp_path: Pa
         reader = await api.as_user("trionat", TokenScope.READ)
         assert (await reader.ask("GET", "/users")).status == 200
         for method, path, body in (
-            ("POST", "/users", {"name": "x", "password": "y"}),
+            ("POST", "/users", {"name": "x", "password": "long enough"}),
             ("DELETE", "/users/trionat/tickets", None),
             ("POST", "/tokens", {"name": "x"}),
             ("POST", "/users/trionat/kick", None),

@@ -95,11 +95,11 @@ async def test_an_account_from_its_beginning_to_its_end(
         assert (await api.ask("PATCH", path, {})).values == changed
 
         for _ in range(2):
-            body = {"password": "new one"}
+            body = {"password": "another one"}
             assert (await api.ask("PUT", f"{path}/password", body)).status == 204
         later = await api.store.find_user("zoé")
         assert later is not None
-        assert await verify_password(later.password, "new one")
+        assert await verify_password(later.password, "another one")
         assert later.ticket_salt != found.ticket_salt
 
         assert (await api.ask("DELETE", path)).status == 204
@@ -107,7 +107,9 @@ async def test_an_account_from_its_beginning_to_its_end(
             assert (await api.ask(method, path, wish)).fails(404, "not_found") == (
                 "there is no user 'zoé'"
             )
-        (await api.ask("PUT", f"{path}/password", {"password": "x"})).fails(404, "not_found")
+        (await api.ask("PUT", f"{path}/password", {"password": "long enough"})).fails(
+            404, "not_found"
+        )
         (await api.ask("DELETE", f"{path}/tickets")).fails(404, "not_found")
         (await api.ask("POST", f"{path}/tickets", {})).fails(404, "not_found")
 
@@ -155,27 +157,28 @@ async def test_accounts_are_listed_in_pages(api: Api) -> None:
     ("body", "field"),
     [
         ({"name": "x"}, "password"),
-        ({"name": "", "password": "y"}, "name"),
-        ({"name": "a b", "password": "y"}, "name"),
-        ({"name": "a/b", "password": "y"}, "name"),
-        ({"name": "..", "password": "y"}, "name"),
-        ({"name": "x" * 65, "password": "y"}, "name"),
-        ({"name": 7, "password": "y"}, "name"),
-        ({"name": "x", "password": " y"}, "password"),
+        ({"name": "", "password": "long enough"}, "name"),
+        ({"name": "a b", "password": "long enough"}, "name"),
+        ({"name": "a/b", "password": "long enough"}, "name"),
+        ({"name": "..", "password": "long enough"}, "name"),
+        ({"name": "x" * 65, "password": "long enough"}, "name"),
+        ({"name": 7, "password": "long enough"}, "name"),
+        ({"name": "x", "password": " long enough"}, "password"),
+        ({"name": "x", "password": "too-few"}, "password"),
         ({"name": "x", "password": "€" * 1000}, "password"),
-        ({"name": "x", "password": "y", "admin": "yes"}, "admin"),
-        ({"name": "x", "password": "y", "expires_at": "soon"}, "expires_at"),
-        ({"name": "x", "password": "y", "limits": {"sessions": 0}}, "limits.sessions"),
-        ({"name": "x", "password": "y", "limits": {"sessions": True}}, "limits.sessions"),
-        ({"name": "x", "password": "y", "limits": {"bandwidth": 0}}, "limits.bandwidth"),
-        ({"name": "x", "password": "y", "limits": {"monthly_quota": 2**63}}, "limits.monthly_quota"),
-        ({"name": "x", "password": "y", "limits": {"visit_ports": []}}, "limits.visit_ports"),
-        ({"name": "x", "password": "y", "limits": {"visit_ports": [0]}}, "limits.visit_ports[0]"),
-        ({"name": "x", "password": "y", "limits": {"names": ["*.*"]}}, "limits.names"),
-        ({"name": "x", "password": "y", "limits": {"allow_visitors": ["x"]}}, "limits.allow_visitors"),
-        ({"name": "x", "password": "y", "limits": {"deny_visitors": "192.0.2.7"}}, "limits.deny_visitors"),
-        ({"name": "x", "password": "y", "limits": {"colour": "red"}}, "limits.colour"),
-        ({"name": "x", "password": "y", "colour": "red"}, "colour"),
+        ({"name": "x", "password": "long enough", "admin": "yes"}, "admin"),
+        ({"name": "x", "password": "long enough", "expires_at": "soon"}, "expires_at"),
+        ({"name": "x", "password": "long enough", "limits": {"sessions": 0}}, "limits.sessions"),
+        ({"name": "x", "password": "long enough", "limits": {"sessions": True}}, "limits.sessions"),
+        ({"name": "x", "password": "long enough", "limits": {"bandwidth": 0}}, "limits.bandwidth"),
+        ({"name": "x", "password": "long enough", "limits": {"monthly_quota": 2**63}}, "limits.monthly_quota"),
+        ({"name": "x", "password": "long enough", "limits": {"visit_ports": []}}, "limits.visit_ports"),
+        ({"name": "x", "password": "long enough", "limits": {"visit_ports": [0]}}, "limits.visit_ports[0]"),
+        ({"name": "x", "password": "long enough", "limits": {"names": ["*.*"]}}, "limits.names"),
+        ({"name": "x", "password": "long enough", "limits": {"allow_visitors": ["x"]}}, "limits.allow_visitors"),
+        ({"name": "x", "password": "long enough", "limits": {"deny_visitors": "192.0.2.7"}}, "limits.deny_visitors"),
+        ({"name": "x", "password": "long enough", "limits": {"colour": "red"}}, "limits.colour"),
+        ({"name": "x", "password": "long enough", "colour": "red"}, "colour"),
     ],
 )  # fmt: skip
 async def test_a_wrong_field_is_named_and_nothing_is_made(
@@ -209,7 +212,7 @@ async def test_an_ordinary_account_sees_and_changes_only_what_is_its_own(api: Ap
     for other in ("bob", "trionat", "nobody"):
         for method, path, body in (
             ("GET", f"/users/{other}", None),
-            ("PUT", f"/users/{other}/password", {"password": "x"}),
+            ("PUT", f"/users/{other}/password", {"password": "long enough"}),
             ("POST", f"/users/{other}/tickets", {}),
             ("DELETE", f"/users/{other}/tickets", None),
             ("POST", f"/users/{other}/kick", None),
@@ -218,7 +221,7 @@ async def test_an_ordinary_account_sees_and_changes_only_what_is_its_own(api: Ap
         ):
             (await alice.ask(method, path, body)).fails(404, "not_found")
     forbidden: list[tuple[str, str, Any]] = [
-        ("POST", "/users", {"name": "x", "password": "y"}),
+        ("POST", "/users", {"name": "x", "password": "long enough"}),
         ("PATCH", "/users/alice", {"admin": True}),
         ("PATCH", "/users/alice", {"limits": {"sessions": None}}),
         ("PATCH", "/users/bob", {"admin": True}),
@@ -250,18 +253,20 @@ async def test_who_sets_his_own_password_has_to_know_the_old_one(tmp_path: Path)
     async with serving(tmp_path, ban_after=4) as api:
         alice = await api.add("alice", "old")
         path = "/users/alice/password"
-        (await alice.ask("PUT", path, {"password": "new"})).fails(422, "invalid", "old_password")
-        wrong = {"password": "new", "old_password": "wrong"}
+        (await alice.ask("PUT", path, {"password": "a new one"})).fails(
+            422, "invalid", "old_password"
+        )
+        wrong = {"password": "a new one", "old_password": "wrong"}
         (await alice.ask("PUT", path, wrong)).fails(403, "forbidden", "old_password")
-        right = {"password": "new", "old_password": "old"}
+        right = {"password": "a new one", "old_password": "old"}
         assert (await alice.ask("PUT", path, right)).status == 204
         (await alice.ask("PUT", path, right)).fails(403, "forbidden", "old_password")
         found = await api.store.find_user("alice")
         assert found is not None
-        assert await verify_password(found.password, "new")
+        assert await verify_password(found.password, "a new one")
         for _ in range(2):
             await alice.ask("PUT", path, wrong)
-        right = {"password": "x", "old_password": "new"}
+        right = {"password": "and again", "old_password": "a new one"}
         (await alice.ask("PUT", path, right)).fails(429, "rate_limited")
 
 

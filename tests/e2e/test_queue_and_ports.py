@@ -110,6 +110,7 @@ async def test_second_start_of_a_client_evicts_the_first(
             assert gone["retry_in"] is None
             assert gone["reason"] == "a new connection of the same client (Client-NAT)"
             assert await first.wait() == 5
+            assert "stop one, or give each its own --identity" in first.log_text()
             async with await second.visit() as visitor:
                 assert await ask(visitor, b"hello") == b"hello"
             # One for another service is another client, even with the same state folder.

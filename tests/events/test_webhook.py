@@ -101,6 +101,7 @@ async def test_only_wanted_types_are_told(tmp_path: Path) -> None:
             await receiver.wait(1)
             await other.wait(2)
             await delivery.wait_through()
+            assert [each.behind for each in delivery.webhooks] == [0, 0]
     assert (receiver.numbers, other.numbers) == ([2], [1, 3])
     journal = Journal.open(tmp_path / "events", [key_of(webhooks[0])])
     assert list(journal.positions.values()) == [3]
@@ -260,11 +261,15 @@ async def test_a_test_event_goes_to_all(tmp_path: Path) -> None:
         webhooks = to(receiver, types=("ban",)), to(broken)
         async with delivering(tmp_path, *webhooks) as (_, delivery):
             outcomes = await delivery.test()
+            await delivery.test()
     assert [(each.shown, outcome.reason) for each, outcome in outcomes] == [
         (webhooks[0].shown, None),
         (webhooks[1].shown, "status 500"),
     ]
-    assert receiver.events[0]["type"] == "test"
+    assert [each["type"] for each in receiver.events] == ["test", "test"]
+    names = [each.headers["trionat-delivery"] for each in receiver.got]
+    assert len(set(names)) == 2
+    assert all(name.startswith("test-") for name in names)
 
 
 async def test_a_bug_in_one_webhook_ends_nothing_else(

@@ -477,7 +477,7 @@ def test_a_password_has_no_place_on_the_command_line(trionat: Trionat) -> None:
     assert not trionat.folder.exists()
 
 
-@pytest.mark.parametrize("again", ["secret", "other"])
+@pytest.mark.parametrize("again", ["a secret", "another one", "short"])
 def test_on_a_terminal_the_password_is_asked_twice_without_echo(
     trionat: Trionat, again: str
 ) -> None:
@@ -501,24 +501,27 @@ def test_on_a_terminal_the_password_is_asked_twice_without_echo(
         os.write(master, text.encode() + b"\n")
 
     try:
-        answer(b"Password: ", "secret")
+        answer(b"Password: ", again if again == "short" else "a secret")
         answer(b"Repeat for confirmation: ", again)
-        if again == "other":
-            answer(b"Password: ", "secret")
-            answer(b"Repeat for confirmation: ", "secret")
+        if again == "another one":
+            answer(b"Password: ", "a secret")
+            answer(b"Repeat for confirmation: ", "a secret")
         while True:
             try:
                 shown += os.read(master, 1024) or b""
             except OSError:  # the other end is closed
                 break
-        assert process.wait(20) == 0
+        assert process.wait(20) == (2 if again == "short" else 0)
     finally:
         process.kill()
         process.wait()
         os.close(master)
-    assert b"alice can log in now" in shown
     assert b"secret" not in shown
-    assert trionat.password_is("alice", "secret")
+    if again == "short":
+        assert b"the password is too short: choose 8 characters or more" in shown
+    else:
+        assert b"alice can log in now" in shown
+        assert trionat.password_is("alice", "a secret")
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,23 @@ def test_the_page_has_every_metric_with_its_type() -> None:
     assert documented == names_of(text_of(collector()))
 
 
+def test_the_page_says_when_a_metric_is_absent() -> None:
+    absent = {row[0]: row[4] for row in rows(PAGE, "## All metrics") if row[0] != "metric"}
+    everything = set(names_of(text_of(collector())))
+    for words, others in (
+        ("without `Server.Domain", {"has_names": False}),
+        ("outside of a cluster", {"cluster": None}),
+        ("with one process", {"workers": ()}),
+    ):
+        missing = everything - set(names_of(text_of(collector(**others))))
+        assert missing == {name for name, when in absent.items() if words in when}
+    bare = ServerCollector(readings=readings(Tally()), store_is_up=True, certificate_ends=None)
+    missing = everything - set(names_of(text_of(bare)))
+    assert missing == {
+        name for name, when in absent.items() if "without `Server.Certificate" in when
+    }
+
+
 def expressions() -> list[str]:
     """Return every expression of the rules and the dashboard, with the dashboard's variables filled in."""
     rules = re.findall(

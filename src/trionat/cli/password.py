@@ -11,6 +11,7 @@ from trionat.errors import ConfigError, Problem
 from trionat.store.passwords import (
     MAX_PASSWORD_BYTES,
     WRONG_LENGTH,
+    check_chosen_password,
     check_new_password,
     check_password,
 )
@@ -20,15 +21,20 @@ _MAX_LINE_BYTES: Final = 2 * MAX_PASSWORD_BYTES + 8
 """A line that is longer holds a password that is too long, in UTF-16 as well."""
 
 
+_TYPED: Final = "password"
+"""Where one comes from that somebody types."""
+
+
 def read_new_password() -> str:
-    """Ask for a password that is to be set, twice on a terminal; without one take one line of standard input.
+    """Ask for a password that is to be set, twice on a terminal; without one take one line of standard input, which may be a short one.
 
     Raises:
-        ConfigError: It is empty or too long, or could not be typed again, or standard input is closed.
+        ConfigError: It is empty, too long, or too short for one that is typed, or could not be typed again, or standard input is closed.
     """
     where, password = _read(confirm=True, hint="")
     try:
-        check_new_password(password)
+        check = check_chosen_password if where == _TYPED else check_new_password
+        check(password)
     except ValueError as error:
         raise ConfigError(Problem(where, str(error))) from None
     return password
@@ -63,7 +69,7 @@ def _read(*, confirm: bool, hint: str) -> tuple[str, str]:
         typed: str = typer.prompt(
             "Password", hide_input=True, confirmation_prompt=confirm, err=True
         )
-        return "password", strip_line_end(typed)
+        return _TYPED, strip_line_end(typed)
     where = "standard input"
     line = _read_line(stdin.buffer)
     if len(line) >= _MAX_LINE_BYTES:

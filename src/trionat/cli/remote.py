@@ -60,6 +60,9 @@ _PATIENCE: Final = 60.0
 _MOST_PAGES: Final = 1000
 """Of a list: a million entries."""
 
+_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST"})
+"""What OpenSSL says of a peer that speaks something else."""
+
 _ANSWER_BYTES: Final = 256 * 1024 * 1024
 """As of the server's socket: what 10,000 visitors take some hundred times."""
 
@@ -221,10 +224,10 @@ class Remote:
                 f"{self}: its certificate does not check out: {error.verify_message}. If it is the server's own, give its fingerprint, as trionat serve"
                 " prints it: --server-fingerprint SHA256:…"
             ) from error
+        except ssl.SSLError as error:
+            raise StartupError(f"{self}: {_why_no_tls(self, error)}") from error
         except OSError as error:
-            raise StartupError(
-                f"{self}: {error.strerror or error}: is the console up there?"
-            ) from error
+            raise StartupError(f"{self}: {_why_no_answer(self, error)}") from error
         except (http.client.HTTPException, ValueError, RecursionError) as error:
             raise StartupError(f"{self}: what answers there is no trionat") from error
         if not 200 <= status < 300:
@@ -284,7 +287,8 @@ class Remote:
             case "conflict":
                 raise StoreError(detail)
             case "invalid":
-                raise ConfigError(Problem(field, detail.removeprefix(f"{field}: ")))
+                reason = detail.removeprefix(f"{field}: ").removeprefix(f"{field} ")
+                raise ConfigError(Problem(field, reason))
             case "unauthorized" | "forbidden":
                 raise RefusedError(RefusalCode.AUTH_FAILED, f"{self}: {detail}")
             case "store_unavailable":
@@ -295,6 +299,26 @@ class Remote:
 
 class MissingError(StoreError):
     """The server knows no such thing."""
+
+
+def _why_no_tls(remote: Remote, error: ssl.SSLError) -> str:
+    """Say what to do where TLS was not spoken."""
+    if error.reason not in _NOT_TLS:
+        return f"{error.reason or error}: is the console up there?"
+    if _is_loopback(remote.host):
+        plain = attrs.evolve(remote, encrypted=False)
+        return (
+            f"what answers there does not speak TLS: if it is the console, write --server {plain}"
+        )
+    return "what answers there does not speak TLS: is it another port, or a proxy on the way?"
+
+
+def _why_no_answer(remote: Remote, error: OSError) -> str:
+    """Say what to do where nothing was answered: TLS ends a connection that begins with a request."""
+    if isinstance(error, ConnectionResetError) and not remote.encrypted:
+        encrypted = attrs.evolve(remote, encrypted=True)
+        return f"it has ended the connection without an answer: if it speaks TLS, write --server {encrypted}"
+    return f"{error.strerror or error}: is the console up there?"
 
 
 def _read_url(url: str) -> tuple[str, int, bool]:

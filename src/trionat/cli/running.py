@@ -281,13 +281,19 @@ async def _run(
     return code
 
 
+_TWICE: Final = "it runs twice with the same identity: stop one, or give each its own --identity"
+"""What to do about another client that took over."""
+
+
 def tell(errors: Iterable[BaseException], in_words: Callable[[str], str] = str) -> ExitCode:
     """Print each error on standard error, one line each, and return the exit code of the first; `in_words` returns a line as people are told it."""
     codes: list[ExitCode] = []
     for error in errors:
-        for line in str(error).splitlines():
+        code = _code_of(error)
+        hint = f"; {_TWICE}" if code is ExitCode.REPLACED else ""
+        for line in f"{error}{hint}".splitlines():
             say(f"trionat: {escape(in_words(line))}", err=True)
-        codes.append(_code_of(error))
+        codes.append(code)
     return codes[0]
 
 

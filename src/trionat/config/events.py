@@ -105,7 +105,7 @@ def _read_type(text: str) -> tuple[str, ...]:
 def is_among(type_: str, types: tuple[str, ...]) -> bool:
     """Tell whether a type is one of those that `TYPES` has read."""
     return any(
-        each in ("*", type_) or (each.endswith(".*") and type_.startswith(each[:-1]))
+        each in ("*", type_) or (each.endswith(".*") and f"{type_}.".startswith(each[:-1]))
         for each in types
     )
 

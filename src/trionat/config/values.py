@@ -57,12 +57,13 @@ class Kind(Generic[T]):
     """What the value of a key may be.
 
     `words` completes the sentence "it is …"; `read` raises ValueError with a message that says what would be right, and
-    `write` gives a text that `read` takes.
+    `write` gives a text that `read` takes. `unit` is what numbers of it are in, where it is not said otherwise.
     """
 
     words: str
     read: Callable[[str], T]
     write: Callable[[Any], str] = str
+    unit: str | None = None
 
 
 def whole(low: int, high: int) -> Kind[int]:
@@ -86,7 +87,7 @@ def seconds(low: float, high: float) -> Kind[float]:
             raise ValueError(f"{quoted(text)} is not a number of {words}")
         return float(text)
 
-    return Kind(words, read, lambda value: f"{value:g}")
+    return Kind(words, read, lambda value: f"{value:g}", "s")
 
 
 AUTO: Final = 0

@@ -24,6 +24,9 @@ from trionat.text import invisible_in
 MAX_PASSWORD_BYTES: Final = 1024
 """Chosen, not measured: longer than any passphrase, and short enough to be read from a peer before anything is known of it."""
 
+SHORTEST_PASSWORD: Final = 8
+"""Characters of one that is chosen: the least that NIST SP 800-63B asks for."""
+
 WRONG_LENGTH: Final = f"a password is 1 to {MAX_PASSWORD_BYTES} bytes of UTF-8"
 
 _MEMORY_KIB: Final = 19 * 1024
@@ -100,6 +103,19 @@ def check_new_password(password: str) -> None:
         raise ValueError(f"the password has {found}: choose one that can be typed")
     if password != password.strip():
         raise ValueError("the password begins or ends with a blank: choose one without")
+
+
+def check_chosen_password(password: str) -> None:
+    """Check a password that somebody chooses at a keyboard, or by the API: one that is short is soon guessed. A script at the server's machine answers for what it sets.
+
+    Raises:
+        ValueError: `check_new_password` says so, or it has fewer than `SHORTEST_PASSWORD` characters.
+    """
+    check_new_password(password)
+    if len(password) < SHORTEST_PASSWORD:
+        raise ValueError(
+            f"the password is too short: choose {SHORTEST_PASSWORD} characters or more"
+        )
 
 
 async def hash_password(password: str) -> str:

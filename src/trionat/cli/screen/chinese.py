@@ -133,6 +133,7 @@ REASONS: Final = {
     # What the server says
     "a new connection of the same client ({client})": "同一客户端（{client}）的新连接接管了会话",
     "another connection of this client took its place": "同一客户端的另一个连接取代了它",
+    "it runs twice with the same identity: stop one, or give each its own --identity": "同一身份的客户端运行了两个：请停掉一个，或用 --identity 给它们不同的身份",
     "sent away by the server's operator": "被服务器的管理员断开",
     "the server stops": "服务器正在停止",
     "the server is drained": "服务器正在排空",

@@ -39,7 +39,7 @@ from trionat.server.console.api import (
 )
 from trionat.server.console.authentication import identify
 from trionat.server.console.context import Change
-from trionat.server.console.operation import NOTHING, Call, Operation, respond
+from trionat.server.console.operation import NOTHING, Call, Operation, Reply, respond
 from trionat.server.console.principal import Permission
 from trionat.server.console.problem import Code, Problem
 from trionat.server.console.shape import read, without_secrets
@@ -156,14 +156,14 @@ class Resource:
             _check_rate(context, operation, principal)
             still_may = partial(_still_may, context, request, host, principal)
             call = attrs.evolve(call, principal=principal, still_may=still_may)
-        given, told = _parameters(request), dict[str, Any]()
+        given = _parameters(request)
         call = attrs.evolve(call, parameters=read(operation.parameters, given, texts=True))
         if operation.body is not None:
             sent = await _json_of(request)
-            call = attrs.evolve(call, body=read(operation.body, sent))
             told = without_secrets(operation.body, sent)
+            call = attrs.evolve(call, body=read(operation.body, sent), sent=told)
         if operation.permission is Permission.MANAGE:
-            said = await _manage(call, operation, given, told)
+            said = await _manage(call, operation, given)
         else:
             said = await operation.handle(call)
         return await respond(operation, said, context.scribe)
@@ -186,16 +186,14 @@ def _check_rate(context: Context, operation: Operation, principal: Principal) ->
         )
 
 
-async def _manage(
-    call: Call[Any, Any], operation: Operation, given: Mapping[str, str], sent: Mapping[str, Any]
-) -> Any:
-    """Do what is told to the audit: also where it fails in the middle, and not where it is refused."""
+async def _manage(call: Call[Any, Any], operation: Operation, given: Mapping[str, str]) -> Any:
+    """Do what is told to the audit: also where it fails in the middle, and not where it is refused, or all was so before."""
     change = Change(
         principal=call.principal,
         host=call.host,
         operation=operation,
         parameters=given,
-        sent=sent,
+        sent=call.sent,
         also=call.also,
     )
     try:
@@ -203,12 +201,18 @@ async def _manage(
     except BaseException as error:
         is_refused = isinstance(error, (Problem, StoreError))
         if not is_refused or isinstance(error, StoreUnavailableError):
-            call.context.sampler.forget()
-            call.context.on_change(attrs.evolve(change, unfinished=True))
+            _note(call.context, attrs.evolve(change, unfinished=True))
         raise
-    call.context.sampler.forget()
-    call.context.on_change(change)
+    if not isinstance(said, Reply) or said.changed:
+        _note(call.context, change)
     return said
+
+
+def _note(context: Context, change: Change) -> None:
+    """Have what was changed seen at once, and written down."""
+    context.sampler.forget()
+    context.directory.forget()
+    context.on_change(change)
 
 
 async def _still_may(

@@ -13,6 +13,7 @@ from trionat.log.tail import keep_tail
 from trionat.server.connection_log import ConnectionLog
 from trionat.server.console.application import make_application
 from trionat.server.console.context import Context
+from trionat.server.console.directory import Directory
 from trionat.server.console.guard import Guard
 from trionat.server.console.health import Health
 from trionat.server.console.live import Live
@@ -171,6 +172,7 @@ class Console:
             logins=self.logins,
             sampler=sampler,
             live=Live(sampler),
+            directory=Directory(self.store, self.traffic),
             health=health,
             exposition=exposition,
             tail=tail,
@@ -194,4 +196,5 @@ class Console:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sampler.run, name="look at the server")
             nursery.start_soon(context.live.run, name="tell what changes")
+            nursery.start_soon(context.directory.run, name="look at the accounts")
             await web_server.serve()

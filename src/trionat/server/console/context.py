@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trionat.server.accounts.traffic import Traffic
     from trionat.server.admin.commands import Commands
     from trionat.server.admission.bans import Bans
+    from trionat.server.console.directory import Directory
     from trionat.server.console.health import Health
     from trionat.server.console.live import Live
     from trionat.server.console.logins import Logins
@@ -82,6 +83,7 @@ class Context:
     logins: Logins
     sampler: Sampler
     live: Live
+    directory: Directory
     health: Health
     exposition: Exposition
     tail: Tail

@@ -7,10 +7,11 @@ that is still there, and is told to fetch all anew (`reset`) where it is not.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, deque
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import attrs
 import trio
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from trionat.server.console.rows import SessionRow, VisitorRow
     from trionat.server.console.sampler import Sample, Sampler
 
-Topic = Literal["server", "sessions", "visitors"]
+Topic = Literal["server", "sessions", "visitors", "users", "tokens"]
 
 _KEPT: Final = 8
 """Changes that a slow reader may be behind."""
@@ -39,31 +40,51 @@ _MOST_OF_ONE: Final = 20
 _ROWS_A_SECOND: Final = 1000
 """Visitors that are told of: where more change at once, the next change is told so much later."""
 
-R = TypeVar("R", "SessionRow", "VisitorRow")
+K = TypeVar("K", int, str)
+
+
+class Row(Protocol):
+    """What all rows have."""
+
+    @property
+    def user(self) -> str:
+        """Whose it is."""
+        ...
+
+
+R = TypeVar("R", bound=Row)
+S = TypeVar("S", "SessionRow", "VisitorRow")
+
+
+def _is_same(older: S, newer: S) -> bool:
+    """Tell whether nothing has changed; that time has passed is no change."""
+    return newer == attrs.evolve(older, seconds=newer.seconds)
 
 
 @attrs.frozen(kw_only=True)
-class _Changes:
+class Changes:
     """Rows of one kind that were added, have changed, or are gone, each with the account whose it is."""
 
     added: tuple[Any, ...]
     changed: tuple[Any, ...]
-    removed: tuple[tuple[int, str], ...]
+    removed: tuple[tuple[int | str, str], ...]
 
     @classmethod
-    def between(cls, before: Mapping[int, R], after: Mapping[int, R]) -> _Changes:
-        """Compare two looks; that time has passed is no change."""
+    def between(
+        cls,
+        before: Mapping[K, R],
+        after: Mapping[K, R],
+        is_same: Callable[[R, R], bool] = operator.eq,
+    ) -> Changes:
+        """Compare two looks."""
         return cls(
-            added=tuple(row for number, row in after.items() if number not in before),
+            added=tuple(row for key, row in after.items() if key not in before),
             changed=tuple(
                 row
-                for number, row in after.items()
-                if (older := before.get(number)) is not None
-                and row != attrs.evolve(older, seconds=row.seconds)
+                for key, row in after.items()
+                if (older := before.get(key)) is not None and not is_same(older, row)
             ),
-            removed=tuple(
-                (number, row.user) for number, row in before.items() if number not in after
-            ),
+            removed=tuple((key, row.user) for key, row in before.items() if key not in after),
         )
 
     def __len__(self) -> int:
@@ -73,7 +94,7 @@ class _Changes:
         """Return those that somebody may see, as JSON; None: there are none."""
         added = _rows(row for row in self.added if may_see(row.user))
         changed = _rows(row for row in self.changed if may_see(row.user))
-        removed = to_json([number for number, user in self.removed if may_see(user)])
+        removed = to_json([key for key, user in self.removed if may_see(user)])
         if not added and not changed and removed == b"[]":
             return None
         return b'{"added":[%b],"changed":[%b],"removed":%b}' % (added, changed, removed)
@@ -88,9 +109,14 @@ class Tick:
     """None where there is a newer one, which alone is told of the server."""
 
     scribe: trio.CapacityLimiter
-    changes: Mapping[Topic, _Changes]
+    changes: Mapping[Topic, Changes]
     _words: dict[tuple[Topic, str], bytes] = attrs.field(init=False, factory=lambda: {})
     _writing: trio.Lock = attrs.field(init=False, factory=trio.Lock)
+
+    @property
+    def size(self) -> int:
+        """How many rows have changed."""
+        return sum(map(len, self.changes.values()))
 
     async def words(
         self, topic: Topic, principal: Principal, tell_server: Callable[[Sample, Principal], Any]
@@ -134,19 +160,11 @@ def _frame(name: str, text: bytes) -> bytes:
 
 
 @attrs.define(eq=False)
-class Live:
-    """See the module. `run` has to run; `changed` is notified after each change."""
+class Ticks:
+    """The last changes; `number` is that of the last one."""
 
-    sampler: Sampler
-    changed: Signal = attrs.field(init=False, factory=Signal)
-    _ticks: deque[Tick] = attrs.field(init=False, factory=lambda: deque(maxlen=_KEPT))
-    _visitors: Mapping[int, VisitorRow] = attrs.field(init=False, factory=lambda: {})
-    _visitors_due: float = attrs.field(init=False, default=0.0)
-    _scribe: trio.CapacityLimiter = attrs.field(
-        init=False, factory=partial(trio.CapacityLimiter, 1)
-    )
     number: int = attrs.field(init=False, default=0)
-    """That of the last change."""
+    _ticks: deque[Tick] = attrs.field(init=False, factory=lambda: deque(maxlen=_KEPT))
 
     def since(self, number: int) -> list[Tick] | None:
         """Return the changes after that one; None: some of them are forgotten."""
@@ -154,6 +172,31 @@ class Live:
         if number < oldest - 1:
             return None
         return [tick for tick in self._ticks if tick.number > number]
+
+    def begin_anew(self) -> None:
+        """Forget all: whoever reads fetches all anew."""
+        self._ticks.clear()
+        self.number += 1
+
+    def add(self, tick: Tick) -> None:
+        """Tell one more, which has the next number."""
+        if self._ticks:
+            self._ticks[-1].sample = None  # thousands of visitors, eight times
+        self._ticks.append(tick)
+        self.number = tick.number
+
+
+@attrs.define(eq=False)
+class Live(Ticks):
+    """See the module. `run` has to run; `changed` is notified after each change."""
+
+    sampler: Sampler
+    changed: Signal = attrs.field(init=False, factory=Signal)
+    _visitors: Mapping[int, VisitorRow] = attrs.field(init=False, factory=lambda: {})
+    _visitors_due: float = attrs.field(init=False, default=0.0)
+    _scribe: trio.CapacityLimiter = attrs.field(
+        init=False, factory=partial(trio.CapacityLimiter, 1)
+    )
 
     async def run(self) -> None:
         """Put changes together, for ever. Where nobody watches, nothing is kept but the last look."""
@@ -164,9 +207,8 @@ class Live:
             if after is None or after is before:
                 continue
             if before is None or not self.sampler.is_watched:
-                self._ticks.clear()
+                self.begin_anew()
                 self._visitors, self._visitors_due = after.visitors, 0.0
-                self.number += 1
             else:
                 await self._add(before, after)
             before = after
@@ -177,17 +219,14 @@ class Live:
         if (told := tick.changes.get("visitors")) is not None:
             self._visitors = after.visitors
             self._visitors_due = after.at + len(told) / _ROWS_A_SECOND
-        if self._ticks:
-            self._ticks[-1].sample = None  # thousands of visitors, eight times
-        self._ticks.append(tick)
-        self.number = tick.number
+        self.add(tick)
 
     def _compare(self, before: Sample, after: Sample) -> Tick:
-        changes: dict[Topic, _Changes] = {
-            "sessions": _Changes.between(before.sessions, after.sessions)
+        changes: dict[Topic, Changes] = {
+            "sessions": Changes.between(before.sessions, after.sessions, _is_same)
         }
         if after.at >= self._visitors_due:
-            changes["visitors"] = _Changes.between(self._visitors, after.visitors)
+            changes["visitors"] = Changes.between(self._visitors, after.visitors, _is_same)
         return Tick(number=self.number + 1, sample=after, scribe=self._scribe, changes=changes)
 
 

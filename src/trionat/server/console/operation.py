@@ -51,17 +51,21 @@ class Call(Generic[P, B]):
     """Tells whether who asks is still who he was, and may do what he might, for an answer that takes long."""
 
     principal: Principal = _NOBODY
+    sent: dict[str, Any] = attrs.field(factory=lambda: {})
+    """What was sent, but for secrets, as the audit is to know it. A handler leaves out what was so before."""
+
     also: dict[str, object] = attrs.field(factory=lambda: {})
     """What the audit is to know besides what was sent."""
 
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """An answer that is more than its values: another status, or headers."""
+    """An answer that is more than its values: another status, or headers. `changed` is whether it is for the audit: what was so before is no change."""
 
     values: Any = None
     status: int = 200
     headers: Mapping[str, str] = attrs.field(factory=lambda: {})
+    changed: bool = True
 
 
 @attrs.frozen(kw_only=True)

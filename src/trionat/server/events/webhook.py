@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import secrets
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -75,6 +76,8 @@ class Webhook:
 
     stopped: bool = attrs.field(init=False, default=False)
     _key: str = attrs.field(init=False)
+    _counted: tuple[int, int] | None = attrs.field(init=False, default=None)
+    _behind: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         self._key = key_of(self.config)
@@ -86,8 +89,14 @@ class Webhook:
 
     @property
     def behind(self) -> int:
-        """How many events there were since the last one that it is done with, also of types that it does not want."""
-        return max(0, self.journal.last - self.position)
+        """How many events that it wants wait for it, of those that are still there."""
+        at = self.position, self.journal.last
+        if self._counted != at:  # counted once, however many ask
+            found = self.journal.newest(
+                self.journal.most, above=self.position, wants=self.config.wants
+            )
+            self._counted, self._behind = at, len(found)
+        return self._behind
 
     @property
     def is_through(self) -> bool:
@@ -187,5 +196,7 @@ async def send_test(
 ) -> Outcome:
     """Send a test event, once, whatever the webhook wants to hear of. It has no number, and is in no journal."""
     event = Event(0, now(), TEST, server, {})
-    message = compose(webhook, [Kept(event, event.to_json())], "test-0", now())
+    message = compose(
+        webhook, [Kept(event, event.to_json())], f"test-{secrets.token_hex(8)}", now()
+    )
     return await send(webhook, message, tls)

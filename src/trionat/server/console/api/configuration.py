@@ -19,11 +19,12 @@ _MASK: Final = "***"
 
 @attrs.frozen(kw_only=True)
 class KeyRow:
-    """A key. `source` is a flag, a variable of the environment, a file with the line, or default; `value` is as it would be written, or in words where nothing is set."""
+    """A key; the section `Events` is a list, whose key is empty. `unit` is what its value is in, where it is a number of something: `s` are seconds. `source` is a flag, a variable of the environment, a file with the line, or default; `value` is as it would be written, or in words where nothing is set."""
 
     section: str
     key: str
     value: str
+    unit: str | None
     source: str
     meaning: str
 
@@ -35,9 +36,14 @@ def _rows(sections: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[K
                 section=name,
                 key=key.name,
                 value=_shown(key, values),
+                unit=key.kind.unit if _is_number(getattr(values, key.field)) else None,
                 source=origins.get(key.path) or _origin(key, values),
                 meaning=key.meaning,
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _origin(key: Key, values: Any) -> str:

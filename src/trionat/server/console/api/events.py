@@ -97,8 +97,8 @@ def _text(value: object) -> str | None:
 class WebhookRow:
     """A webhook, and how it stands: it takes events (`well`), is tried again (`failing`), or wants no more until the server is started anew (`stopped`).
 
-    `url` is without what may be secret in it, and `types` are those that it wants, all where there are none. So many events have come since the last that it is done with (`behind`),
-    of all types. `failures` counts tries in a row, of which `reason` is why the last one failed.
+    `url` is without what may be secret in it, and `types` are those that it wants, all where there are none. So many events that it wants wait for it (`behind`).
+    `failures` counts tries in a row, of which `reason` is why the last one failed.
     """
 
     url: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -19,18 +19,19 @@ from trionat.server.console.problem import Code, Problem
 from trionat.server.console.shape import field
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from starlette.types import Message, Receive, Scope, Send
 
     from trionat.server.console.api.log import Record
-    from trionat.server.console.live import Tick, Topic
+    from trionat.server.console.live import Tick, Ticks, Topic
 
 _SNAPSHOTS: Final[tuple[Topic, ...]] = ("server", "sessions", "visitors")
+_ACCOUNTS: Final[tuple[Topic, ...]] = ("users", "tokens")
 _LOG: Final = "log"
 _EVENT: Final = "event"
 _FOR_ADMINS: Final = frozenset({_LOG, _EVENT})
-_TOPICS: Final = (*_SNAPSHOTS, _EVENT, _LOG)
+_TOPICS: Final = (*_SNAPSHOTS, *_ACCOUNTS, _EVENT, _LOG)
 
 _LOOK_INTERVAL: Final = 1.0
 _SIGN_OF_LIFE: Final = 15.0
@@ -62,7 +63,7 @@ class EventStream(Response):
     call: Call[Topics, Nothing]
     topics: tuple[str, ...]
     still_may: Callable[[], Awaitable[bool]]
-    _told: int = attrs.field(init=False, default=0)
+    _told: dict[Ticks, int] = attrs.field(init=False, factory=lambda: {})
     _told_of_log: int = attrs.field(init=False, default=0)
     _told_of_events: int = attrs.field(init=False, default=0)
 
@@ -72,7 +73,7 @@ class EventStream(Response):
         with context.readers.counting(self.call.principal):
             if not await _read_body(receive):
                 return
-            with context.sampler.watching():
+            with context.sampler.watching(), self._watching_accounts():
                 await send(_START)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_wait_gone, receive, nursery.cancel_scope)
@@ -80,10 +81,25 @@ class EventStream(Response):
                     nursery.cancel_scope.cancel("may not read any more")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    @contextmanager
+    def _watching_accounts(self) -> Generator[None]:
+        if self._asks_of_accounts:
+            with self.call.context.directory.watching():
+                yield
+        else:
+            yield
+
+    @property
+    def _asks_of_accounts(self) -> bool:
+        return any(topic in self.topics for topic in _ACCOUNTS)
+
     async def _tell(self, send: Send) -> None:
         context = self.call.context
         await context.sampler.look()
-        self._told, self._told_of_log = context.live.number, context.tail.newest
+        if self._asks_of_accounts:
+            await context.directory.wait_first()
+        self._told = {each: each.number for each in (context.live, context.directory)}
+        self._told_of_log = context.tail.newest
         self._told_of_events = context.delivery.journal.last
         said = looked = trio.current_time()
         text = event("reset", {"topics": list(self.topics)})
@@ -98,22 +114,27 @@ class EventStream(Response):
                 looked = now
                 if not await self.still_may():
                     return
-            if self._told == context.live.number:
+            if self._told[context.live] == context.live.number:
                 with trio.move_on_after(_LOOK_INTERVAL):
                     await context.live.changed.wait()
-            text = await self._news() + self._events() + await self._log()
+            text = await self._news(context.live, _SNAPSHOTS)
+            text += await self._news(context.directory, _ACCOUNTS)
+            text += self._events() + await self._log()
 
-    async def _news(self) -> bytes:
-        ticks = self.call.context.live.since(self._told)
+    async def _news(self, source: Ticks, topics: tuple[Topic, ...]) -> bytes:
+        ticks = source.since(self._told[source])
+        asked: list[Topic] = [topic for topic in topics if topic in self.topics]
+        if not asked:
+            self._told[source] = source.number
+            return b""
         if ticks is None:
-            self._told = self.call.context.live.number
-            topics = [topic for topic in self.topics if topic in _SNAPSHOTS]
-            return event("reset", {"topics": topics})
+            self._told[source] = source.number
+            return event("reset", {"topics": asked})
         text = b""
         for tick in ticks:
-            self._told = tick.number
-            for topic in _SNAPSHOTS:
-                if topic in self.topics and (topic != "server" or tick is ticks[-1]):
+            self._told[source] = tick.number
+            for topic in asked:
+                if topic != "server" or tick is ticks[-1]:
                     text += await self._words(tick, topic)
         return text
 
@@ -194,7 +215,7 @@ OPERATIONS = (
         method="GET",
         path="/live",
         name="watch",
-        summary="What changes, as server-sent events: server, sessions, visitors, event, log, and reset where the lists have to be fetched anew",
+        summary="What changes, as server-sent events: server, sessions, visitors, users, tokens, event, log, and reset where the lists have to be fetched anew",
         parameters=Topics,
         answer=str,
         media_type="text/event-stream",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -14,6 +14,7 @@ from trionat.server.console.operation import ROOT, Call, Nothing, Operation, Pag
 from trionat.server.console.principal import Permission
 from trionat.server.console.problem import Code, Problem
 from trionat.server.console.refusals import there, valid
+from trionat.server.console.rows import TokenRow
 from trionat.server.console.shape import field
 from trionat.store.base import check_new_name
 from trionat.store.tokens import Token, TokenScope, check_scope, digest_token, make_token_text
@@ -21,26 +22,6 @@ from trionat.store.tokens import Token, TokenScope, check_scope, digest_token, m
 if TYPE_CHECKING:
     from trionat.server.console.context import Context
     from trionat.server.console.principal import Principal
-
-
-@attrs.frozen(kw_only=True)
-class TokenRow:
-    """A token, but for its secret. `last_used` is right to the hour."""
-
-    id: str
-    name: str
-    user: str
-    scope: Literal["read", "manage", "metrics"]
-    created_at: str
-    expires_at: str | None
-    expired: bool
-    last_used: str | None
-
-    @classmethod
-    def of(cls, token: Token, now: datetime) -> Self:
-        """Return the row of a token."""
-        values: dict[str, Any] = token_values(token, now)
-        return cls(**values)
 
 
 @attrs.frozen(kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import attrs
@@ -11,7 +11,6 @@ import trio
 
 from trionat.errors import RefusedError
 from trionat.server.accounts.limit_lists import check_names, check_networks, check_ports
-from trionat.server.accounts.values import user_values
 from trionat.server.admin.messages import Kicked, KickUser
 from trionat.server.console.account import find_account
 from trionat.server.console.authentication import banned, check_ban
@@ -29,9 +28,11 @@ from trionat.server.console.operation import (
 from trionat.server.console.principal import Permission
 from trionat.server.console.problem import Code, Problem
 from trionat.server.console.refusals import there, valid
+from trionat.server.console.rows import UserRow
 from trionat.server.console.shape import ABSENT, Absent, field
 from trionat.store.base import Limits, User, check_new_name, new_ticket_salt
 from trionat.store.passwords import (
+    SHORTEST_PASSWORD,
     check_new_password,
     hash_password,
     make_no_password,
@@ -50,43 +51,6 @@ _LISTS: Mapping[str, Callable[[Any], tuple[int | str, ...]]] = {
     "allow_visitors": check_networks,
     "deny_visitors": check_networks,
 }
-
-
-@attrs.frozen(kw_only=True)
-class LimitsRow:
-    """What an account may have at most; null: as much as the server gives to anybody. `bandwidth` is in bytes per second, `monthly_quota` in bytes."""
-
-    visit_ports: tuple[int, ...] | None
-    sessions: int | None
-    visitors: int | None
-    bandwidth: int | None
-    monthly_quota: int | None
-    allow_visitors: tuple[str, ...] | None
-    deny_visitors: tuple[str, ...] | None
-    names: tuple[str, ...] | None
-
-
-@attrs.frozen(kw_only=True)
-class UserRow:
-    """An account. `used_this_month` is in bytes, both directions added, of this month (UTC); `damage` says why nobody can log in until it is repaired."""
-
-    name: str
-    admin: bool
-    disabled: bool
-    has_password: bool
-    created_at: str | None
-    expires_at: str | None
-    expired: bool
-    limits: LimitsRow
-    damage: str | None
-    used_this_month: int
-
-    @classmethod
-    def of(cls, user: User, used: int, now: datetime) -> Self:
-        """Return the row of an account."""
-        values: dict[str, Any] = user_values(user, now)
-        values["limits"] = LimitsRow(**values["limits"])
-        return cls(**values, used_this_month=used)
 
 
 @attrs.frozen(kw_only=True)
@@ -130,7 +94,7 @@ class NewUser:
     """An account to be made. Without a password (null) it has tickets and tokens only."""
 
     name: str = field(shortest=1, longest=64)
-    password: str | None = field(shortest=1, longest=1024, secret=True)
+    password: str | None = field(shortest=SHORTEST_PASSWORD, longest=1024, secret=True)
     admin: bool = False
     disabled: bool = False
     expires_at: str | None = field(None, about=WHEN)
@@ -151,7 +115,7 @@ class UserChange:
 class PasswordChange:
     """A new password. Who sets his own has to know the old one."""
 
-    password: str = field(shortest=1, longest=1024, secret=True)
+    password: str = field(shortest=SHORTEST_PASSWORD, longest=1024, secret=True)
     old_password: str | None = field(None, longest=1024, secret=True)
 
 
@@ -209,12 +173,16 @@ async def _add(call: Call[Nothing, NewUser]) -> Reply:
     )
     with valid("name"):
         await store.add_user(user)
+    bare = attrs.evolve(
+        user, name="", limits=Limits(), expires_at=None, admin=False, disabled=False
+    )
+    _leave_out_same(call.sent, bare, user)
     (row,) = await _rows(call.context, [user])
     location = f"{ROOT}/users/{quote(user.name, safe='')}"
     return Reply(values=row, status=201, headers={"Location": location})
 
 
-async def _change(call: Call[One, UserChange]) -> UserRow:
+async def _change(call: Call[One, UserChange]) -> Reply:
     body, name, store = call.body, call.parameters.name, call.context.store
     await find_account(call.context, call.principal, name)
     is_own = name == call.principal.username
@@ -228,7 +196,10 @@ async def _change(call: Call[One, UserChange]) -> UserRow:
         else read_expiry(body.expires_at, datetime.now(UTC), must_be_later=is_own)
     )
 
+    found = list[User]()
+
     def change(user: User) -> User:
+        found[:] = [user]
         if user.damage and body.limits != LimitsChange() and not body.limits.is_whole:
             raise Problem(Code.CONFLICT, user.damage)
         return attrs.evolve(
@@ -242,8 +213,27 @@ async def _change(call: Call[One, UserChange]) -> UserRow:
 
     with there(f"user {name!r}"), valid("limits" if body.expires_at is ABSENT else "expires_at"):
         changed = await store.change_user(name, change, keep_administrator=True)
+    _leave_out_same(call.sent, found[0], changed)
     (row,) = await _rows(call.context, [changed])
-    return row
+    return Reply(values=row, changed=bool(call.sent))
+
+
+def _leave_out_same(sent: dict[str, Any], before: User, after: User) -> None:
+    """Leave out of what was sent what was so before."""
+    limits = {
+        name: value
+        for name, value in sent.get("limits", {}).items()
+        if getattr(before.limits, name) != getattr(after.limits, name) or before.damage
+    }
+    same = [
+        name for name in sent if name != "limits" and getattr(before, name) == getattr(after, name)
+    ]
+    for name in same:
+        del sent[name]
+    if limits:
+        sent["limits"] = limits
+    else:
+        sent.pop("limits", None)
 
 
 async def _remove(call: Call[One, Nothing]) -> None:

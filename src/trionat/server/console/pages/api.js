@@ -28,9 +28,13 @@ function keep(text) {
   }
 }
 
+/** Whether who was logged in has left by himself. */
+export let hasLeft = false;
+
 export async function logIn(username, password) {
   const who = await request("POST", "login", { username, password });
   keep(who.csrf);
+  hasLeft = false;
   me.set(who);
 }
 
@@ -41,6 +45,7 @@ export async function logOut() {
     // The server is away, or has ended the login itself: here it ends in any case.
   }
   keep("");
+  hasLeft = true;
   me.set(null);
 }
 

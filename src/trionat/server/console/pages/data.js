@@ -83,6 +83,39 @@ export function useLiveList(path, topic, keyOf) {
   return { ...list, value: rows };
 }
 
+/** One answer, which is an entry of a list that the live stream tells of. */
+export function useLiveAnswer(path, topic, isIt) {
+  const answer = useAnswer(path);
+  const [newer, setNewer] = useState(null);
+  useEffect(() => setNewer(null), [answer.value]);
+  useEffect(
+    () =>
+      follow(topic, (_, change) => {
+        const found = [...(change.added ?? []), ...(change.changed ?? [])].find(isIt);
+        if (found) setNewer(found);
+      }),
+    [topic, path],
+  );
+  return { ...answer, value: newer ?? answer.value };
+}
+
+/** What the live stream has told of a topic since this is shown, by key. */
+export function useChanged(topic, keyOf) {
+  const [items, setItems] = useState(new Map());
+  useEffect(
+    () =>
+      follow(topic, (_, change) =>
+        setItems((before) => {
+          const after = new Map(before);
+          apply(after, change, keyOf);
+          return after;
+        }),
+      ),
+    [topic],
+  );
+  return items;
+}
+
 function apply(items, change, keyOf) {
   for (const item of [...(change.added ?? []), ...(change.changed ?? [])]) items.set(keyOf(item), item);
   for (const key of change.removed ?? []) items.delete(key);

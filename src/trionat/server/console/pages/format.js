@@ -19,6 +19,9 @@ export function rate(bytes) {
   return `${amount(Math.round(bytes))}/s`;
 }
 
+// As logs and the command line have it, in all languages.
+const HOURS = { hourCycle: "h23" };
+
 const formats = new Map();
 
 function format(kind, options) {
@@ -50,12 +53,12 @@ export function since(moment) {
 }
 
 export function time(moment) {
-  return moment ? format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "short" }).format(new Date(moment)) : "";
+  return moment ? format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "short", ...HOURS }).format(new Date(moment)) : "";
 }
 
 /** To the second. */
 export function exact(moment) {
-  return moment ? format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "medium" }).format(new Date(moment)) : "";
+  return moment ? format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "medium", ...HOURS }).format(new Date(moment)) : "";
 }
 
 export function date(moment) {
@@ -63,7 +66,7 @@ export function date(moment) {
 }
 
 export function clock(moment) {
-  return moment ? format(Intl.DateTimeFormat, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }).format(new Date(moment)) : "";
+  return moment ? format(Intl.DateTimeFormat, { hour: "2-digit", minute: "2-digit", second: "2-digit", ...HOURS }).format(new Date(moment)) : "";
 }
 
 export function day(moment) {

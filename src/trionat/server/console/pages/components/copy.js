@@ -5,7 +5,8 @@ import { t } from "../language.js";
 
 const SHOWN = 2000;
 
-export function CopyButton({ text, label }) {
+/** `name` says what is copied, where several such buttons are side by side. */
+export function CopyButton({ text, label, name }) {
   const [state, setState] = useState("");
   const timer = useRef(0);
   useEffect(() => () => clearTimeout(timer.current), []);
@@ -19,7 +20,7 @@ export function CopyButton({ text, label }) {
     clearTimeout(timer.current);
     timer.current = setTimeout(() => setState(""), SHOWN);
   };
-  return html`<button type="button" class="copy" onClick=${copy}>
+  return html`<button type="button" class="copy" aria-label=${name && !state ? t("copy.of", { text: name }) : undefined} onClick=${copy}>
     <span aria-live="polite">${state === "copied" ? t("copied") : state === "failed" ? t("copy.failed") : (label ?? t("copy"))}</span>
   </button>`;
 }

@@ -2,19 +2,20 @@
 
 import { me, pathOf, put } from "../api.js";
 import { Field } from "../components/field.js";
+import { newPassword, SHORTEST_PASSWORD } from "../components/password.js";
 import { explain, say } from "../components/toast.js";
-import { useAnswer } from "../data.js";
+import { useLiveAnswer } from "../data.js";
 import { time } from "../format.js";
 import { html, useState } from "../html.js";
 import { t } from "../language.js";
 import { useStore } from "../store.js";
 import { Peer, visible } from "../visible.js";
 import { TicketDialog, VoidTickets } from "./ticket.js";
-import { limitsText, Quota } from "./users.js";
+import { limitsText, Quota, UserState } from "./users.js";
 
 export function Account() {
   const who = useStore(me);
-  const { value } = useAnswer(pathOf("users", who.username), 30);
+  const { value } = useLiveAnswer(pathOf("users", who.username), "users", (user) => user.name === who.username);
   const [doing, setDoing] = useState("");
   const close = () => setDoing("");
   return html`<div class="head"><h1>${t("account.title")}</h1></div>
@@ -25,7 +26,9 @@ export function Account() {
           <dt>${t("users.role")}</dt>
           <dd>${who.admin ? t("users.admin") : t("users.plain")}</dd>
           ${value &&
-          html`<dt>${t("users.month")}</dt>
+          html`<dt>${t("state")}</dt>
+            <dd><${UserState} user=${value} /></dd>
+            <dt>${t("users.month")}</dt>
             <dd><${Quota} user=${value} /></dd>
             <dt>${t("users.limits")}</dt>
             <dd>${visible(limitsText(value.limits)) || t("users.no_limits")}</dd>
@@ -53,14 +56,11 @@ function Password({ who }) {
   const save = async (event) => {
     event.preventDefault();
     const form = new FormData(event.target);
-    if (form.get("new") !== form.get("again")) {
-      setError(t("account.differ"));
-      return;
-    }
     setBusy(true);
     setError(null);
     try {
-      await put(pathOf("users", who.username, "password"), { old_password: form.get("old"), password: form.get("new") });
+      const password = newPassword(form, "new", "again");
+      await put(pathOf("users", who.username, "password"), { old_password: form.get("old"), password });
       event.target.reset();
       say(t("account.changed"));
     } catch (problem) {
@@ -73,8 +73,8 @@ function Password({ who }) {
     <form onSubmit=${save}>
       <input type="text" name="username" value=${who.username} autocomplete="username" hidden />
       <${Field} label=${t("account.old")} name="old" type="password" autocomplete="current-password" required />
-      <${Field} label=${t("account.new")} name="new" type="password" autocomplete="new-password" required help=${t("account.new_help")} />
-      <${Field} label=${t("account.again")} name="again" type="password" autocomplete="new-password" required />
+      <${Field} label=${t("account.new")} name="new" type="password" autocomplete="new-password" required help=${`${t("password.rule", { n: SHORTEST_PASSWORD })} ${t("account.new_help")}`} />
+      <${Field} label=${t("password.again")} name="again" type="password" autocomplete="new-password" required />
       ${error && html`<p class="error" role="alert">${visible(error)}</p>`}
       <button type="submit" disabled=${busy}>${busy ? t("working") : t("account.submit")}</button>
     </form>

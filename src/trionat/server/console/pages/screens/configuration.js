@@ -10,6 +10,15 @@ import { useStore } from "../store.js";
 import { visible } from "../visible.js";
 import { Failed } from "./failed.js";
 
+/** A section that is one list has no keys. */
+function nameOf(row) {
+  return row.key ? `${row.section}.${row.key}` : row.section;
+}
+
+function valueOf(row) {
+  return row.unit ? `${row.value} ${row.unit}` : row.value;
+}
+
 export function Configuration() {
   const list = useAnswer("configuration");
   const all = list.value?.items;
@@ -23,10 +32,10 @@ export function Configuration() {
         strong: true,
         wrap: true,
         width: 20,
-        value: (row) => `${row.section}.${row.key}`,
-        cell: (row) => html`<span>${row.section}.${row.key}<span class="under" lang="en">${visible(row.meaning)}</span></span>`,
+        value: nameOf,
+        cell: (row) => html`<span>${nameOf(row)}<span class="under" lang="en">${visible(row.meaning)}</span></span>`,
       },
-      { key: "value", title: t("configuration.value"), width: 16, wrap: true, value: (row) => row.value, cell: (row) => html`<code>${visible(row.value)}</code>` },
+      { key: "value", title: t("configuration.value"), width: 16, wrap: true, value: valueOf, cell: (row) => html`<code>${visible(valueOf(row))}</code>` },
       { key: "source", title: t("configuration.source"), width: 12, value: (row) => tOr(`source.${row.source}`, row.source), cell: (row) => html`<span class=${row.source === "default" ? "soft" : ""}>${tOr(`source.${row.source}`, visible(row.source))}</span>` },
     ],
     [code],
@@ -40,7 +49,7 @@ export function Configuration() {
           label=${t("configuration.title")}
           columns=${columns}
           rows=${rows}
-          rowKey=${(row) => `${row.section}.${row.key}`}
+          rowKey=${nameOf}
           extra=${html`<label class="toggle"><input type="checkbox" checked=${changed} onChange=${(event) => setChanged(event.target.checked)} /> ${t("configuration.changed")}</label>`}
           empty=${list.loading
             ? html`<p class="waiting">${t("loading")}</p>`

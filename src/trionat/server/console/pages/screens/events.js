@@ -103,7 +103,7 @@ function useEvents(types) {
 }
 
 function isAmong(type, types) {
-  return !types || types.split(",").some((each) => each === type || (each.endsWith(".*") && type.startsWith(each.slice(0, -1))));
+  return !types || types.split(",").some((each) => each === type || (each.endsWith(".*") && `${type}.`.startsWith(each.slice(0, -1))));
 }
 
 function Filter({ types, setTypes }) {
@@ -145,6 +145,7 @@ const WRITE = new Map([
   ["grace", span],
   ["used", amount],
   ["quota", amount],
+  ["relayed", amount],
   ["month", month],
   ["expires_at", time],
 ]);
@@ -170,6 +171,13 @@ function Words({ row }) {
   return html`<span>${wordsOf(row).map(({ text, value }) => (value ? html`<${Peer} text=${text} />` : text))}</span>`;
 }
 
+/** A field as programs get it, and as people read it where that is more. */
+function inFull(name, value) {
+  const plain = typeof value === "string" ? value : JSON.stringify(value);
+  const read = WRITE.has(name) && value !== null ? write(name, value) : plain;
+  return read === plain || typeof value !== "number" ? plain : `${plain} (${read})`;
+}
+
 function Details({ row, onClose }) {
   return html`<${Dialog} title=${tOr(`type.${row.type}`, visible(row.type))} onClose=${onClose} wide>
     <div class="body steps">
@@ -185,7 +193,7 @@ function Details({ row, onClose }) {
         <dd><${Peer} text=${row.server} /></dd>
         ${Object.entries(row.data).map(
           ([name, value]) => html`<dt><code>${visible(name)}</code></dt>
-            <dd><${Peer} text=${typeof value === "string" ? value : JSON.stringify(value)} /></dd>`,
+            <dd><${Peer} text=${inFull(name, value)} /></dd>`,
         )}
       </dl>
     </div>

@@ -1,6 +1,6 @@
 // Logging in.
 
-import { logIn, me } from "../api.js";
+import { hasLeft, logIn, me } from "../api.js";
 import { explain } from "../components/toast.js";
 import { Field } from "../components/field.js";
 import { html, useEffect, useState } from "../html.js";
@@ -35,7 +35,7 @@ export function Login() {
   return html`<main class="login" id="content" tabindex="-1">
     <div class="panel">
       <h1>${t("login.title")}</h1>
-      ${wasIn && !error && html`<p class="help">${t("login.ended")}</p>`}
+      ${wasIn && !error && html`<p class="help" role="status">${t(hasLeft ? "login.left" : "login.ended")}</p>`}
       <form onSubmit=${send}>
         <${Field} label=${t("login.name")} name="username" autocomplete="username" autocapitalize="none" required />
         <${Field} label=${t("login.password")} name="password" type="password" autocomplete="current-password" required />

@@ -131,7 +131,7 @@ function Refused({ refused }) {
 
 function FirstSteps({ who }) {
   return html`<section class="section">
-    <${Empty} title=${t("overview.first")} text=${t("overview.first_text")}>
+    <${Empty} title=${t("overview.first")} text=${t(who.admin ? "overview.first_text" : "overview.first_text_own")}>
       ${who.admin
         ? html`<a href=${href("users")}>${t("overview.first_users")}</a>`
         : html`<a href=${href("account")}>${t("overview.first_ticket")}</a>`}

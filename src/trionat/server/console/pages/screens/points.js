@@ -10,11 +10,12 @@ import { useList } from "../data.js";
 import { time } from "../format.js";
 import { html, useMemo, useState } from "../html.js";
 import { language, t } from "../language.js";
+import { server } from "../live.js";
 import { useStore } from "../store.js";
 import { visible } from "../visible.js";
 import { Failed } from "./failed.js";
 import { Queue, Reserved } from "./queue.js";
-import { Where } from "./services.js";
+import { addressOf, Reached } from "./services.js";
 
 const KINDS = { held: "good", reserved: "warn", free: "" };
 
@@ -33,7 +34,7 @@ export function Points() {
         { key: "user", title: t("user"), width: 9, value: (row) => row.user ?? "" },
         { key: "client", title: t("client"), width: 10, value: (row) => row.client ?? "" },
         { key: "service", title: t("service"), width: 9, value: (row) => row.service ?? "" },
-        { key: "url", title: t("points.url"), width: 14, value: (row) => row.url ?? "", cell: (row) => row.url && html`<${Where} service=${row} />` },
+        { key: "url", title: t("points.url"), width: 18, value: (row) => addressOf(serviceOf(row), server.get()), cell: (row) => html`<${Reached} service=${serviceOf(row)} />` },
         { key: "kept", title: t("points.kept"), width: 10, value: (row) => row.kept, cell: (row) => time(row.kept) },
       ],
     [code],
@@ -80,6 +81,11 @@ export function Points() {
         names.reload();
       }}
     />`}`;
+}
+
+/** What visitors reach at a point that somebody has. */
+function serviceOf(row) {
+  return { url: row.url, port: row.state !== "free" && typeof row.point === "number" ? row.point : 0 };
 }
 
 /** The points, and the names that are kept for an account: those that nobody uses now are rows of their own. */

@@ -1,9 +1,10 @@
 // Clients that wait for a place, and what is kept for those that were lost: parts of the screen of names and ports.
 
+import { Since } from "../components/since.js";
 import { Empty } from "../components/state.js";
 import { Table } from "../components/table.js";
 import { useList } from "../data.js";
-import { number, since, span, time, writePorts } from "../format.js";
+import { number, span, writePorts } from "../format.js";
 import { html, useId, useMemo } from "../html.js";
 import { language, t } from "../language.js";
 import { useStore } from "../store.js";
@@ -20,7 +21,7 @@ export function Queue() {
       { key: "client", title: t("client"), width: 14, strong: true, value: (row) => row.client },
       { key: "user", title: t("user"), width: 10, value: (row) => row.user },
       { key: "address", title: t("address"), width: 12, value: (row) => row.address },
-      { key: "since", title: t("since"), width: 8, end: true, value: (row) => row.since, cell: (row) => html`<span title=${time(row.since)}>${since(row.since)}</span>` },
+      { key: "since", title: t("since"), width: 8, end: true, value: (row) => row.since, cell: (row) => html`<${Since} moment=${row.since} />` },
     ],
     [code],
   );
@@ -43,7 +44,7 @@ export function Reserved() {
       { key: "points", title: t("points.title"), width: 16, strong: true, wrap: true, value: placesOf },
       { key: "user", title: t("user"), width: 10, value: (row) => row.user },
       { key: "group", title: t("sessions.group"), width: 9, value: (row) => row.group ?? "" },
-      { key: "since", title: t("reserved.lost"), width: 9, end: true, value: (row) => row.since, cell: (row) => html`<span title=${time(row.since)}>${since(row.since)}</span>` },
+      { key: "since", title: t("reserved.lost"), width: 9, end: true, value: (row) => row.since, cell: (row) => html`<${Since} moment=${row.since} />` },
       { key: "remaining", title: t("reserved.remaining"), width: 9, end: true, value: (row) => row.remaining, cell: (row) => span(row.remaining) },
       { key: "waiting", title: t("reserved.waiting"), width: 8, end: true, value: (row) => row.waiting, cell: (row) => number(row.waiting) },
     ],

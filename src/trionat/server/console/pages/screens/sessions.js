@@ -3,18 +3,20 @@
 import { me, pathOf, remove } from "../api.js";
 import { Copyable } from "../components/copy.js";
 import { Confirm, Dialog } from "../components/dialog.js";
+import { Since } from "../components/since.js";
 import { Empty, State } from "../components/state.js";
 import { Table } from "../components/table.js";
 import { say } from "../components/toast.js";
 import { useLiveList } from "../data.js";
-import { amount, milliseconds, number, rate, since, time } from "../format.js";
+import { amount, milliseconds, number, rate, time } from "../format.js";
 import { html, useMemo, useState } from "../html.js";
 import { language, t } from "../language.js";
 import { href } from "../router.js";
 import { useStore } from "../store.js";
 import { Peer, visible } from "../visible.js";
 import { Failed } from "./failed.js";
-import { Services, serviceText, Where } from "./services.js";
+import { Restriction } from "./restriction.js";
+import { Reached, Services, serviceText } from "./services.js";
 
 const keyOf = (session) => session.uid;
 
@@ -73,12 +75,13 @@ function columnsFor(admin, open) {
         <span class="under">${admin && html`<${Peer} text=${session.user} /> · `}${visible(session.dialect)}</span>
       </span>`,
     },
+    { key: "uid", title: t("sessions.uid"), width: 4, end: true, value: (session) => session.uid },
     admin && { key: "user", title: t("user"), unseen: true, value: (session) => session.user },
     { key: "dialect", title: t("dialect"), unseen: true, value: (session) => session.dialect },
     { key: "services", title: t("services"), width: 16, value: (session) => session.services.map(serviceText).join(" "), cell: (session) => html`<${Services} services=${session.services} />` },
     { key: "address", title: t("address"), width: 11, value: (session) => session.address },
     { key: "round_trip", title: t("round_trip"), width: 7, end: true, value: (session) => session.round_trip, cell: (session) => milliseconds(session.round_trip) },
-    { key: "since", title: t("since"), width: 7, end: true, value: (session) => session.since, cell: (session) => html`<span title=${time(session.since)}>${since(session.since)}</span>` },
+    { key: "since", title: t("since"), width: 7, end: true, value: (session) => session.since, cell: (session) => html`<${Since} moment=${session.since} />` },
     {
       key: "visitors",
       title: t("visitors.title"),
@@ -97,6 +100,8 @@ function Details({ session, onClose }) {
   return html`<${Dialog} title=${visible(session.client)} onClose=${onClose} wide>
     <div class="body">
       <dl class="facts">
+        <dt>${t("sessions.uid")}</dt>
+        <dd>${session.uid}</dd>
         <dt>${t("user")}</dt>
         <dd><${Peer} text=${session.user} /></dd>
         <dt>${t("address")}</dt>
@@ -104,7 +109,7 @@ function Details({ session, onClose }) {
         <dt>${t("dialect")}</dt>
         <dd>${visible(session.dialect)}</dd>
         <dt>${t("since")}</dt>
-        <dd>${time(session.since)} (${since(session.since)})</dd>
+        <dd>${time(session.since)} (<${Since} moment=${session.since} />)</dd>
         <dt>${t("round_trip")}</dt>
         <dd>${milliseconds(session.round_trip)}</dd>
         <dt>${t("sessions.tunnels")}</dt>
@@ -120,12 +125,12 @@ function Details({ session, onClose }) {
           <dd><${Peer} text=${session.group} /></dd>`}
         ${session.restrictions?.length > 0 &&
         html`<dt>${t("sessions.restrictions")}</dt>
-          <dd>${session.restrictions.map((each) => html`<div><code>${visible(each)}</code></div>`)}</dd>`}
+          <dd>${session.restrictions.map((each) => html`<div><${Restriction} text=${each} /></div>`)}</dd>`}
         <dt>${t("services")}</dt>
         <dd>
           ${session.services.map(
             (service) => html`<div>
-              <${Peer} text=${service.name} /> <${Where} service=${service} /> → <code>${visible(service.local)}</code>
+              ${service.name !== service.local && html`<${Peer} text=${service.name} /> `}<${Reached} service=${service} /> → <code>${visible(service.local)}</code>
               ${service.down && html` <${State} kind="bad">${t("sessions.down")}<//>`}
             </div>`,
           )}

@@ -10,6 +10,7 @@ import { readPorts, words } from "../format.js";
 import { html, useState } from "../html.js";
 import { t } from "../language.js";
 import { visible } from "../visible.js";
+import { Restriction } from "./restriction.js";
 
 export function TicketDialog({ name, onClose }) {
   const [ticket, setTicket] = useState(null);
@@ -20,7 +21,7 @@ export function TicketDialog({ name, onClose }) {
     setError(null);
     setBusy(true);
     try {
-      setTicket((await post(pathOf("users", name, "tickets"), wishes(new FormData(event.target)))).ticket);
+      setTicket(await post(pathOf("users", name, "tickets"), wishes(new FormData(event.target))));
     } catch (problem) {
       setError(explain(problem));
     }
@@ -28,7 +29,7 @@ export function TicketDialog({ name, onClose }) {
   };
   return html`<${Dialog} title=${t("ticket.title", { name: visible(name) })} onClose=${onClose} wide>
     ${ticket
-      ? html`<${Ticket} ticket=${ticket} />
+      ? html`<${Ticket} ticket=${ticket.ticket} restrictions=${ticket.restrictions} />
           <footer>
             <button type="button" onClick=${() => setTicket(null)}>${t("back")}</button>
             <button type="button" class="primary" onClick=${onClose}>${t("done")}</button>
@@ -65,11 +66,16 @@ function wishes(form) {
   return wished;
 }
 
-function Ticket({ ticket }) {
+function Ticket({ ticket, restrictions }) {
   return html`<div class="body">
     <div class="ticket">
       <div class="steps">
         <p>${t("ticket.secret")}</p>
+        ${restrictions.length > 0 &&
+        html`<div class="narrowed">
+          <b>${t("ticket.good_for")}</b>
+          ${restrictions.map((each) => html`<div><${Restriction} text=${each} /></div>`)}
+        </div>`}
         <textarea class="mono" rows="6" readonly aria-label=${t("ticket.ticket")} onFocus=${(event) => event.target.select()}>${ticket}</textarea>
         <${CopyButton} text=${ticket} label=${t("ticket.copy")} />
         <p class="help">${t("ticket.command")}</p>

@@ -7,19 +7,20 @@ import { Field } from "../components/field.js";
 import { Empty, State } from "../components/state.js";
 import { Table } from "../components/table.js";
 import { say } from "../components/toast.js";
-import { useList } from "../data.js";
+import { useList, useLiveList } from "../data.js";
 import { time } from "../format.js";
-import { html, useMemo, useState } from "../html.js";
+import { html, useId, useMemo, useState } from "../html.js";
 import { language, t, tOr } from "../language.js";
 import { useStore } from "../store.js";
 import { visible } from "../visible.js";
 import { Failed } from "./failed.js";
 
+const keyOf = (token) => token.id;
 const SCOPES = ["read", "manage"];
 const ADMIN_SCOPES = [...SCOPES, "metrics"]; // of all users together, so for administrators
 
 export function Tokens() {
-  const list = useList("tokens", 30);
+  const list = useLiveList("tokens", "tokens", keyOf);
   const [doing, setDoing] = useState(null);
   const who = useStore(me);
   const code = useStore(language);
@@ -48,7 +49,7 @@ export function Tokens() {
           label=${t("tokens.title")}
           columns=${columns}
           rows=${list.value ?? []}
-          rowKey=${(token) => token.id}
+          rowKey=${keyOf}
           actions=${(token) => html`<button type="button" onClick=${() => setDoing({ what: "revoke", token })} aria-label=${t("tokens.revoke_label", { name: visible(token.name) })}>${t("tokens.revoke")}</button>`}
           empty=${list.loading
             ? html`<p class="waiting">${t("loading")}</p>`
@@ -85,15 +86,26 @@ function AddToken({ onClose, done }) {
     post("tokens", {
       name: form.get("name"),
       scope: form.get("scope"),
+      ...(form.get("user") && form.get("user") !== who.username ? { user: form.get("user") } : {}),
       expires_at: form.get("expires") ? new Date(form.get("expires")).toISOString() : null,
     });
   return html`<${FormDialog} title=${t("tokens.add")} submit=${t("tokens.add_submit")} onSubmit=${add} onClose=${onClose} done=${done}>
     <${Field} label=${t("tokens.name")} name="name" required maxlength="64" help=${t("tokens.name_help")} autofocus />
-    <${Field} label=${t("tokens.scope")} name="scope" value="read">
+    ${who.admin && html`<${Whose} />`}
+    <${Field} label=${t("tokens.scope")} name="scope">
       ${(who.admin ? ADMIN_SCOPES : SCOPES).map((scope) => html`<option value=${scope}>${t(`tokens.${scope}`)}</option>`)}
     <//>
     <${Field} label=${t("tokens.expires")} name="expires" type="datetime-local" help=${t("tokens.expires_help")} />
   <//>`;
+}
+
+/** Whose token it is to be: an administrator may make one for anybody. */
+function Whose() {
+  const who = useStore(me);
+  const users = useList("users");
+  const id = useId();
+  return html`<${Field} label=${t("tokens.user")} name="user" value=${who.username} required maxlength="255" list=${id} help=${t("tokens.user_help")} />
+    <datalist id=${id}>${(users.value ?? []).map((user) => html`<option value=${user.name} />`)}</datalist>`;
 }
 
 function Made({ made, onClose }) {

@@ -3,7 +3,7 @@
 import { Bar } from "../components/bar.js";
 import { Empty } from "../components/state.js";
 import { Table } from "../components/table.js";
-import { useList } from "../data.js";
+import { useChanged, useList } from "../data.js";
 import { amount, day, month } from "../format.js";
 import { html, useMemo, useState } from "../html.js";
 import { language, t } from "../language.js";
@@ -17,6 +17,8 @@ export function Traffic() {
   const months = useMemo(lastMonths, []);
   const [wanted, setWanted] = useState(months[0]);
   const list = useList(`traffic?month=${wanted}`, 30);
+  const accounts = useChanged("users", (user) => user.name);
+  const rows = useMemo(() => (list.value ?? []).map((row) => (wanted === months[0] ? asOf(accounts.get(row.user), row) : row)), [list.value, accounts, wanted]);
   const code = useStore(language);
   const columns = useMemo(
     () => [
@@ -50,11 +52,17 @@ export function Traffic() {
       : html`<${Table}
           label=${t("traffic.title")}
           columns=${columns}
-          rows=${list.value ?? []}
+          rows=${rows}
           rowKey=${(row) => row.user}
           sort=${{ key: "month_bytes", down: true }}
           empty=${list.loading ? html`<p class="waiting">${t("loading")}</p>` : html`<${Empty} title=${t("traffic.none")} text=${t("traffic.none_text")} />`}
         />`}`;
+}
+
+/** The row with what the account is said to have used by now, and its quota. */
+function asOf(user, row) {
+  if (!user) return row;
+  return { ...row, month_bytes: Math.max(row.month_bytes, user.used_this_month), monthly_quota: user.limits.monthly_quota };
 }
 
 function lastMonths() {

@@ -5,10 +5,11 @@ import { Bar } from "../components/bar.js";
 import { Copyable } from "../components/copy.js";
 import { Confirm, Dialog, FormDialog } from "../components/dialog.js";
 import { Check, Field } from "../components/field.js";
+import { newPassword, SHORTEST_PASSWORD } from "../components/password.js";
 import { Empty, State } from "../components/state.js";
 import { Table } from "../components/table.js";
 import { complain, say } from "../components/toast.js";
-import { useList } from "../data.js";
+import { useLiveList } from "../data.js";
 import { amount, date, number, readAmount, readPorts, time, words, writeAmount, writePorts } from "../format.js";
 import { html, useMemo, useState } from "../html.js";
 import { language, t } from "../language.js";
@@ -20,8 +21,9 @@ import { TicketDialog, VoidTickets } from "./ticket.js";
 const keyOf = (user) => user.name;
 
 export function Users() {
-  const list = useList("users", 30);
+  const list = useLiveList("users", "users", keyOf);
   const [doing, setDoing] = useState(null);
+  const who = useStore(me);
   const code = useStore(language);
   const rows = list.value ?? [];
   const close = () => setDoing(null);
@@ -49,7 +51,8 @@ export function Users() {
           rows=${rows}
           rowKey=${keyOf}
           actions=${(user) => html`<button type="button" onClick=${() => setDoing({ what: "ticket", name: user.name })} aria-label=${t("users.ticket_label", { name: visible(user.name) })}>${t("users.ticket")}</button>
-            <button type="button" onClick=${() => toggle(user)} aria-label=${t(user.disabled ? "users.enable_label" : "users.disable_label", { name: visible(user.name) })}>${t(user.disabled ? "users.enable" : "users.disable")}</button>`}
+            ${user.name !== who.username &&
+            html`<button type="button" onClick=${() => toggle(user)} aria-label=${t(user.disabled ? "users.enable_label" : "users.disable_label", { name: visible(user.name) })}>${t(user.disabled ? "users.enable" : "users.disable")}</button>`}`}
           empty=${list.loading
             ? html`<p class="waiting">${t("loading")}</p>`
             : html`<${Empty} title=${t("users.none")} text=${t("users.none_text")}>
@@ -116,12 +119,14 @@ function Day({ moment }) {
 function stateOf(user) {
   if (user.damage) return "damaged";
   if (user.disabled) return "disabled";
-  return user.expired ? "expired" : "active";
+  if (user.expired) return "expired";
+  const quota = user.limits?.monthly_quota;
+  return quota && user.used_this_month >= quota ? "used_up" : "active";
 }
 
-function UserState({ user }) {
+export function UserState({ user }) {
   const state = stateOf(user);
-  return html`<${State} kind=${{ active: "good", disabled: "bad", expired: "warn", damaged: "bad" }[state]}>${t(`users.${state}`)}<//>`;
+  return html`<${State} kind=${{ active: "good", disabled: "bad", expired: "warn", used_up: "warn", damaged: "bad" }[state]}>${t(`users.${state}`)}<//>`;
 }
 
 export function Quota({ user }) {
@@ -140,6 +145,7 @@ export function limitsText(limits) {
   if (limits?.sessions) parts.push(t("limits.sessions", { n: number(limits.sessions) }));
   if (limits?.visitors) parts.push(t("limits.visitors", { n: number(limits.visitors) }));
   if (limits?.bandwidth) parts.push(`${amount(limits.bandwidth)}/s`);
+  if (limits?.monthly_quota) parts.push(t("limits.quota", { n: amount(limits.monthly_quota) }));
   if (limits?.allow_visitors) parts.push(t("limits.allow", { n: limits.allow_visitors.join(", ") }));
   if (limits?.deny_visitors) parts.push(t("limits.deny", { n: limits.deny_visitors.join(", ") }));
   return parts.join(" · ");
@@ -148,7 +154,7 @@ export function limitsText(limits) {
 function AddUser({ onClose, done, show }) {
   const add = async (form) => {
     const name = form.get("name");
-    const values = { name, password: form.get("password") };
+    const values = { name, password: newPassword(form, "password", "again") };
     if (form.get("admin")) values.admin = true;
     if (form.get("expires")) values.expires_at = new Date(form.get("expires")).toISOString();
     await post("users", values);
@@ -166,7 +172,8 @@ function AddUser({ onClose, done, show }) {
     }}
   >
     <${Field} label=${t("login.name")} name="name" required maxlength="64" autofocus />
-    <${Field} label=${t("login.password")} name="password" type="password" autocomplete="new-password" required help=${t("users.password_help")} />
+    <${Field} label=${t("login.password")} name="password" type="password" autocomplete="new-password" required help=${`${t("password.rule", { n: SHORTEST_PASSWORD })} ${t("users.password_help")}`} />
+    <${Field} label=${t("password.again")} name="again" type="password" autocomplete="new-password" required />
     <${Field} label=${t("users.expires")} name="expires" type="datetime-local" help=${t("users.expires_help")} />
     <${Check} label=${t("users.admin")} name="admin" help=${t("users.admin_help")} />
   <//>`;
@@ -194,7 +201,7 @@ function UserDialog({ user, onClose, toggle, go }) {
         <button type="button" onClick=${() => go("ticket")}>${t("users.ticket")}</button>
         <button type="button" onClick=${() => go("limits")}>${t("users.edit")}</button>
         <button type="button" onClick=${() => go("password")}>${t("users.password")}</button>
-        <button type="button" onClick=${() => toggle(user)}>${t(user.disabled ? "users.enable" : "users.disable")}</button>
+        ${!self && html`<button type="button" onClick=${() => toggle(user)}>${t(user.disabled ? "users.enable" : "users.disable")}</button>`}
         <button type="button" onClick=${() => go("kick")}>${t("users.kick")}</button>
         <button type="button" onClick=${() => go("void")}>${t("ticket.void")}</button>
         ${!self && html`<button type="button" onClick=${() => go("remove")}>${t("users.remove")}</button>`}
@@ -206,6 +213,8 @@ function UserDialog({ user, onClose, toggle, go }) {
 
 function LimitsDialog({ user, onClose, done }) {
   const limits = user.limits;
+  const [before] = useState(user); // what is sent is what differs from what was shown at first
+  const self = useStore(me).username === user.name; // nobody takes his own rights away
   const save = async (form) => {
     const ports = readPorts(form.get("ports"));
     if (ports === undefined) throw new Error(t("wrong_ports"));
@@ -216,19 +225,20 @@ function LimitsDialog({ user, onClose, done }) {
     }
     const list = (key) => (words(form.get(key)).length ? words(form.get(key)) : null);
     const whole = (key) => (form.get(key) ? Number(form.get(key)) : null);
-    const values = {
-      limits: {
-        visit_ports: ports,
-        names: list("names"),
-        sessions: whole("sessions"),
-        visitors: whole("visitors"),
-        ...amounts,
-        allow_visitors: list("allow_visitors"),
-        deny_visitors: list("deny_visitors"),
-      },
-      expires_at: form.get("expires") ? new Date(form.get("expires")).toISOString() : null,
+    const wished = {
+      visit_ports: ports,
+      names: list("names"),
+      sessions: whole("sessions"),
+      visitors: whole("visitors"),
+      ...amounts,
+      allow_visitors: list("allow_visitors"),
+      deny_visitors: list("deny_visitors"),
     };
-    if (Boolean(form.get("admin")) !== user.admin) values.admin = !user.admin;
+    const values = {};
+    const changed = Object.entries(wished).filter(([key, value]) => user.damage || !isSame(value, before.limits[key]));
+    if (changed.length) values.limits = Object.fromEntries(changed);
+    if (form.get("expires") !== localTime(before.expires_at)) values.expires_at = form.get("expires") ? new Date(form.get("expires")).toISOString() : null;
+    if (!self && Boolean(form.get("admin")) !== before.admin) values.admin = !before.admin;
     await patch(pathOf("users", user.name), values);
   };
   return html`<${FormDialog}
@@ -254,8 +264,13 @@ function LimitsDialog({ user, onClose, done }) {
       <${Field} label=${t("edit.deny")} name="deny_visitors" value=${(limits.deny_visitors ?? []).join(", ")} placeholder="198.51.100.7" />
       <${Field} label=${t("users.expires")} name="expires" type="datetime-local" value=${localTime(user.expires_at)} />
     </div>
-    <${Check} label=${t("users.admin")} name="admin" checked=${user.admin} help=${t("users.admin_help")} />
+    ${!self && html`<${Check} label=${t("users.admin")} name="admin" checked=${user.admin} help=${t("users.admin_help")} />`}
   <//>`;
+}
+
+/** Whether two limits are the same, which may be lists. */
+function isSame(one, other) {
+  return JSON.stringify(one ?? null) === JSON.stringify(other ?? null);
 }
 
 /** As a field for date and time wants it: in the reader's zone, to the minute. */
@@ -269,11 +284,12 @@ function PasswordDialog({ user, onClose }) {
   return html`<${FormDialog}
     title=${t("users.password_title", { name: visible(user.name) })}
     submit=${t("save")}
-    onSubmit=${(form) => put(pathOf("users", user.name, "password"), { password: form.get("password") })}
+    onSubmit=${(form) => put(pathOf("users", user.name, "password"), { password: newPassword(form, "password", "again") })}
     onClose=${onClose}
     done=${() => say(t("users.password_set", { name: user.name }))}
   >
     <p>${t("users.password_text")}</p>
-    <${Field} label=${t("users.password")} name="password" type="password" autocomplete="new-password" required autofocus />
+    <${Field} label=${t("users.password")} name="password" type="password" autocomplete="new-password" required autofocus help=${t("password.rule", { n: SHORTEST_PASSWORD })} />
+    <${Field} label=${t("password.again")} name="again" type="password" autocomplete="new-password" required />
   <//>`;
 }

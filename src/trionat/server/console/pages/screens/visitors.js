@@ -2,11 +2,12 @@
 
 import { me, pathOf, remove } from "../api.js";
 import { Confirm } from "../components/dialog.js";
+import { Since } from "../components/since.js";
 import { Empty, State } from "../components/state.js";
 import { Table } from "../components/table.js";
 import { say } from "../components/toast.js";
 import { useLiveList } from "../data.js";
-import { amount, rate, since, time } from "../format.js";
+import { amount, rate } from "../format.js";
 import { html, useMemo, useState } from "../html.js";
 import { language, t } from "../language.js";
 import { href } from "../router.js";
@@ -78,7 +79,7 @@ function columnsFor(admin) {
       value: (visitor) => (visitor.waiting ? t("visitors.waiting") : t("visitors.served")),
       cell: (visitor) => (visitor.waiting ? html`<${State} kind="warn">${t("visitors.waiting")}<//>` : html`<${State} kind="good">${t("visitors.served")}<//>`),
     },
-    { key: "since", title: t("since"), width: 7, end: true, value: (visitor) => visitor.since, cell: (visitor) => html`<span title=${time(visitor.since)}>${since(visitor.since)}</span>` },
+    { key: "since", title: t("since"), width: 7, end: true, value: (visitor) => visitor.since, cell: (visitor) => html`<${Since} moment=${visitor.since} />` },
     { key: "received", title: t("received"), width: 7, end: true, value: (visitor) => visitor.received, cell: (visitor) => amount(visitor.received) },
     { key: "sent", title: t("sent"), width: 7, end: true, value: (visitor) => visitor.sent, cell: (visitor) => amount(visitor.sent) },
     { key: "rate", title: t("rate"), width: 8, end: true, value: (visitor) => visitor.rate ?? 0, cell: (visitor) => rate(visitor.rate ?? 0) },
