@@ -99,6 +99,8 @@ def rewrite(text: str, source: str, repository: str | None = None) -> str:
             if name in known:
                 link = posixpath.relpath(known[name], here or ".")
                 return f"{found['image']}[{found['text']}]({link}{hash_}{anchor})"
+        if not (ROOT / target).exists():
+            return found[0]  # for mkdocs to say so
         if repository is not None:
             return f"[{found['text']}]({repository.rstrip('/')}/{target}{hash_}{anchor})"
         return found["text"]

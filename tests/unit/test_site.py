@@ -59,8 +59,10 @@ def test_a_file_that_is_not_on_the_site_is_named_only() -> None:
     text = "See [the `parser`](../src/trionat/text.py#L3), [it](../README.md#the-idea), `[x](y)`.\n"
     told = rewrite(text, "docs/api.md")
     assert told == "See the `parser`, [it](index.md#the-idea), `[x](y)`.\n"
-    shown = rewrite(text, "docs/zh-CN/names.md", "https://example.org/tree/")
-    assert "[the `parser`](https://example.org/tree/docs/src/trionat/text.py#L3)" in shown
+    shown = rewrite(text, "docs/api.md", "https://example.org/tree/")
+    assert "[the `parser`](https://example.org/tree/src/trionat/text.py#L3)" in shown
+    wrong = "[x](nowhere.md)"
+    assert rewrite(wrong, "docs/api.md") == wrong  # mkdocs says so
 
 
 def test_anchors_are_those_of_github() -> None:
