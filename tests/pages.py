@@ -27,6 +27,14 @@ PAGES: Final = (
 ENGLISH: Final = tuple(page for page in PAGES if "zh-CN" not in page)
 """Those whose commands are run: `test_docs_in_chinese.py` sees to it that the others have the same ones."""
 
+ELSEWHERE: Final = {
+    "docs/cluster.md": "tests/soak/page.py",
+    "docs/containers.md": "tests/containers/test_compose.py",
+    "docs/install.md": "tests/e2e/test_distribution.py",
+    "docs/names.md": "tests/e2e/test_names_page.py",
+}
+"""Pages that have a test of their own, on several machines or with other programs; all others are followed by `tests/e2e/test_pages.py`."""
+
 PROGRAMS: Final = (
     *("cp", "curl", "docker", "export", "mysqldump", "pip", "pipx", "python3", "redis-cli", "ssh"),
     *("systemctl", "tar", "trionat", "uv", "uvx"),
@@ -71,7 +79,7 @@ class Block:
         lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
         if (prompt := self.prompt) is not None:
             return tuple(line.removeprefix(prompt) for line in lines if line.startswith(prompt))
-        begins = re.match(rf"(?:~/\S+/)?(?:{'|'.join(PROGRAMS)})\s", self.text)
+        begins = re.match(rf"(?:[A-Z_]+=\S+ )*(?:~/\S+/)?(?:{'|'.join(PROGRAMS)})\s", self.text)
         if self.language != "sh" and (self.language or not begins):
             return ()
         return tuple(line for line in lines if line.strip() and not line.startswith("#"))

@@ -13,7 +13,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from tests.pages import PAGES, ROOT, blocks, calls, inline_calls
+from tests.pages import ELSEWHERE, ENGLISH, PAGES, ROOT, blocks, calls, inline_calls
 from trionat.cli import app, connect, serve
 from trionat.cli.command_line import LaterCommand
 from trionat.config.load import Role, load
@@ -85,7 +85,7 @@ def problem(arguments: list[str], *, is_whole: bool) -> str | None:
                 command = loaded(command)
     except typer.Exit:
         return None  # `--help`, `--version`
-    except Exception as error:  # noqa: BLE001 - Typer's classes have other places in other versions
+    except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
         message = str(getattr(error, "message", "")) or repr(error)
@@ -158,6 +158,24 @@ def test_serve_and_connect_take_their_values(
             if result.exit_code:
                 found.append((where, line, result.output))
     assert found == []
+
+
+@pytest.mark.parametrize("page", ENGLISH)
+def test_every_block_of_commands_is_run_or_says_why_not(page: str) -> None:
+    """A page is followed by a test, all of it but for blocks below `<!-- not run: because -->`."""
+    typed = [block for block in blocks(page) if block.typed]
+    for block in typed:
+        assert block.not_run is None or len(block.not_run) > 8, f"{block}: say why"
+    test = ELSEWHERE.get(page, "tests/e2e/test_pages.py")
+    name = page if test == "tests/e2e/test_pages.py" else page.rpartition("/")[2]
+    if not all(block.not_run for block in typed):
+        assert name in (ROOT / test).read_text(encoding="utf-8"), (
+            f"{page} is not followed by {test}"
+        )
+    marks = (ROOT / page).read_text(encoding="utf-8").count("<!-- not run: ")
+    assert marks == sum(block.not_run is not None for block in blocks(page)), (
+        "a mark is at no block"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,0 +1,198 @@
+"""The pages, followed word for word on a machine that has their names and ports; `tests/e2e/walk.py` says what is put in whose place."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.walk import Walk, serve_greeting
+from tests.faults.machines import open_site
+from tests.faults.programs import Program
+from tests.pages import blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.faults.machines import Site
+
+pytestmark = [
+    pytest.mark.timeout(240),  # of which it needs a tenth, where nothing else runs
+    pytest.mark.skipif(sys.platform != "linux", reason="it makes network namespaces"),
+]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with open_site(tmp_path, {"host": "203.0.113.7", "elsewhere": "192.0.2.7"}) as site:
+        for machine in site.machines.values():
+            machine.name_hosts({"tunnel.example.com": (site["host"].address,)})
+            machine.ask_names_at("127.0.0.1")  # where nobody answers, which is known at once
+        yield site
+
+
+@pytest.fixture
+def walk(site: Site) -> Iterator[Walk]:
+    with ExitStack() as stack:
+        for program in serve_greeting(site["host"], 8080, 6379, 22):
+            stack.callback(program.stop)
+        walk = Walk(site["host"])
+        stack.callback(walk.kill)
+        yield walk
+
+
+def test_readme(walk: Walk) -> None:
+    def add_alice() -> None:
+        walk.run("trionat user add alice")
+        walk.machine.added["TRIONAT_CLIENT_FINGERPRINT"] = walk.fingerprint
+
+    def connect_alice() -> None:
+        walk.run("trionat user ticket alice")
+        walk.connect()
+
+    walk.follow(
+        "README.md",
+        before={
+            "TRIONAT_AUTH_PASSWORD=": add_alice,
+            "trionat connect TICKET 8080 --group": lambda: walk.run("trionat user ticket trionat"),
+            "trionat drain": walk.end_client,  # it would have nowhere to go
+            "trionat status": walk.serve,
+            "trionat kick alice": connect_alice,
+            "trionat tasks": lambda: walk.end_client(4),  # it was sent away
+        },
+    )
+
+
+def test_accounts_and_traffic(walk: Walk) -> None:
+    walk.serve()
+    walk.run("trionat user add alice")
+    walk.follow("docs/accounts-and-traffic.md")
+
+
+def test_api(walk: Walk) -> None:
+    walk.serve("--console-addr 8090")
+    walk.follow(
+        "docs/api.md",
+        before={"trionat --server": lambda: walk.serve("--console-addr 0.0.0.0:8090")},
+    )
+    answers = [text for line, text in walk.outputs.items() if line.startswith("curl")]
+    assert len(answers) == 5
+    assert json.loads(answers[0]) == {"username": "trionat", "admin": True, "csrf": None}
+    assert not [text for text in answers if '"status":' in text], answers  # a problem
+
+
+def test_console(walk: Walk) -> None:
+    walk.follow("docs/console.md")
+
+
+def test_configuration(walk: Walk) -> None:
+    walk.serve()
+    walk.follow("docs/configuration.md")
+
+
+def test_doctor(walk: Walk) -> None:
+    walk.serve()
+    walk.follow("docs/doctor.md")
+
+
+def test_events(walk: Walk) -> None:
+    """All files of the page are one; nobody is at any of their addresses."""
+    [first, *others] = [
+        block.text for block in blocks("docs/events.md") if block.language == "yaml"
+    ]
+    entries = "".join(text.removeprefix("Events:\n") for text in others)
+    (walk.machine.folder / "server.yml").write_text(first + entries)
+    line = "trionat events test --config server.yml"
+    walk.follow("docs/events.md", codes={line: 6})
+    assert walk.outputs[line].count(" not taken: cannot reach ") == 3
+
+
+def test_inspector(walk: Walk) -> None:
+    def inspect() -> None:
+        client = walk.connect("trionat connect TICKET 8080 --inspect")
+        walk.machine.added["TOKEN"] = client.wait_for(r"\?token=(\S+)")[1]
+        for _ in range(2):
+            walk.run("curl --silent http://tunnel.example.com:60000/")
+
+    walk.serve()
+    walk.follow("docs/inspector.md", before={"curl -H": inspect})
+    har = json.loads((walk.machine.folder / "visitors.har").read_text(encoding="utf-8"))
+    assert len(har["log"]["entries"]) == 3
+    [replay] = [text for line, text in walk.outputs.items() if line.endswith("/replay")]
+    assert '"status":' not in replay, replay
+
+
+def test_metrics(walk: Walk) -> None:
+    walk.follow("docs/metrics.md")
+
+
+def test_operating(walk: Walk, site: Site) -> None:
+    def connect_alice() -> None:
+        walk.run("trionat user add alice; trionat user ticket alice")
+        walk.connect()
+
+    def come_back() -> None:
+        walk.end_client(4)  # it was sent away
+        walk.connect()
+        walk.values[r"\b12$"] = str(status()["sessions"][0]["uid"])
+
+    def visit() -> None:
+        come_back()
+        program = (
+            *(
+                "import socket, time",
+                "end = socket.create_connection(('tunnel.example.com', 60000))",
+            ),
+            *("print('here', flush=True)", "end.recv(1)"),
+        )
+        visitor = Program(walk.machine, sys.executable, "-c", "; ".join(program))
+        visitors.callback(visitor.stop)
+        visitor.wait_for("here")
+        walk.values["v4711$"] = "v{number}".format_map(status()["sessions"][0]["visitors"][0])
+
+    def status() -> Any:
+        return json.loads(walk.run("trionat status --json"))
+
+    def guess() -> None:
+        walk.serve("--ban-after 1")
+        guesser = Walk(site["elsewhere"], fingerprint=walk.fingerprint)
+        guesser.run(
+            f"TRIONAT_AUTH_PASSWORD=wrong trionat connect -c tunnel.example.com:8007 -u alice 8080 --fingerprint {walk.fingerprint}",
+            code=4,
+        )
+
+    walk.serve()
+    with ExitStack() as visitors:
+        walk.follow(
+            "docs/operating.md",
+            before={
+                "trionat kick alice": connect_alice,
+                "trionat kick 12": come_back,
+                "trionat kick v4711": visit,
+                "trionat unban": guess,
+                "trionat drain": walk.end_client,
+                "trionat upgrade": walk.serve,
+            },
+        )
+
+
+def test_reload(walk: Walk) -> None:
+    file = walk.machine.folder / "server.yml"
+    file.write_text("Server: {VisitPort: 60000-60003, Workers: 1}\n")
+
+    def change() -> None:
+        file.write_text("Server: {VisitPort: 60000-60009, MaxVisitors: 100, Workers: 2}\n")
+
+    walk.serve()
+    walk.follow("docs/reload.md", before={"trionat reload": change})
+    [block] = [block for block in blocks("docs/reload.md") if block.shown]
+    assert tuple(walk.outputs["trionat reload"].splitlines()) == block.shown
+
+
+def test_screen(walk: Walk) -> None:
+    walk.serve()
+    walk.follow("docs/screen.md")
