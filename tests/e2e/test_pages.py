@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from tests.e2e.walk import Walk, serve_greeting
 from tests.faults.machines import open_site
 from tests.faults.programs import Program
+from tests.mariadb import GO_TABLES, running
 from tests.pages import blocks
 
 if TYPE_CHECKING:
@@ -128,6 +131,67 @@ def test_inspector(walk: Walk) -> None:
 
 def test_metrics(walk: Walk) -> None:
     walk.follow("docs/metrics.md")
+
+
+NAT_ROWS = """
+insert into userInfo_userinfo (user_id, username, password) values
+    (1, '3210561027', 'one'), (2, 'alice', 'two'), (3, 'Bob', 'three'), (4, 'Bob', 'four');
+insert into bars (id, bar, username) values (1, 123456789, '3210561027'), (2, 2000, 'Bob'), (3, 4000, 'Bob');
+"""
+NAT_SERVER = """
+Server:
+  Name: Server-NAT
+  ControllerAddr: 0.0.0.0:8080
+  TunnelAddr: 0.0.0.0:8008
+  VisitPort: 60000-60003
+  TaskQueueNum: 4
+  TaskQueueBuff: 32
+  MaxTCPConnNum: 4
+  MaxConnNum: 256
+  LogFilename: server.log
+  StartAuth: true
+  StartLog: true
+Database:
+  Username: nat
+  Password: secret
+  Host: 127.0.0.1:3309
+  DBName: nat
+"""
+NAT_CLIENT = """
+Client:
+  ControllerAddr: 203.0.113.7:8080
+  TunnelServerAddr: 203.0.113.7:8008
+  LocalServerAddr: 127.0.0.1:8080
+Auth:
+  Username: "3210561027"
+  Password: one
+"""
+
+
+def test_moving_from_nat(site: Site) -> None:
+    """The rows in the database are those that the page's outputs tell of, and so these are shown as they are on the page."""
+    page = "docs/moving-from-nat.md"
+    host, elsewhere = site["host"], site["elsewhere"]
+    (host.folder / "server.yml").write_text(NAT_SERVER)
+    (elsewhere.folder / "client.yml").write_text(NAT_CLIENT)
+    with ExitStack() as stack:
+        mariadb = stack.enter_context(running("127.0.0.1", 3309, host.inside))
+        mariadb.sql(
+            "create database nat character set utf8mb4; create user nat@'%' identified by 'secret'; grant all on nat.* to nat@'%'"
+        )
+        mariadb.sql(GO_TABLES + NAT_ROWS, "nat")
+        [program] = serve_greeting(elsewhere, 8080)
+        stack.callback(program.stop)
+        walk = Walk(host, elsewhere)
+        stack.callback(walk.kill)
+        walk.follow(page, codes={"trionat db check": 6})  # there is something to mend
+    month = datetime.now(UTC).strftime("%Y-%m")
+    compared = [block for block in blocks(page) if block.section == "The server" and block.prompt]
+    assert len(compared) == 5
+    for block in compared[:4]:
+        shown = [re.sub(r"\b20\d\d-\d\d\b", month, line) for line in block.shown]
+        said = "".join(walk.outputs[line] for line in block.typed).splitlines()
+        assert said == shown
 
 
 def test_operating(walk: Walk, site: Site) -> None:

@@ -39,6 +39,10 @@ class Walk:
     """Where somebody is who follows a page."""
 
     machine: Machine
+    client_machine: Machine = attrs.field(
+        default=attrs.Factory(lambda self: self.machine, takes_self=True)
+    )
+    """Where the service is, and `connect` runs."""
     server: Program | None = None
     client: Program | None = None
     ticket: str = ""
@@ -151,7 +155,7 @@ class Walk:
             self.connect(command)
             return
         self.end_server()
-        self.server = self._program(command)
+        self.server = _program(self.machine, command)
         found = self.server.wait_for(r"^  state +\S" if what == "serve" else r"Ctrl-C")
         assert found
         if what == "serve" and "users " not in self.server.text:
@@ -170,16 +174,13 @@ class Walk:
         """Run a client until the next one, and visit what it makes public."""
         self.end_client()
         command = self._fill_in(command)
-        self.client = client = self._program(command)
+        self.client = client = _program(self.client_machine, command)
         client.wait_for("logged in as")  # below the addresses
         for public, local in re.findall(r"^(\S+:\d+) -> (\S+)$", client.text, re.MULTILINE):
             if local == "127.0.0.1:8080":
                 answer = self.run(f"curl --silent --show-error --fail http://{public}/")
                 assert answer == f"{GREETING}\n"
         return client
-
-    def _program(self, command: str) -> Program:
-        return Program(self.machine, "sh", "-c", f"exec env {command}")
 
     def end_client(self, code: int = 0) -> None:
         """End the client, if there is one; `code` is another one that it has ended with by itself."""
@@ -198,6 +199,10 @@ class Walk:
         for program in (self.client, self.server):
             if program is not None:
                 program.stop()
+
+
+def _program(machine: Machine, command: str) -> Program:
+    return Program(machine, "sh", "-c", f"exec env {command}")
 
 
 def _end(program: Program, code: int = 0) -> None:
