@@ -74,6 +74,9 @@ def test_accounts_and_traffic(walk: Walk) -> None:
     walk.serve()
     walk.run("trionat user add alice")
     walk.follow("docs/accounts-and-traffic.md")
+    limits, admin, *_ = (block for block in blocks("docs/accounts-and-traffic.md") if block.shown)
+    for block in (limits, admin):
+        assert tuple(walk.outputs[block.typed[0]].splitlines()) == block.shown
 
 
 def test_api(walk: Walk) -> None:
@@ -98,8 +101,17 @@ def test_configuration(walk: Walk) -> None:
 
 
 def test_doctor(walk: Walk) -> None:
+    """What is said of a client is what the page shows, in its order; there two are wrong, and here nothing is."""
     walk.serve()
     walk.follow("docs/doctor.md")
+    block = blocks("docs/doctor.md")[0]
+    said = walk.outputs[block.typed[0]].splitlines()
+    heads = [re.findall(r"^[a-z]+ +(\w+) +", line) for line in said]
+    shown = [re.findall(r"^[a-z]+ +(\w+) +", line) for line in block.shown]
+    assert [head for head in heads if head] == [head for head in shown if head]
+    for check in ("version", "kernel", "tls"):
+        [line] = [line for line in block.shown if line.startswith(f"ok       {check} ")]
+        assert line in said
 
 
 def test_events(walk: Walk) -> None:

@@ -59,7 +59,6 @@ class Walk:
         *,
         before: Mapping[str, Callable[[], object]] | None = None,
         codes: Mapping[str, int] | None = None,
-        sections: tuple[str, ...] = (),
     ) -> None:
         """Run the blocks of a page that are not marked.
 
@@ -67,11 +66,10 @@ class Walk:
             page: Its path in the repository.
             before: What is done before a line, by the beginning of that.
             codes: What a line ends with, if that is not 0.
-            sections: Those alone, if there are some.
         """
         before, codes = dict(before or {}), dict(codes or {})
         for block in blocks(page):
-            if block.not_run or (sections and block.section not in sections):
+            if block.not_run:
                 continue
             self._run_block(block, before, codes)
             self.end_client()
@@ -156,10 +154,8 @@ class Walk:
             return
         self.end_server()
         self.server = _program(self.machine, command)
-        found = self.server.wait_for(r"^  state +\S" if what == "serve" else r"Ctrl-C")
-        assert found
-        if what == "serve" and "users " not in self.server.text:
-            self.server.wait_for(r"^  trionat connect|trionat user ticket")
+        last = r"^  trionat connect tn|^A user's ticket: " if what == "serve" else r"Ctrl-C"
+        self.server.wait_for(last)
         self._note(self.server.text)
         if what == "demo":
             url = self.server.wait_for(r"^(http://\S+)")[1]

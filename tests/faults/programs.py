@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from tests.faults.machines import Machine
 
-TIMEOUT: Final = 30.0
+TIMEOUT: Final = 60.0
+"""Seconds, many times what anything takes on a machine with nothing else to do."""
 
 
 class Program:
