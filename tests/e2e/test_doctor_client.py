@@ -52,6 +52,7 @@ async def test_nothing_wrong(server: Server, tmp_path: Path) -> None:
         assert "is open, from here and from the server itself" in seen.of("visitors", "ok")
         assert f"{echo} answers" in seen.of("service", "ok")
         assert await ask(visitor, b"still here") == b"still here"
+        await server.wait_record("session closed")
         ends = [each for each in server.records if each["event"] == "session closed"]
         assert [each["code"] for each in ends] == ["left"]
     assert not (tmp_path / "none").exists()

@@ -165,6 +165,7 @@ async def test_status_and_kick(tmp_path: Path) -> None:
         async with running.client(tmp_path / "client", server.ticket, echo) as again:  # no ban
             async with await again.visit() as visitor:
                 assert await ask(visitor, b"again") == b"again"
+        await server.wait_record("kicked", count=5)
         kicked = [record for record in server.records if record["event"] == "kicked"]
         assert len(kicked) == 5
 

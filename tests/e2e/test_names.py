@@ -459,9 +459,10 @@ async def test_a_service_that_speaks_tls_is_told_from_one_that_is_down(
             assert answer.status == 502
             assert told in answer.body.decode()
             assert "publish it with tls:" in answer.body.decode()
-        log = named.server.log_file.read_text()
-        [line] = [line for line in log.splitlines() if "if it speaks TLS itself" in line]
-        assert told in line
+        event = "a service does not understand requests: if it speaks TLS itself, it needs tls:, and not http:"
+        record = await named.server.wait_record(event)
+        assert told in record["reason"]
+        assert [r for r in named.server.records if r["event"] == event] == [record]
 
 
 async def test_a_service_that_is_down_and_a_client_that_is_away(folder: Path) -> None:

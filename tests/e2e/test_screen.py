@@ -1,5 +1,6 @@
 """The screens of client and server, in terminals of all kinds, with real processes."""
 
+# ruff: noqa: RUF001 - some of it is Chinese
 from __future__ import annotations
 
 import base64
@@ -213,6 +214,61 @@ async def test_a_newer_session_has_taken_over(tmp_path: Path) -> None:
                 await second.wait()
 
 
+async def test_it_is_chinese_where_the_locale_says_so(tmp_path: Path) -> None:
+    """Whether there is such a locale on this machine or not."""
+    async with services.echo() as service, running.server(tmp_path) as server:
+        async with connected(tmp_path, server, service, LC_ALL="zh_CN.UTF-8") as window:
+            text = await window.shows("往返")
+            assert "已连接 0:0" in text.splitlines()[0]
+            assert "已加密，登录用户 trionat" in rows(text, "服务器")
+            assert "暂无访客" in rows(text, "访客")
+            assert " q  停止" in text.splitlines()[-1]
+            window.type("?")
+            await window.shows("隧道不受影响")
+            window.type("?")
+            window.type("c")
+            await window.shows("已复制（如果终端允许）：127.0.0.1")
+            server.kill()
+            await window.shows("未连接")
+            again = re.compile(r"状态 .*[：，].*\n +将在 \d\d:\d\d:\d\d 重试（\d+ 秒后）")
+            await window.shows(lambda text: bool(again.search(text)))
+            window.type("q")
+            assert await window.wait() == 0
+        log = (tmp_path / "client.log").read_text()
+        assert log.isascii()  # whoever reads logs by a program finds what is documented
+
+
+async def test_why_it_ends_is_told_in_chinese_too(tmp_path: Path) -> None:
+    port = services.free_low_port()
+    async with running.server(tmp_path) as server:
+        async with connected(
+            tmp_path, server, port, LC_ALL="", LANG="zh_CN.UTF-8", columns=100
+        ) as window:
+            await window.shows("不可用")
+            row = rows(window.text, "故障")
+            assert f"本地服务 127.0.0.1:{port} 无法连接：连接被拒绝" in row
+            async with running.client_process(
+                tmp_path / "client", server.ticket, str(port)
+            ) as second:
+                assert await window.wait() == 5
+                assert "trionat: 同一客户端（Client-NAT）的新连接接管了会话" in window.text
+                second.terminate()
+                await second.wait()
+
+
+async def test_the_screen_of_a_server_is_chinese_too(tmp_path: Path) -> None:
+    addresses = ("-c", "127.0.0.1:0", "-t", "127.0.0.1:0", "-p", "0")
+    files = ("--state-dir", tmp_path / "state")
+    async with terminal("serve", *addresses, *files, LC_ALL="zh_CN.UTF-8") as window:
+        text = await window.shows("暂无客户端")
+        assert "首个用户：trionat，密码 " in text
+        assert "运行中 0:0" in text.splitlines()[0]
+        assert all(line.endswith("│") for line in text.splitlines() if line.startswith("│"))
+        window.type("q")
+        assert await window.wait() == 0
+        assert "(shown only this once)" in window.text.replace("\n", "")  # as in every other place
+
+
 async def test_a_stopped_terminal_stops_nobody(tmp_path: Path) -> None:
     async with (
         running.server(tmp_path) as server,
@@ -289,6 +345,7 @@ async def test_the_terminal_is_restored_on_every_way_out(
         {"TERM": "dumb"},
         {"NO_COLOR": "1"},
         {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "zh_CN.GB18030"},
         {"flag": "--plain"},
         {"flag": "--quiet"},
         {"flag": "-v"},

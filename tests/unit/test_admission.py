@@ -474,6 +474,35 @@ async def test_refused_in_the_moment_in_which_it_was_let_in(
         assert leases.ports.free == 1
 
 
+async def test_a_port_that_is_taken_away_in_the_moment_in_which_it_was_given(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """It has its lease, and its own task does not know yet: it waits again, and gets another port."""
+    async with open_memory_server(tidy, ports=1) as server:
+        holder = await server.welcome("holder")
+        waiting = server.client("waiting")
+        await waiting.ask()
+        await waiting.hear(Queued)
+        leases = server.admission.leases
+        holder.channel.endpoint.reset()  # lost: its port is kept
+        await trio.sleep(1)
+        (kept,) = leases
+        leases.release(kept, "its client has left")
+        await server.admission._assign()
+        (granted,) = leases
+        assert not granted.occupied
+        leases.ports.remove(granted.port_numbers)
+        leases.ports.add([60007])
+        granted.give_up("its visit port was taken away")
+        assert granted.released
+        server.nursery.start_soon(waiting.ping)
+        welcome = await hear_after_queued(waiting)
+        assert isinstance(welcome, Welcome)
+        (lease,) = leases
+        assert lease.occupied
+        assert lease.port_numbers == (60007,)
+
+
 def slow_down(monkeypatch: pytest.MonkeyPatch, server: MemoryServer, seconds: float) -> None:
     """Have the registry take its time for each claim, as one that is far away does."""
     kind = type(server.admission.leases.registry)

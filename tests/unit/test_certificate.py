@@ -12,10 +12,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.certificates.made import with_version
+from trionat.transport import certificate as certificate_module
 from trionat.transport.certificate import (
     fingerprint,
     first_certificate,
     make_certificate,
+    make_certificate_aside,
     validity,
 )
 
@@ -111,6 +113,89 @@ def test_a_key_that_cannot_be_used_is_told_in_one_line() -> None:
     ]:
         with pytest.raises(ValueError, match=f"^[^\n]*{reason}[^\n]*$"):
             make_certificate(key_pem=key)
+
+
+ASIDE = """
+import sys
+from trionat.transport.certificate import make_certificate_aside
+key, certificate = make_certificate_aside(["tunnel.example.com"])
+again, second = make_certificate_aside(["tunnel.example.com"], key_pem=key)
+assert again == key and second != certificate
+assert "cryptography" not in sys.modules
+sys.stdout.write((key + certificate).decode())
+"""
+
+SPY = """#!/bin/sh
+echo "$*" >> {folder}/arguments
+env >> {folder}/environ
+exec {python} "$@"
+"""
+
+
+def test_one_that_is_made_aside_leaves_nothing_here(tmp_path: Path) -> None:
+    made = subprocess.run([sys.executable, "-c", ASIDE], capture_output=True, check=True).stdout
+    key, line, certificate = made.partition(b"-----BEGIN CERTIFICATE")
+    shake_hands(*contexts(tmp_path, key, line + certificate), "tunnel.example.com")
+
+
+@pytest.fixture
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a server that has not imported it yet."""
+    monkeypatch.delitem(sys.modules, "cryptography.x509")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell")
+@pytest.mark.usefixtures("without_library")
+def test_nobody_sees_the_key_of_one_that_is_made_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = tmp_path / "python3"
+    spy.write_text(SPY.format(folder=tmp_path, python=sys.executable))
+    spy.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(spy))
+    monkeypatch.setenv("TRIONAT_DATABASE_PASSWORD", "secret")
+    key, _ = make_certificate_aside()
+    assert make_certificate_aside(key_pem=key)[0] == key
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert arguments == [f"-P {certificate_module.__file__}"] * 2
+    assert "TRIONAT_" not in (tmp_path / "environ").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"python3", "arguments", "environ"}
+
+
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("", ""),
+        ("server", "echo ran > {folder}/ran"),  # of Python within another program
+        ("python3", "exit 1"),
+        ("python3", "echo nonsense"),
+        ("python3", "echo '{{\"key\": 1}}'"),
+        ("python3", "echo []"),
+        ("python3", "kill -9 $$"),
+        ("python3", "exec sleep 60"),
+        ("missing/python3", None),
+    ],
+    ids=str,
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell")
+@pytest.mark.usefixtures("without_library")
+def test_it_is_made_here_where_another_process_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str | None
+) -> None:
+    if name and script is not None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script.format(folder=tmp_path)}\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setattr(sys, "executable", name and str(tmp_path / name))
+    monkeypatch.setattr(certificate_module, "_HELPER_TIMEOUT", 0.5)
+    shake_hands(*contexts(tmp_path, *make_certificate_aside(["a.example"])), "a.example")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.usefixtures("without_library")
+def test_a_key_that_cannot_be_used_aside_is_told_the_same() -> None:
+    for key in (b"nonsense", b"\xff"):
+        with pytest.raises(ValueError, match="no private key in it"):
+            make_certificate_aside(key_pem=key)
 
 
 def test_fingerprint_is_that_of_the_first_certificate() -> None:

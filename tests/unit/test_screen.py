@@ -16,6 +16,7 @@ from rich.text import Text
 from trionat.address import TCPAddress
 from trionat.cli.screen.choice import can_show_screen
 from trionat.cli.screen.client_page import ClientView, ServiceRow, VisitorRow, client_page
+from trionat.cli.screen.language import ENGLISH, Language, language_of
 from trionat.cli.screen.page import amount, lasting
 from trionat.cli.screen.painter import Painter
 from trionat.cli.screen.pane import LINES, Pane
@@ -32,6 +33,7 @@ from trionat.server.admin.snapshot import (
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals as POSIX has them")
 
+CHINESE = language_of({"LANG": "zh_CN.UTF-8"})
 HOSTILE = "\x1b]52;c;cm0=\x07\x1b[2J\n\r[red]x[/red]\u202eevil" * 10
 
 CLIENT = ClientView(
@@ -126,9 +128,12 @@ def texts(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("columns", [1, 20, 60, 80, 200])
 @pytest.mark.parametrize("lines", [1, 5, 16, 24, 60])
 @pytest.mark.parametrize("helps", [False, True])
-def test_a_page_fits_into_any_terminal(columns: int, lines: int, helps: bool) -> None:
-    client = client_page(attrs.evolve(CLIENT, help=helps), columns, lines)
-    server = server_page(attrs.evolve(SERVER, help=helps), columns, lines)
+@pytest.mark.parametrize("language", [ENGLISH, CHINESE], ids=["en", "zh"])
+def test_a_page_fits_into_any_terminal(
+    columns: int, lines: int, helps: bool, language: Language
+) -> None:
+    client = client_page(attrs.evolve(CLIENT, help=helps, language=language), columns, lines)
+    server = server_page(attrs.evolve(SERVER, help=helps, language=language), columns, lines)
     for page in (client, server):
         assert len(page) <= lines
         assert all(cell_len(text) <= columns for text in texts(page))
@@ -187,7 +192,8 @@ def test_amounts(count: int, text: str) -> None:
 
 
 def test_how_long_something_is() -> None:
-    assert [lasting(x) for x in (0, 61, 3661, 90000)] == ["0:00", "1:01", "1:01:01", "1 d 01 h"]
+    shown = [lasting(x, ENGLISH) for x in (0, 61, 3661, 90000)]
+    assert shown == ["0:00", "1:01", "1:01:01", "1 d 01 h"]
 
 
 def test_a_painter_writes_only_what_has_changed_and_gives_the_page_back() -> None:
@@ -239,6 +245,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"TERM": "xterm"}, "utf-8", True),
         ({"TERM": "xterm"}, "latin-1", False),
+        ({"TERM": "xterm", "LANG": "zh_CN.UTF-8"}, "utf-8", True),
+        ({"TERM": "xterm", "LANG": "zh_CN.utf8@pinyin"}, "utf-8", True),
+        ({"TERM": "xterm", "LANG": "zh_CN"}, "utf-8", True),
+        ({"TERM": "xterm", "LANG": "zh_CN.GB18030"}, "utf-8", False),  # which is not there
+        ({"TERM": "xterm", "LANG": "zh_TW.Big5", "LC_ALL": "C.UTF-8"}, "utf-8", True),
+        ({"TERM": "xterm", "LANG": "zh_CN.unheard"}, "utf-8", False),
         ({"TERM": "xterm", "NO_COLOR": "1"}, "utf-8", False),
         ({"TERM": "dumb"}, "utf-8", False),
         ({}, "utf-8", False),

@@ -111,7 +111,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory, plain: set[str]) -> dict[
     state = ("--state-dir", str(folder / "state"))
     serve = ("serve", "--json", "-c", "127.0.0.1:0", "-t", "127.0.0.1:0", "-p", "0", *state)
     with (
-        running(folder / "first", *serve) as up,  # which makes a certificate, by a large library
+        running(folder / "first", *serve) as up,  # which makes a certificate
         running(
             folder / "connect", "connect", "--json", json.loads(up)["ticket"], "9", *state
         ) as line,
@@ -119,14 +119,16 @@ def imported(tmp_path_factory: pytest.TempPathFactory, plain: set[str]) -> dict[
         assert json.loads(line)["event"] == "connected"
     with running(folder / "serve", *serve) as line:
         assert json.loads(line)["event"] == "ready"
-    return {name: modules(folder / name, unlike=plain) for name in ("serve", "connect")}
+    return {name: modules(folder / name, unlike=plain) for name in ("first", "serve", "connect")}
 
 
-@pytest.mark.parametrize("command", ["serve", "connect"])
+@pytest.mark.parametrize(
+    ("name", "command"), [("first", "serve"), ("serve", "serve"), ("connect", "connect")]
+)
 def test_what_stays_has_imported_nothing_for_others(
-    imported: dict[str, set[str]], command: str
+    imported: dict[str, set[str]], name: str, command: str
 ) -> None:
-    found = imported[command]
+    found = imported[name]
     assert foreign(found) <= FOREIGN
     assert not HEAVY & found
     commands = {command.module for command in COMMANDS} & below("trionat.cli", found)

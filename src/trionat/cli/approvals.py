@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from trionat.cli.output import say
+from trionat.cli.screen.language import ENGLISH, Language
 from trionat.events import ApprovalAsked
 from trionat.log import escape
 from trionat.protocol.messages import ASKED_FOR
@@ -27,8 +28,6 @@ _LINE: Final = 4096
 _LOOK_AGAIN: Final = 0.5
 """Seconds after which a program in the background looks whether the terminal is its own again: nothing tells it."""
 
-_NOT_NOW: Final = "the server cannot be told now, as the connection to it is lost"
-
 
 @attrs.define(eq=False)
 class Approver:
@@ -36,7 +35,7 @@ class Approver:
 
     `approve` gets service, address and answer, and returns whether they could be passed on. Whoever has no terminal, and gives no lines, lets nobody in.
 
-    With `on_screen` a screen shows `question` and hears the keys, which it gives to `answer`: nothing is read here.
+    With `on_screen` a screen shows `question` and hears the keys, which it gives to `answer`: nothing is read here. People are asked in `language`.
 
     At a terminal the first question is the one that is shown. An answer is for that one, and only if it was typed after the question was shown.
     """
@@ -44,6 +43,7 @@ class Approver:
     approve: Callable[[int, str, bool], bool]
     as_json: bool
     on_screen: bool = False
+    language: Language = ENGLISH
     _questions: dict[tuple[int, str], tuple[ApprovalAsked, float]] = attrs.field(
         init=False, factory=lambda: {}
     )
@@ -80,10 +80,15 @@ class Approver:
         if not self._questions:
             return None
         question, _ = next(iter(self._questions.values()))
-        more = f" ({len(self._questions) - 1} more)" if len(self._questions) > 1 else ""
-        return (
-            f"{question.host} wants to visit {escape(question.name)}: {escape(question.what)}{more}"
+        asked = self.language(
+            "{host} wants to visit {name}: {what}",
+            host=question.host,
+            name=escape(question.name),
+            what=escape(question.what),
         )
+        if (more := len(self._questions) - 1) == 0:
+            return asked
+        return self.language("{question} ({count} more)", question=asked, count=more)
 
     def answer(self, *, approved: bool) -> None:
         """Take what the owner has said to `question`."""
@@ -106,7 +111,10 @@ class Approver:
             del self._questions[key]
             if key == shown and not self.as_json:
                 say(
-                    f"nobody has answered for {question.host}: if it comes again, you are asked again"
+                    self.language(
+                        "nobody has answered for {host}: if it comes again, you are asked again",
+                        host=question.host,
+                    )
                 )
         if not self.as_json and self._questions and shown not in self._questions:
             self._show()
@@ -150,11 +158,17 @@ class Approver:
                 return
             key, (question, _) = next(iter(self._questions.items()))
             if not self.approve(question.service, question.host, approved):
-                say(f"{_NOT_NOW}: answer again when it is back")
+                say(
+                    self.language(
+                        "the server cannot be told now, as the connection to it is lost: answer again when it is back"
+                    )
+                )
                 return
             del self._questions[key]
             say(
-                f"{question.host} {'may visit for a day' if approved else 'is kept out for an hour'}"
+                self.language("{host} may visit for a day", host=question.host)
+                if approved
+                else self.language("{host} is kept out for an hour", host=question.host)
             )
             if self._questions:
                 self._show()
@@ -176,7 +190,7 @@ class Approver:
             # Whatever comes of it: the next session tells what is still open.
             self._questions.pop((service, host), None)
             if not self.approve(service, host, approved):
-                raise ValueError(_NOT_NOW)
+                raise ValueError("the server cannot be told now, as the connection to it is lost")
         except (ValueError, RecursionError) as error:
             say(json.dumps({"event": "not-understood", "reason": str(error)}))
 

@@ -28,6 +28,7 @@ from trionat.cli.running import (
     tell,
 )
 from trionat.cli.screen.choice import can_show_screen
+from trionat.cli.screen.language import ENGLISH
 from trionat.client.app import Client
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
@@ -257,6 +258,7 @@ async def _connect(
         lambda service, host, approved: client.approve(service, host, approved=approved),
         as_json,
         on_screen=screen is not None,
+        language=ENGLISH if output.screen is None else output.screen.language,
     )
     if notification is not None:
         notification.ready()  # a server that is away is waited for, and does not hold up the machine's start

@@ -17,6 +17,7 @@ import trio
 import typer
 
 from trionat.cli.output import printing_aside, say
+from trionat.cli.screen.choice import stderr_is_terminal
 from trionat.config.values import read_level
 from trionat.errors import (
     ConfigError,
@@ -111,7 +112,7 @@ def run_until_signalled(
     `level` is that of the log; with `is_quiet` the terminal gets warnings only.
     `log_file` is where JSON lines go besides the terminal; `log_mode` is who may read it where it is made. `reserved` is entered before that is opened, and left in the end.
     `notification` is the service manager that hears of a stop, and that the event loop turns; `run` itself tells it the rest. `on_upgrade` is called at each SIGUSR2.
-    `screen` is closed before errors are told; its pane takes what else goes to the terminal.
+    `screen` is closed before errors are told, in its language where they go to the terminal; its pane takes what else goes there.
     """
     code = ExitCode.BUG
     pane = None if screen is None else screen.pane
@@ -132,7 +133,8 @@ def run_until_signalled(
         ):
             code = trio.run(_run, run, notification, on_hangup, on_upgrade)
     except* TrionatError as group:
-        code = tell(leaves(group))
+        in_words = str if screen is None or not stderr_is_terminal() else screen.language.reason
+        code = tell(leaves(group), in_words)
     except* KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     raise typer.Exit(code)
@@ -279,12 +281,12 @@ async def _run(
     return code
 
 
-def tell(errors: Iterable[BaseException]) -> ExitCode:
-    """Print each error on standard error, one line each, and return the exit code of the first."""
+def tell(errors: Iterable[BaseException], in_words: Callable[[str], str] = str) -> ExitCode:
+    """Print each error on standard error, one line each, and return the exit code of the first; `in_words` returns a line as people are told it."""
     codes: list[ExitCode] = []
     for error in errors:
         for line in str(error).splitlines():
-            say(f"trionat: {escape(line)}", err=True)
+            say(f"trionat: {escape(in_words(line))}", err=True)
         codes.append(_code_of(error))
     return codes[0]
 

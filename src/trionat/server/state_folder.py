@@ -35,7 +35,11 @@ from trionat.store.private_file import (
     read_private,
     write_private,
 )
-from trionat.transport.certificate import fingerprint, first_certificate, make_certificate
+from trionat.transport.certificate import (
+    fingerprint,
+    first_certificate,
+    make_certificate_aside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,7 +174,7 @@ def is_self_signed(folder: Path) -> bool:
 def prepare_state(
     folder: Path, *, names: Sequence[str] = ("localhost",), self_signed: bool = True
 ) -> StateFolder:
-    """Make a state folder complete, and read it. Blocks: a few milliseconds, at the first start about a hundred.
+    """Make a state folder complete, and read it. Blocks: a few milliseconds, at the first start some hundreds.
 
     Two servers that start for the first time at once end up with the same key, certificate and ticket key: each file has one
     winner, and the certificate is always made for the key that won.
@@ -197,11 +201,15 @@ def prepare_state(
 def _prepare_certificate(key_file: Path, certificate_file: Path, names: Sequence[str]) -> bytes:
     """Make what is missing of the two, and return the certificate's fingerprint."""
     if not is_there(certificate_file):  # asked first: a key is there before its certificate
+        made: tuple[bytes, bytes] | None = None
         if not is_there(key_file):
-            create_private(key_file, make_certificate(names)[0])
+            made = make_certificate_aside(names)
+            create_private(key_file, made[0])
         key = read_private(key_file, secret=True)
         try:
-            create_private(certificate_file, make_certificate(names, key_pem=key)[1])
+            if made is None or made[0] != key:  # another server has made the key meanwhile
+                made = make_certificate_aside(names, key_pem=key)
+            create_private(certificate_file, made[1])
         except ValueError as exc:
             raise StartupError(
                 f"{key_file}: {exc}: restore the key, or delete it for a new one"

@@ -1,6 +1,7 @@
 """The server's certificate: making the self-signed one, and the fingerprint of any.
 
-Knows nothing of files, sockets or of who is trusted.
+Knows nothing of files, sockets or of who is trusted. Run as a program, it makes one certificate for `make_certificate_aside`; nothing of trionat is imported here,
+so that this takes no longer than it must.
 """
 
 # ruff: noqa: PLC0415 - cryptography takes longer to import than all of trionat, and only a server's first start needs it
@@ -9,10 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
+import os
 import re
 import ssl
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +31,9 @@ _NO_EXPIRY: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _BLOCK: Final = re.compile(
     "-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", flags=re.DOTALL
 )
+
+_HELPER_TIMEOUT: Final = 10.0
+"""Seconds for a process to make a certificate, of which it needs some 0.3. Chosen."""
 
 
 def make_certificate(
@@ -101,6 +110,56 @@ def make_certificate(
     )
 
 
+def make_certificate_aside(
+    names: Sequence[str] = ("localhost",), *, key_pem: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """Make a certificate as `make_certificate` does, but in a process that ends with that: in this one `cryptography` would stay, which takes 12 MiB.
+
+    Keys pass through pipes only. Where there is no such process, or it fails in whatever way, the certificate is made here. Blocks for `_HELPER_TIMEOUT` at most, and as long as
+    `make_certificate`.
+    """
+    made = None if "cryptography.x509" in sys.modules else _ask_helper(names, key_pem)
+    return make_certificate(names, key_pem=key_pem) if made is None else made
+
+
+def _ask_helper(names: Sequence[str], key_pem: bytes | None) -> tuple[bytes, bytes] | None:
+    # A program that was frozen, or has Python within, is `sys.executable` itself: it would not run a script, but something else.
+    if not Path(sys.executable or "").name.lower().startswith(("python", "pypy")):
+        return None
+    key = None if key_pem is None else key_pem.decode("latin-1")
+    # Nothing is imported from beside this module, where names are those of other libraries as well.
+    safe = "-I" if sys.flags.isolated else "-P"
+    # Some of our own variables are passwords.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TRIONAT_")}
+    try:
+        done = subprocess.run(  # noqa: S603 - ourselves
+            [sys.executable, safe, __file__],
+            input=json.dumps({"names": list(names), "key": key}).encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_HELPER_TIMEOUT,
+            check=True,
+            env=environ,
+        )
+        match json.loads(done.stdout):
+            case {"key": str(made), "certificate": str(certificate)}:
+                return made.encode(), certificate.encode()
+            case _:
+                return None
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def _help() -> None:
+    """Make what standard input asks for, and write it to standard output."""
+    question: dict[str, Any] = json.load(sys.stdin)
+    given: str | None = question["key"]
+    key, certificate = make_certificate(
+        question["names"], key_pem=None if given is None else given.encode("latin-1")
+    )
+    json.dump({"key": key.decode(), "certificate": certificate.decode()}, sys.stdout)
+
+
 def _general_name(name: str) -> x509.GeneralName:
     from cryptography import x509
 
@@ -142,3 +201,7 @@ def validity(pem: str) -> tuple[datetime, datetime]:
 def fingerprint(der: bytes) -> bytes:
     """Return the SHA-256 of a certificate in DER, 32 bytes; `ssl` gives it as `getpeercert(binary_form=True)`."""
     return hashlib.sha256(der).digest()
+
+
+if __name__ == "__main__":
+    _help()

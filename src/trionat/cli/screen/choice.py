@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from trionat.cli.screen.language import locale_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -20,6 +22,7 @@ def can_show_screen(environ: Mapping[str, str] = os.environ) -> bool:
     """Tell whether standard input and output are a terminal that is ours and can show the screen.
 
     Not a narrow or dumb one, nor where NO_COLOR is set, nor one of another encoding than UTF-8, nor in the background, nor on Windows.
+    The locale's name tells the encoding of the terminal even where the system does not have that locale, and Python takes UTF-8.
     """
     if sys.platform == "win32" or environ.get("NO_COLOR"):
         return False
@@ -28,8 +31,10 @@ def can_show_screen(environ: Mapping[str, str] = os.environ) -> bool:
     if sys.stdin is None or sys.stdout is None:
         return False
     try:
-        if codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8":
-            return False
+        named = locale_of(environ).partition(".")[2].partition("@")[0]
+        for encoding in (sys.stdout.encoding or "ascii", named or "utf-8"):
+            if codecs.lookup(encoding).name != "utf-8":
+                return False
         stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
         if not (os.isatty(stdin) and os.isatty(stdout)):
             return False

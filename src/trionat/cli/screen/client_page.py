@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Final
 import attrs
 from rich.text import Text
 
+from trionat.cli.screen.language import ENGLISH, Language
 from trionat.cli.screen.page import (
     amount,
     between,
     boxed,
+    broken,
     event_line,
-    keys_line,
+    fitted,
+    keys_lines,
     lasting,
     link,
     rate,
@@ -25,10 +28,15 @@ from trionat.log import escape
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
 _LEAST_EVENTS: Final = 4
 _MOST_DOWN: Final = 3
+_MOST_OF_QUESTION: Final = 4
+_WIDTHS: Final = (9, 9, 9, 8)
+"""Of the visitors' columns behind the address."""
 
 HELP: Final = (
     "",
@@ -74,7 +82,7 @@ class VisitorRow:
 
 @attrs.frozen(kw_only=True)
 class ClientView:
-    """What there is to be seen. `state` is a word or two, `style` its colour, `why` lines that say more.
+    """What there is to be seen, in the words of `language`. `state` is a word or two, `style` its colour, `why` lines that say more.
 
     `since` and `retry_at` are moments of `time.monotonic`.
     """
@@ -97,6 +105,7 @@ class ClientView:
     help: bool = False
     events: tuple[str, ...] = ()
     retry_at: float | None = None
+    language: Language = ENGLISH
 
 
 def client_page(view: ClientView, columns: int, lines: int) -> list[str]:
@@ -112,17 +121,17 @@ def client_parts(view: ClientView, columns: int, lines: int) -> list[RenderableT
     # A box has two lines more than it says.
     used = 1 + (min(len(view.services), max(1, lines // 3)) + 2 if view.services else 0)
     status = _status(view, columns)
-    bottom = _bottom(view)
+    bottom = _bottom(view, columns)
     room = lines - used - len(status) - len(bottom)
     if view.help:
-        middle = [Text(line, no_wrap=True) for line in HELP]
+        middle = [Text(view.language(line), no_wrap=True, overflow="ellipsis") for line in HELP]
     elif view.code is not None:
-        middle = _code(view.code, room, columns)
+        middle = _code(view, view.code, room, columns)
     else:
         middle = _visitors(view, max(0, room - _LEAST_EVENTS - 1), columns)
         left = room - len(middle) - 1
         if left > 0:
-            middle.append(titled("events", ""))
+            middle.append(titled(view.language("events"), ""))
             middle += [event_line(event) for event in view.events[-left:]]
     middle = middle[: max(0, room)]
     middle += [Text("")] * (room - len(middle))
@@ -133,11 +142,13 @@ def _top(view: ClientView, columns: int) -> list[RenderableType]:
     left = Text(" trionat ", style="bold", no_wrap=True).append(VERSION, "dim")
     right = Text(view.state, style=view.style, no_wrap=True)
     if view.since is not None:
-        right.append(f" for {lasting(time.monotonic() - view.since)}", "none")
+        duration = lasting(time.monotonic() - view.since, view.language)
+        right.append(f" {view.language('for {duration}', duration=duration)}", "none")
     return [between(left, right.append(" "), columns)]
 
 
 def _addresses(view: ClientView, room: int) -> RenderableType:
+    say = view.language
     shown = view.services if len(view.services) <= room else view.services[: room - 1]
     rows: list[Text] = []
     for service in shown:
@@ -146,80 +157,92 @@ def _addresses(view: ClientView, room: int) -> RenderableType:
         row = Text(no_wrap=True, overflow="ellipsis").append(address, style)
         rows.append(row.append(f"  -> {escape(service.local)}"))
         if service.down is not None:
-            rows[-1].append("  DOWN", "bold red")
+            rows[-1].append(f"  {say('DOWN')}", "bold red")
     if len(shown) < len(view.services):
-        rows.append(Text(f"and {len(view.services) - len(shown)} more", style="dim"))
+        more = say("and {count} more", count=len(view.services) - len(shown))
+        rows.append(Text(more, style="dim"))
     return boxed(rows, style="green" if view.style == "green" else "yellow")
 
 
 def _status(view: ClientView, columns: int) -> list[Text]:
+    say = view.language
     rows: list[Text] = []
     if view.server:
-        rows += wrapped("server", escape(view.server), columns)
+        rows += wrapped(say("server"), escape(view.server), columns)
     for number, why in enumerate(view.why):
-        rows += wrapped("" if number else "status", escape(why), columns, "yellow")
+        rows += wrapped("" if number else say("status"), escape(why), columns, "yellow")
     if view.retry_at is not None:
         left = max(0.0, view.retry_at - time.monotonic())
         clock = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
-        rows.append(titled("", f"tries again at {clock}, in {left:.0f} s"))
+        when = say("tries again at {clock}, in {seconds} s", clock=clock, seconds=f"{left:.0f}")
+        rows.append(titled("", when))
     for service in [each for each in view.services if each.down is not None][:_MOST_DOWN]:
-        rows += wrapped("down", escape(service.down or ""), columns, "red")
+        rows += wrapped(say("down"), escape(service.down or ""), columns, "red")
     return rows
 
 
 def _visitors(view: ClientView, room: int, columns: int) -> list[Text]:
-    here = f"{view.present} here" if view.present else "nobody is here"
-    rows = [titled("visitors", here)]
+    say = view.language
+    here = say("{count} here", count=view.present) if view.present else say("nobody is here")
+    rows = [titled(say("visitors"), here)]
     if not view.visitors or room < 3:
         return rows
     wide = columns >= 76
     several = wide and len(view.services) > 1
-    width = max(15, columns - (56 if several else 42))
-    heads = f"   {'from':{width}} {'for':>7} {'in':>9} {'out':>9} {'in all':>8}"
-    rows.append(Text(heads + ("  service" if several else ""), style="dim", no_wrap=True))
+    width = max(15, columns - (58 if several else 42))
+    heads = [say("from"), say("for"), say("in"), say("out"), say("in all")]
+    head = _columns(heads, width) + (f"  {say('service')}" if several else "")
+    rows.append(Text(head, style="dim", no_wrap=True, overflow="ellipsis"))
     fit = room - 2
     shown = view.visitors[: fit if view.present <= fit else fit - 1]
     for each in shown:
-        address = escape(each.address) or "?"
-        if len(address) > width:
-            address = address[: width - 1] + "…"
-        line = (
-            f"   {address:{width}} {lasting(each.seconds):>7} {rate(each.coming):>9}"
-            f" {rate(each.going):>9} {amount(each.total):>8}"
-        )
-        row = Text(line, no_wrap=True, overflow="ellipsis")
+        numbers = [rate(each.coming), rate(each.going), amount(each.total)]
+        cells = [escape(each.address) or "?", lasting(each.seconds, say), *numbers]
+        row = Text(_columns(cells, width), no_wrap=True, overflow="ellipsis")
         if several:
             row.append(f"  {escape(each.local)}")
         if each.waiting:
             row.stylize("yellow")
         rows.append(row)
     if len(shown) < view.present:
-        rows.append(Text(f"   and {view.present - len(shown)} more", style="dim"))
+        more = say("and {count} more", count=view.present - len(shown))
+        rows.append(Text(f"   {more}", style="dim"))
     return rows
 
 
-def _code(code: str, room: int, columns: int) -> list[Text]:
+def _columns(cells: Sequence[str], width: int) -> str:
+    """Return a line of the visitors, whose addresses take `width`."""
+    address, *numbers = cells
+    widths = zip(numbers, _WIDTHS, strict=True)
+    return f"   {fitted(address, width)} {' '.join(fitted(*each, right=True) for each in widths)}"
+
+
+def _code(view: ClientView, code: str, room: int, columns: int) -> list[Text]:
     rows = code.splitlines()
     widest = max((Text.from_ansi(row).cell_len for row in rows), default=0)
     if len(rows) > room or widest > columns:
-        return [Text(" The window is too small for the code: make it larger.", style="yellow")]
+        larger = view.language("The window is too small for the code: make it larger.")
+        return [Text(f" {larger}", style="yellow")]
     return [Text.from_ansi(row, no_wrap=True) for row in rows]
 
 
-def _bottom(view: ClientView) -> list[Text]:
+def _bottom(view: ClientView, columns: int) -> list[Text]:
+    say = view.language
     rows: list[Text] = []
     if view.question is not None:
-        rows.append(Text(f" {view.question}", style="bold yellow", overflow="ellipsis"))
+        parts = broken(Text(view.question, style="bold yellow"), columns - 2)
+        rows += [Text(" ").append_text(part) for part in parts[:_MOST_OF_QUESTION]]
     if view.note:
         rows.append(Text(f" {escape(view.note)}", style="cyan", overflow="ellipsis"))
     if view.inspector is not None:
         address = Text(view.inspector, style=link(view.inspector), overflow="fold")
-        rows += [titled("inspector", "a secret: whoever knows this address sees all"), address]
-    keys = [("q", "stop"), ("c", "copy")]
+        secret = say("a secret: whoever knows this address sees all")
+        rows += [titled(say("inspector"), secret), address]
+    keys = [("q", say("stop")), ("c", say("copy"))]
     if view.question is not None:
-        keys = [("y", "let in"), ("n", "keep out"), *keys]
+        keys = [("y", say("let in")), ("n", say("keep out")), *keys]
     if view.inspector_key:
-        keys.append(("i", "inspector"))
+        keys.append(("i", say("inspector")))
     if view.code_key:
-        keys.append(("r", "QR code"))
-    return [*rows, keys_line([*keys, ("?", "help")])]
+        keys.append(("r", say("QR code")))
+    return [*rows, *keys_lines([*keys, ("?", say("help"))], columns)]

@@ -64,7 +64,7 @@ class ClientScreen:
     _client: Client | None = attrs.field(init=False, default=None)
     _approver: Approver | None = attrs.field(init=False, default=None)
     _view: ClientView = attrs.field(
-        init=False, factory=lambda: ClientView(state="connecting", style="yellow")
+        init=False, default=attrs.Factory(lambda self: self._first_view(), takes_self=True)
     )
     _connected: Connected | None = attrs.field(init=False, default=None)
     _schemes: dict[int, str] = attrs.field(init=False, factory=lambda: {})
@@ -79,32 +79,44 @@ class ClientScreen:
     _code_shown: bool = attrs.field(init=False, default=False)
     _code_of: str = attrs.field(init=False, default="")
 
+    def _first_view(self) -> ClientView:
+        say = self.screen.language
+        return ClientView(state=say("connecting"), style="yellow", language=say)
+
     def __call__(self, event: ClientEvent) -> None:
         """Take an event into account."""
+        say = self.screen.language
         match event:
             case Connected():
                 self._connected = event
                 self._unchecked = set(range(len(event.services)))
                 self._change(
-                    state="connected",
+                    state=say("connected"),
                     style="green",
                     since=time.monotonic(),
                     why=(),
                     retry_at=None,
                 )
             case Queued(None):
-                why = "no answer from the server yet: its sessions may all be taken"
-                self._wait("waiting", why)
+                why = say("no answer from the server yet: its sessions may all be taken")
+                self._wait(say("waiting"), why)
             case Queued(position):
-                self._wait(
-                    "in the queue", f"all sessions are taken: number {position} in the queue"
+                why = say(
+                    "all sessions are taken: number {position} in the queue", position=position
                 )
+                self._wait(say("in the queue"), why)
+            case Disconnected(reason=reason, retry_in=None):
+                self._wait(say("over"), say.reason(reason), style="red")
             case Disconnected(reason=reason, retry_in=retry_in):
-                self._wait("over" if retry_in is None else "not connected", reason, retry_in)
+                self._wait(say("not connected"), say.reason(reason), retry_in)
             case Draining(seconds):
-                self._change(why=(f"the server stops within {seconds:.0f} s: visitors may finish",))
+                why = say(
+                    "the server stops within {seconds} s: visitors may finish",
+                    seconds=f"{seconds:.0f}",
+                )
+                self._change(why=(why,))
             case ServiceDown(name=name, reason=reason):
-                self._reasons[name] = reason
+                self._reasons[name] = say.reason(reason)
             case ServiceUp(name=name):
                 self._reasons.pop(name, None)
                 self._unchecked |= {
@@ -119,10 +131,12 @@ class ClientScreen:
                 assert_never(event)
         self._look()
 
-    def _wait(self, state: str, why: str, retry_in: float | None = None) -> None:
+    def _wait(
+        self, state: str, why: str, retry_in: float | None = None, *, style: str = "yellow"
+    ) -> None:
         self._change(
             state=state,
-            style="red" if retry_in is None and state == "over" else "yellow",
+            style=style,
             since=None,
             why=(why,),
             retry_at=None if retry_in is None else time.monotonic() + retry_in,
@@ -145,11 +159,12 @@ class ClientScreen:
 
     async def _tell_stop(self) -> None:
         await self.stopping.wait()
+        say = self.screen.language
         self._change(
-            state="stopping",
+            state=say("stopping"),
             style="yellow",
             since=None,
-            why=("stopping: visitors may finish; q or Ctrl-C again stops at once",),
+            why=(say("stopping: visitors may finish; q or Ctrl-C again stops at once"),),
             retry_at=None,
         )
         self._look()
@@ -187,7 +202,10 @@ class ClientScreen:
                 self._unchecked = set(range(len(self.services)))
         if measure:
             self._measure(snapshot)
+        say = self.screen.language
         question = None if self._approver is None else self._approver.question
+        if question is not None:
+            question = say("{question}. Let it in for a day? Press y or n", question=question)
         services = tuple(self._service_rows(snapshot))
         if self.new_code is not None and services and services[0].shown != self._code_of:
             self._code_of, self._code_shown = services[0].shown, True
@@ -196,7 +214,7 @@ class ClientScreen:
             present=snapshot.present,
             server=self._server(snapshot),
             services=services,
-            question=None if question is None else f"{question}. Let it in for a day? Press y or n",
+            question=question,
             note=self._view.note if trio.current_time() < self._note_until else "",
             events=self.screen.pane.last(_MOST_EVENTS),
             code=self._code() if self._code_shown else None,
@@ -206,9 +224,10 @@ class ClientScreen:
         self.screen.painter.show(self._view)
 
     def _service_rows(self, snapshot: ClientSnapshot) -> Generator[ServiceRow]:
+        say = self.screen.language
         if self._connected is None:
             for service in self.services:
-                yield ServiceRow("(no public address yet)", str(service.local))
+                yield ServiceRow(say("(no public address yet)"), str(service.local))
             return
         for number, public in enumerate(self._connected.services):
             shown = public.shown
@@ -216,20 +235,23 @@ class ClientScreen:
                 shown = f"{scheme}://{shown}"
             down = None
             if number in snapshot.down:
-                down = self._reasons.get(
-                    public.name, f"the local service {public.local} cannot be reached"
+                down = self._reasons.get(public.name) or say.reason(
+                    f"the local service {public.local} cannot be reached"
                 )
             yield ServiceRow(shown, str(public.local), down)
 
     def _server(self, snapshot: ClientSnapshot) -> str:
         if self._connected is None:
             return ""
+        say = self.screen.language
         event, parts = self._connected, [str(self._connected.server)]
         if snapshot.round_trip is not None:
-            parts.append(f"round trip {max(1, round(snapshot.round_trip * 1000))} ms")
-        parts.append("encrypted" if event.encrypted else "NOT encrypted")
-        parts.append(f"logged in as {event.username}" if event.username else "no login")
-        return ", ".join(parts)
+            milliseconds = max(1, round(snapshot.round_trip * 1000))
+            parts.append(say("round trip {milliseconds} ms", milliseconds=milliseconds))
+        parts.append(say("encrypted") if event.encrypted else say("NOT encrypted"))
+        user = event.username
+        parts.append(say("logged in as {user}", user=user) if user else say("no login"))
+        return say(", ").join(parts)
 
     def _visitor_rows(self, snapshot: ClientSnapshot) -> Generator[VisitorRow]:
         for each in snapshot.visitors:
@@ -277,7 +299,8 @@ class ClientScreen:
             case "c" if self._connected is not None and self._view.services:
                 address = self._view.services[0].shown
                 self.screen.copy(address)
-                self._tell(f"copied, if the terminal allows it: {address}")
+                say = self.screen.language
+                self._tell(say("copied, if the terminal allows it: {address}", address=address))
             case "i":
                 self._show_inspector()
             case "r" if self.new_code is not None:
@@ -309,7 +332,8 @@ class ClientScreen:
     def _show_inspector(self) -> None:
         """Show its address, which is a secret, or hide it again. No browser is started: others on this machine would see the address among its arguments."""
         if self._inspector is None:
-            self._tell("there is no inspector: start it with --inspect")
+            say = self.screen.language
+            self._tell(say("there is no inspector: start it with --inspect"))
         else:
             shown = self._view.inspector
             self._change(inspector=None if shown is not None else self._inspector)

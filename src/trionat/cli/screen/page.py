@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.style import Style
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
+
+    from trionat.cli.screen.language import Language
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _LINK_ID: Final = re.compile("\x1b]8;id=[0-9.-]+;")
@@ -64,14 +67,30 @@ def boxed(lines: Sequence[Text], *, style: str) -> Panel:
 
 def titled(title: str, text: Text | str, style: str = "") -> Text:
     """Return a line with a title in front."""
-    line = Text(no_wrap=True, overflow="ellipsis").append(f" {title:9} ", "dim")
+    line = Text(no_wrap=True, overflow="ellipsis").append(f" {fitted(title, 9)} ", "dim")
     return line.append_text(text) if isinstance(text, Text) else line.append(text, style or "none")
+
+
+def fitted(text: str, width: int, *, right: bool = False) -> str:
+    """Return a text that takes so many cells, of which some characters take two: cut, or with blanks behind it.
+
+    With `right` the blanks are before it, and it is not cut: of a number no digit may be missing.
+    """
+    missing = width - cell_len(text)
+    if missing < 0 and not right:
+        return f"{set_cell_size(text, max(0, width - 1))}…"
+    return " " * missing + text if right else text + " " * missing
 
 
 def wrapped(title: str, text: str, columns: int, style: str = "none") -> list[Text]:
     """Return a text with a title in front, in as many lines as it takes."""
-    parts = Text(text, style=style).wrap(new_console(columns, 1), max(10, columns - 12))
+    parts = broken(Text(text, style=style), columns - 12)
     return [titled("" if number else title, part) for number, part in enumerate(parts)]
+
+
+def broken(text: Text, width: int) -> list[Text]:
+    """Return a text in as many lines of that width as it takes; one that is hardly wide is taken as wider."""
+    return list(text.wrap(new_console(width, 1), max(10, width)))
 
 
 def between(left: Text, right: Text, columns: int) -> Text:
@@ -80,12 +99,17 @@ def between(left: Text, right: Text, columns: int) -> Text:
     return left.append(" " * room).append_text(right) if room > 0 else left
 
 
-def keys_line(keys: Sequence[tuple[str, str]]) -> Text:
-    """Return the line of keys and what they do."""
-    line = Text(" ", no_wrap=True)
+def keys_lines(keys: Sequence[tuple[str, str]], columns: int) -> list[Text]:
+    """Return the keys and what they do, in as many lines as they take."""
+    lines = [Text(" ", no_wrap=True)]
     for key, meaning in keys:
-        line.append(f" {key} ", "reverse").append(f" {meaning}  ", "none")
-    return line
+        one = Text().append(f" {key} ", "reverse").append(f" {meaning}")
+        if len(lines[-1]) > 1 and lines[-1].cell_len + one.cell_len > columns:
+            lines.append(Text(" ", no_wrap=True))
+        lines[-1].append_text(one).append("  ")
+    for line in lines:
+        line.rstrip()
+    return lines
 
 
 def event_line(line: str) -> Text:
@@ -110,11 +134,11 @@ def rate(count: float) -> str:
     return "-" if count < 1 else f"{amount(count)}/s"
 
 
-def lasting(seconds: float) -> str:
+def lasting(seconds: float, say: Language) -> str:
     """Return how long something is."""
     whole = max(0, int(seconds))
     if whole >= _DAY:
-        return f"{whole // _DAY} d {whole % _DAY // _HOUR:02} h"
+        return say("{days} d {hours} h", days=whole // _DAY, hours=f"{whole % _DAY // _HOUR:02}")
     if whole >= _HOUR:
         return f"{whole // _HOUR}:{whole % _HOUR // _MINUTE:02}:{whole % _MINUTE:02}"
     return f"{whole // _MINUTE}:{whole % _MINUTE:02}"

@@ -13,6 +13,7 @@ import trio
 
 from trionat.cli.output import say
 from trionat.cli.screen.keyboard import Keyboard
+from trionat.cli.screen.language import ENGLISH, Language, language_of
 from trionat.cli.screen.painter import Painter, start_again
 from trionat.cli.screen.pane import Pane
 
@@ -33,7 +34,7 @@ _LOOK_INTERVAL: Final = 0.5
 
 @attrs.define(eq=False)
 class Screen(Generic[V]):
-    """Shows views, and hears keys. What is written to `pane` meanwhile is for the views to show; the last lines stay when it is over.
+    """Shows views in a language, and hears keys. What is written to `pane` meanwhile is for the views to show; the last lines stay when it is over.
 
     `first` has lines that are to stay as well, before them.
     """
@@ -42,13 +43,14 @@ class Screen(Generic[V]):
     painter: Painter[V]
     pane: Pane = attrs.field(factory=Pane)
     first: tuple[str, ...] = ()
+    language: Language = ENGLISH
     _is_held: bool = attrs.field(init=False, default=False)
 
     @classmethod
     def new(cls, draw: Callable[[V, int, int], list[str]]) -> Screen[V]:
         """Return a screen on standard input and output. It takes the terminal when it runs; where its block ends, the terminal is as it was."""
         descriptor = os.dup(sys.stdout.fileno())
-        return cls(Keyboard(sys.stdin.fileno()), Painter(descriptor, draw))
+        return cls(Keyboard(sys.stdin.fileno()), Painter(descriptor, draw), language=language_of())
 
     def __enter__(self) -> Self:
         return self

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Final
 import attrs
 from rich.text import Text
 
+from trionat.cli.screen.language import ENGLISH, Language
 from trionat.cli.screen.page import (
     between,
     boxed,
     event_line,
-    keys_line,
+    fitted,
+    keys_lines,
     lasting,
     link,
     rate,
@@ -20,10 +22,11 @@ from trionat.cli.screen.page import (
     to_lines,
 )
 from trionat.log import escape
-from trionat.text import counted
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from trionat.events import Ready
@@ -47,7 +50,7 @@ HELP: Final = (
 
 @attrs.frozen(kw_only=True)
 class PublicView:
-    """What there is to be seen. `ready` is None before the server is up, `snapshot` before it has been asked; `why` says why it cannot be."""
+    """What there is to be seen, in `language`. `ready` is None before the server is up, `snapshot` before it has been asked; `why` says why it cannot be."""
 
     began: float
     stopping: bool = False
@@ -58,6 +61,7 @@ class PublicView:
     note: str = ""
     help: bool = False
     events: tuple[str, ...] = ()
+    language: Language = ENGLISH
 
 
 def server_page(view: PublicView, columns: int, lines: int) -> list[str]:
@@ -67,18 +71,20 @@ def server_page(view: PublicView, columns: int, lines: int) -> list[str]:
 
 def server_parts(view: PublicView, columns: int, lines: int) -> list[RenderableType]:
     """Return the page's parts, for a terminal of that size."""
+    say = view.language
     top, used = _top(view, columns, room=max(1, lines // 3))
     bottom = [Text(f" {escape(view.note)}", style="cyan")] if view.note else []
-    bottom.append(keys_line([("q", "stop"), ("c", "copy the command"), ("?", "help")]))
+    keys = [("q", say("stop")), ("c", say("copy the command")), ("?", say("help"))]
+    bottom += keys_lines(keys, columns)
     status = _status(view)
     room = lines - used - len(status) - len(bottom)
     if view.help:
-        middle = [Text(line, no_wrap=True) for line in HELP]
+        middle = [Text(say(line), no_wrap=True, overflow="ellipsis") for line in HELP]
     else:
         middle = _sessions(view, max(0, room - _LEAST_EVENTS - 1))
         left = room - len(middle) - 1
         if left > 0:
-            middle.append(titled("events", ""))
+            middle.append(titled(say("events"), ""))
             middle += [event_line(event) for event in view.events[-left:]]
     middle = middle[: max(0, room)]
     middle += [Text("")] * (room - len(middle))
@@ -87,91 +93,122 @@ def server_parts(view: PublicView, columns: int, lines: int) -> list[RenderableT
 
 def _top(view: PublicView, columns: int, room: int) -> tuple[list[RenderableType], int]:
     """Return the first lines, and how many they are."""
-    left = Text(" trionat ", style="bold", no_wrap=True).append(f"{VERSION} server", "dim")
+    say = view.language
+    left = Text(" trionat ", style="bold", no_wrap=True).append(f"{VERSION} {say('server')}", "dim")
     if view.ready is None:
-        right = Text("starting", style="yellow")
+        right = Text(say("starting"), style="yellow")
     elif view.stopping:
-        right = Text("stopping", style="yellow")
+        right = Text(say("stopping"), style="yellow")
     else:
-        right = Text("up", style="green")
-    right.append(f" for {lasting(time.monotonic() - view.began)} ", "none")
+        right = Text(say("up"), style="green")
+    duration = lasting(time.monotonic() - view.began, say)
+    right.append(f" {say('for {duration}', duration=duration)} ", "none")
     top: list[RenderableType] = [between(left, right, columns)]
     if view.ready is None:
         return top, 1
     rows: list[Text] = []
     if view.command is not None:
-        rows.append(Text("Beside the private service, run (8080 stands for its port):"))
+        rows.append(Text(say("Beside the private service, run (8080 stands for its port):")))
         width = max(1, columns - 4)
         # Cut anywhere: it is the ticket that is long, and words of it there are none.
         starts = range(0, len(view.command), width)[: room + 2]
         rows += [Text(view.command[at : at + width], style="bold cyan") for at in starts]
     else:
-        rows.append(Text("A user's ticket: trionat user ticket NAME"))
+        rows.append(Text(say("A user's ticket: trionat user ticket NAME")))
     if view.ready.first_password is not None:
-        user = f"first user: {view.ready.first_user}, password {view.ready.first_password}"
-        rows.append(Text(f"{user} (shown only this once)", style="yellow"))
+        user = say(
+            "first user: {user}, password {password} (shown only this once)",
+            user=view.ready.first_user,
+            password=view.ready.first_password,
+        )
+        rows.append(Text(user, style="yellow"))
     return [*top, boxed(rows, style="green")], 3 + len(rows)
 
 
 def _status(view: PublicView) -> list[Text]:
+    say = view.language
     rows: list[Text] = []
     if (ready := view.ready) is not None:
-        login = "" if ready.authentication else "; login OFF: whoever reaches it may connect"
-        rows.append(titled("clients", f"dial {ready.public}{login}"))
+        dial = (
+            say("dial {address}", address=ready.public)
+            if ready.authentication
+            else say(
+                "dial {address}; login OFF: whoever reaches it may connect", address=ready.public
+            )
+        )
+        rows.append(titled(say("clients"), dial))
         if ready.console is not None:
-            rows.append(titled("console", Text(ready.console, style=link(ready.console))))
+            rows.append(titled(say("console"), Text(ready.console, style=link(ready.console))))
     if view.why:
-        rows.append(titled("status", escape(view.why), "yellow"))
+        rows.append(titled(say("status"), escape(view.why), "yellow"))
     if (snapshot := view.snapshot) is None:
         return rows
     if view.stopping:
         visitors = sum(len(session.visitors) for session in snapshot.sessions)
-        still = f"{counted(visitors, 'visitor')} of {counted(len(snapshot.sessions), 'session')}"
-        rows.append(titled("status", f"stopping: {still} still here; q again stops at once"))
+        sessions = len(snapshot.sessions)
+        still = say(
+            "stopping: {visitors} of {sessions} still here; q again stops at once",
+            visitors=say("{count} visitor", count=1)
+            if visitors == 1
+            else say("{count} visitors", count=visitors),
+            sessions=say("{count} session", count=1)
+            if sessions == 1
+            else say("{count} sessions", count=sessions),
+        )
+        rows.append(titled(say("status"), still))
     if snapshot.queue:
         users = ", ".join(escape(each.user or each.client) for each in snapshot.queue[:_MOST_NAMED])
-        rows.append(titled("queue", f"{len(snapshot.queue)} wait: {users}"))
+        waiting = say("{count} wait: {users}", count=len(snapshot.queue), users=users)
+        rows.append(titled(say("queue"), waiting))
     refused = ", ".join(f"{count} {bound}" for bound, count in snapshot.refused.items() if count)
-    rows.append(titled("refused", refused or "nobody", "yellow" if refused else ""))
+    rows.append(titled(say("refused"), refused or say("nobody"), "yellow" if refused else ""))
     if snapshot.banned:
         banned = ", ".join(escape(each.network) for each in snapshot.banned[:_MOST_NAMED])
-        rows.append(titled("banned", f"{len(snapshot.banned)}: {banned}", "yellow"))
+        rows.append(titled(say("banned"), f"{len(snapshot.banned)}: {banned}", "yellow"))
     return rows
 
 
 def _sessions(view: PublicView, room: int) -> list[Text]:
+    say = view.language
     if (snapshot := view.snapshot) is None:
         return []
     if not snapshot.sessions:
-        return [titled("sessions", "no client is here")]
+        return [titled(say("sessions"), say("no client is here"))]
     sessions = snapshot.sessions
-    total = f"{len(sessions)} of {snapshot.server.session_limit}, {rate(snapshot.server.rate)}"
-    rows = [titled("sessions", total)]
-    heads = f"   {'user':12} {'from':21} {'for':>8} {'visitors':>8} {'rate':>9}  service"
-    rows.append(Text(heads, style="dim", no_wrap=True, overflow="ellipsis"))
+    total = say(
+        "{count} of {most}, {rate}",
+        count=len(sessions),
+        most=snapshot.server.session_limit,
+        rate=rate(snapshot.server.rate),
+    )
+    rows = [titled(say("sessions"), total)]
+    heads = [say("user"), say("from"), say("for"), say("visitors"), say("rate"), say("service")]
+    rows.append(Text(_columns(heads), style="dim", no_wrap=True, overflow="ellipsis"))
     fit = max(1, room - 2)
     shown = sessions if len(sessions) <= fit else sessions[: max(0, fit - 1)]
-    rows += [_session(session) for session in shown]
+    rows += [_session(session, say) for session in shown]
     if len(shown) < len(sessions):
-        rows.append(Text(f"   and {len(sessions) - len(shown)} more", style="dim"))
+        more = say("and {count} more", count=len(sessions) - len(shown))
+        rows.append(Text(f"   {more}", style="dim"))
     return rows
 
 
-def _session(session: SessionView) -> Text:
+def _session(session: SessionView, say: Language) -> Text:
+    down = say("DOWN")
     services = ", ".join(
-        escape(each.url or str(each.port)) + (" DOWN" if each.down else "")
+        escape(each.url or str(each.port)) + (f" {down}" if each.down else "")
         for each in session.services[:_MOST_NAMED]
     )
-    user = escape(session.user or session.client or "-")
-    line = (
-        f"   {_cut(user, 12):12} {_cut(escape(session.address), 21):21} {lasting(session.seconds):>8}"
-        f" {len(session.visitors):>8} {rate(session.rate):>9}  {services}"
-    )
-    row = Text(line, no_wrap=True, overflow="ellipsis")
+    who = [escape(session.user or session.client or "-"), escape(session.address)]
+    numbers = [lasting(session.seconds, say), str(len(session.visitors)), rate(session.rate)]
+    row = Text(_columns([*who, *numbers, services]), no_wrap=True, overflow="ellipsis")
     if any(each.down for each in session.services):
         row.stylize("red")
     return row
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _columns(cells: Sequence[str]) -> str:
+    """Return a line of the sessions."""
+    user, address, lasts, visitors, rate_, services = cells
+    who = f"{fitted(user, 12)} {fitted(address, 21)} {fitted(lasts, 9, right=True)}"
+    return f"   {who} {fitted(visitors, 8, right=True)} {fitted(rate_, 9, right=True)}  {services}"

@@ -41,8 +41,13 @@ class ServerScreen:
     screen: Screen[PublicView]
     stopping: trio.Event
     ask: Callable[[], dict[str, Any]]
-    _view: PublicView = attrs.field(init=False, factory=lambda: PublicView(began=time.monotonic()))
+    _view: PublicView = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self._first_view(), takes_self=True)
+    )
     _note_until: float = attrs.field(init=False, default=0.0)
+
+    def _first_view(self) -> PublicView:
+        return PublicView(began=time.monotonic(), language=self.screen.language)
 
     def note_ready(self, ready: Ready, banner: str, command: str | None) -> None:
         """The server is up; `banner` stays on the terminal when the screen is gone."""
@@ -67,7 +72,7 @@ class ServerScreen:
                     snapshot = Snapshot.of(values)
                     self._view = attrs.evolve(self._view, snapshot=snapshot, why="")
                 except (StartupError, RemoteProtocolError) as error:
-                    why = "" if self.stopping.is_set() else str(error)
+                    why = "" if self.stopping.is_set() else self.screen.language.reason(str(error))
                     self._view = attrs.evolve(self._view, why=why)
                 self._look()
             await trio.sleep(_ASK_INTERVAL if self._view.ready is not None else _TICK / 4)
@@ -88,7 +93,8 @@ class ServerScreen:
             case "c" if self._view.command is not None:
                 self.screen.copy(self._view.command)
                 self._note_until = trio.current_time() + _NOTE_LASTS
-                note = "copied, if the terminal allows it; the ticket in it is a secret"
+                say = self.screen.language
+                note = say("copied, if the terminal allows it; the ticket in it is a secret")
                 self._view = attrs.evolve(self._view, note=note)
             case "?" | "h":
                 self._view = attrs.evolve(self._view, help=not self._view.help)

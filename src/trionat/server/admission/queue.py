@@ -113,6 +113,13 @@ class Admission:
                 if self.is_closed:  # by now
                     raise self._drained()
                 lease = await self._wait_in_queue(client)
+                while lease is not None and lease.given_up:
+                    # In the moment in which it was granted: its port was taken away, or another process has it.
+                    client.lease = None
+                    if self.is_closed:
+                        raise self._drained()
+                    self._check(client)
+                    lease = await self._wait_in_queue(client)
                 await self.leases.take_back(client)  # what it was about to have instead
             if client.refusal is not None:  # perhaps a rival has come meanwhile
                 raise client.refusal
