@@ -129,7 +129,8 @@ def test_events(walk: Walk) -> None:
 def test_inspector(walk: Walk) -> None:
     def inspect() -> None:
         client = walk.connect("trionat connect TICKET 8080 --inspect")
-        walk.machine.added["TOKEN"] = client.wait_for(r"\?token=(\S+)")[1]
+        found = client.wait_for(r"^inspector: (\S+[?#]token=(\S+))$")
+        walk.machine.added |= {"URL": found[1], "TOKEN": found[2]}
         for _ in range(2):
             walk.run("curl --silent http://tunnel.example.com:60000/")
 

@@ -92,7 +92,7 @@ class Walk:
             if given and (given[-1][:1] in (["serve"], ["connect"]) or given[-1] == ["demo"]):
                 self._start(given[-1][0], command)
                 continue
-            if found := re.match(r"([A-Z]+)=\$\(.*\)$|export .*$", command):
+            if found := re.fullmatch(r"([A-Z]+)=(?:\$\(.*\)|\S+)|export .*", command):
                 command += f'; echo "${found[1]}"' if found[1] else ""
             output = self.run(shell + command, code=code)
             self.outputs[line] = output

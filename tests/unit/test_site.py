@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.test_docs import PAGES, ROOT, anchors
+from tests.pages import PAGES, ROOT
+from tests.unit.test_docs import anchors
 from tools.site import foreign, indent_by_four, navigation, places, rewrite, slug
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PLACES = places()
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 LISTED = navigation((ROOT / "docs/README.md").read_text(encoding="utf-8"))
 
 
@@ -30,17 +30,17 @@ def links(name: str) -> set[str]:
 def test_every_page_is_listed_once() -> None:
     """A new page comes into docs/README.md, which is the site's navigation."""
     pages = [page for section in LISTED.values() for page in section.values()]
-    assert sorted([*pages, "README.md", "docs/README.md"]) == sorted([*NAMES, "CHANGELOG.md"])
+    assert sorted([*pages, "README.md", "docs/README.md"]) == sorted(PAGES)
     assert [*LISTED] == ["Start", "Publish", "Operate", "Reference", "Understand", "中文"]
 
 
 def test_every_page_is_two_clicks_from_the_readme() -> None:
     near = links("README.md")
     within = near.union(*(links(page) for page in near if page.endswith(".md")))
-    assert [page for page in NAMES if page not in within | {"README.md"}] == []
+    assert [page for page in PAGES if page not in within | {"README.md"}] == []
 
 
-@pytest.mark.parametrize("name", [*NAMES, "CHANGELOG.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_to_what_is_on_the_site(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     here = posixpath.dirname(PLACES[name])
@@ -66,7 +66,7 @@ def test_a_file_that_is_not_on_the_site_is_named_only() -> None:
 
 
 def test_anchors_are_those_of_github() -> None:
-    for name in NAMES:
+    for name in PAGES:
         text = (ROOT / name).read_text(encoding="utf-8")
         headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
         assert {slug(heading) for heading in headings} == anchors(text)
