@@ -1,6 +1,6 @@
 """What stands in the pages: their blocks, the lines in them that are typed, and the calls of trionat in those.
 
-A block of commands has the language `sh`, or lines behind a prompt (`$ `, or `# ` for root), or begins with one of `PROGRAMS`. What
+A block of commands has the language `sh`, or lines behind a prompt (`$ `, `host$ `, or `# ` for root), or begins with one of `PROGRAMS`. What
 stands in a comment right above it, `<!-- not run: because -->`, says why no test runs it.
 """
 
@@ -36,14 +36,26 @@ ELSEWHERE: Final = {
 """Pages that have a test of their own, on several machines or with other programs; all others are followed by `tests/e2e/test_pages.py`."""
 
 PROGRAMS: Final = (
-    *("cp", "curl", "docker", "export", "mysqldump", "pip", "pipx", "python3", "redis-cli", "ssh"),
-    *("systemctl", "tar", "trionat", "uv", "uvx"),
+    *("chmod", "chown", "cp", "curl", "docker", "echo", "export", "git", "install", "journalctl"),
+    *(
+        "mysqldump",
+        "nginx",
+        "nox",
+        "openssl",
+        "pip",
+        "pipx",
+        "promtool",
+        "python",
+        "python3",
+        "redis-cli",
+    ),
+    *("scp", "sed", "ssh", "sysctl", "systemctl", "tar", "trionat", "uv", "uvx"),
 )
 
 _BLOCK: Final = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.DOTALL | re.MULTILINE
 )
-_MARK: Final = re.compile(r"<!-- not run: (.+?) -->\s*\Z", re.DOTALL)
+_MARK: Final = re.compile(r"<!-- not run: ((?:(?!-->).)+) -->\s*\Z", re.DOTALL)
 _OPERATOR: Final = re.compile(r"[();|&]+")
 _REDIRECTION: Final = re.compile(r"[<>&]*[<>][<>&]*")
 
@@ -64,33 +76,36 @@ class Block:
 
     @property
     def prompt(self) -> str | None:
-        """What stands before what is typed."""
-        for prompt, pattern in (
-            ("$ ", r"^\$ "),
-            ("# ", rf"^# (?:/\S+/)?(?:{'|'.join(PROGRAMS)})\b"),
-        ):
-            if re.search(pattern, self.text, re.MULTILINE):
-                return prompt
+        """What stands before what is typed, as a pattern."""
+        as_root = rf"# (?=(?:/\S+/)?(?:{'|'.join(PROGRAMS)})\b)"
+        for pattern in (r"\w*\$ ", as_root):
+            if re.search(f"^{pattern}", self.text, re.MULTILINE):
+                return pattern
         return None
 
     @property
+    def lines(self) -> list[str]:
+        """Its lines, each with those in which it goes on."""
+        return [line for line in re.sub(r"\\\n\s*", "", self.text).splitlines() if line.strip()]
+
+    @property
     def typed(self) -> tuple[str, ...]:
-        """The lines that are typed, each with those in which it goes on."""
-        lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
+        """The lines that are typed, without the prompt."""
         if (prompt := self.prompt) is not None:
-            return tuple(line.removeprefix(prompt) for line in lines if line.startswith(prompt))
+            return tuple(
+                re.sub(prompt, "", each, count=1) for each in self.lines if re.match(prompt, each)
+            )
         begins = re.match(rf"(?:[A-Z_]+=\S+ )*(?:~/\S+/)?(?:{'|'.join(PROGRAMS)})\s", self.text)
         if self.language != "sh" and (self.language or not begins):
             return ()
-        return tuple(line for line in lines if line.strip() and not line.startswith("#"))
+        return tuple(line for line in self.lines if not line.startswith("#"))
 
     @property
     def shown(self) -> tuple[str, ...]:
         """The lines that are not typed, in a block with a prompt."""
         if (prompt := self.prompt) is None:
             return ()
-        lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
-        return tuple(line for line in lines if line.strip() and not line.startswith(prompt))
+        return tuple(line for line in self.lines if not re.match(prompt, line))
 
 
 def blocks(page: str) -> list[Block]:
