@@ -16,6 +16,7 @@ import attrs
 import pytest
 import trio
 
+from tests.browser.neighbour import ATTACK, neighbour
 from tests.browser.window import Window, open_window
 from tests.e2e import running, services
 from tests.events.receiver import receiving, status
@@ -143,6 +144,40 @@ async def test_who_may_log_in_does_and_nobody_else(tmp_path: Path) -> None:
         await here.window.do(attempt)
         await here.log_in()
         await here.window.do(log_out)
+
+
+async def test_another_port_of_this_machine_is_nobody(tmp_path: Path) -> None:
+    """It gets the cookie, as all ports of a host do, and that is not enough."""
+    async with neighbour() as other, scene(tmp_path) as here:
+        await here.log_in()
+
+        def act(page: Page) -> list[str]:
+            stranger = page.context.new_page()
+            stranger.goto(f"http://127.0.0.1:{other.port}/")
+            assert stranger.evaluate("document.cookie") == ""
+            assert stranger.evaluate("Object.keys(localStorage).length") == 0
+            paths = ("api/v1/me", "api/v1/drain", "api/v1/live?topics=server", "api/v1/users/boss")
+            return [each for path in paths for each in stranger.evaluate(ATTACK, [here.url, path])]
+
+        assert await here.window.do(act) == []
+        found = re.search(r"(?im)^cookie: *(__Host-trionat=[^;\r\n]+)", other.heard.decode())
+        assert found is not None, "then the proof besides it is of no use any more"
+        cookie = found[1]
+
+        def use(page: Page) -> list[int]:
+            ask = page.context.request
+            headers = {"Cookie": cookie}
+            paths = ("api/v1/me", "api/v1/users", "metrics")
+            return [ask.get(here.url + path, headers=headers).status for path in paths]
+
+        assert await here.window.do(use) == [401, 401, 401]
+        here.window.complaints.clear()  # of what was refused to the other page
+        await here.window.do(lambda page: page.reload())
+        await here.window.do(
+            lambda page: expect(
+                page.get_by_role("heading", name="Overview", level=1)
+            ).to_be_visible()
+        )
 
 
 async def test_each_screen_where_there_is_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from tests.browser.chromium import browser
+from tests.browser.window import open_window
 from tests.e2e import services
 from tests.e2e.running import ask, read_all
 from tests.inspector.scene import scene
@@ -19,6 +21,8 @@ from tests.inspector.scene import scene
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from playwright.sync_api import Page as PlaywrightPage
 
     from tests.browser.chromium import Page
     from tests.inspector.scene import Scene
@@ -192,7 +196,10 @@ async def test_from_the_empty_page_to_an_edited_replay(tmp_path: Path) -> None:
             "document.querySelector('#visitor')?.textContent.includes('POST /edited HTTP/1.1')"
         )
         await here.until("document.querySelector('#visitor')?.textContent.includes('hello 漢字')")
-        assert "replay of 1" in await here.text("#rows tr")
+        assert "#2 ↻ replay of #1" in await here.text("#rows tr.replay td.what")
+        assert "replay" not in await here.text("#rows tr:not(.replay)")
+        assert "Replay of visitor #1" in await here.text("#visitor")
+        assert await here.text("#visitor .again a[href='#1']") == "visitor #1"
         recording = here.scene.recorder.recordings[2]
         assert b"Authorization: Bearer hidden-word\r\n" in recording.received.data
         assert b"Content-Length: 12\r\n" in recording.received.data
@@ -266,40 +273,14 @@ async def test_nothing_that_a_visitor_says_becomes_part_of_the_page(tmp_path: Pa
         assert not here.page.console, here.page.console
 
 
-async def test_who_gets_in(tmp_path: Path) -> None:
+async def test_no_other_name_of_this_machine(tmp_path: Path) -> None:
     async with inspected(tmp_path) as here:
         await here.visit(POST)
-        address, port = here.scene.address, here.scene.address.port
-        await here.page.open(f"http://{address}/")
-        assert "Open the whole URL" in await here.text()
+        port = here.scene.address.port
         await here.page.open(
-            f"http://{OTHER_SITE}:{port}/?token={here.scene.inspector.access.token}"
+            f"http://{OTHER_SITE}:{port}/#token={here.scene.inspector.access.token}"
         )
         assert "misdirected" in await here.text()
-        await here.open()
-        assert await here.page.evaluate("document.cookie") == "", "a script can read it"
-        # Another site's page, of another port of the same host: a browser sends it the same cookies.
-        async with services.serve(answer) as other:
-            await here.page.open(f"http://127.0.0.1:{other.port}/")
-            tried = await here.page.evaluate(
-                f"""(async () => {{
-                    const url = 'http://{address}/', found = [];
-                    for (const options of [
-                        {{credentials: 'include'}},
-                        {{credentials: 'include', mode: 'no-cors'}},
-                        {{credentials: 'include', mode: 'no-cors', method: 'POST', body: '{{}}'}},
-                        {{credentials: 'include', method: 'DELETE'}},
-                    ]) for (const path of ['api/har', 'api/visitors', 'api/visitors/1/replay']) {{
-                        try {{
-                            const answer = await fetch(url + path, options);
-                            found.push((await answer.text()).length);
-                        }} catch (error) {{ /* nothing came */ }}
-                    }}
-                    return found;
-                }})()"""
-            )
-            assert not any(tried), "a page of another port has read something"
-        assert len(here.scene.recorder.recordings) == 1, "it has replayed, or cleared"
 
 
 async def test_five_thousand_visitors_and_the_keyboard(tmp_path: Path) -> None:
@@ -341,7 +322,14 @@ async def test_five_thousand_visitors_and_the_keyboard(tmp_path: Path) -> None:
         assert await here.text("#state") == "1000 of 5001 visitors, and there may be more"
         await here.type("#search", "/number/12")
         await here.until("document.querySelectorAll('#rows tr').length === 111")
-        await here.page.evaluate("document.querySelector('#rows a').focus()")
+        # From the search, and from a page that was only opened, the first arrow leads into the list.
+        focused = "document.activeElement.textContent"
+        assert await here.page.evaluate("document.activeElement.id") == "search"
+        await here.press("ArrowDown")
+        assert await here.page.evaluate(focused) == "GET /number/1299"
+        await here.page.evaluate("document.activeElement.blur()")
+        await here.press("ArrowDown")
+        assert await here.page.evaluate(focused) == "GET /number/1299"
         await here.press("ArrowDown")
         second = await here.page.evaluate("document.activeElement.textContent")
         assert second == "GET /number/1298"
@@ -422,3 +410,48 @@ async def test_it_fits_a_phone_in_dark_and_light(tmp_path: Path) -> None:
                 await here.press("Escape")
                 await here.until("!document.querySelector('dialog')")
         assert looked == 20
+
+
+NAMES = {"HAR", "HTTP", "←"}
+"""What is called so in Chinese as well."""
+
+
+async def test_in_chinese(tmp_path: Path) -> None:
+    async with (
+        services.serve(answer) as web,
+        scene(tmp_path, web.port) as here,
+        open_window(locale="zh-CN") as window,
+    ):
+        async with await here.visit() as visitor:
+            await visitor.send_all(POST)
+            await read_all(visitor)
+
+        def act(page: PlaywrightPage) -> list[str]:
+            page.goto(f"http://{here.address}/")
+            page.get_by_role("heading", name="请打开完整的网址").wait_for()
+            page.locator("#locked code", has_text="#token=").wait_for()
+            page.goto(here.url)
+            page.get_by_text("1 个访问", exact=True).wait_for()
+            page.locator("#rows tr", has_text="双方均已结束").wait_for()
+            assert page.evaluate("document.documentElement.lang") == "zh-Hans"
+            page.locator("#rows a").click()
+            page.locator("#visitor .body pre").nth(1).wait_for()
+            shown: list[str] = []
+            for tab in ("HTTP", "文本", "十六进制"):
+                page.get_by_role("tab", name=tab).click()
+                page.locator("#visitor pre").first.wait_for()
+                found = page.locator("button, th[scope=col], dt, h2 + p, h3").all_inner_texts()
+                shown += [each for each in found if each and each not in NAMES]
+            page.get_by_role("tab", name="HTTP").click()
+            page.get_by_role("button", name="编辑后重放").click()
+            page.get_by_role("button", name="发送", exact=True).click()
+            page.locator("#rows tr.replay", has_text="重放自 #1").wait_for()
+            page.locator("#visitor .again", has_text="并非来自访问者").wait_for()
+            page.get_by_label("语言").select_option("en")
+            page.locator("#rows tr.replay", has_text="replay of #1").wait_for()
+            page.reload()
+            page.get_by_text("2 visitors", exact=True).wait_for()
+            return shown
+
+        for text in await window.do(act):
+            assert re.search("[\u4e00-\u9fff]", text) or "•" in text, text

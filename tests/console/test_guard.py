@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import pickle
+import re
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from tests.console.serving import send, serving
 from trionat.address import TCPAddress
 from trionat.config.server import ServerConfig
 from trionat.server.console import guard
+from trionat.server.console.application import OPERATIONS
 from trionat.server.console.console import is_loopback
 from trionat.transport import web_connection
 
@@ -105,6 +107,33 @@ async def test_the_cookie_alone_is_nobody(tmp_path: Path) -> None:
         planted = Browser(server.port, browser.cookie, "of another login")
         assert (await planted.get("/api/v1/me")).code == "unauthorized"
         assert (await browser.get("/api/v1/me")).status == 200
+
+
+async def test_nothing_at_all_is_done_by_the_cookie_alone(tmp_path: Path) -> None:
+    """Whoever has got it at another port is no browser, and says in all other headers what the pages say."""
+    async with served(tmp_path) as server:
+        browser = await server.browser()
+        stolen = {
+            "Cookie": browser.cookie,
+            "Origin": f"http://127.0.0.1:{server.port}",
+            "Sec-Fetch-Site": "same-origin",
+            "Content-Type": "application/json",
+        }
+        asked = 0
+        for operation in OPERATIONS:
+            if not operation.needs_login:
+                continue
+            path = re.sub(r"\{.*?\}", "1", operation.whole_path)
+            for guess in ({}, {"X-CSRF-Token": "guess"}, {"X-CSRF-Token": browser.cookie}):
+                answer = await ask(
+                    server.port, operation.method, path, headers={**stolen, **guess}, body=b"{}"
+                )
+                refused = (401, 403) if operation.method == "GET" else (403,)
+                assert answer.status in refused, (operation.method, path)
+                assert answer.code in ("unauthorized", "forbidden")
+                asked += 1
+        assert asked > 90
+        assert (await browser.get("/api/v1/me")).status == 200, "it has logged out"
 
 
 async def test_methods_are_what_they_are(tmp_path: Path) -> None:

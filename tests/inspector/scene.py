@@ -87,7 +87,11 @@ class Scene:
             request = h11.Request(
                 method=method or ("GET" if body is None else "POST"),
                 target=path,
-                headers=[(name, value) for name, value in sent.items() if value],
+                headers=[
+                    (name.encode(), value.encode("latin-1"))
+                    for name, value in sent.items()
+                    if value
+                ],
             )
             await stream.send_all(connection.send(request) or b"")
             if body:

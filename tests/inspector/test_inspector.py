@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import logging
+import re
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,6 +32,7 @@ from trionat.cli.connect import TextEvents
 from trionat.client.inspector import guard
 from trionat.client.inspector import inspector as inspector_module
 from trionat.client.inspector import live as live_module
+from trionat.client.inspector.access import Access
 from trionat.client.inspector.har import Har
 from trionat.client.native.session import NativeSession
 from trionat.config.values import LOOPBACK
@@ -37,9 +41,7 @@ from trionat.events import Inspecting
 from trionat.transport import web_connection
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 
 pytestmark = pytest.mark.limit(40)
@@ -206,6 +208,9 @@ async def test_replay_as_it_was_and_edited(tmp_path: Path) -> None:
         assert everything.json == {"number": 4}
         rows = await here.rows(4)
         assert [row["replay_of"] for row in rows] == [None, 1, 1, 1]
+        entries = (await here.ask("/api/har")).json["log"]["entries"]
+        comments = [entry.get("comment") for entry in entries]
+        assert comments == [None, *["replay of visitor 1"] * 3]
         assert [row["why"] for row in rows[1:]] == [
             "answered",
             "answered",
@@ -429,39 +434,115 @@ async def test_of_a_group_each_client_shows_its_own_visitors(tmp_path: Path) -> 
 # -- who may see it --
 
 
-async def test_only_who_has_the_url_sees_anything(tmp_path: Path) -> None:
+def test_the_url_is_what_a_click_opens() -> None:
+    """Some terminals take a dash at the end for one behind the URL; and what no browser sends is in no log of anybody."""
+    for _ in range(50):
+        access = Access(TCPAddress("127.0.0.1", 4040))
+        assert re.fullmatch(r"http://127\.0\.0\.1:4040/#token=[0-9a-f]{32}", access.url)
+        assert access.url.endswith(access.token)
+        assert access.token not in repr(access)
+
+
+async def test_only_who_has_the_token_sees_anything(tmp_path: Path) -> None:
     async with web(tmp_path) as here:
-        url = urlsplit(here.url)
-        assert (url.hostname, url.port) == ("127.0.0.1", here.address.port)
+        await request(here, POST)
+        await here.rows(1)
+        token = here.inspector.access.token
+        assert here.url == f"http://{here.address}/#token={token}"
+        wrong: tuple[dict[str, str], ...] = (
+            {},
+            {
+                "Cookie": f"token={token}; trionat-inspector={token}; trionat-inspector-{here.address.port}={token}"
+            },
+            *(
+                {"Authorization": said}
+                for said in (
+                    "Bearer",
+                    f"Bearer {token}x",
+                    f"Bearer {token[:-1]}",
+                    f"Basic {token}",
+                    "Bearer \xe9",
+                    token,
+                )
+            ),
+        )
+        for headers in wrong:
+            for method, path in (
+                ("GET", "/api/har"),
+                ("GET", f"/api/har?token={token}"),
+                ("GET", "/api/live"),
+                ("GET", "/api/search?q=hello"),
+                ("GET", "/api/visitors/1"),
+                ("GET", "/api/visitors/1/http"),
+                ("GET", "/api/visitors/1/http/0/curl"),
+                ("GET", "/api/visitors/1/bytes/received?download"),
+                ("POST", "/api/visitors/1/replay"),
+                ("DELETE", "/api/visitors"),
+                ("GET", "/api/nothing"),
+                ("GET", "/nothing"),
+                ("GET", "//api/har"),
+                ("GET", "/pagesx"),
+                ("OPTIONS", "/api/har"),
+            ):
+                answer = await here.ask(path, method=method, token=False, headers=headers)
+                assert (answer.status, answer.json["code"]) == (401, "unauthorized"), (
+                    path,
+                    headers,
+                )
+                assert b"hello" not in answer.body
+                assert "set-cookie" not in answer.headers
+        assert len(here.recorder.recordings) == 1, "it has replayed, or cleared"
+        assert (await here.ask("/api/har")).status == 200
+
+
+async def test_the_files_of_the_pages_are_for_everybody(tmp_path: Path) -> None:
+    """There is nothing in them that is not in the package, and no way from them to anything else."""
+    async with web(tmp_path) as here:
+        page = await here.ask("/", token=False)
+        assert page.status == 200
+        assert b"/pages/main.js" in page.body
+        tag = {"If-None-Match": page.headers["etag"]}
+        assert (await here.ask("/", headers=tag, token=False)).status == 304
+        folder = Path(inspector_module.__file__).parent / "pages"
+        for file in folder.rglob("*.*"):
+            answer = await here.ask(f"/pages/{file.relative_to(folder).as_posix()}", token=False)
+            assert answer.body == file.read_bytes()
         for path in (
-            "/",
-            "/api/har",
-            "/api/live",
-            "/pages/main.js",
-            "/api/visitors/1",
-            "/?token=x",
+            "/pages/../api/har",
+            "/pages/%2e%2e/api/har",
+            "/pages/..%2fapi%2fhar",
+            "/pages/..%2f..%2faccess.py",
+            "/pages/%2fetc%2fpasswd",
+            "/pages/",
+            "/pages/%00",
+            "/pages/%0aapi",
         ):
             answer = await here.ask(path, token=False)
-            assert answer.status == 401
-            assert b"trionat" in answer.body
-        first = await here.ask(f"/?{url.query}", token=False)
-        assert first.status == 200
-        assert b'http-equiv="refresh"' in first.body
-        cookie = first.headers["set-cookie"]
-        assert "HttpOnly" in cookie
-        assert "SameSite=strict" in cookie
-        assert here.inspector.access.token not in cookie
-        with_cookie = {"Cookie": cookie.partition(";")[0]}
-        page = await here.ask("/", token=False, headers=with_cookie)
-        assert b"/pages/main.js" in page.body
-        assert (await here.ask("/api/har", token=False, headers=with_cookie)).status == 200
-        tag = {"If-None-Match": page.headers["etag"]}
-        assert (await here.ask("/", headers=tag)).status == 304
-        for wrong in ("x=y", cookie.partition("=")[0] + "=0", "trionat", '"=;'):
-            assert (await here.ask("/", token=False, headers={"Cookie": wrong})).status == 401
-        for bearer in ("Bearer", "Bearer x", "Basic " + here.inspector.access.token):
-            headers = {"Authorization": bearer}
-            assert (await here.ask("/", token=False, headers=headers)).status == 401
+            assert (answer.status, answer.json["code"]) == (404, "not_found"), path
+
+
+async def test_the_log_never_has_the_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with web(tmp_path) as here:
+        token = here.inspector.access.token
+        for path in ("/", "/api/nothing", f"/?token={token}", "/api/visitors/7"):
+            await here.ask(path)
+        await exchange(
+            here, f"GET /api/har HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+        )
+        for nonsense in (
+            f"nonsense {token}\r\n\r\n",
+            f"GET /api/har HTTP/1.1\r\nHost: {here.address}\r\nAuthorization : Bearer {token}\r\n\r\n",
+            f"GET /api/har HTTP/1.1\r\nHost: {here.address}\r\nAuthorization: Bearer '{token}\0\r\n\r\n",
+        ):
+            heard = await exchange(here, nonsense.encode())
+            assert heard.startswith(b"HTTP/1.1 400 ")
+        assert token not in repr(here.events)
+        assert token not in repr(here.inspector)
+    assert caplog.records
+    assert token not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -493,6 +574,7 @@ async def test_pages_of_other_sites_get_nothing(tmp_path: Path) -> None:
         own = f"http://{here.address}"
         for headers, method, path, status in (
             ({"Sec-Fetch-Site": "same-site"}, "GET", "/api/har", 403),
+            ({"Sec-Fetch-Site": "same-site"}, "GET", "/pages/main.js", 403),
             (
                 {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
                 "GET",
@@ -811,7 +893,7 @@ async def test_off_it_is_not_there(tmp_path: Path) -> None:
 async def fetched(printed: str, path: str) -> bytes:
     """Return what a process's inspector has; `printed` is the URL that it told."""
     url = urlsplit(printed)
-    token = url.query.removeprefix("token=")
+    token = url.fragment.removeprefix("token=")
     question = f"GET {path} HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
     async with await trio.open_tcp_stream(url.hostname or "", url.port or 0) as stream:
         await stream.send_all(question.encode())
@@ -830,7 +912,7 @@ async def test_the_command_tells_the_url(tmp_path: Path) -> None:
         event = await client.process.next_event("inspecting", within=running.START_TIMEOUT)
         assert set(event) == {"event", "url"}
         await client.wait_connected()
-        token = urlsplit(event["url"]).query.removeprefix("token=")
+        token = urlsplit(event["url"]).fragment.removeprefix("token=")
         async with await client.visit() as visitor:
             assert await ask(visitor, b"hello") == b"hello"
         assert await fetched(event["url"], "/api/visitors/1/bytes/sent") == b"hello"
@@ -838,8 +920,8 @@ async def test_the_command_tells_the_url(tmp_path: Path) -> None:
 
 
 def test_a_person_reads_it_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    TextEvents()(Inspecting("http://127.0.0.1:4040/?token=abc"))
-    assert capsys.readouterr().out == "inspector: http://127.0.0.1:4040/?token=abc\n"
+    TextEvents()(Inspecting("http://127.0.0.1:4040/#token=abc"))
+    assert capsys.readouterr().out == "inspector: http://127.0.0.1:4040/#token=abc\n"
 
 
 async def test_without_its_libraries_it_says_what_to_install(

@@ -189,7 +189,7 @@ def test_fields_of_ready() -> None:
         Queued(1),
         Disconnected(reason="gone", retry_in=None),
         Draining(30),
-        Inspecting("http://127.0.0.1:4040/?token=abc"),
+        Inspecting("http://127.0.0.1:4040/#token=abc"),
         ServiceDown(name="web", local=TCPAddress("127.0.0.1", 8080), reason="refused"),
         ServiceUp(name="web", local=TCPAddress("127.0.0.1", 8080)),
     ],

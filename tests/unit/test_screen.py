@@ -51,7 +51,7 @@ CLIENT = ClientView(
     present=4000,
     question=Pane.__doc__,
     note=HOSTILE,
-    inspector="http://127.0.0.1:4040/?token=abc",
+    inspector="http://127.0.0.1:4040/#token=abc",
     events=("12:00:00 warning " + "x" * 300,) * 100,
     retry_at=time.monotonic() + 5,
 )

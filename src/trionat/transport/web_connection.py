@@ -6,6 +6,7 @@ accepts as many connections as there are; and whatever goes wrong with one ends 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -55,6 +56,7 @@ _PIECE: Final = 64 * 1024
 _LINGER: Final = 1.0
 """Seconds for what a peer goes on sending that has its answer: closed at once, the kernel would take the answer away from it."""
 
+_QUOTED: Final = re.compile(r"(?:\bbytearray\()?\bb['\"].*", re.DOTALL)
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -62,8 +64,11 @@ class _Silent(Logger):
     """Takes what anycorn would print. What is wrong with a request is its sender's, and told at DEBUG."""
 
     async def info(self, message: str, *args: Any, **_: Any) -> None:
-        """Log it."""
-        log.debug("a request was refused", reason=message % args)
+        """Log it, but for what was said: where a head is malformed, h11 quotes a line of it, which may be the one with a token or a cookie."""
+        told = (
+            _QUOTED.sub("…", str(each)) if isinstance(each, Exception) else each for each in args
+        )
+        log.debug("a request was refused", reason=message % tuple(told))
 
     async def exception(self, message: str, *_: Any, **__: Any) -> None:
         """Log a bug."""

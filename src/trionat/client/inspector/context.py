@@ -12,7 +12,7 @@ from starlette.responses import Response
 from trionat.client.inspector.problem import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.requests import Request
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trionat.client.inspector.recorder import Recorder
     from trionat.client.inspector.recording import Recording
     from trionat.client.inspector.replay import Replays
+    from trionat.client.inspector.site import PageFile
 
 _T = TypeVar("_T")
 
@@ -28,8 +29,9 @@ _THREADS: Final = 4
 
 @attrs.frozen(eq=False, kw_only=True)
 class Context:
-    """See the module. `nursery` is where replays run."""
+    """See the module. `pages` are what browsers get, by their paths; `nursery` is where replays run."""
 
+    pages: Mapping[str, PageFile]
     recorder: Recorder
     live: LiveList
     replays: Replays

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
 
 from trionat.client.inspector.problem import Problem
 from trionat.log import get_logger
@@ -15,6 +14,7 @@ from trionat.transport.web_body import MOST_PIECES, BoundedBody
 from trionat.transport.web_connection import note_known
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from trionat.client.inspector.access import Access
@@ -28,9 +28,6 @@ _BODY_PATIENCE: Final = 20.0
 """Seconds for the whole body of a request."""
 
 _POLICY: Final = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
-_WELCOME: Final = b"""<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=/"><link rel="icon" href="data:,"><title>trionat</title><p><a href="/">Go on</a>"""
-_LOCKED: Final = b"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><title>trionat</title><h1>Not for everybody</h1><p>Open the whole URL that <code>trionat connect --inspect</code> has printed: it ends in <code>?token=</code> and a long word. Each start of the client makes a new one."""
 
 
 @attrs.frozen(eq=False)
@@ -64,25 +61,14 @@ class Guard:
                 await problem.response()(scope, receive, sent.send)
 
     def _answer(self, request: Request) -> Response | None:
-        """Return the answer to who is not to see anything, and to who comes with the token; None: let it pass."""
+        """Return the answer to who is not to see anything; None: let it pass."""
         if (refusal := self.access.refuse(request)) is not None:
-            code = "misdirected" if refusal.status == 421 else "forbidden"
-            return Problem(refusal.status, code, refusal.text).response()
-        path, token = request.url.path, request.query_params.get("token")
-        if path == "/" and token is not None and self.access.admits_token(token):
-            answer = HTMLResponse(_WELCOME)
-            answer.set_cookie(
-                self.access.cookie, self.access.cookie_value, httponly=True, samesite="strict"
-            )
-            return answer
+            headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
+            problem = Problem(refusal.status, refusal.code, refusal.text, headers=headers)
+            return problem.response()
         if self.access.knows(request):
             note_known(request.scope)
-            return None
-        if path == "/":
-            return HTMLResponse(_LOCKED, 401)
-        return Problem(
-            401, "unauthorized", "open the whole URL that trionat has printed"
-        ).response()
+        return None
 
 
 def _too_large() -> Problem:

@@ -91,11 +91,16 @@ class Har:
             },
             "connection": str(snapshot.number),
         }
+        comments: list[str] = []
+        if snapshot.replay_of is not None:
+            comments.append(f"replay of visitor {snapshot.replay_of}")
         if exchange.is_websocket and answer is not None:
             if self._is_full():
-                entry["comment"] = f"messages: {_LEFT_OUT}"
+                comments.append(f"messages: {_LEFT_OUT}")
             else:
                 entry["_webSocketMessages"] = self._messages(snapshot, request, answer)
+        if comments:
+            entry["comment"] = "; ".join(comments)
         return entry
 
     def _request(self, snapshot: Snapshot, message: Message) -> dict[str, Any]:

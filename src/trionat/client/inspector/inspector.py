@@ -16,6 +16,7 @@ from trionat.client.inspector.guard import Guard
 from trionat.client.inspector.live import LiveList
 from trionat.client.inspector.recorder import Recorder, RecordingForwarder
 from trionat.client.inspector.replay import Replays
+from trionat.client.inspector.site import read_pages
 from trionat.errors import StartupError
 from trionat.log import get_logger
 from trionat.transport.descriptors import Descriptors
@@ -87,8 +88,10 @@ class Inspector:
         while True:
             began = trio.current_time()
             try:
+                pages = await trio.to_thread.run_sync(read_pages)
                 async with trio.open_nursery() as nursery:
                     context = Context(
+                        pages=pages,
                         recorder=self.recorder,
                         live=self._live,
                         replays=self._replays,

@@ -52,6 +52,7 @@ class Snapshot:
     """A copy of what a recording has."""
 
     number: int
+    replay_of: int | None
     local: str
     began_at: float
     received: bytes
@@ -67,6 +68,7 @@ class Snapshot:
         received, sent, began = recording.received, recording.sent, recording.began
         return cls(
             number=recording.number,
+            replay_of=recording.replay_of,
             local=recording.local,
             began_at=recording.began_at,
             received=bytes(received.data),

@@ -1,6 +1,7 @@
 // Both directions of a visitor in the order in which they came, as text or in hexadecimal. What is long is shown as one scrolls.
 
 import {make} from "./dom.js";
+import {t} from "./language.js";
 import {amount, clock, duration, visible} from "./words.js";
 
 const STEP = 16 * 1024;
@@ -50,7 +51,7 @@ export class Bytes {
     // An observer tells of changes only: if it is still in sight, ask again.
     this.observer.unobserve(this.sentinel);
     if (this.rest()) this.observer.observe(this.sentinel);
-    this.sentinel.textContent = this.rest() ? "more …" : this.visitor.ending();
+    this.sentinel.textContent = this.rest() ? t("rest.bytes") : this.visitor.ending();
   }
 
   rest() {
@@ -65,7 +66,7 @@ export class Bytes {
   heading([direction, start, end, seconds]) {
     const {row} = this.visitor;
     return make("div", {class: `piece ${direction}`},
-      make("span", {class: "direction"}, direction === "received" ? "visitor →" : "← service"),
+      make("span", {class: "direction"}, t(direction === "received" ? "from_visitor" : "from_service")),
       make("time", {}, clock(row.began + seconds, true)),
       make("span", {}, `+${duration(seconds)}`),
       make("span", {}, amount(end - start)));

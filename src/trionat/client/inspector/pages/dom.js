@@ -1,5 +1,8 @@
 // Elements, made without HTML: what a peer has said only ever becomes the text of a node.
 
+import {save} from "./api.js";
+import {t} from "./language.js";
+
 export function make(name, properties = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
@@ -24,25 +27,30 @@ export function toast(text) {
   timer = setTimeout(() => place.classList.remove("shown"), 4000);
 }
 
-export async function ask(path, options = {}) {
-  const answer = await fetch(path, {credentials: "same-origin", ...options});
-  if (answer.ok) return answer;
-  let problem = {detail: `the client answers ${answer.status}`};
-  try {
-    problem = await answer.json();
-  } catch { /* no JSON: the status says it */ }
-  throw Object.assign(new Error(problem.detail), {status: answer.status, field: problem.field});
+// A button that saves a file which the client writes.
+export function saveButton(text, path, title) {
+  const button = make("button", {type: "button", title, onclick: async () => {
+    button.disabled = true;
+    try {
+      await save(path);
+    } catch (error) {
+      toast(error.message);
+    } finally {
+      button.disabled = false;
+    }
+  }}, text);
+  return button;
 }
 
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
-    toast("Copied");
+    toast(t("copied"));
   } catch {
-    const area = make("textarea", {readonly: true, rows: 8, "aria-label": "Copy this"});
+    const area = make("textarea", {readonly: true, rows: 8, "aria-label": t("copy")});
     area.value = text;
-    const dialog = make("dialog", {class: "editor"}, make("h2", {}, "Copy this"), area,
-      make("div", {class: "actions"}, make("button", {type: "button", onclick: () => dialog.close()}, "Close")));
+    const dialog = make("dialog", {class: "editor"}, make("h2", {}, t("copy")), area,
+      make("div", {class: "actions"}, make("button", {type: "button", onclick: () => dialog.close()}, t("close"))));
     dialog.addEventListener("close", () => dialog.remove());
     document.body.append(dialog);
     dialog.showModal();

@@ -1,7 +1,9 @@
 // The list of visitors, the newest first. All are known here; as many have rows as one has scrolled to.
 
-import {ask, byId, make} from "./dom.js";
-import {amount, clock, duration, visible} from "./words.js";
+import {ask} from "./api.js";
+import {byId, make} from "./dom.js";
+import {t} from "./language.js";
+import {amount, clock, duration, reason, visible} from "./words.js";
 
 const STEP = 200;
 const WAIT = 250;
@@ -28,7 +30,6 @@ export class List {
       }
     }, {root: byId("list"), rootMargin: "400px"}).observe(byId("more"));
     setInterval(() => this.tick(), 1000);
-    this.body.addEventListener("keydown", event => this.key(event));
     this.body.addEventListener("click", event => {
       const line = event.target.closest("tr");
       if (line && !event.target.closest("a") && !getSelection().toString()) location.hash = `#${line.dataset.number}`;
@@ -95,7 +96,8 @@ export class List {
 
   matches(row) {
     if (!this.words || this.found?.has(row.number)) return true;
-    return [row.title, row.address ?? "", row.service, row.local, row.protocol, row.why, row.status ?? "", row.number]
+    const replay = row.replay_of === null ? "" : t("replay_of", {n: row.replay_of});
+    return [row.title, row.address ?? "", row.service, row.local, row.protocol, reason(row.why), row.status ?? "", `#${row.number}`, replay]
       .some(text => String(text).toLowerCase().includes(this.words));
   }
 
@@ -138,7 +140,7 @@ export class List {
     byId("empty").hidden = !this.isComplete || this.numbers.length > 0;
     byId("none").hidden = !this.words || !this.numbers.length || numbers.length > 0;
     byId("list").dataset.count = this.numbers.length;
-    byId("more").textContent = numbers.length > wanted.length ? `${numbers.length - wanted.length} more …` : "";
+    byId("more").textContent = numbers.length > wanted.length ? t("rest", {n: numbers.length - wanted.length}) : "";
     this.onCount?.(numbers.length, this.numbers.length, this.mayBeMore);
     this.rove();
   }
@@ -158,23 +160,25 @@ export class List {
     const hadFocus = element.contains(document.activeElement);
     const tab = element.querySelector("a")?.tabIndex ?? -1;
     element.className = row.ended ? "ended" : "open";
+    element.classList.toggle("replay", row.replay_of !== null);
     element.classList.toggle("chosen", row.number === this.chosen);
-    const link = make("a", {href: `#${row.number}`, tabindex: tab}, visible(row.title) || row.protocol || "nothing said yet");
+    const link = make("a", {href: `#${row.number}`, tabindex: tab}, visible(row.title) || row.protocol || t("nothing"));
     element.replaceChildren(
       make("td", {class: "what"},
-        make("span", {class: "dot", title: row.ended ? "ended" : "open", "aria-label": row.ended ? "ended" : "open", role: "img"}),
-        row.replay_of === null ? null : make("span", {class: "badge"}, `replay of ${row.replay_of}`),
+        make("span", {class: "dot", title: t(row.ended ? "ended" : "open"), "aria-label": t(row.ended ? "ended" : "open"), role: "img"}),
+        make("span", {class: "quiet"}, `#${row.number} `),
+        row.replay_of === null ? null : make("span", {class: "badge again"}, `↻ ${t("replay_of", {n: row.replay_of})}`),
         row.protocol && row.title ? make("span", {class: "badge"}, row.protocol) : null,
         row.status === null ? null : make("span", {class: `status s${String(row.status)[0]}`}, String(row.status)),
         link),
-      make("td", {"data-name": "Visitor"}, row.address === null ? "–" : visible(row.address)),
-      make("td", {"data-name": "Service"}, visible(row.service)),
-      make("td", {"data-name": "Received", class: "number"}, amount(row.received)),
-      make("td", {"data-name": "Sent", class: "number"}, amount(row.sent)),
-      make("td", {"data-name": "Rate", class: "number"}, row.ended ? "" : `${amount(row.rate)}/s`),
-      make("td", {"data-name": "First byte", class: "number"}, duration(row.first_byte)),
-      make("td", {"data-name": "Came"}, `${clock(row.began)}, ${duration(row.seconds)}`),
-      make("td", {"data-name": "End", class: "why"}, visible(row.why)));
+      make("td", {"data-name": t("visitor")}, row.replay_of !== null ? t("you") : row.address === null ? "–" : visible(row.address)),
+      make("td", {"data-name": t("service")}, visible(row.service)),
+      make("td", {"data-name": t("received"), class: "number"}, amount(row.received)),
+      make("td", {"data-name": t("sent"), class: "number"}, amount(row.sent)),
+      make("td", {"data-name": t("rate"), class: "number"}, row.ended ? "" : `${amount(row.rate)}/s`),
+      make("td", {"data-name": t("first_byte"), class: "number"}, duration(row.first_byte)),
+      make("td", {"data-name": t("came")}, `${clock(row.began)}, ${duration(row.seconds)}`),
+      make("td", {"data-name": t("end"), class: "why"}, visible(reason(row.why))));
     if (hadFocus) link.focus({preventScroll: true});
   }
 
@@ -207,15 +211,16 @@ export class List {
     if (wanted) wanted.tabIndex = 0;
   }
 
+  // From wherever an arrow means nothing else, the first one leads into the list.
   key(event) {
     const step = {ArrowDown: 1, j: 1, ArrowUp: -1, k: -1}[event.key];
     if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
-    const line = event.target.closest("tr");
-    const next = step > 0 ? line?.nextElementSibling : line?.previousElementSibling;
+    const line = event.target.closest("#rows tr");
+    const next = line ? (step > 0 ? line.nextElementSibling : line.previousElementSibling) : this.body.querySelector("a[tabindex='0']")?.closest("tr");
     if (!next) return;
     event.preventDefault();
-    const from = line.querySelector("a"), to = next.querySelector("a");
-    from.tabIndex = -1;
+    const to = next.querySelector("a");
+    if (line) line.querySelector("a").tabIndex = -1;
     to.tabIndex = 0;
     to.focus();
   }

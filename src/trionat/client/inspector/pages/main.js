@@ -1,8 +1,16 @@
 // Hears what the client tells of its visitors, and shows what one has chosen.
 
-import {ask, byId, toast} from "./dom.js";
+import {ask, hasOther, listen, takeToken, watchForToken} from "./api.js";
+import {byId, saveButton, toast} from "./dom.js";
+import {loadLanguage, t} from "./language.js";
 import {List} from "./list.js";
 import {Visitor} from "./visitor.js";
+
+const PAUSE = 2000;
+
+const hasToken = takeToken();
+watchForToken();
+await loadLanguage();
 
 let visitor = null;
 let isLost = false;
@@ -13,8 +21,8 @@ const list = new List((number, row) => {
 });
 list.onCount = (shown, all, mayBeMore) => {
   if (isLost) return;
-  const rest = mayBeMore ? ", and there may be more" : "";
-  byId("state").textContent = (shown === all ? `${all} visitor${all === 1 ? "" : "s"}` : `${shown} of ${all} visitors`) + rest;
+  const count = shown < all ? t("count.some", {n: shown, all}) : all === 1 ? t("count.one") : t("count.all", {n: all});
+  byId("state").textContent = mayBeMore ? t("count.more", {count}) : count;
 };
 
 function wanted() {
@@ -34,31 +42,46 @@ function choose() {
   else if (before) list.focus();
 }
 
-function listen() {
-  const source = new EventSource("/api/live");
-  source.addEventListener("begin", event => {
+const events = {
+  begin({visitors}) {
     isLost = false;
     document.body.classList.remove("lost");
-    list.begin(JSON.parse(event.data).visitors);
-  });
-  source.addEventListener("visitors", event => list.take(JSON.parse(event.data)));
-  source.addEventListener("error", () => {
-    isLost = true;
-    document.body.classList.add("lost");
-    byId("state").textContent = "the client does not answer: trying again";
-    if (source.readyState === EventSource.CLOSED) setTimeout(retry, 2000);
-  });
+    list.begin(visitors);
+  },
+  visitors: content => list.take(content),
+};
+
+function lose(text) {
+  isLost = true;
+  document.body.classList.add("lost");
+  byId("state").textContent = text;
 }
 
-async function retry() {
-  try {
-    const answer = await fetch("/api/search", {credentials: "same-origin"});
-    if (answer.status === 401) {
-      byId("state").textContent = "the client was started anew: open the URL that it has printed";
-      return;
+// Hear what changes, until the client takes this page's token no more.
+async function follow() {
+  for (;;) {
+    let why = t("lost");
+    try {
+      await listen("/api/live", (name, content) => events[name]?.(content));
+    } catch (error) {
+      if (error.status === 401) return;
+      if (error.status) why = error.message;
     }
-  } catch { /* it is not there */ }
-  listen();
+    lose(t("lost.again", {why}));
+    await new Promise(go => setTimeout(go, PAUSE));
+  }
+}
+
+function lock(why) {
+  lose(t("locked"));
+  document.body.classList.toggle("nothing", !list.numbers.length);
+  byId("locked").hidden = byId(why).hidden = false;
+}
+
+async function begin() {
+  if (hasToken) await follow();
+  if (hasToken && hasOther()) location.reload();
+  else lock(hasToken ? "replaced" : "unknown");
 }
 
 byId("search").addEventListener("input", event => list.search(event.target.value));
@@ -70,13 +93,15 @@ byId("clear").addEventListener("click", async () => {
     toast(error.message);
   }
 });
+byId("clear").after(saveButton(t("har"), "/api/har", t("har.all")));
 addEventListener("hashchange", choose);
 addEventListener("keydown", event => {
-  const isTyping = event.target.closest?.("input, textarea, dialog");
+  const isTyping = event.target.closest?.("input, select, textarea, dialog");
+  const isArrow = event.key === "ArrowDown" || event.key === "ArrowUp";
   if (event.key === "Escape" && visitor && !document.querySelector("dialog[open]")) location.hash = "";
   else if (event.key === "/" && !isTyping) {
     event.preventDefault();
     byId("search").focus();
-  }
+  } else if (isTyping ? isArrow && event.target.id === "search" : !event.target.closest?.("#visitor, dialog")) list.key(event);
 });
-listen();
+begin();

@@ -1,13 +1,14 @@
 // One visitor: what is known of it, and what both sides have said.
 
-import {ask, byId, make, toast} from "./dom.js";
+import {ask} from "./api.js";
 import {AT_ONCE, Bytes} from "./bytes.js";
+import {byId, make, saveButton, toast} from "./dom.js";
 import {Http} from "./http.js";
-import {amount, clock, duration, visible} from "./words.js";
+import {t} from "./language.js";
+import {amount, clock, duration, reason, visible} from "./words.js";
 
 const REFRESH = 400;
 const TABS = ["http", "text", "hex"];
-const TITLES = {http: "HTTP", text: "Text", hex: "Hex"};
 const MOST_MARKS = 2000;
 
 // What is looked at first, until somebody chooses.
@@ -39,9 +40,9 @@ export class Visitor {
   }
 
   build() {
-    const {number} = this.row;
-    this.tabs = TABS.map(name => make("button", {type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel", onclick: () => this.choose(name)}, TITLES[name]));
-    const bar = make("div", {role: "tablist", "aria-label": "How it is shown"}, ...this.tabs);
+    const {number, replay_of: replayOf} = this.row;
+    this.tabs = TABS.map(name => make("button", {type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel", onclick: () => this.choose(name)}, t(`tab.${name}`)));
+    const bar = make("div", {role: "tablist", "aria-label": t("shown")}, ...this.tabs);
     bar.addEventListener("keydown", event => {
       const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
       if (!step) return;
@@ -49,9 +50,9 @@ export class Visitor {
       this.choose(TABS[(TABS.indexOf(this.tab) + step + TABS.length) % TABS.length]);
       this.tabs[TABS.indexOf(this.tab)].focus();
     });
-    this.reveal = make("button", {type: "button", "aria-pressed": "false", onclick: () => this.toggle()}, "Show secrets");
+    this.reveal = make("button", {type: "button", "aria-pressed": "false", onclick: () => this.toggle()}, t("secrets"));
     this.count = make("span", {class: "quiet", role: "status"});
-    this.find = make("input", {type: "search", placeholder: "Find here", "aria-label": "Find in this visitor", spellcheck: "false", autocomplete: "off"});
+    this.find = make("input", {type: "search", placeholder: t("find"), "aria-label": t("find.label"), spellcheck: "false", autocomplete: "off"});
     this.find.addEventListener("input", () => this.mark());
     this.find.addEventListener("keydown", event => {
       if (event.key !== "Enter") return;
@@ -59,14 +60,15 @@ export class Visitor {
       this.next(event.shiftKey ? -1 : 1);
     });
     this.place.replaceChildren(
-      make("div", {class: "top"}, make("a", {class: "button back", href: "#", "aria-label": "Back to the list"}, "←"), this.title),
+      make("div", {class: "top"}, make("a", {class: "button back", href: "#", "aria-label": t("back")}, "←"), make("span", {class: "quiet"}, `#${number}`), this.title),
+      replayOf === null ? "" : make("p", {class: "again"}, `↻ ${t("again")} `, make("a", {href: `#${replayOf}`}, t("one.number", {n: replayOf})), `: ${t("again.text")}`),
       this.facts,
       make("div", {class: "actions"},
-        make("button", {type: "button", title: "Send all that the visitor has sent to the local service once more", onclick: () => this.replay({})}, "Replay all"),
-        make("a", {class: "button", href: `/api/har?visitor=${number}`, download: true, title: "With secrets hidden"}, "HAR"),
-        make("a", {class: "button", href: `/api/har?visitor=${number}&secrets=1`, download: true}, "HAR with secrets"),
-        make("a", {class: "button", href: `${this.path}/bytes/received?download`, download: true, title: "What the service received"}, "Save received"),
-        make("a", {class: "button", href: `${this.path}/bytes/sent?download`, download: true, title: "What the service sent"}, "Save sent"),
+        make("button", {type: "button", title: t("replay.all_title"), onclick: () => this.replay({})}, t("replay.all")),
+        saveButton(t("har"), `/api/har?visitor=${number}`, t("har.hidden")),
+        saveButton(t("har.secrets"), `/api/har?visitor=${number}&secrets=1`),
+        saveButton(t("save.received"), `${this.path}/bytes/received?download`, t("save.received_title")),
+        saveButton(t("save.sent"), `${this.path}/bytes/sent?download`, t("save.sent_title")),
         this.reveal),
       make("div", {class: "tools"}, bar, make("div", {class: "find"}, this.find, this.count)),
       this.panel);
@@ -88,7 +90,7 @@ export class Visitor {
   // The list has heard something new of it.
   update(row) {
     if (row === null) {
-      this.facts.append(make("dt", {}, ""), make("dd", {class: "wrong"}, "not listed any more"));
+      this.facts.append(make("dt", {}, ""), make("dd", {class: "wrong"}, t("gone")));
       return;
     }
     this.row = row;
@@ -107,22 +109,21 @@ export class Visitor {
 
   fill() {
     const {row} = this;
-    this.title.textContent = visible(row.title || row.protocol || `Visitor ${row.number}`);
-    const kept = (all, part) => amount(all) + (part < all ? `, ${amount(part)} kept` : "");
+    this.title.textContent = visible(row.title || row.protocol || t("one.title", {n: row.number}));
+    const kept = (all, part) => part < all ? t("kept", {all: amount(all), part: amount(part)}) : amount(all);
     const facts = [
-      ["Visitor", row.address ?? (row.replay_of === null ? "the server does not tell" : "this page")],
-      ["Service", row.service === row.local ? row.local : `${row.service} (${row.local})`],
-      ["Came", `${new Date(row.began * 1000).toLocaleDateString()} ${clock(row.began, true)}`],
-      ["Received", kept(row.received, row.kept_received)],
-      ["Sent", kept(row.sent, row.kept_sent)],
-      ["First byte", duration(row.first_byte)],
-      [row.ended ? "Ended" : "Open", row.ended ? `after ${duration(row.seconds)}: ${row.why}` : `${amount(row.rate)}/s`],
+      row.replay_of === null ? [t("visitor"), row.address ?? t("untold")] : [t("sent_as"), row.address ?? t("one.number", {n: row.replay_of})],
+      [t("service"), row.service === row.local ? row.local : `${row.service} (${row.local})`],
+      [t("came"), `${new Date(row.began * 1000).toLocaleDateString()} ${clock(row.began, true)}`],
+      [t("received"), kept(row.received, row.kept_received)],
+      [t("sent"), kept(row.sent, row.kept_sent)],
+      [t("first_byte"), duration(row.first_byte)],
+      [t(row.ended ? "fact.ended" : "fact.open"), row.ended ? t("fact.after", {time: duration(row.seconds), why: reason(row.why)}) : `${amount(row.rate)}/s`],
     ];
-    if (row.replay_of !== null) facts.push(["Replay of", row.replay_of]);
-    if (row.dropped) facts.push(["Bytes", "made room for those of newer visitors"]);
+    if (row.dropped) facts.push([t("fact.bytes"), t("fact.dropped")]);
     this.facts.replaceChildren(...facts.flatMap(([name, value]) => [
       make("dt", {}, name),
-      make("dd", {}, name === "Replay of" ? make("a", {href: `#${value}`}, `visitor ${value}`) : visible(String(value))),
+      make("dd", {}, visible(String(value))),
     ]));
   }
 
@@ -135,7 +136,7 @@ export class Visitor {
     try {
       await this.load();
     } catch (error) {
-      if (error.status === 404) this.panel.replaceChildren(make("p", {class: "quiet"}, "Nothing of it is kept any more."));
+      if (error.status === 404) this.panel.replaceChildren(make("p", {class: "quiet"}, t("gone.bytes")));
     } finally {
       this.isBusy = false;
       if (this.isDue) {
@@ -171,10 +172,10 @@ export class Visitor {
 
   ending() {
     const {row} = this;
-    if (!row.received && !row.sent) return row.ended ? `Nothing was said. ${visible(row.why)}` : "Nothing was said yet.";
-    if (row.dropped) return "Its bytes have made room for those of newer visitors.";
+    if (!row.received && !row.sent) return row.ended ? t("said.ended", {why: visible(reason(row.why))}) : t("said.nothing");
+    if (row.dropped) return t("said.dropped");
     const cut = row.kept_received < row.received || row.kept_sent < row.sent;
-    return cut ? "What came after this was not kept: InspectBytes says how much is." : "";
+    return cut ? t("said.cut") : "";
   }
 
   choose(name) {
@@ -210,7 +211,7 @@ export class Visitor {
       body: JSON.stringify(wanted),
     });
     const {number} = await answer.json();
-    toast(`Sent: visitor ${number}`);
+    toast(t("replay.sent", {n: number, of: this.row.number}));
     location.hash = `#${number}`;
   }
 
@@ -245,7 +246,7 @@ export class Visitor {
       }
     }
     if (CSS.highlights && this.marks.length) CSS.highlights.set("found", new Highlight(...this.marks));
-    this.count.textContent = this.marks.length ? `${this.marks.length} found` : "not found";
+    this.count.textContent = this.marks.length ? t("find.count", {n: this.marks.length}) : t("find.none");
   }
 
   next(step) {
@@ -256,6 +257,6 @@ export class Visitor {
     range.startContainer.parentElement?.closest("details")?.setAttribute("open", "");
     const box = range.getBoundingClientRect(), around = this.place.getBoundingClientRect();
     this.place.scrollBy({top: box.top - around.top - around.height / 3});
-    this.count.textContent = `${this.at + 1} of ${this.marks.length}`;
+    this.count.textContent = t("find.at", {n: this.at + 1, all: this.marks.length});
   }
 }

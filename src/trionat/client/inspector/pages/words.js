@@ -1,4 +1,6 @@
-// Numbers and foreign text in words.
+// Numbers, reasons and foreign text in words.
+
+import {t} from "./language.js";
 
 const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 
@@ -10,6 +12,20 @@ export function visible(text) {
     if (code === 0x7f) return "\u2421";
     return `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
   });
+}
+
+const REASONS = {
+  "ended by both sides": "why.both",
+  "the visitor reset its connection": "why.visitor_reset",
+  "the local service reset its connection": "why.service_reset",
+  "answered": "why.answered",
+  "answered; the local service has closed its connection": "why.answered_closed",
+  "the client stops": "why.stops",
+};
+
+// Why a visitor has ended, where it is one of the usual reasons; else in the words of the client's log.
+export function reason(why) {
+  return Object.hasOwn(REASONS, why) ? t(REASONS[why]) : why;
 }
 
 export function amount(bytes) {
