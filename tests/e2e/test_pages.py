@@ -41,8 +41,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def walk(site: Site) -> Iterator[Walk]:
     with ExitStack() as stack:
-        for program in serve_greeting(site["host"], 8080, 6379, 22):
-            stack.callback(program.stop)
+        stack.callback(serve_greeting(site["host"], 8080, 6379, 22).stop)
         walk = Walk(site["host"])
         stack.callback(walk.kill)
         yield walk
@@ -91,19 +90,33 @@ def test_api(walk: Walk) -> None:
     assert not [text for text in answers if '"status":' in text], answers  # a problem
 
 
-def test_console(walk: Walk) -> None:
-    walk.follow("docs/console.md")
+def test_console_and_metrics(walk: Walk) -> None:
+    walk.follow("docs/console.md", "docs/metrics.md")
+    [metrics] = [text for line, text in walk.outputs.items() if "/metrics" in line]
+    assert metrics.startswith("# HELP trionat_")
 
 
-def test_configuration(walk: Walk) -> None:
+def test_what_a_client_does(walk: Walk) -> None:
+    def inspect() -> None:
+        client = walk.connect("trionat connect TICKET 8080 --inspect")
+        found = client.wait_for(r"^inspector: (\S+[?#]token=(\S+))$")
+        walk.machine.added |= {"URL": found[1], "TOKEN": found[2]}
+        public = client.wait_for(r"^(\S+) -> ")[1]
+        walk.run(f"curl --silent http://{public}/ http://{public}/")  # the second and third visitor
+
     walk.serve()
-    walk.follow("docs/configuration.md")
-
-
-def test_doctor(walk: Walk) -> None:
-    """What is said of a client is what the page shows, in its order; there two are wrong, and here nothing is."""
-    walk.serve()
-    walk.follow("docs/doctor.md")
+    walk.follow(
+        "docs/configuration.md",
+        "docs/screen.md",
+        "docs/inspector.md",
+        "docs/doctor.md",
+        before={"TOKEN=": inspect},
+    )
+    har = json.loads((walk.machine.folder / "visitors.har").read_text(encoding="utf-8"))
+    assert len(har["log"]["entries"]) == 3
+    [replay] = [text for line, text in walk.outputs.items() if line.endswith("/replay")]
+    assert '"status":' not in replay, replay
+    # What the doctor says of a client is what the page shows, in its order; there two are wrong, and here nothing is.
     block = blocks("docs/doctor.md")[0]
     said = walk.outputs[block.typed[0]].splitlines()
     heads = [re.findall(r"^[a-z]+ +(\w+) +", line) for line in said]
@@ -124,26 +137,6 @@ def test_events(walk: Walk) -> None:
     line = "trionat events test --config server.yml"
     walk.follow("docs/events.md", codes={line: 6})
     assert walk.outputs[line].count(" not taken: cannot reach ") == 3
-
-
-def test_inspector(walk: Walk) -> None:
-    def inspect() -> None:
-        client = walk.connect("trionat connect TICKET 8080 --inspect")
-        found = client.wait_for(r"^inspector: (\S+[?#]token=(\S+))$")
-        walk.machine.added |= {"URL": found[1], "TOKEN": found[2]}
-        for _ in range(2):
-            walk.run("curl --silent http://tunnel.example.com:60000/")
-
-    walk.serve()
-    walk.follow("docs/inspector.md", before={"curl -H": inspect})
-    har = json.loads((walk.machine.folder / "visitors.har").read_text(encoding="utf-8"))
-    assert len(har["log"]["entries"]) == 3
-    [replay] = [text for line, text in walk.outputs.items() if line.endswith("/replay")]
-    assert '"status":' not in replay, replay
-
-
-def test_metrics(walk: Walk) -> None:
-    walk.follow("docs/metrics.md")
 
 
 NAT_ROWS = """
@@ -193,8 +186,7 @@ def test_moving_from_nat(site: Site) -> None:
             "create database nat character set utf8mb4; create user nat@'%' identified by 'secret'; grant all on nat.* to nat@'%'"
         )
         mariadb.sql(GO_TABLES + NAT_ROWS, "nat")
-        [program] = serve_greeting(elsewhere, 8080)
-        stack.callback(program.stop)
+        stack.callback(serve_greeting(elsewhere, 8080).stop)
         walk = Walk(host, elsewhere)
         stack.callback(walk.kill)
         walk.follow(page, codes={"trionat db check": 6})  # there is something to mend
@@ -268,8 +260,3 @@ def test_reload(walk: Walk) -> None:
     walk.follow("docs/reload.md", before={"trionat reload": change})
     [block] = [block for block in blocks("docs/reload.md") if block.shown]
     assert tuple(walk.outputs["trionat reload"].splitlines()) == block.shown
-
-
-def test_screen(walk: Walk) -> None:
-    walk.serve()
-    walk.follow("docs/screen.md")

@@ -55,27 +55,25 @@ class Walk:
 
     def follow(
         self,
-        page: str,
-        *,
+        *pages: str,
         before: Mapping[str, Callable[[], object]] | None = None,
         codes: Mapping[str, int] | None = None,
     ) -> None:
-        """Run the blocks of a page that are not marked.
+        """Run the blocks of pages that are not marked, and end what still runs then.
 
         Args:
-            page: Its path in the repository.
+            pages: Their paths in the repository.
             before: What is done before a line, by the beginning of that.
             codes: What a line ends with, if that is not 0.
         """
         before, codes = dict(before or {}), dict(codes or {})
-        for block in blocks(page):
-            if block.not_run:
-                continue
-            self._run_block(block, before, codes)
-            self.end_client()
+        for block in (block for page in pages for block in blocks(page)):
+            if not block.not_run:
+                self._run_block(block, before, codes)
+                self.end_client()
         self.end_server()
-        assert not before, f"{page} has no line that begins like this: {[*before]}"
-        assert not codes, f"{page} has no line that begins like this: {[*codes]}"
+        assert not before, f"no line begins like this: {[*before]}"
+        assert not codes, f"no line begins like this: {[*codes]}"
 
     def _run_block(
         self, block: Block, before: dict[str, Callable[[], object]], codes: dict[str, int]
@@ -207,10 +205,24 @@ def _end(program: Program, code: int = 0) -> None:
     assert "Traceback" not in program.text, program.text
 
 
-def serve_greeting(machine: Machine, *ports: int) -> list[Program]:
-    """Run a web server at each of these ports of a machine's loopback; the caller stops them."""
+def serve_greeting(machine: Machine, *ports: int) -> Program:
+    """Run a web server at each of these ports of a machine's loopback; the caller stops it."""
     folder = machine.folder / "site"
     folder.mkdir()
     (folder / "index.html").write_text(f"{GREETING}\n")
-    words = ("-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder))
-    return [Program(machine, sys.executable, *words, str(port)) for port in ports]
+    program = Program(machine, sys.executable, "-c", _WEB_SERVER, str(folder), *map(str, ports))
+    program.wait_for("here")
+    return program
+
+
+_WEB_SERVER: Final = """
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+handler = partial(SimpleHTTPRequestHandler, directory=sys.argv[1])
+for port in sys.argv[2:]:
+    Thread(target=ThreadingHTTPServer(("127.0.0.1", int(port)), handler).serve_forever).start()
+print("here", flush=True)
+"""
