@@ -115,13 +115,10 @@ class Walk:
 
     def run(self, script: str, *, code: int = 0) -> str:
         """Run lines of a shell, and return what they print; whoever asks for a password gets one."""
+        for path, stands_for in (("/etc/trionat", "etc"), ("/var/lib/trionat", "var")):
+            script = script.replace(path, str(self.machine.folder / stands_for))
         done = subprocess.run(
-            [
-                *self.machine.inside,
-                "sh",
-                "-c",
-                script.replace("/etc/trionat", str(self.machine.etc)),
-            ],
+            [*self.machine.inside, "sh", "-c", script],
             check=False,
             cwd=self.machine.folder,
             env=self.machine.environ,
