@@ -149,7 +149,7 @@ def lint(session: nox.Session) -> None:
     session.run(
         *("flake8", "--isolated", "--select=ASYNC", "--ignore=ASYNC910,ASYNC911,ASYNC114"),
         "--per-file-ignores=tests/*:ASYNC124,ASYNC912,ASYNC913",
-        *("src", "examples", "bench", "tests"),
+        *("src", "examples", "bench", "tests", "tools"),
     )
     session.run("codespell")
 

@@ -47,6 +47,7 @@ def walk(site: Site) -> Iterator[Walk]:
         yield walk
 
 
+@pytest.mark.slow
 def test_readme(walk: Walk) -> None:
     def add_alice() -> None:
         walk.run("trionat user add alice")
@@ -174,6 +175,7 @@ Auth:
 """
 
 
+@pytest.mark.slow
 def test_moving_from_nat(site: Site) -> None:
     """The rows in the database are those that the page's outputs tell of, and so these are shown as they are on the page."""
     page = "docs/moving-from-nat.md"
@@ -199,6 +201,7 @@ def test_moving_from_nat(site: Site) -> None:
         assert said == shown
 
 
+@pytest.mark.slow
 def test_operating(walk: Walk, site: Site) -> None:
     def connect_alice() -> None:
         walk.run("trionat user add alice; trionat user ticket alice")
