@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import tarfile
@@ -72,7 +73,7 @@ MISSING = [version for version in SUPPORTED if version not in INTERPRETERS]
 ENDS = list(dict.fromkeys((INTERPRETERS[0], INTERPRETERS[-1])))
 """The oldest and the newest: what passes on both passes between. `nox -s tests` runs all."""
 
-nox.options.sessions = ["lint", "typing", *(f"tests-{version}" for version in ENDS), "demo"]
+nox.options.sessions = ["lint", "typing", *(f"tests-{version}" for version in ENDS), "demo", "docs"]
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -148,7 +149,7 @@ def lint(session: nox.Session) -> None:
     session.run(
         *("flake8", "--isolated", "--select=ASYNC", "--ignore=ASYNC910,ASYNC911,ASYNC114"),
         "--per-file-ignores=tests/*:ASYNC124,ASYNC912,ASYNC913",
-        *("src", "examples", "bench", "tests"),
+        *("src", "examples", "bench", "tests", "tools"),
     )
     session.run("codespell")
 
@@ -210,7 +211,7 @@ def containers(session: nox.Session) -> None:
 @nox.session(python=INTERPRETERS[0])
 def release(session: nox.Session) -> None:
     """Build what a release is made of, into dist/, and try each file in an empty environment, and each way of docs/install.md; `nox -s release -- 1.2.3` checks first that all is ready for that number."""
-    version = PYPROJECT["project"]["version"]
+    version = runpy.run_path(VERSION_FILE)["VERSION"]
     faults = stale_versions(version)
     if session.posargs:
         faults += missing_for_release(version, *session.posargs)
@@ -229,12 +230,15 @@ def release(session: nox.Session) -> None:
     )
 
 
+VERSION_FILE = "src/trionat/version.py"
+
+
 def stale_versions(version: str) -> list[str]:
     """Return the places that show another version of trionat than that one."""
     shown = re.compile(r"\btrionat(?: |==)v?(\d+\.\d+\.\d+)")
     pages = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
     return [
-        f"{page}: shows version {found}, and pyproject.toml has {version}"
+        f"{page}: shows version {found}, and {VERSION_FILE} has {version}"
         for page in pages
         for found in sorted(set(shown.findall(page.read_text(encoding="utf-8"))) - {version})
     ]
@@ -244,13 +248,24 @@ def missing_for_release(version: str, wanted: str) -> list[str]:
     """Return what is not as docs/releasing.md wants it."""
     faults = []
     if wanted != version:
-        faults.append(f"pyproject.toml: has version {version}, and the tag is for {wanted}")
+        faults.append(f"{VERSION_FILE}: has version {version}, and the tag is for {wanted}")
     changes = Path("CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changes, re.MULTILINE):
         faults.append(f"CHANGELOG.md: has no heading [{version}] with its day")
     if "urls" not in PYPROJECT["project"]:
         faults.append("pyproject.toml: has no [project.urls]")
     return faults
+
+
+@nox.session(python=INTERPRETERS[0])
+def docs(session: nox.Session) -> None:
+    """Build the site of all pages into site/, where every warning is an error; `nox -s docs -- serve` shows it while it is written."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
+    environ = {"NO_MKDOCS_2_WARNING": "1"}
+    if session.posargs:
+        session.run("mkdocs", *session.posargs, env=environ)
+        return
+    session.run("mkdocs", "build", "--strict", env=environ)
 
 
 @nox.session(python=INTERPRETERS[0])

@@ -117,7 +117,10 @@ def test_the_metadata(distribution: Distribution) -> None:
 def test_the_sdist_has_what_its_tests_need(distribution: Distribution) -> None:
     with tarfile.open(distribution.sdist) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
-    for file in ("Dockerfile", "compose.yml", "noxfile.py", "tests/conftest.py", "docs/install.md"):
+    for file in (
+        *("Dockerfile", "compose.yml", "noxfile.py", "mkdocs.yml", "tools/site.py"),
+        *("tests/conftest.py", "docs/install.md", "README.md", "README.zh-CN.md"),
+    ):
         assert file in names
     assert not {
         name for name in names if "__pycache__" in name or name.startswith((".nox", "dist"))

@@ -19,6 +19,7 @@ import trio
 
 from tests.e2e import running, services
 from tests.e2e.running import ask, end_of
+from tests.pages import blocks
 from trionat.server.admin.messages import (
     AskStatus,
     KickVisitor,
@@ -169,6 +170,20 @@ async def test_status_and_kick(tmp_path: Path) -> None:
         assert len(kicked) == 5
 
 
+def owned_in(tree: str) -> set[tuple[str, str]]:
+    """Return by whom, and who, of a tree of tasks; nurseries without a name left out, and numbers all alike."""
+    owned: set[tuple[str, str]] = set()
+    above: list[str] = []
+    for line in tree.splitlines():
+        found = re.fullmatch(r"([ │├└─]*)(.+)", line)
+        assert found is not None
+        depth = len(found[1]) // 3
+        above[depth:] = [re.sub(r"\d[\d.:-]*", "N", found[2])]
+        owners = [name for name in above[:depth] if name != "nursery"]
+        owned.add((owners[-1] if owners else "", above[depth]))
+    return owned
+
+
 async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Path) -> None:
     """Every name that architecture.md has in its first picture is in the tree, where the picture has it."""
     async with (
@@ -180,15 +195,7 @@ async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Pa
         assert await ask(visitor, b"hello") == b"hello"
         await queued.process.next_event("queued")
         tree = await Operator(server.state)("tasks")
-    owned: set[tuple[str, str]] = set()  # by whom, and who; nurseries left out
-    above: list[str] = []
-    for line in tree.splitlines():
-        found = re.fullmatch(r"([ │├└─]*)(.+)", line)
-        assert found is not None
-        depth = len(found[1]) // 3
-        above[depth:] = [re.sub(r"\d[\d.:-]*", "N", found[2])]
-        owners = [name for name in above[:depth] if name != "nursery"]
-        owned.add((owners[-1] if owners else "", above[depth]))
+    owned = owned_in(tree)
     session = "session N of trionat"
     expected = {
         "nursery serving": {"command", "nursery besides"},
@@ -216,6 +223,9 @@ async def test_tasks_are_those_of_the_picture(echo_server: Service, tmp_path: Pa
     shown = {"carry"}.union(*(expected[each] for each in nurseries))
     for name in shown - {"connection from N", "lease N", "dispatcher N", session}:
         assert name.removeprefix("nursery ").removesuffix(" N") in picture, name
+    [block] = [block for block in blocks("docs/operating.md") if "trionat tasks" in block.typed]
+    example = "\n".join(line for line in block.shown if "…" not in line).replace("alice", "trionat")
+    assert owned_in(example) <= owned
 
 
 async def test_a_server_that_was_killed_is_followed_by_one_that_answers(tmp_path: Path) -> None:

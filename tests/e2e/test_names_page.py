@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -18,12 +17,11 @@ import pytest
 
 from tests.certificates.pebble import find_program
 from tests.faults.machines import open_site
+from tests.faults.programs import Program
 from tests.mariadb import write_certificates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.faults.machines import Machine, Site
+    from tests.faults.machines import Site
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -40,51 +38,6 @@ MACHINES: Final = {
     "authority": "203.0.113.99",
 }
 DOMAIN: Final = "tunnel.example.com"
-TIMEOUT: Final = 30.0
-
-
-class Process:
-    """A program on a machine, and what it has printed."""
-
-    def __init__(
-        self, machine: Machine, *command: str, stdin: int = subprocess.DEVNULL, **environ: str
-    ) -> None:
-        self.output = (
-            machine.folder / f"{Path(command[0]).name}-{len(list(machine.folder.iterdir()))}.out"
-        )
-        with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*machine.inside, *command],
-                cwd=machine.folder,
-                env={**machine.environ, **environ},
-                stdin=stdin,
-                stdout=output,
-                stderr=output,
-            )
-
-    @property
-    def text(self) -> str:
-        return self.output.read_text(encoding="utf-8", errors="replace")
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Wait until it has printed something, and return that."""
-        return wait(lambda: re.search(pattern, self.text, re.MULTILINE), lambda: self.text)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def wait(look: Callable[[], re.Match[str] | None], tell: Callable[[], str]) -> re.Match[str]:
-    until = time.monotonic() + TIMEOUT
-    while (found := look()) is None:
-        assert time.monotonic() < until, tell()
-        time.sleep(0.05)
-    return found
 
 
 def commands(section: str) -> list[str]:
@@ -106,7 +59,7 @@ def start_authority(site: Site, stack: ExitStack) -> None:
         "tlsPort": 443,
     }
     (machine.folder / "config.json").write_text(json.dumps({"pebble": config}))
-    process = Process(
+    process = Program(
         machine,
         *(find_program("pebble"), "-strict", "-config", str(machine.folder / "config.json")),
         *("-dnsserver", f"{MACHINES['dns']}:53"),
@@ -121,7 +74,7 @@ def start_dns(site: Site, stack: ExitStack) -> None:
     records = re.findall(r"^(\S*tunnel\S+)\. +A  (\S+)$", PAGE, re.MULTILINE)
     assert records == [(f"*.{DOMAIN}", MACHINES["server"]), (DOMAIN, MACHINES["server"])]
     machine = site["dns"]
-    process = Process(
+    process = Program(
         machine,
         *(find_program("pebble-challtestsrv"), "-dnsserver", f"{machine.address}:53"),
         *(
@@ -149,7 +102,7 @@ def test_five_minutes(tmp_path: Path) -> None:
         for name in ("server", "visitor"):
             site[name].ask_names_at(MACHINES["dns"])
         authority = site["authority"].folder / "authority.pem"
-        server = Process(
+        server = Program(
             site["server"],
             *site["server"].words(serve),
             TRIONAT_ACME_DIRECTORY=f"https://{MACHINES['authority']}/dir",
@@ -164,7 +117,7 @@ def test_five_minutes(tmp_path: Path) -> None:
         site_folder = site["client"].folder / "site"
         site_folder.mkdir()
         (site_folder / "index.html").write_text("Hello from home.\n")
-        web = Process(
+        web = Program(
             site["client"],
             *(
                 sys.executable,
@@ -178,7 +131,7 @@ def test_five_minutes(tmp_path: Path) -> None:
             ),
         )
         stack.callback(web.stop)
-        client = Process(site["client"], *site["client"].words(connect.replace("TICKET", ticket)))
+        client = Program(site["client"], *site["client"].words(connect.replace("TICKET", ticket)))
         stack.callback(client.stop)
         url = client.wait_for(
             rf"^(https://[a-z]+-[a-z]+-[0-9]+\.{re.escape(DOMAIN)}) -> 127\.0\.0\.1:8080$"

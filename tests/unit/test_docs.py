@@ -16,6 +16,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests import pages
+from tests.pages import ROOT
 from trionat.address import TCPAddress
 from trionat.cli import app
 from trionat.cli.command_line import LaterCommand
@@ -41,14 +43,7 @@ from trionat.protocol.messages import CloseCode, RefusalCode
 if TYPE_CHECKING:
     from trionat.events import ClientEvent
 
-ROOT = Path(__file__).parents[2]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "README.zh-CN.md",
-    ROOT / "examples/README.md",
-    ROOT / "examples/cluster/README.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
+PAGES = [ROOT / page for page in pages.PAGES]
 README, REFERENCE, PROTOCOL, TROUBLES = (
     (ROOT / name).read_text(encoding="utf-8")
     for name in ("README.md", "docs/reference.md", "docs/protocol.md", "docs/troubleshooting.md")

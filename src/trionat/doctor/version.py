@@ -14,13 +14,14 @@ from trionat.protocol.messages import (
     NAMES,
     PROTOCOL_VERSION,
     RESUME,
+    SERVICE_CHANGES,
 )
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from trionat.doctor.peer import Peer
 
-_OURS: Final = (*CAPABILITIES, RESUME, MOVE, GROUPS, NAMES, APPROVALS, EXAMINE)
+_OURS: Final = (*CAPABILITIES, RESUME, MOVE, GROUPS, NAMES, APPROVALS, EXAMINE, SERVICE_CHANGES)
 """What this side can do; what takes a route, a narrowed ticket or tunnels without TLS is named only where there is one."""
 
 _LOST: Final = {
