@@ -514,22 +514,13 @@ class SingleProcess:
 
     def _change_ports(self, added: tuple[Listener, ...], removed: frozenset[int]) -> None:
         """Ports have come, and go: who has one of these is told, comes again, and gets another one."""
-        kept: list[Listener] = []
-        for listener in self.listeners.visits:
-            if (number := listener.address.port) not in removed:
-                kept.append(listener)
-                continue
+        for number in removed:
             if (scope := self._serving.pop(number, None)) is not None:
                 scope.cancel("the port was taken away")
-            listener.close()
-        self.listeners = attrs.evolve(self.listeners, visits=(*kept, *added))
+        self.listeners = self.listeners.with_visits(added, removed)
         self.ports.remove(removed)
         self.ports.add(listener.address.port for listener in added)
-        for lease in self.context.leases:
-            if not removed.isdisjoint(lease.point_ids):
-                lease.give_up("its visit port was taken away")
-                lease.send_back("its visit port was taken away")
-        self.context.leases.changed.notify()
+        self.context.leases.take_away(removed)
         self._ports_changed.notify()
 
     def _join(self, member: Member, draining: Drain, nursery: trio.Nursery) -> None:

@@ -72,16 +72,13 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-OF_SEVERAL: Final = ("Server.VisitPort",)
-"""Keys that cannot change while there are workers, which know their ports from the start."""
-
 OF_NAMES: Final = (
     "Server.Certificate",
     "Server.CertificateKey",
     "Server.CertificatesDir",
     "Server.PagesDir",
 )
-"""The same, where services have names: workers read these when they start."""
+"""Keys that cannot change while there are workers and services have names: workers read these when they start."""
 
 _DEAL_INTERVAL: Final = 1.0
 """Seconds between two deals of shares, as workers report."""
@@ -166,7 +163,8 @@ class Parent:
         self.worker_config = _part_of(self.config, number)
         numbers = count(number + 1, self.visitor_step)
         self._acceptor = VisitorAcceptor(self.config, self.refusals, numbers)
-        self._guard = PortGuard(self.ports, self.listeners.visits, self._acceptor, self.descriptors)
+        self._guard = PortGuard(self.ports, self._acceptor, self.descriptors)
+        self._guard.add(self.listeners.visits)
         slots = self.config.session_limit
         if self.node is None:
             self.table = ClaimTable(slots, self.ports, self._note_ports)
@@ -221,6 +219,15 @@ class Parent:
         Raises:
             StartupError: no worker comes up.
         """
+        try:
+            await self._serve(admin_socket, when_up)
+        finally:
+            for listener in self.listeners.of_visitors:  # some have come with a reload
+                listener.close()
+            if self.console is not None:
+                self.console.door.listener.close()
+
+    async def _serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
         async with trio.open_nursery() as serving:
             serving.start_soon(self.refusals.tell_regularly, name="tell refusals")
             serving.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
@@ -280,8 +287,6 @@ class Parent:
             if self.member is not None:
                 await self.member.leave(until)
             serving.cancel_scope.cancel("the server stops")
-        if self.console is not None:
-            self.console.door.listener.close()
 
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._guard.run, name="visit ports")
@@ -295,10 +300,13 @@ class Parent:
 
     def needs_restart(self) -> Collection[str]:
         """See `Server` in `server/reload.py`."""
-        return OF_SEVERAL if self.names is None else (*OF_SEVERAL, *OF_NAMES)
+        return () if self.names is None else OF_NAMES
 
     def take_change(self, change: ServerChange) -> None:
-        """See `Server` in `server/reload.py`. A worker that is being started gets the new configuration by itself."""
+        """See `Server` in `server/reload.py`. A worker that is being started gets the new configuration by itself.
+
+        A worker closes the ports that are gone when it hears of that, and gives back what it has claimed of them; what one has claimed that dies before is released when the next one is started.
+        """
         config = self.config = change.config
         self.certificate, self.key = change.certificate, change.key
         self.worker_config = _part_of(config, config.worker_count)
@@ -310,6 +318,12 @@ class Parent:
             self._frontend.take_config(config, change.acme)
         for proxies in self._proxies:
             proxies.take_config(config)
+        removed = frozenset(change.removed)
+        self._guard.remove(removed)
+        self.listeners = self.listeners.with_visits(change.added, removed)
+        self.ports.remove(removed)
+        self.ports.add(listener.address.port for listener in change.added)
+        self._guard.add(change.added)
         for worker in self.workers:
             worker.tell_change()
 

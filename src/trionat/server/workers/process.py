@@ -215,12 +215,18 @@ class WorkerProcess:
         """Tell it its new configuration, and that the certificate is to be read again."""
         if self.state is State.UP:
             self.link.post({"what": "change", **self._configuration()})
+            self.claims.tell_free()  # there may be more slots, and ports
 
     def _configuration(self) -> Values:
         """Return by what it is to run. Of all secrets it needs the private key alone, in its file; the configuration of a server has none."""
         parent = self.parent
         self._told = parent.worker_config
-        ready = attrs.evolve(parent.ready, ticket=None, first_password=None)
+        ready = attrs.evolve(
+            parent.ready,
+            ticket=None,
+            first_password=None,
+            visit_ports=tuple(parent.ports.ports),
+        )
         return {
             "config": pickle.dumps((parent.worker_config, ready)).hex(),
             "certificate": str(parent.certificate),
@@ -460,6 +466,11 @@ class WorkerProcess:
     def _start(self) -> Values:
         """Return what a worker needs to know."""
         parent = self.parent
+        for claim in parent.table.held_by(self.word):
+            if not all(number in parent.ports.ports for number in claim.ports):
+                parent.table.release(
+                    claim
+                )  # a port of it was taken away, of which nobody has heard
         self._inherited = parent.table.held_by(self.word)
         return {
             "what": "start",

@@ -163,21 +163,31 @@ class Numbers:
 class _Port:
     """A visit port as this worker sees it: `claims` are the fences of its claims (a group has several), and `given_up` is the highest of those before.
 
-    `spare` is its listening socket, which comes before or after the claim that it belongs to, the one with `spare_fence`.
+    `spare` is its listening socket, which comes before or after the claim that it belongs to, the one with `spare_fence`. It may come before this worker has heard of the port.
     """
 
-    visit_port: VisitPort
+    number: int
     claims: set[int] = attrs.field(factory=lambda: set())
     given_up: int = 0
     spare: socket.socket | None = None
     spare_fence: int = 0
     serving: trio.CancelScope | None = None
+    listener: Listener | None = None
 
     def drop_spare(self) -> None:
         """Close the spare socket, if there is one."""
         if self.spare is not None:
             self.spare.close()
             self.spare = None
+
+    def stop(self, reason: str) -> None:
+        """Accept nobody here any more; the socket is closed when this returns."""
+        if self.serving is not None:
+            self.serving.cancel(reason)
+            self.serving = None
+        if self.listener is not None:
+            self.listener.close()
+            self.listener = None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -199,14 +209,10 @@ class Worker:
     scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # its own, as threads for names may all be waiting
-    _ports: dict[int, _Port] = attrs.field(init=False)
+    _ports: dict[int, _Port] = attrs.field(init=False, factory=lambda: {})
     _relayed: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _accept: Callable[[socket.socket, TCPAddress], None] = attrs.field(init=False)
     _visiting: trio.Nursery = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        pool = self.context.leases.ports
-        self._ports = {number: _Port(port) for number, port in pool.ports.items()}
 
     @classmethod
     async def make(cls, link: Link, start: Values) -> Worker:
@@ -216,9 +222,9 @@ class Worker:
         config, ready = pickle.loads(bytes.fromhex(start["config"]))  # noqa: S301 - of our own parent
         refusals = RefusalCounters()
         hub = Hub(forward=EventReports(link).tell if start["events"] else None)
-        registry = RemoteRegistry(link, start["word"])
-        registry.note_room(*start["room"])
         pool = PortPool([VisitPort(number) for number in ready.visit_ports])
+        registry = RemoteRegistry(link, start["word"], ports=pool.ports)
+        registry.note_room(*start["room"])
         leases = Leases(config, pool, refusals, registry=registry)
         step = start["step"]
         visitors = Numbers(start["visitor"], start["visitor_step"])
@@ -398,6 +404,20 @@ class Worker:
             session.config = attrs.evolve(session.config, drain_grace=config.drain_grace)
         if config.log_level is not None:
             set_level(config.log_level)
+        self._change_ports(frozenset(ready.visit_ports))
+
+    def _change_ports(self, numbers: frozenset[int]) -> None:
+        """These are the visit ports from now on. Nobody is accepted at the others any more, and who has one of them is told, comes again, and gets another one."""
+        leases = self.context.leases
+        before = leases.ports.ports.keys()
+        removed, added = before - numbers, numbers - before
+        leases.ports.remove(removed)
+        leases.ports.add(added)
+        for number in removed:
+            port = self._port(number)
+            port.stop("the port was taken away")
+            port.drop_spare()
+        leases.take_away(removed)
 
     async def _reply(self, question: Values) -> Values:
         match question["what"]:
@@ -422,7 +442,7 @@ class Worker:
         sock.setblocking(False)
         if purpose == VISIT_PORT:
             number, fence = map(int, about.split())
-            self._take_port(self._ports[number], sock, fence)
+            self._take_port(self._port(number), sock, fence)
         elif purpose in (HTTPS, HTTP):
             source, visited = read_addresses(about)
             self._take_named(purpose, sock, source, visited)
@@ -443,7 +463,8 @@ class Worker:
             sock.close()
             self._miss(purpose, "")
             return
-        is_here = ports[visited.port].queue is not None
+        port = ports.get(visited.port)
+        is_here = port is not None and port.queue is not None
         if purpose == PASSED_ON and not (is_here and _say(sock, TAKEN)):
             sock.close()  # the parent hears that, and the other node looks once more
             return
@@ -473,7 +494,7 @@ class Worker:
         """Something came for which this process has no descriptor."""
         if purpose == VISIT_PORT and not self.context.stopping.is_set():
             number, fence = map(int, about.split())
-            port = self._ports[number]
+            port = self._port(number)
             self._visiting.start_soon(self._ask_again, port, fence, name=f"ask for port {number}")
         self.context.refusals.count(
             Bound.DESCRIPTORS,
@@ -484,51 +505,56 @@ class Worker:
         """A port without its socket would have nobody who accepts: ask for it until it has come."""
         await trio.sleep(_LEND_AGAIN)
         if fence in port.claims and port.serving is None:
-            self.link.post({"what": "lend", "port": port.visit_port.number, "fence": fence})
+            self.link.post({"what": "lend", "port": port.number, "fence": fence})
 
     # -- visit ports -------------------------------------------------------------------------------------------------
 
+    def _port(self, number: int) -> _Port:
+        return self._ports.setdefault(number, _Port(number))
+
     def _hold(self, claim: Claim) -> None:
         for number in claim.ports:
-            port = self._ports[number]
+            port = self._port(number)
             port.claims.add(claim.fence)
             self._serve(port)
 
     def _let_go(self, claim: Claim) -> None:
         for number in claim.ports:
-            port = self._ports[number]
+            port = self._port(number)
             port.claims.discard(claim.fence)
             port.given_up = max(port.given_up, claim.fence)
             if port.claims:
                 continue
-            if port.serving is not None:
-                port.serving.cancel("the port was given back")
-                port.serving = None
+            port.stop("the port was given back")
             if port.spare_fence <= port.given_up:
                 port.drop_spare()
 
     def _serve(self, port: _Port) -> None:
-        """Accept visitors at a port that is claimed, as soon as its socket is there."""
-        if (
-            port.spare is not None
-            and port.spare_fence in port.claims
-            and not self.context.stopping.is_set()
-        ):
-            sock, port.spare = port.spare, None
+        """Accept visitors at a port that is claimed, as soon as its socket is there. One that was taken away meanwhile is closed."""
+        if port.spare is None or port.spare_fence not in port.claims:
+            return
+        visit_port = self.context.leases.ports.ports.get(port.number)
+        if visit_port is None:
+            port.drop_spare()
+        elif not self.context.stopping.is_set():
+            address = TCPAddress(self.context.config.effective_visit_host, port.number)
+            port.listener, port.spare = Listener(port.spare, address), None
             port.serving = trio.CancelScope()
-            number = port.visit_port.number
+            accept = partial(self.acceptor.accept, visit_port, address)
             self._visiting.start_soon(
-                self._accept_visitors, port, sock, port.serving, name=f"visit port {number}"
+                self._accept_visitors,
+                *(port.listener, accept, port.serving),
+                name=f"visit port {port.number}",
             )
 
     async def _accept_visitors(
-        self, port: _Port, sock: socket.socket, scope: trio.CancelScope
+        self,
+        listener: Listener,
+        accept: Callable[[socket.socket, TCPAddress], None],
+        scope: trio.CancelScope,
     ) -> None:
-        address = TCPAddress(self.context.config.effective_visit_host, port.visit_port.number)
-        listener = Listener(sock, address)
         try:
             with scope:
-                accept = partial(self.acceptor.accept, port.visit_port, address)
                 await listener.serve(accept, self.descriptors, most=self.descriptors.for_visitors)
         finally:
             listener.close()
