@@ -107,6 +107,7 @@ async def scene(folder: Path, *, in_cluster: bool = False) -> AsyncIterator[Scen
             "word": "w1",
             "in_cluster": in_cluster,
             "events": False,
+            "held": False,
             "step": 2,
             "uid": 1,
             "visitor": 1,

@@ -99,6 +99,7 @@ async def test_a_worker_gets_no_secret(tmp_path: Path) -> None:
         node=None,
         events=Hub(),
         visitor_step=3,
+        is_held=False,
         certificate=tmp_path / "server.crt",
         key=tmp_path / "server.key",
     )

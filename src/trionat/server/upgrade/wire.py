@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
@@ -36,6 +37,9 @@ _BATCH: Final = 250
 
 _CROWDED: Final = 0.01
 """Seconds until the next try, where too many descriptors are on their way in the kernel (ETOOMANYREFS)."""
+
+TO_GIVE: Final = 10.0
+"""Seconds for what is handed over to be given, while nobody is accepted: it takes some hundredths."""
 
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -172,7 +176,9 @@ class Wire:
         return data
 
     def close(self) -> None:
-        """Close this end. Idempotent."""
+        """Close this end, and end whoever reads or writes in another thread. Idempotent."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
 
 

@@ -77,13 +77,17 @@ class PortGuard:
 
     async def run(self) -> None:
         """Accept where nobody else does, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                for number, guarded in self._guarded.items():
-                    if not guarded.is_guarded:
-                        guarded.is_guarded = True
-                        nursery.start_soon(self._guard, guarded, name=f"visit port {number}")
-                await self._added.wait()
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    for number, guarded in self._guarded.items():
+                        if not guarded.is_guarded:
+                            guarded.is_guarded, guarded.guarding = True, trio.CancelScope()
+                            nursery.start_soon(self._guard, guarded, name=f"visit port {number}")
+                    await self._added.wait()
+        finally:
+            for guarded in self._guarded.values():
+                guarded.is_guarded = False
 
     async def _guard(self, guarded: _Guarded) -> None:
         listener = guarded.listener

@@ -10,19 +10,21 @@ import socket
 import subprocess
 import sys
 from collections import Counter, deque
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import trio
 
+from trionat.errors import PeerTimeoutError
 from trionat.log import get_logger
 from trionat.protocol.client_hello import ROUTE_LENGTH
 from trionat.server.accounts.credential import read_credential
 from trionat.server.admin.readings import Present
 from trionat.server.refusals import Bound
 from trionat.server.registry.values import read_key, write_claim
+from trionat.server.upgrade.wire import TO_GIVE, Parcel, Wire
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
 from trionat.server.workers.log_relay import relay_log
@@ -34,7 +36,7 @@ from trionat.server.workers.values import (
     write_identity,
     write_reservation,
 )
-from trionat.server.workers.worker import BEAT, CONNECTION
+from trionat.server.workers.worker import BEAT, CONNECTION, GIVE, INHERIT
 from trionat.transport.isolation import isolated
 from trionat.version import VERSION
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import Share
     from trionat.server.registry.claim import Claim
+    from trionat.server.upgrade.estate import Estate
     from trionat.server.visitors.ports import LeaseKey
     from trionat.server.workers.link import Values
     from trionat.server.workers.parent import Parent, SharedLimits
@@ -134,6 +137,7 @@ class WorkerProcess:
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
     away_since: float = attrs.field(init=False, default=float("inf"))
     settled: trio.Event = attrs.field(init=False, factory=trio.Event)
+    ended: trio.Event = attrs.field(init=False, factory=trio.Event)
     link: Link = attrs.field(init=False)
     claims: ClaimServer = attrs.field(init=False)
     _told: ServerConfig | None = attrs.field(init=False, default=None)
@@ -185,6 +189,96 @@ class WorkerProcess:
             self._waiting.append(_Waiting(until, purpose, connection, about))
         else:
             connection.close()
+
+    # -- upgrades ----------------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Another process is about to go on: one that is not up is not started meanwhile."""
+        if self.state is not State.UP:
+            self._running.cancel("another process is about to go on")
+
+    async def give(self, attempt: int) -> Parcel:
+        """Have it end its sessions and accept nobody, and return all that it has. `attempt` is the number of this upgrade.
+
+        Raises:
+            PeerError: it does not give it.
+        """
+        here, there = socket.socketpair()
+        with closing(Wire(here)) as wire:
+            self.link.pass_on(GIVE, there, str(attempt))
+            receive = partial(wire.receive, within=TO_GIVE)
+            parcel = await trio.to_thread.run_sync(receive, abandon_on_cancel=True)
+            try:  # what it has said of its sessions is heard before the answer
+                with trio.fail_after(TO_GIVE):
+                    await self.link.ask({"what": "at rest"})
+            except BaseException as error:
+                parcel.close()
+                if isinstance(error, trio.TooSlowError):
+                    raise PeerTimeoutError("it does not answer") from None
+                raise
+        return parcel
+
+    async def inherit(self, estate: Estate) -> Values:
+        """Give it what another server has left; return how many clients and visitors it has taken.
+
+        Raises:
+            PeerError: it does not take it.
+        """
+        here, there = socket.socketpair()
+        with closing(Wire(here)) as wire:
+            self.link.pass_on(INHERIT, there)
+
+            def give() -> Parcel:
+                wire.send(
+                    "estate",
+                    estate.values,
+                    data=estate.data,
+                    descriptors=estate.descriptors,
+                    within=TO_GIVE,
+                )
+                return wire.receive(within=TO_GIVE)
+
+            return (await trio.to_thread.run_sync(give, abandon_on_cancel=True)).values
+
+    def take_numbers(self, next_visitor: int, next_session: int) -> None:
+        """Its numbers are not below these from now on. One that is not up is started anew: it may know others."""
+        self._next_uid = not_below(next_session, self._next_uid, len(self.parent.workers))
+        self._next_visitor = not_below(next_visitor, self._next_visitor, self.parent.visitor_step)
+        if self.state is not State.UP:
+            self._running.cancel("its numbers have changed")
+            return
+        self.link.post(
+            {
+                "what": "numbers",
+                "uid": self._next_uid,
+                "step": len(self.parent.workers),
+                "visitor": self._next_visitor,
+            }
+        )
+
+    def open(self) -> None:
+        """This server serves from now on."""
+        if self.state is State.UP:
+            self.link.post({"what": "open"})
+
+    def go_on(self, attempt: int, *, anew: bool) -> None:
+        """No other process goes on: this one does. `anew`: another one may have had streams, which end."""
+        if self.state is State.UP:
+            self.link.post({"what": "go on", "attempt": attempt, "anew": anew})
+            for claim in self.parent.table.held_by(self.word):
+                self.parent.lend(claim, self)
+
+    def let_go(self, *, has_given: bool) -> None:
+        """Another process goes on: it ends when nobody is left whose connection it has to keep; at once if it has not given what it has."""
+        if has_given and self.state is State.UP:
+            self.link.post({"what": "handed over"})
+        else:
+            self._running.cancel("another process serves")
+
+    @property
+    def next_numbers(self) -> tuple[int, int]:
+        """Those of the visitor and the session to come, as far as is known here."""
+        return self._next_visitor, self._next_uid
 
     def drain(self) -> None:
         """Have it end as planned; at once where it is not up yet, and has nothing to finish."""
@@ -242,7 +336,10 @@ class WorkerProcess:
                 began = trio.current_time()
                 with trio.CancelScope() as self._running:
                     await self._run()
-                if self.parent.stopping.is_set():
+                if self.parent.is_resting:
+                    self._go_away()
+                    await self.parent.wait_awake()
+                if self.parent.is_leaving():
                     return
                 pause = self._pause(trio.current_time() - began)
                 log.warning("a worker has ended: starting another", worker=self.word, pause=pause)
@@ -250,10 +347,12 @@ class WorkerProcess:
                     self._go_away()
                     with trio.move_on_after(pause):
                         await self.parent.stopping.wait()
-                    if self.parent.stopping.is_set():
+                    await self.parent.wait_awake()
+                    if self.parent.is_leaving():
                         return
         finally:
             self._go_away()
+            self.ended.set()
 
     def _pause(self, lived: float) -> float:
         """Return how many seconds to wait for the next start: none after one that worked, then 1, 2, 4, up to 30."""
@@ -477,6 +576,7 @@ class WorkerProcess:
             **self._configuration(),
             "word": self.word,
             "in_cluster": parent.node is not None,
+            "held": parent.is_held,
             "events": parent.events.is_on,
             "step": len(parent.workers),
             "uid": self._next_uid,
@@ -488,6 +588,8 @@ class WorkerProcess:
 
     def _come_up(self) -> None:
         parent = self.parent
+        if parent.is_resting:  # it is told to end in this very moment
+            return
         self.state, self.away_since = State.UP, float("inf")
         if self._told is not parent.worker_config:  # it has changed meanwhile
             self.tell_change()
@@ -504,6 +606,8 @@ class WorkerProcess:
             self.link.post({"what": "drain clients"})
         if parent.node is not None:
             self.tell_others()
+        if not parent.is_held:
+            self.open()
         while self._waiting:
             waiting = self._waiting.popleft()
             self.link.pass_on(waiting.purpose, waiting.connection, waiting.about)
@@ -580,6 +684,11 @@ class WorkerProcess:
                 return await parent.order_certificate(question["name"])
             case _:
                 return await self.claims.reply(question)
+
+
+def not_below(least: int, number: int, step: int) -> int:
+    """Return the first of a process's numbers, of which `number` is one, that is not below `least`."""
+    return number + max(0, -(-(least - number) // step)) * step
 
 
 def _environment() -> dict[str, str]:
