@@ -424,13 +424,14 @@ async def test_the_service_manager_is_told_who_serves(tmp_path: Path) -> None:
 # --- what else goes along ---
 
 
-async def test_events_and_the_console_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_events_and_the_console_go_on(workers: str, tmp_path: Path) -> None:
     config = tmp_path / "server.yml"
     async with receiving() as receiver, services.echo() as echo:
         hook = {"Url": receiver.url, "AllowPrivate": True}
         config.write_text(json.dumps({"Server": {"ConsoleAddr": "127.0.0.1:0"}, "Events": [hook]}))
         async with (
-            upgradable(tmp_path / "s", "--config", config) as it,
+            upgradable(tmp_path / "s", "--config", config, "--workers", workers) as it,
             running.client(tmp_path / "c", it.server.ticket, echo) as client,
             await client.visit() as stream,
         ):
@@ -452,7 +453,8 @@ async def test_events_and_the_console_go_on(tmp_path: Path) -> None:
     assert len(receiver.numbers) - len(numbers) <= 2, "one that was on its way may come twice"
 
 
-async def test_names_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_names_go_on(workers: str, tmp_path: Path) -> None:
     """A download whose TLS ends at the server, a WebSocket, and TLS that is passed through; who has a connection that waits asks on a new one."""
     hurry = trio.Event()
     body = _blob(3)[: SIZE // 4]
@@ -475,7 +477,7 @@ async def test_names_go_on(tmp_path: Path) -> None:
         services.serve(serve_slowly) as slow,
         services.http() as quick,
         services.websocket_echo() as chat,
-        named_server(tmp_path / "s") as named,
+        named_server(tmp_path / "s", "--workers", workers) as named,
         upgrading(named.server) as it,
         running.client(
             tmp_path / "c",
