@@ -241,7 +241,7 @@ async def test_workers_that_cannot_be_started_any_more(tmp_path: Path) -> None:
         here.change("version.py", version, f"{version}9.")
         os.kill(await worker_of(here, other), signal.SIGKILL)
         await here.it.server.wait_record(
-            "trionat was upgraded while it runs, and no worker can be started any more: restart the server"
+            "trionat was upgraded while it runs, and no worker can be started any more: run trionat upgrade, or restart the server"
         )
         upgraded = await here.it.upgrade()
         assert upgraded["version"].startswith("9.")

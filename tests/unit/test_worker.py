@@ -6,7 +6,7 @@ import os
 import pickle
 import resource
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,17 @@ from trionat.address import TCPAddress
 from trionat.events import Ready
 from trionat.protocol.messages import ServiceRequest
 from trionat.server.registry.claim import Claim, Wish
-from trionat.server.registry.values import write_claim
+from trionat.server.registry.values import write_claim, write_wish
 from trionat.server.state_folder import prepare_state
+from trionat.server.upgrade.wire import Wire
 from trionat.server.workers.remote import HANDED_BACK
 from trionat.server.workers.values import (
     read_addresses,
     write_addresses,
 )
-from trionat.server.workers.worker import VISIT_PORT, VISITOR, Worker
+from trionat.server.workers.worker import INHERIT, VISIT_PORT, VISITOR, Worker
 from trionat.store.base import Limits
+from trionat.transport.tcp_pair import open_tcp_pair
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,7 +79,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(folder: Path, *, in_cluster: bool = False) -> AsyncIterator[Scene]:
+async def scene(
+    folder: Path, *, in_cluster: bool = False, held: bool = False
+) -> AsyncIterator[Scene]:
     """A worker that has a claim with the fence 5."""
     settings = config(folder, workers=2, start_auth=False)
     state = await trio.to_thread.run_sync(
@@ -107,7 +111,7 @@ async def scene(folder: Path, *, in_cluster: bool = False) -> AsyncIterator[Scen
             "word": "w1",
             "in_cluster": in_cluster,
             "events": False,
-            "held": False,
+            "held": held,
             "step": 2,
             "uid": 1,
             "visitor": 1,
@@ -225,6 +229,76 @@ async def test_a_claim_that_comes_with_the_end_of_its_port(
         assert (released["key"], released["fence"]) == (list(claim.key), 9)
         await trio.testing.wait_all_tasks_blocked()
         assert outcome == [None]
+
+
+async def test_a_worker_accepts_nobody_before_its_server_serves(
+    tmp_path: Path, nothing_left: None
+) -> None:
+    """Another server still does, at the same sockets."""
+    async with scene(tmp_path / "state", held=True) as server:
+        server.lend(5)
+        async with await trio.open_tcp_stream("127.0.0.1", server.number):
+            (lease,) = server.worker.context.leases
+            await trio.sleep(0.2)
+            assert not lease.queue.present
+            server.parent.post({"what": "open"})
+            with trio.fail_after(5):
+                while not lease.queue.present:  # noqa: ASYNC110 (nothing tells)
+                    await trio.sleep(0.01)
+
+
+async def test_what_was_inherited_is_let_go_of_when_the_parent_is_gone(
+    tmp_path: Path, nothing_left: None
+) -> None:
+    """It is still another server's, which goes on with it."""
+    theirs, ours = open_tcp_pair()
+    with theirs, ours:
+        async with scene(tmp_path / "state", held=True) as server:
+            number = server.number
+            wish = Wish(key=("user", "other"), services=(ServiceRequest(),), limits=Limits())
+            claim = Claim(wish=wish, points=(number,), fence=9, holder="w1")
+
+            async def grant(_: dict[str, Any]) -> dict[str, Any]:
+                return {"claim": write_claim(claim)}
+
+            server.parent.reply = grant
+            server.parent.post({"what": "room", "slots": 2, "ports": 1})
+            visitor = {
+                "number": 7,
+                "address": ["192.0.2.1", 4711],
+                "visited": ["127.0.0.1", number],
+                "service": 0,
+                "name": None,
+                "arrived": 1.0,
+                "since": 1.0,
+                "tries": 0,
+                "session": None,
+                "left": False,
+                "open": True,
+                "stream": {
+                    **dict.fromkeys(("taken", "given", "acknowledged", "told", "confirmed"), 1),
+                    **dict.fromkeys(("took_end", "gave_end", "over", "finished"), False),
+                    "attempt": 1,
+                    "since": 1.0,
+                    "failure": None,
+                    "buffer": {"size": 1000, "start": 1, "held": 0, "used_up": False},
+                },
+            }
+            lease = {"wish": write_wish(wish), "points": [number], "token": "t", "vacant": 0.0}
+            estate = {"leases": [{**lease, "visitors": [visitor]}]}
+            here, there = socket.socketpair()
+            with closing(Wire(here)) as wire:
+                server.parent.pass_on(INHERIT, there)
+                give = partial(wire.send, "estate", estate, descriptors=[ours.fileno()], within=5)
+                await trio.to_thread.run_sync(give)
+                taken = await trio.to_thread.run_sync(partial(wire.receive, within=5))
+            assert (taken.word, taken.values) == ("taken", {"clients": 1, "visitors": 1})
+        theirs.setblocking(True)
+        theirs.sendall(b"still")
+        ours.setblocking(True)
+        assert ours.recv(10) == b"still"
+        ours.close()
+        assert theirs.recv(10) == b"", "an end, and no reset"
 
 
 async def wait_count(count: int) -> None:

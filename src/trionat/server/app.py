@@ -133,6 +133,10 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         raise StartupError(
             "Server.Workers: several processes need Unix sockets, which Python does not have on Windows: leave it out, or write 1"
         )
+    if predecessor is not None and cluster is not None:
+        raise StartupError(
+            "a server becomes a node of a cluster by a restart: stop it, and start it anew"
+        )
     folder = config.effective_state_dir
     async with AsyncExitStack() as resources:
         if not reserved:

@@ -515,7 +515,7 @@ class WorkerProcess:
                 self.link.post(self._start())
             case "hello":
                 log.warning(
-                    "trionat was upgraded while it runs, and no worker can be started any more: restart the server",
+                    "trionat was upgraded while it runs, and no worker can be started any more: run trionat upgrade, or restart the server",
                     worker=self.word,
                     runs=VERSION,
                     installed=message["version"],

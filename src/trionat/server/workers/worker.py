@@ -126,19 +126,15 @@ async def run_worker(link: Link) -> None:
     start, started = trio.open_memory_channel["Values"](1)
     link.hear = start.send_nowait
     link.take = lambda _, sock, __: sock.close()
-    worker: Worker | None = None
     async with trio.open_nursery() as nursery:
 
         async def run_link() -> None:
             await link.run()
-            if worker is not None:
-                worker.abandon()
             nursery.cancel_scope.cancel("the parent is gone")
 
         nursery.start_soon(run_link, name="link")
         link.post({"what": "hello", "version": VERSION})
-        worker = await Worker.make(link, await started.receive())
-        await worker.run()
+        await (await Worker.make(link, await started.receive())).run()
         with trio.move_on_after(_LAST_WORDS):
             await link.wait_sent()
         nursery.cancel_scope.cancel("the worker stops")
@@ -408,11 +404,6 @@ class Worker:
             raise OrderError(answer["code"], reason)
 
     # -- upgrades ----------------------------------------------------------------------------------------------------
-
-    def abandon(self) -> None:
-        """The parent is gone. What another process may have as well is let go of, and not reset: it is that one's."""
-        if self._is_held:
-            self.context.leases.let_go()
 
     async def _rest(self) -> None:
         """Have no session up, and nobody accepted, until it is known who goes on."""
