@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -58,7 +58,7 @@ async def test_visit_ports_come_and_go_in_all_workers(echo_server: Service, tmp_
                     assert await running.ask(visitor, b"still") == b"still"
                 # One that waits for a port gets the next that comes, whichever worker it waits at.
                 async with services.trionat_process(
-                    *("connect", server.ticket, "--json", echo_server, "--identity", "third"),
+                    *("connect", server.ticket, "--json", str(echo_server), "--identity", "third"),
                     *("--state-dir", tmp_path / "3"),
                     stdin=b"",
                 ) as late:
@@ -85,7 +85,7 @@ async def test_what_cannot_be_had_changes_nothing_in_any_worker(
     echo_server: Service, tmp_path: Path
 ) -> None:
     first, second, taken = low_ports(3)
-    keys = {"Workers": 2, "VisitPortPolicy": "require"}
+    keys: dict[str, Any] = {"Workers": 2, "VisitPortPolicy": "require"}
     async with serve(tmp_path / "s", VisitPort=[first, second], **keys) as server:
         one = running.client(tmp_path / "1", server.ticket, f"{echo_server}:{first}")
         two = running.client(tmp_path / "2", server.ticket, f"{echo_server}:{second}")

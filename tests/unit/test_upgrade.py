@@ -295,7 +295,7 @@ async def test_an_estate_of_several_processes_is_one_and_is_dealt_again() -> Non
             one = visitor(number, ours)
             one.stream = one.new_stream(SendBuffer(1000, lease.send_memory))
             assert one.stream.send_buffer is not None
-            one.stream.send_buffer.keep(f"said by {number}".encode())
+            one.stream.send_buffer.keep(memoryview(f"said by {number}".encode()))
             lease.queue.put_back(one)
         estate = write_estate(leases, lambda each: each.endpoint.fileno())
         parcels[word] = Parcel(

@@ -212,7 +212,6 @@ async def test_a_claim_that_comes_with_the_end_of_its_port(
         async def hang(_: dict[str, Any]) -> dict[str, Any]:
             asked.set()
             await trio.sleep_forever()
-            return {}
 
         server.parent.reply = hang
         await trio.testing.wait_all_tasks_blocked()

@@ -14,16 +14,19 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import attrs
+import trio
 
 from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 Values: TypeAlias = "dict[str, Any]"
+
+T = TypeVar("T")
 
 _HEAD: Final = struct.Struct("!IQI")
 """Bytes of the JSON object, bytes behind it, and descriptors."""
@@ -180,6 +183,14 @@ class Wire:
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
+
+
+async def wait_for(job: Callable[[], T]) -> T:
+    """Run what blocks on a wire in a thread of its own. Cancelled, whoever has the wire closes it, which ends the thread."""
+    limiter = trio.CapacityLimiter(
+        1
+    )  # not that of all threads, in which slow name servers may take every place
+    return await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=limiter)
 
 
 def _left(until: float) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from trionat.errors import ConnectionLostError, PeerError, RefusedError, StartupError
+from trionat.errors import ConnectionLostError, PeerError, StartupError
 from trionat.log import get_logger
 from trionat.relay.client_tunnel import LocalServiceError
 from trionat.server.admin.kick import kick_for_others
@@ -198,6 +198,7 @@ class Parent:
     _until: float = attrs.field(init=False, default=0.0)
     _resting: trio.Event | None = attrs.field(init=False, default=None)
     _attempts: int = attrs.field(init=False, default=0)
+    _heirs: dict[WorkerProcess, int | None] = attrs.field(init=False, factory=lambda: {})
     _is_handed_over: bool = attrs.field(init=False, default=False)
     _succession: Succession = attrs.field(init=False)
 
@@ -239,7 +240,7 @@ class Parent:
                 refusals=self.refusals,
                 shuts_out=self.bans.shuts_out,
                 is_in_use=self.bans.is_in_use,
-                leaving=self.stopping.is_set,
+                leaving=self.is_leaving,
                 passes_on=self._passes_on,
                 lock=None if self.member is None else self.member.share(self.names.certificates),
                 public=self.ready.public,
@@ -292,21 +293,21 @@ class Parent:
         """The same; connections of visitors of names, and commands, are served in `serving`, and all else has ended when this returns."""
         commands = AllWorkers(self)
         admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
-        async with trio.open_nursery() as besides:
-            besides.start_soon(self.refusals.tell_regularly, name="tell refusals")
-            besides.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
-            besides.start_soon(self.traffic.flush_regularly, name="flush traffic")
-            besides.start_soon(self._deal_regularly, name="deal shares")
-            if self.tally is not None:
-                besides.start_soon(self.tally.measure_lag, name="measure loop lag")
-            if self.owners is not None:
-                touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
-                besides.start_soon(touch, name="names in use")
-            if self._frontend is not None:
-                self._acceptor.named = self._named = self._frontend.start(serving, besides)
-            if self.member is not None:
-                self._join(self.member, commands, besides)
-            async with trio.open_nursery() as working:
+        async with trio.open_nursery() as working:
+            async with trio.open_nursery() as besides:
+                besides.start_soon(self.refusals.tell_regularly, name="tell refusals")
+                besides.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
+                besides.start_soon(self.traffic.flush_regularly, name="flush traffic")
+                besides.start_soon(self._deal_regularly, name="deal shares")
+                if self.tally is not None:
+                    besides.start_soon(self.tally.measure_lag, name="measure loop lag")
+                if self.owners is not None:
+                    touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
+                    besides.start_soon(touch, name="names in use")
+                if self._frontend is not None:
+                    self._acceptor.named = self._named = self._frontend.start(serving, besides)
+                if self.member is not None:
+                    self._join(self.member, commands, besides)
                 for worker in self.workers:
                     working.start_soon(worker.keep, name=f"worker {worker.word}")
                 await self._wait_up()
@@ -322,14 +323,17 @@ class Parent:
                         successor = await listen(pause)
                         if successor is None or await self._hand_over(successor):
                             break
-                if self._is_handed_over:
-                    await self._wait_extended()
-                working.cancel_scope.cancel("the workers have ended, or had their time")
-            if self.member is not None:
-                await self.member.leave(self._until)
-            with trio.move_on_after(_LAST_ANSWERS):
-                await admin.wait_answered()
-            besides.cancel_scope.cancel("the server stops")
+                if not self._is_handed_over:
+                    for worker in self.workers:  # those that have not ended in time
+                        worker.cut_off()
+                    await self._wait_ended()
+                    if self.member is not None:
+                        await self.member.leave(self._until)
+                with trio.move_on_after(_LAST_ANSWERS):
+                    await admin.wait_answered()
+                besides.cancel_scope.cancel("the server stops")
+            if self._is_handed_over:
+                await self._wait_extended()
 
     async def _listen(
         self,
@@ -366,10 +370,7 @@ class Parent:
             async with trio.open_nursery() as visiting:  # stops first
                 self._listen_for_visitors(visiting)
                 if self.predecessor is not None:
-                    self.predecessor.take()  # nobody was accepted yet
-                    self.predecessor = None
-                    for worker in self.workers:
-                        worker.open()
+                    self._take(self.predecessor)
                 if not self._is_up:
                     self._is_up = True
                     when_up()
@@ -377,8 +378,10 @@ class Parent:
                 visiting.cancel_scope.cancel("nobody is accepted any more")
             if successor is None:
                 await self._stop()
-            elif self._named is not None:
-                await self._named.wait_known()
+            else:
+                if self._named is not None:
+                    await self._named.wait_known()
+                self._acceptor.rest()
             hearing.cancel_scope.cancel("nobody is heard any more")
         return successor
 
@@ -436,15 +439,20 @@ class Parent:
                     parcel.close()
         except StartupError as error:
             anew = await self._succession.fail(successor, error)
+            self._acceptor.go_on(handed_over=False)
             self._wake(resting)
             for worker in self.workers:
                 worker.go_on(self._attempts, anew=anew)
             return False
         self._is_handed_over = True
         self._succession.succeed(successor, estate, trio.current_time() - began)
+        self._acceptor.go_on(handed_over=True)
         self._wake(resting)
         for worker in self.workers:
-            worker.let_go(has_given=worker.word in parcels)
+            if worker.word in parcels:
+                worker.let_go()
+            else:
+                worker.cut_off()
         return True
 
     def _wake(self, resting: trio.Event) -> None:
@@ -452,24 +460,36 @@ class Parent:
         resting.set()
 
     async def _collect(self, parcels: dict[str, Parcel]) -> None:
-        """Have all workers give what they have. What one does not give is lost, as if it had been killed."""
+        """Have all workers give what they have. What one has that ends meanwhile, or is killed as it hangs, is lost, as ever.
+
+        Raises:
+            StartupError: one that goes on does not give it.
+        """
+        problems: list[StartupError] = []
 
         async def ask(worker: WorkerProcess) -> None:
             try:
                 parcels[worker.word] = await worker.give(self._attempts)
-            except (PeerError, RefusedError) as error:
-                log.warning(
-                    "what a worker has cannot be handed over: its clients keep their ports alone",
-                    worker=worker.word,
-                    reason=str(error),
-                )
+            except PeerError as error:
+                if await worker.is_gone():
+                    log.warning(
+                        "a worker has ended before it has handed over what it has: its clients keep their ports alone",
+                        worker=worker.word,
+                        reason=str(error),
+                    )
+                else:
+                    problems.append(
+                        StartupError(f"worker {worker.word} does not give what it has: {error}")
+                    )
 
         async with trio.open_nursery() as nursery:
             for worker in self.workers:
                 if worker.state is State.UP:
                     nursery.start_soon(ask, worker, name=f"ask {worker.word}")
                 else:
-                    worker.rest()
+                    worker.cut_off()
+        if problems:
+            raise problems[0]
 
     def _join_estates(self, parcels: dict[str, Parcel]) -> tuple[Estate, Values]:
         """Return what is handed over, and what belongs to it."""
@@ -539,6 +559,7 @@ class Parent:
         taken: list[Values] = []
 
         async def deal(worker: WorkerProcess, part: Estate) -> None:
+            self._heirs[worker] = worker.pid
             try:
                 taken.append(await worker.inherit(part))
             except PeerError as error:
@@ -557,6 +578,23 @@ class Parent:
             clients=sum(each["clients"] for each in taken),
             visitors=sum(each["visitors"] for each in taken),
         )
+
+    def _take(self, predecessor: Predecessor) -> None:
+        """Tell the other process that this one serves, and have the workers do it. Nobody was accepted yet.
+
+        Raises:
+            StartupError: the other one goes on.
+        """
+        for worker, pid in self._heirs.items():
+            if worker.pid != pid:
+                raise StartupError(
+                    f"worker {worker.word} has ended with what it was given; the log says why"
+                )
+        predecessor.take()
+        self.predecessor = None
+        self._heirs.clear()
+        for worker in self.workers:
+            worker.open()
 
     def _all_listeners(self) -> Iterator[tuple[str, Listener]]:
         """Go through all that is listened at, each with what it is for."""

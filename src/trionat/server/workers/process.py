@@ -24,7 +24,7 @@ from trionat.server.accounts.credential import read_credential
 from trionat.server.admin.readings import Present
 from trionat.server.refusals import Bound
 from trionat.server.registry.values import read_key, write_claim
-from trionat.server.upgrade.wire import TO_GIVE, Parcel, Wire
+from trionat.server.upgrade.wire import TO_GIVE, Parcel, Wire, wait_for
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
 from trionat.server.workers.log_relay import relay_log
@@ -147,6 +147,7 @@ class WorkerProcess:
     _next_uid: int = attrs.field(init=False)
     _next_visitor: int = attrs.field(init=False)
     _inherited: tuple[Claim, ...] = attrs.field(init=False, default=())
+    _was_held: bool = attrs.field(init=False, default=False)
     _expected: deque[float] = attrs.field(init=False, factory=lambda: deque())
     _waiting: deque[_Waiting] = attrs.field(init=False, factory=lambda: deque())
     # What events say of sessions that are up, and of those that are lost and may come back; and the keys of their clients.
@@ -192,11 +193,6 @@ class WorkerProcess:
 
     # -- upgrades ----------------------------------------------------------------------------------------------------
 
-    def rest(self) -> None:
-        """Another process is about to go on: one that is not up is not started meanwhile."""
-        if self.state is not State.UP:
-            self._running.cancel("another process is about to go on")
-
     async def give(self, attempt: int) -> Parcel:
         """Have it end its sessions and accept nobody, and return all that it has. `attempt` is the number of this upgrade.
 
@@ -206,8 +202,7 @@ class WorkerProcess:
         here, there = socket.socketpair()
         with closing(Wire(here)) as wire:
             self.link.pass_on(GIVE, there, str(attempt))
-            receive = partial(wire.receive, within=TO_GIVE)
-            parcel = await trio.to_thread.run_sync(receive, abandon_on_cancel=True)
+            parcel = await wait_for(partial(wire.receive, within=TO_GIVE))
             try:  # what it has said of its sessions is heard before the answer
                 with trio.fail_after(TO_GIVE):
                     await self.link.ask({"what": "at rest"})
@@ -238,7 +233,7 @@ class WorkerProcess:
                 )
                 return wire.receive(within=TO_GIVE)
 
-            return (await trio.to_thread.run_sync(give, abandon_on_cancel=True)).values
+            return (await wait_for(give)).values
 
     def take_numbers(self, next_visitor: int, next_session: int) -> None:
         """Its numbers are not below these from now on. One that is not up is started anew: it may know others."""
@@ -268,12 +263,21 @@ class WorkerProcess:
             for claim in self.parent.table.held_by(self.word):
                 self.parent.lend(claim, self)
 
-    def let_go(self, *, has_given: bool) -> None:
-        """Another process goes on: it ends when nobody is left whose connection it has to keep; at once if it has not given what it has."""
-        if has_given and self.state is State.UP:
+    def let_go(self) -> None:
+        """Another process goes on: it ends when nobody is left whose connection it has to keep."""
+        if self.state is State.UP:
             self.link.post({"what": "handed over"})
-        else:
-            self._running.cancel("another process serves")
+
+    def cut_off(self) -> None:
+        """Have it end at once, if it has not ended by itself."""
+        self._running.cancel("nobody needs it any more")
+
+    async def is_gone(self) -> bool:
+        """Tell whether it has ended, or does so within a moment."""
+        with trio.move_on_after(_LAST_WORDS):
+            while not self.link.lost:  # noqa: ASYNC110 - at an upgrade, where one has failed
+                await trio.sleep(0.02)
+        return self.link.lost
 
     @property
     def next_numbers(self) -> tuple[int, int]:
@@ -567,16 +571,15 @@ class WorkerProcess:
         parent = self.parent
         for claim in parent.table.held_by(self.word):
             if not all(number in parent.ports.ports for number in claim.ports):
-                parent.table.release(
-                    claim
-                )  # a port of it was taken away, of which nobody has heard
-        self._inherited = parent.table.held_by(self.word)
+                # A port of it was taken away, of which nobody has heard.
+                parent.table.release(claim)
+        self._inherited, self._was_held = parent.table.held_by(self.word), parent.is_held
         return {
             "what": "start",
             **self._configuration(),
             "word": self.word,
             "in_cluster": parent.node is not None,
-            "held": parent.is_held,
+            "held": self._was_held,
             "events": parent.events.is_on,
             "step": len(parent.workers),
             "uid": self._next_uid,
@@ -606,7 +609,7 @@ class WorkerProcess:
             self.link.post({"what": "drain clients"})
         if parent.node is not None:
             self.tell_others()
-        if not parent.is_held:
+        if self._was_held and not parent.is_held:
             self.open()
         while self._waiting:
             waiting = self._waiting.popleft()

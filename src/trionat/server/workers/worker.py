@@ -39,7 +39,7 @@ from trionat.server.refusals import Bound, RefusalCounters
 from trionat.server.registry.values import read_claim, read_key, read_limits
 from trionat.server.sessions.registry import TO_LET_GO, Sessions
 from trionat.server.tally import Tally
-from trionat.server.upgrade.wire import TO_GIVE, Wire
+from trionat.server.upgrade.wire import TO_GIVE, Wire, wait_for
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers.link import Link, LinkLostError
@@ -436,7 +436,7 @@ class Worker:
             within=TO_GIVE,
         )
         try:
-            await trio.to_thread.run_sync(give, abandon_on_cancel=True)
+            await wait_for(give)
         except PeerError as error:
             log.warning("what this worker has cannot be handed over", reason=str(error))
         finally:
@@ -467,12 +467,10 @@ class Worker:
 
         with closing(wire):
             try:
-                receive = partial(wire.receive, within=TO_GIVE)
-                parcel = await trio.to_thread.run_sync(receive, abandon_on_cancel=True)
+                parcel = await wait_for(partial(wire.receive, within=TO_GIVE))
                 clients, visitors = await read_estate(parcel, self.context.leases, self.acceptor)
                 taken = {"clients": clients, "visitors": visitors}
-                say = partial(wire.send, "taken", taken, within=TO_GIVE)
-                await trio.to_thread.run_sync(say, abandon_on_cancel=True)
+                await wait_for(partial(wire.send, "taken", taken, within=TO_GIVE))
             except PeerError as error:  # the parent gives it up, and this process with it
                 log.warning("nothing was inherited", reason=str(error))
 
