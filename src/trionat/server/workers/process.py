@@ -206,10 +206,11 @@ class WorkerProcess:
             try:  # what it has said of its sessions is heard before the answer
                 with trio.fail_after(TO_GIVE):
                     await self.link.ask({"what": "at rest"})
-            except BaseException as error:
+            except trio.TooSlowError:
                 parcel.close()
-                if isinstance(error, trio.TooSlowError):
-                    raise PeerTimeoutError("it does not answer") from None
+                raise PeerTimeoutError("it does not answer") from None
+            except BaseException:
+                parcel.close()
                 raise
         return parcel
 
@@ -274,7 +275,7 @@ class WorkerProcess:
 
     async def is_gone(self) -> bool:
         """Tell whether it has ended, or does so within a moment."""
-        with trio.move_on_after(_LAST_WORDS):
+        with trio.move_on_after(_LAST_WORDS):  # noqa: ASYNC912 - where it is there
             while not self.link.lost:  # noqa: ASYNC110 - at an upgrade, where one has failed
                 await trio.sleep(0.02)
         return self.link.lost
