@@ -199,6 +199,18 @@ async def test_a_new_worker_that_dies_with_all_it_was_given(tmp_path: Path) -> N
         await here.fails("has not taken over")
 
 
+async def test_an_old_worker_that_does_not_give_what_it_has(tmp_path: Path) -> None:
+    """For want of descriptors, for instance. It is there, so its visitors are not given up."""
+    change = (WORKER, "            await wait_for(give)\n", "            pass\n")
+    async with scene(tmp_path, change, keys=TWO) as here:
+        result = await here.it.try_upgrade()
+        assert result.returncode == 3
+        assert "does not give what it has" in result.stderr.decode()
+        await here.talker.goes_on()
+        async with await here.client.visit() as stream:
+            assert await ask(stream, b"who is there?") == b"who is there?"
+
+
 # --- and what the upgrade takes in its stride ---
 
 
@@ -272,6 +284,36 @@ async def test_more_workers_and_fewer(tmp_path: Path) -> None:
                     [1, 1],
                 ), "they are dealt"
             nursery.cancel_scope.cancel()
+
+
+async def test_a_group_stays_together(tmp_path: Path) -> None:
+    """Its clients share their port afterwards as well, and their visitors go on."""
+    async with (
+        services.echo() as echo,
+        upgradable(tmp_path / "s", "--workers", "2", visit=PORTS) as it,
+        running.client(tmp_path / "1", it.server.ticket, echo, "--group", "web") as one,
+        running.client(tmp_path / "2", it.server.ticket, echo, "--group", "web") as other,
+        await one.visit() as first,
+        await other.visit() as second_visitor,
+    ):
+        assert one.port() == other.port()
+        for _ in range(2):
+            for visitor in (first, second_visitor):
+                assert await ask(visitor, b"still here?") == b"still here?"
+            upgraded = await it.upgrade()
+            assert (upgraded["clients"], upgraded["visitors"]) == (2, 2)
+            for visitor in (first, second_visitor):
+                assert await ask(visitor, b"and now?") == b"and now?"
+            await wait_sessions(it, 2)
+            status = await it.status()
+            assert sorted(each["sessions"] for each in status["workers"]) == [0, 2]
+            assert {each["services"][0]["port"] for each in status["sessions"]} == {one.port()}
+
+
+async def wait_sessions(it: Upgradable, count: int) -> None:
+    with trio.fail_after(20):
+        while len((await it.status())["sessions"]) != count:  # noqa: ASYNC110 - nothing tells
+            await trio.sleep(0.1)
 
 
 async def test_a_stop_while_a_new_process_starts(tmp_path: Path) -> None:

@@ -81,6 +81,25 @@ async def test_visit_ports_come_and_go_in_all_workers(echo_server: Service, tmp_
         assert not [each for each in client.records if each["event"] == "connected again"]
 
 
+async def test_more_sessions_are_there_at_once(echo_server: Service, tmp_path: Path) -> None:
+    """Also for a client that waits at a worker."""
+    first, second = low_ports(2)
+    keys: dict[str, Any] = {"VisitPort": [first, second], "Workers": 2}
+    async with (
+        serve(tmp_path / "s", MaxTCPConnNum=1, **keys) as server,
+        running.client(tmp_path / "1", server.ticket, echo_server),
+        services.trionat_process(
+            *("connect", server.ticket, "--json", str(echo_server), "--identity", "late"),
+            *("--state-dir", tmp_path / "2"),
+            stdin=b"",
+        ) as late,
+    ):
+        await late.next_event("queued", within=10)
+        server.write(MaxTCPConnNum=2, **keys)
+        await server.reload()
+        await late.next_event("connected", within=5)
+
+
 async def test_what_cannot_be_had_changes_nothing_in_any_worker(
     echo_server: Service, tmp_path: Path
 ) -> None:
