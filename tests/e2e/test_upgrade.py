@@ -302,7 +302,9 @@ async def test_a_program_that_does_not_start(tmp_path: Path) -> None:
 async def test_a_process_that_dies_with_all_it_was_given(tmp_path: Path) -> None:
     async with scene(tmp_path) as here:
         here.change(
-            "server/single.py", "            predecessor.take()\n", "            os._exit(7)\n"
+            "server/single.py",
+            "            predecessor.take()\n",
+            "            import os; os._exit(7)\n",
         )
         await here.fails("ended with code 7")
 
