@@ -52,7 +52,7 @@ async def _come_and_go(port: int, longest: _Longest) -> None:
         await trio.sleep(_PAUSE)
 
 
-async def measure(upgrades: int, visitors: int) -> None:
+async def measure(upgrades: int, visitors: int, workers: int) -> None:
     """Measure, and print."""
     deaf: list[float] = []
     stood: list[float] = []
@@ -61,7 +61,7 @@ async def measure(upgrades: int, visitors: int) -> None:
         folder = Path(name)
         async with (
             services.echo() as echo,
-            upgradable(folder / "s") as it,
+            upgradable(folder / "s", "--workers", str(workers)) as it,
             running.client(folder / "c", it.server.ticket, echo) as client,
             trio.open_nursery() as nursery,
         ):
@@ -80,7 +80,9 @@ async def measure(upgrades: int, visitors: int) -> None:
                 stood += [each.seconds for each in talking]
                 waited += [each.seconds for each in coming]
             nursery.cancel_scope.cancel()
-    print(f"{upgrades} upgrades with {visitors} visitors that talk, and 4 that come and go")
+    print(
+        f"{upgrades} upgrades with {visitors} visitors that talk, and 4 that come and go; workers: {workers}"
+    )
     for what, figures in (
         ("nobody was accepted", deaf),
         ("a stream stood still", stood),
@@ -95,8 +97,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upgrades", type=int, default=6)
     parser.add_argument("--visitors", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    trio.run(measure, arguments.upgrades, arguments.visitors)
+    trio.run(measure, arguments.upgrades, arguments.visitors, arguments.workers)
 
 
 if __name__ == "__main__":

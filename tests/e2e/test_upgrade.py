@@ -38,6 +38,8 @@ MOST_BEFORE: Final = SIZE * 3 // 4
 
 PIECE: Final = 64 * 1024
 
+SUCCESSION: Final = "server/upgrade/succession.py"
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.limit(110),
@@ -252,7 +254,7 @@ SOURCE: Final = Path(trionat.__file__).parent
 
 @asynccontextmanager
 async def scene(
-    tmp_path: Path, *changes: tuple[str, str, str], keys: str = ""
+    tmp_path: Path, *changes: tuple[str, str, str], keys: str = "", visit: str = "0"
 ) -> AsyncIterator[Scene]:
     """Set it up; the first process has `changes` too."""
     copy = tmp_path / "copy"
@@ -265,7 +267,7 @@ async def scene(
         file.write_text(file.read_text().replace(old, new))
     async with (
         services.echo() as echo,
-        upgradable(tmp_path / "s", "--config", config, environ=environ) as it,
+        upgradable(tmp_path / "s", "--config", config, visit=visit, environ=environ) as it,
         running.client(tmp_path / "c", it.server.ticket, echo) as client,
         await client.visit() as stream,
         trio.open_nursery() as nursery,
@@ -300,7 +302,9 @@ async def test_a_program_that_does_not_start(tmp_path: Path) -> None:
 async def test_a_process_that_dies_with_all_it_was_given(tmp_path: Path) -> None:
     async with scene(tmp_path) as here:
         here.change(
-            "server/single.py", "            predecessor.take()\n", "            os._exit(7)\n"
+            "server/single.py",
+            "            predecessor.take()\n",
+            "            import os; os._exit(7)\n",
         )
         await here.fails("ended with code 7")
 
@@ -336,7 +340,7 @@ async def test_a_process_that_hangs_before_it_is_ready(tmp_path: Path) -> None:
     async with scene(
         tmp_path, (module, "_TO_PREPARE: Final = 60.0", "_TO_PREPARE: Final = 3.0")
     ) as here:
-        here.change("server/single.py", "await predecessor.inherit()", "await trio.sleep(1000)")
+        here.change(SUCCESSION, "await predecessor.inherit()", "await trio.sleep(1000)")
         await here.fails("given up", "it is not ready")
 
 
@@ -362,7 +366,7 @@ async def test_versions_that_know_more_and_less(tmp_path: Path) -> None:
         here.change(
             "server/upgrade/estate.py", '"taken": stream.taken,', '"taken": stream.taken, "hue": 3,'
         )
-        here.change("server/single.py", '"bans": self.bans', '"weather": [1], "bans": self.bans')
+        here.change(SUCCESSION, '"bans": self.bans', '"weather": [1], "bans": self.bans')
         await here.it.upgrade()  # from less to more
         await here.talker.goes_on()
         await here.it.upgrade()  # from more to more
@@ -389,7 +393,7 @@ async def test_a_signal(tmp_path: Path) -> None:
 
 async def test_a_stop_while_a_new_process_starts(tmp_path: Path) -> None:
     async with scene(tmp_path) as here:
-        here.change("server/single.py", "await predecessor.inherit()", "await trio.sleep(1000)")
+        here.change(SUCCESSION, "await predecessor.inherit()", "await trio.sleep(1000)")
         os.kill(here.it.pid, signal.SIGUSR2)
         await here.it.server.wait_record("upgrade: a new process is started")
         await trio.sleep(1)
@@ -422,13 +426,14 @@ async def test_the_service_manager_is_told_who_serves(tmp_path: Path) -> None:
 # --- what else goes along ---
 
 
-async def test_events_and_the_console_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_events_and_the_console_go_on(workers: str, tmp_path: Path) -> None:
     config = tmp_path / "server.yml"
     async with receiving() as receiver, services.echo() as echo:
         hook = {"Url": receiver.url, "AllowPrivate": True}
         config.write_text(json.dumps({"Server": {"ConsoleAddr": "127.0.0.1:0"}, "Events": [hook]}))
         async with (
-            upgradable(tmp_path / "s", "--config", config) as it,
+            upgradable(tmp_path / "s", "--config", config, "--workers", workers) as it,
             running.client(tmp_path / "c", it.server.ticket, echo) as client,
             await client.visit() as stream,
         ):
@@ -450,7 +455,8 @@ async def test_events_and_the_console_go_on(tmp_path: Path) -> None:
     assert len(receiver.numbers) - len(numbers) <= 2, "one that was on its way may come twice"
 
 
-async def test_names_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_names_go_on(workers: str, tmp_path: Path) -> None:
     """A download whose TLS ends at the server, a WebSocket, and TLS that is passed through; who has a connection that waits asks on a new one."""
     hurry = trio.Event()
     body = _blob(3)[: SIZE // 4]
@@ -473,7 +479,7 @@ async def test_names_go_on(tmp_path: Path) -> None:
         services.serve(serve_slowly) as slow,
         services.http() as quick,
         services.websocket_echo() as chat,
-        named_server(tmp_path / "s") as named,
+        named_server(tmp_path / "s", "--workers", workers) as named,
         upgrading(named.server) as it,
         running.client(
             tmp_path / "c",

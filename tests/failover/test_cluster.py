@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -773,6 +774,18 @@ async def test_where_clients_are_is_told_from_afar(
 
 
 @pytest.mark.slow
+async def test_a_node_is_not_upgraded_in_its_place(cluster: Cluster, echo_server: Service) -> None:
+    """It says what to do instead, to a command and to a signal, and goes on."""
+    client, node = await cluster.connect("client", echo_server), cluster.nodes[1]
+    done = await services.run_trionat("upgrade", "--state-dir", node.state)
+    assert done.returncode == 3
+    advice = "trionat drain sends its clients to the other nodes; then stop it, and start it anew"
+    assert advice in done.stderr.decode()
+    os.kill(node.process.process.pid, signal.SIGUSR2)
+    assert advice in (await node.wait_record("no upgrade"))["reason"]
+    assert await cluster.visit_at(1, client, b"hello") == b"hello"
+
+
 async def test_what_a_node_is_refused_for(cluster: Cluster) -> None:
     config = cluster.config(3)
     serve = partial(

@@ -88,7 +88,7 @@ class RemoteWorld(World):
     async def process(self, word: str) -> Registry:
         here, there = self._links()
         server = ClaimServer(self.table, word, here, kind=self.kind)
-        registry = RemoteRegistry(there, word)
+        registry = RemoteRegistry(there, word, ports=PORTS)
 
         def told(message: dict[str, Any]) -> None:
             if message["what"] == "room":

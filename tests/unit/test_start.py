@@ -142,7 +142,7 @@ def test_a_server_needs_no_client_and_no_extra(imported: dict[str, set[str]]) ->
     assert "client" not in below("trionat", found)
     assert below("trionat.server", found) <= ROOMS
     assert below("trionat.server.events", found) == {"event", "hub"}
-    assert below("trionat.server.upgrade", found) == {"upgrade"}
+    assert below("trionat.server.upgrade", found) == {"succession", "upgrade"}
     assert not {name for name in found if name.startswith("trionat.") and "legacy" in name} - {
         "trionat.protocol.legacy"  # by which a client of NAT is known, who is sent away
     }

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -19,7 +19,8 @@ from trionat.server.admission.bans import Bans
 from trionat.server.admission.leases import Leases
 from trionat.server.listeners import CONTROL, VISIT, GivenListeners, open_listeners
 from trionat.server.registry.claim import Wish
-from trionat.server.upgrade.estate import read_estate, write_estate
+from trionat.server.registry.values import write_wish
+from trionat.server.upgrade.estate import join_estates, read_estate, split_estate, write_estate
 from trionat.server.upgrade.predecessor import Predecessor
 from trionat.server.upgrade.upgrade import (
     VARIABLE,
@@ -32,6 +33,8 @@ from trionat.server.upgrade.wire import Parcel, Wire
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.visitors.visitor import Visitor
+from trionat.server.workers.parent import Dealing
+from trionat.server.workers.process import not_below
 from trionat.store.base import Limits
 from trionat.transport.endpoint import SocketEndpoint
 
@@ -277,6 +280,91 @@ async def test_a_stream_without_memory_cannot_go_on() -> None:
     assert visitor_there.stream is not None
     assert not visitor_there.stream.can_resume
     others.release(restored, "done")
+
+
+async def test_an_estate_of_several_processes_is_one_and_is_dealt_again() -> None:
+    """Whoever gets a lease gets its visitors, with their connections and bytes, and nobody else's."""
+    parcels: dict[str, Parcel] = {}
+    ends: list[socket.socket] = []
+    for word, port in (("w1", 60001), ("w2", 60002), ("w3", 60003)):
+        leases, _ = site()
+        lease = await lease_of(leases, port)
+        for number in (port, port + 100):
+            theirs, ours = socket.socketpair()
+            ends.append(theirs)
+            one = visitor(number, ours)
+            one.stream = one.new_stream(SendBuffer(1000, lease.send_memory))
+            assert one.stream.send_buffer is not None
+            one.stream.send_buffer.keep(memoryview(f"said by {number}".encode()))
+            lease.queue.put_back(one)
+        estate = write_estate(leases, lambda each: each.endpoint.fileno())
+        parcels[word] = Parcel(
+            word="estate",
+            values=estate.values,
+            data=b"".join(estate.data),
+            descriptors=tuple(map(os.dup, estate.descriptors)),
+        )
+        leases.let_go()
+    joined = join_estates(parcels)
+    assert (joined.leases, joined.visitors) == (3, 6)
+    whole = Parcel(
+        word="estate",
+        values=joined.values,
+        data=b"".join(joined.data),
+        descriptors=tuple(joined.descriptors),
+    )
+    parts = split_estate(whole, Dealing(["w1", "w2"]).word_for)
+    ports = {
+        word: [values["points"] for values in part.values["leases"]] for word, part in parts.items()
+    }
+    assert ports == {"w1": [[60001], [60003]], "w2": [[60002]]} or ports == {
+        "w1": [(60001,), (60003,)],
+        "w2": [(60002,)],
+    }
+    for part in parts.values():
+        others, acceptor = site()
+        parcel = Parcel(
+            word="estate",
+            values=part.values,
+            data=b"".join(part.data),
+            descriptors=tuple(part.descriptors),
+        )
+        await read_estate(parcel, others, acceptor)
+        for lease in others:
+            for each in lease.queue.all_waiting:
+                assert each.stream is not None
+                assert each.stream.send_buffer is not None
+                held = each.stream.send_buffer.piece(0, 100)
+                assert bytes(held) == f"said by {each.number}".encode()
+                assert each.number in {lease.port_numbers[0], lease.port_numbers[0] + 100}
+        others.let_go()
+    for end in ends:
+        assert end.recv(1) == b"", "each was somebody's, and only once"
+        end.close()
+
+
+async def test_clients_of_a_group_go_to_one_worker() -> None:
+    def written(user: str, client: str, group: str | None, worker: str) -> dict[str, Any]:
+        services = (ServiceRequest(name="web", local="127.0.0.1:80"),)
+        wish = Wish(key=(user, client), services=services, limits=Limits(), group=group)
+        return {"wish": write_wish(wish), "worker": worker}
+
+    dealing = Dealing(["w1", "w2"])
+    assert dealing.word_for(written("alice", "one", "web", "w9")) == "w1"
+    assert dealing.word_for(written("alice", "two", None, "w9")) == "w2"
+    assert dealing.word_for(written("alice", "three", "web", "w2")) == "w1", "where its group is"
+    assert dealing.word_for(written("bob", "four", "web", "w9")) == "w2", "another one's group"
+    assert dealing.word_for(written("bob", "five", None, "w1")) == "w1", "as its route says"
+
+
+@pytest.mark.parametrize(
+    ("least", "number", "step", "first"),
+    [(1, 1, 3, 1), (2, 1, 3, 4), (4, 1, 3, 4), (5, 1, 3, 7), (5, 100, 3, 100), (1, 2, 2, 2)],
+)
+def test_numbers_that_another_server_has_had_are_nobodys(
+    least: int, number: int, step: int, first: int
+) -> None:
+    assert not_below(least, number, step) == first
 
 
 async def test_a_port_that_is_not_there_any_more(caplog: pytest.LogCaptureFixture) -> None:

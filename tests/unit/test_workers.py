@@ -89,14 +89,17 @@ async def test_a_worker_gets_no_secret(tmp_path: Path) -> None:
         first_user="trionat",
         first_password="a-password",
     )
+    pool = PortPool([VisitPort(3)])
     parent = SimpleNamespace(
-        table=ClaimTable(1, PortPool([VisitPort(3)])),
+        table=ClaimTable(1, pool),
+        ports=pool,
         ready=ready,
         worker_config=config(tmp_path),
         workers=[1, 2],
         node=None,
         events=Hub(),
         visitor_step=3,
+        is_held=False,
         certificate=tmp_path / "server.crt",
         key=tmp_path / "server.key",
     )

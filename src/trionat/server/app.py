@@ -133,6 +133,10 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         raise StartupError(
             "Server.Workers: several processes need Unix sockets, which Python does not have on Windows: leave it out, or write 1"
         )
+    if predecessor is not None and cluster is not None:
+        raise StartupError(
+            "a server becomes a node of a cluster by a restart: stop it, and start it anew"
+        )
     folder = config.effective_state_dir
     async with AsyncExitStack() as resources:
         if not reserved:
@@ -261,7 +265,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             )
         )
         if upgrade is not None:
-            upgrade.why_not = _why_no_upgrade(config, cluster)
+            upgrade.why_not = _why_no_upgrade(cluster)
 
         def is_elsewhere() -> bool:
             return (upgrade is not None and upgrade.is_done) or (
@@ -309,6 +313,8 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     reload=None if reloader is None else reloader.reload,
                     events=hub,
                     upgrade=upgrade,
+                    predecessor=predecessor,
+                    delivery=delivery,
                 )
             else:
                 server = SingleProcess(
@@ -423,7 +429,7 @@ def _address_of(listener: Listener | None) -> TCPAddress | None:
     return None if listener is None else listener.address
 
 
-def _why_no_upgrade(config: ServerConfig, cluster: ClusterConfig | None) -> str:
+def _why_no_upgrade(cluster: ClusterConfig | None) -> str:
     """Return why no other process can take the place of a server; empty: one can."""
     if os.getpid() == 1:
         return "this is the first process of its container, which ends with it: start a container of the new image"
@@ -431,8 +437,6 @@ def _why_no_upgrade(config: ServerConfig, cluster: ClusterConfig | None) -> str:
         return "this system cannot hand connections from one process to another: stop the server, and start it anew"
     if cluster is not None:
         return "a node of a cluster is not upgraded in its place: trionat drain sends its clients to the other nodes; then stop it, and start it anew"
-    if config.worker_count > 1:
-        return "with Workers this cannot be done yet: stop the server, and start it anew"
     return ""
 
 

@@ -16,7 +16,7 @@ from trionat.transport.listener import Listener, look_up
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Container, Iterable, Iterator
     from contextlib import AsyncExitStack, ExitStack
 
     from trionat.config.server import ServerConfig
@@ -93,6 +93,16 @@ class Listeners:
         }
         yield from ((role, listener) for role, listener in one.items() if listener is not None)
         yield from ((VISIT, listener) for listener in self.visits)
+
+    def with_visits(self, added: Iterable[Listener], removed: Container[int]) -> Listeners:
+        """Return these with more visit ports, and without those that are `removed`, which are closed."""
+        kept: list[Listener] = []
+        for listener in self.visits:
+            if listener.address.port in removed:
+                listener.close()
+            else:
+                kept.append(listener)
+        return attrs.evolve(self, visits=(*kept, *added))
 
     @property
     def all(self) -> tuple[Listener, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import count
@@ -29,11 +27,10 @@ from trionat.server.events.hub import Hub
 from trionat.server.listeners import CONSOLE
 from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
-from trionat.server.sessions.registry import Sessions
-from trionat.server.upgrade.upgrade import Upgraded, UpgradeError
+from trionat.server.sessions.registry import TO_LET_GO, Sessions
+from trionat.server.upgrade.succession import Succession
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
 from trionat.signals import AutoResetEvent
-from trionat.version import VERSION
 
 if TYPE_CHECKING:
     import socket
@@ -67,12 +64,6 @@ if TYPE_CHECKING:
     from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
-
-_TO_NAME: Final = 0.3
-"""Seconds for visitors of names to say what they want before another process takes over. Chosen: some round trips. Nobody is accepted meanwhile."""
-
-_TO_LET_GO: Final = 5.0
-"""Seconds for all sessions to end before another process takes over: it takes milliseconds, and nobody is accepted meanwhile. Those that have not are cut off then."""
 
 _LAST_ANSWERS: Final = 2.0
 """Seconds in which commands that were heard get their answers, when another process serves already, or the server stops."""
@@ -118,8 +109,19 @@ class SingleProcess:
     _named: NameListener | None = attrs.field(init=False, default=None)
     _extensions: Extensions | None = attrs.field(init=False, default=None)
     _is_up: bool = attrs.field(init=False, default=False)
+    _succession: Succession = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._succession = Succession(
+            upgrade=self.upgrade,
+            folder=self.state.folder,
+            stopping=self.stopping,
+            traffic=self.traffic,
+            delivery=self.delivery,
+            bans=self.bans,
+            events=self.events,
+            listeners=self._all_listeners,
+        )
         node = None if self.member is None else self.member.node
         leases = (
             Leases(self.config, self.ports, self.refusals)
@@ -259,15 +261,16 @@ class SingleProcess:
                 if not self._is_up:
                     self._is_up = True
                     when_up()
-                successor = await self._wait_end(admin_socket, pause)
+                successor = await self._succession.wait_end(admin_socket, pause)
                 visiting.cancel_scope.cancel("nobody is accepted any more")
             if successor is None:
                 await self._stop()
             else:
-                await self._wait_for_names()
+                if self._named is not None:
+                    await self._named.wait_known()
                 self._acceptor.rest()
                 self.context.leases.is_at_rest = True
-                with trio.move_on_after(_TO_LET_GO):  # noqa: ASYNC912 - where some are up
+                with trio.move_on_after(TO_LET_GO):  # noqa: ASYNC912 - where some are up
                     await self.context.sessions.let_go()
             hearing.cancel_scope.cancel("nobody is heard any more")
         return successor
@@ -288,37 +291,11 @@ class SingleProcess:
 
     # -- upgrades ----------------------------------------------------------------------------------------------------
 
-    async def _wait_end(
-        self, admin_socket: socket.socket | None, pause: AsyncExitStack
-    ) -> Successor | None:
-        """Wait for the planned stop, or until a process is ready to go on. What is to be over before anybody notices is over then."""
-        upgrade, successor = self.upgrade, None
-        if upgrade is None:
-            await self.stopping.wait()
-            return None
-        async with trio.open_nursery() as waiting:
-
-            async def wait_stop() -> None:
-                await self.stopping.wait()
-                waiting.cancel_scope.cancel("the server stops")
-
-            waiting.start_soon(wait_stop, name="wait for the stop")
-            successor = await upgrade.wait_successor(
-                self.state.folder, self._all_listeners, admin_socket
-            )
-            pause.push_async_callback(successor.end)
-            await pause.enter_async_context(self.traffic.resting())
-            if self.delivery is not None:
-                await pause.enter_async_context(self.delivery.resting())
-            waiting.cancel_scope.cancel("another process is ready")
-        if not self.stopping.is_set():
-            return successor
-        upgrade.stop()
-        return None
-
     async def _hand_over(self, successor: Successor) -> bool:
         """Give everything to the process that is ready to go on; tell whether it has taken it, else this one goes on."""
-        assert self.upgrade is not None, "it has made the other one"  # noqa: S101 - for type checkers
+        from trionat.server.upgrade.estate import write_estate  # noqa: PLC0415 - seldom
+        from trionat.server.upgrade.extension import Extensions  # noqa: PLC0415 - the same
+
         leases, began = self.context.leases, trio.current_time()
         next_visitor, next_session = (
             next(self._acceptor.numbers),
@@ -326,97 +303,42 @@ class SingleProcess:
         )
         self._acceptor.numbers = count(next_visitor)
         self.context.sessions.uids = count(next_session)
-        from trionat.server.upgrade.estate import write_estate  # noqa: PLC0415 - seldom
-        from trionat.server.upgrade.extension import Extensions  # noqa: PLC0415 - the same
-
         extensions = self._extensions = Extensions()
         estate = write_estate(leases, extensions.descriptor)
+        values = {
+            "next_visitor": next_visitor,
+            "next_session": next_session,
+            "logins": {} if self.console is None else self.console.logins.write(),
+        }
         try:
-            await self.traffic.write_down()
-            if self.delivery is not None:
-                await self.delivery.journal.write_down()
-            await successor.give(
-                {
-                    **estate.values,
-                    "next_visitor": next_visitor,
-                    "next_session": next_session,
-                    "bans": self.bans.write(),
-                    "logins": {} if self.console is None else self.console.logins.write(),
-                },
-                estate.data,
-                estate.descriptors,
-            )
+            await self._succession.give(successor, estate, values)
         except StartupError as error:
-            if await successor.end():  # it has taken over in the very moment in which it was given up: it may have read what is not here
+            if await self._succession.fail(successor, error):
                 for lease in leases:
                     lease.queue.reset_streams("the process that had taken it over was given up")
             leases.is_at_rest = False
             extensions.close()
             self._acceptor.go_on(handed_over=False)
-            for _, listener in self._all_listeners():
-                listener.rest()
-            self.upgrade.fail(UpgradeError(str(error)))
             return False
-        successor.let_go()
-        self.traffic.is_elsewhere = self.events.is_elsewhere = True
+        self._succession.succeed(successor, estate, trio.current_time() - began)
         leases.let_go(extensions.visitors)
         self._acceptor.go_on(handed_over=True)
-        for _, listener in self._all_listeners():
-            listener.close()
-        self.upgrade.succeed(
-            Upgraded(
-                pid=successor.pid,
-                version=successor.version,
-                old_pid=os.getpid(),
-                old_version=VERSION,
-                clients=estate.leases,
-                visitors=estate.visitors,
-                seconds=round(trio.current_time() - began, 3),
-            )
-        )
-        if self.stopping.is_set():  # meant for whoever serves
-            os.kill(successor.pid, signal.SIGTERM)
         return True
-
-    async def _wait_for_names(self) -> None:
-        """Let visitors of names get through whose handshake has begun, for a moment: what they want is known then."""
-        if self._named is not None:
-            with trio.move_on_after(_TO_NAME):  # noqa: ASYNC912 - where some are left
-                while len(self._named.handshakes):  # noqa: ASYNC110 - for a moment, at an upgrade
-                    await trio.sleep(0.01)
 
     async def _extend(self, serving: trio.Nursery) -> None:
         """Stay for those visitors whom another process serves, and whose connection cannot leave this one; at a stop for the grace at most."""
         extensions = self._extensions
-        if extensions is None or not len(extensions):
-            return
-        log.info("upgrade: visitors whose TLS ends here are kept", visitors=len(extensions))
-        async with trio.open_nursery() as nursery:
-
-            async def wait_stop() -> None:
-                await self.stopping.wait()
-                await trio.sleep(self.config.drain_grace)
-                nursery.cancel_scope.cancel("the server stops")
-
-            nursery.start_soon(wait_stop, name="wait for the stop")
-            await extensions.run()
-            with trio.move_on_after(_LAST_ANSWERS):  # each has its end on its way  # noqa: ASYNC912 - the same
-                while self._named is not None and serving.child_tasks:  # noqa: ASYNC110 - the same
-                    await trio.sleep(0.05)
-            nursery.cancel_scope.cancel("nobody is left")
+        if extensions is not None and len(extensions):
+            await extensions.keep(serving, self.stopping, self.config.drain_grace)
 
     async def _inherit(self, predecessor: Predecessor) -> None:
         """Go on with what another process leaves, as far as that can be done before it is told."""
         from trionat.server.upgrade.estate import read_estate  # noqa: PLC0415 - seldom
 
-        parcel = await predecessor.inherit()
+        parcel = await self._succession.inherit(predecessor)
         values = parcel.values
-        await self.traffic.take_over()
-        if self.delivery is not None:
-            await self.delivery.take_over()
         self._acceptor.numbers = count(values["next_visitor"])
         self.context.sessions.uids = count(values["next_session"])
-        self.bans.read(values.get("bans", {}))
         if self.console is not None:
             self.console.logins.read(values.get("logins", {}))
         clients, visitors = await read_estate(parcel, self.context.leases, self._acceptor)
@@ -514,22 +436,13 @@ class SingleProcess:
 
     def _change_ports(self, added: tuple[Listener, ...], removed: frozenset[int]) -> None:
         """Ports have come, and go: who has one of these is told, comes again, and gets another one."""
-        kept: list[Listener] = []
-        for listener in self.listeners.visits:
-            if (number := listener.address.port) not in removed:
-                kept.append(listener)
-                continue
+        for number in removed:
             if (scope := self._serving.pop(number, None)) is not None:
                 scope.cancel("the port was taken away")
-            listener.close()
-        self.listeners = attrs.evolve(self.listeners, visits=(*kept, *added))
+        self.listeners = self.listeners.with_visits(added, removed)
         self.ports.remove(removed)
         self.ports.add(listener.address.port for listener in added)
-        for lease in self.context.leases:
-            if not removed.isdisjoint(lease.point_ids):
-                lease.give_up("its visit port was taken away")
-                lease.send_back("its visit port was taken away")
-        self.context.leases.changed.notify()
+        self.context.leases.take_away(removed)
         self._ports_changed.notify()
 
     def _join(self, member: Member, draining: Drain, nursery: trio.Nursery) -> None:

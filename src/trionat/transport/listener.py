@@ -134,6 +134,7 @@ class Listener:
         wait in the kernel's queue; those for which there is no room within seconds are closed.
         """
         sock = self.sock
+        await trio.lowlevel.checkpoint_if_cancelled()  # it may be closed by now
         while True:
             await self._readiness.readable.wait()
             for _ in range(BATCH):

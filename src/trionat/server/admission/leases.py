@@ -408,6 +408,15 @@ class Leases:
             lease.give_up(reason)
             lease.evict(reason)
 
+    def take_away(self, ports: Collection[int]) -> None:
+        """There are fewer visit ports, or more, from now on: who has one of these is told, comes again, and gets another one."""
+        reason = "its visit port was taken away"
+        for lease in self:
+            if not frozenset(ports).isdisjoint(lease.point_ids):
+                lease.give_up(reason)
+                lease.send_back(reason)
+        self.changed.notify()
+
     def lose(self, key: LeaseKey, reason: str) -> None:
         """Another process has something of a lease by now, or of all leases of a group: they end, and the clients that use them come again."""
         for lease in self._held_under(key):

@@ -261,7 +261,7 @@ class Admission:
     async def run(self) -> None:
         """Let clients in as slots and ports become free, and release leases that nobody came back for; for ever.
 
-        When it is cancelled, all leases end.
+        When it is cancelled, all leases end. Those at rest are let go of: another process may go on with them.
         """
         try:
             while True:
@@ -272,6 +272,8 @@ class Admission:
                 with trio.CancelScope(deadline=self._next_moment()):
                     await self.leases.changed.wait()
         finally:
+            if self.leases.is_at_rest:
+                self.leases.let_go()
             for lease in self.leases:
                 self.leases.release(lease, "the server stops")
 

@@ -68,6 +68,10 @@ class PassOn(Protocol):
         ...
 
 
+_TO_NAME: Final = 0.3
+"""Seconds for visitors to say what they want before another process takes over. Chosen: some round trips."""
+
+
 @attrs.define(eq=False, kw_only=True)
 class NameListener:
     """See the module. Each connection is served in a task of its own, those of banned addresses are closed unheard.
@@ -94,6 +98,12 @@ class NameListener:
         self.config = config
         self.handshakes.take_limits(config.max_handshakes, config.max_handshakes_per_address)
         self.dispatcher.take_config(config)
+
+    async def wait_known(self) -> None:
+        """Let visitors get through whose handshake has begun, for a moment: what they want is known then. Nobody is accepted meanwhile."""
+        with trio.move_on_after(_TO_NAME):  # noqa: ASYNC912 - where some are left
+            while len(self.handshakes):  # noqa: ASYNC110 - for a moment, at an upgrade
+                await trio.sleep(0.01)
 
     def accept_https(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from trionat.server.admission.lease import Lease
     from trionat.server.sessions.session import Session, SessionEnd
     from trionat.server.tally import Tally
+
+TO_LET_GO: Final = 5.0
+"""Seconds for all sessions to end before another process takes over: it takes milliseconds, and nobody is accepted meanwhile. Those that have not are cut off then."""
 
 
 @attrs.define(eq=False)

@@ -7,6 +7,7 @@ the order of the visitors. Nobody reads from or writes to any of them while this
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -24,10 +25,11 @@ from trionat.server.visitors.visitor import Visitor
 from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from trionat.server.admission.lease import Lease
     from trionat.server.admission.leases import Leases
+    from trionat.server.registry.claim import Claim
     from trionat.server.upgrade.wire import Parcel, Values
     from trionat.server.visitors.acceptor import VisitorAcceptor
 
@@ -35,6 +37,8 @@ log = get_logger(__name__)
 
 _PIECE: Final = 16 * 1024
 """Bytes that are held together again: the memory of a piece is free when all of it is acknowledged."""
+
+_TOKEN_BYTES: Final = 16
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -54,6 +58,47 @@ class Estate:
     def visitors(self) -> int:
         """How many are there, without those of whom only the client is to be told."""
         return len(self.descriptors)
+
+
+def write_claim_alone(claim: Claim, vacant: float) -> Values:
+    """Write down what a client has whose visitors are lost, and which was lost so many seconds ago itself."""
+    return {
+        "wish": write_wish(claim.wish),
+        "points": claim.points,
+        "token": secrets.token_hex(_TOKEN_BYTES),  # nobody's: there is nothing to go on with
+        "vacant": vacant,
+        "visitors": [],
+    }
+
+
+def join_estates(parts: Mapping[str, Parcel]) -> Estate:
+    """Return all that several processes have written, by their words, as one; each lease knows whose it was. The descriptors stay those of the parcels."""
+    estate = Estate(values={"leases": []}, data=[], descriptors=[])
+    for word, parcel in parts.items():
+        estate.values["leases"] += [
+            {**values, "worker": word} for values in parcel.values["leases"]
+        ]
+        estate.data.append(parcel.data)
+        estate.descriptors += parcel.descriptors
+    return estate
+
+
+def split_estate(parcel: Parcel, place_of: Callable[[Values], str]) -> dict[str, Estate]:
+    """Return what several processes get, by their words, of what another one has written; `place_of` is asked for each lease. The descriptors stay those of the parcel."""
+    parts: dict[str, Estate] = {}
+    descriptors, data, start = iter(parcel.descriptors), memoryview(parcel.data), 0
+    for values in parcel.values["leases"]:
+        part = parts.setdefault(
+            place_of(values), Estate(values={"leases": []}, data=[], descriptors=[])
+        )
+        part.values["leases"].append(values)
+        for written in values["visitors"]:
+            if written["open"]:
+                part.descriptors.append(next(descriptors))
+            held = _held(written)
+            part.data.append(bytes(data[start : start + held]))
+            start += held
+    return parts
 
 
 def write_estate(leases: Leases, socket_of: Callable[[Visitor], int | None]) -> Estate:

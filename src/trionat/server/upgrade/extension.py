@@ -5,7 +5,7 @@ The pair is TCP, so that a reset comes through. When the visitor has gone, or th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from trionat.server.visitors.visitor import Visitor
 
 log = get_logger(__name__)
+
+_LAST_WORDS: Final = 2.0
+"""Seconds for connections of visitors that have their end on its way."""
 
 
 @attrs.define(eq=False)
@@ -69,6 +72,23 @@ class Extensions:
             _, (_, here, there) = self._ends.popitem()
             here.close()
             there.close()
+
+    async def keep(self, serving: trio.Nursery, stopping: trio.Event, grace: float) -> None:
+        """The other process goes on: `run`, and then until nobody is left in `serving`, where their connections are; after `stopping` for the grace at most."""
+        log.info("upgrade: visitors whose TLS ends here are kept", visitors=len(self))
+        async with trio.open_nursery() as nursery:
+
+            async def wait_stop() -> None:
+                await stopping.wait()
+                await trio.sleep(grace)
+                nursery.cancel_scope.cancel("the server stops")
+
+            nursery.start_soon(wait_stop, name="wait for the stop")
+            await self.run()
+            with trio.move_on_after(_LAST_WORDS):  # each has its end on its way  # noqa: ASYNC912 - where some are left
+                while serving.child_tasks:  # noqa: ASYNC110 - nothing tells
+                    await trio.sleep(0.05)
+            nursery.cancel_scope.cancel("nobody is left")
 
     async def run(self) -> None:
         """The other process goes on: relay until all have ended. Cancelled, those that are left are reset."""

@@ -13,16 +13,20 @@ import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import attrs
+import trio
 
 from trionat.errors import ConnectionLostError, PeerTimeoutError, RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 Values: TypeAlias = "dict[str, Any]"
+
+T = TypeVar("T")
 
 _HEAD: Final = struct.Struct("!IQI")
 """Bytes of the JSON object, bytes behind it, and descriptors."""
@@ -36,6 +40,9 @@ _BATCH: Final = 250
 
 _CROWDED: Final = 0.01
 """Seconds until the next try, where too many descriptors are on their way in the kernel (ETOOMANYREFS)."""
+
+TO_GIVE: Final = 10.0
+"""Seconds for what is handed over to be given, while nobody is accepted: it takes some hundredths."""
 
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -172,8 +179,18 @@ class Wire:
         return data
 
     def close(self) -> None:
-        """Close this end. Idempotent."""
+        """Close this end, and end whoever reads or writes in another thread. Idempotent."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
+
+
+async def wait_for(job: Callable[[], T]) -> T:
+    """Run what blocks on a wire in a thread of its own. Cancelled, whoever has the wire closes it, which ends the thread."""
+    limiter = trio.CapacityLimiter(
+        1
+    )  # not that of all threads, in which slow name servers may take every place
+    return await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=limiter)
 
 
 def _left(until: float) -> float:

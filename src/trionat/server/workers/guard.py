@@ -31,32 +31,39 @@ class _Guarded:
     port: VisitPort
     listener: Listener
     lent: bool = False
+    is_guarded: bool = False
+    guarding: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     changed: Signal = attrs.field(factory=Signal)
     accepting: trio.CancelScope | None = None
 
 
 @attrs.define(eq=False)
 class PortGuard:
-    """See the module. Does not own the listeners. The ports are those of the pool, which nobody here has a queue for."""
+    """See the module. Does not own the listeners, which are closed behind `remove` at the earliest. The ports are those of the pool, which nobody here has a queue for."""
 
     pool: PortPool
-    listeners: Iterable[Listener]
     acceptor: VisitorAcceptor
     descriptors: Descriptors
-    _guarded: dict[int, _Guarded] = attrs.field(init=False)
+    _guarded: dict[int, _Guarded] = attrs.field(init=False, factory=lambda: {})
+    _added: Signal = attrs.field(init=False, factory=Signal)
 
-    def __attrs_post_init__(self) -> None:
-        self._guarded = {
-            listener.address.port: _Guarded(self.pool.ports[listener.address.port], listener)
-            for listener in self.listeners
-        }
+    def add(self, listeners: Iterable[Listener]) -> None:
+        """There are more ports, which the pool has by now."""
+        for listener in listeners:
+            number = listener.address.port
+            self._guarded[number] = _Guarded(self.pool.ports[number], listener)
+        self._added.notify()
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """There are fewer: nobody is accepted there any more, and nobody gets these sockets."""
+        for number in numbers:
+            self._guarded.pop(number).guarding.cancel("the port was taken away")
 
     def note(self, numbers: Iterable[PointId]) -> None:
-        """These ports were taken, or given back; names are nothing to it."""
+        """These ports were taken, or given back; names are nothing to it, nor are ports that were taken away."""
         for number in numbers:
-            if isinstance(number, str):
+            if isinstance(number, str) or (guarded := self._guarded.get(number)) is None:
                 continue
-            guarded = self._guarded[number]
             guarded.lent = not self.pool.is_free(number)
             if guarded.lent and guarded.accepting is not None:
                 guarded.accepting.cancel("a worker accepts there from now on")
@@ -65,26 +72,36 @@ class PortGuard:
     def lend(self, claim: Claim, link: Link, numbers: Iterable[int] | None = None) -> None:
         """Pass the listening sockets of a claim on to the worker that has it: all, or these `numbers` of it."""
         for number in claim.ports if numbers is None else numbers:
-            sock = self._guarded[number].listener.sock
-            link.lend(VISIT_PORT, sock, f"{number} {claim.fence}")
+            if (guarded := self._guarded.get(number)) is not None:
+                link.lend(VISIT_PORT, guarded.listener.sock, f"{number} {claim.fence}")
 
     async def run(self) -> None:
         """Accept where nobody else does, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            for number, guarded in self._guarded.items():
-                nursery.start_soon(self._guard, guarded, name=f"visit port {number}")
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    for number, guarded in self._guarded.items():
+                        if not guarded.is_guarded:
+                            guarded.is_guarded, guarded.guarding = True, trio.CancelScope()
+                            nursery.start_soon(self._guard, guarded, name=f"visit port {number}")
+                    await self._added.wait()
+        finally:
+            for guarded in self._guarded.values():
+                guarded.is_guarded = False
 
     async def _guard(self, guarded: _Guarded) -> None:
         listener = guarded.listener
         accept = partial(self.acceptor.accept, guarded.port, listener.address)
-        while True:
-            while guarded.lent:
-                await guarded.changed.wait()
-            try:
-                with trio.CancelScope() as guarded.accepting:
-                    await listener.serve(
-                        accept, self.descriptors, most=self.descriptors.for_visitors
-                    )
-            finally:
-                guarded.accepting = None
-                listener.rest()
+        with guarded.guarding:
+            while True:
+                while guarded.lent:
+                    await guarded.changed.wait()
+                try:
+                    with trio.CancelScope() as guarded.accepting:
+                        await listener.serve(
+                            accept, self.descriptors, most=self.descriptors.for_visitors
+                        )
+                finally:
+                    guarded.accepting = None
+                    if not guarded.guarding.cancel_called:
+                        listener.rest()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import AsyncExitStack
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from trionat.errors import ConnectionLostError, StartupError
+from trionat.errors import ConnectionLostError, PeerError, StartupError
 from trionat.log import get_logger
 from trionat.relay.client_tunnel import LocalServiceError
 from trionat.server.admin.kick import kick_for_others
@@ -23,15 +24,18 @@ from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.queue import others_than
 from trionat.server.control.acceptance import listen_for_clients
 from trionat.server.events.hub import Hub
+from trionat.server.listeners import CONSOLE
 from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
+from trionat.server.registry.values import read_wish
+from trionat.server.upgrade.succession import Succession
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
 from trionat.server.workers.commands import AllWorkers
 from trionat.server.workers.guard import PortGuard
 from trionat.server.workers.lost_sessions import LostSessions
 from trionat.server.workers.node_table import NodeTable, WorkerOfNode
-from trionat.server.workers.process import RemoteSession, State, WorkerProcess
+from trionat.server.workers.process import RemoteSession, State, WorkerProcess, not_below
 from trionat.server.workers.router import Router
 from trionat.server.workers.shares import Usage, deal
 from trionat.server.workers.worker import HTTP, HTTPS, PASSED_ON, TAKEN, VISITOR
@@ -41,7 +45,7 @@ from trionat.transport.tcp_pair import open_tcp_pair
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Collection, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from trionat.address import TCPAddress
@@ -58,22 +62,25 @@ if TYPE_CHECKING:
     from trionat.server.cluster.member import Member
     from trionat.server.cluster.node import Node
     from trionat.server.console.console import Console
+    from trionat.server.events.delivery import Delivery
     from trionat.server.listeners import Listeners
     from trionat.server.names.frontend import Frontend, Names
-    from trionat.server.names.listener import PassOn
+    from trionat.server.names.listener import NameListener, PassOn
     from trionat.server.refusals import RefusalCounters
     from trionat.server.registry.claim import Claim
     from trionat.server.state_folder import StateFolder
     from trionat.server.tally import Tally
+    from trionat.server.upgrade.estate import Estate
+    from trionat.server.upgrade.predecessor import Predecessor
+    from trionat.server.upgrade.successor import Successor
     from trionat.server.upgrade.upgrade import Upgrade
-    from trionat.server.visitors.ports import PointId, PortPool
+    from trionat.server.upgrade.wire import Parcel
+    from trionat.server.visitors.ports import LeaseKey, PointId, PortPool
     from trionat.server.workers.link import Values
     from trionat.transport.descriptors import Descriptors
+    from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
-
-OF_SEVERAL: Final = ("Server.VisitPort",)
-"""Keys that cannot change while there are workers, which know their ports from the start."""
 
 OF_NAMES: Final = (
     "Server.Certificate",
@@ -81,7 +88,7 @@ OF_NAMES: Final = (
     "Server.CertificatesDir",
     "Server.PagesDir",
 )
-"""The same, where services have names: workers read these when they start."""
+"""Keys that cannot change while there are workers and services have names: workers read these when they start."""
 
 _DEAL_INTERVAL: Final = 1.0
 """Seconds between two deals of shares, as workers report."""
@@ -92,8 +99,33 @@ _START_TIMEOUT: Final = 30.0
 _DELIVERY: Final = 10.0
 """Seconds for a worker to take a visitor of another node; one that is being started takes half a second."""
 
+_LAST_ANSWERS: Final = 2.0
+"""Seconds in which commands that were heard get their answers, when another process serves already, or the server stops."""
+
 _STOP_GRACE: Final = 5.0
 """Seconds for workers to end at a planned stop, besides the grace of their visitors."""
+
+
+@attrs.define(eq=False)
+class Dealing:
+    """Which worker gets which lease of another server: the one of the same word, to which the client's way leads already; else the one that has fewest by now. All of a group go to one."""
+
+    words: Sequence[str]
+    _counts: Counter[str] = attrs.field(init=False, factory=lambda: Counter())
+    _groups: dict[LeaseKey, str] = attrs.field(init=False, factory=lambda: {})
+
+    def word_for(self, values: Values) -> str:
+        """Return the word of the worker."""
+        wish = read_wish(values["wish"])
+        word = str(values.get("worker"))
+        if wish.ports_key in self._groups:
+            word = self._groups[wish.ports_key]
+        elif word not in self.words:
+            word = min(self.words, key=self._counts.__getitem__)
+        if wish.group is not None:
+            self._groups[wish.ports_key] = word
+        self._counts[word] += 1
+        return word
 
 
 @attrs.define(eq=False)
@@ -145,6 +177,8 @@ class Parent:
     reload: Callable[[], Awaitable[Reloaded]] | None = None
     events: Hub = attrs.field(factory=Hub)
     upgrade: Upgrade | None = None
+    predecessor: Predecessor | None = None
+    delivery: Delivery | None = None
     _router: Router | None = attrs.field(init=False, default=None)
     _proxies: list[ProxyListener] = attrs.field(init=False, factory=lambda: [])
     drained: bool = attrs.field(init=False, default=False)
@@ -159,14 +193,33 @@ class Parent:
     _acceptor: VisitorAcceptor = attrs.field(init=False)
     _guard: PortGuard = attrs.field(init=False)
     _frontend: Frontend | None = attrs.field(init=False, default=None)
+    _named: NameListener | None = attrs.field(init=False, default=None)
+    _is_up: bool = attrs.field(init=False, default=False)
+    _until: float = attrs.field(init=False, default=0.0)
+    _resting: trio.Event | None = attrs.field(init=False, default=None)
+    _attempts: int = attrs.field(init=False, default=0)
+    _heirs: dict[WorkerProcess, int | None] = attrs.field(init=False, factory=lambda: {})
+    _is_handed_over: bool = attrs.field(init=False, default=False)
+    _succession: Succession = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._succession = Succession(
+            upgrade=self.upgrade,
+            folder=self.state.folder,
+            stopping=self.stopping,
+            traffic=self.traffic,
+            delivery=self.delivery,
+            bans=self.bans,
+            events=self.events,
+            listeners=self._all_listeners,
+        )
         self.authenticator = LocalAuthenticator(self.accounts, self.bans)
         number = self.config.worker_count
         self.worker_config = _part_of(self.config, number)
         numbers = count(number + 1, self.visitor_step)
         self._acceptor = VisitorAcceptor(self.config, self.refusals, numbers)
-        self._guard = PortGuard(self.ports, self.listeners.visits, self._acceptor, self.descriptors)
+        self._guard = PortGuard(self.ports, self._acceptor, self.descriptors)
+        self._guard.add(self.listeners.visits)
         slots = self.config.session_limit
         if self.node is None:
             self.table = ClaimTable(slots, self.ports, self._note_ports)
@@ -187,7 +240,7 @@ class Parent:
                 refusals=self.refusals,
                 shuts_out=self.bans.shuts_out,
                 is_in_use=self.bans.is_in_use,
-                leaving=self.stopping.is_set,
+                leaving=self.is_leaving,
                 passes_on=self._passes_on,
                 lock=None if self.member is None else self.member.share(self.names.certificates),
                 public=self.ready.public,
@@ -221,67 +274,335 @@ class Parent:
         Raises:
             StartupError: no worker comes up.
         """
-        async with trio.open_nursery() as serving:
-            serving.start_soon(self.refusals.tell_regularly, name="tell refusals")
-            serving.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
-            serving.start_soon(self.traffic.flush_regularly, name="flush traffic")
-            serving.start_soon(self._deal_regularly, name="deal shares")
-            if self.tally is not None:
-                serving.start_soon(self.tally.measure_lag, name="measure loop lag")
-            if self.owners is not None:
-                touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
-                serving.start_soon(touch, name="names in use")
-            if self._frontend is not None:
-                self._acceptor.named = self._frontend.start(serving)
-            commands = AllWorkers(self)
-            if self.member is not None:
-                self._join(self.member, commands, serving)
-            async with trio.open_nursery() as working:
+        try:
+            async with trio.open_nursery() as serving:
+                await self._serve(serving, admin_socket, when_up)
+                serving.cancel_scope.cancel("the server stops")
+        finally:
+            for listener in self.listeners.of_visitors:  # some have come with a reload
+                listener.close()
+            if self.console is not None:
+                self.console.door.listener.close()
+
+    async def _serve(
+        self,
+        serving: trio.Nursery,
+        admin_socket: socket.socket | None,
+        when_up: Callable[[], None],
+    ) -> None:
+        """The same; connections of visitors of names, and commands, are served in `serving`, and all else has ended when this returns."""
+        commands = AllWorkers(self)
+        admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
+        async with trio.open_nursery() as working:
+            async with trio.open_nursery() as besides:
+                besides.start_soon(self.refusals.tell_regularly, name="tell refusals")
+                besides.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
+                besides.start_soon(self.traffic.flush_regularly, name="flush traffic")
+                besides.start_soon(self._deal_regularly, name="deal shares")
+                if self.tally is not None:
+                    besides.start_soon(self.tally.measure_lag, name="measure loop lag")
+                if self.owners is not None:
+                    touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
+                    besides.start_soon(touch, name="names in use")
+                if self._frontend is not None:
+                    self._acceptor.named = self._named = self._frontend.start(serving, besides)
+                if self.member is not None:
+                    self._join(self.member, commands, besides)
                 for worker in self.workers:
                     working.start_soon(worker.keep, name=f"worker {worker.word}")
                 await self._wait_up()
+                if self.predecessor is not None:
+                    if self.stopping.is_set():
+                        raise StartupError("the server was told to stop before it was up")
+                    await self._inherit(self.predecessor)
                 if self.member is not None:
                     await self.member.wait_joined(self.stopping)
-                if admin_socket is not None:
-                    admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
-                    serving.start_soon(admin.serve, admin_socket, name="admin server")
-                if self.console is not None:
-                    serving.start_soon(self.console.serve, commands, name="console")
-                # Also while visitors may finish: they may need tunnels.
-                router = self._router = Router(
-                    self.config, self.bans, self.refusals, self.workers, self.tally
+                listen = partial(self._listen, serving, admin, commands, admin_socket, when_up)
+                while True:
+                    async with AsyncExitStack() as pause:
+                        successor = await listen(pause)
+                        if successor is None or await self._hand_over(successor):
+                            break
+                if not self._is_handed_over:
+                    for worker in self.workers:  # those that have not ended in time
+                        worker.cut_off()
+                    await self._wait_ended()
+                    if self.member is not None:
+                        await self.member.leave(self._until)
+                with trio.move_on_after(_LAST_ANSWERS):
+                    await admin.wait_answered()
+                besides.cancel_scope.cancel("the server stops")
+            if self._is_handed_over:
+                await self._wait_extended()
+
+    async def _listen(
+        self,
+        serving: trio.Nursery,
+        admin: AdminServer,
+        commands: AllWorkers,
+        admin_socket: socket.socket | None,
+        when_up: Callable[[], None],
+        pause: AsyncExitStack,
+    ) -> Successor | None:
+        """Accept clients, visitors and commands; return None when the workers have ended after a planned stop, or the process that is ready to go on. Then nobody is accepted here."""
+        async with trio.open_nursery() as hearing:
+            if admin_socket is not None:
+                hearing.start_soon(
+                    partial(admin.accept, admin_socket, serving), name="admin server"
                 )
-                behind = listen_for_clients(
-                    serving,
-                    self.listeners,
-                    router.acceptor(serving),
-                    config=self.config,
-                    refusals=self.refusals,
-                    descriptors=self.descriptors,
-                )
-                if behind is not None:
-                    self._proxies.append(behind)
-                async with trio.open_nursery() as visiting:  # stops first
-                    self._listen_for_visitors(visiting)
+            if self.console is not None:
+                hearing.start_soon(self.console.serve, commands, name="console")
+            self._proxies.clear()
+            # Also while visitors may finish: they may need tunnels.
+            router = self._router = Router(
+                self.config, self.bans, self.refusals, self.workers, self.tally
+            )
+            behind = listen_for_clients(
+                hearing,
+                self.listeners,
+                router.acceptor(hearing),
+                config=self.config,
+                refusals=self.refusals,
+                descriptors=self.descriptors,
+            )
+            if behind is not None:
+                self._proxies.append(behind)
+            async with trio.open_nursery() as visiting:  # stops first
+                self._listen_for_visitors(visiting)
+                if self.predecessor is not None:
+                    self._take(self.predecessor)
+                if not self._is_up:
+                    self._is_up = True
                     when_up()
-                    await self.stopping.wait()
-                    visiting.cancel_scope.cancel("the server stops")
-                for listener in self.listeners.of_visitors:
-                    listener.close()
-                log.info(
-                    "visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace
-                )
-                if self.member is not None:
-                    await self.member.handover.offer_at_once()
+                successor = await self._succession.wait_end(admin_socket, pause)
+                visiting.cancel_scope.cancel("nobody is accepted any more")
+            if successor is None:
+                await self._stop()
+            else:
+                if self._named is not None:
+                    await self._named.wait_known()
+                self._acceptor.rest()
+            hearing.cancel_scope.cancel("nobody is heard any more")
+        return successor
+
+    async def _stop(self) -> None:
+        """Let no visitor in any more, and wait until the workers have ended, within the grace."""
+        for listener in self.listeners.of_visitors:
+            listener.close()
+        log.info("visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace)
+        if self.member is not None:
+            await self.member.handover.offer_at_once()
+        for worker in self.workers:
+            worker.drain()
+        self._until = trio.current_time() + self.config.drain_grace
+        with trio.move_on_at(self._until + _STOP_GRACE):
+            await self._wait_ended()
+
+    async def _wait_ended(self) -> None:
+        for worker in self.workers:  # noqa: ASYNC912 - there are workers
+            await worker.ended.wait()
+
+    # -- upgrades ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_held(self) -> bool:
+        """Whether another process still serves, whose place this one is about to take."""
+        return self.predecessor is not None
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether another process is about to go on, so that no worker is to be started."""
+        return self._resting is not None
+
+    def is_leaving(self) -> bool:
+        """Whether no worker is to be started any more."""
+        return self.stopping.is_set() or self._is_handed_over
+
+    async def wait_awake(self) -> None:
+        """Wait until it is known who goes on."""
+        while self._resting is not None:
+            await self._resting.wait()
+
+    async def _hand_over(self, successor: Successor) -> bool:
+        """Have each worker give what it has, and give all of it to the process that is ready to go on; tell whether it has taken it, else this one goes on."""
+        began = trio.current_time()
+        resting = self._resting = trio.Event()
+        parcels: dict[str, Parcel] = {}
+        self._attempts += 1
+        try:
+            try:
+                await self._collect(parcels)
+                estate, values = self._join_estates(parcels)
+                await self._succession.give(successor, estate, values)
+            finally:
+                for parcel in parcels.values():
+                    parcel.close()
+        except StartupError as error:
+            anew = await self._succession.fail(successor, error)
+            self._acceptor.go_on(handed_over=False)
+            self._wake(resting)
+            for worker in self.workers:
+                worker.go_on(self._attempts, anew=anew)
+            return False
+        self._is_handed_over = True
+        self._succession.succeed(successor, estate, trio.current_time() - began)
+        self._acceptor.go_on(handed_over=True)
+        self._wake(resting)
+        for worker in self.workers:
+            if worker.word in parcels:
+                worker.let_go()
+            else:
+                worker.cut_off()
+        return True
+
+    def _wake(self, resting: trio.Event) -> None:
+        self._resting = None
+        resting.set()
+
+    async def _collect(self, parcels: dict[str, Parcel]) -> None:
+        """Have all workers give what they have. What one has that ends meanwhile, or is killed as it hangs, is lost, as ever.
+
+        Raises:
+            StartupError: one that goes on does not give it.
+        """
+        problems: list[StartupError] = []
+
+        async def ask(worker: WorkerProcess) -> None:
+            try:
+                parcels[worker.word] = await worker.give(self._attempts)
+            except PeerError as error:
+                if await worker.is_gone():
+                    log.warning(
+                        "a worker has ended before it has handed over what it has: its clients keep their ports alone",
+                        worker=worker.word,
+                        reason=str(error),
+                    )
+                else:
+                    problems.append(
+                        StartupError(f"worker {worker.word} does not give what it has: {error}")
+                    )
+
+        async with trio.open_nursery() as nursery:
+            for worker in self.workers:
+                if worker.state is State.UP:
+                    nursery.start_soon(ask, worker, name=f"ask {worker.word}")
+                else:
+                    worker.cut_off()
+        if problems:
+            raise problems[0]
+
+    def _join_estates(self, parcels: dict[str, Parcel]) -> tuple[Estate, Values]:
+        """Return what is handed over, and what belongs to it."""
+        from trionat.server.upgrade.estate import (  # noqa: PLC0415 - seldom
+            join_estates,
+            write_claim_alone,
+        )
+
+        estate, now = join_estates(parcels), trio.current_time()
+        for worker in self.workers:
+            if worker.word not in parcels:
+                estate.values["leases"] += [
+                    write_claim_alone(claim, max(0.0, now - worker.away_since))
+                    for claim in self.table.held_by(worker.word)
+                ]
+        next_visitor, next_session = next(self._acceptor.numbers), 1
+        self._acceptor.numbers = count(next_visitor, self.visitor_step)
+        numbers = [worker.next_numbers for worker in self.workers]
+        numbers += [
+            (parcel.values["next_visitor"], parcel.values["next_session"])
+            for parcel in parcels.values()
+        ]
+        for visitor, session in numbers:
+            next_visitor, next_session = max(next_visitor, visitor), max(next_session, session)
+        return estate, {
+            "next_visitor": next_visitor,
+            "next_session": next_session,
+            "logins": {} if self.console is None else self.console.logins.write(),
+        }
+
+    async def _wait_extended(self) -> None:
+        """Another process serves: wait until no worker has to stay for a visitor; after a stop for the grace at most."""
+        async with trio.open_nursery() as nursery:
+
+            async def wait_stop() -> None:
+                await self.stopping.wait()
                 for worker in self.workers:
                     worker.drain()
-                until = trio.current_time() + self.config.drain_grace
-                working.cancel_scope.deadline = until + _STOP_GRACE
-            if self.member is not None:
-                await self.member.leave(until)
-            serving.cancel_scope.cancel("the server stops")
+                await trio.sleep(self.config.drain_grace + _STOP_GRACE)
+                nursery.cancel_scope.cancel("the server stops")
+
+            nursery.start_soon(wait_stop, name="wait for the stop")
+            await self._wait_ended()
+            nursery.cancel_scope.cancel("nobody is left")
+
+    async def _inherit(self, predecessor: Predecessor) -> None:
+        """Deal to the workers what another process leaves, as far as that can be done before it is told. What one has that is lost now, the other process still has.
+
+        Raises:
+            StartupError: the other one goes on.
+        """
+        from trionat.server.upgrade.estate import split_estate  # noqa: PLC0415 - seldom
+
+        parcel = await self._succession.inherit(predecessor)
+        values = parcel.values
+        next_visitor, next_session = values["next_visitor"], values["next_session"]
+        number = next(self._acceptor.numbers)
+        self._acceptor.numbers = count(
+            not_below(next_visitor, number, self.visitor_step), self.visitor_step
+        )
         if self.console is not None:
-            self.console.door.listener.close()
+            self.console.logins.read(values.get("logins", {}))
+        up = {worker.word: worker for worker in self.workers if worker.state is State.UP}
+        for worker in self.workers:
+            worker.take_numbers(next_visitor, next_session)
+        parts = split_estate(parcel, Dealing(list(up)).word_for)
+        taken: list[Values] = []
+
+        async def deal(worker: WorkerProcess, part: Estate) -> None:
+            self._heirs[worker] = worker.pid
+            try:
+                taken.append(await worker.inherit(part))
+            except PeerError as error:
+                raise StartupError(f"worker {worker.word} has not taken over: {error}") from error
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for word, part in parts.items():
+                    nursery.start_soon(deal, up[word], part, name=f"deal to {word}")
+        finally:
+            parcel.close()
+        log.info(
+            "taken over from another process",
+            pid=predecessor.pid,
+            version=predecessor.version,
+            clients=sum(each["clients"] for each in taken),
+            visitors=sum(each["visitors"] for each in taken),
+        )
+
+    def _take(self, predecessor: Predecessor) -> None:
+        """Tell the other process that this one serves, and have the workers do it. Nobody was accepted yet.
+
+        Raises:
+            StartupError: the other one goes on.
+        """
+        for worker, pid in self._heirs.items():
+            if worker.pid != pid:
+                raise StartupError(
+                    f"worker {worker.word} has ended with what it was given; the log says why"
+                )
+        predecessor.take()
+        self.predecessor = None
+        self._heirs.clear()
+        for worker in self.workers:
+            worker.open()
+
+    def _all_listeners(self) -> Iterator[tuple[str, Listener]]:
+        """Go through all that is listened at, each with what it is for."""
+        yield from self.listeners.by_role()
+        if self.console is not None:
+            yield CONSOLE, self.console.door.listener
+
+    # -- visitors ----------------------------------------------------------------------------------------------------
 
     def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._guard.run, name="visit ports")
@@ -295,10 +616,13 @@ class Parent:
 
     def needs_restart(self) -> Collection[str]:
         """See `Server` in `server/reload.py`."""
-        return OF_SEVERAL if self.names is None else (*OF_SEVERAL, *OF_NAMES)
+        return () if self.names is None else OF_NAMES
 
     def take_change(self, change: ServerChange) -> None:
-        """See `Server` in `server/reload.py`. A worker that is being started gets the new configuration by itself."""
+        """See `Server` in `server/reload.py`. A worker that is being started gets the new configuration by itself.
+
+        A worker closes the ports that are gone when it hears of that, and gives back what it has claimed of them; what one has claimed that dies before is released when the next one is started.
+        """
         config = self.config = change.config
         self.certificate, self.key = change.certificate, change.key
         self.worker_config = _part_of(config, config.worker_count)
@@ -310,6 +634,12 @@ class Parent:
             self._frontend.take_config(config, change.acme)
         for proxies in self._proxies:
             proxies.take_config(config)
+        removed = frozenset(change.removed)
+        self._guard.remove(removed)
+        self.listeners = self.listeners.with_visits(change.added, removed)
+        self.ports.remove(removed)
+        self.ports.add(listener.address.port for listener in change.added)
+        self._guard.add(change.added)
         for worker in self.workers:
             worker.tell_change()
 

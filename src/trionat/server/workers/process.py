@@ -10,19 +10,21 @@ import socket
 import subprocess
 import sys
 from collections import Counter, deque
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import trio
 
+from trionat.errors import PeerTimeoutError
 from trionat.log import get_logger
 from trionat.protocol.client_hello import ROUTE_LENGTH
 from trionat.server.accounts.credential import read_credential
 from trionat.server.admin.readings import Present
 from trionat.server.refusals import Bound
 from trionat.server.registry.values import read_key, write_claim
+from trionat.server.upgrade.wire import TO_GIVE, Parcel, Wire, wait_for
 from trionat.server.workers.claims import ClaimServer
 from trionat.server.workers.link import Link
 from trionat.server.workers.log_relay import relay_log
@@ -34,7 +36,7 @@ from trionat.server.workers.values import (
     write_identity,
     write_reservation,
 )
-from trionat.server.workers.worker import BEAT, CONNECTION
+from trionat.server.workers.worker import BEAT, CONNECTION, GIVE, INHERIT
 from trionat.transport.isolation import isolated
 from trionat.version import VERSION
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import Share
     from trionat.server.registry.claim import Claim
+    from trionat.server.upgrade.estate import Estate
     from trionat.server.visitors.ports import LeaseKey
     from trionat.server.workers.link import Values
     from trionat.server.workers.parent import Parent, SharedLimits
@@ -134,6 +137,7 @@ class WorkerProcess:
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
     away_since: float = attrs.field(init=False, default=float("inf"))
     settled: trio.Event = attrs.field(init=False, factory=trio.Event)
+    ended: trio.Event = attrs.field(init=False, factory=trio.Event)
     link: Link = attrs.field(init=False)
     claims: ClaimServer = attrs.field(init=False)
     _told: ServerConfig | None = attrs.field(init=False, default=None)
@@ -143,6 +147,7 @@ class WorkerProcess:
     _next_uid: int = attrs.field(init=False)
     _next_visitor: int = attrs.field(init=False)
     _inherited: tuple[Claim, ...] = attrs.field(init=False, default=())
+    _was_held: bool = attrs.field(init=False, default=False)
     _expected: deque[float] = attrs.field(init=False, factory=lambda: deque())
     _waiting: deque[_Waiting] = attrs.field(init=False, factory=lambda: deque())
     # What events say of sessions that are up, and of those that are lost and may come back; and the keys of their clients.
@@ -186,6 +191,100 @@ class WorkerProcess:
         else:
             connection.close()
 
+    # -- upgrades ----------------------------------------------------------------------------------------------------
+
+    async def give(self, attempt: int) -> Parcel:
+        """Have it end its sessions and accept nobody, and return all that it has. `attempt` is the number of this upgrade.
+
+        Raises:
+            PeerError: it does not give it.
+        """
+        here, there = socket.socketpair()
+        with closing(Wire(here)) as wire:
+            self.link.pass_on(GIVE, there, str(attempt))
+            parcel = await wait_for(partial(wire.receive, within=TO_GIVE))
+            try:  # what it has said of its sessions is heard before the answer
+                with trio.fail_after(TO_GIVE):
+                    await self.link.ask({"what": "at rest"})
+            except trio.TooSlowError:
+                parcel.close()
+                raise PeerTimeoutError("it does not answer") from None
+            except BaseException:
+                parcel.close()
+                raise
+        return parcel
+
+    async def inherit(self, estate: Estate) -> Values:
+        """Give it what another server has left; return how many clients and visitors it has taken.
+
+        Raises:
+            PeerError: it does not take it.
+        """
+        here, there = socket.socketpair()
+        with closing(Wire(here)) as wire:
+            self.link.pass_on(INHERIT, there)
+
+            def give() -> Parcel:
+                wire.send(
+                    "estate",
+                    estate.values,
+                    data=estate.data,
+                    descriptors=estate.descriptors,
+                    within=TO_GIVE,
+                )
+                return wire.receive(within=TO_GIVE)
+
+            return (await wait_for(give)).values
+
+    def take_numbers(self, next_visitor: int, next_session: int) -> None:
+        """Its numbers are not below these from now on. One that is not up is started anew: it may know others."""
+        self._next_uid = not_below(next_session, self._next_uid, len(self.parent.workers))
+        self._next_visitor = not_below(next_visitor, self._next_visitor, self.parent.visitor_step)
+        if self.state is not State.UP:
+            self._running.cancel("its numbers have changed")
+            return
+        self.link.post(
+            {
+                "what": "numbers",
+                "uid": self._next_uid,
+                "step": len(self.parent.workers),
+                "visitor": self._next_visitor,
+            }
+        )
+
+    def open(self) -> None:
+        """This server serves from now on."""
+        if self.state is State.UP:
+            self.link.post({"what": "open"})
+
+    def go_on(self, attempt: int, *, anew: bool) -> None:
+        """No other process goes on: this one does. `anew`: another one may have had streams, which end."""
+        if self.state is State.UP:
+            self.link.post({"what": "go on", "attempt": attempt, "anew": anew})
+            for claim in self.parent.table.held_by(self.word):
+                self.parent.lend(claim, self)
+
+    def let_go(self) -> None:
+        """Another process goes on: it ends when nobody is left whose connection it has to keep."""
+        if self.state is State.UP:
+            self.link.post({"what": "handed over"})
+
+    def cut_off(self) -> None:
+        """Have it end at once, if it has not ended by itself."""
+        self._running.cancel("nobody needs it any more")
+
+    async def is_gone(self) -> bool:
+        """Tell whether it has ended, or does so within a moment."""
+        with trio.move_on_after(_LAST_WORDS):  # noqa: ASYNC912 - where it is there
+            while not self.link.lost:  # noqa: ASYNC110 - at an upgrade, where one has failed
+                await trio.sleep(0.02)
+        return self.link.lost
+
+    @property
+    def next_numbers(self) -> tuple[int, int]:
+        """Those of the visitor and the session to come, as far as is known here."""
+        return self._next_visitor, self._next_uid
+
     def drain(self) -> None:
         """Have it end as planned; at once where it is not up yet, and has nothing to finish."""
         if self.state is State.UP:
@@ -215,12 +314,18 @@ class WorkerProcess:
         """Tell it its new configuration, and that the certificate is to be read again."""
         if self.state is State.UP:
             self.link.post({"what": "change", **self._configuration()})
+            self.claims.tell_free()  # there may be more slots, and ports
 
     def _configuration(self) -> Values:
         """Return by what it is to run. Of all secrets it needs the private key alone, in its file; the configuration of a server has none."""
         parent = self.parent
         self._told = parent.worker_config
-        ready = attrs.evolve(parent.ready, ticket=None, first_password=None)
+        ready = attrs.evolve(
+            parent.ready,
+            ticket=None,
+            first_password=None,
+            visit_ports=tuple(parent.ports.ports),
+        )
         return {
             "config": pickle.dumps((parent.worker_config, ready)).hex(),
             "certificate": str(parent.certificate),
@@ -236,7 +341,10 @@ class WorkerProcess:
                 began = trio.current_time()
                 with trio.CancelScope() as self._running:
                     await self._run()
-                if self.parent.stopping.is_set():
+                if self.parent.is_resting:
+                    self._go_away()
+                    await self.parent.wait_awake()
+                if self.parent.is_leaving():
                     return
                 pause = self._pause(trio.current_time() - began)
                 log.warning("a worker has ended: starting another", worker=self.word, pause=pause)
@@ -244,10 +352,12 @@ class WorkerProcess:
                     self._go_away()
                     with trio.move_on_after(pause):
                         await self.parent.stopping.wait()
-                    if self.parent.stopping.is_set():
+                    await self.parent.wait_awake()
+                    if self.parent.is_leaving():
                         return
         finally:
             self._go_away()
+            self.ended.set()
 
     def _pause(self, lived: float) -> float:
         """Return how many seconds to wait for the next start: none after one that worked, then 1, 2, 4, up to 30."""
@@ -410,7 +520,7 @@ class WorkerProcess:
                 self.link.post(self._start())
             case "hello":
                 log.warning(
-                    "trionat was upgraded while it runs, and no worker can be started any more: restart the server",
+                    "trionat was upgraded while it runs, and no worker can be started any more: run trionat upgrade, or restart the server",
                     worker=self.word,
                     runs=VERSION,
                     installed=message["version"],
@@ -460,12 +570,17 @@ class WorkerProcess:
     def _start(self) -> Values:
         """Return what a worker needs to know."""
         parent = self.parent
-        self._inherited = parent.table.held_by(self.word)
+        for claim in parent.table.held_by(self.word):
+            if not all(number in parent.ports.ports for number in claim.ports):
+                # A port of it was taken away, of which nobody has heard.
+                parent.table.release(claim)
+        self._inherited, self._was_held = parent.table.held_by(self.word), parent.is_held
         return {
             "what": "start",
             **self._configuration(),
             "word": self.word,
             "in_cluster": parent.node is not None,
+            "held": self._was_held,
             "events": parent.events.is_on,
             "step": len(parent.workers),
             "uid": self._next_uid,
@@ -477,6 +592,8 @@ class WorkerProcess:
 
     def _come_up(self) -> None:
         parent = self.parent
+        if parent.is_resting:  # it is told to end in this very moment
+            return
         self.state, self.away_since = State.UP, float("inf")
         if self._told is not parent.worker_config:  # it has changed meanwhile
             self.tell_change()
@@ -493,6 +610,8 @@ class WorkerProcess:
             self.link.post({"what": "drain clients"})
         if parent.node is not None:
             self.tell_others()
+        if self._was_held and not parent.is_held:
+            self.open()
         while self._waiting:
             waiting = self._waiting.popleft()
             self.link.pass_on(waiting.purpose, waiting.connection, waiting.about)
@@ -569,6 +688,11 @@ class WorkerProcess:
                 return await parent.order_certificate(question["name"])
             case _:
                 return await self.claims.reply(question)
+
+
+def not_below(least: int, number: int, step: int) -> int:
+    """Return the first of a process's numbers, of which `number` is one, that is not below `least`."""
+    return number + max(0, -(-(least - number) // step)) * step
 
 
 def _environment() -> dict[str, str]:

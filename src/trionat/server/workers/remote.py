@@ -27,7 +27,7 @@ from trionat.server.workers.values import (
 from trionat.transport.endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Container, Generator, Sequence
 
     from trionat.server.accounts.name_owners import Reservation
     from trionat.server.admission.authenticator import Identity
@@ -58,13 +58,14 @@ async def _ask(
 class RemoteRegistry(Registry):
     """See `Registry`. `free_slots` and `free_ports` are what the parent has told last.
 
-    `on_claimed` and `on_released` are called with the claims that begin and end here.
+    `on_claimed` and `on_released` are called with the claims that begin and end here. `ports` are the visit ports that this process knows of.
     """
 
     link: Link
     word: str
     on_claimed: Callable[[Claim], None] = attrs.field(kw_only=True, default=lambda _: None)
     on_released: Callable[[Claim], None] = attrs.field(kw_only=True, default=lambda _: None)
+    ports: Container[int] = attrs.field(kw_only=True)
     _free_slots: int = attrs.field(init=False, default=0)
     _free_ports: int = attrs.field(init=False, default=0)
     _routes: set[str] = attrs.field(init=False, factory=lambda: set())
@@ -112,6 +113,9 @@ class RemoteRegistry(Registry):
             return None
         claim = read_claim(answer["claim"])
         self.on_claimed(claim)
+        if not all(port in self.ports for port in claim.ports):
+            self.release(claim)  # it was granted before a port was taken away, and read behind that
+            return None
         return claim
 
     def _too_late(self, answer: Values) -> None:

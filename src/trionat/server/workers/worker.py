@@ -11,8 +11,8 @@ import pickle
 import signal
 import socket
 import sys
+from contextlib import closing
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +21,7 @@ import trio
 
 from trionat.address import TCPAddress
 from trionat.config.acme import AcmeConfig
+from trionat.errors import PeerError
 from trionat.log import get_logger, log_to, set_level
 from trionat.protocol.messages import CloseCode
 from trionat.server.admin.commands import LocalCommands
@@ -36,8 +37,9 @@ from trionat.server.control.context import ServerContext
 from trionat.server.events.hub import Hub
 from trionat.server.refusals import Bound, RefusalCounters
 from trionat.server.registry.values import read_claim, read_key, read_limits
-from trionat.server.sessions.registry import Sessions
+from trionat.server.sessions.registry import TO_LET_GO, Sessions
 from trionat.server.tally import Tally
+from trionat.server.upgrade.wire import TO_GIVE, Wire, wait_for
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers.link import Link, LinkLostError
@@ -53,6 +55,7 @@ from trionat.server.workers.values import (
     read_addresses,
     read_share,
 )
+from trionat.signals import Signal
 from trionat.transport.descriptors import Descriptors
 from trionat.transport.listener import Listener
 from trionat.transport.names import NameResolver
@@ -66,7 +69,9 @@ if TYPE_CHECKING:
     from trionat.events import Ready
     from trionat.server.admin.snapshot import Snapshot
     from trionat.server.names.frontend import Frontend, Names
+    from trionat.server.names.listener import NameListener
     from trionat.server.registry.claim import Claim
+    from trionat.server.upgrade.extension import Extensions
     from trionat.server.workers.link import Values
 
 log = get_logger(__name__)
@@ -82,6 +87,10 @@ which is to be told whether it is taken."""
 HTTPS: Final = b"s"
 HTTP: Final = b"h"
 """The same: a visitor of a name, of which nothing was taken, with its address and the one that it has dialled; with TLS, or without."""
+
+GIVE: Final = b"g"
+INHERIT: Final = b"i"
+"""The same: the end of a wire, at an upgrade. By the one it is to give all that it has, by the other to take what it is to go on with. They come behind all connections that were passed on before."""
 
 TAKEN: Final = b"+"
 """What it is told."""
@@ -131,6 +140,11 @@ async def run_worker(link: Link) -> None:
         nursery.cancel_scope.cancel("the worker stops")
 
 
+def _close(connection: socket.socket, _: TCPAddress) -> None:
+    """Nobody is heard now."""
+    connection.close()
+
+
 def _write_snapshot(snapshot: Snapshot) -> str:
     return json.dumps(attrs.asdict(snapshot))
 
@@ -163,15 +177,16 @@ class Numbers:
 class _Port:
     """A visit port as this worker sees it: `claims` are the fences of its claims (a group has several), and `given_up` is the highest of those before.
 
-    `spare` is its listening socket, which comes before or after the claim that it belongs to, the one with `spare_fence`.
+    `spare` is its listening socket, which comes before or after the claim that it belongs to, the one with `spare_fence`. It may come before this worker has heard of the port.
     """
 
-    visit_port: VisitPort
+    number: int
     claims: set[int] = attrs.field(factory=lambda: set())
     given_up: int = 0
     spare: socket.socket | None = None
     spare_fence: int = 0
     serving: trio.CancelScope | None = None
+    listener: Listener | None = None
 
     def drop_spare(self) -> None:
         """Close the spare socket, if there is one."""
@@ -179,10 +194,22 @@ class _Port:
             self.spare.close()
             self.spare = None
 
+    def stop(self, reason: str) -> None:
+        """Accept nobody here any more; the socket is closed when this returns."""
+        if self.serving is not None:
+            self.serving.cancel(reason)
+            self.serving = None
+        if self.listener is not None:
+            self.listener.close()
+            self.listener = None
+
 
 @attrs.define(eq=False, kw_only=True)
 class Worker:
-    """See the module. `visitors` has the numbers of those to come: no other worker has any of them. `claims` are those of the worker before."""
+    """See the module. `visitors` has the numbers of those to come: no other worker has any of them. `claims` are those of the worker before.
+
+    While it `is_held`, nobody is accepted, and nothing expires: another server may have all that is here as well.
+    """
 
     link: Link
     context: ServerContext
@@ -195,18 +222,23 @@ class Worker:
     claims: tuple[Claim, ...]
     names: Names | None = None
     in_cluster: bool = False
+    _is_held: bool = attrs.field(alias="is_held", default=False)
     _front: Frontend | None = attrs.field(init=False, default=None)
     scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # its own, as threads for names may all be waiting
-    _ports: dict[int, _Port] = attrs.field(init=False)
+    _ports: dict[int, _Port] = attrs.field(init=False, factory=lambda: {})
     _relayed: dict[str, int] = attrs.field(init=False, factory=lambda: {})
-    _accept: Callable[[socket.socket, TCPAddress], None] = attrs.field(init=False)
+    _accept: Callable[[socket.socket, TCPAddress], None] = attrs.field(init=False, default=_close)
+    _has_begun: bool = attrs.field(init=False, default=False)
+    _heir: Wire | None = attrs.field(init=False, default=None)
+    _attempt: int = attrs.field(init=False, default=0)
+    _refused: int = attrs.field(init=False, default=0)
+    _had_been_taken: bool = attrs.field(init=False, default=False)
+    _called: Signal = attrs.field(init=False, factory=Signal)
+    _named: NameListener | None = attrs.field(init=False, default=None)
+    _extensions: Extensions | None = attrs.field(init=False, default=None)
     _visiting: trio.Nursery = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        pool = self.context.leases.ports
-        self._ports = {number: _Port(port) for number, port in pool.ports.items()}
 
     @classmethod
     async def make(cls, link: Link, start: Values) -> Worker:
@@ -216,9 +248,9 @@ class Worker:
         config, ready = pickle.loads(bytes.fromhex(start["config"]))  # noqa: S301 - of our own parent
         refusals = RefusalCounters()
         hub = Hub(forward=EventReports(link).tell if start["events"] else None)
-        registry = RemoteRegistry(link, start["word"])
-        registry.note_room(*start["room"])
         pool = PortPool([VisitPort(number) for number in ready.visit_ports])
+        registry = RemoteRegistry(link, start["word"], ports=pool.ports)
+        registry.note_room(*start["room"])
         leases = Leases(config, pool, refusals, registry=registry)
         step = start["step"]
         visitors = Numbers(start["visitor"], start["visitor_step"])
@@ -231,7 +263,7 @@ class Worker:
             leases=leases,
             admission=Admission(config, leases, others_than(ready.public, config)),
             sessions=Sessions(
-                SessionReports(link).accounted, count(start["uid"], step), tally=tally, events=hub
+                SessionReports(link).accounted, Numbers(start["uid"], step), tally=tally, events=hub
             ),
             stopping=trio.Event(),
             public_host=ready.public.host,
@@ -265,37 +297,81 @@ class Worker:
             descriptors=descriptors,
             visitors=visitors,
             claims=tuple(map(read_claim, start["claims"])),
+            is_held=start["held"],
         )
 
     async def run(self) -> None:
-        """Serve until every session has ended after a planned stop, or cancelled."""
-        context = self.context
+        """Serve until every session has ended after a planned stop, or other processes serve in place of this server, or cancelled."""
         try:
-            async with trio.open_nursery() as serving:
-                serving.start_soon(context.admission.run, name="admission")
-                serving.start_soon(context.leases.expire_visitors, name="expire visitors")
-                serving.start_soon(context.refusals.tell_regularly, name="tell refusals")
-                serving.start_soon(self.commands.metrics.count_rates, name="count rates")
-                serving.start_soon(self.commands.draining.run, name="drain clients")
-                serving.start_soon(self._report_regularly, name="report")
-                if context.tally is not None:
-                    serving.start_soon(context.tally.measure_lag, name="measure loop lag")
-                self._accept = self.connections.acceptor(serving)
-                if self.names is not None:
-                    self._front = self._frontend(self.names)
-                    self.acceptor.named = self._front.start(serving)
-                try:
-                    await self._accept_until_stopped()
-                    context.admission.drain()
-                    await context.sessions.wait_none()
-                finally:
-                    # The parent may pass connections on until it hears of the end. Not later than here: the nursery they are for is about to be closed.
-                    self.link.take = lambda _, sock, __: sock.close()
-                serving.cancel_scope.cancel("the server stops")
+            async with trio.open_nursery() as reporting:
+                reporting.start_soon(self._report_regularly, name="report")
+                async with trio.open_nursery() as serving:
+                    await self._serve(serving)
+                    await self._extend(serving)
+                    serving.cancel_scope.cancel("the server stops")
+                reporting.cancel_scope.cancel("the server stops")
         finally:
             self.descriptors.close()
             for port in self._ports.values():
                 port.drop_spare()
+
+    async def _serve(self, serving: trio.Nursery) -> None:
+        """The same; connections of visitors of names are served in `serving`, and all else has ended when this returns."""
+        context = self.context
+        async with trio.open_nursery() as besides:
+            besides.start_soon(context.admission.run, name="admission")
+            besides.start_soon(context.leases.expire_visitors, name="expire visitors")
+            besides.start_soon(context.refusals.tell_regularly, name="tell refusals")
+            besides.start_soon(self.commands.metrics.count_rates, name="count rates")
+            besides.start_soon(self.commands.draining.run, name="drain clients")
+            if context.tally is not None:
+                besides.start_soon(context.tally.measure_lag, name="measure loop lag")
+            if self.names is not None:
+                self._front = self._frontend(self.names)
+                self.acceptor.named = self._named = self._front.start(serving, besides)
+            try:
+                while await self._listen():
+                    pass
+            finally:
+                # The parent may pass connections on until it hears of the end. Not later than here: the nurseries they are for are about to be closed.
+                self.link.take = lambda _, sock, __: sock.close()
+            besides.cancel_scope.cancel("the server stops")
+
+    async def _listen(self) -> bool:
+        """Take visitors and clients until the planned stop, or until other processes are to go on; True: they do not, and all goes on here."""
+        context = self.context
+        async with trio.open_nursery() as hearing:
+            self._accept = self.connections.acceptor(hearing)
+            try:
+                async with trio.open_nursery() as self._visiting:
+                    if self._has_begun:
+                        self._open_ports()
+                    else:
+                        self._begin()
+                    while self._heir is None and not context.stopping.is_set():
+                        await self._called.wait()
+                    self._visiting.cancel_scope.cancel("nobody is accepted any more")
+                if self._heir is None:
+                    context.admission.drain()
+                    await context.sessions.wait_none()
+                else:
+                    await self._rest()
+            finally:
+                self._accept = _close
+            hearing.cancel_scope.cancel("nobody is heard any more")
+        heir, self._heir = self._heir, None
+        return heir is not None and await self._hand_over(heir, self._attempt)
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        self.registry.on_claimed, self.registry.on_released = self._hold, self._let_go
+        self.link.hear, self.link.reply = self._hear, self._reply
+        self.link.take, self.link.missed = self._take, self._miss
+        for claim in self.claims:
+            self._hold(claim)
+            self.context.leases.open(claim).vacate()
+        self.context.leases.is_at_rest = self._is_held
+        self.link.post({"what": "ready"})
 
     def _frontend(self, names: Names) -> Frontend:
         from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
@@ -308,9 +384,13 @@ class Worker:
             refusals=self.context.refusals,
             shuts_out=lambda _: False,  # the parent has asked
             is_in_use=lambda _: True,
-            leaving=self.context.stopping.is_set,
+            leaving=self._is_leaving,
             ask_certificate=self._ask_certificate,
         )
+
+    def _is_leaving(self) -> bool:
+        """Tell whether each answer is the last one on its connection."""
+        return self.context.stopping.is_set() or self.acceptor.is_handed_over
 
     async def _ask_certificate(self, name: str) -> None:
         """Have the parent order a certificate for a name. Raises OrderError."""
@@ -323,18 +403,82 @@ class Worker:
         if (reason := answer["reason"]) is not None:
             raise OrderError(answer["code"], reason)
 
-    async def _accept_until_stopped(self) -> None:
-        """Take visitors and clients until the planned stop; the visit ports are closed then."""
-        async with trio.open_nursery() as self._visiting:
-            self.registry.on_claimed, self.registry.on_released = self._hold, self._let_go
-            self.link.hear, self.link.reply = self._hear, self._reply
-            self.link.take, self.link.missed = self._take, self._miss
-            for claim in self.claims:
-                self._hold(claim)
-                self.context.leases.open(claim).vacate()
-            self.link.post({"what": "ready"})
-            await self.context.stopping.wait()
-            self._visiting.cancel_scope.cancel("the server stops")
+    # -- upgrades ----------------------------------------------------------------------------------------------------
+
+    async def _rest(self) -> None:
+        """Have no session up, and nobody accepted, until it is known who goes on."""
+        self._is_held = True
+        for port in self._ports.values():
+            port.stop("another process is about to go on")
+        if self._named is not None:
+            await self._named.wait_known()
+        self.acceptor.rest()
+        self.context.leases.is_at_rest = True
+        with trio.move_on_after(TO_LET_GO):  # noqa: ASYNC912 - where some are up
+            await self.context.sessions.let_go()
+
+    async def _hand_over(self, heir: Wire, attempt: int) -> bool:
+        """Give everything to whoever is at the other end, and wait for what comes of it; tell whether this process goes on."""
+        from trionat.server.upgrade.estate import write_estate  # noqa: PLC0415 - seldom
+        from trionat.server.upgrade.extension import Extensions  # noqa: PLC0415 - the same
+
+        leases, uids = self.context.leases, self.context.sessions.uids
+        assert isinstance(uids, Numbers), "made so"  # noqa: S101 - for type checkers
+        extensions = self._extensions = Extensions()
+        estate = write_estate(leases, extensions.descriptor)
+        values = {**estate.values, "next_visitor": self.visitors.next, "next_session": uids.next}
+        give = partial(
+            heir.send,
+            "estate",
+            values,
+            data=estate.data,
+            descriptors=estate.descriptors,
+            within=TO_GIVE,
+        )
+        try:
+            await wait_for(give)
+        except PeerError as error:
+            log.warning("what this worker has cannot be handed over", reason=str(error))
+        finally:
+            heir.close()
+        while not self.acceptor.is_handed_over and self._refused < attempt:
+            await self._called.wait()
+        if self.acceptor.is_handed_over:
+            leases.let_go(extensions.visitors)
+            self._is_held = False
+            self.acceptor.go_on(handed_over=True)
+            return False
+        if self._had_been_taken:
+            for lease in leases:
+                lease.queue.reset_streams("the process that had taken it over was given up")
+        extensions.close()
+        self.acceptor.go_on(handed_over=False)
+        return True
+
+    def _open_ports(self) -> None:
+        """Accept visitors from now on: this is the process that serves."""
+        self._is_held = self.context.leases.is_at_rest = False
+        for port in self._ports.values():
+            self._serve_port(port)
+
+    async def _inherit(self, wire: Wire) -> None:
+        """Go on with what the processes of another server have left; nobody is accepted yet."""
+        from trionat.server.upgrade.estate import read_estate  # noqa: PLC0415 - seldom
+
+        with closing(wire):
+            try:
+                parcel = await wait_for(partial(wire.receive, within=TO_GIVE))
+                clients, visitors = await read_estate(parcel, self.context.leases, self.acceptor)
+                taken = {"clients": clients, "visitors": visitors}
+                await wait_for(partial(wire.send, "taken", taken, within=TO_GIVE))
+            except PeerError as error:  # the parent gives it up, and this process with it
+                log.warning("nothing was inherited", reason=str(error))
+
+    async def _extend(self, serving: trio.Nursery) -> None:
+        """Stay for those visitors whom another server serves, and whose connection cannot leave this process; at a stop for the grace at most."""
+        extensions = self._extensions
+        if extensions is not None and self.acceptor.is_handed_over and len(extensions):
+            await extensions.keep(serving, self.context.stopping, self.context.config.drain_grace)
 
     # -- what the parent says ----------------------------------------------------------------------------------------
 
@@ -364,6 +508,19 @@ class Worker:
                 self._change(message)
             case "drain":
                 context.stopping.set()
+                self._called.notify()
+            case "handed over":
+                self.acceptor.is_handed_over = True
+                self._called.notify()
+            case "go on":
+                self._refused = message["attempt"]
+                self._had_been_taken = message["anew"]
+                self._called.notify()
+            case "numbers":
+                self.visitors.next = message["visitor"]
+                context.sessions.uids = Numbers(message["uid"], message["step"])
+            case "open":
+                self._open_ports()
             case "drain clients":
                 self.commands.draining.begin()
             case "others":
@@ -398,6 +555,20 @@ class Worker:
             session.config = attrs.evolve(session.config, drain_grace=config.drain_grace)
         if config.log_level is not None:
             set_level(config.log_level)
+        self._change_ports(frozenset(ready.visit_ports))
+
+    def _change_ports(self, numbers: frozenset[int]) -> None:
+        """These are the visit ports from now on. Nobody is accepted at the others any more, and who has one of them is told, comes again, and gets another one."""
+        leases = self.context.leases
+        before = leases.ports.ports.keys()
+        removed, added = before - numbers, numbers - before
+        leases.ports.remove(removed)
+        leases.ports.add(added)
+        for number in removed:
+            port = self._port(number)
+            port.stop("the port was taken away")
+            port.drop_spare()
+        leases.take_away(removed)
 
     async def _reply(self, question: Values) -> Values:
         match question["what"]:
@@ -408,6 +579,8 @@ class Worker:
                 return {"status": text}
             case "tasks":
                 return {"tasks": attrs.asdict(await self.commands.tasks())}
+            case "at rest":
+                return {}  # what was said before has been heard then
             case "drain clients":
                 return {"drained": attrs.asdict(await self.commands.drain())}
             case "kick":
@@ -422,13 +595,18 @@ class Worker:
         sock.setblocking(False)
         if purpose == VISIT_PORT:
             number, fence = map(int, about.split())
-            self._take_port(self._ports[number], sock, fence)
+            self._take_port(self._port(number), sock, fence)
         elif purpose in (HTTPS, HTTP):
             source, visited = read_addresses(about)
             self._take_named(purpose, sock, source, visited)
         elif purpose in (VISITOR, PASSED_ON):
             source, visited = read_addresses(about)
             self._take_visitor(purpose, sock, source, visited)
+        elif purpose == GIVE:
+            self._heir, self._attempt = Wire(sock), int(about)
+            self._called.notify()
+        elif purpose == INHERIT:
+            self._visiting.start_soon(self._inherit, Wire(sock), name="inherit")
         else:
             (source,) = read_addresses(about)
             self._accept(sock, source)
@@ -443,7 +621,8 @@ class Worker:
             sock.close()
             self._miss(purpose, "")
             return
-        is_here = ports[visited.port].queue is not None
+        port = ports.get(visited.port)
+        is_here = port is not None and port.queue is not None
         if purpose == PASSED_ON and not (is_here and _say(sock, TAKEN)):
             sock.close()  # the parent hears that, and the other node looks once more
             return
@@ -467,13 +646,13 @@ class Worker:
             return
         port.drop_spare()
         port.spare, port.spare_fence = sock, fence
-        self._serve(port)
+        self._serve_port(port)
 
     def _miss(self, purpose: bytes, about: str) -> None:
         """Something came for which this process has no descriptor."""
-        if purpose == VISIT_PORT and not self.context.stopping.is_set():
+        if purpose == VISIT_PORT and not (self.context.stopping.is_set() or self._is_held):
             number, fence = map(int, about.split())
-            port = self._ports[number]
+            port = self._port(number)
             self._visiting.start_soon(self._ask_again, port, fence, name=f"ask for port {number}")
         self.context.refusals.count(
             Bound.DESCRIPTORS,
@@ -484,51 +663,56 @@ class Worker:
         """A port without its socket would have nobody who accepts: ask for it until it has come."""
         await trio.sleep(_LEND_AGAIN)
         if fence in port.claims and port.serving is None:
-            self.link.post({"what": "lend", "port": port.visit_port.number, "fence": fence})
+            self.link.post({"what": "lend", "port": port.number, "fence": fence})
 
     # -- visit ports -------------------------------------------------------------------------------------------------
 
+    def _port(self, number: int) -> _Port:
+        return self._ports.setdefault(number, _Port(number))
+
     def _hold(self, claim: Claim) -> None:
         for number in claim.ports:
-            port = self._ports[number]
+            port = self._port(number)
             port.claims.add(claim.fence)
-            self._serve(port)
+            self._serve_port(port)
 
     def _let_go(self, claim: Claim) -> None:
         for number in claim.ports:
-            port = self._ports[number]
+            port = self._port(number)
             port.claims.discard(claim.fence)
             port.given_up = max(port.given_up, claim.fence)
             if port.claims:
                 continue
-            if port.serving is not None:
-                port.serving.cancel("the port was given back")
-                port.serving = None
+            port.stop("the port was given back")
             if port.spare_fence <= port.given_up:
                 port.drop_spare()
 
-    def _serve(self, port: _Port) -> None:
-        """Accept visitors at a port that is claimed, as soon as its socket is there."""
-        if (
-            port.spare is not None
-            and port.spare_fence in port.claims
-            and not self.context.stopping.is_set()
-        ):
-            sock, port.spare = port.spare, None
+    def _serve_port(self, port: _Port) -> None:
+        """Accept visitors at a port that is claimed, as soon as its socket is there. One that was taken away meanwhile is closed."""
+        if port.spare is None or port.spare_fence not in port.claims:
+            return
+        visit_port = self.context.leases.ports.ports.get(port.number)
+        if visit_port is None:
+            port.drop_spare()
+        elif not (self.context.stopping.is_set() or self._is_held):
+            address = TCPAddress(self.context.config.effective_visit_host, port.number)
+            port.listener, port.spare = Listener(port.spare, address), None
             port.serving = trio.CancelScope()
-            number = port.visit_port.number
+            accept = partial(self.acceptor.accept, visit_port, address)
             self._visiting.start_soon(
-                self._accept_visitors, port, sock, port.serving, name=f"visit port {number}"
+                self._accept_visitors,
+                *(port.listener, accept, port.serving),
+                name=f"visit port {port.number}",
             )
 
     async def _accept_visitors(
-        self, port: _Port, sock: socket.socket, scope: trio.CancelScope
+        self,
+        listener: Listener,
+        accept: Callable[[socket.socket, TCPAddress], None],
+        scope: trio.CancelScope,
     ) -> None:
-        address = TCPAddress(self.context.config.effective_visit_host, port.visit_port.number)
-        listener = Listener(sock, address)
         try:
             with scope:
-                accept = partial(self.acceptor.accept, port.visit_port, address)
                 await listener.serve(accept, self.descriptors, most=self.descriptors.for_visitors)
         finally:
             listener.close()
