@@ -30,6 +30,7 @@ from trionat.server.listeners import CONSOLE
 from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.sessions.registry import Sessions
+from trionat.server.state_folder import StateFolder
 from trionat.server.upgrade.upgrade import Upgraded, UpgradeError
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
 from trionat.signals import AutoResetEvent
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from trionat.server.names.frontend import Frontend, Names
     from trionat.server.names.listener import NameListener, PassOn
     from trionat.server.refusals import RefusalCounters
-    from trionat.server.state_folder import StateFolder
+    from trionat.server.state_folder import State
     from trionat.server.tally import Tally
     from trionat.server.upgrade.extension import Extensions
     from trionat.server.upgrade.predecessor import Predecessor
@@ -95,7 +96,7 @@ class SingleProcess:
     descriptors: Descriptors
     stopping: trio.Event
     tls: ssl.SSLContext
-    state: StateFolder
+    state: State
     listeners: Listeners
     ports: PortPool
     member: Member | None = None
@@ -303,6 +304,7 @@ class SingleProcess:
                 waiting.cancel_scope.cancel("the server stops")
 
             waiting.start_soon(wait_stop, name="wait for the stop")
+            assert isinstance(self.state, StateFolder), "an upgrade needs one"  # noqa: S101 - for type checkers
             successor = await upgrade.wait_successor(
                 self.state.folder, self._all_listeners, admin_socket
             )
@@ -534,6 +536,7 @@ class SingleProcess:
 
     def _join(self, member: Member, draining: Drain, nursery: trio.Nursery) -> None:
         """Be a node in `nursery`."""
+        assert isinstance(self.state, StateFolder), "a node has one"  # noqa: S101 - for type checkers
         context = self.context
 
         def figures() -> tuple[int, int]:
