@@ -273,6 +273,16 @@ async def test_a_client_without_a_folder_trusts_only_while_it_lives() -> None:
             await dialer.connect(two.control)
 
 
+async def test_a_dialer_with_a_folder_knows_whom_another_one_trusted(tmp_path: Path) -> None:
+    async with trionat.open_server(SERVER) as ready:
+        server = Server(control=ready.control, tunnel=ready.control, username="anybody")
+        for trusts in (True, False):
+            dialer = ServerDialer(server, 5.0, lambda: tmp_path, trust_on_first_use=trusts)
+            (await dialer.connect(ready.control)).close()
+        with pytest.raises(trionat.IdentityError, match="does not check out"):
+            await ServerDialer(server, 5.0, None).connect(ready.control)
+
+
 # --- where there is no Trio ---
 
 

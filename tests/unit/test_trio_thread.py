@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,6 +110,51 @@ def test_two_at_once_and_from_another_thread(ready: trionat.Ready) -> None:
     assert ended == ["trionat", "trionat"]
 
 
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while piece := self.request.recv(65536):
+            self.request.sendall(piece)
+
+
+def test_two_servers_and_their_clients_in_threads_of_their_own() -> None:
+    """What bytes pass through is one for each Trio run, and not for the process."""
+    sent = [bytes([number]) * 2_000_000 for number in (1, 2)]
+    received: dict[int, bytes] = {}
+
+    def visit(number: int, public: trionat.TCPAddress) -> None:
+        with socket.create_connection((public.host, public.port), 10) as visitor:
+            threading.Thread(target=visitor.sendall, args=(sent[number],)).start()
+            got = bytearray()
+            while len(got) < len(sent[number]) and (piece := visitor.recv(65536)):
+                got += piece
+            received[number] = bytes(got)
+
+    server = trionat.ServerConfig(
+        controller_addr=ANY_PORT, tunnel_addr=ANY_PORT, visit_port=(0,), drain_grace=0
+    )
+    with ExitStack() as stack:
+        echo = stack.enter_context(socketserver.ThreadingTCPServer((LOOPBACK, 0), Echo))
+        echo.daemon_threads = True
+        threading.Thread(target=echo.serve_forever, args=(0.01,)).start()
+        stack.callback(echo.shutdown)
+        services = (trionat.parse_service(str(echo.server_address[1])),)
+        publics: list[trionat.TCPAddress] = []
+        for _ in range(2):
+            ready = stack.enter_context(TrioThread(trionat.open_server(server), timeout=30))
+            config = trionat.ClientConfig(ticket=ready.ticket, services=services, drain_grace=0)
+            client = stack.enter_context(TrioThread(trionat.connect(config), timeout=30))
+            publics.append(client.services[0].public)
+        visitors = [
+            threading.Thread(target=visit, args=(number, public))
+            for number, public in enumerate(publics)
+        ]
+        for thread in visitors:
+            thread.start()
+        for thread in visitors:
+            thread.join(20)
+    assert received == dict(enumerate(sent))
+
+
 def test_an_error_of_the_block_leaves_it_as_it_is() -> None:
     manager = Manager()
     with pytest.raises(ZeroDivisionError), TrioThread(manager.open()):
@@ -204,9 +250,10 @@ async def test_in_a_trio_program_it_says_what_to_do() -> None:
 
 FEW_DESCRIPTORS = """
 import os, resource, trionat, trio
+tunnel = trionat.TrioThread(trionat.connect(trionat.ClientConfig()))  # imported while there are some
 resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, 1024))
 try:
-    with trionat.TrioThread(trionat.connect(trionat.ClientConfig())):
+    with tunnel:
         pass
 except OSError as error:
     print(error.strerror)
@@ -298,6 +345,35 @@ def test_cancelled_while_it_is_left() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert log == ["leaving", "over"]
+
+    asyncio.run(main(), debug=True)
+
+
+def test_the_loop_goes_on_while_it_is_stopped_at_once() -> None:
+    @asynccontextmanager
+    async def slowly_closed() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.2)
+
+    async def hold() -> None:
+        async with TrioThread(slowly_closed()):
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        task = asyncio.create_task(hold())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        waits = 0
+        while not task.done():
+            await asyncio.sleep(0.01)
+            task.cancel()
+            waits += 1
+        assert waits > 5
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(main(), debug=True)
 
