@@ -15,7 +15,7 @@ def require_trio(caller: str, instead: str) -> None:
     Raises:
         EventLoopError: it is not; the message says that `caller` needs it, and what to write `instead`.
     """
-    if trio.lowlevel.in_trio_run():
+    if trio.lowlevel.in_trio_task():
         return
     asyncio = sys.modules.get("asyncio")  # who runs under it has imported it
     where = "this is asyncio" if asyncio and _is_running(asyncio) else "this is another event loop"

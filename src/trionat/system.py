@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _MACOS_MOST_DESCRIPTORS: Final = 10240
 """What macOS allows, whose hard limit tells of more (setrlimit(2), OPEN_MAX)."""
 
-
 _OPEN_FILES: Final = "/proc/self/fd"
 """Where Linux has what this process has open."""
 

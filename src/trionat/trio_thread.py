@@ -158,7 +158,7 @@ class TrioThread(Generic[T]):
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if trio.lowlevel.in_trio_run():
+        if trio.lowlevel.in_trio_task():
             raise EventLoopError(
                 "this is a Trio program: write async with trionat.connect(...) without TrioThread (docs/library.md)"
             )
