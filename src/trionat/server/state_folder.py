@@ -38,6 +38,7 @@ from trionat.store.private_file import (
 from trionat.transport.certificate import (
     fingerprint,
     first_certificate,
+    make_certificate,
     make_certificate_aside,
 )
 
@@ -73,7 +74,7 @@ class MemoryState(State):
 def make_memory_state(
     names: Sequence[str] = ("localhost",), *, self_signed: bool = True
 ) -> MemoryState:
-    """Make the state of a server that keeps nothing. Blocks for about a hundred milliseconds.
+    """Make the state of a server that keeps nothing. Blocks for about a hundred milliseconds, and starts no process: this is a part of somebody else's program.
 
     `names` are host names and addresses for its certificate; with a configured one (not `self_signed`) none is made, as in `prepare_state`.
     """
