@@ -157,11 +157,14 @@ class TrioThread(Generic[T]):
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _check_loop(self) -> None:
         if trio.lowlevel.in_trio_task():
             raise EventLoopError(
                 "this is a Trio program: write async with trionat.connect(...) without TrioThread (docs/library.md)"
             )
+
+    def _start(self) -> None:
+        self._check_loop()
         if self._thread is not None:
             raise RuntimeError("a TrioThread is entered once: make another one")
         self._thread = threading.Thread(target=self._run, name="trionat", daemon=True)

@@ -51,6 +51,7 @@ TESTS = """
 import asyncio
 import socket
 import pytest
+import trio
 import trionat
 
 @pytest.fixture
@@ -92,6 +93,12 @@ def test_no_service(trionat_expose):
     with pytest.raises(ValueError, match="is no"):
         trionat_expose("nothing at all")
 
+@pytest.mark.trio
+async def test_under_trio(trionat_expose, port):
+    number, listening = port
+    public = trionat_expose(number).public
+    assert await trio.to_thread.run_sync(visit, public, listening) == b"hello"
+
 def test_under_asyncio(trionat_expose, port):
     async def main():
         return trionat_expose(port[0]).public.host
@@ -102,7 +109,7 @@ def test_under_asyncio(trionat_expose, port):
 def test_the_fixtures(tmp_path: Path) -> None:
     result = run_pytest(tmp_path, TESTS)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "5 passed" in result.stdout
+    assert "6 passed" in result.stdout
 
 
 def test_where_it_is_not_asked_for_nothing_is_imported(tmp_path: Path) -> None:
