@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -182,6 +181,8 @@ def named_file(content: bytes) -> Generator[str]:
             file.flush()
             yield f"{_OPEN_FILES}/{descriptor}"
         return
+    import tempfile  # noqa: PLC0415 - start time: few have no files in memory
+
     descriptor, path = tempfile.mkstemp(prefix="trionat-")
     try:
         with os.fdopen(descriptor, "wb") as file:
