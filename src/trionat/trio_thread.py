@@ -71,12 +71,11 @@ class TrioThread(Generic[T]):
         self._start()
         try:
             wait([self._entered], self.timeout)
-            self._check_entered()
+            return self._find_entered()
         except BaseException:  # Ctrl-C as well
             self._stop_at_once()
             self._join()
             raise
-        return self._entered.result()
 
     def __exit__(
         self,
@@ -84,8 +83,8 @@ class TrioThread(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop(error)
         try:
+            self._stop(error)
             wait([self._ended])
         except BaseException:  # Ctrl-C
             self._stop_at_once()
@@ -109,12 +108,11 @@ class TrioThread(Generic[T]):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.timeout):
                     await self._wait(self._entered)
-            self._check_entered()
+            return self._find_entered()
         except BaseException:  # cancelled as well
             self._stop_at_once()
             await self._wait_ended()  # noqa: ASYNC102 - asyncio has no shields, so it goes on waiting
             raise
-        return self._entered.result()
 
     async def __aexit__(
         self,
@@ -122,8 +120,8 @@ class TrioThread(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop(error)
         try:
+            self._stop(error)
             await self._wait(self._ended)  # noqa: ASYNC102 - as above
         except BaseException:  # cancelled
             self._stop_at_once()
@@ -168,7 +166,11 @@ class TrioThread(Generic[T]):
         if self._thread is not None:
             raise RuntimeError("a TrioThread is entered once: make another one")
         self._thread = threading.Thread(target=self._run, name="trionat", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # Ctrl-C, when it may have begun; it ends by itself then
+            self._stop_at_once()
+            raise
 
     def _run(self) -> None:
         try:
@@ -202,9 +204,14 @@ class TrioThread(Generic[T]):
         self._tell(lambda: self._scope.cancel("the program stops"))
 
     def _tell(self, job: Callable[[], object]) -> None:
-        if self._token.exception() is None:  # else there is no loop, for want of descriptors
-            with suppress(trio.RunFinishedError):
-                self._token.result().run_sync_soon(job)
+        """Have the Trio thread do something soon, as soon as it has a loop; where it has none, for want of descriptors, there is nothing to do."""
+
+        def tell(token: Future[trio.lowlevel.TrioToken]) -> None:
+            if token.exception() is None:
+                with suppress(trio.RunFinishedError):
+                    token.result().run_sync_soon(job)
+
+        self._token.add_done_callback(tell)
 
     def _tell_end(self, error: BaseException | None) -> None:
         """Raise what went wrong in the thread, or note it on what went wrong outside."""
@@ -213,14 +220,13 @@ class TrioThread(Generic[T]):
         elif (other := self._ended.exception()) is not None:
             error.add_note(f"besides, what ran in the thread has failed: {other!r}")
 
-    def _check_entered(self) -> None:
-        """Raise what went wrong while it was entered, or that this takes too long."""
-        if self._entered.done():
-            self._entered.result()
-        else:
+    def _find_entered(self) -> T:
+        """Return what the manager has given, or raise what went wrong, or that it takes too long."""
+        if not self._entered.done():
             raise TimeoutError(
                 f"not there within {self.timeout:g} s: is the server up, and has it a free visit port?"
             )
+        return self._entered.result()
 
 
 def _alone(error: BaseException) -> BaseException:
