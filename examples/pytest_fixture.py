@@ -1,7 +1,7 @@
 """A server and a client inside a test: the service under test gets a public address, and nothing is left behind.
 
 Copy it into a project of your own and run `pytest pytest_fixture.py`; it needs pytest-trio. The fixture `public_address` may
-stand in a conftest.py.
+stand in a conftest.py. Tests that are not written for Trio have ready-made fixtures: docs/library.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import trionat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 ANY_PORT = trionat.TCPAddress(LOOPBACK, 0)
@@ -38,27 +37,22 @@ async def service() -> AsyncIterator[trionat.TCPAddress]:
 
 
 @pytest.fixture
-async def public_address(
-    service: trionat.TCPAddress, tmp_path: Path
-) -> AsyncIterator[trionat.TCPAddress]:
+async def public_address(service: trionat.TCPAddress) -> AsyncIterator[trionat.TCPAddress]:
     """Run a server and a client, and say where visitors reach the service."""
-    server_config = trionat.ServerConfig(
+    server_config = trionat.ServerConfig(  # in memory, as it names no folder
         controller_addr=ANY_PORT,
         tunnel_addr=ANY_PORT,
         visit_port=(0,),  # any free one
-        state_dir=tmp_path / "server",
+        drain_grace=0,
     )
-    async with trio.open_nursery() as nursery:
-        ready = await nursery.start(trionat.serve, server_config)
+    async with trionat.open_server(server_config) as ready:
         client_config = trionat.ClientConfig(
             ticket=ready.ticket,
             services=(trionat.Service(local=service),),
-            state_dir=tmp_path / "client",
             drain_grace=0,  # a visitor that a test forgot does not hold up its end
         )
         async with trionat.connect(client_config) as client:
             yield client.services[0].public
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.trio

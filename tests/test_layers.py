@@ -11,11 +11,11 @@ SOURCE = Path(__file__).parent.parent / "src" / "trionat"
 
 LAYERS = [
     {"cli", "__main__", "__init__"},
-    {"doctor", "backup"},
+    {"doctor", "backup", "testing"},
     {"service_manager"},
     {"server", "client"},
     {"relay", "transport", "store"},
-    {"protocol", "config", "events", "libraries"},
+    {"protocol", "config", "events", "libraries", "event_loop", "trio_thread"},
     {
         "address",
         "networks",
@@ -32,6 +32,7 @@ LAYERS = [
 """From the top down. A room imports from itself and from lower layers; beside each other, only where `BESIDE` says so."""
 BESIDE = {("__main__", "cli"), ("cli", "__init__"), ("relay", "transport")}
 SERVER_ROOMS = [
+    {"embedded"},
     {"app"},
     {"reload"},
     {"single", "workers"},
@@ -63,7 +64,7 @@ FOREIGN = {
     "acme": ["server/certificates/acme_client.py"],
     "anycorn": ["transport/web_connection.py"],
     "anyio": ["store/mysql/pool.py"],
-    "asyncio": ["store/mysql/pool.py"],
+    "asyncio": ["store/mysql/pool.py", "trio_thread.py"],
     "asyncmy": ["store/mysql/pool.py", "store/mysql/faults.py"],
     "coredis": ["server/cluster/primary.py", "server/cluster/redis_link.py"],
     "h11": ["server/events/post.py", "transport/web_connection.py"],
@@ -73,6 +74,7 @@ FOREIGN = {
         "server/exposition/collector.py",
         "server/exposition/exposition.py",
     ],
+    "pytest": ["testing/plugin.py"],
     "rich": ["cli/screen/"],
     "starlette": [
         "client/inspector/",

@@ -54,6 +54,7 @@ class UnixAddress:
 
 
 Address = TCPAddress | UnixAddress
+"""Where a local service listens."""
 
 
 def parse_port(text: str) -> int:

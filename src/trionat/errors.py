@@ -29,7 +29,7 @@ class TrionatError(Exception):
 class Problem:
     """One mistake in the configuration.
 
-    `where` is a file, an environment variable or a flag; `line` counts from 1 and is None outside files; `key` is the path of
+    `where` is a file, an environment variable, a flag, or the class of a section that a program has made; `line` counts from 1 and is None outside files; `key` is the path of
     the key, such as `Server.VisitPort[2]`, or empty where the whole source is meant; `reason` says what is wrong and what
     would be right. `str()` shows no secret, whichever part has one.
     """
@@ -55,6 +55,13 @@ class ConfigError(TrionatError):
 
 class StartupError(TrionatError):
     """Something outside of us is missing to start: an address cannot be bound, a server reached, a file read."""
+
+
+class EventLoopError(TrionatError, RuntimeError):
+    """What runs under Trio was asked for under another event loop, or the other way round: a mistake of the program that uses the library.
+
+    The message names what was called, and what to write instead. It is a RuntimeError as well, as are those of Trio itself and of asyncio.
+    """
 
 
 class StoreError(TrionatError):
@@ -114,7 +121,7 @@ class IdentityError(PeerError):
 class RefusedError(PeerError):
     """The server refused us.
 
-    `code` is one of `protocol.messages.RefusalCode`'s values (a newer server may send others), `text` is for people. `route` leads to
+    `code` is one of `RefusalCode`'s values (a newer server may send others), `text` is for people. `route` leads to
     the process that would take us, and `servers` are others, by their control addresses, as text.
     """
 
@@ -134,7 +141,7 @@ class RefusedError(PeerError):
 
 
 class SessionOverError(ConnectionLostError):
-    """The server has ended the session, and said why; `code` is one of `protocol.messages.CloseCode`'s values."""
+    """The server has ended the session, and said why; `code` is one of `CloseCode`'s values."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)

@@ -18,7 +18,7 @@ class Ready:
     addresses for proxies, if there are any; `http` and `https` those for services with names, below `domain`. `node` is what a node of a cluster is called,
     `node_addr` where the others reach it, `other_nodes` how many of them it knows by now, and `redis_away` why it knows none. `ticket` is what a client needs to know:
     of the first user as long as that is the only one, of everybody where no login is needed, else None. `first_password` is
-    there at the very first start only. `database` is where the accounts are, unless in `state_dir`. `console` is the URL of the console, if there is one. `fingerprint` is the certificate's, as `SHA256:...`.
+    there at the very first start only. `state_dir` is None where all is in memory. `database` is where the accounts are, unless there. `console` is the URL of the console, if there is one. `fingerprint` is the certificate's, as `SHA256:...`.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Ready:
     sessions: int
     authentication: bool
     fingerprint: str
-    state_dir: str
+    state_dir: str | None
     database: str | None = None
     legacy_clients: bool = False
     ticket: str | None = attrs.field(default=None, repr=False)
@@ -49,7 +49,10 @@ class Ready:
 
 @attrs.frozen(kw_only=True)
 class PublicService:
-    """One service and where visitors reach it: `public` is the visit port, or the host and port of `url`, which is there where it is published by name."""
+    """One service and where visitors reach it.
+
+    `public` is the visit port, or the host and port of `url`, which is there where it is published by name. `local` is the service itself, and `name` what it is called in logs.
+    """
 
     name: str
     local: Address
@@ -64,7 +67,11 @@ class PublicService:
 
 @attrs.frozen(kw_only=True)
 class Connected:
-    """A client's session is up; `encrypted` tells whether what visitors send can be read on the way to the server."""
+    """A client's session is up: the first one, or another one after a loss.
+
+    `services` are in the order of the configuration. `server` and `tunnel` are the addresses that were dialled, `uid` is the session's number at the server, and
+    `username` as whom it has logged in. `encrypted` tells whether tunnels are encrypted, so that nobody on the way to the server can read what visitors send.
+    """
 
     uid: int
     services: tuple[PublicService, ...]
@@ -83,7 +90,7 @@ class Queued:
 
 @attrs.frozen(kw_only=True)
 class Disconnected:
-    """A client has no session any more, or did not get one; it tries again in `retry_in` seconds, or not if None."""
+    """A client has no session any more, or did not get one; `reason` is for people. It tries again in `retry_in` seconds, or never if that is None."""
 
     reason: str
     retry_in: float | None
@@ -98,7 +105,7 @@ class Draining:
 
 @attrs.frozen(kw_only=True)
 class ServiceDown:
-    """A local service cannot be reached: its visitors get nothing. Told once, until it was there again."""
+    """A local service cannot be reached, for `reason`: its visitors get nothing. Told once, until it was there again. `name` and `local` are those of its `PublicService`."""
 
     name: str
     local: Address
@@ -107,7 +114,7 @@ class ServiceDown:
 
 @attrs.frozen(kw_only=True)
 class ServiceUp:
-    """A local service that was down can be reached again."""
+    """A local service that was down can be reached again. `name` and `local` are those of its `PublicService`."""
 
     name: str
     local: Address
@@ -115,7 +122,11 @@ class ServiceUp:
 
 @attrs.frozen(kw_only=True)
 class ApprovalAsked:
-    """An address wants to visit a service whose owner decides about each: `Client.approve` answers. `what` is in the visitor's words: escape it before it is shown."""
+    """An address wants to visit a service whose owner decides about each: `Client.approve` answers.
+
+    `service` is its number, counted from 0, which `Client.approve` takes, and `name` what it is called in logs; `host` is the visitor's IP address. `what` is in the visitor's
+    words: escape it before it is shown.
+    """
 
     service: int
     name: str
@@ -140,3 +151,4 @@ ClientEvent: TypeAlias = (
     | ApprovalAsked
     | Inspecting
 )
+"""Whatever a client tells of itself."""

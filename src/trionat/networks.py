@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+"""Addresses that have a beginning in common; `parse_network` reads one."""
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv4 in the notation of IPv6 (RFC 4291 2.5.5.2)."""

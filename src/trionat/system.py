@@ -10,14 +10,18 @@ import errno
 import os
 import select
 import socket
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
 _MACOS_MOST_DESCRIPTORS: Final = 10240
 """What macOS allows, whose hard limit tells of more (setrlimit(2), OPEN_MAX)."""
+
+_OPEN_FILES: Final = "/proc/self/fd"
+"""Where Linux has what this process has open."""
 
 
 # --- sockets ---
@@ -159,6 +163,35 @@ def open_file(path: str | Path, flags: int, mode: int = 0o666, *, waiting: bool 
     if not waiting:
         flags |= getattr(os, "O_NONBLOCK", 0)
     return os.open(path, flags, mode)
+
+
+@contextmanager
+def named_file(content: bytes) -> Generator[str]:
+    """Give a path at which this content can be read while the block runs, for libraries that read files only. Blocks.
+
+    Where the system has files in memory, it is one, and nothing gets to the disk; else a temporary file of this user alone (mode 0600).
+
+    Raises:
+        OSError: There can be none.
+    """
+    make: Any = getattr(os, "memfd_create", None)
+    if make is not None and os.path.isdir(_OPEN_FILES):  # noqa: PTH112 - a constant
+        descriptor: int = make("trionat")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"{_OPEN_FILES}/{descriptor}"
+        return
+    import tempfile  # noqa: PLC0415 - start time: few have no files in memory
+
+    descriptor, path = tempfile.mkstemp(prefix="trionat-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        yield path  # closed: Windows lets nobody else read it before
+    finally:
+        with suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 - as it was made
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:

@@ -111,7 +111,10 @@ def test_the_metadata(distribution: Distribution) -> None:
     assert set(told.get_all("Provides-Extra") or []) == extras
     for extra in extras:
         assert f"| `{extra}` |" in INSTALL
-    assert programs.split() == ["[console_scripts]", "trionat", "=", "trionat.cli:main"]
+    assert programs.split() == [
+        *("[console_scripts]", "trionat", "=", "trionat.cli:main"),
+        *("[pytest11]", "trionat", "=", "trionat.testing.plugin"),
+    ]
 
 
 def test_the_sdist_has_what_its_tests_need(distribution: Distribution) -> None:

@@ -253,6 +253,7 @@ async def _connect(
         tell_event,
         stopping,
         looks_after=screen is not None,
+        default_folder=True,
     )
     approver = Approver(
         lambda service, host, approved: client.approve(service, host, approved=approved),

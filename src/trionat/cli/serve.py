@@ -200,6 +200,7 @@ async def _run(
         events=configuration.events,
         stopping=stopping,
         reserved=True,
+        default_folder=True,
         reloader=reloader,
         upgrade=upgrade,
         predecessor=predecessor,

@@ -6,6 +6,7 @@ import heapq
 import ipaddress
 import random
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,9 @@ from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import Backoff, foremost, is_final
 from trionat.client.snapshot import ClientSnapshot, VisitorView
 from trionat.config.client import NATIVE, AuthConfig
+from trionat.config.key import check_faults
 from trionat.errors import ConnectionLostError, PeerError, SessionOverError, StartupError
+from trionat.event_loop import require_trio
 from trionat.events import ClientEvent, Connected, Disconnected, Inspecting, PublicService
 from trionat.libraries import INSPECTOR, require_libraries
 from trionat.log import get_logger
@@ -104,11 +107,17 @@ class _Running:
 
 @attrs.define(eq=False)
 class Client:
-    """Makes local services reachable until it is cancelled or `stopping` is set.
+    """Makes local services reachable until it is cancelled or `stopping` is set; `connect` is the same as a block.
 
-    `services` are those that are reachable now, empty while there is no session; `on_event` is called with everything that
-    happens, on the Trio thread, and must return at once. With `looks_after`, services are tried now and then, so that it is told when
-    they are down or back; else the next visitor finds out.
+    Attributes:
+        config: The section `Client` of a configuration. Where its `state_dir` is None nothing is kept: the identity is for this client alone, and servers that
+            are trusted on first use are so until it ends. It is never the folder of `trionat connect`, unless you name that one.
+        auth: As whom it logs in, where `config` has no ticket.
+        on_event: Called with everything that happens, on the Trio thread. It must return at once; an error of it ends the client.
+        stopping: Set by its owner for the planned stop: visitors may finish for `config.drain_grace` seconds.
+        looks_after: Whether services are tried now and then, so that it is told when they are down or back; else the next visitor finds out.
+        default_folder: For the command `trionat connect`: a `state_dir` of None is the user's folder.
+        services: Those that are reachable now, in the order of `config`; empty while there is no session. It may be read in any thread.
     """
 
     config: ClientConfig
@@ -116,6 +125,7 @@ class Client:
     on_event: Callable[[ClientEvent], None] = attrs.field(default=lambda _: None)
     stopping: trio.Event = attrs.field(factory=trio.Event)
     looks_after: bool = False
+    default_folder: bool = attrs.field(default=False, kw_only=True)
     services: tuple[PublicService, ...] = attrs.field(init=False, default=())
     _ports: tuple[int | None, ...] = attrs.field(init=False, default=())
     _connected: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -137,18 +147,26 @@ class Client:
     def __attrs_post_init__(self) -> None:
         self._waiting_streams = self._new_streams()
 
+    @property
+    def _in_memory(self) -> bool:
+        return self.config.state_dir is None and not self.default_folder
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold a session, and get a new one whenever it is lost; `task_status` is told when the first one is up.
 
-        A server that is not there, or full, is tried again for ever, unless `config.once`. Returns after a planned stop.
+        A server that is not there, or full, is tried again for ever, unless `config.once`. Returns after a planned stop. Cancelling it stops at
+        once; either way no task and no connection is left behind. It is run once.
 
         Raises:
+            EventLoopError: this is not a Trio program.
             ConfigError: no server, no service, a ticket that is none, or what does not go together with the dialect.
             StartupError: the state folder cannot be used, or the inspector cannot begin.
             RefusedError: the server does not want us, and trying again would not help.
             IdentityError: at the first connection: whoever answers is not the server.
             PeerError: with `config.once`: why there is no session (any more).
         """
+        require_trio("Client.run", "async with trionat.TrioThread(trionat.connect(...))")
+        check_faults(self.config)
 
         def tell(event: ClientEvent) -> None:
             if isinstance(event, Connected):
@@ -172,7 +190,7 @@ class Client:
                 self._inspector.close()
 
     def snapshot(self, *, most: int = 100) -> ClientSnapshot:
-        """Return what it is doing, with the newest visitors, of which there are `most`. Looks at each visitor: not for a busy loop."""
+        """Return what it is doing, with the newest visitors, of which there are `most`. Looks at each visitor: not for a busy loop. For its Trio thread."""
         session, now = self._session, trio.current_time()
         waiting = (
             (frame.service, str(TCPAddress(frame.host, frame.port)), stream, True)
@@ -215,7 +233,7 @@ class Client:
         return numbers.index(number) if number in numbers else None
 
     def approve(self, service: int, host: str, *, approved: bool) -> bool:
-        """Say whether an address may visit the service of that number, counted from 0: yes holds for a day, no for an hour.
+        """Say whether an address may visit the service of that number, counted from 0: yes holds for a day, no for an hour. For its Trio thread.
 
         Returns:
             Whether there is a session, in which the server is told. Without one the answer is forgotten: the next session asks again.
@@ -528,9 +546,8 @@ class Client:
         found = await trio.to_thread.run_sync(find_servers, config, auth, abandon_on_cancel=True)
         # That of the start: it is another one for other services, and the server would take us for somebody else.
         if self._identity is None:
-            self._identity = await trio.to_thread.run_sync(
-                find_identity, config, abandon_on_cancel=True
-            )
+            find = partial(find_identity, config, in_memory=self._in_memory)
+            self._identity = await trio.to_thread.run_sync(find, abandon_on_cancel=True)
         identity = self._identity
         self._found = found
         if self._forwarder is None or (anew and not config.inspects):
@@ -540,7 +557,7 @@ class Client:
             return ServerDialer(
                 server,
                 config.connect_timeout,
-                lambda: config.effective_state_dir,
+                None if self._in_memory else lambda: config.effective_state_dir,
                 trust_on_first_use=config.trust_on_first_use,
                 ca_file=config.ca_file,
             )
@@ -637,14 +654,21 @@ async def connect(
 ) -> AsyncGenerator[Client]:
     """Make local services reachable while the block runs; it begins when they are, `client.services` tells where.
 
-    Waits as long as it takes until the server is there and has a slot: set a deadline around the entry if you want one.
-    Leaving the block is the planned stop: no new visitors, those that are there may finish for `config.drain_grace` seconds,
-    then the ports are given back. Cancelling it stops at once. An error in the block, or a loss that is final,
-    comes out in an exception group, as from any nursery.
+    Waits as long as it takes until the server is there and has a slot: put the block into a cancel scope with a deadline if you want one, and set
+    that to `math.inf` in the block. Leaving the block is the planned stop: no new visitors, those that are there may finish for `config.drain_grace` seconds,
+    then the ports are given back. Cancelling it stops at once. A session that is lost does not end the block: the client comes back by itself, and `on_event` is told.
+    An error in the block, or a loss that is final, comes out in an exception group, as from any nursery.
+
+    Args:
+        config: The section `Client` of a configuration; see `Client`.
+        auth: As whom the client logs in, where `config` has no ticket.
+        on_event: Called with everything that happens; see `Client`.
 
     Raises:
-        As `Client.run`.
+        EventLoopError: this is not a Trio program.
+        ConfigError, StartupError, PeerError: as `Client.run`, in an exception group.
     """
+    require_trio("trionat.connect", "async with trionat.TrioThread(trionat.connect(...))")
     client = Client(config, auth or AuthConfig(), on_event)
     async with trio.open_nursery() as nursery:
         await nursery.start(client.run)

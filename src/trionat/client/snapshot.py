@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class VisitorView:
-    """A visitor of a service, by its place among `Client.services`, from 0; None where that was taken away. `received` and `sent` are bytes from and to the visitor, `seconds` is how long it is there.
+    """A visitor that is there.
 
-    `address` is empty where the server does not tell; `waiting` says that its tunnel was lost, and that another one is to go on with it.
+    `number` is the server's number of it, and `service` the place of its service in `Client.services`, from 0; None where that was taken away. `received` and `sent` are bytes from and to the
+    visitor, `seconds` is how long it is there. `address` is empty where the server does not tell; `waiting` says that its tunnel was lost, and that another one is to go on with it.
     """
 
     number: int
@@ -28,7 +29,9 @@ class VisitorView:
 
 @attrs.frozen(kw_only=True)
 class ClientSnapshot:
-    """`visitors` are the newest ones, the newest first, of `present`. `round_trip` is in seconds, None where it is not known, or not yet.
+    """What a client is doing at one moment. Any thread may have it.
+
+    `visitors` are the newest ones, the newest first, of `present`. `round_trip` is in seconds, None where it is not known, or not yet.
 
     `services` are those of the configuration, in the order of `Client.services`; `down` has the places of those that could not be reached when they were tried last.
     """

@@ -44,7 +44,7 @@ DIRECTORY: Final = Kind("the URL of a directory of ACME, https://HOST/PATH", _re
 
 @attrs.frozen(kw_only=True)
 class AcmeConfig:
-    """The section `Acme`."""
+    """Where certificates for names come from: the section `Acme`."""
 
     section: ClassVar[str] = "Acme"
 

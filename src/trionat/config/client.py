@@ -98,7 +98,10 @@ class AuthConfig:
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """The section `Client`."""
+    """A client: the section `Client`.
+
+    Durations are in seconds, sizes in bytes. What does not go together is told when it is used: by a ConfigError.
+    """
 
     section: ClassVar[str] = "Client"
 

@@ -193,7 +193,7 @@ WEBHOOKS: Final[Kind[tuple[WebhookConfig, ...]]] = Kind(
 
 @attrs.frozen(kw_only=True)
 class EventsConfig:
-    """The section `Events`, which is a list."""
+    """Who is told what happens at a server: the section `Events`, which is a list."""
 
     section: ClassVar[str] = "Events"
 

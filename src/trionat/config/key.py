@@ -7,11 +7,15 @@ A field is described once, by `key` in its metadata. The file reader, the enviro
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias
 
 import attrs
 
+from trionat.errors import ConfigError, Problem
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trionat.config.values import Kind
 
 Fault: TypeAlias = tuple[tuple[str, ...], str]
@@ -123,6 +127,31 @@ def key(
         effect=effect,
     )
     return {_METADATA: entry}
+
+
+class Section(Protocol):
+    """A section of the configuration, such as `ServerConfig`."""
+
+    section: ClassVar[str]
+
+    def faults(self) -> Iterator[Fault]:
+        """What does not go together."""
+        ...
+
+
+def check_faults(section: Section) -> None:
+    """Check a section that a program has made itself, and no file or flag.
+
+    Raises:
+        ConfigError: Something in it does not go together.
+    """
+    keys = {key.field: key.path for key in keys_of(type(section))}
+    problems = [
+        Problem(type(section).__name__, reason, keys[fields[0]])
+        for fields, reason in section.faults()
+    ]
+    if problems:
+        raise ConfigError(*problems)
 
 
 def keys_of(owner: type[Any]) -> tuple[Key, ...]:

@@ -72,7 +72,10 @@ REQUIRE: Final = "require"
 
 @attrs.frozen(kw_only=True)
 class ServerConfig:
-    """The section `Server`."""
+    """A server: the section `Server`.
+
+    Durations are in seconds, sizes in bytes. What does not go together is told when it is used: by a ConfigError.
+    """
 
     section: ClassVar[str] = "Server"
 

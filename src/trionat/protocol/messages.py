@@ -98,7 +98,7 @@ QUEUE_TIMEOUT: Final = 10.0
 
 
 class RefusalCode(enum.StrEnum):
-    """Why a server refused. The comment says whether trying again later can help."""
+    """Why a server refused. From `full` on trying again later can help, and a client does so by itself."""
 
     AUTH_FAILED = "auth-failed"  # no
     ACCOUNT_EXPIRED = "account-expired"  # no

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -39,9 +39,11 @@ from trionat.server.refusals import RefusalCounters
 from trionat.server.reload import ServerReload
 from trionat.server.single import SingleProcess
 from trionat.server.state_folder import (
+    State,
     StateFolder,
     database_file,
     lock_state,
+    make_memory_state,
     prepare_state,
 )
 from trionat.server.tally import Tally
@@ -99,6 +101,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
     reloader: Reloader | None = None,
     upgrade: Upgrade | None = None,
     predecessor: Predecessor | None = None,
+    default_folder: bool = False,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a server until it is cancelled, or until `stopping` is set and every session has ended.
@@ -121,11 +124,14 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
     `reloader` has the server change to the configuration that it reads, while the server runs; the server runs it.
     With `upgrade`, another process may take the place of this one: then it returns. With `predecessor`, this one takes another's place, in which `reserve` has met it.
 
+    Where `config` names no state folder, all is in memory, and some things cannot be had (`_check_memory`); with `default_folder`, the
+    user's is meant, as for `trionat serve`.
+
     With `cluster`, this server is a node of it, and `database` has to be there; at the start its Redis is waited for as `cluster.wait` says.
 
     Raises:
         StartupError: there are too few descriptors for the visit ports, an address cannot be bound, or the state folder not be used, or another server runs on it;
-            or it cannot be a node of its cluster.
+            or it cannot be a node of its cluster, or needs a state folder and has none.
         StoreUnavailableError: the accounts cannot be asked for.
     """
     stopping = trio.Event() if stopping is None else stopping
@@ -137,12 +143,18 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         raise StartupError(
             "a server becomes a node of a cluster by a restart: stop it, and start it anew"
         )
-    folder = config.effective_state_dir
+    folder = config.effective_state_dir if default_folder else config.state_dir
+    if folder is None:
+        _check_memory(config, cluster, events)
+        assert (reloader, upgrade, predecessor) == (None, None, None), "commands have a folder"  # noqa: S101 - nobody else gives them
     async with AsyncExitStack() as resources:
-        if not reserved:
+        if folder is None:
+            require(_least_descriptors(config), counted(len(config.visit_port), "visit port"))
+        elif not reserved:
             await trio.to_thread.run_sync(resources.enter_context, reserve(config))
         _warn_of_few_descriptors(config)
-        store = await resources.enter_async_context(open_store(database, database_file(folder)))
+        file = None if folder is None else database_file(folder)
+        store = await resources.enter_async_context(open_store(database, file))
         if config.start_auth:
             wait = database is not None and database.wait
             if not await _prepare(store, wait=wait, stopping=stopping):
@@ -171,24 +183,21 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         )
         resources.callback((descriptors := Descriptors()).close)
         public = _public_address(config, control.address)
-        state = await trio.to_thread.run_sync(
-            partial(
-                prepare_state,
-                folder,
-                names=_names(public),
-                self_signed=config.certificate is None,
-            )
+        make = make_memory_state if folder is None else partial(prepare_state, folder)
+        state: State = await trio.to_thread.run_sync(
+            partial(make, names=_names(public), self_signed=config.certificate is None)
         )
         tls, shown = await trio.to_thread.run_sync(load_certificate, config, state)
         door = (
             None if config.console_addr is None else await _open_door(config, tls, resources, given)
         )
         await trio.to_thread.run_sync(_tell_other_name, config, public)
-        await trio.to_thread.run_sync(
-            partial(state.remember_certificate, self_signed=config.certificate is None)
-        )
-        await trio.to_thread.run_sync(state.remember_address, public)
-        await trio.to_thread.run_sync(state.remember_others, config.other_servers)
+        if isinstance(state, StateFolder):
+            await trio.to_thread.run_sync(
+                partial(state.remember_certificate, self_signed=config.certificate is None)
+            )
+            await trio.to_thread.run_sync(state.remember_address, public)
+            await trio.to_thread.run_sync(state.remember_others, config.other_servers)
         accounts = Accounts(
             state,
             store if config.start_auth else None,
@@ -209,7 +218,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             authentication=config.start_auth,
             legacy_clients=config.legacy_clients,
             fingerprint=format_fingerprint(shown),
-            state_dir=str(state.folder),
+            state_dir=None if folder is None else str(folder),
             database=None if database is None else f"{database.db_name} at {database.address}",
             proxy_control=_address_of(listeners.proxy_control),
             proxy_visit=_address_of(listeners.proxy_visit),
@@ -227,14 +236,14 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         tally = None if config.console_addr is None else Tally()
         names = (
             None
-            if config.domain is None
+            if config.domain is None or folder is None
             else await _open_names(config, acme or AcmeConfig(), folder)
         )
         owners = None if names is None or not config.start_auth else NameOwners(store)
         if events is None:
             events = EventsConfig()
         delivery = None
-        if events.webhooks or door is not None:
+        if (events.webhooks or door is not None) and folder is not None:
             later = predecessor is not None
             delivery = await _open_delivery(hub, events, folder, resources, later=later)
         sections: dict[str, Any] = {
@@ -247,7 +256,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         known_origins = dict(origins)
         console = (
             None
-            if door is None
+            if door is None or not isinstance(state, StateFolder)
             else _make_console(
                 door,
                 delivery=delivery,
@@ -273,7 +282,9 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
             )
 
         admin_socket = resources.enter_context(
-            open_admin_socket(
+            nullcontext()
+            if folder is None
+            else open_admin_socket(
                 folder, None if predecessor is None else predecessor.admin_socket, is_elsewhere
             )
         )
@@ -287,7 +298,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 # Also while visitors may finish: their traffic is for the store.
                 prepare_later = partial(_prepare, store, wait=True, stopping=trio.Event())
                 preparing.start_soon(prepare_later, name="prepare the store")
-            if config.worker_count > 1:
+            if config.worker_count > 1 and isinstance(state, StateFolder):
                 from trionat.server.workers.parent import Parent  # noqa: PLC0415 - one process needs none of it
 
                 certificate, key = certificate_files(config, state)
@@ -341,7 +352,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                     predecessor=predecessor,
                     delivery=delivery,
                 )
-            if reloader is not None:
+            if reloader is not None and isinstance(state, StateFolder):
                 reloader.reloadable = ServerReload(
                     server=server,
                     state=state,
@@ -364,6 +375,23 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
 
             await server.serve(admin_socket, be_up)
             preparing.cancel_scope.cancel("the server stops")
+
+
+def _check_memory(
+    config: ServerConfig, cluster: ClusterConfig | None, events: EventsConfig | None
+) -> None:
+    """Refuse what is kept in a state folder, or read there by others, where there is none."""
+    for needed, wanted in (
+        ("Server.Domain: certificates and names are kept", config.domain is not None),
+        ("Server.ConsoleAddr: what is changed there is kept", config.console_addr is not None),
+        ("Server.Workers: several processes find their keys", config.worker_count > 1),
+        ("Cluster: a node's keys are kept", cluster is not None),
+        ("Events: what receivers have not heard yet is kept", bool(events and events.webhooks)),
+    ):
+        if wanted:
+            raise StartupError(
+                f"{needed} in a state folder, and this server has none: give ServerConfig a state_dir"
+            )
 
 
 async def _open_names(config: ServerConfig, acme: AcmeConfig, folder: Path) -> Names:
@@ -534,7 +562,7 @@ def _tell_other_name(config: ServerConfig, public: TCPAddress) -> None:
 
 
 async def _ticket(
-    config: ServerConfig, state: StateFolder, store: Store | None, public: TCPAddress, shown: bytes
+    config: ServerConfig, state: State, store: Store | None, public: TCPAddress, shown: bytes
 ) -> str | None:
     """Return the ticket that can be shown to whoever starts the server: everybody's, or of the only account in this store."""
     pinned = config.certificate is None

@@ -28,6 +28,7 @@ from trionat.server.listeners import CONSOLE
 from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.sessions.registry import TO_LET_GO, Sessions
+from trionat.server.state_folder import StateFolder
 from trionat.server.upgrade.succession import Succession
 from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
 from trionat.signals import AutoResetEvent
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from trionat.server.names.frontend import Frontend, Names
     from trionat.server.names.listener import NameListener, PassOn
     from trionat.server.refusals import RefusalCounters
-    from trionat.server.state_folder import StateFolder
+    from trionat.server.state_folder import State
     from trionat.server.tally import Tally
     from trionat.server.upgrade.extension import Extensions
     from trionat.server.upgrade.predecessor import Predecessor
@@ -86,7 +87,7 @@ class SingleProcess:
     descriptors: Descriptors
     stopping: trio.Event
     tls: ssl.SSLContext
-    state: StateFolder
+    state: State
     listeners: Listeners
     ports: PortPool
     member: Member | None = None
@@ -114,7 +115,7 @@ class SingleProcess:
     def __attrs_post_init__(self) -> None:
         self._succession = Succession(
             upgrade=self.upgrade,
-            folder=self.state.folder,
+            folder=self.state.folder if isinstance(self.state, StateFolder) else None,
             stopping=self.stopping,
             traffic=self.traffic,
             delivery=self.delivery,
@@ -447,6 +448,7 @@ class SingleProcess:
 
     def _join(self, member: Member, draining: Drain, nursery: trio.Nursery) -> None:
         """Be a node in `nursery`."""
+        assert isinstance(self.state, StateFolder), "a node has one"  # noqa: S101 - for type checkers
         context = self.context
 
         def figures() -> tuple[int, int]:

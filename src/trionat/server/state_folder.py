@@ -1,4 +1,4 @@
-"""The server's state folder: its key, its certificate, the key of its tickets, and where the accounts are.
+"""The server's state: its key, its certificate, the key of its tickets, and where the accounts are; in a folder, or in memory for as long as it runs.
 
 Owns the folder's layout and what must be secret in it. Everything that touches the disk is a plain function and blocks: a
 server calls it through `trio.to_thread.run_sync`. Knows nothing of connections.
@@ -38,6 +38,7 @@ from trionat.store.private_file import (
 from trionat.transport.certificate import (
     fingerprint,
     first_certificate,
+    make_certificate,
     make_certificate_aside,
 )
 
@@ -53,15 +54,43 @@ _CONFIGURED: Final = "configured"
 
 
 @attrs.frozen(kw_only=True)
-class StateFolder:
-    """A state folder that is ready: every file that it needs is there, and the secrets are nobody else's.
+class State:
+    """What a server is known by, wherever it is kept.
 
-    `fingerprint` is the SHA-256 of `certificate_file`, 32 bytes; `ticket_key` is secret.
+    `fingerprint` is the SHA-256 of its self-signed certificate, 32 bytes; `ticket_key` is secret.
     """
 
-    folder: Path
     fingerprint: bytes
     ticket_key: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class MemoryState(State):
+    """That of a server without a folder: gone when it ends. `pem` has the private key, and its certificate."""
+
+    pem: bytes = attrs.field(repr=False)
+
+
+def make_memory_state(
+    names: Sequence[str] = ("localhost",), *, self_signed: bool = True
+) -> MemoryState:
+    """Make the state of a server that keeps nothing. Blocks for about a hundred milliseconds, and starts no process: this is a part of somebody else's program.
+
+    `names` are host names and addresses for its certificate; with a configured one (not `self_signed`) none is made, as in `prepare_state`.
+    """
+    key, certificate = make_certificate(names) if self_signed else (b"", b"")
+    return MemoryState(
+        fingerprint=fingerprint(first_certificate(certificate.decode())) if self_signed else b"",
+        ticket_key=secrets.token_bytes(TICKET_KEY_BYTES),
+        pem=key + certificate,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class StateFolder(State):
+    """A state folder that is ready: every file that it needs is there, and the secrets are nobody else's; `fingerprint` is that of `certificate_file`."""
+
+    folder: Path
 
     @property
     def key_file(self) -> Path:

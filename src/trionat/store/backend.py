@@ -14,22 +14,23 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def open_store(database: DatabaseConfig | None, file: Path) -> AsyncGenerator[Store]:
+async def open_store(database: DatabaseConfig | None, file: Path | None) -> AsyncGenerator[Store]:
     """Give the store of a server; leaving closes it.
 
     Nobody is asked for anything yet: a store that cannot be used is told by `prepare`, and by every other call.
 
     Args:
         database: The section of the configuration, where there is one.
-        file: The SQLite file for where there is none; its folder must exist.
+        file: The SQLite file for where there is none; its folder must exist. None: one in memory, which is gone at the end.
 
     Raises:
         StartupError: `Database.CAFile` cannot be read.
     """
     if database is None:
         from trionat.store.sqlite import open_sqlite_store  # noqa: PLC0415 - memory
+        from trionat.store.sqlite_file import MEMORY  # noqa: PLC0415 - as above
 
-        async with open_sqlite_store(file) as store:
+        async with open_sqlite_store(MEMORY if file is None else file) as store:
             yield store
         return
     # Imported only where there is a database: they bring anyio, asyncio and asyncmy, which is 11 MiB and some 40 ms.

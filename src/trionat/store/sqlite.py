@@ -59,7 +59,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 async def open_sqlite_store(path: Path) -> AsyncGenerator[SQLiteStore]:
     """Give the store in that file, which is opened by the first call; where there is none it is made (mode 0600).
 
-    The folder must exist. Leaving closes the file, behind the call that is running; where that takes longer than 2 s, the call itself
+    The folder must exist. `MEMORY` stands for a new store in memory, which is gone at the end. Leaving closes the file, behind the call that is running; where that takes longer than 2 s, the call itself
     closes it at its end. Cancelling is safe at any point.
     """
     store = SQLiteStore(path=path)
@@ -76,7 +76,7 @@ class SQLiteStore:
 
     A call that is cancelled while it waits for its turn does nothing. One that is running is left alone, since its disk may hang: it
     comes to its end in its thread, before any other call, and its change stays. An account is told from a later one of its name by
-    the microsecond in which it was made.
+    the microsecond in which it was made. It has one connection from its first call to its end, so one in memory stays the same.
     """
 
     path: Path

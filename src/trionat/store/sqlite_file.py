@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from trionat.errors import StoreDataError, StoreUnavailableError
@@ -13,7 +14,9 @@ from trionat.store.base import read_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
+
+MEMORY: Final = Path(":memory:")
+"""What SQLite calls a database without a file: a new one for each connection, which nobody else can have."""
 
 T = TypeVar("T")
 
@@ -118,7 +121,8 @@ def open_file(path: Path) -> sqlite3.Connection:
     """
     with translated(path):
         # SQLite would make it readable by everybody; its log beside it gets the same mode.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        if path != MEMORY:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
             path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
         )

@@ -11,6 +11,7 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from trionat.errors import ConnectionLostError
+from trionat.system import named_file
 from trionat.transport.certificate import fingerprint
 from trionat.transport.endpoint import lost
 from trionat.transport.tls_endpoint import TLSEndpoint
@@ -35,6 +36,20 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     Raises:
         OSError: a file cannot be read, or (as `ssl.SSLError`) the two do not belong together.
     """
+    return _server_context(certificate, key)
+
+
+def server_context_of(pem: bytes) -> ssl.SSLContext:
+    """Return the same for a certificate that is in no file: its key, and then the chain, PEM. Blocks.
+
+    Raises:
+        OSError: it cannot be used.
+    """
+    with named_file(pem) as path:  # OpenSSL would take it from memory, but Python's ssl does not
+        return _server_context(path, path)
+
+
+def _server_context(certificate: Path | str, key: Path | str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(certificate, key, "")  # an encrypted key fails instead of asking

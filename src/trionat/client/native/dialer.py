@@ -139,12 +139,12 @@ class ServerDialer:
 
     In this order: the pin; what `known_servers` has for the address; with TrustOnFirstUse, whatever it shows, which is then
     remembered; else a check by certificate authority and name. TLS sessions are resumed, which saves the server a signature
-    for every tunnel. `route` is what the server has told of the way to the process that knows us, to which the next session has to come. `state_dir` is asked only where `known_servers` matters.
+    for every tunnel. `route` is what the server has told of the way to the process that knows us, to which the next session has to come. `state_dir` is asked only where `known_servers` matters; without one no server is known from before, and one that is trusted is remembered as long as this lives.
     """
 
     server: Server
     timeout: float
-    state_dir: Callable[[], Path]
+    state_dir: Callable[[], Path] | None
     trust_on_first_use: bool = False
     ca_file: Path | None = None
     route: str | None = attrs.field(init=False, default=None)
@@ -232,7 +232,7 @@ class ServerDialer:
         on_reached: Callable[[], None],
     ) -> TLSEndpoint:
         if self._context is None:
-            if self._pin is None:
+            if self._pin is None and self.state_dir is not None:
                 known = KnownServers.of(self.state_dir())
                 self._pin = await trio.to_thread.run_sync(known.lookup, self.server.control)
             pinned = self._pin is not None or self.trust_on_first_use
@@ -263,13 +263,16 @@ class ServerDialer:
             check_fingerprint(self._pin, peer_fingerprint(endpoint), address)
         elif self.trust_on_first_use:
             self._pin = peer_fingerprint(endpoint)
-            known = KnownServers.of(self.state_dir())
-            await trio.to_thread.run_sync(known.remember, self.server.control, self._pin)
+            file = None
+            if self.state_dir is not None:
+                known = KnownServers.of(self.state_dir())
+                await trio.to_thread.run_sync(known.remember, self.server.control, self._pin)
+                file = str(known.path)
             log.warning(
                 "trusting this server from now on, unseen (TrustOnFirstUse)",
                 address=str(address),
                 fingerprint=format_fingerprint(self._pin),
-                file=str(known.path),
+                file=file,
             )
 
     async def _fingerprint_at(self, address: TCPAddress, host: str | None) -> str | None:

@@ -27,8 +27,8 @@ _IDENTITY: Final = re.compile(r"[0-9a-f]{32}")
 _IDENTITY_BYTES: Final = 16
 
 
-def find_identity(config: ClientConfig) -> str:
-    """Return the identity of a client: the one that is configured, or one that is the same at each start with the same services.
+def find_identity(config: ClientConfig, *, in_memory: bool = False) -> str:
+    """Return the identity of a client: the one that is configured, or one that is the same at each start with the same services; with `in_memory` one for now.
 
     It is another for other services, so a second `trionat connect` beside the first does not evict it. Blocks.
 
@@ -37,6 +37,8 @@ def find_identity(config: ClientConfig) -> str:
     """
     if config.identity is not None:
         return config.identity
+    if in_memory:
+        return secrets.token_hex(_IDENTITY_BYTES)
     parts = [_installation(config), *map(str, config.effective_services())]
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.traffic import Traffic
-    from trionat.server.state_folder import StateFolder
+    from trionat.server.state_folder import State
     from trionat.store.base import Limits, Store, User
 
 log = get_logger(__name__)
@@ -109,7 +109,7 @@ class Accounts:
     `events` is told of quotas, and of accounts that have expired.
     """
 
-    state: StateFolder
+    state: State
     store: Store | None
     traffic: Traffic
     upgrade_passwords: bool = False

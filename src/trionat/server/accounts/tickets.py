@@ -12,12 +12,12 @@ from trionat.server.accounts.scope import Scope
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trionat.server.state_folder import StateFolder
+    from trionat.server.state_folder import State
     from trionat.store.base import Limits, User
 
 
 def make_ticket(
-    state: StateFolder,
+    state: State,
     user: User,
     host: str,
     port: int,
@@ -63,9 +63,7 @@ def narrow_ticket(ticket: Ticket, account: Limits, caveats: tuple[str, ...]) -> 
     return narrowed
 
 
-def verify_ticket(
-    state: StateFolder, user: User, token: bytes, caveats: Sequence[str] = ()
-) -> bool:
+def verify_ticket(state: State, user: User, token: bytes, caveats: Sequence[str] = ()) -> bool:
     """Tell, in constant time, whether the token is that of the account's ticket, narrowed by these caveats.
 
     Whether the account or the ticket has expired, and what the caveats mean, are other questions.

@@ -57,9 +57,13 @@ def _now() -> datetime:
 
 @asynccontextmanager
 async def open_traffic(
-    folder: Path, store: Store, now: Callable[[], datetime] = _now, *, later: bool = False
+    folder: Path | None,
+    store: Store,
+    now: Callable[[], datetime] = _now,
+    *,
+    later: bool = False,
 ) -> AsyncGenerator[Traffic]:
-    """Give what counts traffic; what the journal in the state folder has from before is sent first.
+    """Give what counts traffic; what the journal in the state folder has from before is sent first. Without a folder, the journal is in memory.
 
     With `later`, another process has the journal until `take_over` is called: before that nothing is written down or sent.
 
@@ -69,7 +73,11 @@ async def open_traffic(
     Raises:
         StartupError: The journal cannot be read.
     """
-    journal = Journal() if later else await trio.to_thread.run_sync(load_journal, folder)
+    journal = (
+        Journal()
+        if later or folder is None
+        else await trio.to_thread.run_sync(load_journal, folder)
+    )
     traffic = Traffic(folder, store, journal, now)
     traffic.is_elsewhere = later
     try:
@@ -129,7 +137,7 @@ class Traffic:
     While it `is_elsewhere`, the journal belongs to another process: nothing is flushed here.
     """
 
-    folder: Path
+    folder: Path | None
     store: Store
     journal: Journal
     now: Callable[[], datetime]
@@ -260,6 +268,7 @@ class Traffic:
         Raises:
             StartupError: it cannot be read.
         """
+        assert self.folder is not None, "another process has it"  # noqa: S101 - for type checkers
         async with self._turn:
             self.journal = await trio.to_thread.run_sync(load_journal, self.folder)
             self._on_disk, self._sent = self.journal, self.journal.attempted
@@ -270,7 +279,9 @@ class Traffic:
         if self.is_elsewhere:
             return
         if rest := sum(self.journal.unsettled().values()):
-            if self.journal is self._on_disk:
+            if self.folder is None:
+                where = "nowhere"
+            elif self.journal is self._on_disk:
                 where = "in the journal, until the next start"
             elif self._disk_is_full:
                 where = "nowhere"
@@ -292,6 +303,9 @@ class Traffic:
     async def _save(self) -> bool:
         journal = self.journal
         if journal is self._on_disk:
+            return True
+        if self.folder is None:
+            self._on_disk = journal
             return True
         # A disk may hang, and must not hold up a stop. A write that is left alone keeps its place in the limiter until it is done,
         # so that no later one is overtaken by it.

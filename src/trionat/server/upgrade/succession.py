@@ -42,7 +42,7 @@ class Succession:
     """
 
     upgrade: Upgrade | None
-    folder: Path
+    folder: Path | None
     stopping: trio.Event
     traffic: Traffic
     delivery: Delivery | None
@@ -68,6 +68,7 @@ class Succession:
                 waiting.cancel_scope.cancel("the server stops")
 
             waiting.start_soon(wait_stop, name="wait for the stop")
+            assert self.folder is not None, "an upgrade needs one"  # noqa: S101 - for type checkers
             successor = await upgrade.wait_successor(self.folder, self.listeners, admin_socket)
             pause.push_async_callback(successor.end)
             await pause.enter_async_context(self.traffic.resting())

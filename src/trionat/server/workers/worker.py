@@ -277,7 +277,7 @@ class Worker:
             acceptor.elsewhere = HandBack(link)
         leases.pass_on = acceptor.pass_on
         names = None
-        if config.domain is not None:
+        if config.domain is not None and ready.state_dir is not None:  # a parent has one
             from trionat.server.names.frontend import Names  # noqa: PLC0415 - only there
 
             names = await Names.open(config, AcmeConfig(), Path(ready.state_dir))
