@@ -334,7 +334,7 @@ class SingleProcess:
         try:
             await self.traffic.write_down()
             if self.delivery is not None:
-                await self.delivery.journal.write_down()
+                await self.delivery.write_down()
             await successor.give(
                 {
                     **estate.values,
