@@ -18,6 +18,8 @@ from typing import Final
 import attrs
 import trio
 
+from trionat.system import find_resident_memory
+
 _SWITCH_INTERVAL: Final = 0.001
 """Seconds for which a thread that computes keeps the interpreter where another one wants it; Python has 0.005. Chosen: some of it is there for whoever computes, and four calls cost a message 4 ms instead of 20."""
 
@@ -35,6 +37,9 @@ _WHOLE_INTERVAL: Final = 60.0
 _GROWTH: Final = 2
 _MORE_BLOCKS: Final = 400_000
 """Everything is looked at where there are so many times as many blocks of memory as after the last time, and so many more: a visitor has 150 of them."""
+
+_MORE_BYTES: Final = 64 * 1024 * 1024
+"""The same of resident memory, where the system tells it: what OpenSSL holds for a tunnel is in no block of Python's."""
 
 _NEVER: Final = 2**30
 
@@ -56,6 +61,7 @@ class GarbageCollection:
     _young: int = attrs.field(init=False, default=0)
     _whole_at: float = attrs.field(init=False, default=float("-inf"))
     _blocks: int = attrs.field(init=False, default=0)
+    _resident: int = attrs.field(init=False, default=0)
     _seconds_per_block: float = attrs.field(init=False, default=0.0)
 
     async def run(self) -> None:
@@ -78,12 +84,20 @@ class GarbageCollection:
         blocks = sys.getallocatedblocks()  # quickly told, as the number of objects is not
         is_short = blocks * self._seconds_per_block <= _SHORT
         is_due = is_short and trio.current_time() - self._whole_at >= _WHOLE_INTERVAL
-        if is_due or blocks > _GROWTH * self._blocks + _MORE_BLOCKS:
+        if is_due or self._has_grown(blocks):
             self.collect_all()
         else:
             gc.collect()
             gc.freeze()
             self._young = _count_young()
+
+    def _has_grown(self, blocks: int) -> bool:
+        """Tell whether there is so much more than after everything was looked at that garbage may be most of it."""
+        resident = find_resident_memory() or 0
+        return (
+            blocks > _GROWTH * self._blocks + _MORE_BLOCKS
+            or resident > _GROWTH * self._resident + _MORE_BYTES
+        )
 
     def collect_all(self) -> None:
         """Look at everything, also at what was put aside."""
@@ -93,7 +107,7 @@ class GarbageCollection:
         seconds = time.thread_time() - began
         gc.freeze()
         self._whole_at = trio.current_time()
-        self._blocks = sys.getallocatedblocks()
+        self._blocks, self._resident = sys.getallocatedblocks(), find_resident_memory() or 0
         self._seconds_per_block = seconds / max(1, self._blocks)
         self._young = _count_young()
 

@@ -125,6 +125,7 @@ async def test_a_large_one_when_it_has_become_twice_as_large(
     monkeypatch.setattr(interpreter, "_SHORT", 0.0)
     blocks = 1_000_000
     monkeypatch.setattr(sys, "getallocatedblocks", lambda: blocks)
+    monkeypatch.setattr(interpreter, "find_resident_memory", lambda: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(GarbageCollection().run)
         await trio.sleep(1)
@@ -134,6 +135,26 @@ async def test_a_large_one_when_it_has_become_twice_as_large(
         await trio.sleep(600)
         assert circle() is not None
         blocks = 2_400_001
+        make_due()
+        await trio.sleep(1)
+        assert circle() is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_and_when_its_memory_has_which_is_not_in_blocks(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpreter, "_SHORT", 0.0)
+    resident = 100 << 20
+    monkeypatch.setattr(interpreter, "find_resident_memory", lambda: resident)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(GarbageCollection().run)
+        await trio.sleep(1)
+        circle = put_aside()
+        make_due()
+        await trio.sleep(600)
+        assert circle() is not None
+        resident = 300 << 20
         make_due()
         await trio.sleep(1)
         assert circle() is None

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
-from trionat.server.events.allowance import Allowance
 from trionat.server.events.event import Event, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from trionat.server.events.allowance import Allowance
     from trionat.server.events.event import Data, Happening
 
 _LONGEST_TEXT: Final = 512
@@ -101,6 +101,8 @@ class Hub:
             return True
         whose, now = data.get("user") if kind == "session" else None, self.clock()
         if (allowance := self._allowances.get(whose)) is None:
+            from trionat.server.events.allowance import Allowance  # noqa: PLC0415 - where anybody listens
+
             allowance = Allowance(at_once=AT_ONCE, interval=INTERVAL, since=now)
             self._allowances[whose] = allowance
         if not allowance.take(now, 2 if allowance.left_out else 1):
