@@ -21,6 +21,7 @@ LAYERS = [
         "networks",
         "errors",
         "signals",
+        "interpreter",
         "log",
         "fingerprint",
         "hostnames",

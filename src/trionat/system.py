@@ -11,11 +11,11 @@ import os
 import select
 import socket
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
 _MACOS_MOST_DESCRIPTORS: Final = 10240
 """What macOS allows, whose hard limit tells of more (setrlimit(2), OPEN_MAX)."""
@@ -56,6 +56,15 @@ def count_processors() -> int:
     """Return how many processors this process may use; all of the machine's, where the system does not tell that."""
     allowed: Any = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
+def find_resident_memory() -> int | None:
+    """Return how many bytes of memory this process has now; None where the system does not tell it at once: all but Linux."""
+    with suppress(OSError, ValueError, IndexError), Path("/proc/self/status").open("rb") as status:
+        for line in status:
+            if line.startswith(b"VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def find_user_id() -> int | None:

@@ -14,6 +14,7 @@ from tests.e2e.running import wait_until
 from tests.events.receiver import Received, Receiver, receiving, status
 from trionat.config.events import NTFY, EventsConfig, WebhookConfig
 from trionat.server.events import delivery as delivery_module
+from trionat.server.events import hub as hub_module
 from trionat.server.events import template
 from trionat.server.events import webhook as webhook_module
 from trionat.server.events.delivery import Delivery, open_delivery
@@ -216,6 +217,24 @@ async def test_a_gap_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert receiver.events[1]["type"] == "events.dropped"
     assert receiver.events[1]["data"] == {"count": 29}
     assert receiver.numbers == [1, 30, *range(31, 41)]
+
+
+async def test_who_wants_events_hears_that_some_were_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of the server at the latest, so nothing of it is lost."""
+    monkeypatch.setattr(hub_module, "AT_ONCE", 3)
+    async with receiving() as receiver, receiving() as other:
+        webhooks = to(receiver, types=("ban.lifted",)), to(other, types=("session.*",))
+        async with delivering(tmp_path, *webhooks) as (hub, delivery):
+            publish(hub, *range(1, 8))
+            await receiver.wait(3)
+            await delivery.wait_through()
+    assert receiver.numbers == [1, 2, 3, 4]
+    last = receiver.events[-1]
+    assert last["type"] == "events.left_out"
+    assert (last["data"]["count"], last["data"]["types"]) == (4, {"ban.lifted": 4})
+    assert other.numbers == []
 
 
 async def test_a_chat_gets_several_in_one_message(tmp_path: Path) -> None:

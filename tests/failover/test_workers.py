@@ -14,9 +14,11 @@ import trio
 
 from tests.e2e import running, services
 from tests.e2e.running import ask, end_of, read_exactly, wait_until
+from tests.e2e.test_events import write_config
 from tests.e2e.test_inside import Operator
 from tests.e2e.test_limits import limit
 from tests.e2e.test_older_peers import DATA, OPEN, attach, log_in
+from tests.events.receiver import receiving
 from tests.faults.proxy import Proxy, proxied
 from tests.unit.test_router import client_hello
 
@@ -202,6 +204,37 @@ async def test_a_killed_worker_is_back_within_two_seconds(
 
 SLOWNESS = 2
 """How many times slower than an idle machine of two cores this one may be."""
+
+
+async def test_a_client_that_comes_back_to_another_worker_is_told_to_be_back(
+    echo_server: Service, tmp_path: Path
+) -> None:
+    """Its worker was killed, as is each that takes its place."""
+    async with receiving() as receiver:
+        config = write_config(tmp_path, receiver)
+        async with (
+            running.server(tmp_path, "--config", config, *WORKERS, visit="0,0") as server,
+            clients(server, tmp_path, echo_server, 1) as (client,),
+        ):
+            up = (await receiver.wait_type("session.up"))["data"]
+            victim = (await worker_of(server, client))["pid"]
+            kept = {*children(server.process.process.pid)} - {victim}
+            with trio.fail_after(40):
+                while "session.back" not in {each["type"] for each in receiver.events}:
+                    for pid in {*children(server.process.process.pid)} - kept:
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)  # before it is up
+                    await trio.sleep(0.02)
+            back = (await receiver.wait_type("session.back"))["data"]
+            assert (back["user"], back["points"]) == (up["user"], up["points"])
+            assert back["uid"] % 2 != up["uid"] % 2, "it is at the same worker"
+            await check(client)
+            types = [each["type"] for each in receiver.events]
+            assert types[types.index("session.up") :] == [
+                "session.up",
+                "session.lost",
+                "session.back",
+            ]
 
 
 async def test_a_worker_hangs(echo_server: Service, tmp_path: Path) -> None:

@@ -39,6 +39,15 @@ def take(monkeypatch: Patch | None, module: object, *names: str) -> None:
             monkeypatch.delattr(module, name, raising=False)
 
 
+def test_how_much_memory_this_process_has() -> None:
+    memory = system.find_resident_memory()
+    if sys.platform == "linux":
+        assert memory is not None
+        assert 2**20 < memory < 2**40
+    else:
+        assert memory is None
+
+
 # --- sockets ---
 
 

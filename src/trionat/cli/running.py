@@ -31,6 +31,7 @@ from trionat.errors import (
     StoreUnavailableError,
     TrionatError,
 )
+from trionat.interpreter import keep_pauses_short
 from trionat.log import LogStatistics, escape, get_logger, log_to
 from trionat.protocol.messages import CloseCode, RefusalCode
 from trionat.system import open_file, raise_descriptor_limit
@@ -274,6 +275,7 @@ async def _run(
                         stopping.set()
 
         await nursery.start(watch_signals, name="signals")
+        nursery.start_soon(keep_pauses_short, name="keep pauses short")
         if notification is not None:
             nursery.start_soon(notification.keep_alive, name="tell that the loop turns")
         await run(stopping)

@@ -5,10 +5,12 @@ Whoever asks for a list gets the last look, which is a second old at most. So th
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -19,7 +21,7 @@ from trionat.server.console.rows import SessionRow, VisitorRow
 from trionat.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from trionat.server.admin.commands import Commands
     from trionat.server.admin.snapshot import Snapshot
@@ -51,13 +53,14 @@ class HistoryPoint:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Sample:
-    """One look. `number` counts them, `at` is the moment by Trio's clock. The rows are made off the loop; `rates` are those of the sessions since the look before, by uid: received and sent."""
+    """One look. `number` counts them, `at` is the moment by Trio's clock. The rows are made off the loop, and `numbers` are those of the visitors, in their order; `rates` are those of the sessions since the look before, by uid: received and sent."""
 
     number: int
     at: float
     snapshot: Snapshot
     sessions: Mapping[int, SessionRow]
     visitors: Mapping[int, VisitorRow]
+    numbers: tuple[int, ...]
     rates: Mapping[int, tuple[float, float]]
 
     @classmethod
@@ -80,8 +83,14 @@ class Sample:
             snapshot=snapshot,
             sessions={each.uid: SessionRow.of(each) for each in snapshot.sessions},
             visitors=visitors,
+            numbers=tuple(sorted(visitors)),
             rates={} if before is None or not seconds else _rates(snapshot, before, seconds),
         )
+
+    def visitors_after(self, number: int | None) -> Iterator[VisitorRow]:
+        """Go through visitors in their order, those with higher numbers: nobody has to look at thousands of them for a page."""
+        start = 0 if number is None else bisect_right(self.numbers, number)
+        return (self.visitors[each] for each in islice(self.numbers, start, None))
 
     def rates_of(self, may_see: Callable[[str], bool]) -> tuple[float, float]:
         """Return what somebody's sessions have received and sent since the look before, in bytes per second."""

@@ -1,38 +1,43 @@
-"""How often one account may be written of in the audit: the rest is counted, so that nobody can push out what others have done."""
+"""How often something may be written of, such as what one account does: the rest is counted, so that nobody can push out what others have done."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
 
 import attrs
 
-if TYPE_CHECKING:
-    from trionat.server.events.audit import Actor
 
-AT_ONCE: Final = 30
-INTERVAL: Final = 60.0
-"""How many entries there may be at once, and seconds until there may be one more. Chosen: by hand nobody gets there, and one account takes some months to fill the audit."""
-
-
-@attrs.define(eq=False)
+@attrs.define(eq=False, kw_only=True)
 class Allowance:
-    """That of one account: `actor` is who used it last, and `left_out` has the numbers of what was not written, by action."""
+    """There may be `at_once` entries at once, and one more each `interval` seconds. `left_out` has the numbers of what was not written, by type, since the moment `began`."""
 
-    actor: Actor
+    at_once: int
+    interval: float
     since: float
-    entries: float = AT_ONCE
-    left_out: Counter[str] = attrs.field(factory=lambda: Counter[str]())
+    began: float = attrs.field(init=False, default=0.0)
+    left_out: Counter[str] = attrs.field(init=False, factory=lambda: Counter[str]())
+    _entries: float = attrs.field(init=False)
 
-    def take(self, now: float) -> bool:
-        """Take one entry; False where there is none."""
-        self.entries = min(AT_ONCE, self.entries + (now - self.since) / INTERVAL)
+    def __attrs_post_init__(self) -> None:
+        self._entries = self.at_once
+
+    def take(self, now: float, count: int = 1) -> bool:
+        """Take some entries; False where there are not so many."""
+        self._entries = min(self.at_once, self._entries + (now - self.since) / self.interval)
         self.since = now
-        if self.entries < 1:
+        if self._entries < count:
             return False
-        self.entries -= 1
+        self._entries -= count
         return True
+
+    def leave_out(self, what: str, now: float) -> None:
+        """Something is not written."""
+        if not self.left_out:
+            self.began = now
+        self.left_out[what] += 1
 
     def is_whole(self, now: float) -> bool:
         """Tell whether it is as one that was never used."""
-        return not self.left_out and self.entries + (now - self.since) / INTERVAL >= AT_ONCE
+        return (
+            not self.left_out and self._entries + (now - self.since) / self.interval >= self.at_once
+        )

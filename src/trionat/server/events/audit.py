@@ -19,7 +19,7 @@ import trio
 
 from trionat.errors import StartupError
 from trionat.log import get_logger
-from trionat.server.events.allowance import INTERVAL, Allowance
+from trionat.server.events.allowance import Allowance
 from trionat.server.events.event import (
     account_added,
     account_changed,
@@ -42,6 +42,10 @@ log = get_logger(__name__)
 MOST_BYTES: Final = 4 * 1024 * 1024
 MOST_FILES: Final = 10
 """How long a file gets, and how many there are besides the one that is written. Chosen: some 100,000 changes."""
+
+AT_ONCE: Final = 30
+INTERVAL: Final = 60.0
+"""How many entries of one account there may be at once, and seconds until there may be one more. Chosen: by hand nobody gets there, and one account takes some months to fill the audit."""
 
 _MOST_QUEUED: Final = 4096
 
@@ -281,6 +285,13 @@ def _read(line: bytes) -> dict[str, Any] | None:
     return entry if type(entry.get("number")) is int else None
 
 
+@attrs.define(eq=False, kw_only=True)
+class _AccountAllowance(Allowance):
+    """That of one account: `actor` is who used it last."""
+
+    actor: Actor
+
+
 @attrs.define(eq=False)
 class Audit:
     """The audit of a server. `run` has to run. What is `events` as well is told there, also where a command has changed it."""
@@ -292,7 +303,7 @@ class Audit:
     _lost: int = attrs.field(init=False, default=0)
     _complained: bool = attrs.field(init=False, default=False)
     _disk: trio.CapacityLimiter = attrs.field(init=False, factory=lambda: trio.CapacityLimiter(1))
-    _allowances: dict[str, Allowance] = attrs.field(init=False, factory=lambda: {})
+    _allowances: dict[str, _AccountAllowance] = attrs.field(init=False, factory=lambda: {})
     _seen: tuple[int, int] = attrs.field(init=False, default=(0, 0))  # inode and bytes
 
     def note(
@@ -314,11 +325,14 @@ class Audit:
 
     def _may_be_written(self, actor: Actor, action: str) -> bool:
         now = trio.current_time()
-        allowance = self._allowances.setdefault(actor.name, Allowance(actor, now))
+        if (allowance := self._allowances.get(actor.name)) is None:
+            allowance = self._allowances[actor.name] = _AccountAllowance(
+                actor=actor, at_once=AT_ONCE, interval=INTERVAL, since=now
+            )
         allowance.actor = actor
         if allowance.take(now):
             return True
-        allowance.left_out[action] += 1
+        allowance.leave_out(action, now)
         return False
 
     def _tell_left_out(self) -> None:

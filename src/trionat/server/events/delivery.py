@@ -33,6 +33,9 @@ _LAST_WORDS: Final = 2.0
 
 _AFTER_BUG: Final = 30.0
 
+_COUNT_INTERVAL: Final = 10.0
+"""Seconds between two looks whether it may be told what was left out."""
+
 _LAST_LINES: Final = 1.0
 """Seconds for the disk."""
 
@@ -119,6 +122,11 @@ class Delivery:
                 self.rests = False
                 self._changed.notify()
 
+    async def write_down(self) -> None:
+        """Write what waits, and what was left out, for another process to go on with."""
+        self.hub.tell_left_out(at_once=True)
+        await self.journal.write_down()
+
     async def take_over(self) -> None:
         """Go on where another process has ended.
 
@@ -157,6 +165,13 @@ async def send_tests(
         for number, webhook in enumerate(webhooks):
             nursery.start_soon(send, number, webhook, name=f"test of {webhook.shown}")
     return [(webhook, outcomes[number]) for number, webhook in enumerate(webhooks)]
+
+
+async def _count(hub: Hub) -> None:
+    """Tell what was left out, for ever."""
+    while True:
+        await trio.sleep(_COUNT_INTERVAL)
+        hub.tell_left_out()
 
 
 async def _run(webhook: Webhook, scope: trio.CancelScope) -> None:
@@ -207,8 +222,10 @@ async def open_delivery(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep, delivery.audit.run, name="audit")
                 nursery.start_soon(delivery.run, name="events")
+                nursery.start_soon(_count, hub, name="events that are counted")
                 yield delivery
                 if not hub.is_elsewhere:
+                    hub.tell_left_out(at_once=True)
                     with trio.move_on_after(_LAST_WORDS):
                         await journal.flush()
                         await delivery.wait_through()

@@ -27,6 +27,16 @@ TEST: Final = "test"
 DROPPED: Final = "events.dropped"
 """The type of what stands for events that went before a receiver took them."""
 
+LEFT_OUT: Final = "events.left_out"
+"""The type of what stands for events of one account, or for bans, of which there were too many in a short time (`left_out`)."""
+
+
+def left_out(
+    *, user: str | None, count: int, types: Mapping[str, int], seconds: float
+) -> Happening:
+    """There were so many events more within so many seconds, by type: of clients of an account, or bans (`user` is None)."""
+    return LEFT_OUT, locals()
+
 
 def session_up(
     *, uid: int, user: str, client: str, address: str, points: tuple[int | str, ...]

@@ -16,7 +16,7 @@ import attrs
 
 from trionat.config.events import DINGTALK, FEISHU, JSON, NTFY, SLACK, WECOM
 from trionat.log import escape
-from trionat.server.events.event import DROPPED, TEST
+from trionat.server.events.event import DROPPED, LEFT_OUT, TEST
 from trionat.text import counted
 from trionat.version import VERSION
 
@@ -45,6 +45,7 @@ _ALARMS: Final = frozenset(
         "certificate.failing",
         "node.gone",
         DROPPED,
+        LEFT_OUT,
     }
 )
 """What somebody should look at; ntfy shows it so."""
@@ -251,6 +252,10 @@ def _words_of(type_: str, data: Any) -> str:
             return f"the server stops; visitors may finish within {grace:g} s"
         case ("test", _) if type_ == TEST:
             return "this is a test of trionat's events"
+        case (_, {"user": user, "count": count, "types": types}) if type_ == LEFT_OUT:
+            whose = "" if user is None else f" of clients of {user}"
+            parts = ", ".join(f"{number} {each}" for each, number in types.items())
+            return f"{counted(count, 'event')}{whose} left out, since there were too many: {parts}"
         case (_, {"count": count}) if type_ == DROPPED:
             return f"{counted(count, 'event')} before this went untold: there were too many"
         case _:

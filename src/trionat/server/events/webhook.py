@@ -13,7 +13,7 @@ import trio
 
 from trionat.config.events import JSON
 from trionat.log import get_logger
-from trionat.server.events.event import DROPPED, TEST, Event
+from trionat.server.events.event import DROPPED, LEFT_OUT, TEST, Event
 from trionat.server.events.journal import Kept
 from trionat.server.events.post import DeliveryError, post
 from trionat.server.events.template import Message, compose, why_not_taken
@@ -140,7 +140,7 @@ class Webhook:
                 if not found:
                     found.append(self._dropped(lost, kept.event))
                 break
-            if self.config.wants(kept.event.type):
+            if _wants(self.config, kept.event):
                 found.append(kept)
             position = kept.event.number
         if not found and position != self.position:
@@ -173,6 +173,13 @@ class Webhook:
             )
         self.reason, self.next_try = outcome.reason, self.now() + pause
         return pause
+
+
+def _wants(webhook: WebhookConfig, event: Event) -> bool:
+    """Tell whether a receiver is to hear of an event, or of what it stands for."""
+    if event.type == LEFT_OUT:
+        return any(map(webhook.wants, event.data.get("types", {})))
+    return webhook.wants(event.type)
 
 
 async def send(webhook: WebhookConfig, message: Message, tls: ssl.SSLContext) -> Outcome:

@@ -106,6 +106,10 @@ class ClaimTable:
             return None
         return held.claim.holder
 
+    def has(self, key: LeaseKey) -> bool:
+        """Tell whether a process has a claim of this key, a client's or a group's, or has left one."""
+        return self._find_held(key) is not None
+
     def _find_held(self, key: LeaseKey) -> _Held | None:
         """Find what is held under a key: a client's, or one of a group's."""
         if (held := self._held.get(key)) is None:

@@ -60,10 +60,12 @@ class Sessions:
         if self.tally is not None:
             self.tally.begin_session(session.uid)
         end = CUT_OFF
-        if self.events.is_on:
-            self.events.publish((session_back if is_back else session_up)(**_facts(session)))
         try:
             with self.accounted(session):
+                if self.events.is_on:  # behind the session itself: a parent finds out whose it is
+                    self.events.publish(
+                        (session_back if is_back else session_up)(**_facts(session))
+                    )
                 end = await session.run()
         finally:
             del self.by_uid[session.uid]

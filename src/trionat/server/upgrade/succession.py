@@ -88,7 +88,7 @@ class Succession:
         """
         await self.traffic.write_down()
         if self.delivery is not None:
-            await self.delivery.journal.write_down()
+            await self.delivery.write_down()
         await successor.give(
             {**estate.values, **values, "bans": self.bans.write()},
             estate.data,

@@ -9,12 +9,11 @@ import attrs
 from trionat.server.events.event import session_ended, session_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from trionat.server.events.hub import Hub
-    from trionat.server.registry.claim import Claim
     from trionat.server.registry.table import ClaimTable
-    from trionat.server.visitors.ports import LeaseKey
+    from trionat.server.visitors.ports import LeaseKey, PointId
     from trionat.server.workers.link import Values
 
 
@@ -24,7 +23,7 @@ class LostSessions:
 
     table: ClaimTable
     events: Hub
-    _lost: dict[LeaseKey, tuple[Claim, Values]] = attrs.field(init=False, factory=lambda: {})
+    _lost: dict[LeaseKey, Values] = attrs.field(init=False, factory=lambda: {})
 
     def add(
         self,
@@ -34,7 +33,7 @@ class LostSessions:
         keys: Mapping[int, LeaseKey],
     ) -> None:
         """The worker with that word is gone. By uid: what events say of its sessions that were up, and of those that were lost already; and the keys of their clients."""
-        claims = {claim.key: claim for claim in self.table.held_by(word)}
+        held = {claim.key for claim in self.table.held_by(word)}
         lost: dict[int, Values] = dict(away)
         for uid, facts in up.items():
             lost[uid] = {
@@ -46,19 +45,25 @@ class LostSessions:
             }
             self.events.publish(session_lost(**lost[uid]))
         for uid, facts in lost.items():
-            if (key := keys.get(uid)) is not None and key in claims:
-                self._lost[key] = claims[key], facts
+            if (key := keys.get(uid)) is not None and key in held:
+                self._lost[key] = facts
             else:  # its client is at another worker, or node
                 self._tell_end(facts)
 
-    def note_back(self, key: LeaseKey) -> None:
-        """A client is back."""
-        self._lost.pop(key, None)
+    def note_up(self, key: LeaseKey, points: Collection[PointId]) -> bool:
+        """A client is up. Tell whether it is one of these, and has its ports and names again; one that has others by now has lost what it had."""
+        facts = self._lost.pop(key, None)
+        if facts is None:
+            return False
+        if set(points) == set(facts["points"]):
+            return True
+        self._tell_end(facts)
+        return False
 
     def tell_ends(self) -> None:
-        """Tell of those that hold nothing any more."""
-        for key, (claim, facts) in list(self._lost.items()):
-            if not self.table.is_current(claim):
+        """Tell of those that hold nothing any more. What is held under the key of one by now may be for its client, which is on its way to another worker."""
+        for key, facts in list(self._lost.items()):
+            if not self.table.has(key):
                 del self._lost[key]
                 self._tell_end(facts)
 

@@ -67,10 +67,6 @@ class NodeTable(ClaimTable):
         if self.is_current(claim):
             self.node.occupy(claim, occupied=occupied)
 
-    def has(self, key: LeaseKey) -> bool:
-        """Tell whether a worker of this node has a claim of this key, a client's or a group's, or has left one."""
-        return self._find_held(key) is not None
-
     def _evict(self, key: LeaseKey, reason: str, *, vacant_only: bool) -> None:
         """Another node wants a key, or needs room. What a worker has left that is not there serves nobody."""
         if (member := self._member_with(key)) is not None:

@@ -100,6 +100,7 @@ class RemoteSession:
     credential: Credential | None
     user_limits: SharedLimits
     link: Link
+    key: LeaseKey
     relayed: int = 0
     held: ExitStack = attrs.field(factory=ExitStack)
 
@@ -547,8 +548,8 @@ class WorkerProcess:
         """Tell what has happened there, and note which sessions are up or lost: when it is killed, nobody there can tell what becomes of them."""
         match type_:
             case "session.up" | "session.back":
-                self.parent.lost.tell_ends()  # before its client is up with something else
-                self._up[data["uid"]] = data
+                if self._note_up(data):
+                    type_ = "session.back"  # from another worker, of which this one knows nothing
             case "session.lost":
                 self._up.pop(data["uid"], None)
                 self._away[data["uid"]] = data
@@ -559,13 +560,16 @@ class WorkerProcess:
                 pass
         self.parent.events.publish((type_, data))
 
-    def _note_key(self, uid: int, key: LeaseKey) -> None:
-        """A session has begun, of which an event has told, if there are any: its client is not lost any more."""
-        self.parent.lost.note_back(key)
+    def _note_up(self, data: Values) -> bool:
+        """A session is up, which has begun: its client is not lost any more. Tell whether it was lost with a worker that was killed, and has its ports again."""
+        uid, lost = data["uid"], self.parent.lost
+        key = self.sessions[uid].key
+        is_back = lost.note_up(key, data["points"])
+        lost.tell_ends()  # before its client is up with something else
         for other in [each for each in self._away if self._keys.get(each) == key]:
             del self._away[other], self._keys[other]
-        if uid in self._up:
-            self._keys[uid] = key
+        self._up[uid], self._keys[uid] = data, key
+        return is_back
 
     def _start(self) -> Values:
         """Return what a worker needs to know."""
@@ -642,8 +646,8 @@ class WorkerProcess:
             credential=read_credential(values["credential"]),
             user_limits=parent.limits_of(values["username"]),
             link=self.link,
+            key=read_key(values["key"]),
         )
-        self._note_key(uid, read_key(values["key"]))
         session.held.enter_context(parent.bans.in_use(values["host"]))
         session.held.enter_context(
             parent.traffic.metered(session.username, lambda: session.relayed)

@@ -6,7 +6,6 @@ Signals are the parent's to act on; when the parent is gone, so is the worker.
 
 from __future__ import annotations
 
-import json
 import pickle
 import signal
 import socket
@@ -22,7 +21,9 @@ import trio
 from trionat.address import TCPAddress
 from trionat.config.acme import AcmeConfig
 from trionat.errors import PeerError
+from trionat.interpreter import keep_pauses_short
 from trionat.log import get_logger, log_to, set_level
+from trionat.protocol.fields import to_json, write_json
 from trionat.protocol.messages import CloseCode
 from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.drain import Drain
@@ -133,6 +134,7 @@ async def run_worker(link: Link) -> None:
             nursery.cancel_scope.cancel("the parent is gone")
 
         nursery.start_soon(run_link, name="link")
+        nursery.start_soon(keep_pauses_short, name="keep pauses short")
         link.post({"what": "hello", "version": VERSION})
         await (await Worker.make(link, await started.receive())).run()
         with trio.move_on_after(_LAST_WORDS):
@@ -146,7 +148,7 @@ def _close(connection: socket.socket, _: TCPAddress) -> None:
 
 
 def _write_snapshot(snapshot: Snapshot) -> str:
-    return json.dumps(attrs.asdict(snapshot))
+    return write_json(snapshot, to_json).decode()
 
 
 def _say(sock: socket.socket, word: bytes) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import attrs
 
 from trionat.server.admin.messages import KickVisitor
@@ -29,18 +31,15 @@ class One:
 
 async def _list(call: Call[Which, Nothing]) -> Page[VisitorRow]:
     sample, which = await call.context.sampler.look(), call.parameters
-    return cut_page(
-        (
-            row
-            for row in sample.visitors.values()
-            if call.principal.may_see(row.user)
-            and which.session in (None, row.session)
-            and which.user in (None, row.user)
-        ),
-        lambda row: row.number,
-        limit=which.limit,
-        after=which.after,
+    found = (
+        row
+        for row in sample.visitors_after(which.after)
+        if call.principal.may_see(row.user)
+        and which.session in (None, row.session)
+        and which.user in (None, row.user)
     )
+    part = islice(found, which.limit + 1)  # of thousands, and one more says that there are more
+    return cut_page(part, lambda row: row.number, limit=which.limit, after=which.after)
 
 
 async def _kick(call: Call[One, Nothing]) -> None:
