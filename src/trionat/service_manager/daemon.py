@@ -73,6 +73,20 @@ def find_program() -> tuple[str, ...]:
     return (str(script),) if script.is_file() else (sys.executable, "-m", "trionat")
 
 
+def home_folder() -> Path:
+    """Return the folder of the user who asks.
+
+    Raises:
+        StartupError: He has none, as in a container with a number for a user.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise StartupError(
+            "there is no home folder here, in which the system looks for what to keep up: set HOME"
+        ) from None
+
+
 def require_readable(program: str) -> None:
     """See to it that the account of a whole machine's daemons can start the program.
 

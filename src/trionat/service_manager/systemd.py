@@ -14,6 +14,7 @@ from trionat.service_manager.daemon import (
     ACCOUNT,
     DESCRIPTORS,
     STOP_TIMEOUT,
+    home_folder,
     require_readable,
 )
 from trionat.service_manager.manager import DaemonState
@@ -252,7 +253,8 @@ def _sysusers() -> bytes:
 
 def _configuration_folder() -> Path:
     """Return where systemd looks for a user's units: file-hierarchy(7)."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    named = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return named if named.is_absolute() else home_folder() / ".config"
 
 
 def _is_ours(path: Path) -> bool:
