@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from trionat.errors import ConfigError, StartupError
-from trionat.service_manager import manager
+from trionat.service_manager import manager, systemd
 from trionat.service_manager.daemon import Daemon, check_name, require_readable
 from trionat.service_manager.launchd import Launchd
 from trionat.service_manager.notification import Notification
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+OTHER_UNITS = systemd._OTHER_UNITS
 TICKET = "tn1_abc-def"
 
 HARD_WORDS = ("--name", 'a "quoted" 50% $HOME \\ name', "--once", "über;&|'", "")
@@ -163,6 +164,34 @@ def test_a_unit_of_somebody_else_is_left_alone(home: Path) -> None:
     with pytest.raises(StartupError, match="was not made by trionat service"):
         Systemd(machine=False).removal("camera")
     assert Systemd(machine=False).installed() == []
+
+
+def test_no_service_of_the_system_is_put_out_of_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit in /etc comes before one of the same name that the distribution has brought: with --name ssh nobody would get in any more."""
+    monkeypatch.setattr(systemd, "_OTHER_UNITS", {True: (tmp_path,), False: (tmp_path,)})
+    (tmp_path / "ssh.service").touch()
+    for machine in (True, False):
+        daemon = attrs.evolve(SERVER, name="ssh", machine=machine)
+        with pytest.raises(StartupError, match=r"ssh\.service: .* choose another name with --name"):
+            Systemd(machine=machine).installation(daemon, start=True)
+    assert "/usr/lib/systemd/system" in map(str, OTHER_UNITS[True])
+
+
+def test_the_state_of_another_program_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Systemd gives all that is in a StateDirectory to the user of the unit."""
+    monkeypatch.setattr(systemd, "_STATES", tmp_path)
+    daemon, folder = attrs.evolve(SERVER, name="ledger"), tmp_path / "ledger"
+    folder.mkdir()
+    Systemd(machine=True).installation(daemon, start=True)  # nothing is in there
+    (folder / "base").mkdir()
+    with pytest.raises(StartupError, match="choose another name with --name"):
+        Systemd(machine=True).installation(daemon, start=True)
+    (folder / "server.key").touch()  # a server that root has run by hand
+    Systemd(machine=True).installation(daemon, start=True)
 
 
 def test_the_program_of_the_machine_is_one_that_all_can_start(tmp_path: Path) -> None:
