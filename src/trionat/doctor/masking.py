@@ -15,6 +15,7 @@ from trionat.text import MASK, mask_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from trionat.config.load import Configuration
 
@@ -57,7 +58,7 @@ class Masker:
                 for secret in _secrets_in(section):
                     found.update(_forms(secret))
         for content in contents:
-            found.update(_forms_of_bytes(content[:_MOST_FILE]))
+            found.update(_forms_of_bytes(content))
         return cls(tuple(sorted(found - {""}, key=len, reverse=True)))
 
     def mask(self, text: str) -> str:
@@ -73,6 +74,17 @@ class Masker:
         text = _QUERY.sub(rf"\1?{MASK}", text)
         text = _BEARER.sub(rf"\1 {MASK}", text)
         return _NAMED.sub(_mask_value, text)
+
+
+def secret_contents(files: Iterable[Path]) -> Iterator[bytes]:
+    """Return what is in those of these files that can be read, of each the beginning. Blocks."""
+    for path in files:
+        try:
+            if path.is_file():  # a pipe would be waited for
+                with path.open("rb") as file:
+                    yield file.read(_MOST_FILE)
+        except OSError:
+            continue
 
 
 def _mask_value(found: re.Match[str]) -> str:
