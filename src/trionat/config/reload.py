@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+PATIENCE: Final = 60.0
+"""Seconds for one reload. Chosen: reading files and opening ports take milliseconds, a server that is asked for other services has 10 s; what takes longer hangs."""
+
 _LONGEST: Final = 80
 """Characters of a value that is told."""
 
@@ -87,8 +90,12 @@ class Reloader:
         """Read the configuration again, and do what it says; one reload after another. The log tells what came of it."""
         async with self._turn:
             self.tell(True)
+            outcome = Reloaded(
+                problems=(f"not done within {PATIENCE:g} s: is a file on a disk that hangs?",)
+            )
             try:
-                outcome = await self._reload()
+                with trio.move_on_after(PATIENCE):  # noqa: ASYNC912 - one of ours may change nothing
+                    outcome = await self._reload()
             except (ConfigError, StartupError) as error:
                 outcome = Reloaded(problems=tuple(str(error).splitlines()))
             finally:
