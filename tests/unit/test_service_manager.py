@@ -201,6 +201,22 @@ def test_the_program_of_the_machine_is_one_that_all_can_start(tmp_path: Path) ->
         require_readable(str(closed / "trionat"))
 
 
+def test_the_interpreter_of_the_machine_is_one_that_all_can_start(tmp_path: Path) -> None:
+    """As where /opt/trionat was made with an interpreter of pyenv or uv, which is in root's home; or is a link that is."""
+    closed, program = tmp_path / "closed", tmp_path / "trionat"
+    closed.mkdir(mode=0o700)
+    (closed / "python").symlink_to("/bin/echo")
+    program.write_text(f"#!{closed}/python -I\n")
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o711)
+    for each in (program, closed / "python"):
+        with pytest.raises(StartupError, match=f"since {closed} is closed to it"):
+            require_readable(str(each))
+    program.write_text("#!/bin/sh\n")
+    require_readable(str(program))
+
+
 def test_each_line_of_a_unit_is_there_once() -> None:
     """Each line is there once, but for those that add to the one before."""
     lines = unit_of(Systemd(machine=True).installation(SERVER, start=True)).splitlines()
