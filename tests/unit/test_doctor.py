@@ -25,6 +25,7 @@ from trionat.doctor.finding import Finding, Verdict, fine, wrong
 from trionat.doctor.login import ADVICE, CANNOT_LOOK
 from trionat.doctor.masking import Masker, secret_contents
 from trionat.doctor.peer import Peer, Visit
+from trionat.doctor.proxies import check_proxies
 from trionat.doctor.version import check_version
 from trionat.doctor.visitors import check_visitors
 from trionat.errors import RemoteProtocolError, StartupError
@@ -177,6 +178,16 @@ def test_clocks_apart(apart: float, told: str) -> None:
     assert found.verdict is Verdict.WRONG
     assert told in found.text
     assert compare_clocks(1e9 + 20, 1e9, "that of the other").verdict is Verdict.OK
+
+
+def test_a_server_that_has_not_examined_us() -> None:
+    """One that can, and does not answer in time, is not older."""
+    for capabilities, told in (((EXAMINE,), "not told in time"), ((), "it is older")):
+        asked = peer(welcome=attrs.evolve(WELCOME, capabilities=capabilities))
+        for check in (check_clock, check_proxies):
+            (found,) = check(asked)
+            assert found.verdict is Verdict.UNKNOWN
+            assert told in found.text
 
 
 def test_an_older_server() -> None:
