@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from tests.unit.memory_server import MemoryServer, open_memory_server
 from tests.unit.test_metrics import observe
+from trionat.config.reload import PATIENCE as RELOAD_PATIENCE
+from trionat.config.reload import Reloaded
 from trionat.errors import RemoteProtocolError, StartupError
 from trionat.protocol.messages import Close, CloseCode
 from trionat.server.admin import server as server_module
@@ -27,7 +29,9 @@ from trionat.server.admin import socket as socket_module
 from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.drain import Drain
 from trionat.server.admin.messages import (
+    FOR_RELOAD,
     REQUEST_BYTES,
+    AskReload,
     AskStatus,
     AskTasks,
     AskWhere,
@@ -256,6 +260,28 @@ async def test_who_stalls_costs_nobody_but_himself(
         for stream in stalled:
             await stream.aclose()
     assert "it took too long" in caplog.text
+
+
+async def test_a_reload_takes_longer_than_other_commands(
+    tidy: Tidy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of ports are opened, or a disk hangs: whoever has asked hears what came of it, and not that the server may have stopped."""
+    monkeypatch.setattr(server_module, "_PATIENCE", 0.1)
+
+    async def reload() -> Reloaded:
+        await trio.sleep(0.3)
+        return Reloaded(changed=("Server.VisitPort",))
+
+    async with open_memory_server(tidy) as server:
+        with open_admin_socket(tmp_path) as door:
+            assert door is not None
+            async with trio.open_nursery() as nursery:
+                commands = LocalCommands(observe(server), Drain(server.context))
+                nursery.start_soon(AdminServer(commands, reload).serve, door)  # noqa: ASYNC113 - as above
+                reloaded = Reloaded.of(await ask(tmp_path, AskReload()))
+                nursery.cancel_scope.cancel()
+    assert reloaded.changed == ("Server.VisitPort",)
+    assert FOR_RELOAD > RELOAD_PATIENCE
 
 
 async def test_who_stalls_does_not_hold_up_the_end(tidy: Tidy, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,14 +17,15 @@ from trionat.address import TCPAddress
 from trionat.client.native.dialer import Server
 from trionat.config.client import ClientConfig
 from trionat.config.load import load
-from trionat.doctor.bundle import last_lines, write_bundle
+from trionat.doctor.bundle import check_place, last_lines, write_bundle
 from trionat.doctor.check import Check, run_checks
 from trionat.doctor.clock import check_clock, compare_clocks
 from trionat.doctor.files import SecretFile, check_files
 from trionat.doctor.finding import Finding, Verdict, fine, wrong
 from trionat.doctor.login import ADVICE, CANNOT_LOOK
-from trionat.doctor.masking import Masker
+from trionat.doctor.masking import Masker, secret_contents
 from trionat.doctor.peer import Peer, Visit
+from trionat.doctor.proxies import check_proxies
 from trionat.doctor.version import check_version
 from trionat.doctor.visitors import check_visitors
 from trionat.errors import RemoteProtocolError, StartupError
@@ -175,6 +178,16 @@ def test_clocks_apart(apart: float, told: str) -> None:
     assert found.verdict is Verdict.WRONG
     assert told in found.text
     assert compare_clocks(1e9 + 20, 1e9, "that of the other").verdict is Verdict.OK
+
+
+def test_a_server_that_has_not_examined_us() -> None:
+    """One that can, and does not answer in time, is not older."""
+    for capabilities, told in (((EXAMINE,), "not told in time"), ((), "it is older")):
+        asked = peer(welcome=attrs.evolve(WELCOME, capabilities=capabilities))
+        for check in (check_clock, check_proxies):
+            (found,) = check(asked)
+            assert found.verdict is Verdict.UNKNOWN
+            assert told in found.text
 
 
 def test_an_older_server() -> None:
@@ -330,6 +343,15 @@ def test_what_a_file_holds(tmp_path: Path) -> None:
     assert set(masked) <= {"*", " "}
 
 
+@pytest.mark.limit(20)
+@pytest.mark.parametrize(
+    "piece", ["a", "a-", "x://a", "password", "//a:", "a:@", "tn1_aB1aaa ", "token='\\"]
+)
+def test_no_text_takes_long_to_mask(piece: str) -> None:
+    """A log may have half a million characters of anything in one line."""
+    Masker(()).mask(piece * (500_000 // len(piece)))
+
+
 def test_what_is_no_secret_stays(tmp_path: Path) -> None:
     text = "SHA256:oACaSA5gpvROyHHcZZ tunnel.example.com:8007 user=alice token: null /run/app.sock 2026-11-29T10:00:00Z"
     assert masker(tmp_path).mask(text) == text
@@ -362,6 +384,27 @@ def test_a_bundle_overwrites_nothing(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="name another one"):
         write_bundle(path, {}, Masker(()))
     assert path.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["there.zip", "dangling.zip", "missing/x.zip", "x" * 300])
+def test_where_no_bundle_can_be_is_known_before(name: str, tmp_path: Path) -> None:
+    """Not only when all has been looked at, and without a traceback."""
+    (tmp_path / "there.zip").touch()
+    (tmp_path / "dangling.zip").symlink_to("nowhere")
+    with pytest.raises(StartupError, match=r"name another one|cannot write it"):
+        check_place(tmp_path / name)
+    check_place(tmp_path / "free.zip")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_no_pipe_is_waited_for(tmp_path: Path) -> None:
+    """LogFilename may be /dev/stderr, or a pipe to another program; a ticket's file a pipe that was read before."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "no file" in last_lines([pipe])
+    (tmp_path / "key").write_bytes(b"x" * 100_000)
+    missing = tmp_path / "missing"
+    assert [len(each) for each in secret_contents([pipe, missing, tmp_path / "key"])] == [65536]
 
 
 def test_the_end_of_a_long_log(tmp_path: Path) -> None:

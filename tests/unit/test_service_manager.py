@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from trionat.errors import ConfigError, StartupError
-from trionat.service_manager import manager
+from trionat.service_manager import manager, systemd
 from trionat.service_manager.daemon import Daemon, check_name, require_readable
 from trionat.service_manager.launchd import Launchd
 from trionat.service_manager.notification import Notification
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+OTHER_UNITS = systemd._OTHER_UNITS
 TICKET = "tn1_abc-def"
 
 HARD_WORDS = ("--name", 'a "quoted" 50% $HOME \\ name', "--once", "über;&|'", "")
@@ -165,11 +166,55 @@ def test_a_unit_of_somebody_else_is_left_alone(home: Path) -> None:
     assert Systemd(machine=False).installed() == []
 
 
+def test_no_service_of_the_system_is_put_out_of_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit in /etc comes before one of the same name that the distribution has brought: with --name ssh nobody would get in any more."""
+    monkeypatch.setattr(systemd, "_OTHER_UNITS", {True: (tmp_path,), False: (tmp_path,)})
+    (tmp_path / "ssh.service").touch()
+    for machine in (True, False):
+        daemon = attrs.evolve(SERVER, name="ssh", machine=machine)
+        with pytest.raises(StartupError, match=r"ssh\.service: .* choose another name with --name"):
+            Systemd(machine=machine).installation(daemon, start=True)
+    assert "/usr/lib/systemd/system" in map(str, OTHER_UNITS[True])
+
+
+def test_the_state_of_another_program_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Systemd gives all that is in a StateDirectory to the user of the unit."""
+    monkeypatch.setattr(systemd, "_STATES", tmp_path)
+    daemon, folder = attrs.evolve(SERVER, name="ledger"), tmp_path / "ledger"
+    folder.mkdir()
+    Systemd(machine=True).installation(daemon, start=True)  # nothing is in there
+    (folder / "base").mkdir()
+    with pytest.raises(StartupError, match="choose another name with --name"):
+        Systemd(machine=True).installation(daemon, start=True)
+    (folder / "server.key").touch()  # a server that root has run by hand
+    Systemd(machine=True).installation(daemon, start=True)
+
+
 def test_the_program_of_the_machine_is_one_that_all_can_start(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(StartupError, match=r"since .* is closed to it: install trionat for all"):
         require_readable(str(closed / "trionat"))
+
+
+def test_the_interpreter_of_the_machine_is_one_that_all_can_start(tmp_path: Path) -> None:
+    """As where /opt/trionat was made with an interpreter of pyenv or uv, which is in root's home; or is a link that is."""
+    closed, program = tmp_path / "closed", tmp_path / "trionat"
+    closed.mkdir(mode=0o700)
+    (closed / "python").symlink_to("/bin/echo")
+    program.write_text(f"#!{closed}/python -I\n")
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o711)
+    for each in (program, closed / "python"):
+        with pytest.raises(StartupError, match=f"since {closed} is closed to it"):
+            require_readable(str(each))
+    program.write_text("#!/bin/sh\n")
+    require_readable(str(program))
 
 
 def test_each_line_of_a_unit_is_there_once() -> None:

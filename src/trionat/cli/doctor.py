@@ -25,13 +25,13 @@ from trionat.client.native.dialer import find_servers
 from trionat.config.client import NATIVE, AuthConfig, ClientConfig
 from trionat.config.load import Configuration, Flag, Role, load
 from trionat.config.sections import KEYS
-from trionat.doctor.bundle import last_lines, machine, versions, write_bundle
+from trionat.doctor.bundle import check_place, last_lines, machine, versions, write_bundle
 from trionat.doctor.check import Check, run_checks
 from trionat.doctor.checkup import client_checks, given, machine_checks, server_checks
 from trionat.doctor.configuration import check_configuration
 from trionat.doctor.files import SecretFile
 from trionat.doctor.finding import Finding, Verdict, wrong
-from trionat.doctor.masking import Masker
+from trionat.doctor.masking import Masker, secret_contents
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
 from trionat.protocol.ticket import Ticket
@@ -76,8 +76,8 @@ def doctor(
     """
     with told():
         patient = _Patient.find(flags, arguments or [], config)
-        if bundle is not None and bundle.exists():
-            raise StartupError(f"{bundle}: there is such a file already: name another one")
+        if bundle is not None:
+            check_place(bundle)
     report = _Report(as_json)
     _run(patient, report)
     wrong_ones = report.count(Verdict.WRONG)
@@ -284,22 +284,18 @@ class _Patient:
 
     def masker(self) -> Masker:
         """Return what masks all that is secret here. Blocks."""
-        contents: list[bytes] = []
+        secret: list[Path] = []
         for configuration in self.configurations.values():
-            files = [secret.path for secret in self._secrets(configuration)]
+            secret += [file.path for file in self._secrets(configuration)]
             try:
                 folder = configuration.server.effective_state_dir
             except StartupError:
                 folder = None
             if folder is not None:
                 names = ("server.key", "ticket.key", "identity", "certificates/account.key")
-                files += [folder / name for name in names]
-            for file in files:
-                try:
-                    contents.append(file.read_bytes())
-                except OSError:
-                    continue
-        return Masker.of([*self.configurations.values(), *self._files_alone()], contents)
+                secret += [folder / name for name in names]
+        configurations = [*self.configurations.values(), *self._files_alone()]
+        return Masker.of(configurations, secret_contents(secret))
 
     def _files_alone(self) -> Iterator[Configuration]:
         """Return what stands in the files, although a flag or the environment has something else."""

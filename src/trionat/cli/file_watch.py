@@ -13,6 +13,7 @@ import trio
 from watchfiles import awatch
 
 from trionat.log import get_logger
+from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -34,11 +35,15 @@ async def watch(files: Callable[[], Collection[Path]], on_change: Callable[[], N
         _look, files(), abandon_on_cancel=True
     )
     while True:
-        folders = {path.absolute().parent for path in files()}
+        reason = ""
         try:
+            folders = {path.absolute().parent for path in files()}
             seen = await _watch_folders(folders, files, on_change, seen)
-        except OSError as error:  # a folder that is not there now
-            log.debug("a folder cannot be watched now", reason=str(error))
+        except* (OSError, RuntimeError) as group:
+            # A folder that is not there now; or nothing is left to watch one with (fs.inotify.max_user_instances), for which the library has a private kind of RuntimeError.
+            reason = str(next(leaves(group)))
+        if reason:
+            log.debug("a folder cannot be watched now, but is looked at", reason=reason)
             await trio.sleep(_LOOK_INTERVAL)
             seen = await _compare(files, on_change, seen)
 

@@ -13,7 +13,7 @@ from trionat.cli.running import ExitCode
 from trionat.config.reload import Reloaded
 from trionat.config.server import ServerConfig
 from trionat.log import escape
-from trionat.server.admin.messages import AskReload
+from trionat.server.admin.messages import FOR_RELOAD, AskReload
 
 
 def reload(
@@ -31,7 +31,7 @@ def reload(
             state = State(ServerConfig(state_dir=state_dir), None)
         else:
             state = State.find(state_dir, config)
-        reloaded = Reloaded.of(state.ask_server(AskReload()))
+        reloaded = Reloaded.of(state.ask_server(AskReload(), patience=FOR_RELOAD))
         if not reloaded.problems:
             state.note("reload", "server")
     if as_json:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import attrs
 import typer
 
+from trionat.address import UnixAddress
 from trionat.cli.command_line import App
 from trionat.cli.connect import split_arguments
-from trionat.cli.local_server import AsJson, told
+from trionat.cli.local_server import AsJson, given, told
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.config.key import Key, keys_of
 from trionat.config.sections import SECTIONS
-from trionat.config.values import PATH
+from trionat.config.service import parse_service
+from trionat.config.values import LOCAL, PATH
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
 from trionat.service_manager.daemon import (
@@ -76,11 +79,13 @@ def install(
     with told():
         side, arguments = _split(context, command)
         ticket, arguments = split_arguments(arguments) if side == "connect" else (None, arguments)
-        _refuse_secrets(arguments)
+        if not all(map(str.isprintable, arguments)):
+            reason = "there is a character that cannot be seen, or no text at all, which the system's own files cannot hold"
+            raise ConfigError(Problem(f"arguments of {side}", reason))
         daemon = Daemon(
             side=side,
             name=DEFAULT_NAMES[side] if name is None else check_name(name),
-            arguments=tuple(_with_whole_paths(arguments)),
+            arguments=tuple(arguments),
             machine=_is_for_machine(machine),
             program=find_program(),
             ticket=ticket,
@@ -150,19 +155,26 @@ def status(
 
 
 def _split(context: typer.Context, words: list[str]) -> tuple[Side, list[str]]:
-    """Return which command is meant, and its arguments.
+    """Return which command is meant, and its arguments, with the paths of files and sockets from the root on: it starts in another folder.
 
     Raises:
-        ConfigError: It is another one. What is wrong with its options is Typer's to say.
+        ConfigError: It is another one, or a secret would stand in a file that everybody can read. What is wrong with its options is Typer's to say.
     """
     side, *arguments = words
     if side not in DEFAULT_NAMES:
         reason = "write serve or connect, and what comes after it"
         raise ConfigError(Problem("argument serve|connect", reason))
-    group = cast(Any, context.find_root().command)
     root = context.find_root()
-    group.get_command(root, side).make_context(side, list(arguments), parent=root)
-    return side, arguments
+    command = cast(Any, root.command).get_command(root, side)
+    parsed = command.make_context(side, list(arguments), parent=root)
+    _refuse_secrets(parsed.params)
+    takes_value = {
+        flag
+        for parameter in parsed.command.params
+        if not getattr(parameter, "is_flag", True)
+        for flag in parameter.opts
+    }
+    return side, list(_with_whole_paths(arguments, takes_value))
 
 
 def _keys() -> Iterable[Key]:
@@ -174,35 +186,64 @@ def _flags(key: Key) -> list[str]:
     return [*([f"-{key.letter}"] if key.letter else []), *filter(None, [key.flag]), *key.aliases]
 
 
-def _refuse_secrets(arguments: list[str]) -> None:
-    """Raise ConfigError where a secret would stand in a file that everybody can read."""
-    secret = {flag for key in _keys() if key.secret for flag in _flags(key)}
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        if flag in secret or any(
-            argument.startswith(short) for short in secret if not short.startswith("--")
-        ):
+def _refuse_secrets(parameters: Mapping[str, object]) -> None:
+    """Raise ConfigError where one of these parameters of a command is a secret."""
+    for key in _keys():
+        if key.secret and parameters.get(f"{key.section}_{key.field}"):
             raise ConfigError(
                 Problem(
-                    flag,
+                    ", ".join(_flags(key)),
                     "what is kept up is shown to everybody on this machine: write it into a file, and name that with --config",
                 )
             )
 
 
-def _with_whole_paths(arguments: list[str]) -> Iterable[str]:
-    """Return the arguments with the paths of files from the root on: it starts in another folder."""
-    paths = {"--config", *(flag for key in _keys() if key.kind is PATH for flag in _flags(key))}
-    expected = False
+def _with_whole_paths(arguments: list[str], takes_value: Container[str]) -> Iterable[str]:
+    """Return the arguments with whole paths; `takes_value` has the flags after which a value comes."""
+    readers: dict[str, Callable[[str], str]] = {"--config": _whole_path}
+    for key in _keys():
+        if key.kind in {PATH, LOCAL}:
+            read = _whole_path if key.kind is PATH else _whole_service
+            readers.update(dict.fromkeys(_flags(key), read))
+    flag: str | None = None  # whose value comes next
     for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if expected:
-            yield str(Path(argument).expanduser().absolute())
-        elif equals and flag in paths:
-            yield f"{flag}={Path(value).expanduser().absolute()}"
+        if flag is not None:
+            with given(flag):
+                yield readers.get(flag, str)(argument)
+            flag = None
+        elif argument.startswith("-"):
+            name, equals, value = argument.partition("=")
+            with given(name):
+                yield f"{name}={readers.get(name, str)(value)}" if equals else argument
+            flag = None if equals else _awaiting(argument, takes_value)
         else:
-            yield argument
-        expected = not expected and argument in paths
+            yield _whole_service(argument)
+
+
+def _awaiting(argument: str, takes_value: Container[str]) -> str | None:
+    """Return the flag of an argument that gets its value from the next one: `--config`, `-c`, or the last letter of `-vc`."""
+    if argument.startswith("--"):
+        return argument if argument in takes_value else None
+    for place, letter in enumerate(argument[1:], start=2):
+        if f"-{letter}" in takes_value:
+            return f"-{letter}" if place == len(argument) else None
+    return None
+
+
+def _whole_path(text: str) -> str:
+    return str(PATH.read(text).absolute())
+
+
+def _whole_service(text: str) -> str:
+    """Return a service, or where one is, with the whole path of its socket. What is neither is for the program to complain about."""
+    try:
+        service = parse_service(text)
+    except ValueError:
+        return text
+    if not isinstance(service.local, UnixAddress):
+        return text
+    path = UnixAddress(str(Path(service.local.path).absolute()))
+    return str(attrs.evolve(service, local=path))
 
 
 def _is_for_machine(wanted: bool | None) -> bool:

@@ -137,6 +137,7 @@ class Client:
     _session: Session | None = attrs.field(init=False, default=None)
     _inspector: Inspector | None = attrs.field(init=False, default=None)
     _running: _Running | None = attrs.field(init=False, default=None)
+    _pausing: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _new_session: Callable[[Session | None], Session] | None = attrs.field(init=False, default=None)
     _tell: Callable[[ClientEvent], None] = attrs.field(init=False, default=lambda _: None)
     _forwarder: Forwarder | None = attrs.field(init=False, default=None)
@@ -301,12 +302,11 @@ class Client:
 
     async def _change_services(self, config: ClientConfig, auth: AuthConfig) -> None:
         """Have other services in the session that is up; where that cannot be, begin anew."""
-        running, forwarder = self._running, self._forwarder
-        session = None if running is None else running.session
         services = await self._hash(config)
+        running = self._running
+        session = None if running is None else running.session
         if (
-            forwarder is None
-            or not isinstance(session, NativeSession)
+            not isinstance(session, NativeSession)
             or not session.can_change
             or config.group is not None
         ):
@@ -333,6 +333,10 @@ class Client:
             return
         self._ports = session.ports or self._ports
         self.config = session.config = config
+        if self._running is not running:
+            # The server stops, and the next session, at another one, has begun with the services of before.
+            self._forwarder = forwarder
+            self._restart("services have changed meanwhile")
 
     async def _begin_anew(self, config: ClientConfig, auth: AuthConfig) -> None:
         """Have another session, by this configuration, at once."""
@@ -341,8 +345,10 @@ class Client:
         self._restart("the configuration has changed")
 
     def _restart(self, reason: str) -> None:
+        """Have another session instead of the one that is up or on its way; where one is waited for, at once."""
         if self._running is not None:
             self._running.scope.cancel(reason)
+        self._pausing.cancel(reason)
 
     async def _hash(self, config: ClientConfig) -> tuple[Service, ...]:
         """Return the services with hashes in the place of passwords: the same one again for the same service, since a hash never comes twice."""
@@ -452,8 +458,8 @@ class Client:
         return None
 
     async def _pause(self, seconds: float, leaving: _Running | None) -> None:
-        """Wait so long, or until the client stops, or the session that it still has is over."""
-        with trio.move_on_after(seconds):
+        """Wait so long, or until the client stops, the session that it still has is over, or the configuration has changed."""
+        with trio.move_on_after(seconds) as self._pausing:
             await (self.stopping if leaving is None else leaving.done).wait()
 
     def _note_moved(self, leaving: _Running) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+PATIENCE: Final = 60.0
+"""Seconds for one reload, with its wait for the one before. Chosen: reading files and opening ports take milliseconds, a server that is asked for other services has 10 s; what takes longer hangs."""
+
 _LONGEST: Final = 80
 """Characters of a value that is told."""
 
@@ -85,14 +88,18 @@ class Reloader:
 
     async def reload(self) -> Reloaded:
         """Read the configuration again, and do what it says; one reload after another. The log tells what came of it."""
-        async with self._turn:
-            self.tell(True)
-            try:
-                outcome = await self._reload()
-            except (ConfigError, StartupError) as error:
-                outcome = Reloaded(problems=tuple(str(error).splitlines()))
-            finally:
-                self.tell(False)
+        outcome = Reloaded(
+            problems=(f"not done within {PATIENCE:g} s: is a file on a disk that hangs?",)
+        )
+        with trio.move_on_after(PATIENCE):
+            async with self._turn:
+                self.tell(True)
+                try:
+                    outcome = await self._reload()
+                except (ConfigError, StartupError) as error:
+                    outcome = Reloaded(problems=tuple(str(error).splitlines()))
+                finally:
+                    self.tell(False)
         _log(outcome)
         return outcome
 

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from contextlib import suppress
 from importlib import metadata
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Final
 
 from trionat.errors import StartupError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 LOG_LINES: Final = 500
 _LOG_BYTES: Final = 512 * 1024
 """Of the end of a log that is read."""
+
+_IS_THERE: Final = "{path}: there is such a file already: name another one"
 
 _README: Final = """\
 This is for a bug report about trionat: what `trionat doctor` has found, the configuration that holds, versions,
@@ -44,6 +47,24 @@ _FACTS: Final = (
 )
 
 
+def check_place(path: Path) -> None:
+    """Check that a bundle can be written there, as far as that can be known before. Blocks.
+
+    Raises:
+        StartupError: It is there already, or there is no such folder.
+    """
+    try:
+        path.parent.stat()
+        path.lstat()
+    except FileNotFoundError as error:
+        if error.filename != str(path):
+            raise StartupError(f"{path}: cannot write it: there is no such folder") from error
+    except OSError as error:
+        raise StartupError(f"{path}: cannot write it: {error.strerror}") from error
+    else:
+        raise StartupError(_IS_THERE.format(path=path))
+
+
 def write_bundle(path: Path, texts: Mapping[str, str], masker: Masker) -> None:
     """Write the file (mode 0600), a zip, of these texts by name; each is masked. Blocks.
 
@@ -55,7 +76,7 @@ def write_bundle(path: Path, texts: Mapping[str, str], masker: Masker) -> None:
             path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o600
         )
     except FileExistsError as error:
-        raise StartupError(f"{path}: there is such a file already: name another one") from error
+        raise StartupError(_IS_THERE.format(path=path)) from error
     except OSError as error:
         raise StartupError(f"{path}: cannot write it: {error.strerror}") from error
     try:
@@ -112,6 +133,9 @@ def last_lines(logs: Iterable[Path]) -> str:
     parts: list[str] = []
     for path in logs:
         try:
+            if not S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+                parts.append(f"{path}\nis no file, but a pipe or a device")
+                continue
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - _LOG_BYTES))
                 lines = file.read(_LOG_BYTES).decode(errors="replace").splitlines()

@@ -66,7 +66,7 @@ def check_certificates(
         how = (
             "look into the server's log for why it was not renewed (certificate), and at names below"
             if renewed
-            else "renew it: trionat takes the new file by itself where it is in CertificatesDir, otherwise at the next start"
+            else "renew it: trionat takes the new file by itself where it is in CertificatesDir, otherwise after trionat reload"
         )
         if left <= timedelta():
             found.append(wrong(f"{path} has run out on {ends:%Y-%m-%d}", how))

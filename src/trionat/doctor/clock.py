@@ -28,7 +28,7 @@ def compare_clocks(other: float, here: float, whose: str) -> Finding:
 def check_clock(peer: Peer) -> list[Finding]:
     """Compare with the server, which has told its clock in the session."""
     if peer.examined is None:
-        return [unknown("the server does not tell its time: it is older")]
+        return [unknown(f"the server's time is not known: {peer.why_not_examined}")]
     return [compare_clocks(peer.examined.time, peer.examined_at, f"that of {peer.control}")]
 
 

@@ -15,6 +15,7 @@ from trionat.text import MASK, mask_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from trionat.config.load import Configuration
 
@@ -24,16 +25,17 @@ _MOST_FILE: Final = 65536
 _PEM: Final = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*KEY-----|\Z)", re.DOTALL
 )
-_QUERY: Final = re.compile(r"(\b\w+://[^\s\"'<>?#]*)[?#][^\s\"'<>]+")
+_URL_WORD: Final = re.compile(r"[^\s\"'<>]+")
+_QUERY: Final = re.compile(r"[?#].+")
 """What stands behind the path of a URL: keys to pages are there."""
 _BEARER: Final = re.compile(r"\b(Bearer|Basic)\s+[\w+/=.~-]{4,}", re.IGNORECASE)
 _HASH: Final = re.compile(r"\$argon2[\w$,=+/.-]+")
 _NAMED: Final = re.compile(
-    r"""(?P<name>["']?[\w-]*(?:passw(?:or)?d|secret|token|api[_-]?key|private[_-]?key|authorization|cookie)["']?\s*[:=]\s*)"""
+    r"""(?P<name>(?:passw(?:or)?d|secret|token|api[_-]?key|private[_-]?key|authorization|cookie)["']?\s*[:=]\s*)"""
     r"""(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;}\]&]+)""",
     re.IGNORECASE,
 )
-"""A value that is called by what it is."""
+"""A value that is called by what it is, at the end of its name: whoever looks for the beginning too takes hours for a word of a million letters."""
 
 _WORD: Final = 8
 """Characters of a part of a URL that is masked alone as well; shorter ones are words such as `services`."""
@@ -57,7 +59,7 @@ class Masker:
                 for secret in _secrets_in(section):
                     found.update(_forms(secret))
         for content in contents:
-            found.update(_forms_of_bytes(content[:_MOST_FILE]))
+            found.update(_forms_of_bytes(content))
         return cls(tuple(sorted(found - {""}, key=len, reverse=True)))
 
     def mask(self, text: str) -> str:
@@ -70,9 +72,25 @@ class Masker:
                 text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
         text = mask_secrets(text)
         text = _HASH.sub(MASK, text)
-        text = _QUERY.sub(rf"\1?{MASK}", text)
+        text = _URL_WORD.sub(_mask_query, text)
         text = _BEARER.sub(rf"\1 {MASK}", text)
         return _NAMED.sub(_mask_value, text)
+
+
+def secret_contents(files: Iterable[Path]) -> Iterator[bytes]:
+    """Return what is in those of these files that can be read, of each the beginning. Blocks."""
+    for path in files:
+        try:
+            if path.is_file():  # a pipe would be waited for
+                with path.open("rb") as file:
+                    yield file.read(_MOST_FILE)
+        except OSError:
+            continue
+
+
+def _mask_query(found: re.Match[str]) -> str:
+    scheme, colon, rest = found[0].partition("://")
+    return scheme + colon + _QUERY.sub(f"?{MASK}", rest) if colon and scheme else found[0]
 
 
 def _mask_value(found: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trionat.address import TCPAddress
+from trionat.protocol.messages import EXAMINE
 
 if TYPE_CHECKING:
     from trionat.client.native.dialer import Server
@@ -39,6 +40,13 @@ class Peer:
     examined: Examined | None = None
     examined_at: float = 0.0
     visit: Visit | None = None
+
+    @property
+    def why_not_examined(self) -> str:
+        """Why the server has told nothing of what it sees."""
+        if self.welcome is not None and EXAMINE in self.welcome.capabilities:
+            return "it has not told in time"
+        return "it is older"
 
     @property
     def control(self) -> TCPAddress:

@@ -37,7 +37,7 @@ def check_proxies(peer: Peer) -> list[Finding]:
                 "leave TunnelEncryption at tls, unless you trust that network",
             )
         )
-    return found or [unknown("the server does not tell what it sees: it is older")]
+    return found or [unknown(f"what the server sees is not known: {peer.why_not_examined}")]
 
 
 def _own_host(address: TCPAddress) -> str | None:

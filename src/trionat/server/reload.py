@@ -106,7 +106,10 @@ class ServerReload:
             )
         with ExitStack() as opened:
             self._check()
-            tls, _ = await trio.to_thread.run_sync(load_certificate, config, self.state)
+            # A file may be a pipe, or on a network that is gone: a thread that waits for one is left behind.
+            tls, _ = await trio.to_thread.run_sync(
+                load_certificate, config, self.state, abandon_on_cancel=True
+            )
             names = await self._read_names(before, after)
             receivers = await self._open_receivers(after)
             added = await open_visit_ports(config, new, self.server.listeners.all, opened)

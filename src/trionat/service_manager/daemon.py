@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.text import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Side: TypeAlias = Literal["serve", "connect"]
 
@@ -24,6 +28,9 @@ DESCRIPTORS: Final = 65536
 
 STOP_TIMEOUT: Final = 45
 """Seconds that a stop may take: visitors have `DrainGrace` (30 s) to finish. A longer one is cut short."""
+
+_LONGEST_LINE: Final = 4096
+"""Bytes of a script's first line."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
@@ -73,16 +80,48 @@ def find_program() -> tuple[str, ...]:
     return (str(script),) if script.is_file() else (sys.executable, "-m", "trionat")
 
 
+def home_folder() -> Path:
+    """Return the folder of the user who asks.
+
+    Raises:
+        StartupError: He has none, as in a container with a number for a user.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise StartupError(
+            "there is no home folder here, in which the system looks for what to keep up: set HOME"
+        ) from None
+
+
 def require_readable(program: str) -> None:
-    """See to it that the account of a whole machine's daemons can start the program.
+    """See to it that the account of a whole machine's daemons can start the program, and the interpreter that runs it.
 
     Raises:
         StartupError: A folder on the way is closed to other accounts, as a home folder is.
     """
     path = Path(program)
-    for folder in reversed(path.resolve().parents):
-        if not folder.stat().st_mode & 0o001:
-            raise StartupError(
-                f"{path}: the account {ACCOUNT} cannot start it, since {folder} is closed to it: install trionat for all, as in"
-                f" `python3 -m venv /opt/trionat && /opt/trionat/bin/pip install trionat`, and run that one"
-            )
+    for file in (path, *_interpreter(path)):
+        # A link, and what it leads to.
+        for folder in dict.fromkeys((*reversed(file.parents), *reversed(file.resolve().parents))):
+            try:
+                mode = folder.stat().st_mode
+            except OSError as error:
+                raise StartupError(f"{file}: cannot be started: {error.strerror}") from error
+            if not mode & 0o001:
+                raise StartupError(
+                    f"{file}: the account {ACCOUNT} cannot start it, since {folder} is closed to it: install trionat for all, as in"
+                    f" `/usr/bin/python3 -m venv /opt/trionat && /opt/trionat/bin/pip install trionat`, and run that one"
+                )
+
+
+def _interpreter(script: Path) -> Iterator[Path]:
+    """Return what the first line of a script names."""
+    try:
+        with script.open("rb") as file:
+            line = file.readline(_LONGEST_LINE)
+    except OSError:
+        return
+    words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else ()
+    if words and Path(words[0]).is_absolute():
+        yield Path(words[0])

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import plistlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from trionat.errors import StartupError
-from trionat.service_manager.daemon import DESCRIPTORS, STOP_TIMEOUT
+from trionat.service_manager.daemon import DESCRIPTORS, STOP_TIMEOUT, home_folder
 from trionat.service_manager.manager import DaemonState
 from trionat.service_manager.plan import Command, File, Plan, run
 from trionat.system import find_user_id
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trionat.service_manager.daemon import Daemon
 
 _PREFIX: Final = "trionat.service."
@@ -123,7 +124,7 @@ class Launchd:
 
 
 def _library() -> Path:
-    return Path.home() / "Library"
+    return home_folder() / "Library"
 
 
 def _uid() -> int:

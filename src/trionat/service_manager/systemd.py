@@ -14,6 +14,7 @@ from trionat.service_manager.daemon import (
     ACCOUNT,
     DESCRIPTORS,
     STOP_TIMEOUT,
+    home_folder,
     require_readable,
 )
 from trionat.service_manager.manager import DaemonState
@@ -29,6 +30,22 @@ _MARK: Final = "# made by `trionat service install`"
 _MACHINE_UNITS: Final = Path("/etc/systemd/system")
 _MACHINE_TICKETS: Final = Path("/etc/trionat")
 _SYSUSERS: Final = Path("/etc/sysusers.d/trionat.conf")
+
+_OTHER_UNITS: Final = {
+    True: tuple(
+        Path(f"{root}/systemd/system")
+        for root in ("/run", "/usr/local/lib", "/usr/lib", "/lib")  # systemd.unit(5)
+    ),
+    False: tuple(
+        Path(f"{root}/systemd/user")
+        for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/usr/local/share", "/usr/share")
+    ),
+}
+"""Where else units of a machine, and of its users, are: one of ours of the same name would come before them."""
+
+_STATES: Final = Path("/var/lib")
+_STATE_FILES: Final = ("server.key", "trionat.db", "identity", "known_servers")
+"""One of which is in a state folder of ours."""
 
 WATCHDOG: Final = 30
 """Seconds for which the event loop may stand still before systemd starts the daemon anew. Chosen: a hundred times the longest pause that was seen under load."""
@@ -77,9 +94,10 @@ class Systemd:
         """Write the unit and the ticket, let it start by itself, and start it where `start` says so.
 
         Raises:
-            StartupError: The program cannot be read by the account of the machine's daemons, or a unit of that name is somebody else's.
+            StartupError: The program cannot be read by the account of the machine's daemons, or a unit or a state folder of that name is somebody else's.
         """
         self._require_ours(daemon.name)
+        self._require_unused(daemon.name)
         files: list[File] = []
         then: list[Command] = []
         notes: list[str] = []
@@ -89,7 +107,7 @@ class Systemd:
             then.append(Command(("systemd-sysusers", str(_SYSUSERS))))
             if daemon.side == "serve":
                 program = shlex.join(daemon.program)
-                state = f"/var/lib/{daemon.name}"
+                state = _STATES / daemon.name
                 notes.append(
                     f"its users, tickets and more: sudo -u {ACCOUNT} {program} user list --state-dir {state}"
                 )
@@ -186,6 +204,19 @@ class Systemd:
                 f"{path}: it was not made by trionat service: choose another name with --name, or remove that file first"
             )
 
+    def _require_unused(self, name: str) -> None:
+        for folder in _OTHER_UNITS[self.machine]:
+            if is_there(path := folder / f"{name}.service"):
+                raise StartupError(
+                    f"{path}: there is another service of that name, which would be out of the way: choose another name with --name"
+                )
+        # Systemd gives all that is in it to our account (StateDirectory).
+        state = _STATES / name
+        if self.machine and is_there(state) and not _is_our_state(state):
+            raise StartupError(
+                f"{state}: another program keeps its state there: choose another name with --name"
+            )
+
     def _text(self, daemon: Daemon, ticket_file: str | None) -> str:
         words = daemon.command(ticket_file)
         if daemon.side == "serve" and "--start-log" not in words:
@@ -252,7 +283,20 @@ def _sysusers() -> bytes:
 
 def _configuration_folder() -> Path:
     """Return where systemd looks for a user's units: file-hierarchy(7)."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    named = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return named if named.is_absolute() else home_folder() / ".config"
+
+
+def _is_our_state(folder: Path) -> bool:
+    """Tell whether a folder belongs to our account, has state of ours in it, or nothing."""
+    try:
+        return (
+            folder.owner() == ACCOUNT
+            or any(is_there(folder / name) for name in _STATE_FILES)
+            or not any(folder.iterdir())
+        )
+    except (KeyError, OSError):  # a number without a user; a file
+        return False
 
 
 def _is_ours(path: Path) -> bool:

@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 
 import attrs
 
+from trionat.service_manager.daemon import home_folder
 from trionat.service_manager.manager import DaemonState
 from trionat.service_manager.plan import Command, File, Plan, run
 
@@ -117,7 +118,7 @@ class TaskScheduler:
 
     def _file(self, name: str, kind: str) -> Path:
         root = os.environ.get("LOCALAPPDATA")
-        folder = Path(root) if root else Path.home()
+        folder = Path(root) if root else home_folder()
         return folder / "trionat" / "tasks" / f"{name}.{kind}"
 
 

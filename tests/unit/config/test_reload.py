@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.lowlevel
 
+from trionat.config import reload
 from trionat.config.key import Effect
 from trionat.config.load import Configuration, load
 from trionat.config.reload import Reloaded, Reloader, merge
@@ -74,6 +75,27 @@ class Changing:
             raise StartupError(self.refusal)
 
 
+async def test_one_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file on a disk that is gone holds up neither the next reload nor systemd, which waits until one is over."""
+
+    class Hanging(Changing):
+        async def change(self, before: Configuration, after: Configuration) -> None:
+            if not self.log:
+                self.log.append("hangs")
+                await trio.sleep_forever()
+
+    monkeypatch.setattr(reload, "PATIENCE", 0.2)
+    told: list[bool] = []
+    reloader = Reloader(lambda: configuration(max_services=3), configuration(), tell=told.append)
+    reloader.reloadable = Hanging()
+    with trio.fail_after(5):
+        reloaded = await reloader.reload()
+        assert "within 0.2 s" in reloaded.problems[0]
+        assert reloader.current.server.max_services != 3
+        assert not (await reloader.reload()).problems
+    assert told == [True, False, True, False]
+
+
 async def test_one_reload_after_another_and_each_is_told() -> None:
     wanted = configuration(max_services=3)
     told: list[bool] = []
@@ -81,12 +103,12 @@ async def test_one_reload_after_another_and_each_is_told() -> None:
     changing = reloader.reloadable = Changing()
     outcomes: list[Reloaded] = []
 
-    async def reload() -> None:
+    async def reload_it() -> None:
         outcomes.append(await reloader.reload())
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(reload)
-        nursery.start_soon(reload)
+        nursery.start_soon(reload_it)
+        nursery.start_soon(reload_it)
     assert changing.log == ["begins", "ends"] * 2
     assert told == [True, False] * 2
     assert [each.changed for each in outcomes] == [("Server.MaxServices: 16 -> 3",), ()]

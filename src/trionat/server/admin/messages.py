@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
 
+from trionat.config.reload import PATIENCE as RELOAD_PATIENCE
 from trionat.errors import RemoteProtocolError
 from trionat.protocol.fields import Fields, write_json
 
@@ -17,6 +18,9 @@ REQUEST_BYTES: Final = 4096
 """What a request has at most, with its line end. The longest name is 255 characters, each of at most 12 bytes in JSON."""
 
 _encoder: Final = json.JSONEncoder(separators=(",", ":"))
+
+FOR_RELOAD: Final = RELOAD_PATIENCE + 5.0
+"""Seconds for a reload, which has a deadline of its own: a command that waits hears what came of it."""
 
 FOR_UPGRADE: Final = 150.0
 """Seconds for an upgrade: it takes as long as a start does, and at most what the new process has for all of its steps."""

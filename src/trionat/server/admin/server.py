@@ -11,6 +11,7 @@ import trio
 from trionat.errors import RemoteProtocolError
 from trionat.log import get_logger
 from trionat.server.admin.messages import (
+    FOR_RELOAD,
     FOR_UPGRADE,
     REQUEST_BYTES,
     AskDrain,
@@ -118,8 +119,7 @@ class AdminServer:
                 except RemoteProtocolError as error:
                     await stream.send_all(encode_error(str(error)))
                     return
-            patience = FOR_UPGRADE if isinstance(request, AskUpgrade) else _PATIENCE
-            with deadline(patience, "it took too long"):
+            with deadline(_patience(request), "it took too long"):
                 try:
                     answer = await self._answer(request)
                 except UpgradeError as error:
@@ -157,6 +157,16 @@ class AdminServer:
             case _:
                 assert_never(request)
         return await trio.to_thread.run_sync(encode_answer, answer, limiter=self._scribe)
+
+
+def _patience(request: Request) -> float:
+    match request:
+        case AskUpgrade():
+            return FOR_UPGRADE
+        case AskReload():
+            return FOR_RELOAD
+        case _:
+            return _PATIENCE
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes:

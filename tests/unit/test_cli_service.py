@@ -1,0 +1,77 @@
+"""`trionat service`, as somebody types it: what stands in a unit, and what may not. Nothing is installed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from trionat.cli import app
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def install(*words: str, code: int = 0) -> str:
+    """Show what would be installed; return that, or what is said instead."""
+    result = CliRunner().invoke(
+        app, ["service", "install", "--user", "--dry-run", *words], catch_exceptions=False
+    )
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def words_of(unit: str) -> list[str]:
+    """The words of its command, behind `connect`."""
+    (line,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    words = shlex.split(line)
+    return words[words.index("connect") + 1 :]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("8080", "--password", "hunter2hunter2"),
+        ("8080", "-Phunter2hunter2"),
+        ("-vPhunter2hunter2", "8080"),
+        ("http:8080", "--basic-auth=ann:hunter2hunter2"),
+    ],
+    ids=" ".join,
+)
+def test_no_secret_gets_into_a_unit(words: tuple[str, ...]) -> None:
+    """Also where the letter of one that is secret stands behind another letter."""
+    said = install("connect", "--controller-addr", "h:1", *words, code=2)
+    assert "write it into a file" in said
+    assert "hunter2hunter2" not in said
+
+
+def test_the_paths_of_sockets_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit starts in another folder."""
+    monkeypatch.chdir(tmp_path)
+    services = ("./a.sock", "x/a.sock:60001", "unix:b.sock", "http:./c.sock@shop", "/run/d.sock")
+    given = (*services, "8080", "--local-server-addr", "unix:e.sock", "--group=./g")
+    unit = install("connect", "--controller-addr", "h:1", *given)
+    assert words_of(unit) == [
+        *("--controller-addr", "h:1", f"{tmp_path}/a.sock", f"{tmp_path}/x/a.sock:60001"),
+        *(f"{tmp_path}/b.sock", f"http:{tmp_path}/c.sock@shop", "/run/d.sock", "8080"),
+        *("--local-server-addr", f"{tmp_path}/e.sock", "--group=./g"),
+    ]
+
+
+def test_a_home_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "home folder" in install("connect", "--config", "~nobody-of-that-name/c.yml", code=2)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # a user without an entry, as in a container
+    assert "HOME" in install("connect", "--controller-addr", "h:1", "8080", code=3)
+    result = CliRunner().invoke(app, ["service", "status", "--user"], catch_exceptions=False)
+    assert (result.exit_code, "HOME" in result.output) == (3, True)
+
+
+@pytest.mark.parametrize("word", ["/etc/trionat\udcff.yml", "/etc/\x1b[2Jtrionat.yml", "/etc/a\nb"])
+def test_what_no_unit_can_hold_is_refused(word: str) -> None:
+    """Bytes that are no text, and what drives a terminal."""
+    assert "cannot be seen" in install("connect", "--config", word, code=2)
