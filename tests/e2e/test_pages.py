@@ -128,6 +128,11 @@ def test_what_a_client_does(walk: Walk) -> None:
         assert line in said
 
 
+def test_backup(walk: Walk) -> None:
+    walk.serve()
+    walk.follow("docs/backup.md")
+
+
 def test_events(walk: Walk) -> None:
     """All files of the page are one; nobody is at any of their addresses."""
     [first, *others] = [
