@@ -268,9 +268,11 @@ def test_the_accounts_are_in_a_database(state: Trionat, tmp_path: Path, new: Tri
 
 def test_no_accounts_and_no_word_of_a_database(tmp_path: Path) -> None:
     prepare_state(tmp_path / "state")
+    save_journal(tmp_path / "state", Journal().counted(MONTH, {"alice": 17}))
     outcome = Trionat(folder=tmp_path / "state", command="state")(
         "backup", str(tmp_path / "b.tar.gz")
     )
+    assert "left out: traffic.json: " in outcome.out
     assert "if they are in a database, name its configuration (--config)" in outcome.out
 
 

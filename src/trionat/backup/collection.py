@@ -97,6 +97,10 @@ def collect(
             contents[DATABASE] = copy
             if journal is not None:
                 contents[JOURNAL] = journal
+        elif (
+            JOURNAL in kept
+        ):  # of accounts in a database that the configuration at hand does not tell of
+            left_out.append(LeftOut(JOURNAL, JOURNAL_OF_DATABASE))
         contents |= _events(folder)
         contents |= _audit(folder)
         together = {DATABASE, JOURNAL, *contents}
