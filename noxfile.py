@@ -331,7 +331,7 @@ def faults(session: nox.Session) -> None:
 
 @nox.session(python=INTERPRETERS[0])
 def failover(session: nox.Session) -> None:
-    """Kill, freeze, drain and cut off workers, nodes and servers while visitors come and go; ten minutes. docs/reliability.md."""
+    """Kill, freeze, drain, cut off and upgrade workers, nodes and servers while visitors come and go; a quarter of an hour. docs/reliability.md."""
     install(session, "test")
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)

@@ -15,8 +15,8 @@ import trio
 
 from tests.e2e import running, services
 from tests.e2e.running import ask, wait_until
-from tests.e2e.test_upgrade import SUCCESSION, Load, Scene, Talker, scene
 from tests.e2e.upgrading import Upgradable, is_there, upgradable
+from tests.failover.test_upgrade import SUCCESSION, Load, Scene, Talker, scene
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
