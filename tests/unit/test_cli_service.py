@@ -75,3 +75,13 @@ def test_a_home_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_no_unit_can_hold_is_refused(word: str) -> None:
     """Bytes that are no text, and what drives a terminal."""
     assert "cannot be seen" in install("connect", "--config", word, code=2)
+
+
+def test_what_is_only_in_the_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works when it is tried in a shell, and not as a service."""
+    monkeypatch.setenv("TRIONAT_TICKET", "tn1_secret-of-somebody")
+    monkeypatch.setenv("TRIONAT_CONNECT_TIMEOUT", "")
+    said = install("connect", "--controller-addr", "h:1", "8080")
+    assert "does not get TRIONAT_TICKET of this environment" in said
+    assert "CONNECT_TIMEOUT" not in said
+    assert "secret-of" not in said

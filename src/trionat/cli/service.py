@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -92,6 +93,16 @@ def install(
         )
         manager = find_manager(machine=daemon.machine)
         plan = manager.installation(daemon, start=not no_start)
+        names = sorted(
+            key for key, value in os.environ.items() if key.startswith("TRIONAT_") and value
+        )
+        if names:
+            say(
+                escape(
+                    f"note: the service does not get {', '.join(names)} of this environment: give what it needs as an option, or in a file"
+                ),
+                err=True,
+            )
         if dry_run:
             for line in plan.lines():
                 say(escape(line))
