@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,3 +76,30 @@ def test_a_home_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_no_unit_can_hold_is_refused(word: str) -> None:
     """Bytes that are no text, and what drives a terminal."""
     assert "cannot be seen" in install("connect", "--config", word, code=2)
+
+
+def test_what_is_only_in_the_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works when it is tried in a shell, and not as a service."""
+    monkeypatch.setenv("TRIONAT_TICKET", "tn1_secret-of-somebody")
+    monkeypatch.setenv("TRIONAT_CONNECT_TIMEOUT", "")
+    said = install("connect", "--controller-addr", "h:1", "8080")
+    assert "does not get TRIONAT_TICKET of this environment" in said
+    assert "CONNECT_TIMEOUT" not in said
+    assert "secret-of" not in said
+
+
+def test_the_letter_of_another_command_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-l` is a local service for connect, and a log file for serve, which stays below the state folder."""
+    monkeypatch.chdir(tmp_path)
+    assert "serve -l logs/x.log" in install("serve", "-l", "logs/x.log")
+    assert f"connect -l {tmp_path}/run/x.sock" in install("connect", "-l", "run/x.sock")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the folder")
+def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "working directory" in install("serve", "--config", "c.yml", code=3)

@@ -166,3 +166,21 @@ async def test_a_client_that_waits_to_try_again_tries_at_once(
         await world.client.change(world.before, attrs.evolve(world.before, auth=auth))
         await world.welcome()
         assert trio.current_time() - began < 0.5
+
+
+async def test_a_server_that_names_no_address_for_a_service_by_name(
+    tidy: Tidy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told that it is at port 0: the session is given up, as at a WELCOME like that."""
+    async with open_world(tidy, tmp_path, monkeypatch) as world:
+        first = await world.welcome()
+        await until_up(world.client)
+        shop = Service(local=TCPAddress("127.0.0.1", 3), http="shop")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.client.change, world.before, world.wanted(WEB, shop))
+            await first.hear(Change)
+            await first.channel.send(Changed(ports=(1,)))
+            with trio.fail_after(5):
+                second = await world.welcome()
+            assert len(second.expose.services) == 2
+        assert all(service.public.port for service in world.client.services)

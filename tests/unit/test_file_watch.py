@@ -76,7 +76,7 @@ async def test_files_are_looked_at_where_the_system_watches_none(
         asked += 1
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-        async def watched() -> AsyncIterator[object]:
+        async def watched() -> AsyncIterator[object]:  # noqa: ASYNC900 - as awatch itself, and closed
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
             try:
                 async for each in awatch(*arguments, **options):

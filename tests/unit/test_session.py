@@ -38,8 +38,11 @@ from trionat.protocol.messages import (
     CAPABILITIES,
     MOVE,
     NAMES,
+    SERVICE_CHANGES,
     Ask,
     Attach,
+    Change,
+    Changed,
     Close,
     CloseCode,
     Demand,
@@ -982,4 +985,23 @@ async def test_each_question_to_the_owner_is_asked(tidy: Tidy, autojump_clock: M
             asked = [await client.hear(Ask) for _ in range(6)]
         for service in (0, 1):
             assert [ask.host for ask in asked if ask.service == service] == hosts
+        client.hang_up()
+
+
+async def test_changes_without_a_pause_get_no_more_than_a_few_answers_a_second(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """Each is logged, and may ask the store: a client must not fill the one, or keep the other busy. The first one has its answer at once."""
+    async with open_memory_server(tidy) as server:
+        client = server.client()
+        hello = Hello(username="anybody", identity="me", capabilities=(SERVICE_CHANGES,))
+        await client.say(hello, Expose(services=(ServiceRequest(),)))
+        await client.hear(Welcome)
+        began = trio.current_time()
+        nobody_left = Change(removed=(0,), added=())
+        for number, change in enumerate((nobody_left, Change(removed=(), added=())) * 3):
+            await client.say(change)
+            await client.hear(Changed)
+            assert (trio.current_time() - began < 0.1) is (number == 0)
+        assert trio.current_time() - began > 1
         client.hang_up()

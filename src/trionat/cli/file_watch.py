@@ -34,7 +34,7 @@ async def watch(files: Callable[[], Collection[Path]], on_change: Callable[[], N
     seen: Mapping[Path, _Stamp] = await trio.to_thread.run_sync(
         _look, files(), abandon_on_cancel=True
     )
-    while True:
+    while True:  # noqa: ASYNC913 - whatever comes of the watch, it was waited for
         reason = ""
         try:
             folders = {path.absolute().parent for path in files()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Mapping
+import os
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -92,6 +93,16 @@ def install(
         )
         manager = find_manager(machine=daemon.machine)
         plan = manager.installation(daemon, start=not no_start)
+        names = sorted(
+            key for key, value in os.environ.items() if key.startswith("TRIONAT_") and value
+        )
+        if names:
+            say(
+                escape(
+                    f"note: the service does not get {', '.join(names)} of this environment: give what it needs as an option, or in a file"
+                ),
+                err=True,
+            )
         if dry_run:
             for line in plan.lines():
                 say(escape(line))
@@ -159,6 +170,7 @@ def _split(context: typer.Context, words: list[str]) -> tuple[Side, list[str]]:
 
     Raises:
         ConfigError: It is another one, or a secret would stand in a file that everybody can read. What is wrong with its options is Typer's to say.
+        StartupError: There is no working directory.
     """
     side, *arguments = words
     if side not in DEFAULT_NAMES:
@@ -167,14 +179,21 @@ def _split(context: typer.Context, words: list[str]) -> tuple[Side, list[str]]:
     root = context.find_root()
     command = cast(Any, root.command).get_command(root, side)
     parsed = command.make_context(side, list(arguments), parent=root)
-    _refuse_secrets(parsed.params)
+    keys = [key for key in _keys() if f"{key.section}_{key.field}" in parsed.params]
+    for key in keys:
+        if key.secret and parsed.params[f"{key.section}_{key.field}"]:
+            reason = "what is kept up is shown to everybody on this machine: write it into a file, and name that with --config"
+            raise ConfigError(Problem(", ".join(_flags(key)), reason))
     takes_value = {
         flag
         for parameter in parsed.command.params
         if not getattr(parameter, "is_flag", True)
         for flag in parameter.opts
     }
-    return side, list(_with_whole_paths(arguments, takes_value))
+    try:
+        return side, list(_with_whole_paths(arguments, keys, takes_value))
+    except FileNotFoundError as error:
+        raise StartupError("the working directory no longer exists: change to another") from error
 
 
 def _keys() -> Iterable[Key]:
@@ -186,22 +205,12 @@ def _flags(key: Key) -> list[str]:
     return [*([f"-{key.letter}"] if key.letter else []), *filter(None, [key.flag]), *key.aliases]
 
 
-def _refuse_secrets(parameters: Mapping[str, object]) -> None:
-    """Raise ConfigError where one of these parameters of a command is a secret."""
-    for key in _keys():
-        if key.secret and parameters.get(f"{key.section}_{key.field}"):
-            raise ConfigError(
-                Problem(
-                    ", ".join(_flags(key)),
-                    "what is kept up is shown to everybody on this machine: write it into a file, and name that with --config",
-                )
-            )
-
-
-def _with_whole_paths(arguments: list[str], takes_value: Container[str]) -> Iterable[str]:
-    """Return the arguments with whole paths; `takes_value` has the flags after which a value comes."""
+def _with_whole_paths(
+    arguments: list[str], keys: Iterable[Key], takes_value: Container[str]
+) -> Iterable[str]:
+    """Return the arguments with whole paths; `keys` have flags among them, `takes_value` those after which a value comes."""
     readers: dict[str, Callable[[str], str]] = {"--config": _whole_path}
-    for key in _keys():
+    for key in keys:
         if key.kind in {PATH, LOCAL}:
             read = _whole_path if key.kind is PATH else _whole_service
             readers.update(dict.fromkeys(_flags(key), read))

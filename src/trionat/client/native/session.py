@@ -232,6 +232,8 @@ class NativeSession(Session):
             raise RemoteProtocolError(
                 f"CHANGED with {len(answer.ports)} ports for {len(added)} services"
             )
+        if answer.urls is None and any(service.by_name for service in added):
+            raise RemoteProtocolError("CHANGED without a URL for a service with a name")
         kept = [place for place, n in enumerate(self.forwarder.numbers) if n not in removed]
         self.forwarder.change(removed, added)
         ports, connected = self.ports or (), self.connected

@@ -73,6 +73,9 @@ _DEMAND_AGAIN = 1.0
 # faster by this much, in seconds. Whatever else is on a tunnel ends with it and takes no time.
 _LAST_BYTES = 1.0
 
+# Seconds from one CHANGE of a client to the next: each is logged, and may ask the store. Chosen: nobody reloads so often.
+_CHANGE_INTERVAL = 0.5
+
 # How far behind the highest number of its kind a plain tunnel may be: a client has fewer dials under way at once.
 _NUMBERS_BEHIND = 1024
 
@@ -104,6 +107,7 @@ class NativeSession(Session):
         | None
     ) = None
     _changing: bool = attrs.field(init=False, default=False)
+    _changed_at: float = attrs.field(init=False, default=float("-inf"))
     link: ControlLink = attrs.field(init=False)
     _tunnels: NativeTunnels = attrs.field(init=False)
     _told: bool = attrs.field(init=False, default=False)  # that this server stops, or is drained
@@ -248,6 +252,8 @@ class NativeSession(Session):
     async def _change(self, message: Change, nursery: trio.Nursery) -> None:
         """Do what the client asks for, and answer."""
         assert self.change is not None, "asked before"  # noqa: S101 - for type checkers
+        await trio.sleep_until(self._changed_at + _CHANGE_INTERVAL)
+        self._changed_at = trio.current_time()
         try:
             points = await self.change(message.removed, message.added)
         except RefusedError as refusal:
