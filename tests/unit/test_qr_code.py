@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+
+import pytest
 import segno
 
 from trionat.cli.qr_code import qr_code
@@ -28,3 +31,11 @@ def test_the_blocks_are_the_code_with_its_quiet_zone() -> None:
 def test_a_ticket_fits_a_terminal_of_80_columns() -> None:
     ticket = "tn1_" + "A" * 140
     assert len(qr_code(ticket).split("\n")[0]) < 80
+
+
+@pytest.mark.parametrize(("encoding", "told"), [("ascii", True), ("gb18030", False)])
+def test_where_standard_output_has_no_blocks_it_says_so(
+    encoding: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    assert (qr_code("x").startswith("no QR code: ") and encoding in qr_code("x")) is told

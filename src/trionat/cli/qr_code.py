@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 
 
 def qr_code(text: str) -> str:
-    """Return the code of a text as lines of block characters, light on dark, two rows of it in each line.
+    """Return the code of a text as lines of block characters, light on dark, two rows of it in each line; where standard output cannot have those, a line that says so.
 
     The library is imported here, since few ask for it.
     """
@@ -14,4 +15,10 @@ def qr_code(text: str) -> str:
 
     lines = io.StringIO()
     segno.make(text, micro=False).terminal(out=lines, compact=True)
-    return lines.getvalue().rstrip("\n")
+    code = lines.getvalue().rstrip("\n")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        code.encode(encoding)
+    except UnicodeEncodeError:
+        return f"no QR code: it needs characters that {encoding} does not have: set LC_ALL=C.UTF-8"
+    return code
