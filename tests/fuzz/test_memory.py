@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 import trionat
+import trionat.testing
 from tests.unit.memory import CAPACITY
 from tests.unit.memory_server import open_memory_server
 from trionat.protocol.frames import (
@@ -42,6 +43,8 @@ BUFFER = 64 * 1024
 OBJECTS = 6 * 1024
 """Bytes that each connection costs besides what is told it may: a task's frames, a channel, a session's parts."""
 OURS = tracemalloc.Filter(True, str(Path(trionat.__file__).parent / "*"))
+NOT_OURS = tracemalloc.Filter(False, str(Path(trionat.testing.__file__).parent / "*"))
+"""What is between the two ends: the network, were it real."""
 GROWTH = 9 / 8
 """A bytearray that grows takes an eighth more than it needs (CPython, Objects/bytearrayobject.c)."""
 
@@ -109,7 +112,7 @@ async def test_no_more_is_held_than_the_bound(
             await peers(server)  # type: ignore[operator]
             await trio.testing.wait_all_tasks_blocked()
             gc.collect()
-            ours = tracemalloc.take_snapshot().filter_traces([OURS])
+            ours = tracemalloc.take_snapshot().filter_traces([OURS, NOT_OURS])
         finally:
             tracemalloc.stop()
         held = sum(trace.size for trace in ours.traces)
