@@ -224,6 +224,8 @@ def write_at(descriptor: int, data: bytes, offset: int) -> int:
 def copy_owner(example: Path, folder: Path) -> None:
     """Have a folder, with all that is in it, belong to whom another one belongs, where this process may give things away (root).
 
+    The folder itself comes last: until then nobody else can enter it (0700), and put a link in the place of what is still to be given.
+
     Raises:
         OSError: It cannot be done.
     """
@@ -231,8 +233,8 @@ def copy_owner(example: Path, folder: Path) -> None:
     if give is None or not is_root():
         return
     owner = example.stat()
-    for inner, folders, files in os.walk(folder):
-        for name in (".", *folders, *files):
+    for inner, _, files in os.walk(folder, topdown=False):
+        for name in (*files, "."):
             give(os.path.join(inner, name), owner.st_uid, owner.st_gid)  # noqa: PTH118 - `os.walk` speaks in texts
 
 
