@@ -731,6 +731,34 @@ def test_headers_without_an_end() -> None:
         Archive.open(io.BytesIO(gzip.compress(header * 40_000)))
 
 
+@pytest.mark.parametrize("kind", ["holes", "holes that are cut off", "global pax"])
+def test_headers_that_go_on_before_a_file(kind: str) -> None:
+    """The manifest tells of a large file, and what would be kept in memory comes instead of it."""
+    large = manifest_of(("trionat.db", 1 << 30))
+    packed_up = io.BytesIO()
+    with tarfile.open(fileobj=packed_up, mode="w") as tar:
+        tar.addfile(plain(NAME, len(large)), io.BytesIO(large))
+    if kind != "global pax":
+        first = bytearray(plain("x", 0, type=tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+        first[482] = 1  # another block of holes follows
+        first[148:156] = b" " * 8
+        first[148:156] = b"%06o\0 " % sum(first)
+        more = bytearray(512)
+        more[504] = 1
+        endless = bytes(first) + bytes(more) * (20_000 if kind == "holes" else 3)
+    else:
+        record = b"1000000 trionat=".ljust(999_999, b"x") + b"\n"
+        header = plain("x", len(record), type=tarfile.XGLTYPE).tobuf(tarfile.GNU_FORMAT)
+        endless = (header + record + bytes(-len(record) % 512)) * 10
+    content = packed_up.getvalue().rstrip(b"\0")
+    archive = Archive.open(
+        io.BytesIO(gzip.compress(content + bytes(-len(content) % 512) + endless, 1))
+    )
+    with pytest.raises(BackupError, match="cut off or damaged"):
+        list(archive.files())
+    assert archive._source.tell() < 64 * 1024  # of what was unpacked
+
+
 class Reads(io.BytesIO):
     """A stream that counts what is read of it."""
 
