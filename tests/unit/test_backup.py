@@ -560,6 +560,38 @@ def test_where_two_names_cannot_change_at_once(
     assert contents(new.folder).keys() - {"serve.lock"} == {"mine"}
 
 
+# --- folders of other people's making ---
+
+
+@POSIX
+def test_a_backup_waits_for_no_pipe(state: Trionat, tmp_path: Path) -> None:
+    (state.folder / "identity").unlink()
+    os.mkfifo(state.folder / "identity")
+    reason = state.fails(3, "backup", str(tmp_path / "backup.tar.gz"))
+    assert reason == f"{state.folder / 'identity'}: it is no plain file: remove it"
+
+
+@pytest.mark.skipif(not is_root(), reason="others read what they may read")
+@pytest.mark.parametrize("name", ["identity", "trionat.db", "audit.log.1", "certificates"])
+def test_root_follows_no_link_to_what_the_owner_of_the_folder_may_not_read(
+    state: Trionat, tmp_path: Path, name: str
+) -> None:
+    for path in (state.folder, *state.folder.rglob("*")):
+        os.chown(path, 12345, 12345)
+    assert state("backup", str(tmp_path / "good.tar.gz")).code == 0
+    path, secret = state.folder / name, tmp_path / "secret"
+    if path.exists():
+        path.rename(secret)
+    else:
+        secret.write_bytes(b"secret")
+    path.symlink_to(secret)
+    for each in (secret, *secret.rglob("*")):
+        os.chown(each, 0, 0)
+    reason = state.fails(3, "backup", str(tmp_path / "backup.tar.gz"))
+    assert reason.startswith(str(path))
+    assert "it belongs to another user than" in reason
+
+
 # --- backups of other people's making ---
 
 

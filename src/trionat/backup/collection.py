@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,8 +31,9 @@ from trionat.backup.contents import (
 )
 from trionat.backup.manifest import KeptFile, LeftOut, Manifest
 from trionat.errors import StartupError
-from trionat.store.private_file import hold_lock, is_there, read_private
+from trionat.store.private_file import hold_lock, is_there
 from trionat.store.sqlite_file import copy_file
+from trionat.system import is_root, open_file
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
@@ -91,8 +93,9 @@ def collect(
     schema: int | None = None
     with _copy_of_accounts(folder) as copy:
         if DATABASE in kept:
+            _check_database(folder)
             journal, schema = copy_file(
-                folder / DATABASE, copy, meanwhile=lambda: _read(folder / JOURNAL), told=told
+                folder / DATABASE, copy, meanwhile=lambda: _read(folder, JOURNAL), told=told
             )
             contents[DATABASE] = copy
             if journal is not None:
@@ -106,7 +109,7 @@ def collect(
         together = {DATABASE, JOURNAL, *contents}
         for name in kept:
             alone = name not in together and not name.startswith(("audit.log", "events/"))
-            if alone and (found := _read(folder / name)) is not None:
+            if alone and (found := _read(folder, name)) is not None:
                 contents[name] = found
         for name, content in contents.items():
             if isinstance(content, bytes) and len(content) > MOST_BYTES:
@@ -164,9 +167,40 @@ def _names(folder: Path) -> Iterator[str]:
         raise StartupError(f"{folder}: cannot look into it: {error.strerror or error}") from error
 
 
-def _read(path: Path) -> bytes | None:
-    """Return what is in a file; None where it has gone meanwhile."""
-    return read_private(path) if is_there(path) else None
+def _read(folder: Path, name: str) -> bytes | None:
+    """Return what is in a file; None where it has gone meanwhile.
+
+    Raises:
+        StartupError: It cannot be read, or is not to be read (`_check`).
+    """
+    path = folder / name
+    try:
+        with os.fdopen(open_file(path, os.O_RDONLY, waiting=False), "rb") as file:
+            _check(folder, path, os.fstat(file.fileno()))
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StartupError(f"{path}: cannot read: {error.strerror or error}") from error
+
+
+def _check(folder: Path, path: Path, found: os.stat_result) -> None:
+    """Refuse a pipe, at which a backup would wait for ever, and to be root where the folder's owner has put a link to a file that he may not read: `restore` would give it to him."""
+    if not stat.S_ISREG(found.st_mode):
+        raise StartupError(f"{path}: it is no plain file: remove it")
+    owner = folder.stat().st_uid
+    if is_root() and owner and found.st_uid != owner:
+        raise StartupError(
+            f"{path}: it belongs to another user than {folder}: give it to that one (chown), or run this as that user, and not as root"
+        )
+
+
+def _check_database(folder: Path) -> None:
+    path = folder / DATABASE
+    try:
+        _check(folder, path, path.stat())
+    except OSError as error:
+        raise StartupError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -192,7 +226,7 @@ def _events(folder: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for _ in range(_TRIES):
         before = _stamp(folder / names[1])
-        found = {name: content for name in names if (content := _read(folder / name)) is not None}
+        found = {name: content for name in names if (content := _read(folder, name)) is not None}
         if _stamp(folder / names[1]) == before:
             break
     return {
@@ -215,7 +249,7 @@ def _audit(folder: Path) -> dict[str, bytes]:
         return {}
     with hold_lock(folder / "audit.lock"):
         names = [name for name in _names(folder) if name.startswith("audit.log") and is_kept(name)]
-        return {name: read_private(folder / name) for name in names}
+        return {name: content for name in names if (content := _read(folder, name)) is not None}
 
 
 def _described(name: str, content: bytes | Path) -> KeptFile:
