@@ -174,6 +174,26 @@ def open_file(path: str | Path, flags: int, mode: int = 0o666, *, waiting: bool 
     return os.open(path, flags, mode)
 
 
+def open_inside(folder: Path, name: str) -> int:
+    """Open a file for reading by its path in a folder, with `/`, of which no part may be a link. For POSIX; a pipe fails or is empty at once.
+
+    Raises:
+        OSError: As `os.open`; where there is a link, with `ELOOP` or `ENOTDIR`.
+    """
+    *parts, last = name.split("/")
+    no_links: int = getattr(os, "O_NOFOLLOW", 0)
+    entering: int = no_links | getattr(os, "O_DIRECTORY", 0)
+    at = os.open(folder, os.O_RDONLY)
+    try:
+        for part in parts:
+            inner = os.open(part, os.O_RDONLY | entering, dir_fd=at)
+            os.close(at)
+            at = inner
+        return os.open(last, os.O_RDONLY | no_links | getattr(os, "O_NONBLOCK", 0), dir_fd=at)
+    finally:
+        os.close(at)
+
+
 @contextmanager
 def named_file(content: bytes) -> Generator[str]:
     """Give a path at which this content can be read while the block runs, for libraries that read files only. Blocks.

@@ -564,7 +564,9 @@ def test_where_two_names_cannot_change_at_once(
 
 
 @POSIX
-def test_a_backup_waits_for_no_pipe(state: Trionat, tmp_path: Path) -> None:
+@pytest.mark.parametrize("owner", [0, 12345] if is_root() else [-1])
+def test_a_backup_waits_for_no_pipe(state: Trionat, tmp_path: Path, owner: int) -> None:
+    os.chown(state.folder, owner, -1)
     (state.folder / "identity").unlink()
     os.mkfifo(state.folder / "identity")
     reason = state.fails(3, "backup", str(tmp_path / "backup.tar.gz"))
@@ -572,9 +574,10 @@ def test_a_backup_waits_for_no_pipe(state: Trionat, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not is_root(), reason="others read what they may read")
+@pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("name", ["identity", "trionat.db", "audit.log.1", "certificates"])
 def test_root_follows_no_link_to_what_the_owner_of_the_folder_may_not_read(
-    state: Trionat, tmp_path: Path, name: str
+    state: Trionat, tmp_path: Path, name: str, *, hard: bool
 ) -> None:
     for path in (state.folder, *state.folder.rglob("*")):
         os.chown(path, 12345, 12345)
@@ -584,12 +587,22 @@ def test_root_follows_no_link_to_what_the_owner_of_the_folder_may_not_read(
         path.rename(secret)
     else:
         secret.write_bytes(b"secret")
-    path.symlink_to(secret)
+    if hard and not secret.is_dir():
+        path.hardlink_to(secret)
+    else:
+        path.symlink_to(secret)
     for each in (secret, *secret.rglob("*")):
         os.chown(each, 0, 0)
     reason = state.fails(3, "backup", str(tmp_path / "backup.tar.gz"))
     assert reason.startswith(str(path))
-    assert "it belongs to another user than" in reason
+    assert "it is a link, in a folder of another user: run this as that user" in reason
+
+
+@pytest.mark.skipif(not is_root(), reason="only root gives files away")
+def test_roots_own_files_in_a_folder_of_somebody_else(state: Trionat, tmp_path: Path) -> None:
+    """As in a container, whose volume belongs to whoever has made it."""
+    os.chown(state.folder, 12345, 12345)
+    assert state("backup", str(tmp_path / "backup.tar.gz")).code == 0
 
 
 # --- backups of other people's making ---

@@ -7,6 +7,7 @@ by whoever writes it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -33,7 +34,7 @@ from trionat.backup.manifest import KeptFile, LeftOut, Manifest
 from trionat.errors import StartupError
 from trionat.store.private_file import hold_lock, is_there
 from trionat.store.sqlite_file import copy_file
-from trionat.system import is_root, open_file
+from trionat.system import is_root, open_file, open_inside
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 
 _FOLDERS: Final = ("events", "certificates")
 """In which there is something for a backup; others are somebody else's."""
+
+_LINK: Final = (
+    "{}: it is a link, in a folder of another user: run this as that user, and not as root"
+)
 
 _TRIES: Final = 5
 """To read the events while none of their files takes the place of another, which happens every 10,000 events."""
@@ -175,30 +180,42 @@ def _read(folder: Path, name: str) -> bytes | None:
     """
     path = folder / name
     try:
-        with os.fdopen(open_file(path, os.O_RDONLY, waiting=False), "rb") as file:
+        opened = open_inside(folder, name) if _is_of_other(folder) else _open(path)
+        with os.fdopen(opened, "rb") as file:
             _check(folder, path, os.fstat(file.fileno()))
             return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
+        if _is_of_other(folder) and error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise StartupError(_LINK.format(path)) from None
         raise StartupError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
+def _open(path: Path) -> int:
+    return open_file(path, os.O_RDONLY, waiting=False)
+
+
+def _is_of_other(folder: Path) -> bool:
+    """Tell whether this is root in a folder of somebody else, who may put links in it to files that he may not read: `restore` would give them to him."""
+    return is_root() and bool(folder.stat().st_uid)
+
+
 def _check(folder: Path, path: Path, found: os.stat_result) -> None:
-    """Refuse a pipe, at which a backup would wait for ever, and to be root where the folder's owner has put a link to a file that he may not read: `restore` would give it to him."""
+    """Refuse a pipe, at which a backup would wait for ever, and a link (also a hard one) where it may lead to what the folder's owner may not read."""
+    is_of_other = _is_of_other(folder)
+    if is_of_other and (
+        stat.S_ISLNK(found.st_mode) or (found.st_nlink > 1 and found.st_uid != folder.stat().st_uid)
+    ):
+        raise StartupError(_LINK.format(path))
     if not stat.S_ISREG(found.st_mode):
         raise StartupError(f"{path}: it is no plain file: remove it")
-    owner = folder.stat().st_uid
-    if is_root() and owner and found.st_uid != owner:
-        raise StartupError(
-            f"{path}: it belongs to another user than {folder}: give it to that one (chown), or run this as that user, and not as root"
-        )
 
 
 def _check_database(folder: Path) -> None:
     path = folder / DATABASE
     try:
-        _check(folder, path, path.stat())
+        _check(folder, path, path.lstat() if _is_of_other(folder) else path.stat())
     except OSError as error:
         raise StartupError(f"{path}: cannot read: {error.strerror or error}") from error
 
