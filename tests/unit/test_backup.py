@@ -573,6 +573,13 @@ def test_a_backup_waits_for_no_pipe(state: Trionat, tmp_path: Path, owner: int) 
     assert reason == f"{state.folder / 'identity'}: it is no plain file: remove it"
 
 
+@POSIX
+def test_a_file_that_is_far_too_long_is_not_read(state: Trionat, tmp_path: Path) -> None:
+    os.truncate(state.folder / "identity", 1 << 40)
+    reason = state.fails(3, "backup", str(tmp_path / "backup.tar.gz"))
+    assert f"it has {1 << 40} bytes, and a backup takes at most" in reason
+
+
 @pytest.mark.skipif(not is_root(), reason="others read what they may read")
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("name", ["identity", "trionat.db", "audit.log.1", "certificates"])

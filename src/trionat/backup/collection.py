@@ -117,10 +117,8 @@ def collect(
             if alone and (found := _read(folder, name)) is not None:
                 contents[name] = found
         for name, content in contents.items():
-            if isinstance(content, bytes) and len(content) > MOST_BYTES:
-                raise StartupError(
-                    f"{folder / name}: it has {len(content)} bytes, and a backup takes at most {MOST_BYTES}: move it away"
-                )
+            if isinstance(content, bytes):
+                _check_size(folder / name, len(content))
         yield Collection(
             Manifest(
                 version=VERSION,
@@ -182,7 +180,9 @@ def _read(folder: Path, name: str) -> bytes | None:
     try:
         opened = open_inside(folder, name) if _is_of_other(folder) else _open(path)
         with os.fdopen(opened, "rb") as file:
-            _check(folder, path, os.fstat(file.fileno()))
+            found = os.fstat(file.fileno())
+            _check(folder, path, found)
+            _check_size(path, found.st_size)
             return file.read()
     except FileNotFoundError:
         return None
@@ -210,6 +210,13 @@ def _check(folder: Path, path: Path, found: os.stat_result) -> None:
         raise StartupError(_LINK.format(path))
     if not stat.S_ISREG(found.st_mode):
         raise StartupError(f"{path}: it is no plain file: remove it")
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MOST_BYTES:
+        raise StartupError(
+            f"{path}: it has {size} bytes, and a backup takes at most {MOST_BYTES}: move it away"
+        )
 
 
 def _check_database(folder: Path) -> None:
