@@ -98,6 +98,8 @@ class GarbageCollection:
     def _has_grown(self, blocks: int) -> bool:
         """Tell whether there is so much more than after everything was looked at that garbage may be most of it."""
         resident = find_resident_memory() or 0
+        if not self._resident:  # it was not told then, as without a descriptor to spare
+            self._resident = resident
         return (
             blocks > _GROWTH * self._blocks + _MORE_BLOCKS
             or resident > _GROWTH * self._resident + _MORE_BYTES

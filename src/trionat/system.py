@@ -174,6 +174,26 @@ def open_file(path: str | Path, flags: int, mode: int = 0o666, *, waiting: bool 
     return os.open(path, flags, mode)
 
 
+def open_inside(folder: Path, name: str) -> int:
+    """Open a file for reading by its path in a folder, with `/`, of which no part may be a link. For POSIX; a pipe fails or is empty at once.
+
+    Raises:
+        OSError: As `os.open`; where there is a link, with `ELOOP` or `ENOTDIR`.
+    """
+    *parts, last = name.split("/")
+    no_links: int = getattr(os, "O_NOFOLLOW", 0)
+    entering: int = no_links | getattr(os, "O_DIRECTORY", 0)
+    at = os.open(folder, os.O_RDONLY)
+    try:
+        for part in parts:
+            inner = os.open(part, os.O_RDONLY | entering, dir_fd=at)
+            os.close(at)
+            at = inner
+        return os.open(last, os.O_RDONLY | no_links | getattr(os, "O_NONBLOCK", 0), dir_fd=at)
+    finally:
+        os.close(at)
+
+
 @contextmanager
 def named_file(content: bytes) -> Generator[str]:
     """Give a path at which this content can be read while the block runs, for libraries that read files only. Blocks.
@@ -224,6 +244,8 @@ def write_at(descriptor: int, data: bytes, offset: int) -> int:
 def copy_owner(example: Path, folder: Path) -> None:
     """Have a folder, with all that is in it, belong to whom another one belongs, where this process may give things away (root).
 
+    The folder itself comes last: until then nobody else can enter it (0700), and put a link in the place of what is still to be given.
+
     Raises:
         OSError: It cannot be done.
     """
@@ -231,8 +253,8 @@ def copy_owner(example: Path, folder: Path) -> None:
     if give is None or not is_root():
         return
     owner = example.stat()
-    for inner, folders, files in os.walk(folder):
-        for name in (".", *folders, *files):
+    for inner, _, files in os.walk(folder, topdown=False):
+        for name in (*files, "."):
             give(os.path.join(inner, name), owner.st_uid, owner.st_gid)  # noqa: PTH118 - `os.walk` speaks in texts
 
 

@@ -62,7 +62,10 @@ class TrioThread(Generic[T]):
 
         Raises:
             trio.RunFinishedError: the thread has ended.
+            RuntimeError: it was not entered.
         """
+        if self._thread is None or self._thread.ident is None:
+            raise RuntimeError("this TrioThread was not entered: call it in its block")
         return trio.from_thread.run_sync(function, *args, trio_token=self._token.result())
 
     # -- plain threads -----------------------------------------------------------------------------------------------

@@ -237,6 +237,26 @@ async def test_who_wants_events_hears_that_some_were_left_out(
     assert other.numbers == []
 
 
+async def test_that_some_were_left_out_waits_for_it_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "AT_ONCE", 3)
+    hold = trio.Event()
+
+    async def wait(stream: trio.abc.Stream, received: Received) -> None:
+        await hold.wait()
+        await status(200)(stream, received)
+
+    async with receiving(wait) as receiver:
+        async with delivering(tmp_path, to(receiver, types=("ban.lifted",))) as (hub, delivery):
+            publish(hub, *range(1, 8))
+            hub.tell_left_out(at_once=True)
+            await delivery.journal.flush()
+            assert delivery.journal.last == 4
+            assert [each.behind for each in delivery.webhooks] == [4]
+            hold.set()
+
+
 async def test_a_chat_gets_several_in_one_message(tmp_path: Path) -> None:
     hold = trio.Event()
 

@@ -560,6 +560,58 @@ def test_where_two_names_cannot_change_at_once(
     assert contents(new.folder).keys() - {"serve.lock"} == {"mine"}
 
 
+# --- folders of other people's making ---
+
+
+@POSIX
+@pytest.mark.parametrize("owner", [0, 12345] if is_root() else [-1])
+def test_a_backup_waits_for_no_pipe(state: Trionat, tmp_path: Path, owner: int) -> None:
+    os.chown(state.folder, owner, -1)
+    (state.folder / "identity").unlink()
+    os.mkfifo(state.folder / "identity")
+    reason = state.fails(3, "backup", str(tmp_path / "backup.tar.gz"))
+    assert reason == f"{state.folder / 'identity'}: it is no plain file: remove it"
+
+
+@POSIX
+def test_a_file_that_is_far_too_long_is_not_read(state: Trionat, tmp_path: Path) -> None:
+    os.truncate(state.folder / "identity", 1 << 40)
+    reason = state.fails(3, "backup", str(tmp_path / "backup.tar.gz"))
+    assert f"it has {1 << 40} bytes, and a backup takes at most" in reason
+
+
+@pytest.mark.skipif(not is_root(), reason="others read what they may read")
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("name", ["identity", "trionat.db", "audit.log.1", "certificates"])
+def test_root_follows_no_link_to_what_the_owner_of_the_folder_may_not_read(
+    state: Trionat, tmp_path: Path, name: str, *, hard: bool
+) -> None:
+    for path in (state.folder, *state.folder.rglob("*")):
+        os.chown(path, 12345, 12345)
+    assert state("backup", str(tmp_path / "good.tar.gz")).code == 0
+    path, secret = state.folder / name, tmp_path / "secret"
+    if path.exists():
+        path.rename(secret)
+    else:
+        secret.write_bytes(b"secret")
+    if hard and not secret.is_dir():
+        path.hardlink_to(secret)
+    else:
+        path.symlink_to(secret)
+    for each in (secret, *secret.rglob("*")):
+        os.chown(each, 0, 0)
+    reason = state.fails(3, "backup", str(tmp_path / "backup.tar.gz"))
+    assert reason.startswith(str(path))
+    assert "it is a link, in a folder of another user: run this as that user" in reason
+
+
+@pytest.mark.skipif(not is_root(), reason="only root gives files away")
+def test_roots_own_files_in_a_folder_of_somebody_else(state: Trionat, tmp_path: Path) -> None:
+    """As in a container, whose volume belongs to whoever has made it."""
+    os.chown(state.folder, 12345, 12345)
+    assert state("backup", str(tmp_path / "backup.tar.gz")).code == 0
+
+
 # --- backups of other people's making ---
 
 
@@ -729,6 +781,34 @@ def test_headers_without_an_end() -> None:
     header = plain("x", 0, type=tarfile.XHDTYPE).tobuf(tarfile.GNU_FORMAT)
     with pytest.raises(BackupError, match="cut off or damaged"):
         Archive.open(io.BytesIO(gzip.compress(header * 40_000)))
+
+
+@pytest.mark.parametrize("kind", ["holes", "holes that are cut off", "global pax"])
+def test_headers_that_go_on_before_a_file(kind: str) -> None:
+    """The manifest tells of a large file, and what would be kept in memory comes instead of it."""
+    large = manifest_of(("trionat.db", 1 << 30))
+    packed_up = io.BytesIO()
+    with tarfile.open(fileobj=packed_up, mode="w") as tar:
+        tar.addfile(plain(NAME, len(large)), io.BytesIO(large))
+    if kind != "global pax":
+        first = bytearray(plain("x", 0, type=tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+        first[482] = 1  # another block of holes follows
+        first[148:156] = b" " * 8
+        first[148:156] = b"%06o\0 " % sum(first)
+        more = bytearray(512)
+        more[504] = 1
+        endless = bytes(first) + bytes(more) * (20_000 if kind == "holes" else 3)
+    else:
+        record = b"1000000 trionat=".ljust(999_999, b"x") + b"\n"
+        header = plain("x", len(record), type=tarfile.XGLTYPE).tobuf(tarfile.GNU_FORMAT)
+        endless = (header + record + bytes(-len(record) % 512)) * 10
+    content = packed_up.getvalue().rstrip(b"\0")
+    archive = Archive.open(
+        io.BytesIO(gzip.compress(content + bytes(-len(content) % 512) + endless, 1))
+    )
+    with pytest.raises(BackupError, match="cut off or damaged"):
+        list(archive.files())
+    assert archive._source.tell() < 64 * 1024  # of what was unpacked
 
 
 class Reads(io.BytesIO):

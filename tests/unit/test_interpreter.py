@@ -159,3 +159,25 @@ async def test_and_when_its_memory_has_which_is_not_in_blocks(
         await trio.sleep(1)
         assert circle() is None
         nursery.cancel_scope.cancel()
+
+
+async def test_memory_that_was_not_told_once_is_no_growth(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there is no descriptor left to ask with: everything would be looked at again and again, just when there is most of it."""
+    monkeypatch.setattr(interpreter, "_SHORT", 0.0)
+    resident: int | None = None
+    monkeypatch.setattr(interpreter, "find_resident_memory", lambda: resident)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(GarbageCollection().run)
+        await trio.sleep(1)
+        circle = put_aside()
+        resident = 300 << 20
+        make_due()
+        await trio.sleep(1)
+        assert circle() is not None
+        resident = 700 << 20  # from what was told first
+        make_due()
+        await trio.sleep(1)
+        assert circle() is None
+        nursery.cancel_scope.cancel()

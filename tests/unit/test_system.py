@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +20,6 @@ from trionat.server.events.journal import JournalFile
 from trionat.service_manager.notification import Notification
 from trionat.transport import kernel
 from trionat.transport.descriptors import left, require
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Patch = pytest.MonkeyPatch
 
@@ -322,3 +319,24 @@ def test_two_folders_change_their_names(tmp_path: Path) -> None:
 def test_a_system_that_cannot_change_names(monkeypatch: Patch, tmp_path: Path) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
     assert not system.exchange(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.mark.skipif(not system.is_root(), reason="only root gives files away")
+def test_a_folder_is_given_away_after_all_that_is_in_it(monkeypatch: Patch, tmp_path: Path) -> None:
+    """Whoever has it could put a link to another folder in the place of one that is still to be given."""
+    folder = tmp_path / "new"
+    (folder / "one" / "two").mkdir(parents=True)
+    for path in (folder, folder / "one", folder / "one" / "two"):
+        (path / "file").touch()
+    given: list[Path] = []
+    really = os.lchown
+
+    def note(path: str, user: int, group: int) -> None:
+        given.append(Path(path))
+        really(path, user, group)
+
+    monkeypatch.setattr(os, "lchown", note)
+    system.copy_owner(tmp_path, folder)
+    assert set(given) == {folder, *folder.rglob("*")}
+    for number, path in enumerate(given):
+        assert not set(path.parents).intersection(given[:number]), given

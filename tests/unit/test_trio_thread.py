@@ -94,6 +94,22 @@ def test_a_client_in_a_script(config: trionat.ClientConfig) -> None:
         tunnel.call(client.snapshot)
 
 
+def test_who_has_not_entered_it_is_told_and_does_not_wait() -> None:
+    tunnel = TrioThread(Manager().open())
+    told: list[str] = []
+
+    def call() -> None:
+        try:
+            tunnel.call(print)
+        except RuntimeError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert told == ["this TrioThread was not entered: call it in its block"]
+
+
 def test_two_at_once_and_from_another_thread(ready: trionat.Ready) -> None:
     ended: list[str] = []
 

@@ -30,8 +30,8 @@ BLOCK: Final = 256 * 1024
 _LONGEST_READ: Final = 1024 * 1024
 """Bytes that `tarfile` may want at once. It reads the header of a long name whole, whatever size that claims to have."""
 
-_MEMBER_BYTES: Final = 4096
-"""Of headers and padding, for each file."""
+_MEMBER_BYTES: Final = 8192
+"""Of headers and padding, before each file: `tarfile` keeps what it reads there."""
 
 _COMPRESSION: Final = 6
 
@@ -100,10 +100,7 @@ class Archive:
         Raises:
             BackupError: It is none, is damaged, or of a newer program.
         """
-        source = _Source(
-            cast("BinaryIO", gzip.GzipFile("", "rb", fileobj=stream)),
-            MOST_MANIFEST_BYTES + _MEMBER_BYTES,
-        )
+        source = _Source(cast("BinaryIO", gzip.GzipFile("", "rb", fileobj=stream)), _MEMBER_BYTES)
         with _understood():
             tar = tarfile.open(fileobj=cast("IO[bytes]", source), mode="r:")  # noqa: SIM115 - it owns nothing
             first = tar.next()
@@ -111,9 +108,8 @@ class Archive:
             raise BackupError(f"it is no backup of trionat: it does not begin with {NAME}")
         if first.size > MOST_MANIFEST_BYTES:
             raise BackupError(f"its {NAME} is too long")
-        manifest = Manifest.decode(b"".join(_read(tar, first)))
-        source.most += manifest.size + _MEMBER_BYTES * len(manifest.files)
-        return cls(manifest, tar, source)
+        source.most += first.size
+        return cls(Manifest.decode(b"".join(_read(tar, first))), tar, source)
 
     def files(self) -> Iterator[tuple[KeptFile, Iterator[bytes]]]:
         """Yield each file and what is in it, to be read before the next one; at the end all of them were there, each as the manifest says.
@@ -137,11 +133,13 @@ class Archive:
     def _next(self) -> tarfile.TarInfo | None:
         tar: Any = self._tar
         tar.members = []  # which it would keep, all of them
+        self._source.most = self._source.tell() + _MEMBER_BYTES
         with _understood():
             return self._tar.next()
 
     def _checked(self, member: tarfile.TarInfo, known: KeptFile) -> Iterator[bytes]:
         digest = hashlib.sha256()
+        self._source.most += member.size
         for data in _read(self._tar, member):
             digest.update(data)
             yield data
@@ -167,7 +165,10 @@ def _understood() -> Generator[None]:
     """Turn what Python says of what it cannot read into words for people."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, ValueError, RecursionError):
+    except (
+        *(EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, ValueError, RecursionError),
+        IndexError,  # as tarfile has it where a list of holes is cut off
+    ):
         raise BackupError("it is no backup of trionat, or was cut off or damaged") from None
     except OSError as error:
         raise BackupError(f"cannot be read: {error.strerror or error}") from error
@@ -188,7 +189,7 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
 
 @attrs.define(eq=False)
 class _Source:
-    """What `tarfile` reads from: forward only, `most` bytes, and not too many of them at once."""
+    """What `tarfile` reads from: forward only, up to the byte `most`, and not too many bytes at once."""
 
     stream: BinaryIO
     most: int

@@ -7,8 +7,10 @@ by whoever writes it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,8 +32,9 @@ from trionat.backup.contents import (
 )
 from trionat.backup.manifest import KeptFile, LeftOut, Manifest
 from trionat.errors import StartupError
-from trionat.store.private_file import hold_lock, is_there, read_private
+from trionat.store.private_file import hold_lock, is_there
 from trionat.store.sqlite_file import copy_file
+from trionat.system import is_root, open_file, open_inside
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
 
 _FOLDERS: Final = ("events", "certificates")
 """In which there is something for a backup; others are somebody else's."""
+
+_LINK: Final = (
+    "{}: it is a link, in a folder of another user: run this as that user, and not as root"
+)
 
 _TRIES: Final = 5
 """To read the events while none of their files takes the place of another, which happens every 10,000 events."""
@@ -91,8 +98,9 @@ def collect(
     schema: int | None = None
     with _copy_of_accounts(folder) as copy:
         if DATABASE in kept:
+            _check_database(folder)
             journal, schema = copy_file(
-                folder / DATABASE, copy, meanwhile=lambda: _read(folder / JOURNAL), told=told
+                folder / DATABASE, copy, meanwhile=lambda: _read(folder, JOURNAL), told=told
             )
             contents[DATABASE] = copy
             if journal is not None:
@@ -106,13 +114,11 @@ def collect(
         together = {DATABASE, JOURNAL, *contents}
         for name in kept:
             alone = name not in together and not name.startswith(("audit.log", "events/"))
-            if alone and (found := _read(folder / name)) is not None:
+            if alone and (found := _read(folder, name)) is not None:
                 contents[name] = found
         for name, content in contents.items():
-            if isinstance(content, bytes) and len(content) > MOST_BYTES:
-                raise StartupError(
-                    f"{folder / name}: it has {len(content)} bytes, and a backup takes at most {MOST_BYTES}: move it away"
-                )
+            if isinstance(content, bytes):
+                _check_size(folder / name, len(content))
         yield Collection(
             Manifest(
                 version=VERSION,
@@ -164,9 +170,61 @@ def _names(folder: Path) -> Iterator[str]:
         raise StartupError(f"{folder}: cannot look into it: {error.strerror or error}") from error
 
 
-def _read(path: Path) -> bytes | None:
-    """Return what is in a file; None where it has gone meanwhile."""
-    return read_private(path) if is_there(path) else None
+def _read(folder: Path, name: str) -> bytes | None:
+    """Return what is in a file; None where it has gone meanwhile.
+
+    Raises:
+        StartupError: It cannot be read, or is not to be read (`_check`).
+    """
+    path = folder / name
+    try:
+        opened = open_inside(folder, name) if _is_of_other(folder) else _open(path)
+        with os.fdopen(opened, "rb") as file:
+            found = os.fstat(file.fileno())
+            _check(folder, path, found)
+            _check_size(path, found.st_size)
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if _is_of_other(folder) and error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise StartupError(_LINK.format(path)) from None
+        raise StartupError(f"{path}: cannot read: {error.strerror or error}") from error
+
+
+def _open(path: Path) -> int:
+    return open_file(path, os.O_RDONLY, waiting=False)
+
+
+def _is_of_other(folder: Path) -> bool:
+    """Tell whether this is root in a folder of somebody else, who may put links in it to files that he may not read: `restore` would give them to him."""
+    return is_root() and bool(folder.stat().st_uid)
+
+
+def _check(folder: Path, path: Path, found: os.stat_result) -> None:
+    """Refuse a pipe, at which a backup would wait for ever, and a link (also a hard one) where it may lead to what the folder's owner may not read."""
+    is_of_other = _is_of_other(folder)
+    if is_of_other and (
+        stat.S_ISLNK(found.st_mode) or (found.st_nlink > 1 and found.st_uid != folder.stat().st_uid)
+    ):
+        raise StartupError(_LINK.format(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise StartupError(f"{path}: it is no plain file: remove it")
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MOST_BYTES:
+        raise StartupError(
+            f"{path}: it has {size} bytes, and a backup takes at most {MOST_BYTES}: move it away"
+        )
+
+
+def _check_database(folder: Path) -> None:
+    path = folder / DATABASE
+    try:
+        _check(folder, path, path.lstat() if _is_of_other(folder) else path.stat())
+    except OSError as error:
+        raise StartupError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -192,7 +250,7 @@ def _events(folder: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for _ in range(_TRIES):
         before = _stamp(folder / names[1])
-        found = {name: content for name in names if (content := _read(folder / name)) is not None}
+        found = {name: content for name in names if (content := _read(folder, name)) is not None}
         if _stamp(folder / names[1]) == before:
             break
     return {
@@ -215,7 +273,7 @@ def _audit(folder: Path) -> dict[str, bytes]:
         return {}
     with hold_lock(folder / "audit.lock"):
         names = [name for name in _names(folder) if name.startswith("audit.log") and is_kept(name)]
-        return {name: read_private(folder / name) for name in names}
+        return {name: content for name in names if (content := _read(folder, name)) is not None}
 
 
 def _described(name: str, content: bytes | Path) -> KeptFile:

@@ -92,10 +92,9 @@ class Webhook:
         """How many events that it wants wait for it, of those that are still there."""
         at = self.position, self.journal.last
         if self._counted != at:  # counted once, however many ask
-            found = self.journal.newest(
-                self.journal.most, above=self.position, wants=self.config.wants
-            )
-            self._counted, self._behind = at, len(found)
+            later = self.journal.newest(self.journal.most, above=self.position)
+            self._counted = at
+            self._behind = sum(_wants(self.config, each) for each in later)
         return self._behind
 
     @property
