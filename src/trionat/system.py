@@ -174,6 +174,31 @@ def open_file(path: str | Path, flags: int, mode: int = 0o666, *, waiting: bool 
     return os.open(path, flags, mode)
 
 
+def open_shared(path: Path, flags: int) -> int:
+    """Open a file that stays in its folder (mode 0600), and is made where it is missing.
+
+    Where root makes one in the folder of somebody else, it belongs to that user, whose programs are to open it as well. Root follows no link there.
+
+    Raises:
+        OSError: as `os.open`.
+    """
+    owner = path.parent.stat() if is_root() else None
+    if owner is None or owner.st_uid == 0:
+        return open_file(path, flags | os.O_CREAT, 0o600)
+    descriptor = open_file(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    try:
+        status = os.fstat(descriptor)
+        # One with something in it may be a file of root's under a second name.
+        if status.st_uid == 0 and not status.st_size and status.st_nlink == 1:
+            give: Any = getattr(os, "fchown", None)
+            if give is not None:
+                give(descriptor, owner.st_uid, owner.st_gid)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def open_inside(folder: Path, name: str) -> int:
     """Open a file for reading by its path in a folder, with `/`, of which no part may be a link. For POSIX; a pipe fails or is empty at once.
 

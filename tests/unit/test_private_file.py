@@ -14,8 +14,10 @@ import pytest
 from trionat.address import TCPAddress
 from trionat.client.native.known_servers import KnownServers
 from trionat.errors import StartupError
+from trionat.server.events.audit import note_change
 from trionat.store import private_file
 from trionat.store.private_file import hold_lock, write_private
+from trionat.system import is_root
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,3 +92,35 @@ def test_a_lock_that_is_not_given_back_is_told(
         pass
     with hold_lock(path):
         pass
+
+
+OTHER = 12345
+
+
+@pytest.mark.skipif(not is_root(), reason="only root gives files away")
+def test_what_root_makes_in_the_folder_of_another_user_is_that_user_s(tmp_path: Path) -> None:
+    """Else `sudo trionat user add` would keep the server, which runs as that user, from writing down what is changed."""
+    os.chown(tmp_path, OTHER, OTHER)
+    note_change(tmp_path, "user.add", "anna")
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["audit.lock", "audit.log"]
+    for path in tmp_path.iterdir():
+        status = path.stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (OTHER, OTHER, 0o600)
+
+
+@pytest.mark.skipif(not is_root(), reason="only root gives files away")
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_root_gives_nothing_away_that_a_link_leads_to(kind: str, tmp_path: Path) -> None:
+    folder, secret = tmp_path / "theirs", tmp_path / "secret"
+    folder.mkdir()
+    os.chown(folder, OTHER, OTHER)
+    secret.touch(0o600)
+    if kind == "symbolic":
+        (folder / "audit.log").symlink_to(secret)
+        with pytest.raises(StartupError, match="audit"):
+            note_change(folder, "user.add", "anna")
+    else:
+        os.link(secret, folder / "audit.log")
+        note_change(folder, "user.add", "anna")
+    assert secret.stat().st_uid == 0

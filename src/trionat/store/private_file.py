@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from trionat.errors import StartupError
+from trionat.system import open_shared
 
 if sys.platform == "win32":
     import msvcrt
@@ -160,7 +161,7 @@ def lock_private(path: Path) -> BinaryIO | None:
         StartupError: The file cannot be made or locked at all.
     """
     with _told(path, "lock"), contextlib.ExitStack() as closing:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        descriptor = open_shared(path, os.O_RDWR)
         file = closing.enter_context(os.fdopen(descriptor, "rb+"))
         if not _lock(file):
             return None

@@ -28,7 +28,7 @@ from trionat.server.events.event import (
 )
 from trionat.signals import Signal
 from trionat.store.private_file import hold_lock, is_there
-from trionat.system import find_user_id, open_file, read_at
+from trionat.system import find_user_id, open_shared, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -166,7 +166,7 @@ def append_entries(
         try:
             if is_there(path) and path.stat().st_size >= most:
                 _move_on(path, files)
-            descriptor = open_file(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = open_shared(path, os.O_RDWR | os.O_APPEND)
             try:
                 _write(descriptor, b"".join(lines))
             finally:
