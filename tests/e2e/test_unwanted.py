@@ -125,7 +125,7 @@ async def test_the_time_of_an_answer_tells_no_names(tmp_path: Path) -> None:
 
     On a busy machine it takes more of them until each name has had an answer that nothing has held up.
     """
-    few, many, near = 12, 40, 0.012
+    few, many, near = 12, 100, 0.012
     async with running.server(tmp_path / "s") as server:
         await add_user(server, "ann")
         sources = (f"127.0.1.{number}" for number in count(1))
