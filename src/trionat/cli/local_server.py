@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import attrs
 import trio
@@ -21,7 +21,7 @@ from trionat.cli.remote_store import RemoteStore
 from trionat.cli.running import tell
 from trionat.cli.target import TARGET
 from trionat.config.database import DatabaseConfig
-from trionat.config.load import load
+from trionat.config.load import load_needed
 from trionat.config.server import ServerConfig
 from trionat.errors import (
     ConfigError,
@@ -53,6 +53,12 @@ ConfigFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
 
+FOLDER: Final = ("Server.StateDir",)
+"""What a command needs of the configuration that asks the server which runs."""
+
+STORE: Final = (*FOLDER, "Database")
+"""The same for one that asks the store."""
+
 
 @attrs.frozen
 class State:
@@ -72,8 +78,10 @@ class State:
         config: Path | None,
         public_addr: str | None = None,
         other_servers: list[str] | None = None,
+        *,
+        needs: tuple[str, ...] = STORE,
     ) -> State:
-        """Find it by flags, environment and file, or else by `trionat --server`.
+        """Find it by flags, environment and file, or else by `trionat --server`. Of the configuration only what it `needs` has to be right.
 
         Raises:
             ConfigError: One of them is wrong.
@@ -95,8 +103,7 @@ class State:
             "Server.PublicAddr": public_addr,
             "Server.OtherServers": other_servers,
         }
-        configuration = load("server", file=config, flags=flags, environ=os.environ)
-        return cls(configuration.server, configuration.database)
+        return cls(*load_needed(needs, file=config, flags=flags, environ=os.environ))
 
     @property
     def folder(self) -> Path:
