@@ -464,8 +464,11 @@ async def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
     upgrade = Upgrade([str(tmp_path / "nothing")], {})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(upgrade.wait_successor, tmp_path, list, None)
-        with pytest.raises(UpgradeError, match="cannot be started: No such file"):
+        with pytest.raises(UpgradeError, match="cannot be started: No such file") as raised:
             await upgrade.perform()
+        assert str(raised.value).startswith(
+            f"the new process does not serve, and the server goes on as it was (process {os.getpid()}): "
+        )
         nursery.cancel_scope.cancel()
 
 

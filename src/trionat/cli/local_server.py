@@ -33,7 +33,12 @@ from trionat.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from trionat.server.admin.messages import Request, decode_answer, encode_request
+from trionat.server.admin.messages import (
+    CommandRefusedError,
+    Request,
+    decode_answer,
+    encode_request,
+)
 from trionat.server.admin.socket import call
 from trionat.server.events.audit import note_change
 from trionat.server.state_folder import database_file
@@ -164,6 +169,8 @@ class State:
             return self.remote.answer(request)
         try:
             return decode_answer(call(self.folder, encode_request(request), patience=patience))
+        except CommandRefusedError as exc:
+            raise StartupError(str(exc)) from exc
         except RemoteProtocolError as exc:
             raise StartupError(f"{self.folder}: {exc}") from exc
 

@@ -172,11 +172,12 @@ class Upgrade:
         self._finish(upgraded)
 
     def fail(self, error: UpgradeError) -> None:
-        """This process goes on."""
+        """This process goes on, which whoever has asked is told too."""
         log.warning(
             "upgrade: the new process does not serve, and this one goes on", reason=str(error)
         )
-        self._finish(error)
+        text = f"the new process does not serve, and the server goes on as it was (process {os.getpid()}): {error}"
+        self._finish(UpgradeError(text))
 
     def stop(self) -> None:
         """This process stops: nothing comes of it any more."""
