@@ -36,6 +36,8 @@ def reload(
             say(escape(line))
         for problem in reloaded.problems:
             say(f"trionat: {escape(problem)}", err=True)
+        for warning in reloaded.warnings:
+            say(f"trionat: {escape(warning)}", err=True)
     if reloaded.problems:
         if not as_json:
             say("trionat: nothing has changed", err=True)
