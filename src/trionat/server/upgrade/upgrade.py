@@ -32,7 +32,7 @@ VARIABLE: Final = "TRIONAT_UPGRADE_DESCRIPTOR"
 """The environment variable with the number of the new process's end of the wire."""
 
 _AT_TERMINAL: Final = (
-    "this server runs in the foreground of a terminal, which would have its prompt back while the new process goes on there: stop the server"
+    "this server runs in the foreground of a terminal, whose shell would have its prompt back while the new process goes on there: stop the server"
     " and start it anew, or have the system keep it up (trionat service install), and upgrade it then"
 )
 
