@@ -79,6 +79,16 @@ def is_root() -> bool:
     return ask is not None and ask() == 0
 
 
+def is_in_foreground() -> bool:
+    """Tell whether a shell waits for this process at a terminal: standard input and output are one, and what it says there is whose turn it is."""
+    whose: Any = getattr(os, "tcgetpgrp", None)
+    if whose is None or not (os.isatty(0) and os.isatty(1)):
+        return False
+    with suppress(OSError):  # it is not the terminal of this process, or has gone
+        return bool(whose(1) == getattr(os, "getpgrp")())  # noqa: B009 - where there is one, there is the other
+    return False
+
+
 # --- descriptors ---
 
 

@@ -192,6 +192,25 @@ async def test_a_port_that_cannot_be_had_changes_nothing(
             assert await is_open(taken)
 
 
+async def test_a_port_that_may_be_left_out_is_told(tmp_path: Path) -> None:
+    first, free, taken = low_ports(3)
+    async with serve(tmp_path / "s", VisitPort=first) as server:
+        [listener] = await trio.open_tcp_listeners(taken, host="127.0.0.1")
+        async with listener:
+            server.write(VisitPort=[first, free, taken])
+            outcome = await server.reload()
+            [warning] = outcome.warnings
+            assert warning.startswith(
+                f"visit ports are left out (VisitPortPolicy): {taken}: cannot listen on 127.0.0.1:{taken}: "
+            )
+            assert await is_open(free)
+            done = await services.run_trionat("reload", "--state-dir", server.state)
+            assert (done.returncode, done.stdout) == (0, b"nothing has changed\n")
+            assert done.stderr.decode() == f"trionat: {warning}\n"
+        assert (await server.reload()).warnings == ()
+        assert await is_open(taken)
+
+
 async def test_lists_and_limits_count_at_once_and_the_rest_is_named(
     echo_server: Service, tmp_path: Path
 ) -> None:

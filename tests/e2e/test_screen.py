@@ -391,6 +391,9 @@ async def test_the_screen_of_a_server(tmp_path: Path) -> None:
                 client.terminate()
                 await client.wait()
         await window.shows("no client is here")
+        done = await services.run_trionat("upgrade", "--state-dir", tmp_path / "state")
+        assert (done.returncode, done.stdout) == (3, b"")
+        assert done.stderr.startswith(b"trionat: this server runs in the foreground of a terminal")
         window.type("q")
         assert await window.wait() == 0
         assert "(shown only this once)" in window.text.replace("\n", "")

@@ -285,6 +285,10 @@ async def test_a_configuration_that_is_wrong(tmp_path: Path) -> None:
         here.config.write_text("Server:\n  Nonsense: 1\n")
         result = await here.it.try_upgrade()
         assert result.returncode == 3
+        assert result.stderr.decode().startswith(
+            "trionat: the new process does not serve, and the server goes on as it was"
+            f" (process {here.it.pid}): "
+        )
         assert "Nonsense" in result.stderr.decode()
         assert (await here.it.status())["sessions"][0]["uid"] == sessions[0]["uid"]
         here.config.write_text("Server:\n  Name: two\n")

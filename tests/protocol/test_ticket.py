@@ -203,9 +203,15 @@ def test_a_later_version_is_told(text: str) -> None:
         Ticket.decode(text)
 
 
-@pytest.mark.parametrize("text", ["", "hello", "tn0_abc", "tn1", "TN1_abc", "8080"])
+@pytest.mark.parametrize("text", ["hello", "tn0_abc", "tn1", "TN1_abc", "8080"])
 def test_other_text_is_no_ticket(text: str) -> None:
-    with pytest.raises(ValueError, match="starts with tn1_"):
+    with pytest.raises(ValueError, match=r"a ticket starts with tn$"):
+        Ticket.decode(text)
+
+
+@pytest.mark.parametrize("text", ["", " \n", "''"])
+def test_nothing_is_told_as_such(text: str) -> None:
+    with pytest.raises(ValueError, match="there is no ticket: this is empty"):
         Ticket.decode(text)
 
 

@@ -13,18 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from typer.testing import CliRunner
 
 from tests.unit.commands import Trionat
+from trionat.cli import app
 from trionat.cli.table import Table
+from trionat.config.reload import Reloaded
 from trionat.server.admin.messages import (
     AskStatus,
     AskTasks,
     AskWhere,
+    Drained,
     Holding,
     Kicked,
     KickSession,
     KickUser,
     KickVisitor,
+    Lifted,
     Request,
     Whereabouts,
     decode_request,
@@ -47,6 +52,7 @@ from trionat.server.admin.snapshot import (
 )
 from trionat.server.admin.socket import open_admin_socket
 from trionat.server.admin.task_tree import Branch
+from trionat.server.upgrade.upgrade import Upgraded
 
 if TYPE_CHECKING:
     import socket
@@ -408,7 +414,89 @@ def test_a_server_of_another_version(status: Trionat, values: dict[str, Any]) ->
 @posix
 def test_a_server_that_does_not_know_the_request(status: Trionat) -> None:
     with answering(status.folder, encode_error("this server knows no request 'status'")):
-        assert status.fails(3) == f"{status.folder}: this server knows no request 'status'"
+        assert status.fails(3) == "this server knows no request 'status'"
+
+
+UPGRADED = Upgraded(
+    pid=2, version="0.2", old_pid=1, old_version="0.1", clients=1, visitors=1, seconds=0.1
+)
+
+HALF_EDITED = """\
+Server:
+  StateDir: {}
+  Nonsense: 1
+  VisitPort: many
+Cluster:
+  Node: "?"
+Database:
+  Hots: x
+Sesame: open
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("status", encode_answer(SNAPSHOT)),
+        ("tasks", encode_answer(Branch("main", ()))),
+        ("kick alice", encode_answer(Kicked(sessions=(1,)))),
+        ("unban 203.0.113.7", encode_answer(Lifted(is_lifted=True))),
+        ("drain", encode_answer(Drained(sessions=0))),
+        ("reload", encode_answer(Reloaded())),
+        ("upgrade", encode_answer(UPGRADED)),
+        (
+            "cluster where alice",
+            encode_answer(Whereabouts(node="n1", holdings=(Holding(node="n1", points=()),))),
+        ),
+    ],
+)
+def test_a_half_edited_file_is_not_in_the_way_of_a_running_server(
+    nothing_configured: None, tmp_path: Path, words: str, answer: bytes
+) -> None:
+    folder = tmp_path / "state"
+    Path("server.yml").write_text(HALF_EDITED.format(folder))
+    with answering(folder, answer):
+        result = CliRunner().invoke(app, words.split(), catch_exceptions=False)
+        assert (result.exit_code, result.stderr) == (0, "")
+
+
+@posix
+def test_a_reload_and_an_upgrade_by_a_half_edited_file_say_what_the_server_says(
+    nothing_configured: None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "state"
+    Path("server.yml").write_text(HALF_EDITED.format(folder))
+    problems = Reloaded(problems=("server.yml:3: it says",))
+    with answering(folder, encode_answer(problems), encode_error("server.yml:3: it says")):
+        reloaded = CliRunner().invoke(app, ["reload"])
+        assert (reloaded.exit_code, reloaded.stderr.splitlines()) == (
+            2,
+            ["trionat: server.yml:3: it says", "trionat: nothing has changed"],
+        )
+        assert CliRunner().invoke(app, ["upgrade"]).exit_code == 3
+
+
+@posix
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Server: [", "server.yml:1: this is not YAML: "),
+        ("Server:\n  StatDir: x\n", "server.yml:2: Server.StatDir: unknown key: did you mean"),
+        ("Sever:\n  StateDir: x\n", "server.yml:1: Sever: unknown section: did you mean Server?"),
+        ("Server:\n  StateDir: [x]\n", "server.yml:2: Server.StateDir: has to be a single value"),
+        ("Server: x\n", "server.yml:1: Server: is a section: "),
+    ],
+)
+def test_a_file_that_does_not_say_which_folder_is_told_unless_the_folder_is_named(
+    status: Trionat, text: str, told: str
+) -> None:
+    Path("server.yml").write_text(text)
+    result = CliRunner().invoke(app, ["status"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"trionat: {told}")
+    with answering(status.folder, encode_answer(SNAPSHOT)):
+        assert status().code == 0
 
 
 @posix

@@ -150,6 +150,9 @@ def test_what_cannot_be_narrowed() -> None:
     assert fails("narrow", text[:-5], "--expires", "1h") == (
         "TICKET: the ticket is damaged: copy it again, whole"
     )
+    assert fails("narrow", "-", "--expires", "1h") == (
+        "standard input: there is no ticket: this is empty"
+    )
     assert fails("narrow", "-", "--expires", "1h", stdin="hello").startswith(
         "standard input: this is not a valid ticket"
     )

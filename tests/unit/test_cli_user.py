@@ -455,10 +455,17 @@ def test_the_configuration_names_the_folder_and_its_mistakes_are_told(tmp_path: 
     config.write_text("Server:\n  StatDir: x\n  PublicAdr: y\n")
     wrong = runner.invoke(user_app, ["list", "--config", str(config)])
     assert (wrong.exit_code, wrong.stdout) == (2, "")
-    assert [line.split(": ")[1] for line in wrong.stderr.splitlines()] == [
-        f"{config}:2",
-        f"{config}:3",
-    ]
+    assert wrong.stderr == (
+        f"trionat: {config}:2: Server.StatDir: unknown key: did you mean StateDir?\n"
+    )
+    config.write_text(f"Server:\n  StateDir: {folder}\n  Nonsense: 1\n")
+    listed = runner.invoke(user_app, ["list", "--config", str(config)])
+    assert (listed.exit_code, listed.stderr) == (0, "")
+    assert listed.stdout.startswith("alice")
+    config.write_text(f"Server:\n  StateDir: {folder}\nDatabase:\n  Hots: x\n")
+    wrong = runner.invoke(user_app, ["list", "--config", str(config)])
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert f"{config}:4: Database.Hots: unknown key: did you mean Host?" in wrong.stderr
 
 
 def test_accounts_elsewhere_are_not_mistaken_for_ours(trionat: Trionat, tmp_path: Path) -> None:

@@ -45,6 +45,42 @@ def test_how_much_memory_this_process_has() -> None:
         assert memory is None
 
 
+TELL = "os.write(out, str(is_in_foreground()).encode())"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals of Windows have no foreground")
+@pytest.mark.parametrize(
+    ("program", "answer"),
+    [
+        (TELL, b"True"),
+        (f"if os.fork(): os.wait()\nelse: os.setpgid(0, 0); {TELL}", b"False"),  # as `&` does
+        (f"os.dup2(nothing, 1); {TELL}", b"False"),
+        (f"os.dup2(nothing, 0); {TELL}", b"False"),
+    ],
+    ids=["foreground", "background", "output elsewhere", "input elsewhere"],
+)
+def test_whether_a_shell_waits_at_a_terminal(program: str, answer: bytes) -> None:
+    import pty  # noqa: PLC0415 - POSIX only
+
+    beginning = "import os\nfrom trionat.system import is_in_foreground\n"
+    beginning += "out, nothing = os.dup(1), os.open(os.devnull, os.O_RDWR)\n"
+    child, master = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", beginning + program])
+    said = b""
+    with suppress(OSError):  # Linux: it has ended
+        while piece := os.read(master, 100):
+            said += piece
+    os.close(master)
+    assert os.waitpid(child, 0)[1] == 0
+    assert said == answer
+
+
+def test_no_shell_waits_where_there_is_no_foreground(monkeypatch: Patch) -> None:
+    take(monkeypatch, os, "tcgetpgrp")
+    assert not system.is_in_foreground()
+
+
 # --- sockets ---
 
 

@@ -460,12 +460,30 @@ async def test_who_has_no_upgrade_says_why(caplog: pytest.LogCaptureFixture) -> 
         await upgrade.perform()
 
 
+async def test_none_while_a_shell_waits_at_a_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits = True
+    upgrade = Upgrade([str(tmp_path / "nothing")], {}, is_at_terminal=lambda: waits)
+    upgrade.ask()
+    assert "no upgrade reason='this server runs in the foreground of a terminal" in caplog.text
+    with pytest.raises(UpgradeError, match="stop the server and start it anew"):
+        await upgrade.perform()
+    assert not upgrade.is_under_way
+    waits = False  # Ctrl-Z, bg
+    upgrade.ask()
+    assert upgrade.is_under_way
+
+
 async def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
     upgrade = Upgrade([str(tmp_path / "nothing")], {})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(upgrade.wait_successor, tmp_path, list, None)
-        with pytest.raises(UpgradeError, match="cannot be started: No such file"):
+        with pytest.raises(UpgradeError, match="cannot be started: No such file") as raised:
             await upgrade.perform()
+        assert str(raised.value).startswith(
+            f"the new process does not serve, and the server goes on as it was (process {os.getpid()}): "
+        )
         nursery.cancel_scope.cancel()
 
 

@@ -14,7 +14,7 @@ import trio
 import typer
 
 from trionat.cli.command_line import App
-from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.local_server import FOLDER, AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.cli.target import TARGET
 from trionat.config.cluster import ClusterConfig
@@ -125,7 +125,7 @@ def where(
 ) -> None:
     """Show at which nodes a user's clients are, and with which ports and names, as the server knows it that runs here, or that --server names."""
     with told():
-        state = State.find(state_dir, config)
+        state = State.find(state_dir, config, needs=FOLDER)
         values = state.ask_server(AskWhere(user))
         found = Whereabouts.of(values)
         if found.node is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import attrs
 import typer
 
-from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.local_server import FOLDER, AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.server.admin.drain import describe
@@ -35,7 +35,7 @@ def drain(
     (SIGTERM), or start it anew to have clients again.
     """
     with told():
-        state = State.find(state_dir, config)
+        state = State.find(state_dir, config, needs=FOLDER)
         until = None if timeout is None else time.monotonic() + timeout
         before: Drained | None = None
         while True:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Annotated
 
 import trio
 import typer
 
 from trionat.cli.command_line import App
-from trionat.cli.local_server import AsJson, ConfigFile, StateDir, told
+from trionat.cli.local_server import FOLDER, AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
-from trionat.config.load import Configuration, load
+from trionat.config.load import load
 from trionat.errors import StartupError
 from trionat.log import escape
 from trionat.server.events.journal import MOST_EVENTS, read_events
@@ -22,11 +21,6 @@ from trionat.server.events.template import sentence
 from trionat.transport.names import NameResolver
 
 events_app = App(help="What happens at a server, and whether its webhooks hear of it.")
-
-
-def _configuration(state_dir: Path | None, config: Path | None) -> Configuration:
-    flags = {"Server.StateDir": None if state_dir is None else str(state_dir)}
-    return load("server", file=config, flags=flags, environ=os.environ)
 
 
 @events_app.command(name="test")
@@ -39,7 +33,7 @@ def send_test_events(as_json: AsJson = False, config: ConfigFile = None) -> None
     from trionat.server.events.post import receiver_context  # noqa: PLC0415 - the same
 
     with told():
-        configuration = _configuration(None, config)
+        configuration = load("server", file=config, environ=os.environ)
         webhooks, cluster = configuration.events.webhooks, configuration.cluster
         if not webhooks:
             raise StartupError("there is no webhook to test: name one in the section Events")
@@ -82,7 +76,7 @@ def list_events(
 ) -> None:
     """List what has happened of late, the newest last, as the server has written it down. It does so where there are webhooks, or a console."""
     with told():
-        folder = _configuration(state_dir, config).server.effective_state_dir
+        folder = State.find(state_dir, config, needs=FOLDER).folder
         events = read_events(folder, limit)
     if not events and not as_json:
         say(

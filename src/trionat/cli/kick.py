@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from trionat.cli.local_server import ConfigFile, State, StateDir, given, told
+from trionat.cli.local_server import FOLDER, ConfigFile, State, StateDir, given, told
 from trionat.cli.output import say
 from trionat.config.values import PORTS
 from trionat.errors import ConfigError, Problem
@@ -44,7 +44,7 @@ def kick(
             if user + session + visitor > 1:
                 raise ValueError("only one of --user, --session and --visitor goes")
             request = _request(who, user=user, session=session, visitor=visitor)
-        state = State.find(state_dir, config)
+        state = State.find(state_dir, config, needs=FOLDER)
         kicked = Kicked.of(state.ask_server(request))
         if not kicked.anybody:
             raise ConfigError(Problem("USER|UID|VISITOR", f"there is no {_meant(request)}"))

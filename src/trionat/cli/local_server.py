@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import attrs
 import trio
@@ -21,7 +21,7 @@ from trionat.cli.remote_store import RemoteStore
 from trionat.cli.running import tell
 from trionat.cli.target import TARGET
 from trionat.config.database import DatabaseConfig
-from trionat.config.load import load
+from trionat.config.load import load_needed
 from trionat.config.server import ServerConfig
 from trionat.errors import (
     ConfigError,
@@ -33,7 +33,12 @@ from trionat.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from trionat.server.admin.messages import Request, decode_answer, encode_request
+from trionat.server.admin.messages import (
+    CommandRefusedError,
+    Request,
+    decode_answer,
+    encode_request,
+)
 from trionat.server.admin.socket import call
 from trionat.server.events.audit import note_change
 from trionat.server.state_folder import database_file
@@ -52,6 +57,12 @@ ConfigFile = Annotated[
     typer.Option("--config", metavar="FILE", help="The server's configuration file."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")]
+
+FOLDER: Final = ("Server.StateDir",)
+"""What a command needs of the configuration that asks the server which runs."""
+
+STORE: Final = (*FOLDER, "Database")
+"""The same for one that asks the store."""
 
 
 @attrs.frozen
@@ -72,8 +83,10 @@ class State:
         config: Path | None,
         public_addr: str | None = None,
         other_servers: list[str] | None = None,
+        *,
+        needs: tuple[str, ...] = STORE,
     ) -> State:
-        """Find it by flags, environment and file, or else by `trionat --server`.
+        """Find it by flags, environment and file, or else by `trionat --server`. Of the configuration only what it `needs` has to be right.
 
         Raises:
             ConfigError: One of them is wrong.
@@ -95,8 +108,7 @@ class State:
             "Server.PublicAddr": public_addr,
             "Server.OtherServers": other_servers,
         }
-        configuration = load("server", file=config, flags=flags, environ=os.environ)
-        return cls(configuration.server, configuration.database)
+        return cls(*load_needed(needs, file=config, flags=flags, environ=os.environ))
 
     @property
     def folder(self) -> Path:
@@ -157,6 +169,8 @@ class State:
             return self.remote.answer(request)
         try:
             return decode_answer(call(self.folder, encode_request(request), patience=patience))
+        except CommandRefusedError as exc:
+            raise StartupError(str(exc)) from exc
         except RemoteProtocolError as exc:
             raise StartupError(f"{self.folder}: {exc}") from exc
 

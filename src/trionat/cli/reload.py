@@ -7,11 +7,10 @@ import json
 import attrs
 import typer
 
-from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.local_server import FOLDER, AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.config.reload import Reloaded
-from trionat.config.server import ServerConfig
 from trionat.log import escape
 from trionat.server.admin.messages import FOR_RELOAD, AskReload
 
@@ -26,11 +25,7 @@ def reload(
     A mistake changes nothing. What needs a restart is named. Sessions and visitors go on.
     """
     with told():
-        # A file with a mistake, which may be why this was called, is not to be in the way of the server that is named.
-        if state_dir is not None and config is None:
-            state = State(ServerConfig(state_dir=state_dir), None)
-        else:
-            state = State.find(state_dir, config)
+        state = State.find(state_dir, config, needs=FOLDER)
         reloaded = Reloaded.of(state.ask_server(AskReload(), patience=FOR_RELOAD))
         if not reloaded.problems:
             state.note("reload", "server")
@@ -41,6 +36,8 @@ def reload(
             say(escape(line))
         for problem in reloaded.problems:
             say(f"trionat: {escape(problem)}", err=True)
+        for warning in reloaded.warnings:
+            say(f"trionat: {escape(warning)}", err=True)
     if reloaded.problems:
         if not as_json:
             say("trionat: nothing has changed", err=True)

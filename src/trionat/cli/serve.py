@@ -40,6 +40,7 @@ from trionat.server.upgrade.upgrade import (
     this_command,
     this_environment,
 )
+from trionat.system import is_in_foreground
 from trionat.text import counted
 from trionat.version import VERSION
 
@@ -109,7 +110,11 @@ def serve(
     # Of two processes on one terminal, the one whose place this one takes still has it.
     can_show = predecessor is None and verbosity is Verbosity.USUAL and can_show_screen()
     screen = _new_screen() if can_show and not (as_json or plain) else None
-    upgrade = Upgrade(this_command(sys.orig_argv, sys.executable), this_environment(environ))
+    upgrade = Upgrade(
+        this_command(sys.orig_argv, sys.executable),
+        this_environment(environ),
+        is_at_terminal=is_in_foreground,
+    )
     if notification is not None:
         upgrade.on_success = notification.main_process
     run_until_signalled(

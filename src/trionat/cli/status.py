@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.local_server import FOLDER, AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.cli.table import Table
 from trionat.errors import StartupError
@@ -46,7 +46,7 @@ def status(
 ) -> None:
     """Show what a running server is doing: sessions, ports, visitors, tunnels, queue, bytes."""
     with told():
-        state = State.find(state_dir, config)
+        state = State.find(state_dir, config, needs=FOLDER)
         if not watch:
             _show(state, visitors=visitors, cluster=cluster, as_json=as_json, again=False)
             return

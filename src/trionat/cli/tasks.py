@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trionat.cli.local_server import ConfigFile, State, StateDir, told
+from trionat.cli.local_server import FOLDER, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.log import escape
 from trionat.server.admin.messages import AskTasks
@@ -14,7 +14,7 @@ from trionat.server.admin.task_tree import Branch
 def tasks(state_dir: StateDir = None, config: ConfigFile = None) -> None:
     """Show the tasks of a running server and the nurseries that hold them, as they own each other."""
     with told():
-        values = State.find(state_dir, config).ask_server(AskTasks())
+        values = State.find(state_dir, config, needs=FOLDER).ask_server(AskTasks())
     for line in _lines(Branch.of(values)):
         say(line)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trionat.cli.local_server import ConfigFile, State, StateDir, given, told
+from trionat.cli.local_server import FOLDER, ConfigFile, State, StateDir, given, told
 from trionat.cli.output import say
 from trionat.errors import ConfigError, Problem
 from trionat.networks import network_of, parse_network
@@ -28,7 +28,7 @@ def unban(
         with given("ADDRESS"):
             parse_network(address)
             network = address if "/" in address else network_of(address)
-        state = State.find(state_dir, config)
+        state = State.find(state_dir, config, needs=FOLDER)
         if not Lifted.of(state.ask_server(LiftBan(network))).is_lifted:
             raise ConfigError(Problem("ADDRESS", f"{network} is not banned"))
         state.note("ban.lifted", network)

@@ -6,7 +6,7 @@ import json
 
 import attrs
 
-from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, told
+from trionat.cli.local_server import FOLDER, AsJson, ConfigFile, State, StateDir, told
 from trionat.cli.output import say
 from trionat.server.admin.messages import FOR_UPGRADE, AskUpgrade
 from trionat.server.upgrade.upgrade import Upgraded
@@ -19,7 +19,7 @@ def upgrade(as_json: AsJson = False, state_dir: StateDir = None, config: ConfigF
     It is started with the server's own command line, and reads its configuration anew. If it does not get ready, the server goes on as it was, and this ends with 3.
     """
     with told():
-        state = State.find(state_dir, config)
+        state = State.find(state_dir, config, needs=FOLDER)
         upgraded = Upgraded.of(state.ask_server(AskUpgrade(), patience=FOR_UPGRADE))
         state.note("upgrade", "server", version=upgraded.version)
     say(json.dumps(attrs.asdict(upgraded)) if as_json else _text(upgraded))

@@ -16,7 +16,16 @@ import typer
 
 from trionat.cli.command_line import App
 from trionat.cli.limits import limit, show_limits
-from trionat.cli.local_server import AsJson, ConfigFile, State, StateDir, existing_user, given, told
+from trionat.cli.local_server import (
+    STORE,
+    AsJson,
+    ConfigFile,
+    State,
+    StateDir,
+    existing_user,
+    given,
+    told,
+)
 from trionat.cli.output import say
 from trionat.cli.password import read_new_password
 from trionat.cli.qr_code import qr_code
@@ -51,6 +60,12 @@ from trionat.store.private_file import is_there
 from trionat.text import counted, quoted
 
 user_app = App(help="Accounts that may connect, and their tickets.")
+
+_OF_TICKETS: Final = (
+    *STORE,
+    *("Server.PublicAddr", "Server.OtherServers", "Server.ControllerAddr", "Server.Certificate"),
+)
+"""What making a ticket needs of the configuration."""
 
 _MAY_BE_IN_USE: Final = timedelta(hours=2)
 """After the last use that was noted; servers note it once an hour."""
@@ -368,7 +383,7 @@ def ticket(
     """Print a user's ticket: all that trionat connect needs. The same one every time, unless --renew, or narrowed by the other options."""
     with told():
         caveats = read_caveats(only_name, only_port, expires, datetime.now(UTC))
-        state = State.find(state_dir, config, public_addr, other_server)
+        state = State.find(state_dir, config, public_addr, other_server, needs=_OF_TICKETS)
         user = state.ask(lambda store: existing_user(store, name))
         made = (
             _make_ticket(state, user, renew=renew, caveats=caveats)

@@ -36,7 +36,7 @@ from trionat.signals import Signal
 from trionat.transport.isolation import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection
+    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
     from trionat.client.inspector.inspector import Inspector
     from trionat.client.native.dialer import Server
@@ -267,8 +267,8 @@ class Client:
             held.update(_OF_SERVICES)  # who asks the owner has to be there
         return held
 
-    async def change(self, before: Configuration, after: Configuration) -> None:
-        """Run by `after` from now on: within the session where only services change and the server takes that, else in another one, at once.
+    async def change(self, before: Configuration, after: Configuration) -> Sequence[str]:
+        """Run by `after` from now on: within the session where only services change and the server takes that, else in another one, at once. Nothing is left out.
 
         Raises:
             ConfigError: no server, no service, or what does not go together.
@@ -292,6 +292,7 @@ class Client:
             await self._change_services(config, auth)
         else:
             await self._begin_anew(config, auth)
+        return ()
 
     async def _found_others(self, config: ClientConfig, auth: AuthConfig) -> bool:
         """Tell whether servers or credentials are others: a file of the same name may hold another ticket."""

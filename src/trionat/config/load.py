@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -22,7 +22,7 @@ from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
 from trionat.config.events import EventsConfig
 from trionat.config.key import Key, keys_of
-from trionat.config.reader import Reader, unknown
+from trionat.config.reader import Reader, nearest, unknown
 from trionat.config.sections import KEYS, SECTIONS
 from trionat.config.server import ServerConfig
 from trionat.config.values import UNENCRYPTED
@@ -164,6 +164,58 @@ def load(
         origins=MappingProxyType({key: sources.origin(key) for key in KEYS}),
         file=path,
         warnings=tuple(sources.warnings),
+    )
+
+
+def load_needed(
+    needed: Collection[str],
+    *,
+    file: Path | None = None,
+    flags: Mapping[str, Flag] = MappingProxyType({}),
+    environ: Mapping[str, str],
+) -> tuple[ServerConfig, DatabaseConfig | None]:
+    """Read what a command needs to find a server: the file may be half edited, and its other mistakes are the server's affair.
+
+    Of what is returned only `needed` can be relied on.
+
+    Args:
+        needed: Paths of keys, and names of whole sections. Where flags and environment have all of them no file is read.
+        file: As for `load`.
+        flags: The same.
+        environ: The same.
+
+    Raises:
+        ConfigError: One of these is wrong, or looks mistyped, or the file cannot be read at all.
+    """
+    sources = _Sources()
+    sources.take_flags(flags)
+    sources.take_environment(environ)
+    if not sources.given.keys() >= set(needed):
+        path = find_file("server") if file is None else file
+        if path is not None:
+            sources.take_file(path)
+    server = sources.build(ServerConfig)
+    database = sources.build(DatabaseConfig) if sources.mention(DatabaseConfig) else None
+    problems = [problem for problem in sources.problems if _concerns(problem.key, needed)]
+    if problems or server is None:
+        raise ConfigError(*problems)
+    return server, database
+
+
+def _concerns(path: str, needed: Collection[str]) -> bool:
+    """Tell whether a mistake at a path may be one in what is needed: nobody knows that where it has no path, and an unknown name may be meant for one that is needed."""
+    if not path:
+        return True
+    section, _, name = path.partition(".")
+    if section not in SECTIONS:
+        section, name = nearest(section, SECTIONS) or section, ""
+    if name:
+        key = re.split(r"[.\[]", name, maxsplit=1)[0]
+        names = {each.name for each in keys_of(SECTIONS[section])}
+        name = key if key in names else nearest(key, names) or key
+    return any(
+        section == of and not (name and wanted and name != wanted)
+        for of, _, wanted in (each.partition(".") for each in needed)
     )
 
 

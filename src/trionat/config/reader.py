@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _HEAD = re.compile(r"(?P<name>\w+)\s*(?P<mark>[:=])?.*", re.DOTALL)
 """The name of a key, and what may stand behind it where no blank follows the colon."""
+
+_LISTED: Final = 12
+"""Known names that a line about an unknown one has at most: a section such as Database; Server has some seventy."""
 
 
 @attrs.define(eq=False)
@@ -103,11 +106,19 @@ def _parts(key: Key, text: str) -> list[str]:
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:
-    """Say that a name is unknown, and which known one is nearest; case, `-` and `_` make no distance."""
-    folded = {_fold(each): each for each in known}
-    if nearest := difflib.get_close_matches(_fold(name), folded, n=1):
-        return f"unknown {what}: did you mean {folded[nearest[0]]}?"
+    """Say that a name is unknown, and which known one is nearest, or which there are, unless they are many."""
+    if (near := nearest(name, known)) is not None:
+        return f"unknown {what}: did you mean {near}?"
+    if len(known) > _LISTED:
+        return f"unknown {what}: docs/configuration.md lists all that there are"
     return f"unknown {what}: known here are {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return which of the known names is meant by an unknown one; None where none is near. Case, `-` and `_` make no distance."""
+    folded = {_fold(each): each for each in known}
+    near = difflib.get_close_matches(_fold(name), folded, n=1)
+    return folded[near[0]] if near else None
 
 
 def _fold(name: str) -> str:

@@ -17,7 +17,7 @@ from trionat.log import get_logger
 from trionat.signals import AutoResetEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from trionat.config.load import Configuration
 
@@ -35,17 +35,20 @@ class Reloaded:
     """What came of a reload: keys by their paths. Where there are `problems`, nothing has changed.
 
     `changed` count from now on, `new_sessions` for sessions that begin from now on, `restart` are those that have changed and wait for a restart.
+    `warnings` say what is not as the configuration has it all the same.
     """
 
     changed: tuple[str, ...] = ()
     new_sessions: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Reloaded:
-        """Return what `attrs.asdict` has made these values of."""
-        return cls(**{name: tuple(texts) for name, texts in values.items()})
+        """Return what `attrs.asdict` has made these values of; a server of another version may tell more, or less."""
+        known = attrs.fields_dict(cls)
+        return cls(**{name: tuple(texts) for name, texts in values.items() if name in known})
 
 
 class Reloadable(Protocol):
@@ -55,8 +58,11 @@ class Reloadable(Protocol):
         """Return the paths of keys that cannot change here, although others of their kind can."""
         ...
 
-    async def change(self, before: Configuration, after: Configuration) -> None:
+    async def change(self, before: Configuration, after: Configuration) -> Sequence[str]:
         """Run by `after` from now on; a file of the same name may have other contents. Cancelling it leaves all as it was, or has done it.
+
+        Returns:
+            What may be left out, and is: a line for each. It is in the log already.
 
         Raises:
             StartupError: Something new cannot be had; all is as it was.
@@ -112,7 +118,7 @@ class Reloader:
         after, changed, waiting = merge(
             before, wanted, self.reloadable.needs_restart(before, wanted)
         )
-        await self.reloadable.change(before, after)
+        warnings = await self.reloadable.change(before, after)
         self.current = after
         self.on_change(before, after)
         return Reloaded(
@@ -125,6 +131,7 @@ class Reloader:
                 if key.effect is Effect.NEW_SESSIONS
             ),
             restart=waiting,
+            warnings=tuple(warnings),
         )
 
 

@@ -205,11 +205,13 @@ class Ticket:
         text = join_words(unwrap(text[: 2 * _MAX_TEXT]))
         if (found := invisible_in(text)) is not None:
             raise ValueError(f"the ticket has {found}: copy it again")
+        if not text:
+            raise ValueError("there is no ticket: this is empty")
         if _NEWER.match(text):
             raise ValueError(_NEWER_TEXT)
         prefix = text[: len(_PREFIX)]
         if prefix not in (_PREFIX, _PREFIX_OF_SEVERAL, _PREFIX_OF_NARROWED):
-            raise ValueError(f"this is not a valid ticket: a ticket starts with {_PREFIX}")
+            raise ValueError("this is not a valid ticket: a ticket starts with tn")
         if len(text) > _MAX_TEXT:
             raise ValueError(_DAMAGED)
         return cls._from_body(_verified_body(prefix, text), prefix)

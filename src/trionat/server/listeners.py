@@ -16,7 +16,7 @@ from trionat.transport.listener import Listener, look_up
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Collection, Container, Iterable, Iterator
+    from collections.abc import Collection, Container, Iterable, Iterator, Sequence
     from contextlib import AsyncExitStack, ExitStack
 
     from trionat.config.server import ServerConfig
@@ -175,14 +175,9 @@ async def open_listeners(
                 raise
             failures.append((port, error))
     if failures:
-        missing, reason = [port for port, _ in failures], failures[0][1]
         if not visits:
-            raise reason
-        log.warning(
-            "visit ports are left out (VisitPortPolicy)",
-            ports=PORTS.write(missing),
-            reason=str(reason),
-        )
+            raise failures[0][1]
+        _tell_left_out(failures)
     return Listeners(
         control=control,
         tunnel=tunnel,
@@ -196,8 +191,8 @@ async def open_listeners(
 
 async def open_visit_ports(
     config: ServerConfig, ports: Collection[int], others: Iterable[Listener], resources: ExitStack
-) -> tuple[Listener, ...]:
-    """Bind more visit ports of a server that runs, beside `others`; `resources` closes them. Those that cannot be opened are left out where `VisitPortPolicy` says so.
+) -> tuple[tuple[Listener, ...], str | None]:
+    """Bind more visit ports of a server that runs, beside `others`; `resources` closes them. Those that cannot be opened are left out where `VisitPortPolicy` says so; which, the text says for people.
 
     Raises:
         StartupError: one cannot be bound.
@@ -205,6 +200,7 @@ async def open_visit_ports(
     host = TCPAddress(config.effective_visit_host, next(iter(ports), 0))
     number = await look_up(host)
     opened: list[Listener] = []
+    failures: list[tuple[int, StartupError]] = []
     for count, port in enumerate(ports):
         if count % _AT_ONCE == 0:
             await trio.lowlevel.checkpoint()
@@ -217,11 +213,21 @@ async def open_visit_ports(
                 raise StartupError(text) from error
             if config.visit_port_policy == REQUIRE:
                 raise
-            log.warning("a visit port is left out (VisitPortPolicy)", port=port, reason=str(error))
+            failures.append((port, error))
             continue
         resources.callback(listener.close)
         opened.append(listener)
-    return tuple(opened)
+    if not failures:
+        return tuple(opened), None
+    missing, reason = _tell_left_out(failures)
+    return tuple(opened), f"visit ports are left out (VisitPortPolicy): {missing}: {reason}"
+
+
+def _tell_left_out(failures: Sequence[tuple[int, StartupError]]) -> tuple[str, str]:
+    """Tell the log which visit ports are left out, and why the first one is; return both for people."""
+    missing, reason = PORTS.write([port for port, _ in failures]), str(failures[0][1])
+    log.warning("visit ports are left out (VisitPortPolicy)", ports=missing, reason=reason)
+    return missing, reason
 
 
 def _is_same(one: TCPAddress, other: TCPAddress) -> bool:

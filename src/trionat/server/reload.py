@@ -21,7 +21,7 @@ from trionat.server.listeners import open_visit_ports
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from trionat.config.load import Configuration
     from trionat.config.server import ServerConfig
@@ -89,7 +89,7 @@ class ServerReload:
             held.add("Events")
         return held
 
-    async def change(self, before: Configuration, after: Configuration) -> None:
+    async def change(self, before: Configuration, after: Configuration) -> Sequence[str]:
         """See `Reloadable`."""
         running = self.server.config
         config = attrs.evolve(
@@ -112,7 +112,7 @@ class ServerReload:
             )
             names = await self._read_names(before, after)
             receivers = await self._open_receivers(after)
-            added = await open_visit_ports(config, new, self.server.listeners.all, opened)
+            added, left_out = await open_visit_ports(config, new, self.server.listeners.all, opened)
             if before.server.other_servers != config.other_servers:
                 await trio.to_thread.run_sync(self.state.remember_others, config.other_servers)
             self._check()
@@ -145,6 +145,7 @@ class ServerReload:
                 added=PORTS.write(listener.address.port for listener in added) or None,
                 removed=PORTS.write(removed) or None,
             )
+        return () if left_out is None else (left_out,)
 
     def _check(self) -> None:
         if self.stopping.is_set():

@@ -62,9 +62,10 @@ def test_check_tells_every_problem_on_stderr() -> None:
     ("text", "told"),
     [
         ("Client:\n  Ticket: tn1_AAAA\n", "f.yml:2: Client.Ticket: the ticket is damaged: copy it again, whole"),
-        ("Client:\n  Ticket: hello\n", "f.yml:2: Client.Ticket: this is not a valid ticket: a ticket starts with tn1_"),
+        ("Client:\n  Ticket: hello\n", "f.yml:2: Client.Ticket: this is not a valid ticket: a ticket starts with tn"),
         ("Client:\n  TicketFile: nope\n", "f.yml:2: Client.TicketFile: cannot read the ticket: No such file or directory"),
-        ("Client:\n  TicketFile: f.yml\n", "f.yml:2: Client.TicketFile: this is not a valid ticket: a ticket starts with tn1_"),
+        ("Client:\n  TicketFile: f.yml\n", "f.yml:2: Client.TicketFile: this is not a valid ticket: a ticket starts with tn"),
+        ("Client:\n  TicketFile: empty\n", "f.yml:2: Client.TicketFile: the file is empty: a ticket goes there"),
         ("Client:\n  CAFile: nope\n", "f.yml:2: Client.CAFile: nope: no certificate authorities: No such file or directory"),
         (
             "Database:\n  Username: u\n  Host: h\n  DBName: d\n  CAFile: nope\n",
@@ -73,6 +74,7 @@ def test_check_tells_every_problem_on_stderr() -> None:
     ],
 )  # fmt: skip
 def test_check_looks_into_what_a_file_names(text: str, told: str) -> None:
+    Path("empty").write_text("\n")
     Path("f.yml").write_text(text)
     assert run("check", "f.yml") == (2, "", f"{told}\n")
 
@@ -145,7 +147,7 @@ def test_a_ticket_is_told_together_with_all_other_mistakes() -> None:
     told = [
         "f.yml:2: Client.Once: '7' is neither true nor false",
         "f.yml:4: Client.Servicez: unknown key: did you mean Services?",
-        "f.yml:3: Client.Ticket: this is not a valid ticket: a ticket starts with tn1_",
+        "f.yml:3: Client.Ticket: this is not a valid ticket: a ticket starts with tn",
     ]
     code, out, err = run("check", "f.yml")
     assert (code, out, err.splitlines()) == (2, "", told)

@@ -309,6 +309,7 @@ Client:
         ("Server:\n  Nam: x\n", "f.yml:2: Server.Nam: unknown key: did you mean Name?"),
         ("Server:\n  controllerAddr: a:1\n", "f.yml:2: Server.controllerAddr: unknown key: did you mean ControllerAddr?"),
         ("Server:\n  controller_addr: a:1\n", "f.yml:2: Server.controller_addr: unknown key: did you mean ControllerAddr?"),
+        ("Server:\n  Zzz: 1\n", "f.yml:2: Server.Zzz: unknown key: docs/configuration.md lists all that there are"),
         ("Auth:\n  Zzz: 1\n", "f.yml:2: Auth.Zzz: unknown key: known here are Username, Password"),
         ("server:\n  Name: x\n", "f.yml:1: server: unknown section: did you mean Server?"),
         ("<<: {}\n", "f.yml:1: <<: keys are not merged here: write each of them out"),

@@ -62,27 +62,30 @@ class Changing:
     """What changes, slowly; `refusal` is why it cannot."""
 
     refusal: str | None = None
+    left_out: tuple[str, ...] = ()
     log: list[str] = attrs.field(factory=list)
 
     def needs_restart(self, before: Configuration, wanted: Configuration) -> tuple[str, ...]:
         return ()
 
-    async def change(self, before: Configuration, after: Configuration) -> None:
+    async def change(self, before: Configuration, after: Configuration) -> tuple[str, ...]:
         self.log.append("begins")
         await trio.lowlevel.checkpoint()
         self.log.append("ends")
         if self.refusal is not None:
             raise StartupError(self.refusal)
+        return self.left_out
 
 
 async def test_one_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file on a disk that is gone holds up neither the next reload nor systemd, which waits until one is over."""
 
     class Hanging(Changing):
-        async def change(self, before: Configuration, after: Configuration) -> None:
+        async def change(self, before: Configuration, after: Configuration) -> tuple[str, ...]:
             if not self.log:
                 self.log.append("hangs")
                 await trio.sleep_forever()
+            return ()
 
     monkeypatch.setattr(reload, "PATIENCE", 0.2)
     told: list[bool] = []
@@ -133,6 +136,18 @@ async def test_what_is_wrong_is_told_and_nothing_is_changed(where: str) -> None:
     }
     assert await reloader.reload() == Reloaded(problems=expected[where])
     assert reloader.current is before
+
+
+async def test_what_was_left_out_is_told() -> None:
+    reloader = Reloader(lambda: configuration(max_services=3), configuration())
+    reloader.reloadable = Changing(left_out=("port 8080",))
+    assert await reloader.reload() == Reloaded(
+        changed=("Server.MaxServices: 16 -> 3",), warnings=("port 8080",)
+    )
+
+
+def test_a_server_of_another_version_tells_more_or_less() -> None:
+    assert Reloaded.of({"changed": ["a"], "weather": "fine"}) == Reloaded(changed=("a",))
 
 
 def test_no_secret_is_told() -> None:

@@ -21,7 +21,7 @@ from trionat.fingerprint import format_fingerprint, parse_fingerprint
 from trionat.log import get_logger
 from trionat.protocol.client_hello import alpn_names
 from trionat.protocol.ticket import Ticket
-from trionat.text import NotTextError, decode_text
+from trionat.text import NotTextError, decode_text, strip_around
 from trionat.transport.deadline import deadline
 from trionat.transport.dial import look_up, reach
 from trionat.transport.endpoint import SocketEndpoint
@@ -82,6 +82,8 @@ def find_ticket(config: ClientConfig) -> Ticket | None:
             raise ConfigError(
                 Problem(where=where, reason=f"cannot read the ticket: {error.strerror or error}")
             ) from error
+        if not strip_around(text):
+            raise ConfigError(Problem(where=where, reason="the file is empty: a ticket goes there"))
     if text is None:
         return None
     try:

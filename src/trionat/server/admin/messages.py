@@ -28,6 +28,10 @@ FOR_UPGRADE: Final = 150.0
 _HIGHEST_NUMBER: Final = 2**63 - 1
 
 
+class CommandRefusedError(RemoteProtocolError):
+    """The server has understood what was asked for, or not, and says why it does not do it."""
+
+
 @attrs.frozen
 class AskStatus:
     """Asks for a `Snapshot`."""
@@ -273,11 +277,12 @@ def decode_answer(line: bytes) -> dict[str, Any]:
     """Read a line.
 
     Raises:
-        RemoteProtocolError: it is no answer, or an error.
+        CommandRefusedError: it is an error.
+        RemoteProtocolError: it is no answer.
     """
     fields = Fields.parse("the answer", line)
     if (error := fields.values.get("error")) is not None:
-        raise RemoteProtocolError(str(error))
+        raise CommandRefusedError(str(error))
     return dict(Fields("the answer", fields.values.get("answer")).values)
 
 

@@ -31,6 +31,11 @@ log = get_logger(__name__)
 VARIABLE: Final = "TRIONAT_UPGRADE_DESCRIPTOR"
 """The environment variable with the number of the new process's end of the wire."""
 
+_AT_TERMINAL: Final = (
+    "this server runs in the foreground of a terminal, whose shell would have its prompt back while the new process goes on there: stop the server"
+    " and start it anew, or have the system keep it up (trionat service install), and upgrade it then"
+)
+
 
 class UpgradeError(StartupError):
     """The new process does not serve; the one before goes on."""
@@ -64,7 +69,7 @@ class _Asked:
 class Upgrade:
     """See the module. `command` and `environ` are what this process was started with; the new one is started with the same.
 
-    `why_not` says why this server cannot do it, and is empty where it can. `lock` is that of the state folder. `on_success` is called with the number of the new process. `is_done` says that another process serves by now.
+    `why_not` says why this server cannot do it, and is empty where it can. `lock` is that of the state folder. `on_success` is called with the number of the new process. `is_at_terminal` tells whether a shell waits for this one. `is_done` says that another process serves by now.
     """
 
     command: Sequence[str]
@@ -72,6 +77,7 @@ class Upgrade:
     why_not: str = ""
     lock: BinaryIO | None = None
     on_success: Callable[[int], None] = lambda _: None
+    is_at_terminal: Callable[[], bool] = lambda: False
     is_done: bool = attrs.field(init=False, default=False)
     _asked: _Asked | None = attrs.field(init=False, default=None)
     _changed: Signal = attrs.field(init=False, factory=Signal)
@@ -83,10 +89,14 @@ class Upgrade:
 
     def ask(self) -> None:
         """Have a new process take over. Where that is under way, nothing changes."""
-        if self.why_not:
-            log.warning("no upgrade", reason=self.why_not)
+        if reason := self._refusal():
+            log.warning("no upgrade", reason=reason)
         else:
             self._ask()
+
+    def _refusal(self) -> str:
+        """Return why there is none now; empty: there can be one. A shell may put a server into the background, or fetch it from there."""
+        return self.why_not or (_AT_TERMINAL if self.is_at_terminal() else "")
 
     def _ask(self) -> _Asked:
         if self._asked is None:
@@ -100,8 +110,8 @@ class Upgrade:
         Raises:
             UpgradeError: this process still serves.
         """
-        if self.why_not:
-            raise UpgradeError(self.why_not)
+        if reason := self._refusal():
+            raise UpgradeError(reason)
         asked = self._ask()
         await asked.done.wait()
         if isinstance(asked.outcome, Upgraded):
@@ -172,11 +182,12 @@ class Upgrade:
         self._finish(upgraded)
 
     def fail(self, error: UpgradeError) -> None:
-        """This process goes on."""
+        """This process goes on, which whoever has asked is told too."""
         log.warning(
             "upgrade: the new process does not serve, and this one goes on", reason=str(error)
         )
-        self._finish(error)
+        text = f"the new process does not serve, and the server goes on as it was (process {os.getpid()}): {error}"
+        self._finish(UpgradeError(text))
 
     def stop(self) -> None:
         """This process stops: nothing comes of it any more."""
