@@ -260,6 +260,7 @@ async def _connect(
         as_json,
         on_screen=screen is not None,
         language=ENGLISH if output.screen is None else output.screen.language,
+        nobody_answers=screen is None and _nobody_answers(as_json=as_json),
     )
     if notification is not None:
         notification.ready()  # a server that is away is waited for, and does not hold up the machine's start
