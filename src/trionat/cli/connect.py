@@ -101,7 +101,7 @@ def connect(
         bool, typer.Option("--verbose", "-v", help="Lines for whoever looks for a fault.")
     ] = False,
 ) -> None:
-    """Run the private side: make services here reachable at a trionat server, and keep them so."""
+    """Run the private side: make services here reachable. They stay so: a connection that is lost comes back by itself."""
     try:
         verbosity = Verbosity.of(quiet=quiet, verbose=verbose)
         if verbosity.log_level is not None:

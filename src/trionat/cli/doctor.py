@@ -70,7 +70,7 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Look at everything between this machine and its visitors, and say what to do. Nothing is changed.
+    """Look at all between here and visitors, and say what to do. Nothing is changed.
 
     The exit code is 6 where something is wrong.
     """
