@@ -255,12 +255,13 @@ async def _connect(
         looks_after=screen is not None,
         default_folder=True,
     )
+    asks = any(service.approve for service in configuration.client.named_services())
     approver = Approver(
         lambda service, host, approved: client.approve(service, host, approved=approved),
         as_json,
         on_screen=screen is not None,
         language=ENGLISH if output.screen is None else output.screen.language,
-        nobody_answers=screen is None and _nobody_answers(as_json=as_json),
+        nobody_answers=asks and screen is None and _nobody_answers(as_json=as_json),
     )
     if notification is not None:
         notification.ready()  # a server that is away is waited for, and does not hold up the machine's start
