@@ -168,11 +168,12 @@ def find_open_secrets(configuration: Configuration, *roles: Role) -> Iterator[Pr
             reason = f"{file}: everybody on this machine can {doing}: run chmod o-rwx {shlex.quote(str(file))}"
             yield _problem(configuration, path, reason)
     file = configuration.file
-    if file is not None and everybody_can_use(file) and (path := _secret_in(configuration)):
+    secret = _secret_in(configuration)
+    if file is not None and secret is not None and everybody_can_use(file):
         reason = (
             f"everybody on this machine can read it there: run chmod o-rwx {shlex.quote(str(file))}"
         )
-        yield _problem(configuration, path, reason)
+        yield _problem(configuration, secret, reason)
 
 
 def holds_secrets(configuration: Configuration) -> bool:
