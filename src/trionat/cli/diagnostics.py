@@ -164,7 +164,8 @@ def find_open_secrets(configuration: Configuration, *roles: Role) -> Iterator[Pr
         password = None if cluster is None else cluster.redis_password_file
         named.append(("Cluster.RedisPasswordFile", password, "read this password"))
     for path, file, doing in named:
-        if file is not None and everybody_can_use(file):
+        # A pipe holds nothing for others to read later.
+        if file is not None and file.is_file() and everybody_can_use(file):
             reason = f"{file}: everybody on this machine can {doing}: run chmod o-rwx {shlex.quote(str(file))}"
             yield _problem(configuration, path, reason)
     file = configuration.file

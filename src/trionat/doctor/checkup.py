@@ -202,7 +202,7 @@ def server_checks(
         yield Check(name="names", look=lambda: check_names(host, domain), patience=35.0)
 
     def look_at_descriptors() -> Sequence[Finding]:
-        needs = [descriptors_for(host.as_it_runs())]
+        needs = [descriptors_for(*host.sizes(), config.max_visitors)]
         if beside is not None:
             needs.append(descriptors_of(beside))
         return check_descriptors(*max(needs))  # each process has the same limit

@@ -26,15 +26,11 @@ class Host:
     port_count: int = 0
     ports_in_use: frozenset[int] = frozenset()
 
-    def as_it_runs(self) -> ServerConfig:
-        """Return the configuration with the sizes that the server has, which may have been started with flags; of its visit ports only the count is right then."""
-        if not self.is_up or self._is_configured_so():
-            return self.config
-        return attrs.evolve(
-            self.config,
-            visit_port=tuple(range(1, self.port_count + 1)),
-            max_tcp_conn_num=self.session_limit,
-        )
+    def sizes(self) -> tuple[int, int]:
+        """Return how many visit ports and sessions the server has: one that is up may have been started with flags."""
+        if self.is_up:
+            return self.port_count, self.session_limit
+        return len(self.config.visit_port), self.config.session_limit
 
     def known_ports(self) -> tuple[int, ...]:
         """Return the visit ports: as configured, unless the server that is up has others, of which it tells those in use."""
