@@ -47,6 +47,9 @@ async def test_nothing_wrong(server: Server, tmp_path: Path) -> None:
     ):
         seen = await examine(server.ticket, echo, "--state-dir", tmp_path / "none", cwd=tmp_path)
         assert seen.wrong == set()
+        assert "only" not in seen.of("version", "ok"), (
+            "as if the other one, which is the same, could not"
+        )
         assert "nobody is in between" in seen.of("tls", "ok")
         assert "lets trionat in" in seen.of("ticket", "ok")
         assert "is open, from here and from the server itself" in seen.of("visitors", "ok")
@@ -150,6 +153,14 @@ async def test_an_expired_user(server: Server, tmp_path: Path) -> None:
     assert seen.wrong == {"ticket"}
     assert "expired" in seen.of("ticket")
     assert "user expire trionat never" in seen.of("ticket")
+
+
+async def test_a_narrowed_ticket_that_has_expired(server: Server, tmp_path: Path) -> None:
+    """What helps comes first: another ticket, as the account is all right."""
+    ticket = Ticket.decode(server.ticket).narrow("until 2020-01-31T12:00:00Z")
+    seen = await examine(ticket.encode(), cwd=tmp_path)
+    assert seen.wrong == {"ticket"}
+    assert "-> a new ticket, at the server: trionat user ticket trionat; if" in seen.of("ticket")
 
 
 async def test_a_user_that_expires_soon(tmp_path: Path) -> None:

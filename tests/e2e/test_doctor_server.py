@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -275,3 +276,22 @@ async def test_both_sides_on_one_machine(server: Server, tmp_path: Path) -> None
     assert seen.wrong == set()
     assert seen.of("ticket", "ok")
     assert seen.of("server", "ok")
+    for once in ("descriptors", "kernel", "ephemeral"):
+        assert len([each for each in seen.findings if each["check"] == once]) == 1
+    await trio.Path(tmp_path / "client.yml").chmod(0o644)
+    seen = await examine("--state-dir", server.state, cwd=tmp_path)
+    assert len([each for each in seen.findings if each["verdict"] == "wrong"]) == 1
+    # The folder is that of a server, and the file a client's alone.
+    named = ("--state-dir", server.state, "--config", "client.yml")
+    seen = await examine(*named, cwd=tmp_path)
+    assert seen.of("ticket", "ok")
+    assert not seen.of("server", "ok")
+
+
+async def test_a_server_that_was_started_with_flags(server: Server, tmp_path: Path) -> None:
+    """Its own figures are shown, and not those that it would have without flags."""
+    seen = await examine("--state-dir", server.state, cwd=tmp_path)
+    free = re.search(r"(\d+ visit ports?) free", seen.of("server", "ok"))
+    assert free
+    assert f"({free[1]}, MaxTCPConnNum {free[1].split()[0]}," in seen.of("descriptors", "ok")
+    assert "60000" not in seen.of("ephemeral", "warning")

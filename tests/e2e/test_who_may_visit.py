@@ -267,6 +267,7 @@ async def test_a_person_is_asked_for_a_service_by_its_name(tmp_path: Path) -> No
             assert (await named.ask(NAME)).status == 403
             asked = f"127.0.0.1 wants to visit {url}: GET /"
             await running.wait_until(lambda: asked in output.read_text())
+            assert "y or n" not in output.read_text()
         finally:
             process.terminate()
 

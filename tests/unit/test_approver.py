@@ -97,6 +97,17 @@ async def test_an_answer_is_for_the_question_that_is_shown(
         assert "192.0.2.9 wants to visit shop: GET / (30 more)" in capsys.readouterr().out
 
 
+def test_where_nobody_answers_nobody_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    approver = Approver(lambda *_: True, as_json=False, nobody_answers=True)
+    approver.ask(question(1))
+    approver.ask(question(2))
+    assert capsys.readouterr().out.splitlines() == [
+        f"192.0.2.{number} wants to visit shop: GET /. It stays out, as nobody can be asked here"
+        for number in (1, 2)
+    ]
+    assert approver.question is None
+
+
 async def test_what_was_typed_before_a_question_is_no_answer_to_it(
     terminal: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

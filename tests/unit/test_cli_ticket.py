@@ -86,6 +86,10 @@ def test_the_operator_renews_and_narrows_at_once(trionat: Trionat) -> None:
         (["--only-port", "0"], "--only-port: '0' is not 1 to 1024 ports from 1 to 65535"),
         (["--only-port", "1-1025"], "--only-port: '1-1025' is not 1 to 1024 ports"),
         (["--expires", "soon"], "--expires: 'soon' is not a valid time: write 2027-01-31"),
+        (
+            ["--expires", "1m"],
+            "--expires: '1m' is not a valid time: write 2027-01-31 (through that day), 2027-01-31T12:00 (UTC), 30d (days), 12h (hours) or never",
+        ),
         (["--expires", "2020-01-01"], "--expires: 2020-01-01 is over already"),
         (
             ["--only-name", ",".join(f"a-long-name-{number}" for number in range(30))],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -17,6 +18,8 @@ from tests.unit.memory import MemoryEndpoint, receive_some
 from tests.unit.memory_server import MemoryServer, MemoryStore, forwarder, open_memory_server
 from trionat.address import TCPAddress, UnixAddress
 from trionat.client.app import Client, connect
+from trionat.client.native.dialer import Server
+from trionat.client.native.identity import IdentityLock
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.service import Service
 from trionat.errors import (
@@ -180,6 +183,37 @@ async def test_a_lost_session_comes_back_at_once_with_its_port(
         assert isinstance(disconnected, Disconnected)
         assert disconnected.retry_in == 0
         assert "lost" in disconnected.reason or "closed" in disconnected.reason
+
+
+async def test_a_client_says_whom_it_puts_out(
+    here: Here, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And holds the lock itself when that one has ended, for the third one to see."""
+    server = Server(control=CONTROL, tunnel=TUNNEL, username="alice")
+    first, third = (IdentityLock.of(here[1], "me", [server]) for _ in range(2))
+    assert first.take()
+    async with open_world(*here) as world:
+        await world.start()
+        await until_up(world)
+        [warning] = [line for line in caplog.messages if "another client" in line]
+        assert "--identity NAME" in warning
+        assert f"process={os.getpid()}" in warning
+        first.release()
+        with trio.fail_after(3600):
+            while third.find_holder() is None:  # noqa: ASYNC110 - a thread takes it
+                await trio.sleep(0.02)
+        assert not third.take()
+    assert not third.path.exists()
+
+
+async def test_a_client_alone_says_nothing_of_others(
+    here: Here, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(*here) as world:
+        await world.start()
+        await until_up(world)
+        assert [path.suffix for path in here[1].iterdir()] == [".lock"]
+        assert "another client" not in caplog.text
 
 
 async def test_the_log_tells_that_visitors_wait_and_go_on(

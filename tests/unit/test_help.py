@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from trionat.cli import app
+from trionat.cli import COMMANDS, app
 from trionat.cli.manual import manual
 from trionat.cli.topics import EXAMPLES, TOPICS, topic_of
 
@@ -71,6 +71,19 @@ def test_help_is_that_of_the_command(words: tuple[str, ...]) -> None:
 
 def test_help_without_a_command_lists_all() -> None:
     assert trionat("help").stdout == trionat("--help").stdout
+
+
+@pytest.mark.parametrize("group", ["", "user", "token", "service", "state"])
+def test_each_command_has_its_whole_first_sentence(group: str) -> None:
+    _, listed = trionat("help", *group.split()).stdout.split("Commands:\n")
+    assert "..." not in listed
+    if not group:
+        assert len(listed.splitlines()) == len(COMMANDS), "one does not fit into its line"
+
+
+def test_help_shows_no_type_of_python() -> None:
+    assert "list[" not in trionat("help", "connect").stdout
+    assert "<str>" not in trionat("help", "user", "add").stdout
 
 
 def test_help_for_what_is_not_there() -> None:

@@ -38,6 +38,7 @@ _LEFT_OUT: Final = (
         re.compile(r"serve\.lock|audit\.lock|known_servers\.lock"),
         "a lock, in which nothing is: made when it is needed",
     ),
+    (re.compile(r"connect-[0-9a-f]{16}\.lock"), "a lock of a client that is up, or was killed"),
     (re.compile(r".*\.sock"), "where the server that runs is reached: made when one starts"),
     (
         re.compile(r"node"),

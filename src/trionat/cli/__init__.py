@@ -18,83 +18,77 @@ if TYPE_CHECKING:
 COMMANDS: Final = (
     LaterCommand(
         "serve:serve",
-        "Run the public side: clients connect here, and visitors reach their services.",
+        "Run the public side: clients and visitors connect here.",
     ),
     LaterCommand(
         "connect:connect",
-        "Run the private side: make services here reachable at a trionat server, and keep them so.",
+        "Run the private side: make services here reachable.",
     ),
     LaterCommand(
         "demo:demo",
-        "See it work: a server, a client and a small web service in one process, on this machine only.",
+        "See it work: server, client and web service in one process.",
     ),
     LaterCommand(
         "doctor:doctor",
-        "Look at everything between this machine and its visitors, and say what to do.",
+        "Look at all between here and visitors, and say what to do.",
     ),
     LaterCommand(
         "traffic:traffic",
-        "Show the bytes relayed for each user, both directions added: in all, and in a month.",
+        "Show the bytes relayed for each user, in all and in a month.",
     ),
     LaterCommand(
         "status:status",
-        "Show what a running server is doing: sessions, ports, visitors, tunnels, queue, bytes.",
+        "Show what a running server does: sessions, visitors, bytes.",
     ),
     LaterCommand(
         "tasks:tasks",
-        "Show the tasks of a running server and the nurseries that hold them, as they own each other.",
+        "Show the tasks of a running server, as they own each other.",
     ),
-    LaterCommand(
-        "kick:kick", "Send somebody away, at once: a user's clients, one session, or one visitor."
-    ),
+    LaterCommand("kick:kick", "Send away a user's clients, one session, or one visitor."),
     LaterCommand(
         "unban:unban",
-        "Let an address that is banned for too many failed logins try passwords again, at once.",
+        "Let an address that is banned try passwords again, at once.",
     ),
     LaterCommand(
         "drain:drain",
-        "Send all clients of a running server to other servers, without cutting anybody off, and wait until nobody is left.",
+        "Send all clients to other servers; wait until all have left.",
     ),
     LaterCommand(
         "reload:reload",
-        "Have a running server read its configuration again, and say what has changed.",
+        "Have a running server read its configuration again.",
     ),
     LaterCommand(
         "upgrade:upgrade",
-        "Have a new process, of the version that is installed by now, take the place of a running server.",
+        "Have a newer process take the place of a running server.",
     ),
     LaterCommand("user:user_app", "Accounts that may connect, and their tickets."),
     LaterCommand(
         "ticket:ticket_app",
-        "A ticket that you have: what is in it, and making one of it that is good for less.",
+        "A ticket that you have: what is in it, or one good for less.",
     ),
-    LaterCommand(
-        "token:token_app", "Tokens of the API: programs look at a server by them, or steer it."
-    ),
-    LaterCommand(
-        "events:events_app", "What happens at a server, and whether its webhooks hear of it."
-    ),
+    LaterCommand("token:token_app", "Tokens of the API, by which programs see or steer a server."),
+    LaterCommand("events:events_app", "What happens at a server, and how its webhooks stand."),
     LaterCommand(
         "db:db_app",
-        "The database that users and traffic live in, where the configuration names one.",
+        "The database of users and traffic, where there is one.",
     ),
     LaterCommand(
         "state:state_app",
-        "The state folder of a server or a client as one file: for a backup, and to move to another host.",
+        "The state folder as one file: for a backup, or another host.",
     ),
     LaterCommand("cluster:cluster_app", "Several servers that work as one."),
     LaterCommand("config:config_app", "Check configuration files, and show which values hold."),
     LaterCommand(
         "service:service_app",
-        "Have the system keep a server or a client up: systemd, launchd, Windows.",
+        "Have the system keep a server or a client up.",
     ),
     LaterCommand(
         "completion:completion",
-        "Print a script that has your shell complete commands and flags of trionat.",
+        "Print a script by which your shell completes trionat's words.",
     ),
     LaterCommand(
         "help:help",
-        "Show what a command does, and what it takes; without one, which commands there are.",
+        "Show what a command does, and what it takes.",
     ),
 )
 """Each in the module of its name, with the first sentence of its help."""

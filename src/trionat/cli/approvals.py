@@ -37,6 +37,8 @@ class Approver:
 
     With `on_screen` a screen shows `question` and hears the keys, which it gives to `answer`: nothing is read here. People are asked in `language`.
 
+    With `nobody_answers` nobody is asked: it is told who stays out.
+
     At a terminal the first question is the one that is shown. An answer is for that one, and only if it was typed after the question was shown.
     """
 
@@ -44,6 +46,7 @@ class Approver:
     as_json: bool
     on_screen: bool = False
     language: Language = ENGLISH
+    nobody_answers: bool = False
     _questions: dict[tuple[int, str], tuple[ApprovalAsked, float]] = attrs.field(
         init=False, factory=lambda: {}
     )
@@ -53,6 +56,9 @@ class Approver:
 
     def ask(self, question: ApprovalAsked) -> None:
         """Ask, now or when the questions before are answered."""
+        if self.nobody_answers and not self.as_json:
+            say(f"{self._word(question)}. It stays out, as nobody can be asked here")
+            return
         key, until = (question.service, question.host), trio.current_time() + ASKED_FOR
         if key in self._questions:  # the server has asked anew
             self._questions[key] = self._questions[key][0], until
@@ -80,15 +86,18 @@ class Approver:
         if not self._questions:
             return None
         question, _ = next(iter(self._questions.values()))
-        asked = self.language(
+        asked = self._word(question)
+        if (more := len(self._questions) - 1) == 0:
+            return asked
+        return self.language("{question} ({count} more)", question=asked, count=more)
+
+    def _word(self, question: ApprovalAsked) -> str:
+        return self.language(
             "{host} wants to visit {name}: {what}",
             host=question.host,
             name=escape(question.name),
             what=escape(question.what),
         )
-        if (more := len(self._questions) - 1) == 0:
-            return asked
-        return self.language("{question} ({count} more)", question=asked, count=more)
 
     def answer(self, *, approved: bool) -> None:
         """Take what the owner has said to `question`."""

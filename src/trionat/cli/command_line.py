@@ -10,8 +10,9 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib import import_module
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -19,6 +20,9 @@ from typer.main import get_group
 
 from trionat.cli.output import say
 from trionat.text import is_ticket_like, mask_secrets
+
+_WHOLE: Final = 1000
+"""Characters, more than any first sentence has."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -48,6 +52,15 @@ class _AsTyped:
         for parameter in self.params:
             if parameter.name in names:
                 parameter.process_value = _as_typed
+            if parameter.param_type_name == "argument":
+                parameter.get_help_record = partial(
+                    _by_metavar, parameter.get_help_record, parameter
+                )
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the first sentence for the list of commands, whole: it is wrapped where it does not fit, and not cut at `limit`."""
+        del limit
+        return str(cast("Any", super()).get_short_help_str(_WHOLE))
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return `--help`, which shows it where it is given."""
@@ -59,6 +72,12 @@ class _AsTyped:
         if option is not None:
             option.process_value = process_value
         return option
+
+
+def _by_metavar(record: Callable[[Any], Any], parameter: Any, ctx: Any) -> Any:
+    """Return what the help says of an argument, without its type of Python, which newer versions of Typer add."""
+    found = record(ctx)
+    return found and (parameter.metavar or str(parameter.name).upper(), found[1])
 
 
 def _as_typed(_: object, value: Any) -> Any:

@@ -22,7 +22,7 @@ class Shell(StrEnum):
 def completion(
     shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish|powershell")],
 ) -> None:
-    """Print a script that has your shell complete commands and flags of trionat.
+    """Print a script by which your shell completes trionat's words.
 
     bash: trionat completion bash >> ~/.bashrc. zsh: trionat completion zsh > a folder of $fpath/_trionat. fish: trionat completion fish >
     ~/.config/fish/completions/trionat.fish. PowerShell: trionat completion powershell >> $PROFILE.

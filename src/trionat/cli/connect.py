@@ -101,7 +101,7 @@ def connect(
         bool, typer.Option("--verbose", "-v", help="Lines for whoever looks for a fault.")
     ] = False,
 ) -> None:
-    """Run the private side: make services here reachable at a trionat server, and keep them so."""
+    """Run the private side: make services here reachable. They stay so: a connection that is lost comes back by itself."""
     try:
         verbosity = Verbosity.of(quiet=quiet, verbose=verbose)
         if verbosity.log_level is not None:
@@ -255,11 +255,13 @@ async def _connect(
         looks_after=screen is not None,
         default_folder=True,
     )
+    asks = any(service.approve for service in configuration.client.named_services())
     approver = Approver(
         lambda service, host, approved: client.approve(service, host, approved=approved),
         as_json,
         on_screen=screen is not None,
         language=ENGLISH if output.screen is None else output.screen.language,
+        nobody_answers=asks and screen is None and _nobody_answers(as_json=as_json),
     )
     if notification is not None:
         notification.ready()  # a server that is away is waited for, and does not hold up the machine's start

@@ -30,7 +30,7 @@ T = TypeVar("T")
 _TOLD: Final = 20
 """Lines for traffic that is set aside; who has more has one cause for all of it."""
 
-db_app = App(help="The database that users and traffic live in, where the configuration names one.")
+db_app = App(help="The database of users and traffic, where there is one.")
 
 
 @db_app.command()

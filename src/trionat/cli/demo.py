@@ -43,7 +43,7 @@ def demo(
         bool, typer.Option("--check", help="Do one request through the tunnel, print it, and end.")
     ] = False,
 ) -> None:
-    """See it work: a server, a client and a small web service in one process, on this machine only."""
+    """See it work: server, client and web service in one process. On this machine only."""
     answers: list[str] | None = [] if check else None
     try:
         run_until_signalled(partial(_demo, answers), terminal=not check)

@@ -15,6 +15,7 @@ from typing import Final
 from trionat.config.client import NATIVE
 from trionat.config.cluster import ClusterConfig
 from trionat.config.load import Configuration, Role
+from trionat.config.sections import KEYS
 from trionat.config.server import ServerConfig
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import get_logger
@@ -145,10 +146,48 @@ def _certificate_problems(configuration: Configuration) -> Iterator[Problem]:
 def find_warnings(configuration: Configuration, *roles: Role) -> Iterator[Problem]:
     """Find what works, but is risky or of no use; whatever `find_problems` has is passed over."""
     yield from configuration.warnings
+    yield from find_open_secrets(configuration, *roles)
     if "server" in roles:
         yield from _server_warnings(configuration)
     if "client" in roles:
         yield from _client_warnings(configuration)
+
+
+def find_open_secrets(configuration: Configuration, *roles: Role) -> Iterator[Problem]:
+    """Find files with secrets, the configuration itself among them, that everybody on this machine may read or change; it works nevertheless."""
+    client, server, cluster = configuration.client, configuration.server, configuration.cluster
+    named: list[tuple[str, Path | None, str]] = []
+    if "client" in roles:
+        named.append(("Client.TicketFile", client.ticket_file, "read this ticket"))
+    if "server" in roles:
+        named.append(("Server.CertificateKey", server.certificate_key, "use this key"))
+        password = None if cluster is None else cluster.redis_password_file
+        named.append(("Cluster.RedisPasswordFile", password, "read this password"))
+    for path, file, doing in named:
+        # A pipe holds nothing for others to read later.
+        if file is not None and file.is_file() and everybody_can_use(file):
+            reason = f"{file}: everybody on this machine can {doing}: run chmod o-rwx {shlex.quote(str(file))}"
+            yield _problem(configuration, path, reason)
+    file = configuration.file
+    secret = _secret_in(configuration)
+    if file is not None and secret is not None and everybody_can_use(file):
+        reason = (
+            f"everybody on this machine can read it there: run chmod o-rwx {shlex.quote(str(file))}"
+        )
+        yield _problem(configuration, secret, reason)
+
+
+def holds_secrets(configuration: Configuration) -> bool:
+    """Tell whether the file of a configuration has a ticket or a password in it."""
+    return _secret_in(configuration) is not None
+
+
+def _secret_in(configuration: Configuration) -> str | None:
+    file = str(configuration.file)
+    for path, key in KEYS.items():
+        if key.secret and configuration.origins[path].startswith(file):
+            return path
+    return None
 
 
 def _server_warnings(configuration: Configuration) -> Iterator[Problem]:
@@ -166,14 +205,6 @@ def _server_warnings(configuration: Configuration) -> Iterator[Problem]:
         yield _problem(configuration, "Server.Certificate", f"{server.certificate}: {refused}")
     if (mismatch := _other_name(server)) is not None:
         yield _problem(configuration, "Server.Certificate", f"{server.certificate}: {mismatch}")
-    key = server.certificate_key
-    if key is not None and everybody_can_use(key):
-        reason = f"{key}: everybody on this machine can use this key: run chmod o-rwx {shlex.quote(str(key))}"
-        yield _problem(configuration, "Server.CertificateKey", reason)
-    password = None if configuration.cluster is None else configuration.cluster.redis_password_file
-    if password is not None and everybody_can_use(password):
-        reason = f"{password}: everybody on this machine can read this password: run chmod o-rwx {shlex.quote(str(password))}"
-        yield _problem(configuration, "Cluster.RedisPasswordFile", reason)
     try:
         folder = server.effective_state_dir
     except StartupError:

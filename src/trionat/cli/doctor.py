@@ -16,7 +16,7 @@ import typer
 
 from trionat.cli.config import SECTIONS_OF, rows_of
 from trionat.cli.connect import split_arguments
-from trionat.cli.diagnostics import find_problems, find_warnings
+from trionat.cli.diagnostics import find_open_secrets, find_problems, find_warnings, holds_secrets
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.local_server import told
 from trionat.cli.output import say
@@ -24,7 +24,6 @@ from trionat.cli.running import ExitCode
 from trionat.client.native.dialer import find_servers
 from trionat.config.client import NATIVE, AuthConfig, ClientConfig
 from trionat.config.load import Configuration, Flag, Role, load
-from trionat.config.sections import KEYS
 from trionat.doctor.bundle import check_place, last_lines, machine, versions, write_bundle
 from trionat.doctor.check import Check, run_checks
 from trionat.doctor.checkup import client_checks, given, machine_checks, server_checks
@@ -70,7 +69,7 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Look at everything between this machine and its visitors, and say what to do. Nothing is changed.
+    """Look at all between here and visitors, and say what to do. Nothing is changed.
 
     The exit code is 6 where something is wrong.
     """
@@ -194,7 +193,9 @@ class _Patient:
         if not asked:
             of_server = {"Server.StateDir": state_dir if isinstance(state_dir, str) else None}
             server = patient._load("server", config, of_server)
-            if server is not None and _is_server(server):
+            # A file that was named and is a client's says nothing of a server that has run here.
+            is_clients = config is not None and "client" in patient.configurations
+            if server is not None and _is_server(server, has_run=not is_clients):
                 patient.configurations["server"] = server
         if not patient.configurations and not patient.problems:
             reason = (
@@ -226,9 +227,9 @@ class _Patient:
         problems, warnings = list(self.problems), list[Problem]()
         for role, configuration in self.configurations.items():
             problems += [each for each in find_problems(configuration) if each not in problems]
-            warnings += [
-                each for each in find_warnings(configuration, role) if each not in warnings
-            ]
+            # The check of files looks at these as well.
+            passed = [*warnings, *find_open_secrets(configuration, role)]
+            warnings += [each for each in find_warnings(configuration, role) if each not in passed]
         sources = [
             f"{role}: {configuration.file or 'no file, but flags, environment and defaults'}"
             for role, configuration in self.configurations.items()
@@ -241,6 +242,7 @@ class _Patient:
     def _inner(self, found: list[Finding]) -> Iterator[Check]:
         if not self.configurations:
             yield from machine_checks()
+        secrets: list[SecretFile] = []
         if (configuration := self.configurations.get("client")) is not None:
             client = configuration.client
             try:
@@ -252,12 +254,19 @@ class _Patient:
                 ):
                     found += [wrong(str(each), "") for each in error.problems]
             services = client.effective_services() if _has_services(client) else ()
+            secrets = self._secrets_and_itself(configuration)
             yield from client_checks(
-                client, servers, services, self._secrets_and_itself(configuration)
+                client, servers, services, secrets, beside_server="server" in self.configurations
             )
         if (configuration := self.configurations.get("server")) is not None:
+            others = [
+                each for each in self._secrets_and_itself(configuration) if each not in secrets
+            ]
+            beside = self.configurations.get("client")
             try:
-                yield from server_checks(configuration, self._secrets_and_itself(configuration))
+                yield from server_checks(
+                    configuration, others, None if beside is None else beside.client
+                )
             except StartupError as error:
                 found.append(wrong(str(error), ""))
 
@@ -278,7 +287,7 @@ class _Patient:
 
     def _secrets_and_itself(self, configuration: Configuration) -> list[SecretFile]:
         found = self._secrets(configuration)
-        if configuration.file is not None and _holds_secrets(configuration):
+        if configuration.file is not None and holds_secrets(configuration):
             found.append(SecretFile(configuration.file, "passwords or tickets", for_group=True))
         return found
 
@@ -344,23 +353,18 @@ def _is_client(configuration: Configuration) -> bool:
     )
 
 
-def _is_server(configuration: Configuration) -> bool:
-    """Tell whether a server is configured here, or has run."""
+def _is_server(configuration: Configuration, *, has_run: bool) -> bool:
+    """Tell whether a server is configured here, or, with `has_run`, has run."""
     if any(
         origin != "default"
         for path, origin in configuration.origins.items()
         if path.partition(".")[0] in SECTIONS_OF["server"] and path != "Server.StateDir"
     ):
         return True
+    if not has_run:
+        return False
     try:
         folder = configuration.server.effective_state_dir
         return any((folder / name).exists() for name in _SERVER_FILES)
     except (StartupError, OSError):
         return False
-
-
-def _holds_secrets(configuration: Configuration) -> bool:
-    file = str(configuration.file)
-    return any(
-        key.secret and configuration.origins[path].startswith(file) for path, key in KEYS.items()
-    )

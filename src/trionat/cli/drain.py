@@ -29,7 +29,7 @@ def drain(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Send all clients of a running server to other servers, without cutting anybody off, and wait until nobody is left.
+    """Send all clients to other servers; wait until all have left. Nobody is cut off.
 
     Each client is up at another server before its session here ends, and visitors may finish. The server stays up, and lets nobody in: stop it then
     (SIGTERM), or start it anew to have clients again.

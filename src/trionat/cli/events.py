@@ -20,7 +20,7 @@ from trionat.server.events.journal import MOST_EVENTS, read_events
 from trionat.server.events.template import sentence
 from trionat.transport.names import NameResolver
 
-events_app = App(help="What happens at a server, and whether its webhooks hear of it.")
+events_app = App(help="What happens at a server, and how its webhooks stand.")
 
 
 @events_app.command(name="test")

@@ -19,7 +19,7 @@ def help(  # noqa: A001 - the command's name
         bool, typer.Option("--man", help="Print the manual page, for man -l - or a file.")
     ] = False,
 ) -> None:
-    """Show what a command does, and what it takes; without one, which commands there are."""
+    """Show what a command does, and what it takes. Without one, which commands there are."""
     found = cast("Any", context.find_root())
     if man:
         from trionat.cli.manual import manual  # noqa: PLC0415 - seldom

@@ -35,7 +35,7 @@ def kick(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Send somebody away, at once: a user's clients, one session, or one visitor. A session's visit ports become free.
+    """Send away a user's clients, one session, or one visitor. They are cut off at once. A session's visit ports become free.
 
     A client that is sent away ends with code 4. This is not a ban: started again, it is let in. trionat user expire keeps it out.
     """

@@ -69,8 +69,6 @@ def _options(context: Any) -> Iterator[str]:
     for parameter in sorted(parameters, key=lambda each: rank(name, each.opts)):
         record = parameter.get_help_record(context)
         if record is not None and "--help" not in parameter.opts:
-            if parameter.param_type_name == "argument":  # newer versions of Typer add its type
-                record = parameter.metavar or str(parameter.name).upper(), record[1]
             by_topic.setdefault(topic_of(name, parameter.opts), []).append(record)
     for topic, records in by_topic.items():
         if topic != OTHER and records:

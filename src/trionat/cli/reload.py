@@ -20,7 +20,7 @@ def reload(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Have a running server read its configuration again, and say what has changed.
+    """Have a running server read its configuration again. It says what has changed.
 
     A mistake changes nothing. What needs a restart is named. Sessions and visitors go on.
     """

@@ -74,7 +74,7 @@ def serve(
         bool, typer.Option("--verbose", "-v", help="Lines for whoever looks for a fault.")
     ] = False,
 ) -> None:
-    """Run the public side: clients connect here, and visitors reach their services.
+    """Run the public side: clients and visitors connect here.
 
     Starts without any file or flag. Configuration comes from flags, environment (TRIONAT_SERVER_...), server.yml, defaults,
     in this order.

@@ -33,7 +33,9 @@ from trionat.service_manager.daemon import (
 from trionat.service_manager.manager import ServiceManager, find_manager
 from trionat.system import is_root
 
-service_app = App(help="Have the system keep a server or a client up: systemd, launchd, Windows.")
+service_app = App(
+    help="Have the system keep a server or a client up. It is systemd, launchd or Windows."
+)
 
 Machine = Annotated[
     bool | None,

@@ -29,9 +29,7 @@ from trionat.store.amount import format_amount
 from trionat.store.private_file import is_there, new_private
 from trionat.text import counted
 
-state_app = App(
-    help="The state folder of a server or a client as one file: for a backup, and to move to another host."
-)
+state_app = App(help="The state folder as one file: for a backup, or another host.")
 
 _STANDARD: Final = "-"
 

@@ -44,7 +44,7 @@ def status(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Show what a running server is doing: sessions, ports, visitors, tunnels, queue, bytes."""
+    """Show what a running server does: sessions, visitors, bytes. Ports, tunnels and the queue as well."""
     with told():
         state = State.find(state_dir, config, needs=FOLDER)
         if not watch:

@@ -12,7 +12,7 @@ from trionat.server.admin.task_tree import Branch
 
 
 def tasks(state_dir: StateDir = None, config: ConfigFile = None) -> None:
-    """Show the tasks of a running server and the nurseries that hold them, as they own each other."""
+    """Show the tasks of a running server, as they own each other. With the nurseries that hold them."""
     with told():
         values = State.find(state_dir, config, needs=FOLDER).ask_server(AskTasks())
     for line in _lines(Branch.of(values)):

@@ -26,9 +26,7 @@ from trionat.store.base import Limits
 from trionat.store.expiry import format_time, parse_expiry
 from trionat.text import decode_text
 
-ticket_app = App(
-    help="A ticket that you have: what is in it, and making one of it that is good for less."
-)
+ticket_app = App(help="A ticket that you have: what is in it, or one good for less.")
 
 WHEN: Final = (
     "2027-01-31 (valid through that day, UTC), 2027-01-31T12:00 (UTC), 30d, 12h (from now) or never"

@@ -23,7 +23,7 @@ from trionat.store.expiry import NEVER, format_time, parse_expiry
 from trionat.store.tokens import Token, TokenScope, check_scope, digest_token, make_token_text
 from trionat.text import quoted
 
-token_app = App(help="Tokens of the API: programs look at a server by them, or steer it.")
+token_app = App(help="Tokens of the API, by which programs see or steer a server.")
 
 _MEANINGS: Final = {
     TokenScope.READ: "see what {} may see",

@@ -53,7 +53,7 @@ def traffic(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Show the bytes relayed for each user, both directions added: in all, and in a month. The most come first."""
+    """Show the bytes relayed for each user, in all and in a month. Both directions are added. The most come first."""
     with told():
         with given("--month"):
             month = parse_month(month) if month else month_of(datetime.now(UTC))

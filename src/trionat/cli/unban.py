@@ -23,7 +23,7 @@ def unban(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Let an address that is banned for too many failed logins try passwords again, at once. The failures behind the ban are forgotten."""
+    """Let an address that is banned try passwords again, at once. The failures behind the ban are forgotten."""
     with told():
         with given("ADDRESS"):
             parse_network(address)

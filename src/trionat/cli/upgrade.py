@@ -14,7 +14,7 @@ from trionat.text import counted
 
 
 def upgrade(as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None) -> None:
-    """Have a new process, of the version that is installed by now, take the place of a running server. Nobody is cut off.
+    """Have a newer process take the place of a running server. It is of the version that is installed by now. Nobody is cut off.
 
     It is started with the server's own command line, and reads its configuration anew. If it does not get ready, the server goes on as it was, and this ends with 3.
     """

@@ -17,7 +17,7 @@ from trionat.address import TCPAddress
 from trionat.client.forwarder import Forwarder
 from trionat.client.native.dialer import ServerDialer, find_servers
 from trionat.client.native.expose import check_services, hash_passwords
-from trionat.client.native.identity import find_identity
+from trionat.client.native.identity import IdentityLock, find_identity
 from trionat.client.native.servers import Servers
 from trionat.client.native.session import NativeSession
 from trionat.client.native.streams import WaitingStreams
@@ -50,6 +50,9 @@ log = get_logger(__name__)
 
 # Why a server may have ended a session without giving up its streams: it did not hear us, or not what it expected.
 _COMES_BACK: Final = {CloseCode.TIMEOUT, CloseCode.PROTOCOL}
+
+# Seconds after which a client that takes the place of another one looks whether that has ended. Chosen.
+_LOCKED: Final = 5.0
 
 _ELSEWHERE: Final = "the session is at another server now"
 
@@ -143,6 +146,7 @@ class Client:
     _forwarder: Forwarder | None = attrs.field(init=False, default=None)
     _found: tuple[Server, ...] = attrs.field(init=False, default=())
     _identity: str | None = attrs.field(init=False, default=None)
+    _lock: IdentityLock | None = attrs.field(init=False, default=None)
     _hashed: dict[Service, Service] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
@@ -183,8 +187,11 @@ class Client:
             self._inspector = _open_inspector(self.config)
         try:
             self._new_session = await self._sessions(self.config, self.auth)
+            await self._lock_identity()
             await self._run_sessions(tell)
         finally:
+            if self._lock is not None:
+                self._lock.release()
             self._waiting_streams.drop_all("the client stops")
             self._drop_left("the client stops")
             if self._inspector is not None:
@@ -363,6 +370,36 @@ class Client:
         self._hashed.update(zip(given, services, strict=True))
         return services
 
+    async def _lock_identity(self) -> None:
+        """Say that another client of the same state folder is put out by this one, if there is one; without a folder that can be written nobody knows."""
+        if self._identity is None or self._in_memory:
+            return
+        try:
+            folder = self.config.effective_state_dir
+            self._lock = lock = IdentityLock.of(folder, self._identity, self._found)
+            if await trio.to_thread.run_sync(lock.take, abandon_on_cancel=True):
+                return
+        except StartupError as error:
+            log.debug("the identity is not locked", error=str(error))
+            self._lock = None
+            return
+        holder = await trio.to_thread.run_sync(lock.find_holder, abandon_on_cancel=True)
+        log.warning(
+            "another client with this identity runs on this machine, and ends when this one is connected: for a second one beside it use --identity NAME (Identity)",
+            process=holder,
+        )
+
+    async def _take_lock(self, lock: IdentityLock) -> None:
+        """Hold the lock once the client that has it has ended; return then."""
+        while True:
+            try:
+                if await trio.to_thread.run_sync(lock.take, abandon_on_cancel=True):
+                    return
+            except StartupError as error:
+                log.debug("the identity is not locked", error=str(error))
+                return
+            await trio.sleep(_LOCKED)
+
     async def _run_sessions(self, tell: Callable[[ClientEvent], None]) -> None:
         async with trio.open_nursery() as besides:
             if self._inspector is not None:
@@ -370,6 +407,8 @@ class Client:
                 tell(Inspecting(self._inspector.access.url))
             if self.config.dialect == NATIVE:
                 besides.start_soon(self._expire_streams, name="waiting streams")
+            if self._lock is not None and not self._lock.is_held:
+                besides.start_soon(self._take_lock, self._lock, name="identity lock")
             async with trio.open_nursery() as nursery:
                 problem = await self._hold_session(tell, nursery)
                 if problem is not None:

@@ -67,10 +67,16 @@ def given(name: str, findings: Sequence[Finding]) -> Check:
     return Check(name=name, look=_at_once(lambda: findings))
 
 
-def machine_checks(visit_ports: Sequence[int] = ()) -> Iterator[Check]:
-    """Return what concerns the machine, whatever runs on it."""
+def machine_checks(
+    visit_ports: Callable[[], Sequence[int]] = tuple, after: tuple[Check, ...] = ()
+) -> Iterator[Check]:
+    """Return what concerns the machine, whatever runs on it; `visit_ports` is asked when those are done that come before."""
     yield Check(name="kernel", look=_blocking(check_kernel))
-    yield Check(name="ephemeral", look=_blocking(lambda: check_ephemeral(sorted(visit_ports))))
+    yield Check(
+        name="ephemeral",
+        look=_blocking(lambda: check_ephemeral(sorted(visit_ports()))),
+        after=after,
+    )
 
 
 def client_checks(
@@ -78,8 +84,10 @@ def client_checks(
     servers: Sequence[Server],
     services: Sequence[Service],
     secrets: Sequence[SecretFile],
+    *,
+    beside_server: bool = False,
 ) -> Iterator[Check]:
-    """Return the checks of a client of these servers; `secrets` are files that it reads."""
+    """Return the checks of a client of these servers; `secrets` are files that it reads. What concerns the machine is left to those of the server, where there is one as well."""
     yield Check(name="files", look=_blocking(lambda: check_files(secrets)))
     for server in servers:
         yield from _server_checks(config, server, "" if len(servers) == 1 else str(server.control))
@@ -87,18 +95,20 @@ def client_checks(
         look = functools.partial(check_service, service, config.local_timeout)
         about = str(service.local) if len(services) > 1 else ""
         yield Check(name="service", about=about, look=look, patience=config.local_timeout + 1)
-    tunnels = config.max_tunnels
-    needed = 2 * tunnels + _OTHER_DESCRIPTORS
-    yield Check(
-        name="descriptors",
-        look=_at_once(
-            lambda: check_descriptors(needed, f"MaxTunnels {tunnels}, each with a local connection")
-        ),
-    )
-    yield from machine_checks()
+    if not beside_server:
+        yield Check(
+            name="descriptors", look=_at_once(lambda: check_descriptors(*descriptors_of(config)))
+        )
+        yield from machine_checks()
     if config.log_filename is not None:
         folder = Path(config.log_filename).absolute().parent
         yield Check(name="disk", look=_blocking(lambda: check_disk(folder, "the log")))
+
+
+def descriptors_of(config: ClientConfig) -> tuple[int, str]:
+    """Return how many descriptors a client may need at once, and what for."""
+    tunnels = config.max_tunnels
+    return 2 * tunnels + _OTHER_DESCRIPTORS, f"MaxTunnels {tunnels}, each with a local connection"
 
 
 def _server_checks(config: ClientConfig, server: Server, about: str) -> Iterator[Check]:
@@ -140,8 +150,10 @@ def _another_dialect(peer: Peer) -> list[Finding]:
     ]
 
 
-def server_checks(configuration: Configuration, secrets: Sequence[SecretFile]) -> Iterator[Check]:
-    """Return the checks of a server on this machine.
+def server_checks(
+    configuration: Configuration, secrets: Sequence[SecretFile], beside: ClientConfig | None = None
+) -> Iterator[Check]:
+    """Return the checks of a server on this machine, and of the machine also for a client `beside` it.
 
     Raises:
         StartupError: there is no place for its state.
@@ -188,9 +200,15 @@ def server_checks(configuration: Configuration, secrets: Sequence[SecretFile]) -
 
         domain = config.domain
         yield Check(name="names", look=lambda: check_names(host, domain), patience=35.0)
-    needed, what = descriptors_for(config)
-    yield Check(name="descriptors", look=_at_once(lambda: check_descriptors(needed, what)))
-    yield from machine_checks(config.visit_port)
+
+    def look_at_descriptors() -> Sequence[Finding]:
+        needs = [descriptors_for(*host.sizes(), config.max_visitors)]
+        if beside is not None:
+            needs.append(descriptors_of(beside))
+        return check_descriptors(*max(needs))  # each process has the same limit
+
+    yield Check(name="descriptors", look=_at_once(look_at_descriptors), after=(server,))
+    yield from machine_checks(host.known_ports, after=(server,))
     yield Check(
         name="disk", look=_blocking(lambda: check_disk(folder, "accounts, keys and traffic"))
     )

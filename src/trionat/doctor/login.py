@@ -53,14 +53,17 @@ _ASK_OPERATOR: Final = (
 
 ADVICE: Final[dict[str, str]] = {
     RefusalCode.AUTH_FAILED: f"the ticket is void, or name or password are wrong: {_ASK_OPERATOR}",
-    RefusalCode.ACCOUNT_EXPIRED: "at the server: trionat user expire {user} never, or a new ticket where the ticket itself has run out",
-    CloseCode.ACCOUNT_EXPIRED: "at the server: trionat user expire {user} never, or a new ticket where the ticket itself has run out",
+    RefusalCode.ACCOUNT_EXPIRED: "at the server: trionat user expire {user} never",
+    CloseCode.ACCOUNT_EXPIRED: "at the server: trionat user expire {user} never",
     RefusalCode.BANNED: "too many logins have failed from this address: wait, and correct the ticket or password meanwhile",
     RefusalCode.QUOTA_EXCEEDED: "at the server: trionat user limit {user} --quota, or wait for the next month",
     RefusalCode.STORE_UNAVAILABLE: "the server cannot ask its database: run trionat doctor there",
     RefusalCode.DRAINING: "the server stops: wait until it is up again",
     RefusalCode.UNSUPPORTED_VERSION: "update the older one of the two",
 }
+
+NARROWED_EXPIRED: Final = "a new ticket, at the server: trionat user ticket {user}; if it is the account that has run out: trionat user expire {user} never"
+"""A ticket that was narrowed to a time has mostly run out itself: what prolongs the account is of no use then."""
 
 CANNOT_LOOK: Final[set[str]] = {
     RefusalCode.FULL,
@@ -195,7 +198,10 @@ def _why_not(peer: Peer, trial: _Trial, user: str) -> Finding:
     text = f"{peer.control} does not let {user} in: {problem}"
     if code in CANNOT_LOOK:
         return unknown(text, "end a client of this user for a moment, and try again")
-    return wrong(text, ADVICE.get(code, "").format(user=user))
+    advice = ADVICE.get(code, "")
+    if code == RefusalCode.ACCOUNT_EXPIRED and _has_an_end(peer):
+        advice = NARROWED_EXPIRED
+    return wrong(text, advice.format(user=user))
 
 
 def _until(peer: Peer) -> str:
@@ -214,12 +220,16 @@ def _soon(peer: Peer, user: str) -> list[Finding]:
     examined = peer.examined
     if examined is None or examined.expires is None or examined.expires - examined.time > SOON:
         return []
-    return [
-        warning(
-            f"the login of {user} is void from {_date(examined.expires)} on",
-            f"at the server: trionat user expire {user} WHEN, or a new ticket where the ticket itself runs out",
-        )
-    ]
+    if _has_an_end(peer):
+        advice = f"a new ticket, at the server: trionat user ticket {user}; if it is the account that runs out: trionat user expire {user} WHEN"
+    else:
+        advice = f"at the server: trionat user expire {user} WHEN"
+    return [warning(f"the login of {user} is void from {_date(examined.expires)} on", advice)]
+
+
+def _has_an_end(peer: Peer) -> bool:
+    """Tell whether the ticket says itself until when it is good."""
+    return any(caveat.startswith("until ") for caveat in peer.server.caveats)
 
 
 def _date(moment: float) -> str:

@@ -34,6 +34,12 @@ def check_server(host: Host) -> list[Finding]:
         ]
     host.is_up = True
     server = snapshot.server
+    host.session_limit = server.session_limit
+    host.port_count = (server.ports_free or 0) + (server.ports_held or 0)
+    host.ports_in_use = frozenset(
+        [each.port for session in snapshot.sessions for each in session.services if each.port]
+        + [port for reserved in snapshot.reserved for port in reserved.ports]
+    )
     text = f"trionat {server.version} is up since {server.since}, {counted(len(snapshot.sessions), 'session')} of {server.session_limit}, {counted(server.ports_free or 0, 'visit port')} free"
     if server.stopping:
         return [

@@ -149,7 +149,10 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
         assert (reloader, upgrade, predecessor) == (None, None, None), "commands have a folder"  # noqa: S101 - nobody else gives them
     async with AsyncExitStack() as resources:
         if folder is None:
-            require(_least_descriptors(config), counted(len(config.visit_port), "visit port"))
+            require(
+                _least_descriptors(len(config.visit_port)),
+                counted(len(config.visit_port), "visit port"),
+            )
         elif not reserved:
             await trio.to_thread.run_sync(resources.enter_context, reserve(config))
         _warn_of_few_descriptors(config)
@@ -486,7 +489,10 @@ def reserve(
     """
     folder = config.effective_state_dir
     try:
-        require(_least_descriptors(config), counted(len(config.visit_port), "visit port"))
+        require(
+            _least_descriptors(len(config.visit_port)),
+            counted(len(config.visit_port), "visit port"),
+        )
         with lock_state(folder) if predecessor is None else predecessor.meet(folder) as lock:
             if upgrade is not None:
                 upgrade.lock = lock
@@ -502,8 +508,8 @@ def reserve(
         raise
 
 
-def _least_descriptors(config: ServerConfig) -> int:
-    return len(config.visit_port) + _OTHER_DESCRIPTORS
+def _least_descriptors(ports: int) -> int:
+    return ports + _OTHER_DESCRIPTORS
 
 
 def _warn_of_few_descriptors(config: ServerConfig) -> None:
@@ -512,14 +518,14 @@ def _warn_of_few_descriptors(config: ServerConfig) -> None:
     They fit when every session can be up with its idle tunnels while one of them has all visitors that it may have, which leave
     a quarter free (`Descriptors`).
     """
-    warn_if_short(*descriptors_for(config))
+    sizes = len(config.visit_port), config.session_limit
+    warn_if_short(*descriptors_for(*sizes, config.max_visitors))
 
 
-def descriptors_for(config: ServerConfig) -> tuple[int, str]:
-    """Return how many descriptors a server of this configuration may need at once, and what for."""
-    ports, sessions, visitors = len(config.visit_port), config.session_limit, config.max_visitors
+def descriptors_for(ports: int, sessions: int, visitors: int) -> tuple[int, str]:
+    """Return how many descriptors a server of these limits may need at once, and what for."""
     return (
-        _least_descriptors(config) + sessions * (1 + _IDLE_TUNNELS) + 2 * visitors * 4 // 3,
+        _least_descriptors(ports) + sessions * (1 + _IDLE_TUNNELS) + 2 * visitors * 4 // 3,
         f"{counted(ports, 'visit port')}, MaxTCPConnNum {sessions}, MaxVisitors {visitors}",
     )
 

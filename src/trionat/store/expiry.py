@@ -42,7 +42,7 @@ def parse_expiry(text: str, now: datetime) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{quoted(text)} is not a valid time: write 2027-01-31 (through that day), 2027-01-31T12:00 (UTC), 30d, 12h or {NEVER}"
+            f"{quoted(text)} is not a valid time: write 2027-01-31 (through that day), 2027-01-31T12:00 (UTC), 30d (days), 12h (hours) or {NEVER}"
         ) from None
 
 

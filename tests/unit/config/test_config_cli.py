@@ -4,6 +4,7 @@ import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -19,12 +20,23 @@ from trionat.config.client import ClientConfig
 from trionat.config.sections import KEYS
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "some" / "where"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
+
+
+@pytest.fixture(autouse=True)
+def closed_files() -> Iterator[None]:
+    """Files of these tests are their owner's alone, as those with secrets should be."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -121,6 +133,24 @@ def test_check_warns_of_a_password_that_everybody_can_read() -> None:
     assert code == 0
     assert "everybody on this machine can read this password: run chmod o-rwx password" in err
     Path("password").chmod(0o600)
+    assert run("check", "f.yml")[2] == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+def test_check_warns_of_a_ticket_that_everybody_can_read() -> None:
+    ticket = Ticket(host="h", port=1, fingerprint=None, username="u", token=bytes(TOKEN_BYTES))
+    Path("ticket").write_text(ticket.encode())
+    Path("ticket").chmod(0o644)
+    Path("f.yml").write_text("Client: {TicketFile: ticket}")
+    Path("f.yml").chmod(0o644)
+    assert run("check", "f.yml")[2].splitlines() == [
+        "warning: f.yml:1: Client.TicketFile: ticket: everybody on this machine can read this ticket: run chmod o-rwx ticket"
+    ]
+    Path("f.yml").write_text(f"Client: {{Ticket: {ticket.encode()}}}")
+    assert run("check", "f.yml")[2].splitlines() == [
+        "warning: f.yml:1: Client.Ticket: everybody on this machine can read it there: run chmod o-rwx f.yml"
+    ]
+    Path("f.yml").chmod(0o640)
     assert run("check", "f.yml")[2] == ""
 
 
@@ -308,8 +338,10 @@ def test_check_warns_of_what_is_risky_or_of_no_use(monkeypatch: pytest.MonkeyPat
     Path("state").chmod(0o775)
     Path("state/trionat.db").chmod(0o602)
     Path("a.key").chmod(0o604)
-    told += [
-        "warning: f.yml:3: Server.CertificateKey: a.key: everybody on this machine can use this key: run chmod o-rwx a.key",
+    key = "warning: f.yml:3: Server.CertificateKey: a.key: everybody on this machine can use this key: run chmod o-rwx a.key"
+    told = [
+        key,
+        *told,
         "warning: f.yml:4: Server.StateDir: state: others can change what is kept there: run chmod go-w state",
         "warning: f.yml:4: Server.StateDir: state/trionat.db: others can change what is kept there: run chmod go-w state/trionat.db",
     ]

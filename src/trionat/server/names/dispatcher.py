@@ -213,7 +213,8 @@ class Dispatcher:
         elif denial.is_asked:
             fields = (("Refresh", "3"),)
             title = "Please wait a moment"
-            text = "Whoever runs this service was asked whether you may come in. This page looks again by itself."
+            # Whether somebody sits there to be asked, the client does not tell.
+            text = "Whoever runs this service has to let you in first, and your request was passed on. This page looks again by itself."
         retry_after = denial.retry_after or _RETRY_AFTER.get(status)
         return self.pages.answer(
             status,
