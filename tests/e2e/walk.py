@@ -1,7 +1,7 @@
 """A page, followed as a person follows it: its commands are run, in their order, on a machine of a test that has the names and ports of the pages.
 
 So nothing is put in the place of an address or a port. What a page cannot know is put in its place: `TICKET`, or a ticket with `…` in
-it, is the last one that was shown (likewise tokens), and a fingerprint with `…` in it the server's. `pip install` is left out, since trionat is there.
+it, is the last one that was shown (likewise tokens), and a fingerprint with `…` in it the server's. `pip install`, with the `git pull` before it, is left out, since trionat is there.
 
 `serve`, `connect` and `demo` go on while the next lines are typed. A server goes on until the page starts the next one, and a client
 until the next one, or until its block is over; what a client makes public is visited before the next line. Each has to end by itself, with 0.
@@ -100,7 +100,7 @@ class Walk:
                 shell += f"{command}; "
 
     def _fill_in(self, line: str) -> str:
-        command = re.sub(r"^pip install [^&]+(?:&& |$)", "", without_comment(line))
+        command = re.sub(r"^(git pull && )?pip install [^&]+(?:&& |$)", "", without_comment(line))
         for pattern, value in (
             (r"\bTICKET\b|\btn\d_[\w-]*…\w*", self.ticket),
             (r"\btrn_[\w-]*…", self.token),
