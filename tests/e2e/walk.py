@@ -9,10 +9,13 @@ until the next one, or until its block is over; what a client makes public is vi
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -44,6 +47,8 @@ class Walk:
     )
     """Where the service is, and `connect` runs."""
     server: Program | None = None
+    successor: int | None = None
+    """The process that has taken the server's place, by its number."""
     client: Program | None = None
     ticket: str = ""
     token: str = ""
@@ -94,6 +99,8 @@ class Walk:
                 command += f'; echo "${found[1]}"' if found[1] else ""
             output = self.run(shell + command, code=code)
             self.outputs[line] = output
+            if taken := re.match(r"trionat \S+ serves as process (\d+)", output):
+                self._note_successor(int(taken[1]))
             if found and found[1]:
                 shell += f"{found[1]}={output.splitlines()[-1]}; "
             elif found:
@@ -184,12 +191,28 @@ class Walk:
         if self.server is not None:
             server, self.server = self.server, None
             _end(server)
+        if self.successor is not None:
+            successor, self.successor = self.successor, None
+            os.kill(successor, signal.SIGTERM)
+            until = time.monotonic() + TIMEOUT
+            while Path(f"/proc/{successor}").exists():
+                assert time.monotonic() < until, "it has not ended"
+                time.sleep(0.05)
+
+    def _note_successor(self, pid: int) -> None:
+        """Another process has taken over, and is nobody's child."""
+        server, self.server = self.server, None
+        assert server is not None
+        assert server.process.wait(TIMEOUT) == 0, server.text
+        self.successor = pid
 
     def kill(self) -> None:
         """End what is left after a failure."""
         for program in (self.client, self.server):
             if program is not None:
                 program.stop()
+        if self.successor is not None:
+            os.kill(self.successor, signal.SIGKILL)
 
 
 def _program(machine: Machine, command: str) -> Program:
