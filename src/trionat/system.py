@@ -184,6 +184,19 @@ def open_file(path: str | Path, flags: int, mode: int = 0o666, *, waiting: bool 
     return os.open(path, flags, mode)
 
 
+def find_owner(path: Path) -> str | None:
+    """Return the name of whom a file belongs to; None where it belongs to a number without a name, or the system does not tell.
+
+    Raises:
+        OSError: It cannot be looked at.
+    """
+    ask: Any = getattr(path, "owner", None)
+    try:
+        return None if ask is None else str(ask())
+    except (KeyError, NotImplementedError):
+        return None
+
+
 def open_shared(path: Path, flags: int) -> int:
     """Open a file that stays in its folder (mode 0600), and is made where it is missing.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import resource
@@ -294,9 +295,9 @@ async def test_a_hundred_thousand_at_once_are_bounded_and_hold_nothing_up(folder
     async def tick() -> None:
         nonlocal longest
         while True:
-            before = time.perf_counter()
+            before = time.thread_time()  # of the loop: other programs hold it up as well
             await trio.sleep(0.001)
-            longest = max(longest, time.perf_counter() - before)
+            longest = max(longest, time.thread_time() - before)
 
     with hub.telling(journal):
         async with trio.open_nursery() as nursery:
@@ -308,8 +309,12 @@ async def test_a_hundred_thousand_at_once_are_bounded_and_hold_nothing_up(folder
                 hub.publish(account_removed(user="anna", by="trionat", what="user remove anna"))
             burst = time.perf_counter() - began
             await trio.sleep(0.002)  # the burst itself is not meant
+            gc.disable()  # nor is what all tests together have made
             longest = 0.0
-            await journal.flush()
+            try:
+                await journal.flush()
+            finally:
+                gc.enable()
             pause = longest
             nursery.cancel_scope.cancel()
     assert numbers(journal) == list(range(90_001, 100_001))

@@ -48,8 +48,9 @@ def write_archive(
         OSError: As the stream says.
     """
     done, made = 0, datetime.fromisoformat(manifest.made)
+    output = cast("BinaryIO", _Output(stream))
     with (
-        closing(gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0)) as packed,
+        closing(gzip.GzipFile("", "wb", _COMPRESSION, output, mtime=0)) as packed,
         tarfile.open(fileobj=cast("IO[bytes]", packed), mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         encoded = manifest.encode()
@@ -62,6 +63,27 @@ def write_archive(
                     cast("IO[bytes]", _Counted(file, told, done)),
                 )
             done += each.size
+
+
+@attrs.define(eq=False)
+class _Output:
+    """A stream, until it fails: Python 3.13 writes the end of a gzip file also when nobody has that any more."""
+
+    _stream: BinaryIO
+    _has_failed: bool = attrs.field(init=False, default=False)
+
+    def write(self, data: bytes) -> int:
+        if self._has_failed:
+            return len(data)
+        try:
+            return self._stream.write(data)
+        except BaseException:
+            self._has_failed = True
+            raise
+
+    def flush(self) -> None:
+        if not self._has_failed:
+            self._stream.flush()
 
 
 def _member(name: str, size: int, made: datetime) -> tarfile.TarInfo:

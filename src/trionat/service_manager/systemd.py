@@ -20,6 +20,7 @@ from trionat.service_manager.daemon import (
 from trionat.service_manager.manager import DaemonState
 from trionat.service_manager.plan import Command, File, Plan, run
 from trionat.store.private_file import is_there
+from trionat.system import find_owner
 
 if TYPE_CHECKING:
     from trionat.service_manager.daemon import Daemon
@@ -291,11 +292,11 @@ def _is_our_state(folder: Path) -> bool:
     """Tell whether a folder belongs to our account, has state of ours in it, or nothing."""
     try:
         return (
-            folder.owner() == ACCOUNT
+            find_owner(folder) == ACCOUNT
             or any(is_there(folder / name) for name in _STATE_FILES)
             or not any(folder.iterdir())
         )
-    except (KeyError, OSError):  # a number without a user; a file
+    except OSError:  # a file
         return False
 
 
