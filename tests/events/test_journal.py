@@ -313,11 +313,12 @@ async def test_a_hundred_thousand_at_once_are_bounded_and_hold_nothing_up(folder
             longest = 0.0
             try:
                 await journal.flush()
+                await trio.sleep(0.005)  # the other task sees how long it was held up
             finally:
                 gc.enable()
             pause = longest
             nursery.cancel_scope.cancel()
     assert numbers(journal) == list(range(90_001, 100_001))
     print(f"burst {burst:.3f} s, each {burst * 10:.1f} us, longest pause {pause * 1000:.1f} ms")
-    assert pause < 0.25
+    assert pause < 0.03
     await journal.close()
