@@ -809,6 +809,7 @@ async def test_what_a_node_is_refused_for(cluster: Cluster) -> None:
     assert "other.key: there is no key of the cluster" in done.stderr.decode()
     (cluster.folder / "other.key").write_text("A" * 43 + "=\n")
     (cluster.folder / "other.key").chmod(0o600)
+    config.chmod(0o600)  # it has a password
     done = await serve("--config", config, TRIONAT_STATE_DIR=state)
     assert done.returncode == 3
     warning, line = done.stderr.decode().strip().splitlines()
