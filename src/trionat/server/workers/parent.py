@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from contextlib import AsyncExitStack
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -18,19 +17,14 @@ import trio
 from trionat.errors import ConnectionLostError, PeerError, StartupError
 from trionat.log import get_logger
 from trionat.relay.client_tunnel import LocalServiceError
-from trionat.server.admin.kick import kick_for_others
 from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.queue import others_than
-from trionat.server.control.acceptance import listen_for_clients
-from trionat.server.events.hub import Hub
-from trionat.server.listeners import CONSOLE
-from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
 from trionat.server.registry.values import read_wish
-from trionat.server.upgrade.succession import Succession
-from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
+from trionat.server.serving_process import ServingProcess
+from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.workers.commands import AllWorkers
 from trionat.server.workers.guard import PortGuard
 from trionat.server.workers.lost_sessions import LostSessions
@@ -45,40 +39,22 @@ from trionat.transport.tcp_pair import open_tcp_pair
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
     from trionat.address import TCPAddress
-    from trionat.config.reload import Reloaded
     from trionat.config.server import ServerConfig
-    from trionat.events import Ready
-    from trionat.server.accounts.accounts import Accounts
     from trionat.server.accounts.limits import Share
-    from trionat.server.accounts.name_owners import NameOwners
-    from trionat.server.accounts.traffic import Traffic
-    from trionat.server.admission.bans import Bans
     from trionat.server.certificates.renewal import NameStatus
     from trionat.server.change import ServerChange
-    from trionat.server.cluster.member import Member
-    from trionat.server.cluster.node import Node
-    from trionat.server.console.console import Console
-    from trionat.server.events.delivery import Delivery
-    from trionat.server.listeners import Listeners
-    from trionat.server.names.frontend import Frontend, Names
-    from trionat.server.names.listener import NameListener, PassOn
-    from trionat.server.refusals import RefusalCounters
+    from trionat.server.names.listener import PassOn
     from trionat.server.registry.claim import Claim
-    from trionat.server.state_folder import StateFolder
-    from trionat.server.tally import Tally
     from trionat.server.upgrade.estate import Estate
     from trionat.server.upgrade.predecessor import Predecessor
     from trionat.server.upgrade.successor import Successor
-    from trionat.server.upgrade.upgrade import Upgrade
     from trionat.server.upgrade.wire import Parcel
-    from trionat.server.visitors.ports import LeaseKey, PointId, PortPool
+    from trionat.server.visitors.ports import LeaseKey, PointId
     from trionat.server.workers.link import Values
-    from trionat.transport.descriptors import Descriptors
-    from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
 
@@ -98,9 +74,6 @@ _START_TIMEOUT: Final = 30.0
 
 _DELIVERY: Final = 10.0
 """Seconds for a worker to take a visitor of another node; one that is being started takes half a second."""
-
-_LAST_ANSWERS: Final = 2.0
-"""Seconds in which commands that were heard get their answers, when another process serves already, or the server stops."""
 
 _STOP_GRACE: Final = 5.0
 """Seconds for workers to end at a planned stop, besides the grace of their visitors."""
@@ -148,39 +121,15 @@ class SharedLimits:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Parent:
-    """See the module. Owns its workers; the listeners belong to the caller.
+class Parent(ServingProcess):
+    """See the module, and `ServingProcess`. Owns its workers.
 
-    `certificate` and `key` are the files that workers read; `ports` are the visit ports that `listeners` has; `names` and `owners` are there where services may have names.
-    `member` is there where the server is a node of a cluster: then the claims of workers are the node's. `tally` is there where `/metrics` are on: it has what workers count. `events` is told what happens. `stopping` is the planned stop; `drained` says that workers send
-    their clients to other servers.
+    `certificate` and `key` are the files that workers read. Where the server is a node of a cluster, the claims of workers are the node's. `drained` says that workers send their clients to other servers.
     """
 
-    config: ServerConfig
-    ready: Ready
-    accounts: Accounts
-    traffic: Traffic
-    bans: Bans
-    refusals: RefusalCounters
-    descriptors: Descriptors
-    stopping: trio.Event
     certificate: Path
     key: Path
-    state: StateFolder
-    listeners: Listeners
-    ports: PortPool
-    member: Member | None = None
-    names: Names | None = None
-    owners: NameOwners | None = None
-    console: Console | None = None
-    tally: Tally | None = None
-    reload: Callable[[], Awaitable[Reloaded]] | None = None
-    events: Hub = attrs.field(factory=Hub)
-    upgrade: Upgrade | None = None
-    predecessor: Predecessor | None = None
-    delivery: Delivery | None = None
     _router: Router | None = attrs.field(init=False, default=None)
-    _proxies: list[ProxyListener] = attrs.field(init=False, factory=lambda: [])
     drained: bool = attrs.field(init=False, default=False)
     authenticator: LocalAuthenticator = attrs.field(init=False)
     worker_config: ServerConfig = attrs.field(init=False)
@@ -190,29 +139,15 @@ class Parent:
     lost: LostSessions = attrs.field(init=False)
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
     users: dict[str, SharedLimits] = attrs.field(init=False, factory=lambda: {})
-    _acceptor: VisitorAcceptor = attrs.field(init=False)
     _guard: PortGuard = attrs.field(init=False)
-    _frontend: Frontend | None = attrs.field(init=False, default=None)
-    _named: NameListener | None = attrs.field(init=False, default=None)
-    _is_up: bool = attrs.field(init=False, default=False)
     _until: float = attrs.field(init=False, default=0.0)
     _resting: trio.Event | None = attrs.field(init=False, default=None)
     _attempts: int = attrs.field(init=False, default=0)
     _heirs: dict[WorkerProcess, int | None] = attrs.field(init=False, factory=lambda: {})
     _is_handed_over: bool = attrs.field(init=False, default=False)
-    _succession: Succession = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._succession = Succession(
-            upgrade=self.upgrade,
-            folder=self.state.folder,
-            stopping=self.stopping,
-            traffic=self.traffic,
-            delivery=self.delivery,
-            bans=self.bans,
-            events=self.events,
-            listeners=self._all_listeners,
-        )
+        super().__attrs_post_init__()
         self.authenticator = LocalAuthenticator(self.accounts, self.bans)
         number = self.config.worker_count
         self.worker_config = _part_of(self.config, number)
@@ -229,32 +164,11 @@ class Parent:
             self.registry_kind = WorkerOfNode
         self.lost = LostSessions(self.table, self.events)
         self.workers = tuple(WorkerProcess(self, each) for each in range(number))
-        if self.names is not None:
-            from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
-
-            self._frontend = Frontend(
-                config=self.config,
-                names=self.names,
-                pool=self.ports,
-                acceptor=self._acceptor,
-                refusals=self.refusals,
-                shuts_out=self.bans.shuts_out,
-                is_in_use=self.bans.is_in_use,
-                leaving=self.is_leaving,
-                passes_on=self._passes_on,
-                lock=None if self.member is None else self.member.share(self.names.certificates),
-                public=self.ready.public,
-                events=self.events,
-            )
+        self._open_frontend(passes_on=True)
 
     def certificates(self) -> list[NameStatus]:
         """Return how the certificates of the names stand that somebody has."""
         return [] if self._frontend is None else self._frontend.certificates()
-
-    @property
-    def node(self) -> Node | None:
-        """This server in its cluster."""
-        return None if self.member is None else self.member.node
 
     @property
     def others(self) -> tuple[TCPAddress, ...] | None:
@@ -268,46 +182,32 @@ class Parent:
         """The distance of the numbers that one process gives to visitors: all workers do, and the parent."""
         return self.config.worker_count + 1
 
-    async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
-        """Run the workers until they have ended after a planned stop, or cancelled; no process is left then. `when_up` is called when clients can come.
-
-        Raises:
-            StartupError: no worker comes up.
-        """
-        try:
-            async with trio.open_nursery() as serving:
-                await self._serve(serving, admin_socket, when_up)
-                serving.cancel_scope.cancel("the server stops")
-        finally:
-            for listener in self.listeners.of_visitors:  # some have come with a reload
-                listener.close()
-            if self.console is not None:
-                self.console.door.listener.close()
-
     async def _serve(
         self,
         serving: trio.Nursery,
         admin_socket: socket.socket | None,
         when_up: Callable[[], None],
     ) -> None:
-        """The same; connections of visitors of names, and commands, are served in `serving`, and all else has ended when this returns."""
+        """See `ServingProcess`.
+
+        Raises:
+            StartupError: no worker comes up.
+        """
         commands = AllWorkers(self)
         admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
         async with trio.open_nursery() as working:
             async with trio.open_nursery() as besides:
-                besides.start_soon(self.refusals.tell_regularly, name="tell refusals")
-                besides.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
-                besides.start_soon(self.traffic.flush_regularly, name="flush traffic")
                 besides.start_soon(self._deal_regularly, name="deal shares")
-                if self.tally is not None:
-                    besides.start_soon(self.tally.measure_lag, name="measure loop lag")
-                if self.owners is not None:
-                    touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
-                    besides.start_soon(touch, name="names in use")
-                if self._frontend is not None:
-                    self._acceptor.named = self._named = self._frontend.start(serving, besides)
+                self._start_besides(besides, serving, self.sessions)
                 if self.member is not None:
-                    self._join(self.member, commands, besides)
+                    self._join(
+                        self.member,
+                        besides,
+                        figures=self._figures,
+                        kick_here=commands.kick_here,
+                        tell_others=self._tell_others,
+                        deliver=self.deliver,
+                    )
                 for worker in self.workers:
                     working.start_soon(worker.keep, name=f"worker {worker.word}")
                 await self._wait_up()
@@ -317,78 +217,25 @@ class Parent:
                     await self._inherit(self.predecessor)
                 if self.member is not None:
                     await self.member.wait_joined(self.stopping)
-                listen = partial(self._listen, serving, admin, commands, admin_socket, when_up)
-                while True:
-                    async with AsyncExitStack() as pause:
-                        successor = await listen(pause)
-                        if successor is None or await self._hand_over(successor):
-                            break
+                await self._accept_until_end(serving, admin, admin_socket, when_up)
                 if not self._is_handed_over:
                     for worker in self.workers:  # those that have not ended in time
                         worker.cut_off()
                     await self._wait_ended()
                     if self.member is not None:
                         await self.member.leave(self._until)
-                with trio.move_on_after(_LAST_ANSWERS):
-                    await admin.wait_answered()
+                await self._wait_answered(admin)
                 besides.cancel_scope.cancel("the server stops")
             if self._is_handed_over:
                 await self._wait_extended()
 
-    async def _listen(
-        self,
-        serving: trio.Nursery,
-        admin: AdminServer,
-        commands: AllWorkers,
-        admin_socket: socket.socket | None,
-        when_up: Callable[[], None],
-        pause: AsyncExitStack,
-    ) -> Successor | None:
-        """Accept clients, visitors and commands; return None when the workers have ended after a planned stop, or the process that is ready to go on. Then nobody is accepted here."""
-        async with trio.open_nursery() as hearing:
-            if admin_socket is not None:
-                hearing.start_soon(
-                    partial(admin.accept, admin_socket, serving), name="admin server"
-                )
-            if self.console is not None:
-                hearing.start_soon(self.console.serve, commands, name="console")
-            self._proxies.clear()
-            # Also while visitors may finish: they may need tunnels.
-            router = self._router = Router(
-                self.config, self.bans, self.refusals, self.workers, self.tally
-            )
-            behind = listen_for_clients(
-                hearing,
-                self.listeners,
-                router.acceptor(hearing),
-                config=self.config,
-                refusals=self.refusals,
-                descriptors=self.descriptors,
-            )
-            if behind is not None:
-                self._proxies.append(behind)
-            async with trio.open_nursery() as visiting:  # stops first
-                self._listen_for_visitors(visiting)
-                if self.predecessor is not None:
-                    self._take(self.predecessor)
-                if not self._is_up:
-                    self._is_up = True
-                    when_up()
-                successor = await self._succession.wait_end(admin_socket, pause)
-                visiting.cancel_scope.cancel("nobody is accepted any more")
-            if successor is None:
-                await self._stop()
-            else:
-                if self._named is not None:
-                    await self._named.wait_known()
-                self._acceptor.rest()
-            hearing.cancel_scope.cancel("nobody is heard any more")
-        return successor
+    def _accept_clients(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
+        """See `ServingProcess`."""
+        self._router = Router(self.config, self.bans, self.refusals, self.workers, self.tally)
+        return self._router.acceptor(nursery)
 
     async def _stop(self) -> None:
-        """Let no visitor in any more, and wait until the workers have ended, within the grace."""
-        for listener in self.listeners.of_visitors:
-            listener.close()
+        """See `ServingProcess`: the sessions are the workers', which end with the last of them."""
         log.info("visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace)
         if self.member is not None:
             await self.member.handover.offer_at_once()
@@ -397,6 +244,9 @@ class Parent:
         self._until = trio.current_time() + self.config.drain_grace
         with trio.move_on_at(self._until + _STOP_GRACE):
             await self._wait_ended()
+
+    async def _rest(self) -> None:
+        """See `ServingProcess`: workers rest when they are asked for what they have."""
 
     async def _wait_ended(self) -> None:
         for worker in self.workers:  # noqa: ASYNC912 - there are workers
@@ -415,7 +265,7 @@ class Parent:
         return self._resting is not None
 
     def is_leaving(self) -> bool:
-        """Whether no worker is to be started any more."""
+        """See `ServingProcess`: no worker is to be started any more then."""
         return self.stopping.is_set() or self._is_handed_over
 
     async def wait_awake(self) -> None:
@@ -424,7 +274,7 @@ class Parent:
             await self._resting.wait()
 
     async def _hand_over(self, successor: Successor) -> bool:
-        """Have each worker give what it has, and give all of it to the process that is ready to go on; tell whether it has taken it, else this one goes on."""
+        """See `ServingProcess`. Each worker gives what it has, and all of it is given together."""
         began = trio.current_time()
         resting = self._resting = trio.Event()
         parcels: dict[str, Parcel] = {}
@@ -580,39 +430,22 @@ class Parent:
         )
 
     def _take(self, predecessor: Predecessor) -> None:
-        """Tell the other process that this one serves, and have the workers do it. Nobody was accepted yet.
-
-        Raises:
-            StartupError: the other one goes on.
-        """
+        """See `ServingProcess`. The workers serve as well from then on."""
         for worker, pid in self._heirs.items():
             if worker.pid != pid:
                 raise StartupError(
                     f"worker {worker.word} has ended with what it was given; the log says why"
                 )
         predecessor.take()
-        self.predecessor = None
         self._heirs.clear()
         for worker in self.workers:
             worker.open()
 
-    def _all_listeners(self) -> Iterator[tuple[str, Listener]]:
-        """Go through all that is listened at, each with what it is for."""
-        yield from self.listeners.by_role()
-        if self.console is not None:
-            yield CONSOLE, self.console.door.listener
-
     # -- visitors ----------------------------------------------------------------------------------------------------
 
-    def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._guard.run, name="visit ports")
-        listen_for_names(nursery, self.listeners, self._acceptor, self.descriptors)
-        if (proxies := self.listeners.proxy_visit) is not None:
-            behind = ProxyListener.of(self.config, proxies, self.refusals)
-            self._proxies.append(behind)
-            most = self.descriptors.for_visitors
-            job = partial(behind.serve, self._take_visitor, self.descriptors, most=most)
-            nursery.start_soon(job, name=f"proxies at {proxies.address}")
+    async def _serve_ports(self, nursery: trio.Nursery) -> None:
+        """See `ServingProcess`: workers accept at their ports, and the guard at those that nobody has."""
+        await self._guard.run()
 
     def needs_restart(self) -> Collection[str]:
         """See `Server` in `server/reload.py`."""
@@ -623,17 +456,13 @@ class Parent:
 
         A worker closes the ports that are gone when it hears of that, and gives back what it has claimed of them; what one has claimed that dies before is released when the next one is started.
         """
-        config = self.config = change.config
+        super().take_change(change)
+        config = change.config
         self.certificate, self.key = change.certificate, change.key
         self.worker_config = _part_of(config, config.worker_count)
         self.table.slots = config.session_limit
-        self._acceptor.take_config(config)
         if self._router is not None:
             self._router.take_config(config)
-        if self._frontend is not None and change.acme is not None:
-            self._frontend.take_config(config, change.acme)
-        for proxies in self._proxies:
-            proxies.take_config(config)
         removed = frozenset(change.removed)
         self._guard.remove(removed)
         self.listeners = self.listeners.with_visits(change.added, removed)
@@ -646,39 +475,19 @@ class Parent:
     def _take_visitor(
         self, connection: socket.socket, source: TCPAddress, destination: TCPAddress
     ) -> None:
-        """Give a visitor, whose header a proxy has sent, to the worker that holds its port."""
+        """See `ServingProcess`: the worker that holds its port gets it."""
         worker = self._worker_at(destination.port)
         if worker is not None:
             worker.take(connection, source, destination, purpose=VISITOR)
         else:
             self._acceptor.accept_behind_proxy(self.ports.ports, connection, source, destination)
 
-    def _join(self, member: Member, commands: AllWorkers, nursery: trio.Nursery) -> None:
-        """Be a node in `nursery`."""
+    def _figures(self) -> tuple[int, int]:
+        return len(self.sessions), sum(worker.visitors for worker in self.workers)
 
-        def figures() -> tuple[int, int]:
-            return len(self.sessions), sum(worker.visitors for worker in self.workers)
-
-        def kick_too(request: bytes) -> None:
-            nursery.start_soon(kick_for_others, commands.kick_here, request, name="kick")
-
-        def tell_others(_: tuple[TCPAddress, ...]) -> None:
-            for worker in self.workers:
-                worker.tell_others()
-
-        member.start(
-            nursery,
-            self.config,
-            self.state,
-            self._acceptor,
-            self.descriptors,
-            public=self.ready.public,
-            others=others_than(self.ready.public, self.config),
-            figures=figures,
-            on_kick=kick_too,
-            tell_others=tell_others,
-            deliver=self.deliver,
-        )
+    def _tell_others(self, _: tuple[TCPAddress, ...]) -> None:
+        for worker in self.workers:
+            worker.tell_others()
 
     async def deliver(
         self, point: PointId, source: TCPAddress, visited: TCPAddress, *, with_tls: bool
@@ -735,7 +544,7 @@ class Parent:
             raise StartupError("no worker could be started (Server.Workers): the log says why")
 
     def _passes_on(self, name: str) -> PassOn | None:
-        """Return what gives a connection to the worker that has a name; None: no worker has."""
+        """See `ServingProcess`: None means that no worker has it."""
         worker = self._worker_at(name)
         if worker is None:
             if self._acceptor.is_elsewhere(name):
