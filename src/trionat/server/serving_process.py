@@ -276,7 +276,7 @@ class ServingProcess(ABC):
         when_up: Callable[[], None],
     ) -> None:
         """Accept whoever comes until this process has stopped as planned, or another one has taken over. Where one has not, all goes on here."""
-        while True:  # noqa: ASYNC913 - nobody is accepted without a wait
+        while True:
             async with AsyncExitStack() as pause:
                 successor = await self._accept(serving, admin, admin_socket, when_up, pause)
                 if successor is None or await self._hand_over(successor):

@@ -26,8 +26,9 @@ from trionat.server.refusals import Bound
 from trionat.server.registry.values import read_key, write_claim
 from trionat.server.upgrade.wire import TO_GIVE, Parcel, Wire, wait_for
 from trionat.server.workers.claims import ClaimServer
-from trionat.server.workers.link import Link
+from trionat.server.workers.link import BEAT, Link
 from trionat.server.workers.log_relay import relay_log
+from trionat.server.workers.purpose import CONNECTION, GIVE, INHERIT
 from trionat.server.workers.shares import Usage
 from trionat.server.workers.values import (
     read_addresses,
@@ -36,7 +37,6 @@ from trionat.server.workers.values import (
     write_identity,
     write_reservation,
 )
-from trionat.server.workers.worker import BEAT, CONNECTION, GIVE, INHERIT
 from trionat.transport.isolation import isolated
 from trionat.version import VERSION
 
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from trionat.server.upgrade.estate import Estate
     from trionat.server.visitors.ports import LeaseKey
     from trionat.server.workers.link import Values
-    from trionat.server.workers.parent import Parent, SharedLimits
+    from trionat.server.workers.parent import Parent
+    from trionat.server.workers.shared_limits import SharedLimits
     from trionat.store.base import Limits
 
 log = get_logger(__name__)
@@ -342,9 +343,9 @@ class WorkerProcess:
                 began = trio.current_time()
                 with trio.CancelScope() as self._running:
                     await self._run()
-                if self.parent.is_resting:
+                if self.parent.succession.is_resting:
                     self._go_away()
-                    await self.parent.wait_awake()
+                    await self.parent.succession.wait_awake()
                 if self.parent.is_leaving():
                     return
                 pause = self._pause(trio.current_time() - began)
@@ -353,7 +354,7 @@ class WorkerProcess:
                     self._go_away()
                     with trio.move_on_after(pause):
                         await self.parent.stopping.wait()
-                    await self.parent.wait_awake()
+                    await self.parent.succession.wait_awake()
                     if self.parent.is_leaving():
                         return
         finally:
@@ -596,7 +597,7 @@ class WorkerProcess:
 
     def _come_up(self) -> None:
         parent = self.parent
-        if parent.is_resting:  # it is told to end in this very moment
+        if parent.succession.is_resting:  # it is told to end in this very moment
             return
         self.state, self.away_since = State.UP, float("inf")
         if self._told is not parent.worker_config:  # it has changed meanwhile
@@ -628,7 +629,7 @@ class WorkerProcess:
             if (session := self.sessions.get(int(uid))) is not None:
                 session.relayed = relayed
         for user, (visitors, refused, moved) in report["usage"].items():
-            if (shared := self.parent.users.get(user)) is not None:
+            if (shared := self.parent.limits.by_user.get(user)) is not None:
                 shared.usage[self.word] = Usage(visitors=visitors, refused=refused, moved=moved)
         self._next_visitor = max(self._next_visitor, report["visitor"])
         self.visitors = report["visitors"]
@@ -644,7 +645,7 @@ class WorkerProcess:
             username=values["username"],
             account_id=values["account_id"],
             credential=read_credential(values["credential"]),
-            user_limits=parent.limits_of(values["username"]),
+            user_limits=parent.limits.find(values["username"]),
             link=self.link,
             key=read_key(values["key"]),
         )

@@ -43,7 +43,17 @@ from trionat.server.tally import Tally
 from trionat.server.upgrade.wire import TO_GIVE, Wire, wait_for
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
-from trionat.server.workers.link import Link, LinkLostError
+from trionat.server.workers.link import BEAT, Link, LinkLostError
+from trionat.server.workers.purpose import (
+    GIVE,
+    HTTP,
+    HTTPS,
+    INHERIT,
+    PASSED_ON,
+    TAKEN,
+    VISIT_PORT,
+    VISITOR,
+)
 from trionat.server.workers.remote import (
     EventReports,
     HandBack,
@@ -76,28 +86,6 @@ if TYPE_CHECKING:
     from trionat.server.workers.link import Values
 
 log = get_logger(__name__)
-
-CONNECTION: Final = b"c"
-VISIT_PORT: Final = b"v"
-VISITOR: Final = b"x"
-PASSED_ON: Final = b"n"
-"""What a descriptor is for that comes from the parent: a client's connection, with its address; the listening socket of a visit port, with the port's
-number and the fence of the claim; a visitor that came through a proxy, with its address and the one that it has dialled; and one that another node has passed on,
-which is to be told whether it is taken."""
-
-HTTPS: Final = b"s"
-HTTP: Final = b"h"
-"""The same: a visitor of a name, of which nothing was taken, with its address and the one that it has dialled; with TLS, or without."""
-
-GIVE: Final = b"g"
-INHERIT: Final = b"i"
-"""The same: the end of a wire, at an upgrade. By the one it is to give all that it has, by the other to take what it is to go on with. They come behind all connections that were passed on before."""
-
-TAKEN: Final = b"+"
-"""What it is told."""
-
-BEAT: Final = 1.0
-"""Seconds between two reports to the parent, which are its sign of life as well."""
 
 _LEND_AGAIN: Final = 1.0
 """Seconds after which the parent is asked once more for a listening socket for which there was no descriptor."""
