@@ -1,4 +1,4 @@
-"""What a descriptor is for that a parent passes to a worker: the byte that comes with it on their link."""
+"""What a descriptor is for that a parent passes to a worker, or gets back from it: the byte that comes with it on their link."""
 
 from __future__ import annotations
 
@@ -26,3 +26,6 @@ INHERIT: Final = b"i"
 
 TAKEN: Final = b"+"
 """What a worker says on the connection of a visitor that is `PASSED_ON`, and is taken."""
+
+HANDED_BACK: Final = b"b"
+"""A visitor that goes back to the parent, with its address and the one that it has dialled."""
