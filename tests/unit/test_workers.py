@@ -232,7 +232,7 @@ async def test_a_session_whose_client_is_at_another_node_has_its_share() -> None
         "host": "192.0.2.1",
         "key": ("ann", "a"),
     }
-    one._begin_session(up)
+    one.sessions.begin(up, one.link)
     parent.limits.deal_all()
     assert shared.shares.keys() == {"w1", "w2"}
     assert claims[0] is not None
@@ -243,7 +243,7 @@ async def test_a_session_whose_client_is_at_another_node_has_its_share() -> None
     shared.change(Limits(bandwidth=500, visitors=4))  # holds for it as well
     parent.limits.deal_all()
     assert len(told) == 2
-    one._end_session(1)
+    one.sessions.end(1)
     parent.limits.deal_all()
     assert shared.shares == {"w2": Share(visitors=4, bandwidth=500)}
     assert claims[1] is not None

@@ -25,7 +25,7 @@ from trionat.server.workers.commands import AllWorkers
 from trionat.server.workers.guard import PortGuard
 from trionat.server.workers.lost_sessions import LostSessions
 from trionat.server.workers.node_table import NodeTable, WorkerOfNode
-from trionat.server.workers.process import RemoteSession, State, WorkerProcess
+from trionat.server.workers.process import State, WorkerProcess
 from trionat.server.workers.router import Router
 from trionat.server.workers.shared_limits import LimitTable
 from trionat.server.workers.succession import WorkersSuccession
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from trionat.server.upgrade.successor import Successor
     from trionat.server.visitors.ports import PointId
     from trionat.server.workers.link import Values
+    from trionat.server.workers.remote_sessions import RemoteSession
 
 log = get_logger(__name__)
 
