@@ -84,6 +84,7 @@ FOREIGN = {
         "transport/web_answer.py",
         "transport/web_body.py",
         "transport/web_connection.py",
+        "transport/web_page.py",
         "transport/web_server.py",
     ],
     "requests": ["server/certificates/acme_client.py"],
