@@ -37,6 +37,7 @@ SERVER_ROOMS = [
     {"app"},
     {"reload"},
     {"single", "workers"},
+    {"serving_process"},
     {"console"},
     {"exposition"},
     {"admin"},

@@ -30,6 +30,7 @@ pytestmark = [
 ]
 
 PARENT = "server/workers/parent.py"
+WORKERS_SUCCESSION = "server/workers/succession.py"
 WORKER = "server/workers/worker.py"
 TWO = "  Workers: 2\n"
 PORTS = "0,0"
@@ -161,14 +162,18 @@ async def test_workers_that_do_not_start(tmp_path: Path) -> None:
 async def test_a_parent_that_dies_with_all_it_was_given(tmp_path: Path) -> None:
     """Its workers have it as well, and let go of it without a reset."""
     async with scene(tmp_path, keys=TWO) as here:
-        here.change(PARENT, "        predecessor.take()", "        import os; os._exit(7)")
+        here.change(
+            WORKERS_SUCCESSION, "        predecessor.take()", "        import os; os._exit(7)"
+        )
         await here.fails("ended with code 7")
 
 
 async def test_a_parent_that_gives_up_with_all_it_was_given(tmp_path: Path) -> None:
     async with scene(tmp_path, keys=TWO) as here:
         here.change(
-            PARENT, "        predecessor.take()", "        raise StartupError('rather not')"
+            WORKERS_SUCCESSION,
+            "        predecessor.take()",
+            "        raise StartupError('rather not')",
         )
         await here.fails("rather not")
 
@@ -177,7 +182,11 @@ async def test_a_parent_that_hangs_with_all_it_was_given(tmp_path: Path) -> None
     module = "server/upgrade/successor.py"
     change = (module, "_TO_TAKE: Final = 10.0", "_TO_TAKE: Final = 2.0")
     async with scene(tmp_path, change, keys=TWO) as here:
-        here.change(PARENT, "        predecessor.take()", "        import time; time.sleep(1000)")
+        here.change(
+            WORKERS_SUCCESSION,
+            "        predecessor.take()",
+            "        import time; time.sleep(1000)",
+        )
         await here.fails("given up", "it has not taken over")
 
 

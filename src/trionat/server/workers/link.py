@@ -32,6 +32,9 @@ log = get_logger(__name__)
 
 Values: TypeAlias = "dict[str, Any]"
 
+BEAT: Final = 1.0
+"""Seconds between two reports to the parent, which are its sign of life as well."""
+
 _READ_BYTES: Final = 64 * 1024
 
 _MOST_BYTES: Final = 256 * 1024 * 1024
