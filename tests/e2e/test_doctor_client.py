@@ -294,6 +294,24 @@ async def test_a_wrong_file_is_a_finding(server: Server, tmp_path: Path) -> None
     assert "did you mean Services?" in seen.of("configuration")
 
 
+async def test_an_empty_ticket_file_is_one_fault(tmp_path: Path) -> None:
+    ticket = tmp_path / "ticket"
+    ticket.touch(0o600)
+    seen = await examine("--ticket-file", ticket, cwd=tmp_path)
+    [wrong] = [each for each in seen.findings if each["check"] == "configuration"]
+    assert "the file is empty: a ticket goes there" in wrong["text"]
+
+
+async def test_two_services_at_one_place(tmp_path: Path) -> None:
+    """It is dialled once, and told once."""
+    ticket = tmp_path / "ticket"
+    ticket.touch(0o600)
+    port = services.free_low_port()
+    seen = await examine("--ticket-file", ticket, f"{port}:60000", f"{port}:60001", cwd=tmp_path)
+    [service] = [each for each in seen.findings if each["check"] == "service"]
+    assert (service["verdict"], service["about"]) == ("wrong", "")
+
+
 async def test_a_reader_that_leaves(server: Server, tmp_path: Path) -> None:
     shell = shutil.which("sh")
     assert shell is not None

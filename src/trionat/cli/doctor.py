@@ -249,10 +249,12 @@ class _Patient:
                 servers = find_servers(client, configuration.auth)
             except ConfigError as error:
                 servers = ()
-                if not any(
-                    str(each) in finding.text for finding in found for each in error.problems
-                ):
-                    found += [wrong(str(each), "") for each in error.problems]
+                already = "\n".join(
+                    finding.text for finding in found
+                )  # of another place, most likely
+                found += [
+                    wrong(str(each), "") for each in error.problems if each.reason not in already
+                ]
             services = client.effective_services() if _has_services(client) else ()
             secrets = self._secrets_and_itself(configuration)
             yield from client_checks(
