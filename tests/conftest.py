@@ -53,8 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Have the collector of garbage pass over what lives as long as the process: tests collect often, a tenth of a second each otherwise."""
-    gc.collect()
-    gc.freeze()
+    collect()
 
 
 def _bounded(
@@ -85,6 +84,13 @@ def _bounded(
     return bounded
 
 
+def collect() -> None:
+    """Collect garbage; put aside what is left if nothing is: at the beginning, and after a test in which `GarbageCollection` came to its end."""
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     """Fail the test if it leaves Trio tasks or file descriptors behind.
@@ -95,7 +101,7 @@ def nothing_left() -> Iterator[None]:
     before = open_descriptors()
     yield
     deadline = time.monotonic() + SETTLE_TIMEOUT
-    gc.collect()
+    collect()
     while left := open_descriptors().items() - before.items():
         if time.monotonic() > deadline:
             pytest.fail(f"file descriptors are left behind: {sorted(left)}")
