@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 10.0
 """Seconds for an asynchronous test; `@pytest.mark.limit(seconds)` gives another."""
+CLOCKS = {"autojump_clock", "mock_clock"}
+"""The fixtures with which time is the test's own."""
 SETTLE_TIMEOUT = 1.0
 """Seconds that `nothing_left` gives descriptors on their way out, such as those of an abandoned thread."""
 
@@ -46,7 +48,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("limit")
             limit = float(marker.args[0]) if marker else DEFAULT_LIMIT
-            if {"autojump_clock", "mock_clock"} & set(item.fixturenames):
+            if CLOCKS & set(item.fixturenames):
+                if not CLOCKS & set(inspect.signature(item.obj).parameters):
+                    raise pytest.UsageError(
+                        f"{item.nodeid}: uses a clock that is no argument of it, where pytest-trio does not look: it would wait for real"
+                    )
                 limit = float("inf")
             item.obj = _bounded(item.obj, limit, tidy="nothing_left" in item.fixturenames)
 
