@@ -134,7 +134,7 @@ def minimums(session: nox.Session) -> None:
     session.install("uv")
     # Acme's newest pyOpenSSL would bring a newer cryptography than ours has to be.
     packages = [".", "pyopenssl>=25", *nox.project.dependency_groups(PYPROJECT, "test")]
-    session.run("uv", "pip", "install", "--resolution=lowest-direct", *packages)
+    session.run("uv", "pip", "install", "--upgrade", "--resolution=lowest-direct", *packages)
     session.run("pytest", results(session), *(session.posargs or SUITE))
 
 
