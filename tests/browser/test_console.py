@@ -960,11 +960,7 @@ PARTS = {"queue": "Waiting clients", "reserved": "Kept for lost clients"}
 
 
 async def test_what_peers_say_is_text(tmp_path: Path) -> None:
-    async with (
-        scene(tmp_path) as here,
-        services.echo() as echo,
-        running.client(tmp_path / "client", here.server.ticket, str(echo), "--name", HOSTILE),
-    ):
+    async with scene(tmp_path) as here, services.echo() as echo:
         await here.log_in()
 
         def look_at_client(page: Page) -> None:
@@ -972,6 +968,11 @@ async def test_what_peers_say_is_text(tmp_path: Path) -> None:
                 show(page, screen)
                 expect(page.locator("main")).to_contain_text(HOSTILE)
                 assert page.locator("main img, main script").count() == 0
+
+        def see_client_gone(page: Page) -> None:
+            show(page, "sessions")
+            expect(rows(page)).to_have_count(0)
+            show(page, "overview")
 
         def look(page: Page, text: str) -> None:
             dialogs: list[str] = []
@@ -1014,7 +1015,11 @@ async def test_what_peers_say_is_text(tmp_path: Path) -> None:
             show(page, "overview")
             assert not dialogs
 
-        await here.window.do(look_at_client)
+        ticket, name = here.server.ticket, HOSTILE
+        async with running.client(tmp_path / "client", ticket, str(echo), "--name", name):
+            await here.window.do(look_at_client)
+        # The live stream would put it among the rows that are made up, above them.
+        await here.window.do(see_client_gone)
         for text in (HOSTILE, TURNED):
             await here.window.do(partial(look, text=text))
 

@@ -70,7 +70,8 @@ def control(data: bytes) -> None:
                         message = decode_message(frame)
                         again = FrameReader(CONTROL_FRAME_BYTES)
                         again.feed(encode_message(message))
-                        assert (copy := again.next_frame()) is not None
+                        copy = again.next_frame()
+                        assert copy is not None
                         assert decode_message(copy) == message
                         found.append(message)
                     assert len(reader.trailing) < HEADER_BYTES + limit
@@ -124,7 +125,8 @@ def legacy(data: bytes) -> None:
                         message = decode_legacy(frame, spoken)
                         again = FrameReader(header=header)
                         again.feed(encode_legacy(message, spoken))
-                        assert (copy := again.next_frame()) is not None
+                        copy = again.next_frame()
+                        assert copy is not None
                         assert decode_legacy(copy, spoken) == message
                         found.append(message)
                     assert len(reader.trailing) < HEADER_BYTES + FIRST_FRAME_BYTES
@@ -210,7 +212,8 @@ def caveat(data: bytes) -> None:
             assert not isinstance(found, Only) or len(found.ports) <= MOST_PORTS
         for parse in (parse_label, parse_hostname, parse_pattern):
             with suppress(ValueError):
-                assert parse(name := parse(text)) == name
+                name = parse(text)
+                assert parse(name) == name
                 assert len(name) <= MAX_HOSTNAME
 
 

@@ -457,7 +457,8 @@ def test_streams_are_pairs_of_numbers(kind: type[Acks | Lost], frame_id: str) ->
     longest = encode_message(kind(((1, 2),) * MAX_STREAMS))
     reader = FrameReader(limit=CONTROL_FRAME_BYTES)
     reader.feed(longest)
-    assert (frame := reader.next_frame()) is not None
+    frame = reader.next_frame()
+    assert frame is not None
     assert decode_message(frame) == kind(((1, 2),) * MAX_STREAMS)
 
 
@@ -504,7 +505,8 @@ def test_the_longest_hello_fits_into_a_first_frame() -> None:
     assert len(frame) - HEADER_BYTES <= FIRST_FRAME_BYTES
     reader = FrameReader(FIRST_FRAME_BYTES)
     reader.feed(frame)
-    assert (first := reader.next_frame()) is not None
+    first = reader.next_frame()
+    assert first is not None
     assert decode_message(first) == hello
 
 

@@ -39,6 +39,7 @@ from trionat.events import (
 from trionat.protocol import legacy, messages, tunnel_frames
 from trionat.protocol.dialect import LEGACY_FIRST_IDS
 from trionat.protocol.messages import CloseCode, RefusalCode
+from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from trionat.events import ClientEvent
@@ -108,6 +109,18 @@ def test_variables_exist(page: Path) -> None:
     known = {name for key in KEYS.values() for name in key.environment} | {"TRIONAT_LOG_LEVEL"}
     mentioned = set(re.findall(r"TRIONAT_[A-Z_]+", page.read_text(encoding="utf-8")))
     assert mentioned - known - {"TRIONAT_"} == set()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=str)
+def test_versions_are_this_one(page: Path) -> None:
+    """A line that shows another version shows this one as well, as where one takes the place of the other."""
+    shown = re.compile(r"\btrionat(?: |==)v?(\d+\.\d+\.\d+)")
+    stale = [
+        line
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if not set(shown.findall(line)) <= {VERSION} and VERSION not in line
+    ]
+    assert stale == []
 
 
 # --- README.md ---

@@ -171,7 +171,10 @@ class Group(_AsTyped, TyperGroup):
             completion_init()
         try:
             code = super().main(args, *more, **{**extra, "standalone_mode": False}) or 0
-        except typer.Abort:
+        except typer.Abort as abort:
+            if isinstance(abort.__cause__, EOFError):
+                # No Ctrl-D, which has no cause, but a bug, or a damaged installation.
+                raise abort.__cause__ from None
             say("Aborted!", err=True)
             code = 1
         except Exception as error:

@@ -107,6 +107,18 @@ def find_file(role: Role) -> Path | None:
     return None
 
 
+def read_file(path: Path) -> bytes:
+    """Return what is in a configuration file, up to one byte more than one may have. Who reads it twice keeps it: a pipe gives it once.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    from trionat.config import yaml_text  # noqa: PLC0415 - memory: many have no file
+
+    with path.open("rb") as file:
+        return file.read(yaml_text.MAX_BYTES + 1)
+
+
 def load(
     role: Role,
     *,
@@ -114,6 +126,7 @@ def load(
     flags: Mapping[str, Flag] = MappingProxyType({}),
     environ: Mapping[str, str],
     check_ticket: Callable[[str], object] | None = None,
+    read: Callable[[Path], bytes] | None = None,
 ) -> Configuration:
     """Read the configuration; a flag beats the environment, which beats the file, which beats the default.
 
@@ -123,6 +136,7 @@ def load(
         flags: Raw texts by the key's path; None and empty lists are flags that were not given.
         environ: The environment; an empty variable counts as not set.
         check_ticket: Raises ValueError for a text that is no ticket, which is then told with all other mistakes.
+        read: Returns what is in a file, as `read_file` does, which is the default.
 
     Raises:
         ConfigError: Anything is wrong in any source, whether another one overrides it or not.
@@ -132,7 +146,7 @@ def load(
     sources.take_flags(flags)
     sources.take_environment(environ)
     if path is not None:
-        sources.take_file(path)
+        sources.take_file(path, read or read_file)
     sources.settle_alternatives()
     if check_ticket is not None:
         sources.check("Client.Ticket", check_ticket)
@@ -193,7 +207,7 @@ def load_needed(
     if not sources.given.keys() >= set(needed):
         path = find_file("server") if file is None else file
         if path is not None:
-            sources.take_file(path)
+            sources.take_file(path, read_file)
     server = sources.build(ServerConfig)
     database = sources.build(DatabaseConfig) if sources.mention(DatabaseConfig) else None
     problems = [problem for problem in sources.problems if _concerns(problem.key, needed)]
@@ -279,13 +293,12 @@ class _Sources:
                 where = f"environment {name}"
                 self.problems.append(Problem(where, unknown("variable", name, known)))
 
-    def take_file(self, path: Path) -> None:
+    def take_file(self, path: Path, read: Callable[[Path], bytes]) -> None:
         from trionat.config import yaml_text  # noqa: PLC0415 - memory: many have no file
 
         reader = Reader(str(path), self.problems)
         try:
-            with path.open("rb") as file:
-                data = file.read(yaml_text.MAX_BYTES + 1)
+            data = read(path)
         except FileNotFoundError:
             reader.fail("there is no such file")
             return

@@ -161,7 +161,13 @@ class WorkerProcess:
         about = write_addresses(*addresses)
         if self.state is State.UP:
             self.link.pass_on(purpose, connection, about)
-        elif self.state is State.STARTING and len(self._waiting) < _MOST_WAITING:
+        else:
+            self._keep_waiting(purpose, connection, about)
+
+    def _keep_waiting(self, purpose: bytes, connection: socket.socket, about: str) -> None:
+        """Have a connection wait for the process that is to come, also one that the last one has not taken; what an upgrade passes is for nobody else."""
+        is_for_any = purpose not in (GIVE, INHERIT)
+        if is_for_any and self.is_there and len(self._waiting) < _MOST_WAITING:
             until = trio.current_time() + self.parent.config.handshake_timeout
             self._waiting.append(_Waiting(until, purpose, connection, about))
         else:
@@ -424,7 +430,7 @@ class WorkerProcess:
         self.link.hear = self._hear
         self.link.reply = self._reply
         self.link.take = self._take_back
-        self.link.missed = self._miss
+        self.link.missed, self.link.returned = self._miss, self._keep_waiting
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk, name="link")
             nursery.start_soon(read_log, name="log")
@@ -563,7 +569,7 @@ class WorkerProcess:
             self.tell_others()
         if self._was_held and not parent.is_held:
             self.open()
-        while self._waiting:
+        for _ in range(len(self._waiting)):  # whose link is lost already gets them back
             waiting = self._waiting.popleft()
             self.link.pass_on(waiting.purpose, waiting.connection, waiting.about)
         self.settled.set()
