@@ -134,7 +134,7 @@ def test_a_line_that_begins_with_a_dot_is_no_request() -> None:
         (("service", "in"), "install"),
         (("serve", "--console-a"), "--console-addr"),
         (("user", "ad"), "add"),
-        (("help", "ser"), "serve"),
+        (("help", "us"), "user"),
         (("help", "user", "ad"), "add"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
