@@ -308,6 +308,20 @@ async def test_an_account_from_its_first_day_to_its_last(tmp_path: Path) -> None
             expect(page.get_by_role("dialog")).to_have_count(0)
             return str(ticket)
 
+        def add_without_password(page: Page) -> None:
+            page.get_by_role("button", name="Add a user").click()
+            dialog = page.get_by_role("dialog")
+            dialog.get_by_label("Name").fill("camera")
+            dialog.get_by_label("No password").check()
+            expect(dialog.get_by_label("Password", exact=True)).to_have_count(0)
+            dialog.get_by_role("button", name="Add").click()
+            expect(dialog).to_contain_text("Ticket of camera")
+            page.keyboard.press("Escape")
+            expect(page.get_by_role("dialog")).to_have_count(0)
+            marked = rows(page).filter(has_text="no password")
+            expect(marked).to_have_count(1)
+            expect(marked).to_contain_text("camera")
+
         def narrow(page: Page) -> str:
             page.get_by_role("button", name="Ticket of anna").click()
             dialog = page.get_by_role("dialog")
@@ -368,6 +382,7 @@ async def test_an_account_from_its_first_day_to_its_last(tmp_path: Path) -> None
         await here.window.do(limit)
         await here.window.do(disable)
         await here.window.do(remove)
+        await here.window.do(add_without_password)
 
 
 async def test_what_is_changed_elsewhere_is_seen_soon(tmp_path: Path) -> None:

@@ -184,7 +184,9 @@ class Group(_AsTyped, TyperGroup):
                 raise
             text = io.StringIO()
             show(text)
-            say(mask_secrets(text.getvalue()), err=True, end="")
+            # Typer puts the name of an error of pydantic before what its own types say.
+            told = text.getvalue().replace(": Value error, ", ": ", 1)
+            say(mask_secrets(told), err=True, end="")
             code = getattr(error, "exit_code", 2)
         sys.exit(code)
 

@@ -15,19 +15,13 @@ from trionat.cli.diagnostics import find_problems, find_warnings
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.config.key import Key, keys_of
-from trionat.config.load import Configuration, Role, load, read_file
+from trionat.config.load import SECTIONS_OF, Configuration, Role, load, read_file
 from trionat.config.sections import SECTIONS
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
 from trionat.protocol.ticket import Ticket
 
 _MASK = "********"
-SECTIONS_OF: dict[Role, tuple[str, ...]] = {
-    "server": ("Server", "Acme", "Events", "Database", "Cluster"),
-    "client": ("Auth", "Client"),
-}
-"""Whose each section is."""
-
 config_app = App(help="Check configuration files, and show which values hold.")
 
 

@@ -16,7 +16,7 @@ import attrs
 import trio
 import typer
 
-from trionat.cli.config import SECTIONS_OF, rows_of
+from trionat.cli.config import rows_of
 from trionat.cli.connect import split_arguments
 from trionat.cli.diagnostics import find_open_secrets, find_problems, find_warnings, holds_secrets
 from trionat.cli.flags import Flags, with_flags
@@ -25,7 +25,7 @@ from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.client.native.dialer import find_servers, find_ticket
 from trionat.config.client import NATIVE, AuthConfig, ClientConfig
-from trionat.config.load import Configuration, Flag, Role, load, read_file
+from trionat.config.load import SECTIONS_OF, Configuration, Flag, Role, load, read_file
 from trionat.doctor.bundle import check_place, last_lines, machine, versions, write_bundle
 from trionat.doctor.check import Check, run_checks
 from trionat.doctor.checkup import client_checks, given, machine_checks, server_checks
@@ -240,7 +240,7 @@ class _Patient:
         for role, configuration in self.configurations.items():
             problems += [each for each in find_problems(configuration) if each not in problems]
             # The check of files looks at these as well.
-            passed = [*warnings, *find_open_secrets(configuration, role)]
+            passed = [*problems, *warnings, *find_open_secrets(configuration, role)]
             warnings += [each for each in find_warnings(configuration, role) if each not in passed]
         sources = [
             f"{role}: {configuration.file or 'no file, but flags, environment and defaults'}"
