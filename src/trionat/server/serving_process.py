@@ -186,10 +186,10 @@ class ServingProcess(ABC):
 
     @abstractmethod
     def needs_restart(self) -> Collection[str]:
-        """See `Server` in `server/reload.py`."""
+        """Return the paths of keys that cannot change while this kind of server runs."""
 
     def take_change(self, change: ServerChange) -> None:
-        """See `Server` in `server/reload.py`."""
+        """Run by another configuration from now on. No checkpoint."""
         config = self.config = change.config
         self._acceptor.take_config(config)
         if self._frontend is not None and change.acme is not None:

@@ -250,11 +250,11 @@ class SingleProcess(ServingProcess):
     # -- a reload ----------------------------------------------------------------------------------------------------
 
     def needs_restart(self) -> Collection[str]:
-        """See `Server` in `server/reload.py`."""
+        """See `ServingProcess`."""
         return ()
 
     def take_change(self, change: ServerChange) -> None:
-        """See `Server` in `server/reload.py`."""
+        """See `ServingProcess`."""
         super().take_change(change)
         context, config = self.context, change.config
         context.config = config

@@ -112,7 +112,7 @@ class Parent(ServingProcess):
         self.workers = tuple(WorkerProcess(self, each) for each in range(number))
         self.limits = LimitTable(self.table, self.workers)
         self.succession = WorkersSuccession(
-            server=self._succession,
+            succession=self._succession,
             table=self.table,
             workers=self.workers,
             acceptor=self._acceptor,
@@ -278,11 +278,11 @@ class Parent(ServingProcess):
     # -- a reload ---------------------------------------------------------------------------------------------------
 
     def needs_restart(self) -> Collection[str]:
-        """See `Server` in `server/reload.py`."""
+        """See `ServingProcess`."""
         return () if self.names is None else OF_NAMES
 
     def take_change(self, change: ServerChange) -> None:
-        """See `Server` in `server/reload.py`. A worker that is being started gets the new configuration by itself.
+        """See `ServingProcess`. A worker that is being started gets the new configuration by itself.
 
         A worker closes the ports that are gone when it hears of that, and gives back what it has claimed of them; what one has claimed that dies before is released when the next one is started.
         """

@@ -59,12 +59,12 @@ class Dealing:
 
 @attrs.define(eq=False, kw_only=True)
 class WorkersSuccession:
-    """See the module. `server` is what the parent does of it, and `table` has the claims of the `workers`. `visitor_step` is as for the parent, and `console` there where it has one.
+    """See the module. `succession` is that of the whole server, and `table` has the claims of the `workers`. `visitor_step` is as for the parent, and `console` there where it has one.
 
     `hand_over` is for who serves; who comes after it calls `inherit`, and then `take`. `is_handed_over` says that another process serves by now.
     """
 
-    server: Succession
+    succession: Succession
     table: ClaimTable
     workers: Sequence[WorkerProcess]
     acceptor: VisitorAcceptor
@@ -95,19 +95,19 @@ class WorkersSuccession:
             try:
                 await self._collect(parcels)
                 estate, values = self._join_estates(parcels)
-                await self.server.give(successor, estate, values)
+                await self.succession.give(successor, estate, values)
             finally:
                 for parcel in parcels.values():
                     parcel.close()
         except StartupError as error:
-            anew = await self.server.fail(successor, error)
+            anew = await self.succession.fail(successor, error)
             self.acceptor.go_on(handed_over=False)
             self._wake(resting)
             for worker in self.workers:
                 worker.go_on(self._attempts, anew=anew)
             return False
         self.is_handed_over = True
-        self.server.succeed(successor, estate, trio.current_time() - began)
+        self.succession.succeed(successor, estate, trio.current_time() - began)
         self.acceptor.go_on(handed_over=True)
         self._wake(resting)
         for worker in self.workers:
@@ -190,7 +190,7 @@ class WorkersSuccession:
         """
         from trionat.server.upgrade.estate import split_estate  # noqa: PLC0415 - seldom
 
-        parcel = await self.server.inherit(predecessor)
+        parcel = await self.succession.inherit(predecessor)
         values = parcel.values
         next_visitor, next_session = values["next_visitor"], values["next_session"]
         number = next(self.acceptor.numbers)
