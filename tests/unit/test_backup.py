@@ -544,16 +544,24 @@ def test_the_old_folder_stays_where_it_cannot_be_moved_on(
 
 
 @pytest.mark.skipif(not is_root(), reason="others cannot do harm by it")
+@pytest.mark.parametrize("below", ["state", "deeper/state"])
 def test_root_does_not_restore_where_others_could_interfere(
-    file: Path, new: Trionat, tmp_path: Path
+    below: str, file: Path, tmp_path: Path
 ) -> None:
+    """Nor further down, where a folder of root's could get another name, whether it is there or not."""
     home = tmp_path / "home"
     home.mkdir()
+    there = Trionat(folder=home / below, command="state")
+    home.chmod(0o777)
+    reason = there.fails(3, "restore", str(file))
+    assert reason == f"{home}: everybody may rename what is in it: run chmod o-w {home}"
     os.chown(home, 12345, 12345)
-    there = Trionat(folder=home / "state", command="state")
     reason = there.fails(3, "restore", str(file))
     assert reason == f"{home}: it belongs to another user: run this as that user, and not as root"
     assert not list(home.iterdir())
+    home.chmod(0o1777)  # as /tmp
+    os.chown(home, 0, 0)
+    assert there("restore", str(file)).code == 0
 
 
 def test_what_cannot_be_put_in_place_is_removed(

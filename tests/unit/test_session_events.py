@@ -50,6 +50,20 @@ async def test_a_doctor_is_no_event(tidy: Tidy, autojump_clock: MockClock) -> No
     assert types == [("session.up", 2), ("session.lost", 2), ("session.ended", 2)]
 
 
+async def test_the_end_is_told_to_whoever_has_come_meanwhile(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
+    """As to a webhook that a reload has brought."""
+    async with open_memory_server(tidy) as server:
+        hub = server.context.sessions.events
+        client, doctor = await server.welcome("client"), await server.welcome(DOCTOR)
+        with reading(hub) as reader:
+            client.hang_up()
+            doctor.hang_up()
+            await trio.sleep(1)
+            assert [type_ for type_, _ in await told(reader)] == ["session.lost"]
+
+
 async def test_who_calls_himself_a_doctor_and_stays_is_told(
     tidy: Tidy, autojump_clock: MockClock
 ) -> None:

@@ -67,11 +67,11 @@ class Sessions:
         trio.lowlevel.current_task().name = f"session {session.uid} of {session.username}"
         if self.tally is not None:
             self.tally.begin_session(session.uid)
-        end, news = CUT_OFF, _News(self.events, session, is_back)
+        end, news = CUT_OFF, _News(self.events, session, is_back, _is_doctor(lease))
         try:
             with self.accounted(session):
                 # Behind the session itself: a parent finds out whose it is.
-                if _is_doctor(lease):
+                if news.is_hidden:
                     end = await _run_doctor(session, news)
                 else:
                     news.tell_up()
@@ -83,8 +83,7 @@ class Sessions:
                 self.tally.end_session(
                     session.uid, session.username, tunnels.received, tunnels.sent
                 )
-            if news.is_told:
-                news.tell_end(end)
+            news.tell_end(end)
             if end.goodbye:
                 lease.give_up(end.text)
             lease.vacate()
@@ -110,22 +109,24 @@ class Sessions:
 
 @attrs.define(eq=False)
 class _News:
-    """What `events` are told of a session: of its end only where they were told that it is up."""
+    """What `events` are told of a session: nothing as long as it `is_hidden`, which it is no more once it was told that it is up."""
 
     events: Hub
     session: Session
     is_back: bool
-    is_told: bool = attrs.field(init=False, default=False)
+    is_hidden: bool
 
     def tell_up(self) -> None:
-        """Tell that it is up. Idempotent."""
-        if self.events.is_on and not self.is_told:
-            self.is_told = True
+        """Tell that it is up."""
+        self.is_hidden = False
+        if self.events.is_on:
             up = session_back if self.is_back else session_up
             self.events.publish(up(**_facts(self.session)))
 
     def tell_end(self, end: SessionEnd) -> None:
         """Tell how it has ended, and later that its client has not come back, where that may be so."""
+        if self.is_hidden or not self.events.is_on:
+            return
         session, publish = self.session, self.events.publish
         lease, facts = session.lease, _facts(session)
         facts["seconds"] = round(trio.current_time() - session.since, 3)
@@ -160,7 +161,7 @@ async def _run_doctor(session: Session, news: _News) -> SessionEnd:
         try:
             end = await session.run()
         finally:
-            if session.tunnels.relayed > _GLANCE_BYTES:
+            if news.is_hidden and session.tunnels.relayed > _GLANCE_BYTES:
                 news.tell_up()
             nursery.cancel_scope.cancel("the doctor has gone")
     return end
