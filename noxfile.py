@@ -13,6 +13,7 @@ import runpy
 import shutil
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -162,7 +163,6 @@ def typing(session: nox.Session) -> None:
     """Check types with mypy, and with pyright, which disagrees now and then; then as if this were another system, so that a call is found which that has not."""
     install(session, "typing", "test", "bench")
     session.install("nox")
-    session.run("mypy")
     # pyright is a program for Node.js: without one on this machine it wants to download it.
     try:
         session.run("pyright", "--version", silent=True)
@@ -171,20 +171,25 @@ def typing(session: nox.Session) -> None:
             "pyright is left out: it needs Node.js, which is not here and could not be downloaded"
         )
         return
-    session.run("pyright")
+    commands = [["pyright"], ["mypy"]]
+    folder = Path(session.create_tmp())
+    sources = os.path.relpath("src", folder)  # pyright takes no others
     for system in ("Darwin", "Windows"):
-        folder = Path(session.create_tmp())
-        sources = os.path.relpath("src", folder)  # pyright takes no others
         told = {
             "include": [sources],
+        session.run("mypy")
             "extraPaths": [sources],
             "ignore": [f"{sources}/trionat/{name}" for name in NOT_THERE],
             "typeCheckingMode": "standard",
             "pythonPlatform": system,
         }
-        file = folder / "pyright.json"
+        file = folder / f"{system}.json"
         file.write_text(json.dumps(told))
-        session.run("pyright", f"--project={file}", f"--pythonpath={session.bin}/python")
+        commands.append(["pyright", f"--project={file}", f"--pythonpath={session.bin}/python"])
+    # Two at a time: each keeps little more than one processor busy.
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(session.run, *command) for command in commands]:
+            done.result()
 
 
 @nox.session(python=INTERPRETERS[0])
