@@ -79,7 +79,9 @@ nox.options.sessions = ["lint", "typing", *(f"tests-{version}" for version in EN
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install trionat as a user would, never the source folder, and the tools of some dependency groups."""
-    session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
+    # As pip does it for a user: what compiles at its start holds a MiB more, and its first visitors wait half a round trip longer.
+    environ = {"UV_COMPILE_BYTECODE": "1"}
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups), env=environ)
 
 
 def results(session: nox.Session, part: str = "") -> str:
@@ -275,8 +277,6 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=INTERPRETERS[0])
 def bench(session: nox.Session) -> None:
     """Measure trionat beside other programs and write docs/benchmarks.md, then names beside ports and nginx; `nox -s bench -- --quick` shows that all of the first works."""
-    # As pip does it for a user: what is compiled at each start holds a MiB more, and its first burst of visitors takes half a round trip longer.
-    session.env["UV_COMPILE_BYTECODE"] = "1"
     install(session, "bench", "test")
     session.run("python", "-m", "bench", *session.posargs)
     if not session.posargs:
