@@ -63,6 +63,9 @@ def works(program: str, version: str) -> bool:
 TELLING = ("first_steps", "examples", "trust")
 """The end-to-end tests in which another Python could make a difference: they install, check certificates and run the examples."""
 
+LONG = ("_pages.py", "_cluster_page.py", "_distribution.py", "_behind_proxies.py", "_service.py")
+"""The end-to-end tests that begin first: those of a file run one after another, and who came to them late would be waited for in the end."""
+
 SUITE = (
     "tests",
     *(f"--ignore=tests/{folder}" for folder in ("containers", "faults", "load", "soak")),
@@ -93,7 +96,7 @@ def results(session: nox.Session, part: str = "") -> str:
 def tests(session: nox.Session) -> None:
     """Run all tests but `failover`, `faults` and `load` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
 
-    Three at a time, since most of them wait now and then, and two processors are to be busy.
+    Three or four at a time, since most of them wait now and then, and two processors are to be busy.
     """
     if MISSING:
         session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")
@@ -106,23 +109,25 @@ def tests(session: nox.Session) -> None:
         # They mostly wait: for Redis, for an authority, for guesses to be punished, on any Python alike.
         left_out += ["certificates", "cluster", "console"]
     apart = [f"--ignore=tests/{folder}" for folder in left_out]
-    three_at_a_time(session, "-inside", "--dist=worksteal", *apart)
+    several_at_a_time(session, "-inside", "-n3", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
     if session.python == INTERPRETERS[0]:
-        outside = ["tests/e2e", "tests/browser"]
-        three_at_a_time(session, "-outside", "--dist=loadfile", *outside)
+        end_to_end = [str(file) for file in sorted(Path("tests/e2e").glob("test_*.py"))]
+        end_to_end.sort(key=lambda file: not file.endswith(LONG))
+        in_order = ["--dist=loadfile", "--no-loadscope-reorder"]
+        several_at_a_time(session, "-outside", "-n4", *in_order, "tests/browser", *end_to_end)
     elif session.python == INTERPRETERS[-1]:
         telling = [f"tests/e2e/test_{name}.py" for name in TELLING]
-        three_at_a_time(session, "-outside", "--dist=loadfile", "-m", "not slow", *telling)
+        several_at_a_time(session, "-outside", "-n3", "--dist=loadfile", "-m", "not slow", *telling)
 
 
-def three_at_a_time(session: nox.Session, part: str, *arguments: str) -> None:
+def several_at_a_time(session: nox.Session, part: str, number: str, *arguments: str) -> None:
     """Run these tests, and those that fail once more, alone: what passes then has a race, in itself or in trionat, which `.ci/run` names. The run has failed in either case."""
     try:
-        session.run("pytest", results(session, part), "-n3", *arguments)
+        session.run("pytest", results(session, part), number, *arguments)
     except nox.command.CommandFailed:
         session.warn("what failed is run once more, alone, to tell a race from other faults")
-        left = [argument for argument in arguments if not argument.startswith("--dist")]
+        left = [each for each in arguments if not each.startswith(("--dist", "--no-loadscope"))]
         session.run(
             *("pytest", results(session, f"{part}-again"), "-x", "--last-failed"),
             *("--last-failed-no-failures=none", *left),
@@ -172,6 +177,7 @@ def typing(session: nox.Session) -> None:
         session.warn(
             "pyright is left out: it needs Node.js, which is not here and could not be downloaded"
         )
+        session.run("mypy")
         return
     commands = [["pyright"], ["mypy"]]
     folder = Path(session.create_tmp())
@@ -179,7 +185,6 @@ def typing(session: nox.Session) -> None:
     for system in ("Darwin", "Windows"):
         told = {
             "include": [sources],
-        session.run("mypy")
             "extraPaths": [sources],
             "ignore": [f"{sources}/trionat/{name}" for name in NOT_THERE],
             "typeCheckingMode": "standard",
@@ -340,7 +345,7 @@ def failover(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    three_at_a_time(session, "", "--dist=loadfile", "tests/failover", "tests/soak")
+    several_at_a_time(session, "", "-n3", "--dist=loadfile", "tests/failover", "tests/soak")
 
 
 @nox.session(python=INTERPRETERS[0])
