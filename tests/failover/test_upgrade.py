@@ -254,14 +254,20 @@ SOURCE: Final = Path(trionat.__file__).parent
 
 @asynccontextmanager
 async def scene(
-    tmp_path: Path, *changes: tuple[str, str, str], keys: str = "", visit: str = "0"
+    tmp_path: Path,
+    *changes: tuple[str, str, str],
+    keys: str = "",
+    visit: str = "0",
+    managed: bool = False,
 ) -> AsyncIterator[Scene]:
-    """Set it up; the first process has `changes` too."""
+    """Set it up; the first process has `changes` too. `managed` has it think that systemd has started it."""
     copy = tmp_path / "copy"
     shutil.copytree(SOURCE, copy / "trionat")
     config = tmp_path / "server.yml"
     config.write_text(f"Server:\n  Name: one\n{keys}")
     environ = {"PYTHONPATH": str(copy)}
+    if managed:
+        environ["NOTIFY_SOCKET"] = str(tmp_path / "nobody")
     for module, old, new in changes:
         file = copy / "trionat" / module
         file.write_text(file.read_text().replace(old, new))
@@ -303,14 +309,21 @@ async def test_a_program_that_does_not_start(tmp_path: Path) -> None:
         await here.fails("ended with code 1")
 
 
-async def test_a_process_that_dies_with_all_it_was_given(tmp_path: Path) -> None:
-    async with scene(tmp_path) as here:
+@pytest.mark.parametrize(
+    ("managed", "end"),
+    [(False, "ended with code 7"), (True, "ended before")],
+    ids=["by hand", "managed"],
+)
+async def test_a_process_that_dies_with_all_it_was_given(
+    managed: bool, end: str, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, managed=managed) as here:
         here.change(
             "server/single.py",
             "            predecessor.take()\n",
             "            import os; os._exit(7)\n",
         )
-        await here.fails("ended with code 7")
+        await here.fails(end)
 
 
 async def test_a_process_that_gives_up_with_all_it_was_given(tmp_path: Path) -> None:
@@ -348,9 +361,11 @@ async def test_a_process_that_hangs_before_it_is_ready(tmp_path: Path) -> None:
         await here.fails("given up", "it is not ready")
 
 
-async def test_a_process_that_hangs_with_all_it_was_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("managed", [False, True], ids=["by hand", "managed"])
+async def test_a_process_that_hangs_with_all_it_was_given(managed: bool, tmp_path: Path) -> None:
     module = "server/upgrade/successor.py"
-    async with scene(tmp_path, (module, "_TO_TAKE: Final = 10.0", "_TO_TAKE: Final = 2.0")) as here:
+    change = (module, "_TO_TAKE: Final = 10.0", "_TO_TAKE: Final = 2.0")
+    async with scene(tmp_path, change, managed=managed) as here:
         here.change(
             "server/single.py",
             "            predecessor.take()\n",

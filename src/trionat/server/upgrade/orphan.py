@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from trionat.system import is_running
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -72,15 +74,8 @@ class Orphan:
     def wait(self, seconds: float) -> bool:
         """Wait until it has gone, and tell whether it has. Blocks."""
         until = time.monotonic() + seconds
-        while self._is_there():
+        while is_running(self.pid):
             if time.monotonic() > until:
                 return False
             time.sleep(_LOOK)
-        return True
-
-    def _is_there(self) -> bool:
-        try:
-            os.kill(self.pid, 0)
-        except OSError:
-            return False
         return True
