@@ -211,7 +211,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=INTERPRETERS[0])
 def containers(session: nox.Session) -> None:
-    """Build the image, and follow docs/containers.md, without an engine: in folders with a Debian from debootstrap. Linux, as root."""
+    """Build the image, and follow docs/containers.md and docs/service.md, without an engine: in folders with a Debian from debootstrap. Linux, as root."""
     install(session, "test")
     session.run(
         "pytest",

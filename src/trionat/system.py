@@ -67,6 +67,18 @@ def find_resident_memory() -> int | None:
     return None
 
 
+def is_running(pid: int) -> bool:
+    """Tell whether a process of this user has not ended. One whose parent has not asked for its end has, where the system tells that: Linux. Not for Windows, where it would be asked to end."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    with suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:1]
+        return state not in ([b"Z"], [b"X"])
+    return True
+
+
 def find_user_id() -> int | None:
     """Return the number of the user who has started this process; None where users have none."""
     ask: Any = getattr(os, "getuid", None)

@@ -1,4 +1,4 @@
-"""What these tests need, and an image made once for all of them."""
+"""What these tests need: a Debian and an image, made once for all of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def image() -> Iterator[Image]:
-    """Return what the Dockerfile makes; a Debian and an image take two minutes. A folder named by `DEBIAN_ROOT` with one from debootstrap spares half of that.
+def debian() -> Iterator[Path]:
+    """Return a folder with the smallest Debian, which takes a minute. One that `DEBIAN_ROOT` names, from debootstrap, spares that.
 
     Where something is missing the test is skipped, except in `nox -s containers`.
     """
@@ -30,11 +31,27 @@ def image() -> Iterator[Image]:
         if os.environ.get("CONTAINERS"):
             raise RuntimeError(message)
         pytest.skip(message)
-    folder = Path(tempfile.mkdtemp(prefix="trionat-image-"))
-    try:
-        given = os.environ.get("DEBIAN_ROOT")
-        debian = Path(given) if given else make_debian("trixie", folder / "debian")
+    if given := os.environ.get("DEBIAN_ROOT"):
+        yield Path(given)
+        return
+    with _folder("debian") as folder:
+        yield make_debian("trixie", folder)
+
+
+@pytest.fixture(scope="session")
+def image(debian: Path) -> Iterator[Image]:
+    """Return what the Dockerfile makes; it takes a minute."""
+    with _folder("image") as folder:
         yield build(ROOT / "Dockerfile", {"debian:trixie-slim": debian}, folder)
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    """Make a folder for what belongs to many users, and remove it with all of that."""
+    folder = Path(tempfile.mkdtemp(prefix=f"trionat-{name}-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

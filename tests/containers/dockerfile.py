@@ -105,11 +105,8 @@ def build(file: Path, bases: Mapping[str, Path], folder: Path) -> Image:
     for name, text in instructions(file.read_text(encoding="utf-8")):
         if name == "FROM":
             base, _, stage = _filled(text, arguments).partition(" AS ")
-            image = Image(folder / f"stage{len(stages)}")
+            image = begin(bases[base], folder / f"stage{len(stages)}")
             stages[stage or str(len(stages))] = image
-            _copy_tree(bases[base], image.root)
-            for own in ("resolv.conf", "hosts"):  # an engine brings its own
-                shutil.copyfile(f"/etc/{own}", image.root / "etc" / own)
         elif image is None:
             assert name == "ARG", name
             _argue(arguments, text)
@@ -117,6 +114,14 @@ def build(file: Path, bases: Mapping[str, Path], folder: Path) -> Image:
             _do(image, name, text, file.parent, stages)
     assert image is not None
     return image
+
+
+def begin(base: Path, root: Path) -> Image:
+    """Return a new image with what is in a base. Blocks."""
+    copy_tree(base, root)
+    for own in ("resolv.conf", "hosts"):  # an engine brings its own
+        shutil.copyfile(f"/etc/{own}", root / "etc" / own)
+    return Image(root)
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
@@ -131,7 +136,7 @@ def _do(image: Image, name: str, text: str, context: Path, stages: Mapping[str, 
     variables = {**image.arguments, **image.environ}
     match name:
         case "RUN":
-            _run(image, text)
+            run_line(image, text)
         case "COPY":
             _copy(image, _filled(text, variables), context, stages)
         case "ARG":
@@ -177,8 +182,8 @@ def _filled(text: str, variables: Mapping[str, str]) -> str:
     return re.sub(r"\$\{?(\w+)\}?", lambda found: variables[found[1]], text)
 
 
-def _run(image: Image, text: str) -> None:
-    """Run a line as root. What this machine's pip is told goes along, and does not stay: it may be how packages are reached at all."""
+def run_line(image: Image, text: str) -> None:
+    """Run a line of a shell as root; blocks. What this machine's pip is told goes along, and does not stay: it may be how packages are reached at all."""
     settings = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     if Path("/etc/pip.conf").exists():
         settings.setdefault("PIP_CONFIG_FILE", "/etc/pip.conf")
@@ -217,13 +222,13 @@ def _copy(image: Image, text: str, context: Path, stages: Mapping[str, Image]) -
     for source in sources:
         origin = source_root / source.lstrip("/")
         if origin.is_dir():
-            _copy_tree(origin, place)
+            copy_tree(origin, place)
         else:
             place.mkdir(parents=True, exist_ok=True) if target.endswith("/") else None
             shutil.copy2(origin, place)
 
 
-def _copy_tree(source: Path, target: Path) -> None:
+def copy_tree(source: Path, target: Path) -> None:
     """Copy a folder's content, with owners and links, as only `cp` can."""
     target.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True, timeout=RUN_TIMEOUT)

@@ -140,14 +140,21 @@ async def test_a_program_that_does_not_start(tmp_path: Path) -> None:
         await here.fails("ended with code 1")
 
 
-async def test_a_process_that_dies_with_all_it_was_given(tmp_path: Path) -> None:
-    async with scene(tmp_path) as here:
+@pytest.mark.parametrize(
+    ("managed", "end"),
+    [(False, "ended with code 7"), (True, "ended before")],
+    ids=["by hand", "managed"],
+)
+async def test_a_process_that_dies_with_all_it_was_given(
+    managed: bool, end: str, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, managed=managed) as here:
         here.change(
             "server/single.py",
             "            predecessor.take()\n",
             "            import os; os._exit(7)\n",
         )
-        await here.fails("ended with code 7")
+        await here.fails(end)
 
 
 async def test_a_process_that_gives_up_with_all_it_was_given(tmp_path: Path) -> None:
@@ -185,9 +192,11 @@ async def test_a_process_that_hangs_before_it_is_ready(tmp_path: Path) -> None:
         await here.fails("given up", "it is not ready")
 
 
-async def test_a_process_that_hangs_with_all_it_was_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("managed", [False, True], ids=["by hand", "managed"])
+async def test_a_process_that_hangs_with_all_it_was_given(managed: bool, tmp_path: Path) -> None:
     module = "server/upgrade/successor.py"
-    async with scene(tmp_path, (module, "_TO_TAKE: Final = 10.0", "_TO_TAKE: Final = 2.0")) as here:
+    change = (module, "_TO_TAKE: Final = 10.0", "_TO_TAKE: Final = 2.0")
+    async with scene(tmp_path, change, managed=managed) as here:
         here.change(
             "server/single.py",
             "            predecessor.take()\n",

@@ -157,14 +157,20 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    tmp_path: Path, *changes: tuple[str, str, str], keys: str = "", visit: str = "0"
+    tmp_path: Path,
+    *changes: tuple[str, str, str],
+    keys: str = "",
+    visit: str = "0",
+    managed: bool = False,
 ) -> AsyncIterator[Scene]:
-    """Set it up; the first process has `changes` too."""
+    """Set it up; the first process has `changes` too. `managed` has it think that systemd has started it."""
     copy = tmp_path / "copy"
     shutil.copytree(SOURCE, copy / "trionat")
     config = tmp_path / "server.yml"
     config.write_text(f"Server:\n  Name: one\n{keys}")
     environ = {"PYTHONPATH": str(copy)}
+    if managed:
+        environ["NOTIFY_SOCKET"] = str(tmp_path / "nobody")
     for module, old, new in changes:
         file = copy / "trionat" / module
         file.write_text(file.read_text().replace(old, new))

@@ -110,7 +110,10 @@ def test_names_that_are_no_text() -> None:
         b"\x16\x03\x01\x40\x01",
         b"\x16\x03\x01\x00\x01\x02",  # ServerHello
         b"\x16\x03\x01\x00\x04\x01\x00\x40\x00",  # too long
-        REAL[:5] + b"\x01" + (len(REAL) - 10).to_bytes(3) + REAL[9:],  # one byte is missing
+        # Its bytes are others in each process of pytest-xdist.
+        pytest.param(
+            REAL[:5] + b"\x01" + (len(REAL) - 10).to_bytes(3) + REAL[9:], id="one byte is missing"
+        ),
         extensions(ALPN_OF_H2, ALPN_OF_H2),
         extensions((16, b"\x00\x04\x02h2")),
         extensions((16, b"\x00\x03\x03h2")),

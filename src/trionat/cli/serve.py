@@ -116,7 +116,7 @@ def serve(
         is_at_terminal=is_in_foreground,
     )
     if notification is not None:
-        upgrade.on_success = notification.main_process
+        upgrade.on_success, upgrade.orphaned = notification.main_process, True
     run_until_signalled(
         partial(_serve, reloader, as_json, notification, upgrade, predecessor, screen),
         log_file=log_file,

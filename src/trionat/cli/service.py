@@ -109,6 +109,7 @@ def install(
             for line in plan.lines():
                 say(escape(line))
             return
+        _require_power(machine=daemon.machine)
         try:
             plan.carry_out()
         except StartupError as error:
@@ -133,13 +134,15 @@ def uninstall(
 ) -> None:
     """Stop it, and take it away again. Its state (keys, users, known servers) stays."""
     with told():
-        manager = find_manager(machine=_is_for_machine(machine))
+        for_machine = _is_for_machine(machine)
+        manager = find_manager(machine=for_machine)
         found = _find(manager, name)
         plan = manager.removal(found)
         if dry_run:
             for line in plan.lines():
                 say(escape(line))
             return
+        _require_power(machine=for_machine)
         plan.carry_out()
         say(f"{found} is gone")
 
@@ -259,6 +262,18 @@ def _whole_service(text: str) -> str:
 
 def _is_for_machine(wanted: bool | None) -> bool:
     return is_root() if wanted is None else wanted
+
+
+def _require_power(*, machine: bool) -> None:
+    """See to it that who asks may change what is kept up.
+
+    Raises:
+        StartupError: It is the whole machine's, and he is not root.
+    """
+    if machine and not is_root():
+        raise StartupError(
+            "only root may change what the whole machine keeps up: write sudo before it, or --user for a service of your own"
+        )
 
 
 def _find(manager: ServiceManager, name: str | None) -> str:

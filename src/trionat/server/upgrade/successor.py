@@ -13,6 +13,7 @@ import trio
 
 from trionat.errors import PeerError
 from trionat.log import get_logger
+from trionat.server.upgrade.orphan import Orphan
 from trionat.server.upgrade.upgrade import VARIABLE, UpgradeError
 from trionat.server.upgrade.wire import Parcel, Values, Wire
 
@@ -50,15 +51,17 @@ _TO_HEAR_LAST: Final = 0.01
 class Successor:
     """See the module. Whoever has it calls `let_go` or `end`."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Orphan
     wire: Wire
     version: str = attrs.field(init=False, default="")
     capabilities: tuple[str, ...] = attrs.field(init=False, default=())
     _is_over: bool = attrs.field(init=False, default=False)
 
     @classmethod
-    async def start(cls, command: Sequence[str], environ: Mapping[str, str]) -> Successor:
-        """Start the program.
+    async def start(
+        cls, command: Sequence[str], environ: Mapping[str, str], *, orphaned: bool
+    ) -> Successor:
+        """Start the program; `orphaned` has it be the child of whoever looks after this process.
 
         Raises:
             UpgradeError: it cannot be started.
@@ -66,7 +69,9 @@ class Successor:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with there:
             try:
-                process = await trio.to_thread.run_sync(_start, command, environ, there.fileno())
+                process = await trio.to_thread.run_sync(
+                    _start, command, environ, there.fileno(), orphaned
+                )
             except OSError as error:
                 here.close()
                 raise UpgradeError(
@@ -146,10 +151,10 @@ class Successor:
 
     async def _explain(self, reason: str) -> UpgradeError:
         """Say how it ended, if it has."""
-        code = await trio.to_thread.run_sync(self._wait, _TO_DIE_BY_ITSELF, abandon_on_cancel=True)
-        if code is not None:
+        end = await trio.to_thread.run_sync(self._wait, _TO_DIE_BY_ITSELF, abandon_on_cancel=True)
+        if end is not None:
             return UpgradeError(
-                f"the new process has ended with code {code} before it has taken over: see its messages on standard error and in the log"
+                f"the new process has ended{end} before it has taken over: see its messages on standard error and in the log"
             )
         return UpgradeError(f"the new process is given up: {reason}")
 
@@ -162,10 +167,10 @@ class Successor:
             return False
         self._is_over = True
         self.process.kill()
-        code = None
+        end = None
         with trio.CancelScope(shield=True):  # no longer than that
-            code = await trio.to_thread.run_sync(self._wait, _TO_DIE)
-        if code is None:
+            end = await trio.to_thread.run_sync(self._wait, _TO_DIE)
+        if end is None:
             log.error("the new process cannot be killed", pid=self.pid)
         try:
             return self.wire.receive(within=_TO_HEAR_LAST).word == "taken"
@@ -174,9 +179,12 @@ class Successor:
         finally:
             self.wire.close()
 
-    def _wait(self, seconds: float) -> int | None:
+    def _wait(self, seconds: float) -> str | None:
+        """Return how it has ended, as far as that can be known; None: it has not."""
+        if isinstance(self.process, Orphan):
+            return "" if self.process.wait(seconds) else None
         try:
-            return self.process.wait(seconds)
+            return f" with code {self.process.wait(seconds)}"
         except subprocess.TimeoutExpired:
             return None
 
@@ -184,12 +192,19 @@ class Successor:
         """It serves: it is nobody's child any more."""
         self._is_over = True
         self.wire.close()
-        self.process.returncode = 0  # nobody waits for it, and that is no mistake
+        if not isinstance(self.process, Orphan):
+            self.process.returncode = 0  # nobody waits for it, and that is no mistake
 
 
 def _start(
-    command: Sequence[str], environ: Mapping[str, str], descriptor: int
-) -> subprocess.Popen[bytes]:
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    descriptor: int,
+    orphaned: bool,
+) -> subprocess.Popen[bytes] | Orphan:
+    environ = {**environ, VARIABLE: str(descriptor)}
+    if orphaned:
+        return Orphan.start(command, environ, [descriptor])
     return subprocess.Popen(  # noqa: S603 - as this process was started
-        list(command), pass_fds=[descriptor], env={**environ, VARIABLE: str(descriptor)}
+        list(command), pass_fds=[descriptor], env=environ
     )

@@ -69,7 +69,7 @@ class _Asked:
 class Upgrade:
     """See the module. `command` and `environ` are what this process was started with; the new one is started with the same.
 
-    `why_not` says why this server cannot do it, and is empty where it can. `lock` is that of the state folder. `on_success` is called with the number of the new process. `is_at_terminal` tells whether a shell waits for this one. `is_done` says that another process serves by now.
+    `why_not` says why this server cannot do it, and is empty where it can. `lock` is that of the state folder. `on_success` is called with the number of the new process, which is `orphaned` where a service manager looks after this one. `is_at_terminal` tells whether a shell waits for this one. `is_done` says that another process serves by now.
     """
 
     command: Sequence[str]
@@ -77,6 +77,7 @@ class Upgrade:
     why_not: str = ""
     lock: BinaryIO | None = None
     on_success: Callable[[int], None] = lambda _: None
+    orphaned: bool = False
     is_at_terminal: Callable[[], bool] = lambda: False
     is_done: bool = attrs.field(init=False, default=False)
     _asked: _Asked | None = attrs.field(init=False, default=None)
@@ -142,7 +143,7 @@ class Upgrade:
     ) -> Successor:
         from trionat.server.upgrade.successor import Successor  # noqa: PLC0415 - seldom
 
-        successor = await Successor.start(self.command, self.environ)
+        successor = await Successor.start(self.command, self.environ, orphaned=self.orphaned)
         try:
             given = list(self._given(listeners(), admin_socket))
             values = {
