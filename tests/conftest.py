@@ -91,7 +91,7 @@ def _bounded(
 
 
 def collect() -> None:
-    """Collect garbage; put aside what is left if nothing is: at the beginning, and after a test in which `GarbageCollection` came to its end."""
+    """Collect garbage; where nothing is put aside, put aside what is left. That is so before the first test, and after one in which trionat's own `GarbageCollection` has ended."""
     gc.collect()
     if not gc.get_freeze_count():
         gc.freeze()
