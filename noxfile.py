@@ -13,6 +13,7 @@ import runpy
 import shutil
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -62,6 +63,9 @@ def works(program: str, version: str) -> bool:
 TELLING = ("first_steps", "examples", "trust")
 """The end-to-end tests in which another Python could make a difference: they install, check certificates and run the examples."""
 
+LONG = ("_pages.py", "_cluster_page.py", "_distribution.py", "_behind_proxies.py", "_service.py")
+"""The end-to-end tests that begin first: those of a file run one after another, and who came to them late would be waited for in the end."""
+
 SUITE = (
     "tests",
     *(f"--ignore=tests/{folder}" for folder in ("containers", "faults", "load", "soak")),
@@ -78,7 +82,9 @@ nox.options.sessions = ["lint", "typing", *(f"tests-{version}" for version in EN
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install trionat as a user would, never the source folder, and the tools of some dependency groups."""
-    session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
+    # As pip does it for a user: what compiles at its start holds a MiB more, and its first visitors wait half a round trip longer.
+    environ = {"UV_COMPILE_BYTECODE": "1"}
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups), env=environ)
 
 
 def results(session: nox.Session, part: str = "") -> str:
@@ -88,9 +94,9 @@ def results(session: nox.Session, part: str = "") -> str:
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run all tests but `failover`, `faults` and `load` on the oldest interpreter, those without processes on all, the most telling ones on the newest.
+    """Run all tests but `failover`, `faults` and `load` on the oldest interpreter, on all those in which it could make a difference: without processes, and on the newest the most telling ones with them.
 
-    Three at a time, since most of them wait now and then, and two processors are to be busy.
+    Three or four at a time, since most of them wait now and then, and two processors are to be busy.
     """
     if MISSING:
         session.warn(f"not tested, for want of the interpreter: Python {', '.join(MISSING)}")
@@ -102,24 +108,28 @@ def tests(session: nox.Session) -> None:
     if session.python != INTERPRETERS[0]:
         # They mostly wait: for Redis, for an authority, for guesses to be punished, on any Python alike.
         left_out += ["certificates", "cluster", "console"]
+        # They read the sources, and say the same on each.
+        left_out += [file.name for file in Path("tests").glob("test_*.py")]
     apart = [f"--ignore=tests/{folder}" for folder in left_out]
-    three_at_a_time(session, "-inside", "--dist=worksteal", *apart)
+    several_at_a_time(session, "-inside", "-n3", "--dist=worksteal", *apart)
     # File by file: many share the processes that a file starts.
     if session.python == INTERPRETERS[0]:
-        outside = ["tests/e2e", "tests/browser"]
-        three_at_a_time(session, "-outside", "--dist=loadfile", *outside)
+        end_to_end = [str(file) for file in sorted(Path("tests/e2e").glob("test_*.py"))]
+        end_to_end.sort(key=lambda file: not file.endswith(LONG))
+        in_order = ["--dist=loadfile", "--no-loadscope-reorder"]
+        several_at_a_time(session, "-outside", "-n4", *in_order, "tests/browser", *end_to_end)
     elif session.python == INTERPRETERS[-1]:
         telling = [f"tests/e2e/test_{name}.py" for name in TELLING]
-        three_at_a_time(session, "-outside", "--dist=loadfile", "-m", "not slow", *telling)
+        several_at_a_time(session, "-outside", "-n3", "--dist=loadfile", "-m", "not slow", *telling)
 
 
-def three_at_a_time(session: nox.Session, part: str, *arguments: str) -> None:
+def several_at_a_time(session: nox.Session, part: str, number: str, *arguments: str) -> None:
     """Run these tests, and those that fail once more, alone: what passes then has a race, in itself or in trionat, which `.ci/run` names. The run has failed in either case."""
     try:
-        session.run("pytest", results(session, part), "-n3", *arguments)
+        session.run("pytest", results(session, part), number, *arguments)
     except nox.command.CommandFailed:
         session.warn("what failed is run once more, alone, to tell a race from other faults")
-        left = [argument for argument in arguments if not argument.startswith("--dist")]
+        left = [each for each in arguments if not each.startswith(("--dist", "--no-loadscope"))]
         session.run(
             *("pytest", results(session, f"{part}-again"), "-x", "--last-failed"),
             *("--last-failed-no-failures=none", *left),
@@ -144,14 +154,13 @@ def lint(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-    # 910 and 911 (a checkpoint on every path) are for libraries; 114 does not apply. In tests, hooks of other libraries
-    # have to be asynchronous (124), and loops end with the test's own deadline (912, 913). As a plugin of flake8 it uses all
-    # cores: it reads each file many times, a quarter of a second of processor each.
-    session.run(
-        *("flake8", "--isolated", "--select=ASYNC", "--ignore=ASYNC910,ASYNC911,ASYNC114"),
-        "--per-file-ignores=tests/*:ASYNC124,ASYNC912,ASYNC913",
-        *("src", "examples", "bench", "tests", "tools"),
-    )
+    # It reads a file anew for each of some rules, up to half a second of processor: so it is told what it need not look for.
+    # 910 and 911 (a checkpoint on every path) are for libraries; 114 does not apply; ruff knows 300 (as RUF006) and 100. In
+    # tests, hooks of other libraries have to be asynchronous (124), and loops end with the test's own deadline (912, 913).
+    flake8 = ("flake8", "--isolated", "--select=ASYNC")
+    left_out = "ASYNC114,ASYNC300,ASYNC910,ASYNC911"
+    session.run(*flake8, f"--disable={left_out}", "src", "examples", "bench", "tools")
+    session.run(*flake8, f"--disable={left_out},ASYNC100,ASYNC124,ASYNC912,ASYNC913", "tests")
     session.run("codespell")
 
 
@@ -164,7 +173,6 @@ def typing(session: nox.Session) -> None:
     """Check types with mypy, and with pyright, which disagrees now and then; then as if this were another system, so that a call is found which that has not."""
     install(session, "typing", "test", "bench")
     session.install("nox")
-    session.run("mypy")
     # pyright is a program for Node.js: without one on this machine it wants to download it.
     try:
         session.run("pyright", "--version", silent=True)
@@ -172,11 +180,12 @@ def typing(session: nox.Session) -> None:
         session.warn(
             "pyright is left out: it needs Node.js, which is not here and could not be downloaded"
         )
+        session.run("mypy")
         return
-    session.run("pyright")
+    commands = [["pyright"], ["mypy"]]
+    folder = Path(session.create_tmp())
+    sources = os.path.relpath("src", folder)  # pyright takes no others
     for system in ("Darwin", "Windows"):
-        folder = Path(session.create_tmp())
-        sources = os.path.relpath("src", folder)  # pyright takes no others
         told = {
             "include": [sources],
             "extraPaths": [sources],
@@ -184,9 +193,13 @@ def typing(session: nox.Session) -> None:
             "typeCheckingMode": "standard",
             "pythonPlatform": system,
         }
-        file = folder / "pyright.json"
+        file = folder / f"{system}.json"
         file.write_text(json.dumps(told))
-        session.run("pyright", f"--project={file}", f"--pythonpath={session.bin}/python")
+        commands.append(["pyright", f"--project={file}", f"--pythonpath={session.bin}/python"])
+    # Two at a time: each keeps little more than one processor busy.
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(session.run, *command) for command in commands]:
+            done.result()
 
 
 @nox.session(python=INTERPRETERS[0])
@@ -259,8 +272,6 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=INTERPRETERS[0])
 def bench(session: nox.Session) -> None:
     """Measure trionat beside other programs and write docs/benchmarks.md, then names beside ports and nginx; `nox -s bench -- --quick` shows that all of the first works."""
-    # As pip does it for a user: what is compiled at each start holds a MiB more, and its first burst of visitors takes half a round trip longer.
-    session.env["UV_COMPILE_BYTECODE"] = "1"
     install(session, "bench", "test")
     session.run("python", "-m", "bench", *session.posargs)
     if not session.posargs:
@@ -324,7 +335,7 @@ def failover(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", results(session), *session.posargs)
         return
-    three_at_a_time(session, "", "--dist=loadfile", "tests/failover", "tests/soak")
+    several_at_a_time(session, "", "-n3", "--dist=loadfile", "tests/failover", "tests/soak")
 
 
 @nox.session(python=INTERPRETERS[0])

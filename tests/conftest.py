@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 10.0
 """Seconds for an asynchronous test; `@pytest.mark.limit(seconds)` gives another."""
+CLOCKS = {"autojump_clock", "mock_clock"}
+"""The fixtures with which time is the test's own."""
 SETTLE_TIMEOUT = 1.0
 """Seconds that `nothing_left` gives descriptors on their way out, such as those of an abandoned thread."""
 
@@ -46,15 +48,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("limit")
             limit = float(marker.args[0]) if marker else DEFAULT_LIMIT
-            if {"autojump_clock", "mock_clock"} & set(item.fixturenames):
+            if CLOCKS & set(item.fixturenames):
+                if not CLOCKS & set(inspect.signature(item.obj).parameters):
+                    raise pytest.UsageError(
+                        f"{item.nodeid}: uses a clock that is no argument of it, where pytest-trio does not look: it would wait for real"
+                    )
                 limit = float("inf")
             item.obj = _bounded(item.obj, limit, tidy="nothing_left" in item.fixturenames)
 
 
 def pytest_collection_finish() -> None:
     """Have the collector of garbage pass over what lives as long as the process: tests collect often, a tenth of a second each otherwise."""
-    gc.collect()
-    gc.freeze()
+    collect()
 
 
 def _bounded(
@@ -85,6 +90,13 @@ def _bounded(
     return bounded
 
 
+def collect() -> None:
+    """Collect garbage; put aside what is left if nothing is: at the beginning, and after a test in which `GarbageCollection` came to its end."""
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     """Fail the test if it leaves Trio tasks or file descriptors behind.
@@ -95,7 +107,7 @@ def nothing_left() -> Iterator[None]:
     before = open_descriptors()
     yield
     deadline = time.monotonic() + SETTLE_TIMEOUT
-    gc.collect()
+    collect()
     while left := open_descriptors().items() - before.items():
         if time.monotonic() > deadline:
             pytest.fail(f"file descriptors are left behind: {sorted(left)}")

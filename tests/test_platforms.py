@@ -72,9 +72,9 @@ def test_only_these_ask_what_the_system_is_called() -> None:
 
 
 def test_each_module_that_only_some_systems_have_has_one_place() -> None:
-    trees = parsed()
+    found = {path.as_posix(): imported(tree) for path, tree in parsed()}
     for module, places in MODULES.items():
-        assert {path.as_posix() for path, tree in trees if module in imported(tree)} == places
+        assert {path for path, modules in found.items() if module in modules} == places
 
 
 def test_the_page_names_each_place() -> None:

@@ -36,6 +36,7 @@ _USUAL: Final = 0.35e-6
 """Seconds for each block of memory, until it was measured: on an old processor."""
 
 _WHOLE_INTERVAL: Final = 60.0
+"""Seconds between two looks at everything, where that is short. Chosen: what was put aside and is garbage by now may stay for a minute."""
 
 _GROWTH: Final = 2
 _MORE_BLOCKS: Final = 400_000

@@ -308,6 +308,20 @@ async def test_an_account_from_its_first_day_to_its_last(tmp_path: Path) -> None
             expect(page.get_by_role("dialog")).to_have_count(0)
             return str(ticket)
 
+        def add_without_password(page: Page) -> None:
+            page.get_by_role("button", name="Add a user").click()
+            dialog = page.get_by_role("dialog")
+            dialog.get_by_label("Name").fill("camera")
+            dialog.get_by_label("No password").check()
+            expect(dialog.get_by_label("Password", exact=True)).to_have_count(0)
+            dialog.get_by_role("button", name="Add").click()
+            expect(dialog).to_contain_text("Ticket of camera")
+            page.keyboard.press("Escape")
+            expect(page.get_by_role("dialog")).to_have_count(0)
+            marked = rows(page).filter(has_text="no password")
+            expect(marked).to_have_count(1)
+            expect(marked).to_contain_text("camera")
+
         def narrow(page: Page) -> str:
             page.get_by_role("button", name="Ticket of anna").click()
             dialog = page.get_by_role("dialog")
@@ -368,6 +382,7 @@ async def test_an_account_from_its_first_day_to_its_last(tmp_path: Path) -> None
         await here.window.do(limit)
         await here.window.do(disable)
         await here.window.do(remove)
+        await here.window.do(add_without_password)
 
 
 async def test_what_is_changed_elsewhere_is_seen_soon(tmp_path: Path) -> None:
@@ -960,11 +975,7 @@ PARTS = {"queue": "Waiting clients", "reserved": "Kept for lost clients"}
 
 
 async def test_what_peers_say_is_text(tmp_path: Path) -> None:
-    async with (
-        scene(tmp_path) as here,
-        services.echo() as echo,
-        running.client(tmp_path / "client", here.server.ticket, str(echo), "--name", HOSTILE),
-    ):
+    async with scene(tmp_path) as here, services.echo() as echo:
         await here.log_in()
 
         def look_at_client(page: Page) -> None:
@@ -972,6 +983,11 @@ async def test_what_peers_say_is_text(tmp_path: Path) -> None:
                 show(page, screen)
                 expect(page.locator("main")).to_contain_text(HOSTILE)
                 assert page.locator("main img, main script").count() == 0
+
+        def see_client_gone(page: Page) -> None:
+            show(page, "sessions")
+            expect(rows(page)).to_have_count(0)
+            show(page, "overview")
 
         def look(page: Page, text: str) -> None:
             dialogs: list[str] = []
@@ -1014,7 +1030,11 @@ async def test_what_peers_say_is_text(tmp_path: Path) -> None:
             show(page, "overview")
             assert not dialogs
 
-        await here.window.do(look_at_client)
+        ticket, name = here.server.ticket, HOSTILE
+        async with running.client(tmp_path / "client", ticket, str(echo), "--name", name):
+            await here.window.do(look_at_client)
+        # The live stream would put it among the rows that are made up, above them.
+        await here.window.do(see_client_gone)
         for text in (HOSTILE, TURNED):
             await here.window.do(partial(look, text=text))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from typing import TYPE_CHECKING
@@ -292,6 +293,37 @@ async def test_a_wrong_file_is_a_finding(server: Server, tmp_path: Path) -> None
     await trio.Path(tmp_path / "client.yml").write_text("Client:\n  Servicez: [8080]\n")
     seen = await examine(server.ticket, cwd=tmp_path)
     assert "did you mean Services?" in seen.of("configuration")
+
+
+async def test_an_empty_ticket_file_is_one_fault(tmp_path: Path) -> None:
+    ticket = tmp_path / "ticket"
+    ticket.touch(0o600)
+    seen = await examine("--ticket-file", ticket, cwd=tmp_path)
+    [wrong] = [each for each in seen.findings if each["check"] == "configuration"]
+    assert "the file is empty: a ticket goes there" in wrong["text"]
+
+
+async def test_what_comes_through_a_pipe_is_read_once(server: Server, tmp_path: Path) -> None:
+    """As with `--config <(…)`, `--ticket-file <(…)`: nothing comes the second time."""
+    pipes = [tmp_path / "config", tmp_path / "ticket"]
+    texts = ("Client: {LocalTimeout: 3}", server.ticket)
+    async with trio.open_nursery() as nursery:
+        for pipe, text in zip(pipes, texts, strict=True):
+            os.mkfifo(pipe)
+            nursery.start_soon(trio.Path(pipe).write_text, text)
+        seen = await examine("--config", pipes[0], "--ticket-file", pipes[1], cwd=tmp_path)
+    assert seen.of("configuration", "ok") == f"client: {pipes[0]} -> "
+    assert "lets trionat in" in seen.of("ticket", "ok")
+
+
+async def test_two_services_at_one_place(tmp_path: Path) -> None:
+    """It is dialled once, and told once."""
+    ticket = tmp_path / "ticket"
+    ticket.touch(0o600)
+    port = services.free_low_port()
+    seen = await examine("--ticket-file", ticket, f"{port}:60000", f"{port}:60001", cwd=tmp_path)
+    [service] = [each for each in seen.findings if each["check"] == "service"]
+    assert (service["verdict"], service["about"]) == ("wrong", "")
 
 
 async def test_a_reader_that_leaves(server: Server, tmp_path: Path) -> None:

@@ -223,6 +223,28 @@ def test_help_in_a_poor_encoding() -> None:
     assert done.stdout.startswith(b"Usage: Z\xfcrich \\u2192 [OPTIONS]")
 
 
+def test_a_damaged_installation_is_not_taken_for_ctrl_d(tmp_path: Path) -> None:
+    """Python says what is wrong with an EOFError, which is what a prompt says of the end of its input as well."""
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*TRIONAT, "help", "kick"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""},
+        )
+
+    assert run().returncode == 0
+    [compiled] = tmp_path.glob("**/trionat/cli/kick.*.pyc")
+    os.truncate(compiled, 100)
+    done = run()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.lstrip().startswith("Traceback")
+    assert done.stderr.endswith("EOFError: marshal data too short\n")
+
+
 def test_what_a_file_has_does_not_drive_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "server.yml").write_text('Server:\n  "Na\\e[31mme": x\n', encoding="utf-8")
     done = subprocess.run(

@@ -67,9 +67,20 @@ async def test_names_at_several_workers(tmp_path: Path) -> None:
                 break
         assert statuses == {b"200", b"421"}, statuses
         await stream.aclose()
-        # A worker is killed: its clients come back, and have their names.
+        # A worker is killed: its clients come back, and have their names. Visitors that are on their way to it wait for the next one.
         pid = workers["w1"]["pid"]
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGSTOP)
+        answers: list[int] = []
+
+        async def ask(name: str) -> None:
+            answers.append((await named.ask(name)).status)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(ask, f"n{number}.{DOMAIN}")
+            await trio.sleep(1)
+            os.kill(pid, signal.SIGKILL)
+        assert sorted(answers) == [200] * 4
         for number in range(4):
             name = f"n{number}.{DOMAIN}"
             with trio.fail_after(20):

@@ -5,40 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
-import shutil
 import signal
 import socket
 import subprocess
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import attrs
 import pytest
 import trio
 
-import trionat
 from tests.console.browsing import Browser
 from tests.e2e import running, services
 from tests.e2e.named import DOMAIN, named_server
 from tests.e2e.running import ask, wait_until
-from tests.e2e.upgrading import UPGRADE_TIMEOUT, Upgradable, is_there, upgradable, upgrading
+from tests.e2e.upgrading import UPGRADE_TIMEOUT, upgradable, upgrading
 from tests.events.receiver import receiving
+from tests.failover.upgrade_scene import PIECE, SUCCESSION, Load, Transfer, random_bytes, scene
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.e2e.services import Service, SSHServer
 
 SIZE: Final = 100_000_000
-MOST_BEFORE: Final = SIZE * 3 // 4
-"""Bytes of each stream before the last upgrade is over."""
-
-PIECE: Final = 64 * 1024
-
-SUCCESSION: Final = "server/upgrade/succession.py"
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,86 +34,25 @@ pytestmark = [
 ]
 
 
-def _blob(seed: int) -> bytes:
-    return random.Random(seed).randbytes(SIZE)
-
-
-class Load:
-    """Visitors that come and go all the while: each has its answer, or the test fails."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.done = 0
-        self.longest = 0.0
-
-    async def run(self) -> None:
-        while True:
-            began = trio.current_time()
-            async with await trio.open_tcp_stream(services.HOST, self.port) as stream:
-                assert await ask(stream, b"x" * 1000) == b"x" * 1000
-            self.done += 1
-            self.longest = max(self.longest, trio.current_time() - began)
-            await trio.sleep(0.01)
-
-
 async def test_a_download_an_upload_and_a_shell_across_three_upgrades(
     ssh_server: SSHServer, echo_server: Service, tmp_path: Path
 ) -> None:
-    blob, taken, hurry = _blob(1), hashlib.sha256(), trio.Event()
-    received: list[int] = []
-
-    async def give(stream: trio.SocketStream) -> None:
-        with memoryview(blob) as view:
-            await stream.send_all(view)
-        await stream.send_eof()
-
-    async def take(stream: trio.SocketStream) -> None:
-        async for piece in stream:
-            taken.update(piece)
-        await stream.send_all(b"thanks")
-
+    transfer = Transfer(SIZE)
     async with (
-        services.serve(give) as source,
-        services.serve(take) as sink,
+        services.serve(transfer.give) as source,
+        services.serve(transfer.take) as sink,
         upgradable(tmp_path / "s", visit="0,0,0,0") as it,
         running.client(
             tmp_path / "c", it.server.ticket, source, sink, ssh_server, echo_server
         ) as client,
         trio.open_nursery() as nursery,
     ):
-
-        async def download() -> None:
-            digest, count = hashlib.sha256(), 0
-            async with await client.visit(0) as stream:
-                async for piece in stream:
-                    digest.update(piece)
-                    count += len(piece)
-                    if count < MOST_BEFORE:
-                        await trio.sleep(0.005)
-                    while count > MOST_BEFORE and not hurry.is_set():  # noqa: ASYNC110 - only here
-                        await trio.sleep(0.02)
-            received.append(count)
-            assert count == SIZE
-            assert digest.digest() == hashlib.sha256(blob).digest()
-
-        async def upload() -> None:
-            async with await client.visit(1) as stream:
-                for start in range(0, SIZE, PIECE):
-                    await stream.send_all(blob[start : start + PIECE])
-                    while start > MOST_BEFORE and not hurry.is_set():  # noqa: ASYNC110 - only here
-                        await trio.sleep(0.02)
-                    if start < MOST_BEFORE:
-                        await trio.sleep(0.005)
-                await stream.send_eof()
-                assert await running.read_all(stream) == b"thanks"
-            assert taken.digest() == hashlib.sha256(blob).digest()
-
         load = [Load(client.port(3)) for _ in range(4)]
         async with trio.open_nursery() as visiting:
             for each in load:
                 visiting.start_soon(each.run)
-            nursery.start_soon(download)
-            nursery.start_soon(upload)
+            nursery.start_soon(transfer.download, client)
+            nursery.start_soon(transfer.upload, client)
             shell = await visiting_shell(ssh_server, client.port(2), nursery)
             assert "first-7" in await _type(shell, "first")
             for number in range(3):
@@ -140,14 +66,14 @@ async def test_a_download_an_upload_and_a_shell_across_three_upgrades(
                 [session] = status["sessions"]
                 ports = [each["port"] for each in session["services"]]
                 assert ports == [client.port(each) for each in range(4)]
-            assert not received, "the download has to last for longer than the upgrades"
-            hurry.set()
+            assert not transfer.downloads, "the download has to last for longer than the upgrades"
+            transfer.hurry.set()
             assert shell.stdin is not None
             await shell.stdin.send_all(b"exit 3\n")
             with trio.fail_after(20):
                 assert await shell.wait() == 3
             visiting.cancel_scope.cancel()
-    assert received == [SIZE]
+    assert (transfer.downloads, transfer.uploads) == (1, 1)
     assert all(each.done > 20 for each in load)
 
 
@@ -188,101 +114,6 @@ async def _type(shell: trio.Process, word: str) -> str:
 
 
 # --- what can go wrong, each with somebody who talks all the while ---
-
-
-@attrs.define(eq=False)
-class Talker:
-    """A visitor that never stops talking, and checks each answer."""
-
-    stream: trio.SocketStream
-    rounds: int = 0
-
-    async def run(self) -> None:
-        while True:
-            question = f"{self.rounds:8}".encode() * 500
-            assert await ask(self.stream, question) == question
-            self.rounds += 1
-            await trio.sleep(0.005)
-
-    async def goes_on(self) -> None:
-        """Wait until there are answers that were asked for after this."""
-        await wait_until(partial(self._is_past, self.rounds + 3), within=20)
-
-    def _is_past(self, rounds: int) -> bool:
-        return self.rounds > rounds
-
-
-@attrs.frozen
-class Scene:
-    """A server of a copy of the program, which a test changes before a new process is started; a client, and a visitor that talks."""
-
-    it: Upgradable
-    copy: Path
-    client: running.Client
-    talker: Talker
-    config: Path
-
-    def change(self, module: str, old: str, new: str) -> None:
-        """Change the program that is installed."""
-        file = self.copy / "trionat" / module
-        text = file.read_text()
-        assert text.count(old) == 1, f"{module} has {text.count(old)} times: {old}"
-        file.write_text(text.replace(old, new))
-
-    def restore(self) -> None:
-        """Have the program be as it was."""
-        shutil.copytree(SOURCE, self.copy / "trionat", dirs_exist_ok=True)
-
-    async def fails(self, *words: str) -> None:
-        """Try an upgrade that goes wrong for this reason: nobody notices, and the server can still be upgraded."""
-        result = await self.it.try_upgrade()
-        assert result.returncode == 3, result.stderr.decode()
-        for word in words:
-            assert word in result.stderr.decode()
-        await self.talker.goes_on()
-        assert is_there(self.it.pid)
-        await self.it.status()
-        async with await self.client.visit() as stream:
-            assert await ask(stream, b"who is there?") == b"who is there?"
-        self.restore()
-        await self.it.upgrade()
-        await self.talker.goes_on()
-
-
-SOURCE: Final = Path(trionat.__file__).parent
-
-
-@asynccontextmanager
-async def scene(
-    tmp_path: Path,
-    *changes: tuple[str, str, str],
-    keys: str = "",
-    visit: str = "0",
-    managed: bool = False,
-) -> AsyncIterator[Scene]:
-    """Set it up; the first process has `changes` too. `managed` has it think that systemd has started it."""
-    copy = tmp_path / "copy"
-    shutil.copytree(SOURCE, copy / "trionat")
-    config = tmp_path / "server.yml"
-    config.write_text(f"Server:\n  Name: one\n{keys}")
-    environ = {"PYTHONPATH": str(copy)}
-    if managed:
-        environ["NOTIFY_SOCKET"] = str(tmp_path / "nobody")
-    for module, old, new in changes:
-        file = copy / "trionat" / module
-        file.write_text(file.read_text().replace(old, new))
-    async with (
-        services.echo() as echo,
-        upgradable(tmp_path / "s", "--config", config, visit=visit, environ=environ) as it,
-        running.client(tmp_path / "c", it.server.ticket, echo) as client,
-        await client.visit() as stream,
-        trio.open_nursery() as nursery,
-    ):
-        talker = Talker(stream)
-        nursery.start_soon(talker.run)
-        await talker.goes_on()
-        yield Scene(it, copy, client, talker, config)
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_configuration_that_is_wrong(tmp_path: Path) -> None:
@@ -478,7 +309,7 @@ async def test_events_and_the_console_go_on(workers: str, tmp_path: Path) -> Non
 async def test_names_go_on(workers: str, tmp_path: Path) -> None:
     """A download whose TLS ends at the server, a WebSocket, and TLS that is passed through; who has a connection that waits asks on a new one."""
     hurry = trio.Event()
-    body = _blob(3)[: SIZE // 4]
+    body = random_bytes(3, SIZE)[: SIZE // 4]
 
     async def serve_slowly(stream: trio.SocketStream) -> None:
         asked = b""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import trio
 from tests.e2e import running, services
 from tests.e2e.running import ask, wait_until
 from tests.e2e.upgrading import Upgradable, is_there, upgradable
-from tests.failover.test_upgrade import SUCCESSION, Load, Scene, Talker, scene
+from tests.failover.upgrade_scene import SUCCESSION, Load, Scene, Talker, Transfer, scene
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +29,7 @@ pytestmark = [
 ]
 
 PARENT = "server/workers/parent.py"
+WORKERS_SUCCESSION = "server/workers/succession.py"
 WORKER = "server/workers/worker.py"
 TWO = "  Workers: 2\n"
 PORTS = "0,0"
@@ -41,41 +41,10 @@ async def test_downloads_and_an_upload_across_three_upgrades(
     echo_server: Service, tmp_path: Path
 ) -> None:
     """Clients are at both workers, and visitors come and go all the while."""
-    blob, taken, hurry = os.urandom(SIZE), hashlib.sha256(), trio.Event()
-    received: list[int] = []
-
-    async def give(stream: trio.SocketStream) -> None:
-        with memoryview(blob) as view:
-            await stream.send_all(view)
-        await stream.send_eof()
-
-    async def take(stream: trio.SocketStream) -> None:
-        async for piece in stream:
-            taken.update(piece)
-        await stream.send_all(b"thanks")
-
-    async def download(client: running.Client) -> None:
-        digest, count = hashlib.sha256(), 0
-        async with await client.visit(0) as stream:
-            async for piece in stream:
-                digest.update(piece)
-                count += len(piece)
-                while count > SIZE // 2 and not hurry.is_set():  # noqa: ASYNC110 - only here
-                    await trio.sleep(0.02)
-        received.append(count)
-        assert digest.digest() == hashlib.sha256(blob).digest()
-
-    async def upload(client: running.Client) -> None:
-        async with await client.visit(1) as stream:
-            await stream.send_all(blob[: SIZE // 2])
-            await hurry.wait()
-            await stream.send_all(blob[SIZE // 2 :])
-            await stream.send_eof()
-            assert await running.read_all(stream) == b"thanks"
-
+    transfer = Transfer(SIZE)
     async with (
-        services.serve(give) as source,
-        services.serve(take) as sink,
+        services.serve(transfer.give) as source,
+        services.serve(transfer.take) as sink,
         upgradable(tmp_path / "s", "--workers", "2", visit="0,0,0,0,0,0") as it,
         clients(it, tmp_path, 2, source, sink, echo_server) as both,
         trio.open_nursery() as nursery,
@@ -85,8 +54,8 @@ async def test_downloads_and_an_upload_across_three_upgrades(
             for load in loads:
                 visiting.start_soon(load.run)
             for client in both:
-                nursery.start_soon(download, client)
-            nursery.start_soon(upload, both[0])
+                nursery.start_soon(transfer.download, client)
+            nursery.start_soon(transfer.upload, both[0])
             ports = await held_ports(it)
             for _ in range(3):
                 before = [load.done for load in loads]
@@ -98,11 +67,10 @@ async def test_downloads_and_an_upload_across_three_upgrades(
                 assert await held_ports(it) == ports
                 workers = (await it.status())["workers"]
                 assert [worker["sessions"] for worker in workers] == [1, 1]
-            assert not received, "the downloads have to last for longer than the upgrades"
-            hurry.set()
+            assert not transfer.downloads, "the downloads have to last for longer than the upgrades"
+            transfer.hurry.set()
             visiting.cancel_scope.cancel()
-    assert received == [SIZE, SIZE]
-    assert taken.digest() == hashlib.sha256(blob).digest()
+    assert (transfer.downloads, transfer.uploads) == (2, 1)
 
 
 @asynccontextmanager
@@ -161,14 +129,18 @@ async def test_workers_that_do_not_start(tmp_path: Path) -> None:
 async def test_a_parent_that_dies_with_all_it_was_given(tmp_path: Path) -> None:
     """Its workers have it as well, and let go of it without a reset."""
     async with scene(tmp_path, keys=TWO) as here:
-        here.change(PARENT, "        predecessor.take()", "        import os; os._exit(7)")
+        here.change(
+            WORKERS_SUCCESSION, "        predecessor.take()", "        import os; os._exit(7)"
+        )
         await here.fails("ended with code 7")
 
 
 async def test_a_parent_that_gives_up_with_all_it_was_given(tmp_path: Path) -> None:
     async with scene(tmp_path, keys=TWO) as here:
         here.change(
-            PARENT, "        predecessor.take()", "        raise StartupError('rather not')"
+            WORKERS_SUCCESSION,
+            "        predecessor.take()",
+            "        raise StartupError('rather not')",
         )
         await here.fails("rather not")
 
@@ -177,7 +149,11 @@ async def test_a_parent_that_hangs_with_all_it_was_given(tmp_path: Path) -> None
     module = "server/upgrade/successor.py"
     change = (module, "_TO_TAKE: Final = 10.0", "_TO_TAKE: Final = 2.0")
     async with scene(tmp_path, change, keys=TWO) as here:
-        here.change(PARENT, "        predecessor.take()", "        import time; time.sleep(1000)")
+        here.change(
+            WORKERS_SUCCESSION,
+            "        predecessor.take()",
+            "        import time; time.sleep(1000)",
+        )
         await here.fails("given up", "it has not taken over")
 
 

@@ -27,6 +27,7 @@ from trionat.relay.client_tunnel import ClientTunnel, LocalServiceError
 from trionat.relay.server_tunnel import ServerTunnel
 from trionat.relay.stream import VisitorStream
 from trionat.transport.endpoint import TLS_RECORD_BYTES
+from trionat.transport.pipe import join_ends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def watched_pair(
 ) -> tuple[WatchedEndpoint, MemoryEndpoint]:
     one = WatchedEndpoint(capacity, everyone, witness=witness)
     two = MemoryEndpoint(capacity, everyone)
-    one.peer, two.peer = two, one
+    join_ends(one, two)
     return one, two
 
 

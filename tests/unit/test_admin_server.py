@@ -35,6 +35,7 @@ from trionat.server.admin.messages import (
     AskStatus,
     AskTasks,
     AskWhere,
+    CommandRefusedError,
     Kicked,
     KickSession,
     KickUser,
@@ -282,6 +283,38 @@ async def test_a_reload_takes_longer_than_other_commands(
                 nursery.cancel_scope.cancel()
     assert reloaded.changed == ("Server.VisitPort",)
     assert FOR_RELOAD > RELOAD_PATIENCE
+
+
+async def test_reloads_that_hang_leave_room_for_other_commands(tidy: Tidy, tmp_path: Path) -> None:
+    """As those on a disk that is gone; `status` is what is wanted then. One more is refused, and none is left in the end."""
+    hanging, asked = trio.Event(), trio.Semaphore(0)
+
+    async def reload() -> Reloaded:
+        asked.release()
+        await hanging.wait()
+        return Reloaded()
+
+    async with open_memory_server(tidy) as server:
+        with open_admin_socket(tmp_path) as door:
+            assert door is not None
+            admin = AdminServer(LocalCommands(observe(server), Drain(server.context)), reload)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(admin.serve, door)  # noqa: ASYNC113 - as above
+                streams = [await stream_to(tmp_path) for _ in range(server_module._LONG_PLACES)]
+                for stream in streams:
+                    await stream.send_all(encode_request(AskReload()))
+                    await asked.acquire()
+                assert "sessions" in await ask(tmp_path, AskStatus())
+                with pytest.raises(CommandRefusedError, match="4 reloads or upgrades are under"):
+                    await ask(tmp_path, AskReload())
+                hanging.set()
+                for stream in streams:
+                    async with stream:
+                        assert "changed" in decode_answer(
+                            b"".join([piece async for piece in stream])
+                        )
+                assert Reloaded.of(await ask(tmp_path, AskReload())) == Reloaded()
+                nursery.cancel_scope.cancel()
 
 
 async def test_who_stalls_does_not_hold_up_the_end(tidy: Tidy, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -29,6 +30,7 @@ from trionat.backup.contents import is_kept
 from trionat.backup.manifest import NAME, BackupError, Manifest
 from trionat.client.native.identity import load_identity
 from trionat.client.native.known_servers import KnownServers
+from trionat.errors import StartupError
 from trionat.server.events.audit import read_audit
 from trionat.server.state_folder import database_file, lock_state, prepare_state
 from trionat.store.backend import open_store
@@ -226,6 +228,39 @@ def test_nobody_reads_standard_output(state: Trionat) -> None:
     )
     os.close(ends[1])
     assert (result.returncode, result.stderr) == (3, b"trionat: standard output: Broken pipe\n")
+
+
+def test_a_disk_that_fails_is_told_by_the_folder_and_not_by_where_the_backup_goes(
+    state: Trionat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(collection, "copy_file", fail)
+    reason = state.fails(3, "backup", str(tmp_path / "backup"))
+    assert reason == f"{state.folder}: cannot read: Input/output error"
+
+
+def test_a_copy_that_is_gone_is_told_by_its_name(state: Trionat) -> None:
+    with collection.collect(state.folder, None) as found:
+        copy = found.contents["trionat.db"]
+        assert isinstance(copy, Path)
+        copy.unlink()
+        with pytest.raises(StartupError) as caught:
+            found.write(io.BytesIO())
+    assert str(caught.value) == f"{copy}: cannot read: No such file or directory"
+
+
+def test_other_sections_may_be_half_edited(state: Trionat, new: Trionat, tmp_path: Path) -> None:
+    """What a backup is of is needed, and of what is not in it the names."""
+    config = tmp_path / "server.yml"
+    config.write_text("Server: {VisitPort: many}\nEvents: [nobody]\n")
+    options, file = ("--config", str(config)), str(tmp_path / "backup")
+    outcome = state("backup", file, *options)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert new("restore", file, *options).code == 0
+    config.write_text("Database: {Hots: x}\n")
+    assert "Database.Hots: unknown key" in state("backup", f"{file}2", *options).err
 
 
 def test_what_is_no_state_folder(tmp_path: Path) -> None:
@@ -509,16 +544,24 @@ def test_the_old_folder_stays_where_it_cannot_be_moved_on(
 
 
 @pytest.mark.skipif(not is_root(), reason="others cannot do harm by it")
+@pytest.mark.parametrize("below", ["state", "deeper/state"])
 def test_root_does_not_restore_where_others_could_interfere(
-    file: Path, new: Trionat, tmp_path: Path
+    below: str, file: Path, tmp_path: Path
 ) -> None:
+    """Nor further down, where a folder of root's could get another name, whether it is there or not."""
     home = tmp_path / "home"
     home.mkdir()
+    there = Trionat(folder=home / below, command="state")
+    home.chmod(0o777)
+    reason = there.fails(3, "restore", str(file))
+    assert reason == f"{home}: everybody may rename what is in it: run chmod o-w {home}"
     os.chown(home, 12345, 12345)
-    there = Trionat(folder=home / "state", command="state")
     reason = there.fails(3, "restore", str(file))
     assert reason == f"{home}: it belongs to another user: run this as that user, and not as root"
     assert not list(home.iterdir())
+    home.chmod(0o1777)  # as /tmp
+    os.chown(home, 0, 0)
+    assert there("restore", str(file)).code == 0
 
 
 def test_what_cannot_be_put_in_place_is_removed(

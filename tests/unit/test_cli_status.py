@@ -461,6 +461,24 @@ def test_a_half_edited_file_is_not_in_the_way_of_a_running_server(
         assert (result.exit_code, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("events test", 2, "server.yml:6: Cluster.Node: "),  # what it calls the server
+        ("cluster init", 2, "server.yml:6: Cluster.Node: "),
+        ("cluster status", 2, "server.yml:6: Cluster.Node: "),
+    ],
+)
+def test_a_half_edited_file_stops_by_what_is_needed_alone(
+    nothing_configured: None, tmp_path: Path, words: str, code: int, told: str
+) -> None:
+    Path("server.yml").write_text(HALF_EDITED.format(tmp_path / "state"))
+    result = CliRunner().invoke(app, words.split())
+    assert result.exit_code == code
+    assert result.stderr.startswith(f"trionat: {told}")
+    assert "VisitPort" not in result.stderr
+
+
 @posix
 def test_a_reload_and_an_upgrade_by_a_half_edited_file_say_what_the_server_says(
     nothing_configured: None, tmp_path: Path

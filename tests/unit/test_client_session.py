@@ -509,7 +509,7 @@ async def test_stop(tidy: Tidy, autojump_clock: MockClock, tmp_path: Path) -> No
         await server.welcome()
         server.session.stopping.set()
         assert await server.hear(Drain) == Drain(seconds=10)
-        assert await server.hear(Close) == Close(code="stopped", text="the client stops")
+        assert await server.hear(Close) == Close(code="stopped", text="it was stopped")
         server.channel.endpoint.close()
         await server.over.wait()
         assert server.problems == []

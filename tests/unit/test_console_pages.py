@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import trionat.server.console
-from trionat.server.events.event import KINDS
+from trionat.server.events.event import KINDS, LEFT_OUT, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,12 +91,14 @@ def test_each_text_is_there_and_used() -> None:
 def test_each_event_is_told_in_plain_words(code: str) -> None:
     told = texts(code)
     source = (PAGES / "screens" / "events.js").read_text(encoding="utf-8")
-    for type_, make in KINDS.items():
+    for type_, make in {**KINDS, LEFT_OUT: left_out}.items():
         assert told[f"type.{type_}"]
         used = set(re.findall(r"\{(\w+)\}", told[f"event.{type_}"]))
         assert used <= set(inspect.signature(make).parameters), type_
-        assert re.search(rf'\b"?{re.escape(type_)}"?: "', source), f"the filter lacks {type_}"
-    assert {key for key in told if key.startswith("event.")} == {f"event.{each}" for each in KINDS}
+        is_filtered = re.search(rf'\b"?{re.escape(type_)}"?: "', source)
+        assert is_filtered or type_ == LEFT_OUT, f"the filter lacks {type_}"
+    wanted = {f"event.{each}" for each in (*KINDS, LEFT_OUT)}
+    assert {key for key in told if key.startswith("event.")} == wanted
 
 
 def test_each_module_is_there_and_used() -> None:

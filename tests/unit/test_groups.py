@@ -27,9 +27,9 @@ from trionat.server.admin.messages import KickSession, KickUser
 from trionat.server.registry.claim import group_key
 
 if TYPE_CHECKING:
-    from tests.unit.conftest import Tidy
+    from trio.testing import MockClock
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+    from tests.unit.conftest import Tidy
 
 
 def present(server: MemoryServer) -> dict[str, int]:
@@ -44,6 +44,7 @@ async def members(server: MemoryServer, *identities: str, **options: int) -> lis
 
 async def test_they_share_a_port_and_a_slot_and_each_visitor_goes_to_the_one_with_the_fewest(
     tidy: Tidy,
+    autojump_clock: MockClock,
 ) -> None:
     async with open_memory_server(tidy, ports=3) as server:
         clients = await members(server, "a", "b", "c")
@@ -59,7 +60,9 @@ async def test_they_share_a_port_and_a_slot_and_each_visitor_goes_to_the_one_wit
         assert (await late.hear(Queued)).position == 1
 
 
-async def test_who_has_served_its_visitor_gets_the_next_one(tidy: Tidy) -> None:
+async def test_who_has_served_its_visitor_gets_the_next_one(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=1) as server:
         one, _ = await members(server, "a", "b")
         wire = await raw_tunnel(one)
@@ -74,7 +77,7 @@ async def test_who_has_served_its_visitor_gets_the_next_one(tidy: Tidy) -> None:
         assert present(server) == {"a": 1, "b": 1}
 
 
-async def test_every_service_has_a_port_of_its_own(tidy: Tidy) -> None:
+async def test_every_service_has_a_port_of_its_own(tidy: Tidy, autojump_clock: MockClock) -> None:
     async with open_memory_server(tidy, ports=2) as server:
         one = await server.welcome("a", None, None, group="web")
         two = await server.welcome("b", None, 60002, group="web")
@@ -89,7 +92,9 @@ async def test_every_service_has_a_port_of_its_own(tidy: Tidy) -> None:
         assert present(server) == {"a": 3, "b": 3}
 
 
-async def test_a_client_whose_service_is_down_is_left_out_while_it_is(tidy: Tidy) -> None:
+async def test_a_client_whose_service_is_down_is_left_out_while_it_is(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=1) as server:
         one, two = await members(server, "a", "b")
         await one.say(Down((0,)))
@@ -109,7 +114,9 @@ async def test_a_client_whose_service_is_down_is_left_out_while_it_is(tidy: Tidy
         assert present(server) == {"a": 4, "b": 4}
 
 
-async def test_a_service_that_is_not_there_cannot_be_down(tidy: Tidy) -> None:
+async def test_a_service_that_is_not_there_cannot_be_down(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=2) as server:
         [one] = await members(server, "a")
         await one.say(Down((1,)))
@@ -120,7 +127,9 @@ async def test_a_service_that_is_not_there_cannot_be_down(tidy: Tidy) -> None:
         assert (await plain.hear(Close)).code == CloseCode.PROTOCOL
 
 
-async def test_visitors_of_a_client_that_is_lost_go_to_the_others(tidy: Tidy) -> None:
+async def test_visitors_of_a_client_that_is_lost_go_to_the_others(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=1) as server:
         one, _ = await members(server, "a", "b")
         for _ in range(4):
@@ -141,7 +150,9 @@ async def test_visitors_of_a_client_that_is_lost_go_to_the_others(tidy: Tidy) ->
         assert present(server) == {"a": 1, "b": 5}
 
 
-async def test_with_nobody_else_visitors_wait_for_the_first_that_comes_back(tidy: Tidy) -> None:
+async def test_with_nobody_else_visitors_wait_for_the_first_that_comes_back(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=1) as server:
         for client in await members(server, "a", "b"):
             client.hang_up()
@@ -155,7 +166,9 @@ async def test_with_nobody_else_visitors_wait_for_the_first_that_comes_back(tidy
 
 
 @pytest.mark.parametrize("way", ["drain", "close", "kick"])
-async def test_a_client_that_leaves_gets_no_more_visitors(way: str, tidy: Tidy) -> None:
+async def test_a_client_that_leaves_gets_no_more_visitors(
+    way: str, tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=1) as server:
         one, _ = await members(server, "a", "b")
         for _ in range(2):
@@ -172,7 +185,7 @@ async def test_a_client_that_leaves_gets_no_more_visitors(way: str, tidy: Tidy) 
         assert {"a": 0} | present(server) == {"a": 0, "b": 3}
 
 
-async def test_kicking_all_of_them_closes_who_waits(tidy: Tidy) -> None:
+async def test_kicking_all_of_them_closes_who_waits(tidy: Tidy, autojump_clock: MockClock) -> None:
     async with open_memory_server(tidy, ports=1) as server:
         one, two, _ = await members(server, "a", "b", "c")
         ends = [server.visit(60001) for _ in range(3)]
@@ -188,7 +201,9 @@ async def test_kicking_all_of_them_closes_who_waits(tidy: Tidy) -> None:
         assert server.admission.leases.ports.free == 1
 
 
-async def test_the_port_is_the_group_s_until_the_last_one_has_gone(tidy: Tidy) -> None:
+async def test_the_port_is_the_group_s_until_the_last_one_has_gone(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=2) as server:
         clients = await members(server, "a", "b")
         pool = server.admission.leases.ports
@@ -202,7 +217,9 @@ async def test_the_port_is_the_group_s_until_the_last_one_has_gone(tidy: Tidy) -
         assert again.port == 60001  # a group is remembered as a client is
 
 
-async def test_a_place_is_kept_for_a_lost_client_as_long_as_a_port_would_be(tidy: Tidy) -> None:
+async def test_a_place_is_kept_for_a_lost_client_as_long_as_a_port_would_be(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=1, port_reservation=5, max_group_clients=2) as server:
         one, _ = await members(server, "a", "b")
         one.hang_up()
@@ -227,7 +244,7 @@ async def test_a_place_is_kept_for_a_lost_client_as_long_as_a_port_would_be(tidy
     ],
 )
 async def test_who_does_not_fit_is_told_why(
-    services: tuple[int | None, ...], reason: str, tidy: Tidy
+    services: tuple[int | None, ...], reason: str, tidy: Tidy, autojump_clock: MockClock
 ) -> None:
     async with open_memory_server(tidy, ports=3) as server:
         await members(server, "a")
@@ -237,7 +254,9 @@ async def test_who_does_not_fit_is_told_why(
         assert (refused.code, refused.text) == (RefusalCode.PORT_TAKEN, reason)
 
 
-async def test_a_client_that_changes_its_group_gives_its_place_up(tidy: Tidy) -> None:
+async def test_a_client_that_changes_its_group_gives_its_place_up(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=2) as server:
         await members(server, "a", "b")
         moved = await server.welcome("a", group="api")
@@ -246,7 +265,7 @@ async def test_a_client_that_changes_its_group_gives_its_place_up(tidy: Tidy) ->
         assert alone.port == 60001  # which its group has given back
 
 
-async def test_the_capability_makes_the_group(tidy: Tidy) -> None:
+async def test_the_capability_makes_the_group(tidy: Tidy, autojump_clock: MockClock) -> None:
     async with open_memory_server(tidy, ports=2) as server:
         await members(server, "a")
         older = server.client("b", capabilities=CAPABILITIES)
@@ -256,7 +275,9 @@ async def test_the_capability_makes_the_group(tidy: Tidy) -> None:
         assert GROUPS not in welcome.capabilities
 
 
-async def test_who_joins_needs_not_wait_for_those_who_need_ports(tidy: Tidy) -> None:
+async def test_who_joins_needs_not_wait_for_those_who_need_ports(
+    tidy: Tidy, autojump_clock: MockClock
+) -> None:
     async with open_memory_server(tidy, ports=1) as server:
         await members(server, "a")
         other = server.client("other")
@@ -266,7 +287,7 @@ async def test_who_joins_needs_not_wait_for_those_who_need_ports(tidy: Tidy) -> 
         assert set(present(server)) == {"a", "b"}
 
 
-async def test_a_full_client_gets_no_more(tidy: Tidy) -> None:
+async def test_a_full_client_gets_no_more(tidy: Tidy, autojump_clock: MockClock) -> None:
     async with open_memory_server(tidy, ports=1, max_visitors=2) as server:
         await members(server, "a", "b")
         far = [server.visit(60001) for _ in range(5)]
@@ -276,6 +297,7 @@ async def test_a_full_client_gets_no_more(tidy: Tidy) -> None:
 
 async def test_a_group_that_another_node_has_by_now_is_left_and_its_clients_come_again(
     tidy: Tidy,
+    autojump_clock: MockClock,
 ) -> None:
     async with open_memory_server(tidy, ports=2) as server:
         clients = await members(server, "a", "b")

@@ -134,6 +134,8 @@ def test_a_line_that_begins_with_a_dot_is_no_request() -> None:
         (("service", "in"), "install"),
         (("serve", "--console-a"), "--console-addr"),
         (("user", "ad"), "add"),
+        (("help", "us"), "user"),
+        (("help", "user", "ad"), "add"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
 )
@@ -163,6 +165,13 @@ def test_bash_completes(typed: tuple[str, ...], found: str, tmp_path: Path) -> N
         env={**os.environ, "PATH": path},
     )
     assert found in result.stdout.split(), result.stderr
+
+
+def test_another_shell_is_told_which_there_are() -> None:
+    result = trionat("completion", "csh")
+    assert result.returncode == 2
+    assert result.stderr.endswith("'csh' is not one of 'bash', 'zsh', 'fish', 'powershell'.\n")
+    assert "Value error" not in result.stderr
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish", "powershell"])

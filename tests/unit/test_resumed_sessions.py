@@ -78,7 +78,7 @@ def lease_of(client: MemoryClient) -> str:
 
 
 def was_reset(endpoint: MemoryEndpoint) -> bool:
-    return endpoint._dead
+    return endpoint._lost
 
 
 # -- at the server ----------------------------------------------------------------------------------------------------

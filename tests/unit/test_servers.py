@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from trio.testing import MockClock
+
     from trionat.transport.tls_endpoint import TLSEndpoint
 
 
@@ -128,8 +130,9 @@ async def connect(net: Net, servers: Servers) -> tuple[Place, object]:
     return place, pytest.approx(trio.current_time() - since, abs=0.1)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_one_server_is_dialled_by_its_name_and_fails_with_its_own_reason() -> None:
+async def test_one_server_is_dialled_by_its_name_and_fails_with_its_own_reason(
+    autojump_clock: MockClock,
+) -> None:
     error = ConnectionLostError("cannot reach localhost:8007: Connection refused")
     net = Net(hosts={"localhost": Host(error=error)})
     with pytest.raises(ConnectionLostError) as caught:
@@ -138,8 +141,7 @@ async def test_one_server_is_dialled_by_its_name_and_fails_with_its_own_reason()
     assert [host for _, host in net.dialled] == ["localhost"]
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_dead_server_costs_a_quarter_of_a_second() -> None:
+async def test_a_dead_server_costs_a_quarter_of_a_second(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": DEAD, "192.0.2.2": Host()})
     place, took = await connect(net, net.servers("192.0.2.1", "192.0.2.2"))
     assert (place.host, took) == ("192.0.2.2", 0.27)
@@ -148,37 +150,36 @@ async def test_a_dead_server_costs_a_quarter_of_a_second() -> None:
     assert second - first == pytest.approx(0.25, abs=0.1)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_server_that_refuses_costs_nothing() -> None:
+async def test_a_server_that_refuses_costs_nothing(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": refused("192.0.2.1"), "192.0.2.2": Host()})
     place, took = await connect(net, net.servers("192.0.2.1", "192.0.2.2"))
     assert (place.host, took) == ("192.0.2.2", 0.03)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_server_whose_process_hangs_costs_two_seconds() -> None:
+async def test_a_server_whose_process_hangs_costs_two_seconds(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": FROZEN, "192.0.2.2": Host()})
     place, took = await connect(net, net.servers("192.0.2.1", "192.0.2.2"))
     assert (place.host, took) == ("192.0.2.2", 2.03)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_server_that_is_far_away_is_waited_for() -> None:
+async def test_a_server_that_is_far_away_is_waited_for(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": Host(answers=0.2, shakes=1.5), "192.0.2.2": Host()})
     place, took = await connect(net, net.servers("192.0.2.1", "192.0.2.2"))
     assert (place.host, took) == ("192.0.2.1", 1.7)
     assert len(net.dialled) == 1
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_the_loser_is_closed_even_if_it_comes_through_in_the_same_moment() -> None:
+async def test_the_loser_is_closed_even_if_it_comes_through_in_the_same_moment(
+    autojump_clock: MockClock,
+) -> None:
     net = Net(hosts={"192.0.2.1": Host(answers=0.3), "192.0.2.2": Host(answers=0.05)})
     await connect(net, net.servers("192.0.2.1", "192.0.2.2"))
     assert [end.open for end in net.ends].count(True) == 1
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_every_address_of_a_name_is_tried_before_the_next_server() -> None:
+async def test_every_address_of_a_name_is_tried_before_the_next_server(
+    autojump_clock: MockClock,
+) -> None:
     net = Net(
         hosts={"2001:db8::1": DEAD, "192.0.2.1": DEAD, "192.0.2.9": Host()},
         names={"a.example": ["2001:db8::1", "192.0.2.1"]},
@@ -188,15 +189,13 @@ async def test_every_address_of_a_name_is_tried_before_the_next_server() -> None
     assert (place.host, took) == ("192.0.2.9", 0.53)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_name_server_that_hangs_holds_nobody_up() -> None:
+async def test_a_name_server_that_hangs_holds_nobody_up(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.9": Host()}, names={"a.example": DEAD})
     place, took = await connect(net, net.servers("a.example", "192.0.2.9"))
     assert (place.host, took) == ("192.0.2.9", 0.27)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_tunnels_go_to_the_machine_that_has_the_session() -> None:
+async def test_tunnels_go_to_the_machine_that_has_the_session(autojump_clock: MockClock) -> None:
     net = Net(
         hosts={"192.0.2.1": DEAD, "192.0.2.2": Host()},
         names={"a.example": ["192.0.2.1", "192.0.2.2"]},
@@ -209,8 +208,7 @@ async def test_tunnels_go_to_the_machine_that_has_the_session() -> None:
 # --- after a loss ---
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_the_server_that_had_the_session_comes_first() -> None:
+async def test_the_server_that_had_the_session_comes_first(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": DEAD, "192.0.2.2": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
     await connect(net, servers)
@@ -226,9 +224,8 @@ async def test_the_server_that_had_the_session_comes_first() -> None:
         pytest.param(["192.0.2.1"], "192.0.2.1", id="the name leads elsewhere"),
     ],
 )
-@pytest.mark.usefixtures("autojump_clock")
 async def test_of_a_name_the_address_that_had_the_session_comes_first(
-    hosts: list[str], expected: str
+    autojump_clock: MockClock, hosts: list[str], expected: str
 ) -> None:
     net = Net(
         hosts={"192.0.2.1": DEAD, "192.0.2.2": Host()},
@@ -245,8 +242,9 @@ async def test_of_a_name_the_address_that_had_the_session_comes_first(
 @pytest.mark.parametrize(
     "name_server", [DEAD, Host(error=ConnectionLostError("cannot reach a.example"))]
 )
-@pytest.mark.usefixtures("autojump_clock")
-async def test_it_is_found_without_a_name_server_too(name_server: Host) -> None:
+async def test_it_is_found_without_a_name_server_too(
+    autojump_clock: MockClock, name_server: Host
+) -> None:
     net = Net(hosts={"192.0.2.2": Host()}, names={"a.example": ["192.0.2.2"]})
     servers = net.servers("a.example")
     await connect(net, servers)
@@ -256,8 +254,7 @@ async def test_it_is_found_without_a_name_server_too(name_server: Host) -> None:
     assert took in (0.02, 0.27)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_it_may_answer_later_than_the_others() -> None:
+async def test_it_may_answer_later_than_the_others(autojump_clock: MockClock) -> None:
     """Its first SYN was lost with the network, and TCP repeats it late: it is asked once more."""
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
@@ -275,8 +272,7 @@ async def test_it_may_answer_later_than_the_others() -> None:
     assert (place.host, took) == ("192.0.2.1", 0.29)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_where_it_is_dead_the_others_wait_for_two_seconds() -> None:
+async def test_where_it_is_dead_the_others_wait_for_two_seconds(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
     await connect(net, servers)
@@ -287,8 +283,7 @@ async def test_where_it_is_dead_the_others_wait_for_two_seconds() -> None:
     assert (place.host, took) == ("192.0.2.2", 0.02)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_where_it_refuses_nobody_waits() -> None:
+async def test_where_it_refuses_nobody_waits(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
     await connect(net, servers)
@@ -311,9 +306,8 @@ def over(code: CloseCode) -> PeerError:
     ],
     ids=str,
 )
-@pytest.mark.usefixtures("autojump_clock")
 async def test_a_server_that_does_not_want_us_comes_last(
-    problem: PeerError, goes_back: bool
+    autojump_clock: MockClock, problem: PeerError, goes_back: bool
 ) -> None:
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
@@ -323,8 +317,9 @@ async def test_a_server_that_does_not_want_us_comes_last(
     assert place.host == ("192.0.2.1" if goes_back else "192.0.2.2")
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_of_a_name_the_address_that_does_not_want_us_comes_last() -> None:
+async def test_of_a_name_the_address_that_does_not_want_us_comes_last(
+    autojump_clock: MockClock,
+) -> None:
     """One node of a cluster may refuse what another one takes."""
     hosts = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
     net = Net(hosts=dict.fromkeys(hosts, Host()), names={"a.example": hosts})
@@ -338,8 +333,7 @@ async def test_of_a_name_the_address_that_does_not_want_us_comes_last() -> None:
     assert tried == [*hosts, *hosts[:2]]
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_only_so_many_addresses_are_remembered_for_it() -> None:
+async def test_only_so_many_addresses_are_remembered_for_it(autojump_clock: MockClock) -> None:
     net = Net()
     dialer = net.dialer("a.example")
     hosts = [f"192.0.2.{number}" for number in range(20)]
@@ -351,8 +345,7 @@ async def test_only_so_many_addresses_are_remembered_for_it() -> None:
     assert dialer.in_order(["192.0.2.99", *hosts])[:5] == ["192.0.2.99", *hosts[:4]]
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_one_that_refuses_for_good_is_not_tried_any_more() -> None:
+async def test_one_that_refuses_for_good_is_not_tried_any_more(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": refused("192.0.2.2")})
     servers = net.servers("192.0.2.1", "192.0.2.2")
     place, _ = await connect(net, servers)
@@ -367,8 +360,9 @@ async def test_one_that_refuses_for_good_is_not_tried_any_more() -> None:
 @pytest.mark.parametrize(
     "problem", [RefusedError(RefusalCode.KICKED, "no"), over(CloseCode.EVICTED)], ids=str
 )
-@pytest.mark.usefixtures("autojump_clock")
-async def test_who_is_sent_away_goes_to_no_other_server(problem: PeerError) -> None:
+async def test_who_is_sent_away_goes_to_no_other_server(
+    autojump_clock: MockClock, problem: PeerError
+) -> None:
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
     place, _ = await connect(net, servers)
@@ -378,8 +372,7 @@ async def test_who_is_sent_away_goes_to_no_other_server(problem: PeerError) -> N
 # --- a server that stops ---
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_one_that_stops_is_not_asked() -> None:
+async def test_one_that_stops_is_not_asked(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host(), "192.0.2.3": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
     servers.make = lambda address: net.dialer(address.host)
@@ -405,8 +398,7 @@ async def connect_besides(servers: Servers, place: Place) -> tuple[Place, TLSEnd
     return found, endpoint
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_where_there_is_no_other_nobody_is_asked() -> None:
+async def test_where_there_is_no_other_nobody_is_asked(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": Host()}, names={"a.example": ["192.0.2.1"]})
     for name in ("192.0.2.1", "a.example"):
         servers = net.servers(name)
@@ -417,8 +409,7 @@ async def test_where_there_is_no_other_nobody_is_asked() -> None:
     assert len(net.dialled) == 2
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_the_other_one_may_have_the_same_name() -> None:
+async def test_the_other_one_may_have_the_same_name(autojump_clock: MockClock) -> None:
     net = Net(
         hosts={"192.0.2.1": Host(), "192.0.2.2": Host()},
         names={"a.example": ["192.0.2.1", "192.0.2.2"]},
@@ -430,8 +421,7 @@ async def test_the_other_one_may_have_the_same_name() -> None:
     assert (place.host, other.host) == ("192.0.2.1", "192.0.2.2")
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_others_may_be_behind_the_same_address() -> None:
+async def test_others_may_be_behind_the_same_address(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": Host()})
     servers = net.servers("192.0.2.1")
     servers.make = lambda address: net.dialer(address.host)
@@ -449,8 +439,9 @@ async def test_others_may_be_behind_the_same_address() -> None:
     assert other.host == "192.0.2.2"
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_of_servers_that_were_named_only_the_last_ones_are_remembered() -> None:
+async def test_of_servers_that_were_named_only_the_last_ones_are_remembered(
+    autojump_clock: MockClock,
+) -> None:
     net = Net(hosts={"192.0.2.1": Host()})
     servers = net.servers("192.0.2.1")
     servers.make = lambda address: net.dialer(address.host)
@@ -466,9 +457,7 @@ async def test_of_servers_that_were_named_only_the_last_ones_are_remembered() ->
 # --- what is told ---
 
 
-@pytest.mark.usefixtures("autojump_clock")
-@pytest.mark.usefixtures("autojump_clock")
-async def test_of_several_servers_each_has_its_reason() -> None:
+async def test_of_several_servers_each_has_its_reason(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": refused("192.0.2.1"), "192.0.2.2": DEAD})
     with pytest.raises(ConnectionLostError) as caught:
         await net.servers("192.0.2.1", "192.0.2.2").connect()
@@ -478,8 +467,9 @@ async def test_of_several_servers_each_has_its_reason() -> None:
     )
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_wrong_server_is_final_only_where_there_is_no_other() -> None:
+async def test_a_wrong_server_is_final_only_where_there_is_no_other(
+    autojump_clock: MockClock,
+) -> None:
     wrong = Host(error=IdentityError("WRONG SERVER"))
     net = Net(hosts={"192.0.2.1": wrong, "192.0.2.2": refused("192.0.2.2")})
     with pytest.raises(ConnectionLostError, match="WRONG SERVER"):
@@ -489,8 +479,8 @@ async def test_a_wrong_server_is_final_only_where_there_is_no_other() -> None:
         await net.servers("192.0.2.1", "192.0.2.2").connect()
 
 
-@pytest.mark.usefixtures("autojump_clock")
 async def test_a_wrong_server_beside_a_right_one_is_told_once(
+    autojump_clock: MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     wrong = Host(error=IdentityError("WRONG SERVER"))
@@ -507,8 +497,9 @@ async def test_a_wrong_server_beside_a_right_one_is_told_once(
 # --- what must not leak ---
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_bug_or_a_missing_file_comes_out_and_leaves_no_connection() -> None:
+async def test_a_bug_or_a_missing_file_comes_out_and_leaves_no_connection(
+    autojump_clock: MockClock,
+) -> None:
     broken = Host(answers=0.3, error=StartupError("known_servers: Permission denied"))
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
@@ -521,8 +512,7 @@ async def test_a_bug_or_a_missing_file_comes_out_and_leaves_no_connection() -> N
     assert net.left_open == 0
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_cancelled_it_leaves_no_connection() -> None:
+async def test_cancelled_it_leaves_no_connection(autojump_clock: MockClock) -> None:
     net = Net(hosts={"192.0.2.1": Host(), "192.0.2.2": Host()})
     servers = net.servers("192.0.2.1", "192.0.2.2")
     _, endpoint = await servers.connect()
@@ -542,7 +532,6 @@ async def test_a_start_is_in_any_order() -> None:
     assert len(firsts) == 4  # one is missing once in 10^24 runs
 
 
-@pytest.mark.usefixtures("autojump_clock")
 @pytest.mark.parametrize(
     ("there", "kept"),
     [
@@ -554,7 +543,7 @@ async def test_a_start_is_in_any_order() -> None:
     ids=["answers", "network away", "nobody listens", "hangs"],
 )
 async def test_a_route_is_kept_until_what_it_leads_to_does_not_answer(
-    there: Host, *, kept: bool
+    autojump_clock: MockClock, there: Host, *, kept: bool
 ) -> None:
     """Behind one address there may be several nodes: where there is nobody at all, that says nothing about the node."""
     net = Net(hosts={"localhost": there})

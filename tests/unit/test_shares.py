@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trionat.server.accounts.limits import LiveLimits, Share, UserLimits
-from trionat.server.workers.parent import SharedLimits
+from trionat.server.workers.shared_limits import SharedLimits
 from trionat.server.workers.shares import Usage, deal
 from trionat.store.base import Limits
 

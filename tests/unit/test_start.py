@@ -50,7 +50,7 @@ HEAVY = {
 ROOMS = {
     *("accounts", "admin", "admission", "app", "change", "connection_log", "control"),
     *("control_certificate", "events", "handshakes", "listeners", "proxies", "refusals"),
-    *("registry", "reload", "sessions", "single"),
+    *("registry", "reload", "serving_process", "sessions", "single"),
     *("state_folder", "tally", "upgrade", "visitors"),
 }
 """Of the server, those that it needs with all extras off."""

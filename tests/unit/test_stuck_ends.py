@@ -45,7 +45,7 @@ async def test_service_that_reads_nothing_and_visitors_that_reset(
             visitor.reset()
         await trio.sleep(WITHIN)
         assert pool.busy == 0
-        assert all(service._dead for service in services)
+        assert all(service._lost for service in services)
         server.nursery.cancel_scope.cancel()
 
 
@@ -69,5 +69,5 @@ async def test_visitor_that_reads_nothing_and_a_service_that_resets(
         assert lease.queue.present == 1
         await trio.sleep(1 + WITHIN)
         assert lease.queue.present == 0
-        assert visitor._dead
+        assert visitor._lost
         server.nursery.cancel_scope.cancel()

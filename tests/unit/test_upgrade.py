@@ -33,8 +33,8 @@ from trionat.server.upgrade.wire import Parcel, Wire
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.visitors.visitor import Visitor
-from trionat.server.workers.parent import Dealing
 from trionat.server.workers.process import not_below
+from trionat.server.workers.succession import Dealing
 from trionat.store.base import Limits
 from trionat.transport.endpoint import SocketEndpoint
 

@@ -128,10 +128,10 @@ async def test_the_client_stops(
         _, _, wire = await begun(server, client)
         wire.reset()
         await trio.testing.wait_all_tasks_blocked()
-        await client.say(Close(code=CloseCode.STOPPED, text="the client stops"))
+        await client.say(Close(code=CloseCode.STOPPED, text="it was stopped"))
         await client.hear_end()
         [closed] = told(caplog)
-        assert closed["reason"] == "the client has left: the client stops"
+        assert closed["reason"] == "the client says: it was stopped"
         assert server.context.refusals.counts == {}
 
 

@@ -25,12 +25,12 @@ from trionat.server.registry.claim import Claim, Wish
 from trionat.server.registry.values import write_claim, write_wish
 from trionat.server.state_folder import prepare_state
 from trionat.server.upgrade.wire import Wire
-from trionat.server.workers.remote import HANDED_BACK
+from trionat.server.workers.purpose import HANDED_BACK, INHERIT, VISIT_PORT, VISITOR
 from trionat.server.workers.values import (
     read_addresses,
     write_addresses,
 )
-from trionat.server.workers.worker import INHERIT, VISIT_PORT, VISITOR, Worker
+from trionat.server.workers.worker import Worker
 from trionat.store.base import Limits
 from trionat.transport.tcp_pair import open_tcp_pair
 

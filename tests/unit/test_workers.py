@@ -34,8 +34,8 @@ from trionat.server.visitors.ports import PortPool, VisitPort
 from trionat.server.workers import process
 from trionat.server.workers.log_relay import relay_log
 from trionat.server.workers.lost_sessions import LostSessions
-from trionat.server.workers.parent import Parent, SharedLimits
 from trionat.server.workers.process import State, WorkerProcess
+from trionat.server.workers.shared_limits import LimitTable, SharedLimits
 from trionat.store.base import Limits
 
 if TYPE_CHECKING:
@@ -212,14 +212,14 @@ async def test_a_session_whose_client_is_at_another_node_has_its_share() -> None
     parent: Any = SimpleNamespace(
         node=None,
         table=table,
-        users={"ann": shared},
         sessions={},
         bans=Bans(0, 1),
         traffic=SimpleNamespace(metered=lambda *_: nullcontext()),
         lost=LostSessions(table, Hub()),
     )
-    parent.limits_of = partial(Parent.limits_of, parent)
     parent.workers = one, two = WorkerProcess(parent, 0), WorkerProcess(parent, 1)
+    parent.limits = LimitTable(table, parent.workers)
+    parent.limits.by_user["ann"] = shared
     for worker in (one, two):
         worker.state, worker.link = State.UP, SimpleNamespace(post=told.append)  # type: ignore[assignment]
     wishes = [Wish(key=("ann", each), services=(ServiceRequest(),), limits=limits) for each in "ab"]
@@ -232,24 +232,24 @@ async def test_a_session_whose_client_is_at_another_node_has_its_share() -> None
         "host": "192.0.2.1",
         "key": ("ann", "a"),
     }
-    one._begin_session(up)
-    Parent._deal(parent, shared)
+    one.sessions.begin(up, one.link)
+    parent.limits.deal_all()
     assert shared.shares.keys() == {"w1", "w2"}
     assert claims[0] is not None
     table.release(claims[0])
-    Parent._deal(parent, shared)
+    parent.limits.deal_all()
     assert shared.shares.keys() == {"w1", "w2"}
     told.clear()
     shared.change(Limits(bandwidth=500, visitors=4))  # holds for it as well
-    Parent._deal(parent, shared)
+    parent.limits.deal_all()
     assert len(told) == 2
-    one._end_session(1)
-    Parent._deal(parent, shared)
+    one.sessions.end(1)
+    parent.limits.deal_all()
     assert shared.shares == {"w2": Share(visitors=4, bandwidth=500)}
     assert claims[1] is not None
     table.release(claims[1])
-    Parent._deal(parent, shared)
-    assert parent.users == {}
+    parent.limits.deal_all()
+    assert parent.limits.by_user == {}
 
 
 async def test_load_counts_who_was_sent_there(autojump_clock: MockClock) -> None:

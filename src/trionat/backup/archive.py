@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 import attrs
 
 from trionat.backup.manifest import MOST_MANIFEST_BYTES, NAME, BackupError, Manifest
+from trionat.errors import StartupError
 from trionat.text import quoted
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def write_archive(
 
     Raises:
         OSError: As the stream says.
+        StartupError: What is to be in a file cannot be read.
     """
     done, made = 0, datetime.fromisoformat(manifest.made)
     output = cast("BinaryIO", _Output(stream))
@@ -57,10 +59,10 @@ def write_archive(
         tar.addfile(_member(NAME, len(encoded), made), io.BytesIO(encoded))
         for each in manifest.files:
             content = contents[each.name]
-            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+            with _opened(content) as file:
                 tar.addfile(
                     _member(each.name, each.size, made),
-                    cast("IO[bytes]", _Counted(file, told, done)),
+                    cast("IO[bytes]", _Counted(file, each.name, told, done)),
                 )
             done += each.size
 
@@ -86,6 +88,15 @@ class _Output:
             self._stream.flush()
 
 
+def _opened(content: bytes | Path) -> BinaryIO:
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
+    try:
+        return content.open("rb")
+    except OSError as error:
+        raise StartupError(f"{content}: cannot read: {error.strerror or error}") from error
+
+
 def _member(name: str, size: int, made: datetime) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.size, member.mode, member.mtime = size, 0o600, int(made.timestamp())
@@ -94,14 +105,18 @@ def _member(name: str, size: int, made: datetime) -> tarfile.TarInfo:
 
 @attrs.define(eq=False)
 class _Counted:
-    """A file that tells how many bytes were read, from `_done` on."""
+    """A file that tells how many bytes were read, from `_done` on. It fails otherwise than where these go."""
 
     _file: BinaryIO
+    _name: str
     _told: Callable[[int], None]
     _done: int
 
     def read(self, size: int) -> bytes:
-        data = self._file.read(size)
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise StartupError(f"{self._name}: cannot read: {error.strerror or error}") from error
         self._done += len(data)
         self._told(self._done)
         return data

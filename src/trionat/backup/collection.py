@@ -38,7 +38,7 @@ from trionat.system import is_root, open_file, open_inside
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from typing import BinaryIO
 
 _FOLDERS: Final = ("events", "certificates")
@@ -94,33 +94,10 @@ def collect(
         raise StartupError(
             f"{folder}: there is no state of a server or a client here: is it the right folder? (--state-dir)"
         )
-    contents: dict[str, bytes | Path] = {}
-    schema: int | None = None
     with _copy_of_accounts(folder) as copy:
-        if DATABASE in kept:
-            _check_database(folder)
-            journal, schema = copy_file(
-                folder / DATABASE, copy, meanwhile=lambda: _read(folder, JOURNAL), told=told
-            )
-            contents[DATABASE] = copy
-            if journal is not None:
-                contents[JOURNAL] = journal
-        elif (
-            JOURNAL in kept
-        ):  # of accounts in a database that the configuration at hand does not tell of
-            left_out.append(LeftOut(JOURNAL, JOURNAL_OF_DATABASE))
-        contents |= _events(folder)
-        contents |= _audit(folder)
-        together = {DATABASE, JOURNAL, *contents}
-        for name in kept:
-            alone = name not in together and not name.startswith(("audit.log", "events/"))
-            if alone and (found := _read(folder, name)) is not None:
-                contents[name] = found
-        for name, content in contents.items():
-            if isinstance(content, bytes):
-                _check_size(folder / name, len(content))
-        yield Collection(
-            Manifest(
+        try:
+            contents, schema = _contents(folder, kept, left_out, copy, told)
+            manifest = Manifest(
                 version=VERSION,
                 made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 schema=schema,
@@ -128,9 +105,45 @@ def collect(
                 dump=elsewhere.dump if elsewhere else "",
                 files=tuple(_described(name, contents[name]) for name in sorted(contents)),
                 left_out=tuple(left_out),
-            ),
-            contents,
+            )
+        except OSError as error:  # what is outside this may be of whatever the backup goes to
+            raise StartupError(f"{folder}: cannot read: {error.strerror or error}") from error
+        yield Collection(manifest, contents)
+
+
+def _contents(
+    folder: Path,
+    kept: Sequence[str],
+    left_out: list[LeftOut],
+    copy: Path,
+    told: Callable[[int, int], None],
+) -> tuple[dict[str, bytes | Path], int | None]:
+    """Return what is in each file, the accounts being in `copy`, and of which schema these are."""
+    contents: dict[str, bytes | Path] = {}
+    schema: int | None = None
+    if DATABASE in kept:
+        _check_database(folder)
+        journal, schema = copy_file(
+            folder / DATABASE, copy, meanwhile=lambda: _read(folder, JOURNAL), told=told
         )
+        contents[DATABASE] = copy
+        if journal is not None:
+            contents[JOURNAL] = journal
+    elif (
+        JOURNAL in kept
+    ):  # of accounts in a database that the configuration at hand does not tell of
+        left_out.append(LeftOut(JOURNAL, JOURNAL_OF_DATABASE))
+    contents |= _events(folder)
+    contents |= _audit(folder)
+    together = {DATABASE, JOURNAL, *contents}
+    for name in kept:
+        alone = name not in together and not name.startswith(("audit.log", "events/"))
+        if alone and (found := _read(folder, name)) is not None:
+            contents[name] = found
+    for name, content in contents.items():
+        if isinstance(content, bytes):
+            _check_size(folder / name, len(content))
+    return contents, schema
 
 
 def _look(folder: Path, elsewhere: ElsewhereAccounts | None) -> tuple[list[str], list[LeftOut]]:

@@ -7,8 +7,10 @@ new one. What was there is moved aside, never removed, unless it was empty.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import ssl
+import stat
 import tempfile
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -73,7 +75,7 @@ def restore(
     """
     folder = Path(os.path.realpath(folder))  # where a link leads, the link stays
     there = _is_folder(folder)
-    _check_parent(folder)
+    _check_parents(folder)
     with _held(folder) if there else nullcontext() as held:
         is_empty = there and _is_empty(folder)
         if there and not is_empty and not force:
@@ -113,12 +115,23 @@ def _held(folder: Path) -> Generator[BinaryIO]:
             raise
 
 
-def _check_parent(folder: Path) -> None:
-    """Refuse to be root in a folder of somebody else, who could put something else in the place of what is about to be given away."""
-    if is_root() and folder.parent.exists() and folder.parent.stat().st_uid:
-        raise StartupError(
-            f"{folder.parent}: it belongs to another user: run this as that user, and not as root"
-        )
+def _check_parents(folder: Path) -> None:
+    """Refuse to be root below a folder of somebody else, or in which everybody may rename: they could put something else in the place of what is about to be given away. `folder` leads there without a link."""
+    if not is_root():
+        return
+    for parent in folder.parents:
+        with _told(parent, "look at it"):
+            if not os.path.lexists(parent):  # it is about to be made
+                continue
+            found = parent.stat()
+        if found.st_uid:
+            raise StartupError(
+                f"{parent}: it belongs to another user: run this as that user, and not as root"
+            )
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            raise StartupError(
+                f"{parent}: everybody may rename what is in it: run chmod o-w {shlex.quote(str(parent))}"
+            )
 
 
 def _is_folder(folder: Path) -> bool:

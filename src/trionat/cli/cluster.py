@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import attrs
 import trio
@@ -28,6 +28,12 @@ from trionat.server.state_folder import prepare_state
 from trionat.store.private_file import is_there
 
 T = TypeVar("T")
+
+_NEEDS: Final = (
+    *("Cluster", "Server.StateDir"),
+    *("Server.PublicAddr", "Server.Certificate"),  # what the key is for that init makes
+)
+"""What these commands need of the configuration."""
 
 cluster_app = App(help="Several servers that work as one.")
 
@@ -156,7 +162,7 @@ def _find(config: Path | None, state_dir: Path | None) -> tuple[Configuration, C
     if TARGET.get() is not None:
         raise ConfigError(Problem("--server", "of these commands only cluster where goes with it"))
     flags = {"Server.StateDir": None if state_dir is None else str(state_dir)}
-    configuration = load("server", file=config, flags=flags, environ=os.environ)
+    configuration = load("server", file=config, flags=flags, environ=os.environ, needs=_NEEDS)
     if configuration.cluster is None:
         reason = "there is no cluster here: add the section to server.yml (docs/cluster.md)"
         raise ConfigError(Problem("configuration", reason, "Cluster"))

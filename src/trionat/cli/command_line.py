@@ -171,7 +171,10 @@ class Group(_AsTyped, TyperGroup):
             completion_init()
         try:
             code = super().main(args, *more, **{**extra, "standalone_mode": False}) or 0
-        except typer.Abort:
+        except typer.Abort as abort:
+            if isinstance(abort.__cause__, EOFError):
+                # No Ctrl-D, which has no cause, but a bug, or a damaged installation.
+                raise abort.__cause__ from None
             say("Aborted!", err=True)
             code = 1
         except Exception as error:
@@ -181,7 +184,9 @@ class Group(_AsTyped, TyperGroup):
                 raise
             text = io.StringIO()
             show(text)
-            say(mask_secrets(text.getvalue()), err=True, end="")
+            # Typer puts the name of an error of pydantic before what its own types say.
+            told = text.getvalue().replace(": Value error, ", ": ", 1)
+            say(mask_secrets(told), err=True, end="")
             code = getattr(error, "exit_code", 2)
         sys.exit(code)
 

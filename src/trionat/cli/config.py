@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,18 +15,13 @@ from trionat.cli.diagnostics import find_problems, find_warnings
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
 from trionat.config.key import Key, keys_of
-from trionat.config.load import Configuration, Role, load
+from trionat.config.load import SECTIONS_OF, Configuration, Role, load, read_file
 from trionat.config.sections import SECTIONS
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
 from trionat.protocol.ticket import Ticket
 
 _MASK = "********"
-SECTIONS_OF: dict[Role, tuple[str, ...]] = {
-    "server": ("Server", "Acme", "Events", "Database", "Cluster"),
-    "client": ("Auth", "Client"),
-}
-"""Whose each section is."""
 
 config_app = App(help="Check configuration files, and show which values hold.")
 
@@ -58,8 +54,10 @@ def show(
     """Show the value of every key and where it comes from; passwords and tickets are masked."""
     roles: tuple[Role, ...] = ("server", "client") if role == "both" else (role,)
     rows: list[tuple[str, str, str]] = []
+    read = functools.cache(read_file)
     for each in roles:
-        rows += rows_of(_load_or_exit(each, config, os.environ), SECTIONS_OF[each])
+        found = _load_or_exit(each, config, os.environ, read=read)
+        rows += rows_of(found, SECTIONS_OF[each])
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for path, value, origin in rows:
         say(escape(f"{path:{widths[0]}}  {value:{widths[1]}}  {origin}"))
@@ -102,9 +100,10 @@ def _load_or_exit(
     file: Path | None,
     environ: Mapping[str, str],
     check_ticket: Callable[[str], object] | None = None,
+    read: Callable[[Path], bytes] = read_file,
 ) -> Configuration:
     try:
-        return load(role, file=file, environ=environ, check_ticket=check_ticket)
+        return load(role, file=file, environ=environ, check_ticket=check_ticket, read=read)
     except ConfigError as exc:
         _exit_with(exc.problems)
 

@@ -107,8 +107,16 @@ def _folder_problems(configuration: Configuration) -> Iterator[Problem]:
         ("Server.CertificatesDir", server.certificates_dir),
         ("Server.PagesDir", server.pages_dir),
     ):
-        if folder is not None and not folder.is_dir():
-            yield _problem(configuration, path, f"{folder}: there is no such folder")
+        if folder is None:
+            continue
+        try:
+            is_there = folder.is_dir()
+        except OSError as error:  # it may be in one that is closed to us
+            reason = f"{folder}: cannot be read: {error.strerror}"
+            yield _problem(configuration, path, reason)
+        else:
+            if not is_there:
+                yield _problem(configuration, path, f"{folder}: there is no such folder")
 
 
 def _certificate_problems(configuration: Configuration) -> Iterator[Problem]:
@@ -164,8 +172,7 @@ def find_open_secrets(configuration: Configuration, *roles: Role) -> Iterator[Pr
         password = None if cluster is None else cluster.redis_password_file
         named.append(("Cluster.RedisPasswordFile", password, "read this password"))
     for path, file, doing in named:
-        # A pipe holds nothing for others to read later.
-        if file is not None and file.is_file() and everybody_can_use(file):
+        if file is not None and everybody_can_use(file):
             reason = f"{file}: everybody on this machine can {doing}: run chmod o-rwx {shlex.quote(str(file))}"
             yield _problem(configuration, path, reason)
     file = configuration.file

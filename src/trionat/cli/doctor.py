@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,16 +16,16 @@ import attrs
 import trio
 import typer
 
-from trionat.cli.config import SECTIONS_OF, rows_of
+from trionat.cli.config import rows_of
 from trionat.cli.connect import split_arguments
 from trionat.cli.diagnostics import find_open_secrets, find_problems, find_warnings, holds_secrets
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.local_server import told
 from trionat.cli.output import say
 from trionat.cli.running import ExitCode
-from trionat.client.native.dialer import find_servers
+from trionat.client.native.dialer import find_servers, find_ticket
 from trionat.config.client import NATIVE, AuthConfig, ClientConfig
-from trionat.config.load import Configuration, Flag, Role, load
+from trionat.config.load import SECTIONS_OF, Configuration, Flag, Role, load, read_file
 from trionat.doctor.bundle import check_place, last_lines, machine, versions, write_bundle
 from trionat.doctor.check import Check, run_checks
 from trionat.doctor.checkup import client_checks, given, machine_checks, server_checks
@@ -174,6 +176,9 @@ class _Patient:
 
     configurations: dict[Role, Configuration]
     problems: list[Problem]
+    _read: Callable[[Path], bytes] = attrs.field(
+        init=False, factory=lambda: functools.cache(read_file)
+    )
 
     @classmethod
     def find(cls, flags: Flags, arguments: list[str], config: Path | None) -> _Patient:
@@ -210,8 +215,15 @@ class _Patient:
     ) -> Configuration | None:
         try:
             found = load(
-                role, file=file, flags=flags, environ=os.environ, check_ticket=Ticket.decode
+                role,
+                file=file,
+                flags=flags,
+                environ=os.environ,
+                check_ticket=Ticket.decode,
+                read=self._read,
             )
+            if role == "client":
+                found = attrs.evolve(found, client=_with_ticket_of_pipe(found.client))
         except ConfigError as error:
             typed = [
                 each for each in error.problems if each.where.startswith(("flag ", "argument "))
@@ -228,7 +240,7 @@ class _Patient:
         for role, configuration in self.configurations.items():
             problems += [each for each in find_problems(configuration) if each not in problems]
             # The check of files looks at these as well.
-            passed = [*warnings, *find_open_secrets(configuration, role)]
+            passed = [*problems, *warnings, *find_open_secrets(configuration, role)]
             warnings += [each for each in find_warnings(configuration, role) if each not in passed]
         sources = [
             f"{role}: {configuration.file or 'no file, but flags, environment and defaults'}"
@@ -249,10 +261,12 @@ class _Patient:
                 servers = find_servers(client, configuration.auth)
             except ConfigError as error:
                 servers = ()
-                if not any(
-                    str(each) in finding.text for finding in found for each in error.problems
-                ):
-                    found += [wrong(str(each), "") for each in error.problems]
+                already = "\n".join(
+                    finding.text for finding in found
+                )  # of another place, most likely
+                found += [
+                    wrong(str(each), "") for each in error.problems if each.reason not in already
+                ]
             services = client.effective_services() if _has_services(client) else ()
             secrets = self._secrets_and_itself(configuration)
             yield from client_checks(
@@ -311,7 +325,7 @@ class _Patient:
         for role, configuration in self.configurations.items():
             if configuration.file is not None:
                 with suppress(ConfigError):
-                    yield load(role, file=configuration.file, environ={})
+                    yield load(role, file=configuration.file, environ={}, read=self._read)
 
     def texts(self, report: _Report) -> dict[str, str]:
         """Return what goes into a bundle, by name. Blocks."""
@@ -336,6 +350,26 @@ class _Patient:
             "machine.txt": machine(os.environ),
             "log.txt": last_lines(logs),
         }
+
+
+def _with_ticket_of_pipe(client: ClientConfig) -> ClientConfig:
+    """Return a configuration that holds the ticket itself where that comes through a pipe, which can be read once only. Blocks.
+
+    Raises:
+        ConfigError: What comes is no ticket.
+    """
+    file = client.ticket_file
+    if client.ticket is not None or file is None or not _is_pipe(file):
+        return client
+    ticket = find_ticket(client)
+    return client if ticket is None else attrs.evolve(client, ticket=ticket.encode())
+
+
+def _is_pipe(file: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(file.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _has_services(client: ClientConfig) -> bool:

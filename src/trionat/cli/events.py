@@ -33,7 +33,8 @@ def send_test_events(as_json: AsJson = False, config: ConfigFile = None) -> None
     from trionat.server.events.post import receiver_context  # noqa: PLC0415 - the same
 
     with told():
-        configuration = load("server", file=config, environ=os.environ)
+        needs = ("Events", "Server.Name", "Cluster.Node")
+        configuration = load("server", file=config, environ=os.environ, needs=needs)
         webhooks, cluster = configuration.events.webhooks, configuration.cluster
         if not webhooks:
             raise StartupError("there is no webhook to test: name one in the section Events")

@@ -28,10 +28,15 @@ def kick(
         ),
     ],
     user: Annotated[
-        bool, typer.Option("--user", help="It is a user's name, even if it looks like a number.")
+        bool,
+        typer.Option("--user", help="Take it for a user's name, even if it looks like a number."),
     ] = False,
-    session: Annotated[bool, typer.Option("--session", help="It is a session's uid.")] = False,
-    visitor: Annotated[bool, typer.Option("--visitor", help="It is a visitor's number.")] = False,
+    session: Annotated[
+        bool, typer.Option("--session", help="Take it for a session's uid.")
+    ] = False,
+    visitor: Annotated[
+        bool, typer.Option("--visitor", help="Take it for a visitor's number.")
+    ] = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:

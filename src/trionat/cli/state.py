@@ -18,7 +18,7 @@ from trionat.backup.contents import CERTIFICATE, DATABASE
 from trionat.backup.manifest import BackupError, Manifest
 from trionat.backup.restoration import restore as put_back
 from trionat.cli.command_line import App
-from trionat.cli.local_server import ConfigFile, StateDir, told
+from trionat.cli.local_server import FOLDER, STORE, ConfigFile, StateDir, told
 from trionat.cli.output import say
 from trionat.cli.progress import progress
 from trionat.config.database import DatabaseConfig
@@ -32,6 +32,13 @@ from trionat.text import counted
 state_app = App(help="The state folder as one file: for a backup, or another host.")
 
 _STANDARD: Final = "-"
+
+_NAMED: Final = (
+    *STORE,
+    *("Server.Certificate", "Server.CertificateKey", "Server.CertificatesDir", "Server.PagesDir"),
+    "Cluster",
+)
+"""What a backup needs of the configuration: what it is of, and what the server reads besides (`_named`)."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")]
 
@@ -53,7 +60,7 @@ def backup(
     It holds private keys: whoever has it can pass for this server. What is not in it is told.
     """
     with told():
-        configuration = _configuration(state_dir, config)
+        configuration = _configuration(state_dir, config, _NAMED)
         folder, database = configuration.server.effective_state_dir, configuration.database
         elsewhere = None if database is None else _elsewhere(database)
         with _target(file) as target:
@@ -94,7 +101,7 @@ def restore(
     Everything is checked first, beside the folder, which then changes at once.
     """
     with told():
-        folder = _configuration(state_dir, config).server.effective_state_dir
+        folder = _configuration(state_dir, config, FOLDER).server.effective_state_dir
         with _source(file) as source, progress("unpacking", "bytes") as unpacking:
             try:
                 restored = put_back(source, folder, force=force, told=unpacking.count)
@@ -125,9 +132,11 @@ def restore(
         say(escape(f"not in it: the accounts and their traffic, which are in {manifest.database}"))
 
 
-def _configuration(state_dir: Path | None, config: Path | None) -> Configuration:
+def _configuration(
+    state_dir: Path | None, config: Path | None, needs: tuple[str, ...]
+) -> Configuration:
     flags = {"Server.StateDir": None if state_dir is None else str(state_dir)}
-    return load("server", file=config, flags=flags, environ=os.environ)
+    return load("server", file=config, flags=flags, environ=os.environ, needs=needs)
 
 
 def _elsewhere(database: DatabaseConfig) -> ElsewhereAccounts:

@@ -81,13 +81,13 @@ def add(
     ] = NEVER,
     admin: Annotated[
         bool,
-        typer.Option("--admin", help="It may see and change all of the server, by the API."),
+        typer.Option("--admin", help="Let it see and change all of the server, by the API."),
     ] = False,
     no_password: Annotated[
         bool,
         typer.Option(
             "--no-password",
-            help="It gets none, and is asked for none: only its tickets and tokens are good, and nobody can log in at the console as it.",
+            help="Give it no password, and ask for none: only its tickets and tokens are good, and nobody can log in at the console as it.",
         ),
     ] = False,
     state_dir: StateDir = None,

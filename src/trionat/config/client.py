@@ -345,7 +345,7 @@ class ClientConfig:
         metadata=key(
             "ReloadOnChange",
             BOOLEAN,
-            "whether to read the configuration again whenever the file, or a file that it names, changes",
+            "read the configuration again whenever the file, or a file that it names, changes",
         ),
     )
     drain_grace: float = attrs.field(
@@ -403,7 +403,7 @@ class ClientConfig:
         metadata=key(
             "InspectAddr",
             LOOPBACK,
-            "where that browser finds it; switches Inspect on",
+            "where a browser finds what Inspect shows; switches Inspect on",
             unset="127.0.0.1:4040, or the next free port",
         ),
     )

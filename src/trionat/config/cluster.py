@@ -188,7 +188,7 @@ class ClusterConfig:
         metadata=key(
             "Wait",
             BOOLEAN,
-            "whether the server, at its start, waits for a Redis that does not answer yet",
+            "wait, at the start, for a Redis that does not answer yet",
             flag="--wait-for-redis",
         ),
     )

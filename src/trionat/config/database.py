@@ -66,7 +66,7 @@ class DatabaseConfig:
         metadata=key(
             "Wait",
             BOOLEAN,
-            "whether the server, at its start, waits for a database that does not answer yet",
+            "wait, at the start, for a database that does not answer yet",
             flag="--wait-for-database",
         ),
     )

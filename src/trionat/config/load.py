@@ -46,6 +46,12 @@ SectionT = TypeVar(
     ClientConfig,
 )
 
+SECTIONS_OF: Mapping[Role, tuple[str, ...]] = {
+    "server": ("Server", "Acme", "Events", "Database", "Cluster"),
+    "client": ("Auth", "Client"),
+}
+"""Whose each section is."""
+
 SEARCHED = (Path(), Path("config"), Path("../config"), Path("../../config"))
 
 # The first wins where one source has both, but never over a stronger source that has the second.
@@ -107,6 +113,18 @@ def find_file(role: Role) -> Path | None:
     return None
 
 
+def read_file(path: Path) -> bytes:
+    """Return what is in a configuration file, up to one byte more than one may have. Who reads it twice keeps it: a pipe gives it once.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    from trionat.config import yaml_text  # noqa: PLC0415 - memory: many have no file
+
+    with path.open("rb") as file:
+        return file.read(yaml_text.MAX_BYTES + 1)
+
+
 def load(
     role: Role,
     *,
@@ -114,6 +132,8 @@ def load(
     flags: Mapping[str, Flag] = MappingProxyType({}),
     environ: Mapping[str, str],
     check_ticket: Callable[[str], object] | None = None,
+    read: Callable[[Path], bytes] | None = None,
+    needs: Collection[str] | None = None,
 ) -> Configuration:
     """Read the configuration; a flag beats the environment, which beats the file, which beats the default.
 
@@ -123,16 +143,18 @@ def load(
         flags: Raw texts by the key's path; None and empty lists are flags that were not given.
         environ: The environment; an empty variable counts as not set.
         check_ticket: Raises ValueError for a text that is no ticket, which is then told with all other mistakes.
+        read: Returns what is in a file, as `read_file` does, which is the default.
+        needs: Paths of keys, and names of whole sections, where of what is returned only these are relied on: mistakes elsewhere are the server's affair. None: all.
 
     Raises:
-        ConfigError: Anything is wrong in any source, whether another one overrides it or not.
+        ConfigError: Anything is wrong in any source, whether another one overrides it or not; but a variable without a meaning is only warned of where it is not for the role.
     """
     path = find_file(role) if file is None else file
     sources = _Sources()
     sources.take_flags(flags)
     sources.take_environment(environ)
     if path is not None:
-        sources.take_file(path)
+        sources.take_file(path, read or read_file)
     sources.settle_alternatives()
     if check_ticket is not None:
         sources.check("Client.Ticket", check_ticket)
@@ -144,15 +166,16 @@ def load(
         sources.check_cluster(server, database)
     auth = sources.build(AuthConfig)
     client = sources.build(ClientConfig)
+    problems = sources.problems_of(role) if needs is None else sources.problems_in(needs)
     if (
-        sources.problems
+        problems
         or server is None
         or acme is None
         or events is None
         or auth is None
         or client is None
     ):
-        raise ConfigError(*sources.problems)
+        raise ConfigError(*problems)
     return Configuration(
         server=server,
         acme=acme,
@@ -193,10 +216,10 @@ def load_needed(
     if not sources.given.keys() >= set(needed):
         path = find_file("server") if file is None else file
         if path is not None:
-            sources.take_file(path)
+            sources.take_file(path, read_file)
     server = sources.build(ServerConfig)
     database = sources.build(DatabaseConfig) if sources.mention(DatabaseConfig) else None
-    problems = [problem for problem in sources.problems if _concerns(problem.key, needed)]
+    problems = sources.problems_in(needed)
     if problems or server is None:
         raise ConfigError(*problems)
     return server, database
@@ -250,6 +273,27 @@ class _Sources:
     warnings: list[Problem] = attrs.field(init=False, factory=list[Problem])
     given: dict[str, _Given] = attrs.field(init=False, factory=dict[str, _Given])
     wrong: set[str] = attrs.field(init=False, factory=set[str])
+    _meant: dict[Problem, tuple[str, ...]] = attrs.field(
+        init=False, factory=dict[Problem, tuple[str, ...]]
+    )
+    """What unknown variables may be meant for."""
+
+    def problems_in(self, needed: Collection[str]) -> list[Problem]:
+        """Return what is wrong, or may be, with what is needed."""
+        return [
+            problem
+            for problem in self.problems
+            if any(_concerns(path, needed) for path in self._meant.get(problem, (problem.key,)))
+        ]
+
+    def problems_of(self, role: Role) -> list[Problem]:
+        """Return what is wrong; variables for the other role only, which one environment may have as well, are warned of."""
+        problems: list[Problem] = []
+        for problem in self.problems:
+            sections = [path.partition(".")[0] for path in self._meant.get(problem, ())]
+            is_others = sections and not any(each in SECTIONS_OF[role] for each in sections)
+            (self.warnings if is_others else problems).append(problem)
+        return problems
 
     def take_flags(self, flags: Mapping[str, Flag]) -> None:
         for path, flag in flags.items():
@@ -265,27 +309,34 @@ class _Sources:
             self._take(KEYS[path], value, Reader(where, self.problems), 0)
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
-        known: list[str] = []
+        known: dict[str, str] = {}
         for key in KEYS.values():
-            known += key.environment
+            known |= dict.fromkeys(key.environment, key.path)
             for name in key.environment:
                 text = environ.get(name, "")
                 if strip_around(text):
                     reader = Reader(f"environment {name}", self.problems)
                     self._take(key, document.Scalar(text), reader, 1)
-        sections = tuple(f"TRIONAT_{section.upper()}_" for section in SECTIONS)
+        sections = {f"TRIONAT_{section.upper()}_": section for section in SECTIONS}
         for name in sorted(environ.keys() - known):
-            if name.startswith(sections) and not _SERVICE_LINK.fullmatch(name):
-                where = f"environment {name}"
-                self.problems.append(Problem(where, unknown("variable", name, known)))
+            if name.startswith(tuple(sections)) and not _SERVICE_LINK.fullmatch(name):
+                problem = Problem(f"environment {name}", unknown("variable", name, known))
+                self.problems.append(problem)
+                meant = [
+                    f"{section}.{name.removeprefix(begin)}"
+                    for begin, section in sections.items()
+                    if name.startswith(begin)
+                ]
+                if (near := nearest(name, known)) is not None:
+                    meant.append(known[near])
+                self._meant[problem] = tuple(meant)
 
-    def take_file(self, path: Path) -> None:
+    def take_file(self, path: Path, read: Callable[[Path], bytes]) -> None:
         from trionat.config import yaml_text  # noqa: PLC0415 - memory: many have no file
 
         reader = Reader(str(path), self.problems)
         try:
-            with path.open("rb") as file:
-                data = file.read(yaml_text.MAX_BYTES + 1)
+            data = read(path)
         except FileNotFoundError:
             reader.fail("there is no such file")
             return

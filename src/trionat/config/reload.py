@@ -5,6 +5,7 @@ All or nothing: a source that is wrong, or a new value that cannot be had, leave
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
@@ -25,6 +26,9 @@ log = get_logger(__name__)
 
 PATIENCE: Final = 60.0
 """Seconds for one reload, with its wait for the one before. Chosen: reading files and opening ports take milliseconds, a server that is asked for other services has 10 s; what takes longer hangs."""
+
+_MOST_READERS: Final = 8
+"""Threads that read, those included that were left behind since they hang: else a disk that is gone would take all threads that there are, one at each reload. Chosen."""
 
 _LONGEST: Final = 80
 """Characters of a value that is told."""
@@ -85,6 +89,9 @@ class Reloader:
     wanted: AutoResetEvent = attrs.field(init=False, factory=AutoResetEvent)
     reloadable: Reloadable | None = attrs.field(init=False, default=None)
     _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
+    _readers: trio.CapacityLimiter = attrs.field(
+        init=False, factory=partial(trio.CapacityLimiter, _MOST_READERS)
+    )
 
     async def run(self) -> None:
         """Reload whenever it is wanted, until cancelled."""
@@ -113,7 +120,9 @@ class Reloader:
         if self.reloadable is None:
             raise StartupError("the configuration cannot be read again before the server is up")
         # A file may be a pipe, or on a network that is gone: a thread that waits for one is left behind.
-        wanted = await trio.to_thread.run_sync(self.read, abandon_on_cancel=True)
+        wanted = await trio.to_thread.run_sync(
+            self.read, abandon_on_cancel=True, limiter=self._readers
+        )
         before = self.current
         after, changed, waiting = merge(
             before, wanted, self.reloadable.needs_restart(before, wanted)

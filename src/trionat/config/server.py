@@ -145,7 +145,7 @@ class ServerConfig:
         metadata=key(
             "ProxyControlAddr",
             TCP,
-            "where they hand over clients, control connections and tunnels, each with a PROXY header; port 0: any free port",
+            "where nginx or HAProxy hand over clients, control connections and tunnels, each with a PROXY header; port 0: any free port",
         ),
     )
     trusted_proxies: tuple[Network, ...] = attrs.field(
@@ -239,7 +239,7 @@ class ServerConfig:
         metadata=key(
             "ReloadOnChange",
             BOOLEAN,
-            "whether to read the configuration again whenever the file, or a file that it names, changes",
+            "read the configuration again whenever the file, or a file that it names, changes",
         ),
     )
     tunnel_encryption: str = attrs.field(
@@ -256,7 +256,7 @@ class ServerConfig:
         metadata=key(
             "LegacyClients",
             BOOLEAN,
-            "whether clients of NAT, the Go program, may come in; what they send can be read on the way",
+            "let clients of NAT, the Go program, come in as well; what they send can be read on the way",
             effect=AT_ONCE,
         ),
     )
@@ -362,7 +362,7 @@ class ServerConfig:
         metadata=key(
             "ResumeMemoryTotal",
             whole(2**16, 2**40),
-            "the same for all sessions together",
+            "bytes that are held so for the visitors of all sessions together",
             effect=AT_ONCE,
         ),
     )
@@ -658,7 +658,7 @@ class ServerConfig:
         metadata=key(
             "OpenMetrics",
             BOOLEAN,
-            "whether /metrics of the console is for everybody who can reach it; else it takes a token with the scope metrics or read",
+            "open /metrics of the console to everybody who can reach it; else it takes a token with the scope metrics or read",
             effect=AT_ONCE,
         ),
     )

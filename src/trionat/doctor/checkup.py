@@ -91,9 +91,10 @@ def client_checks(
     yield Check(name="files", look=_blocking(lambda: check_files(secrets)))
     for server in servers:
         yield from _server_checks(config, server, "" if len(servers) == 1 else str(server.control))
-    for service in services:
-        look = functools.partial(check_service, service, config.local_timeout)
-        about = str(service.local) if len(services) > 1 else ""
+    places = list(dict.fromkeys(service.local for service in services))  # several may be at one
+    for local in places:
+        look = functools.partial(check_service, local, config.local_timeout)
+        about = str(local) if len(places) > 1 else ""
         yield Check(name="service", about=about, look=look, patience=config.local_timeout + 1)
     if not beside_server:
         yield Check(

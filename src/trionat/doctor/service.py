@@ -10,12 +10,12 @@ from trionat.doctor.finding import Finding, fine, wrong
 from trionat.transport.dial import dial_service
 
 if TYPE_CHECKING:
-    from trionat.config.service import Service
+    from trionat.address import Address
 
 
-async def check_service(service: Service, patience: float) -> list[Finding]:
+async def check_service(local: Address, patience: float) -> list[Finding]:
     """Connect to it as a visitor's tunnel would, and leave; `patience` is in seconds."""
-    local, began = service.local, trio.current_time()
+    began = trio.current_time()
     try:
         with trio.fail_after(patience):
             (await dial_service(local)).close()

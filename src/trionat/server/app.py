@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from trionat.server.events.delivery import Delivery
     from trionat.server.listeners import GivenListeners
     from trionat.server.names.frontend import Names
+    from trionat.server.serving_process import ServingProcess
     from trionat.server.upgrade.predecessor import Predecessor
     from trionat.server.upgrade.upgrade import Upgrade
     from trionat.store.base import Store
@@ -305,7 +306,7 @@ async def serve(  # noqa: ASYNC128 - what it has chosen calls it, when it serves
                 from trionat.server.workers.parent import Parent  # noqa: PLC0415 - one process needs none of it
 
                 certificate, key = certificate_files(config, state)
-                server: Parent | SingleProcess = Parent(
+                server: ServingProcess = Parent(
                     config=config,
                     ready=ready,
                     accounts=accounts,

@@ -7,7 +7,7 @@ sees half of a change, and one that fails, or is cancelled, has changed nothing.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from trionat.config.load import Configuration
-    from trionat.config.server import ServerConfig
     from trionat.server.admission.bans import Bans
     from trionat.server.console.console import Console
     from trionat.server.events.delivery import Delivery
-    from trionat.server.listeners import Listeners
     from trionat.server.names.frontend import Names
+    from trionat.server.serving_process import ServingProcess
     from trionat.server.state_folder import StateFolder
     from trionat.server.upgrade.upgrade import Upgrade
     from trionat.server.visitors.ports import PortPool
@@ -44,26 +43,11 @@ _OF_NAMES: Final = ("certificate", "certificate_key", "certificates_dir", "pages
 """Fields of what `Names.open` reads."""
 
 
-class Server(Protocol):
-    """A server of one process, or of several."""
-
-    config: ServerConfig
-    listeners: Listeners
-
-    def needs_restart(self) -> Collection[str]:
-        """Return the paths of keys that cannot change in this kind of server."""
-        ...
-
-    def take_change(self, change: ServerChange) -> None:
-        """Run by it from now on. No checkpoint."""
-        ...
-
-
 @attrs.define(eq=False, kw_only=True)
 class ServerReload:
     """See the module, and `Reloadable`. The parts are those of the server; `sections` and `origins` are what the console shows of the configuration."""
 
-    server: Server
+    server: ServingProcess
     state: StateFolder
     ports: PortPool
     bans: Bans

@@ -1,11 +1,10 @@
-"""A server that is one process: it does itself what a parent has its workers for. Read `serve` from outside to inside: that is the order of start."""
+"""A server that is one process: it does itself what a parent has its workers for. Read `_serve` from outside to inside: that is the order of start."""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -14,116 +13,50 @@ from trionat.errors import StartupError
 from trionat.log import get_logger
 from trionat.server.admin.commands import LocalCommands
 from trionat.server.admin.drain import Drain
-from trionat.server.admin.kick import kick, kick_for_others
+from trionat.server.admin.kick import kick
 from trionat.server.admin.metrics import Metrics
 from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.leases import Leases
 from trionat.server.admission.queue import Admission, others_than
-from trionat.server.control.acceptance import listen_for_clients
 from trionat.server.control.connections import ConnectionHandler
 from trionat.server.control.context import ServerContext
-from trionat.server.events.hub import Hub
-from trionat.server.listeners import CONSOLE
-from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
+from trionat.server.serving_process import ServingProcess
 from trionat.server.sessions.registry import TO_LET_GO, Sessions
-from trionat.server.state_folder import StateFolder
-from trionat.server.upgrade.succession import Succession
-from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
+from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.signals import AutoResetEvent
 
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Awaitable, Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
 
-    from trionat.config.reload import Reloaded
-    from trionat.config.server import ServerConfig
-    from trionat.events import Ready
-    from trionat.server.accounts.accounts import Accounts
-    from trionat.server.accounts.name_owners import NameOwners
-    from trionat.server.accounts.traffic import Traffic
-    from trionat.server.admin.commands import Commands
-    from trionat.server.admission.bans import Bans
+    from trionat.address import TCPAddress
     from trionat.server.change import ServerChange
-    from trionat.server.cluster.member import Member
-    from trionat.server.console.console import Console
-    from trionat.server.events.delivery import Delivery
-    from trionat.server.listeners import Listeners
-    from trionat.server.names.frontend import Frontend, Names
-    from trionat.server.names.listener import NameListener, PassOn
-    from trionat.server.refusals import RefusalCounters
-    from trionat.server.state_folder import State
-    from trionat.server.tally import Tally
+    from trionat.server.names.listener import PassOn
     from trionat.server.upgrade.extension import Extensions
     from trionat.server.upgrade.predecessor import Predecessor
     from trionat.server.upgrade.successor import Successor
-    from trionat.server.upgrade.upgrade import Upgrade
-    from trionat.server.visitors.ports import PortPool
-    from trionat.transport.descriptors import Descriptors
     from trionat.transport.listener import Listener
 
 log = get_logger(__name__)
 
-_LAST_ANSWERS: Final = 2.0
-"""Seconds in which commands that were heard get their answers, when another process serves already, or the server stops."""
-
 
 @attrs.define(eq=False, kw_only=True)
-class SingleProcess:
-    """See the module. The listeners belong to the caller.
+class SingleProcess(ServingProcess):
+    """See the module, and `ServingProcess`."""
 
-    `ports` are the visit ports that `listeners` has; `names` and `owners` are there where services may have names, `member` where the server is a node of a cluster, `tally` where `/metrics` are on. `stopping` is the planned stop. `events` is told what happens.
-    `delivery` is what becomes of events, where anybody hears of them. With `upgrade`, another process may take the place of this one, and with `predecessor` this one takes another's.
-    """
-
-    config: ServerConfig
-    ready: Ready
-    accounts: Accounts
-    traffic: Traffic
-    bans: Bans
-    refusals: RefusalCounters
-    descriptors: Descriptors
-    stopping: trio.Event
     tls: ssl.SSLContext
-    state: State
-    listeners: Listeners
-    ports: PortPool
-    member: Member | None = None
-    names: Names | None = None
-    owners: NameOwners | None = None
-    console: Console | None = None
-    tally: Tally | None = None
-    reload: Callable[[], Awaitable[Reloaded]] | None = None
-    events: Hub = attrs.field(factory=Hub)
-    upgrade: Upgrade | None = None
-    predecessor: Predecessor | None = None
-    delivery: Delivery | None = None
     context: ServerContext = attrs.field(init=False)
-    _acceptor: VisitorAcceptor = attrs.field(init=False)
     _connections: ConnectionHandler = attrs.field(init=False)
-    _proxies: list[ProxyListener] = attrs.field(init=False, factory=lambda: [])
     _serving: dict[int, trio.CancelScope] = attrs.field(init=False, factory=lambda: {})
     _ports_changed: AutoResetEvent = attrs.field(init=False, factory=AutoResetEvent)
-    _frontend: Frontend | None = attrs.field(init=False, default=None)
-    _named: NameListener | None = attrs.field(init=False, default=None)
     _extensions: Extensions | None = attrs.field(init=False, default=None)
-    _is_up: bool = attrs.field(init=False, default=False)
-    _succession: Succession = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._succession = Succession(
-            upgrade=self.upgrade,
-            folder=self.state.folder if isinstance(self.state, StateFolder) else None,
-            stopping=self.stopping,
-            traffic=self.traffic,
-            delivery=self.delivery,
-            bans=self.bans,
-            events=self.events,
-            listeners=self._all_listeners,
-        )
-        node = None if self.member is None else self.member.node
+        super().__attrs_post_init__()
+        node = self.node
         leases = (
             Leases(self.config, self.ports, self.refusals)
             if node is None
@@ -146,140 +79,51 @@ class SingleProcess:
         self._acceptor = VisitorAcceptor(self.config, self.refusals, tally=self.tally)
         self._connections = ConnectionHandler(self.context, self.tls)
         leases.pass_on, leases.owners = self._acceptor.pass_on, self.owners
-        if self.names is not None:
-            from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
-
-            self._frontend = Frontend(
-                config=self.config,
-                names=self.names,
-                pool=self.ports,
-                acceptor=self._acceptor,
-                refusals=self.refusals,
-                shuts_out=self.bans.shuts_out,
-                is_in_use=self.bans.is_in_use,
-                leaving=self._is_leaving,
-                passes_on=None if self.member is None else self._passes_on,
-                lock=None if self.member is None else self.member.share(self.names.certificates),
-                public=self.ready.public,
-                events=self.events,
-            )
-
-    async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
-        """Serve until cancelled, or until every session has ended after a planned stop, or another process serves in place of this one. `when_up` is called when clients can come."""
-        metrics = Metrics(self.ready, self.context, self.descriptors)
-        metrics.quotas = self.accounts.quotas
-        if self._frontend is not None:
-            metrics.certificates = self._frontend.certificates
-        try:
-            if self.predecessor is not None:
-                await self._inherit(self.predecessor)
-            async with trio.open_nursery() as serving:
-                await self._serve(serving, admin_socket, metrics, when_up)
-                await self._extend(serving)
-                serving.cancel_scope.cancel("the server stops")
-        finally:
-            for listener in self.listeners.of_visitors:  # some have come with a reload
-                listener.close()
-            if self.console is not None:
-                self.console.door.listener.close()
+        self._open_frontend(passes_on=self.member is not None)
 
     async def _serve(
         self,
         serving: trio.Nursery,
         admin_socket: socket.socket | None,
-        metrics: Metrics,
         when_up: Callable[[], None],
     ) -> None:
-        """The same; connections of visitors of names, and commands, are served in `serving`, and all else has ended when this returns."""
+        """See `ServingProcess`."""
         context, sessions, member = self.context, self.context.sessions, self.member
+        if self.predecessor is not None:
+            await self._inherit(self.predecessor)
+        metrics = Metrics(self.ready, context, self.descriptors)
+        metrics.quotas = self.accounts.quotas
+        if self._frontend is not None:
+            metrics.certificates = self._frontend.certificates
         draining = Drain(context, waits=member is not None)
         commands = LocalCommands(metrics, draining, None if member is None else member.handover)
+        admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
         async with trio.open_nursery() as besides:
             if member is not None:
-                self._join(member, draining, besides)
+                self._join(
+                    member,
+                    besides,
+                    figures=self._figures,
+                    kick_here=partial(kick, context, everywhere=False),
+                    tell_others=draining.name_others,
+                )
                 await member.wait_joined(self.stopping)
             besides.start_soon(context.admission.run, name="admission")
             besides.start_soon(context.leases.expire_visitors, name="expire visitors")
-            besides.start_soon(self.refusals.tell_regularly, name="tell refusals")
-            besides.start_soon(self.accounts.watch, sessions.by_uid, name="watch accounts")
-            besides.start_soon(self.traffic.flush_regularly, name="flush traffic")
-            if self.owners is not None:
-                touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
-                besides.start_soon(touch, name="names in use")
             besides.start_soon(metrics.count_rates, name="count rates")
-            if self.tally is not None:
-                besides.start_soon(self.tally.measure_lag, name="measure loop lag")
             besides.start_soon(draining.run, name="drain clients")
-            admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
-            if self._frontend is not None:
-                self._acceptor.named = self._named = self._frontend.start(serving, besides)
-            listen = partial(self._listen, serving, admin, commands, admin_socket, when_up)
-            while True:
-                async with AsyncExitStack() as pause:
-                    successor = await listen(pause)
-                    if successor is None or await self._hand_over(successor):
-                        break
-            with trio.move_on_after(_LAST_ANSWERS):
-                await admin.wait_answered()
+            self._start_besides(besides, serving, sessions.by_uid)
+            await self._accept_until_end(serving, admin, admin_socket, when_up)
+            await self._wait_answered(admin)
             besides.cancel_scope.cancel("the server stops")
+        await self._extend(serving)
 
-    async def _listen(
-        self,
-        serving: trio.Nursery,
-        admin: AdminServer,
-        commands: Commands,
-        admin_socket: socket.socket | None,
-        when_up: Callable[[], None],
-        pause: AsyncExitStack,
-    ) -> Successor | None:
-        """Accept clients, visitors and commands; return None after a planned stop, or the process that is ready to go on.
-
-        Then nobody is accepted, no session is up, and no traffic is written down until `pause` is closed, which also ends that process, unless it was let go.
-        """
-        async with trio.open_nursery() as hearing:
-            if admin_socket is not None:
-                hearing.start_soon(
-                    partial(admin.accept, admin_socket, serving), name="admin server"
-                )
-            if self.console is not None:
-                hearing.start_soon(self.console.serve, commands, name="console")
-            self._proxies.clear()
-            behind = listen_for_clients(
-                hearing,
-                self.listeners,
-                self._connections.acceptor(hearing),
-                config=self.config,
-                refusals=self.refusals,
-                descriptors=self.descriptors,
-            )
-            if behind is not None:
-                self._proxies.append(behind)
-            async with trio.open_nursery() as visiting:  # stops first
-                self._listen_for_visitors(visiting)
-                if self.predecessor is not None:
-                    self._take(self.predecessor)
-                    self.predecessor = None
-                if not self._is_up:
-                    self._is_up = True
-                    when_up()
-                successor = await self._succession.wait_end(admin_socket, pause)
-                visiting.cancel_scope.cancel("nobody is accepted any more")
-            if successor is None:
-                await self._stop()
-            else:
-                if self._named is not None:
-                    await self._named.wait_known()
-                self._acceptor.rest()
-                self.context.leases.is_at_rest = True
-                with trio.move_on_after(TO_LET_GO):  # noqa: ASYNC912 - where some are up
-                    await self.context.sessions.let_go()
-            hearing.cancel_scope.cancel("nobody is heard any more")
-        return successor
+    def _accept_clients(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
+        """See `ServingProcess`."""
+        return self._connections.acceptor(nursery)
 
     async def _stop(self) -> None:
-        """Let no visitor in any more, and wait until each session has ended by itself, within the grace."""
-        for listener in self.listeners.of_visitors:
-            listener.close()
+        """See `ServingProcess`."""
         sessions, grace = self.context.sessions, self.config.drain_grace
         log.info("visit ports closed", sessions=len(sessions.by_uid), grace=grace)
         until = trio.current_time() + grace
@@ -290,10 +134,16 @@ class SingleProcess:
         if self.member is not None:
             await self.member.leave(until)
 
+    async def _rest(self) -> None:
+        """See `ServingProcess`: no session is up any more."""
+        self.context.leases.is_at_rest = True
+        with trio.move_on_after(TO_LET_GO):  # noqa: ASYNC912 - where some are up
+            await self.context.sessions.let_go()
+
     # -- upgrades ----------------------------------------------------------------------------------------------------
 
     async def _hand_over(self, successor: Successor) -> bool:
-        """Give everything to the process that is ready to go on; tell whether it has taken it, else this one goes on."""
+        """See `ServingProcess`."""
         from trionat.server.upgrade.estate import write_estate  # noqa: PLC0415 - seldom
         from trionat.server.upgrade.extension import Extensions  # noqa: PLC0415 - the same
 
@@ -351,45 +201,36 @@ class SingleProcess:
             visitors=visitors,
         )
 
-    def _all_listeners(self) -> Iterator[tuple[str, Listener]]:
-        """Go through all that is listened at, each with what it is for."""
-        yield from self.listeners.by_role()
-        if self.console is not None:
-            yield CONSOLE, self.console.door.listener
-
     def _take(self, predecessor: Predecessor) -> None:
-        """Tell the other process that this one serves. Nobody was accepted yet."""
+        """See `ServingProcess`."""
         try:
             predecessor.take()
         except StartupError:
             self.context.leases.let_go()  # without a reset: they are the other one's
             raise
 
-    def _is_leaving(self) -> bool:
-        """Tell whether each answer is the last one on its connection."""
+    # -- visitors ----------------------------------------------------------------------------------------------------
+
+    def is_leaving(self) -> bool:
+        """See `ServingProcess`: each answer is the last one on its connection then."""
         return self.context.admission.draining.is_set() or self._acceptor.is_handed_over
 
     def _passes_on(self, name: str) -> PassOn | None:
-        """Return what brings a connection to the node that has a name; None: it is here, or nowhere."""
+        """See `ServingProcess`."""
         here = self.ports.names.get(name)
         if (here is not None and here.queue is not None) or not self._acceptor.is_elsewhere(name):
             return None
         return partial(self._acceptor.forward_named, name)
 
-    def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
-        most = self.descriptors.for_visitors
-        self._serving.clear()
-        nursery.start_soon(self._serve_ports, nursery, name="visit ports")
-        listen_for_names(nursery, self.listeners, self._acceptor, self.descriptors)
-        if (proxies := self.listeners.proxy_visit) is not None:
-            take = partial(self._acceptor.accept_behind_proxy, self.ports.ports)
-            behind = ProxyListener.of(self.config, proxies, self.refusals)
-            self._proxies.append(behind)
-            serve = partial(behind.serve, take, self.descriptors, most=most)
-            nursery.start_soon(serve, name=f"proxies at {proxies.address}")
+    def _take_visitor(
+        self, connection: socket.socket, source: TCPAddress, destination: TCPAddress
+    ) -> None:
+        """See `ServingProcess`."""
+        self._acceptor.accept_behind_proxy(self.ports.ports, connection, source, destination)
 
     async def _serve_ports(self, nursery: trio.Nursery) -> None:
-        """Accept on all visit ports in `nursery`, also on those that come with a reload."""
+        """See `ServingProcess`."""
+        self._serving.clear()
         while True:
             for listener in self.listeners.visits:
                 number = listener.address.port
@@ -409,13 +250,14 @@ class SingleProcess:
     # -- a reload ----------------------------------------------------------------------------------------------------
 
     def needs_restart(self) -> Collection[str]:
-        """See `Server` in `server/reload.py`."""
+        """See `ServingProcess`."""
         return ()
 
     def take_change(self, change: ServerChange) -> None:
-        """See `Server` in `server/reload.py`."""
+        """See `ServingProcess`."""
+        super().take_change(change)
         context, config = self.context, change.config
-        self.config = context.config = config
+        context.config = config
         self.tls = change.tls
         context.leases.take_config(config)
         if isinstance(registry := context.leases.registry, LocalRegistry):
@@ -425,12 +267,7 @@ class SingleProcess:
             others_than(self.ready.public, config) if self.member is None else admission.elsewhere
         )
         admission.take_config(config, elsewhere)
-        self._acceptor.take_config(config)
         self._connections.take_config(config, change.tls)
-        if self._frontend is not None and change.acme is not None:
-            self._frontend.take_config(config, change.acme)
-        for proxies in self._proxies:
-            proxies.take_config(config)
         for session in context.sessions.by_uid.values():
             session.config = attrs.evolve(session.config, drain_grace=config.drain_grace)
         self._change_ports(change.added, frozenset(change.removed))
@@ -446,28 +283,6 @@ class SingleProcess:
         self.context.leases.take_away(removed)
         self._ports_changed.notify()
 
-    def _join(self, member: Member, draining: Drain, nursery: trio.Nursery) -> None:
-        """Be a node in `nursery`."""
-        assert isinstance(self.state, StateFolder), "a node has one"  # noqa: S101 - for type checkers
-        context = self.context
-
-        def figures() -> tuple[int, int]:
-            present = sum(lease.queue.present for lease in context.leases)
-            return len(context.sessions.by_uid), present
-
-        def kick_too(request: bytes) -> None:
-            send_away = partial(kick, context, everywhere=False)
-            nursery.start_soon(kick_for_others, send_away, request, name="kick")
-
-        member.start(
-            nursery,
-            self.config,
-            self.state,
-            self._acceptor,
-            self.descriptors,
-            public=self.ready.public,
-            others=others_than(self.ready.public, self.config),
-            figures=figures,
-            on_kick=kick_too,
-            tell_others=draining.name_others,
-        )
+    def _figures(self) -> tuple[int, int]:
+        present = sum(lease.queue.present for lease in self.context.leases)
+        return len(self.context.sessions.by_uid), present

@@ -68,19 +68,20 @@ def is_there(path: Path) -> bool:
 
 def others_can_write(path: Path) -> bool:
     """Tell whether somebody besides the owner may change what is there; False where nothing is, and on Windows."""
-    return _has_mode(path, stat.S_IWGRP | stat.S_IWOTH)
+    return bool(_mode(path) & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def everybody_can_use(path: Path) -> bool:
-    """Tell whether everybody on this machine may read or change what is there; False where nothing is, and on Windows."""
-    return _has_mode(path, stat.S_IRWXO)
+    """Tell whether everybody on this machine may read or change a file; False where none is that we know of, and on Windows. A pipe holds nothing for others to read later."""
+    mode = _mode(path)
+    return stat.S_ISREG(mode) and bool(mode & stat.S_IRWXO)
 
 
-def _has_mode(path: Path, bits: int) -> bool:
+def _mode(path: Path) -> int:
     try:
-        return os.name == "posix" and bool(path.stat().st_mode & bits)
+        return path.stat().st_mode if os.name == "posix" else 0
     except OSError:
-        return False
+        return 0
 
 
 def read_private(path: Path, *, secret: bool = False) -> bytes:

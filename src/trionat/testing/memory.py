@@ -1,53 +1,28 @@
 """Endpoints in memory, so that sessions and relays run without sockets, on a clock of the test's.
 
-They keep to what Linux does with TCP on the loopback; `tests/unit/test_endpoint.py` runs the same tests against both.
+They are ends of a pipe (`transport/pipe.py`), as visitors from other nodes have it, of which a test may choose how much moves at once, and see how much did.
 """
 
-# ruff: noqa: SLF001 - the two ends are of one class, and move each other
+# ruff: noqa: SLF001 - the two ends are of one class
 
 from __future__ import annotations
 
-import errno
-import os
 from typing import TYPE_CHECKING, Final
 
 import attrs
-import trio
 
 from trionat.transport.endpoint import TLS_RECORD_BYTES, send_all
-from trionat.transport.readiness import Readiness
+from trionat.transport.pipe import PipeEnd, join_ends
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from trionat.transport.endpoint import Endpoint
 
 CAPACITY: Final = 64 * 1024
 """Bytes on their way in each direction, unless a test wants others."""
 
 
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
-@attrs.frozen(eq=False)
-class MemoryReadiness(Readiness):
-    """Waits in the task of whoever pumps, as sockets do where there is no epoll."""
-
-    wait_for_it: Callable[[], Awaitable[None]]
-    stop_waiting: Callable[[], None]
-
-    async def wait(self) -> None:
-        """See `Readiness`."""
-        await self.wait_for_it()
-
-    def nudge(self) -> None:
-        """See `Readiness`."""
-        self.stop_waiting()
-
-
 @attrs.define(eq=False)
-class MemoryEndpoint:
+class MemoryEndpoint(PipeEnd):
     """One end of a stream in memory, as `memory_pair` makes it; it is used in one Trio run, and whoever has it closes it.
 
     It does what a connected TCP socket on the loopback does, by the interface that trionat uses for its connections: `recv_into` and `send`
@@ -65,35 +40,17 @@ class MemoryEndpoint:
         peer: The other end.
     """
 
-    capacity: int
     everyone: list[MemoryEndpoint] = attrs.field(repr=False)
     largest_read: int = 1 << 30
     largest_write: int = 1 << 30
     most_held: int = 0
-    has_unsent: bool = False
-    closed: bool = False
     silence: float = 0.0  # what `silent_for` tells; memory acknowledges nothing
     silence_limit: float | None = None
-    peer: MemoryEndpoint = attrs.field(init=False, repr=False)
-    _incoming: bytearray = attrs.field(init=False, factory=bytearray, repr=False)
-    _ended: bool = attrs.field(
-        init=False, default=False
-    )  # the peer's direction, behind what is incoming
     number: int = attrs.field(init=False, default=-1)
-    _eof_sent: bool = attrs.field(init=False, default=False)
-    _dead: bool = attrs.field(init=False, default=False)  # reset by the peer
-    _error: int = attrs.field(init=False, default=0)  # to be told once, as SO_ERROR
-    _reader: trio.Event | None = attrs.field(init=False, default=None)
-    _writer: trio.Event | None = attrs.field(init=False, default=None)
-    readable: MemoryReadiness = attrs.field(init=False, repr=False)
-    writable: MemoryReadiness = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self.readable = MemoryReadiness(self._wait_readable, self._nudge_reader)
-        self.writable = MemoryReadiness(self._wait_writable, self._nudge_writer)
+        super().__attrs_post_init__()
         self.everyone.append(self)
-
-    # -- what the relay calls ----------------------------------------------------------------------------------------
 
     def recv_into(self, buffer: memoryview) -> int:
         """Read into a buffer, which has room for a TLS record, 16 KiB; return how many bytes, 0 at the end of the stream.
@@ -104,19 +61,7 @@ class MemoryEndpoint:
         """
         if len(buffer) < TLS_RECORD_BYTES:
             raise ValueError("endpoints are read with room for a TLS record")
-        self._check_open()
-        if self._incoming:
-            count = min(len(buffer), len(self._incoming), self.largest_read)
-            buffer[:count] = self._incoming[:count]
-            del self._incoming[:count]
-            self.peer._wake()
-            return count
-        if self._ended:
-            return 0
-        self._raise_pending()
-        if self._dead:
-            return 0
-        raise BlockingIOError
+        return super().recv_into(buffer[: self.largest_read])
 
     def send(self, data: bytes | memoryview) -> int:
         """Send some of the bytes; return how many.
@@ -125,145 +70,26 @@ class MemoryEndpoint:
             BlockingIOError: there is no room.
             OSError: it is closed (EBADF), or was reset, or has sent its end (EPIPE).
         """
-        self._check_open()
-        self._raise_pending()
-        if self._dead or self._eof_sent:
-            raise _error(errno.EPIPE)
-        if self.peer.closed:  # leaves, and is answered with a reset
-            self._fail()
-            return len(data)
-        room = self.peer.capacity - len(self.peer._incoming)
-        if data and room <= 0:
-            raise BlockingIOError
-        count = min(room, len(data), self.largest_write)
-        self.peer._incoming += data[:count]
+        count = super().send(memoryview(data)[: self.largest_write])
         self.peer.most_held = max(self.peer.most_held, len(self.peer._incoming))
-        self.peer._wake()
         return count
-
-    async def _wait_readable(self) -> None:
-        if self.closed:
-            raise trio.ClosedResourceError
-        if self._reader is not None:
-            raise trio.BusyResourceError
-        self._reader = event = trio.Event()
-        try:
-            self._wake()
-            await event.wait()
-        finally:
-            if self._reader is event:
-                self._reader = None
-        if self.closed:
-            raise trio.ClosedResourceError
-
-    async def _wait_writable(self) -> None:
-        if self.closed:
-            raise trio.ClosedResourceError
-        if self._writer is not None:
-            raise trio.BusyResourceError
-        self._writer = event = trio.Event()
-        try:
-            self._wake()
-            await event.wait()
-        finally:
-            if self._writer is event:
-                self._writer = None
-        if self.closed:
-            raise trio.ClosedResourceError
-
-    def _nudge_reader(self) -> None:
-        event, self._reader = self._reader, None
-        if event is not None:
-            event.set()
-
-    def _nudge_writer(self) -> None:
-        event, self._writer = self._writer, None
-        if event is not None:
-            event.set()
-
-    def flush(self) -> None:
-        """Do nothing: what was sent has left."""
-
-    def send_eof(self) -> None:
-        """Send the end of this direction; the other one goes on."""
-        self._check_open()
-        if self._dead:
-            raise _error(errno.ENOTCONN)
-        self._eof_sent = True
-        self.peer._ended = True
-        self._wake()
-        self.peer._wake()
-
-    def is_lost(self) -> bool:
-        """Tell whether it is closed or was reset."""
-        lost = self.closed or self._error != 0
-        self._error = 0  # asking for SO_ERROR takes it away
-        return lost
 
     def limit_silence(self, seconds: float) -> None:
         """Note the limit as `silence_limit`: memory loses nothing."""
         self.silence_limit = seconds
 
-    def fileno(self) -> int:
-        """Return `number`, -1: there is no descriptor."""
-        return self.number
-
     def silent_for(self) -> float:
         """Return `silence`, seconds, which a test may set."""
         return self.silence
 
-    def close(self) -> None:
-        """Close it; the other end reads what has left, and then the end. With unread bytes it is a reset (RFC 1122 4.2.2.13), as of a socket. A second time does nothing."""
-        if self.closed:
-            return
-        if self._incoming:
-            self.reset()
-            return
-        self.closed = True
-        self.peer._ended = True
-        self._wake()
-        self.peer._wake()
-
-    def reset(self) -> None:
-        """Close it, and have the other end see a reset."""
-        if self.closed:
-            return
-        self.closed = True
-        self._incoming.clear()
-        self.peer._fail()
-        self._wake()
-
-    # -- what only tests call ----------------------------------------------------------------------------------------
+    def fileno(self) -> int:
+        """Return `number`, -1: there is no descriptor."""
+        return self.number
 
     def cut(self) -> None:
-        """Lose the connection: both ends see a reset, and are still to be closed."""
+        """Lose the connection: both ends see a reset, and are still to be closed. Only tests call it."""
         self._fail()
         self.peer._fail()
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise _error(errno.EBADF)
-
-    def _raise_pending(self) -> None:
-        if self._error:
-            number, self._error = self._error, 0
-            raise _error(number)
-
-    def _fail(self) -> None:
-        if not self._dead and not self.closed:
-            self._dead = True
-            self._error = errno.EPIPE if self._ended and self.peer.closed else errno.ECONNRESET
-            self._wake()
-
-    def _wake(self) -> None:
-        over = self.closed or self._dead
-        if self._reader is not None and (over or self._ended or self._incoming):
-            self._reader.set()
-        room = self.peer.capacity - len(self.peer._incoming)
-        if self._writer is not None and (over or room > 0 or self._eof_sent or self.peer.closed):
-            self._writer.set()
 
 
 def memory_pair(
@@ -277,7 +103,7 @@ def memory_pair(
     """
     everyone = [] if everyone is None else everyone
     one, two = MemoryEndpoint(capacity, everyone), MemoryEndpoint(capacity, everyone)
-    one.peer, two.peer = two, one
+    join_ends(one, two)
     return one, two
 
 

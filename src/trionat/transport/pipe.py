@@ -1,11 +1,15 @@
 # ruff: noqa: SLF001 - the two ends are one thing
-"""A stream in memory: two endpoints, where what is written to one is read from the other. It ends and resets as a connection of TCP does."""
+"""A stream in memory: two endpoints, where what is written to one is read from the other.
+
+It ends and resets as a connection of TCP does on the loopback of Linux; `tests/unit/test_endpoint.py` runs the same tests against both. Streams of
+Trio are something else: they have no resets, and writing to one waits in the task.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 import trio
@@ -61,11 +65,12 @@ class _Wait(Readiness):
 
 @attrs.define(eq=False)
 class PipeEnd:
-    """See `Endpoint`, and `open_pipe`. `peer` is the other end."""
+    """See `Endpoint`, and `open_pipe`. `capacity` are the bytes that may be on their way to it, and `peer` is the other end."""
 
+    capacity: int
     readable: _Wait = attrs.field(init=False, repr=False)
     writable: _Wait = attrs.field(init=False, repr=False)
-    peer: PipeEnd = attrs.field(init=False, repr=False)
+    peer: Self = attrs.field(init=False, repr=False)
     _incoming: bytearray = attrs.field(init=False, repr=False, factory=bytearray)
     _ended: bool = attrs.field(init=False, default=False)  # behind what is incoming
     _sent_end: bool = attrs.field(init=False, default=False)
@@ -110,7 +115,7 @@ class PipeEnd:
         if self.peer.closed:  # leaves, and is answered with a reset
             self._fail()
             return len(data)
-        room = _CAPACITY - len(self.peer._incoming)
+        room = self.peer.capacity - len(self.peer._incoming)
         if data and room <= 0:
             raise BlockingIOError
         piece = memoryview(data)[:room]
@@ -119,7 +124,7 @@ class PipeEnd:
         return len(piece)
 
     def send_eof(self) -> None:
-        """See `Endpoint`."""
+        """Send the end of this direction; the other one goes on."""
         self._check_open()
         if self._lost:
             raise _error(errno.ENOTCONN)
@@ -128,8 +133,8 @@ class PipeEnd:
         self.peer._wake()
 
     def is_lost(self) -> bool:
-        """See `Endpoint`."""
-        lost, self._error = self.closed or self._error != 0, 0
+        """Tell whether it is closed or was reset."""
+        lost, self._error = self.closed or self._error != 0, 0  # asking for SO_ERROR takes it away
         return lost
 
     def limit_silence(self, seconds: float) -> None:
@@ -144,7 +149,7 @@ class PipeEnd:
         return -1
 
     def close(self) -> None:
-        """See `Endpoint`. What was not read makes it a reset (RFC 1122 4.2.2.13)."""
+        """Close it; the other end reads what has left, and then the end. With unread bytes it is a reset (RFC 1122 4.2.2.13), as of a socket. A second time does nothing."""
         if self._incoming:
             self.reset()
         elif not self.closed:
@@ -153,7 +158,7 @@ class PipeEnd:
             self.peer._wake()
 
     def reset(self) -> None:
-        """See `Endpoint`."""
+        """Close it, and have the other end see a reset."""
         if not self.closed:
             self.closed = True
             self._incoming.clear()
@@ -179,7 +184,7 @@ class PipeEnd:
         return self._lost or self._ended or bool(self._incoming)
 
     def _is_writable(self) -> bool:
-        room = _CAPACITY - len(self.peer._incoming)
+        room = self.peer.capacity - len(self.peer._incoming)
         return self._lost or self._sent_end or self.peer.closed or room > 0
 
     def _wake(self) -> None:
@@ -189,6 +194,11 @@ class PipeEnd:
 
 def open_pipe() -> tuple[PipeEnd, PipeEnd]:
     """Return the two ends; each is closed by whoever holds it."""
-    one, other = PipeEnd(), PipeEnd()
-    one.peer, other.peer = other, one
+    one, other = PipeEnd(_CAPACITY), PipeEnd(_CAPACITY)
+    join_ends(one, other)
     return one, other
+
+
+def join_ends(one: PipeEnd, other: PipeEnd) -> None:
+    """Make two ends one stream."""
+    one.peer, other.peer = other, one

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+LONG = 300 * "n"
+"""A name for which every system refuses to look, as it does for what is in a folder that is closed to us."""
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +75,23 @@ def test_check_tells_every_problem_on_stderr() -> None:
     assert run("check", "nope.yml") == (2, "", "nope.yml: there is no such file\n")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_show_reads_a_pipe_once() -> None:
+    """As `trionat config show --config <(…)` does: nothing comes the second time."""
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=("Client: {LocalTimeout: 3}",))
+    writer.start()
+    code, out, _ = run("show", "--config", "pipe")
+    writer.join()
+    assert (code, rows(out)["Client.LocalTimeout"]) == (0, ("3", "pipe:1"))
+
+
+def test_a_ticket_at_which_nobody_may_look_is_told_in_one_line() -> None:
+    result = CliRunner().invoke(app, ["connect", "--ticket-file", LONG, "8080"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"trionat: {LONG}: cannot read the ticket: File name too long\n"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -79,6 +101,8 @@ def test_check_tells_every_problem_on_stderr() -> None:
         ("Client:\n  TicketFile: f.yml\n", "f.yml:2: Client.TicketFile: this is not a valid ticket: a ticket starts with tn"),
         ("Client:\n  TicketFile: empty\n", "f.yml:2: Client.TicketFile: the file is empty: a ticket goes there"),
         ("Client:\n  CAFile: nope\n", "f.yml:2: Client.CAFile: nope: no certificate authorities: No such file or directory"),
+        ("Server:\n  Domain: x.org\n  PagesDir: nope\n", "f.yml:3: Server.PagesDir: nope: there is no such folder"),
+        (f"Server:\n  Domain: x.org\n  PagesDir: {LONG}\n", f"f.yml:3: Server.PagesDir: {LONG}: cannot be read: File name too long"),
         (
             "Database:\n  Username: u\n  Host: h\n  DBName: d\n  CAFile: nope\n",
             "f.yml:5: Database.CAFile: nope: no certificate authorities: No such file or directory",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -13,7 +14,7 @@ from trionat.config.acme import AcmeConfig
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.database import DatabaseConfig
 from trionat.config.events import EventsConfig
-from trionat.config.load import Configuration, Role, load
+from trionat.config.load import Configuration, Role, load, load_needed
 from trionat.config.sections import KEYS
 from trionat.config.server import ServerConfig
 from trionat.config.service import Service
@@ -456,11 +457,54 @@ def test_what_kubernetes_sets_beside_a_service_of_our_name_is_not_ours() -> None
 
 
 @pytest.mark.parametrize(
+    ("name", "role", "other"),
+    [
+        ("TRIONAT_SERVER_VISITPORTS", "server", "client"),
+        ("TRIONAT_CLIENT_SERVICEZ", "client", "server"),
+        ("TRIONAT_AUTH_WHO", "client", "server"),
+        ("TRIONAT_CLUSTER_WHO", "server", "client"),
+    ],
+)
+def test_an_unknown_variable_stops_whom_it_is_for(name: str, role: Role, other: Role) -> None:
+    """One environment may be for both. Others are told, since it may be meant for them as well."""
+    with pytest.raises(ConfigError, match=f"{name}: unknown variable: "):
+        load(role, environ={name: "x"})
+    [warning] = load(other, environ={name: "x"}).warnings
+    assert str(warning).startswith(f"environment {name}: unknown variable: ")
+
+
+def test_an_unknown_variable_that_may_be_for_either_stops_both() -> None:
+    for role in get_args(Role):
+        with pytest.raises(ConfigError, match="did you mean TRIONAT_CLIENT_TICKET_FILE"):
+            load(role, environ={"TRIONAT_SERVER_TICKET_FILE": "x"})
+
+
+def test_a_command_is_stopped_by_what_it_needs_alone() -> None:
+    """Whoever mends a file bit by bit, and an environment with a word too many, can still find the server."""
+    Path("f.yml").write_text("Server: {VisitPort: [x], StateDir: here}\nEvents: [x]\n")
+    environ = {"TRIONAT_SERVER_VISITPORTS": "x", "TRIONAT_SERVER_WHO": "x"}
+    server, _ = load_needed(["Server.StateDir", "Database"], file=Path("f.yml"), environ=environ)
+    assert server.state_dir == Path("here")
+    needs = ("Server.StateDir", "Cluster")
+    found = load("server", file=Path("f.yml"), environ=environ, needs=needs)
+    assert found.server.state_dir == Path("here")
+    for needed, told in (
+        ("Events", "f.yml:2: Events"),
+        ("Server", "f.yml:1: Server.VisitPort"),
+        ("Server.VisitPort", "TRIONAT_SERVER_VISITPORTS"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            load("server", file=Path("f.yml"), environ=environ, needs=(needed,))
+    with pytest.raises(ConfigError, match="TRIONAT_DATABASE_HOTS"):
+        load_needed(["Database"], environ={"TRIONAT_DATABASE_HOTS": "x"})
+
+
+@pytest.mark.parametrize(
     ("name", "reason"), [("nope.yml", "there is no such file"), (".", "cannot be read: ")]
 )
 def test_a_named_file_has_to_exist_and_be_a_file(name: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load("server", file=Path(name), environ={"TRIONAT_AUTH_NAME": "x"})
+        load("server", file=Path(name), environ={"TRIONAT_SERVER_NAM": "x"})
     (_, problem) = caught.value.problems
     assert str(problem).startswith(f"{name}: {reason}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import MappingProxyType
 from typing import Any
 
@@ -97,6 +98,24 @@ async def test_one_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
         assert reloader.current.server.max_services != 3
         assert not (await reloader.reload()).problems
     assert told == [True, False, True, False]
+
+
+async def test_reads_that_hang_leave_threads_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "PATIENCE", 0.02)
+    over = threading.Event()
+
+    def read() -> Configuration:
+        over.wait(20)
+        return configuration()
+
+    reloader = Reloader(read, configuration())
+    reloader.reloadable = Changing()
+    try:
+        for _ in range(10):
+            assert "within 0.02 s" in (await reloader.reload()).problems[0]
+        assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+    finally:
+        over.set()
 
 
 async def test_one_reload_after_another_and_each_is_told() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trionat.client.inspector.recorder import Recorder
     from trionat.client.inspector.recording import Recording
     from trionat.client.inspector.replay import Replays
-    from trionat.client.inspector.site import PageFile
+    from trionat.transport.web_page import WebPage
 
 _T = TypeVar("_T")
 
@@ -31,7 +31,7 @@ _THREADS: Final = 4
 class Context:
     """See the module. `pages` are what browsers get, by their paths; `nursery` is where replays run."""
 
-    pages: Mapping[str, PageFile]
+    pages: Mapping[str, WebPage]
     recorder: Recorder
     live: LiveList
     replays: Replays

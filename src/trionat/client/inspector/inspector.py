@@ -16,11 +16,12 @@ from trionat.client.inspector.guard import Guard
 from trionat.client.inspector.live import LiveList
 from trionat.client.inspector.recorder import Recorder, RecordingForwarder
 from trionat.client.inspector.replay import Replays
-from trionat.client.inspector.site import read_pages
+from trionat.client.inspector.site import FOLDER
 from trionat.errors import StartupError
 from trionat.log import get_logger
 from trionat.transport.descriptors import Descriptors
 from trionat.transport.listener import Listener
+from trionat.transport.web_page import read_pages
 from trionat.transport.web_server import WebServer
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Inspector:
         while True:
             began = trio.current_time()
             try:
-                pages = await trio.to_thread.run_sync(read_pages)
+                pages = await trio.to_thread.run_sync(read_pages, FOLDER)
                 async with trio.open_nursery() as nursery:
                     context = Context(
                         pages=pages,

@@ -439,7 +439,7 @@ class NativeSession(Session):
             with trio.move_on_after(self.config.drain_grace):
                 await pool.wait_not_busy()
             nursery.cancel_scope.cancel("the client stops")
-        await link.say_last(Close(code=CloseCode.STOPPED, text="the client stops"))
+        await link.say_last(Close(code=CloseCode.STOPPED, text="it was stopped"))
 
     async def _tell_moved(self, link: ControlLink) -> None:
         """Tell the server when this client is up at another one; it ends this session when the last visitor here has gone."""

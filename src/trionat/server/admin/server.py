@@ -52,10 +52,17 @@ NO_UPGRADE: Final = "this server was not started by trionat serve, so nobody kno
 _PLACES: Final = 4
 """Connections at once; more wait in the kernel's queue. Chosen, not measured."""
 
+_LONG_PLACES: Final = 4
+"""Reloads and upgrades at once, besides: they may take minutes, where a disk hangs, and `status` is wanted just then. What is more is refused. Chosen."""
+
 _PATIENCE: Final = 10.0
 """Seconds for a connection, from its first byte to its last."""
 
 _NO_FILE: Final = "this server was started by a program, which knows its configuration"
+
+_ALL_LONG: Final = (
+    f"{_LONG_PLACES} reloads or upgrades are under way: wait for them, or look at the server's log"
+)
 
 _SHORTAGE_WAIT: Final = 1.0
 """Seconds to the next try, where a connection cannot be accepted for lack of descriptors."""
@@ -72,6 +79,9 @@ class AdminServer:
     reload: Callable[[], Awaitable[Reloaded]] | None = None
     upgrade: Upgrade | None = None
     _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, _PLACES))
+    _long_places: trio.Semaphore = attrs.field(
+        init=False, factory=partial(trio.Semaphore, _LONG_PLACES)
+    )
     _scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # its own, as threads for names may all be waiting
@@ -102,31 +112,47 @@ class AdminServer:
         """Wait until all commands that were accepted have their answers. Nobody accepts any more."""
         for _ in range(_PLACES):
             await self._places.acquire()
+        for _ in range(_LONG_PLACES):
+            await self._long_places.acquire()
 
     async def _attend(self, stream: trio.SocketStream) -> None:
+        """Answer one connection, which has a place; it gives that back when it has asked for what may take long."""
+        place = self._places
         try:
             with isolated(log, "a command was dropped"):
                 async with stream:
-                    await self._reply(stream)
+                    request = await self._hear(stream)
+                    if isinstance(request, AskReload | AskUpgrade):
+                        self._long_places.acquire_nowait()  # there is one
+                        place = self._long_places
+                        self._places.release()
+                    if request is not None:
+                        await self._reply(stream, request)
         finally:
-            self._places.release()
+            place.release()
 
-    async def _reply(self, stream: trio.SocketStream) -> None:
-        try:
-            with deadline(_PATIENCE, "it took too long"):
-                try:
-                    request = decode_request(await _read_line(stream))
-                except RemoteProtocolError as error:
-                    await stream.send_all(encode_error(str(error)))
-                    return
-            with deadline(_patience(request), "it took too long"):
-                try:
-                    answer = await self._answer(request)
-                except UpgradeError as error:
-                    answer = encode_error(str(error))
-                await stream.send_all(answer)
-        except trio.BrokenResourceError:
-            log.debug("a command went away before it had its answer")
+    async def _hear(self, stream: trio.SocketStream) -> Request | None:
+        """Return what is asked for; None where that is nothing, or cannot be now, and was told."""
+        with deadline(_PATIENCE, "it took too long"):
+            try:
+                request = decode_request(await _read_line(stream))
+            except RemoteProtocolError as error:
+                await _say(stream, encode_error(str(error)))
+            except trio.BrokenResourceError:
+                log.debug("a command went away before it had asked")
+            else:
+                if not isinstance(request, AskReload | AskUpgrade) or self._long_places.value:
+                    return request
+                await _say(stream, encode_error(_ALL_LONG))
+        return None
+
+    async def _reply(self, stream: trio.SocketStream, request: Request) -> None:
+        with deadline(_patience(request), "it took too long"):
+            try:
+                answer = await self._answer(request)
+            except UpgradeError as error:
+                answer = encode_error(str(error))
+            await _say(stream, answer)
 
     async def _answer(self, request: Request) -> bytes:
         """Do what is asked for. The answer is written in a thread, since there may be thousands of visitors in it."""
@@ -167,6 +193,13 @@ def _patience(request: Request) -> float:
             return FOR_RELOAD
         case _:
             return _PATIENCE
+
+
+async def _say(stream: trio.SocketStream, answer: bytes) -> None:
+    try:
+        await stream.send_all(answer)
+    except trio.BrokenResourceError:
+        log.debug("a command went away before it had its answer")
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes:

@@ -231,9 +231,7 @@ class NativeSession(Session):
                         self._find(services[-1], "DOWN")
                     self.lease.queue.down = frozenset(services)
                 case Close(text=text):
-                    end = SessionEnd(
-                        "left", f"the client has left: {text}", tell=False, goodbye=True
-                    )
+                    end = SessionEnd("left", f"the client says: {text}", tell=False, goodbye=True)
                     self._note(end)
                     self.lease.give_up(end.text)
                     with trio.move_on_after(_LAST_BYTES):

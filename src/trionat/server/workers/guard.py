@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from trionat.server.workers.worker import VISIT_PORT
+from trionat.server.workers.purpose import VISIT_PORT
 from trionat.signals import Signal
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 A message is a line of JSON. Some are questions, which have a number, and get an answer with the same number. A descriptor comes along with a
 byte that says what it is for (unix(7), SCM_RIGHTS), a byte with the length of what is to be known about it, and that text: no more is
-read at once, so none can be attached to the wrong one. Both ends are the same program of the same user, so what does not fit is a bug, and ends the link.
+read at once, so none can be attached to the wrong one. Whoever takes descriptors says how many, on the same socket. Both ends are the same program of the same user, so what does not fit is a bug, and ends the link.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ log = get_logger(__name__)
 
 Values: TypeAlias = "dict[str, Any]"
 
+BEAT: Final = 1.0
+"""Seconds between two reports to the parent, which are its sign of life as well."""
+
 _READ_BYTES: Final = 64 * 1024
 
 _MOST_BYTES: Final = 256 * 1024 * 1024
@@ -50,12 +53,21 @@ _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 """Where the system has it, a descriptor cannot slip into a program that is started in this very moment."""
 
 
+_TAKEN: Final = b"\0"
+"""Instead of what a descriptor is for: that so many, as the text says, have been taken."""
+
+
 _Parcel: TypeAlias = "tuple[bytes, socket.socket, str]"
 """What a socket is for, the socket, and what is to be known about it."""
 
 
 def _ignore(purpose: bytes, about: str) -> None:
     """Nobody minds."""
+
+
+def _close(purpose: bytes, sock: socket.socket, about: str) -> None:
+    """Nobody wants it back."""
+    sock.close()
 
 
 class LinkLostError(ConnectionLostError):
@@ -79,7 +91,8 @@ class Link:
     `hear` is called with each message that is no question. `reply` answers the questions, each in a task of its own. `take` is called with what a
     descriptor is for, with its socket, which it owns then, and with what is to be known about it. All three are set before `run` is started, and the first
     and the last must return at once. `missed` is called with purpose and text of each descriptor that was lost on the way, since there are too few (then it is the end
-    that takes), or since the other end does not take them (of those of `pass_on` only).
+    that takes), or since the other end does not take them (of those of `pass_on` only). `returned` is called with each socket of `pass_on` that the other end
+    has not taken when the link ends, and owns it then; it must return at once, too.
     """
 
     messages: socket.socket
@@ -88,6 +101,7 @@ class Link:
     reply: Callable[[Values], Awaitable[Values]] = attrs.field(init=False)
     take: Callable[[bytes, socket.socket, str], None] = attrs.field(init=False)
     missed: Callable[[bytes, str], None] = attrs.field(init=False, default=_ignore)
+    returned: Callable[[bytes, socket.socket, str], None] = attrs.field(init=False, default=_close)
     lost: bool = attrs.field(init=False, default=False)
     _numbers: count[int] = attrs.field(init=False, factory=lambda: count(1))
     _questions: dict[int, _Question] = attrs.field(init=False, factory=lambda: {})
@@ -96,6 +110,8 @@ class Link:
     _unsent_bytes: int = attrs.field(init=False, default=0)
     _unpassed: deque[_Parcel] = attrs.field(init=False, factory=lambda: deque())
     _unlent: deque[_Parcel] = attrs.field(init=False, factory=lambda: deque())
+    _on_their_way: deque[_Parcel | None] = attrs.field(init=False, factory=lambda: deque())
+    _taken: int = attrs.field(init=False, default=0)
     _crowded: bool = attrs.field(init=False, default=False)
     _sent: Signal = attrs.field(init=False, factory=Signal)
     _posted: Signal = attrs.field(init=False, factory=Signal)
@@ -149,14 +165,16 @@ class Link:
         return mine.answer
 
     def pass_on(self, purpose: bytes, sock: socket.socket, about: str = "") -> None:
-        """Give a socket away; it is closed here. It is lost where the link is, or where the other end does not take what it gets.
+        """Give a socket away; it is closed here once the other end has it. Where there is no room for it, it is closed at once, and missed; where the link is lost, it is returned.
 
-        `purpose` is one byte, and `about` at most 255.
+        `purpose` is one byte, and not 0; `about` at most 255.
         """
-        if self.lost or len(self._unpassed) >= _MOST_DESCRIPTORS:
+        if self.lost:
+            self.returned(purpose, sock, about)
+            return
+        if len(self._unpassed) >= _MOST_DESCRIPTORS:
             sock.close()
-            if not self.lost:
-                self.missed(purpose, about)
+            self.missed(purpose, about)
             return
         self._unpassed.append((purpose, sock, about))
         if self._unlent or len(self._unpassed) > 1 or not self._pass_next():
@@ -169,30 +187,53 @@ class Link:
             self._passed.notify()
 
     def _pass_next(self) -> bool:
-        """Pass the one that is next; False where there is no room for it now."""
+        """Pass the one that is next; False where there is no room for it now.
+
+        One that is given away is kept until the other end has it: in a process that is killed, what it has not read yet is lost.
+        """
         waiting = self._unlent or self._unpassed
         purpose, sock, about = waiting[0]
+        is_given = waiting is self._unpassed
         if sock.fileno() >= 0:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))
-            text = about.encode()
-            head = purpose + bytes([len(text)]) + text
             try:
-                # All of it or nothing: it is less than the kernel waits for room for.
-                sent = self.descriptors.sendmsg([head], [rights])
-                assert sent == len(head), "a descriptor's text was cut"  # noqa: S101 - for systems that differ
+                self._send_piece(purpose, about, rights)
             except BlockingIOError:
                 return False
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the other end is gone
+                # The other end is gone: what is given away is returned when `run` ends.
+                self._on_their_way.append((purpose, sock, about) if is_given else None)
             except OSError:  # too many are under way (unix(7), ETOOMANYREFS)
-                if waiting is self._unlent:
+                if not is_given:
                     self._crowded = True
                     return False
+                sock.close()
                 self.missed(purpose, about)
+            else:
+                self._on_their_way.append((purpose, sock, about) if is_given else None)
         waiting.popleft()
-        if waiting is self._unpassed:
-            sock.close()
         return True
+
+    def _send_piece(
+        self, purpose: bytes, about: str, *rights: tuple[int, int, array.array[int]]
+    ) -> None:
+        """Send all of it or nothing: it is less than the kernel waits for room for. Raises OSError."""
+        text = about.encode()
+        head = purpose + bytes([len(text)]) + text
+        sent = self.descriptors.sendmsg([head], rights)
+        assert sent == len(head), "a descriptor's text was cut"  # noqa: S101 - for systems that differ
+
+    def _tell_taken(self) -> None:
+        """Say how many descriptors have been taken, before anything is done with them; as soon as there is room for it."""
+        if self._taken:
+            try:
+                self._send_piece(_TAKEN, str(self._taken))
+            except BlockingIOError:
+                self._passed.notify()
+                return
+            except OSError:  # the other end is gone
+                pass
+            self._taken = 0
 
     async def wait_sent(self) -> None:
         """Wait until the kernel has all messages, or the link is lost."""
@@ -218,9 +259,11 @@ class Link:
             for sock in (self.messages, self.descriptors):
                 trio.lowlevel.notify_closing(sock)
                 sock.close()
-            while self._unpassed:
-                self._unpassed.popleft()[1].close()
-            self._unlent.clear()
+            left = [*filter(None, self._on_their_way), *self._unpassed]
+            for waiting in (self._on_their_way, self._unpassed, self._unlent):
+                waiting.clear()
+            for parcel in left:
+                self.returned(*parcel)
 
     def give_up(self) -> None:
         """End the link, at both ends. Idempotent."""
@@ -310,9 +353,10 @@ class Link:
 
     async def _pass(self) -> None:
         while True:
-            while not (self._unlent or self._unpassed):
+            while not (self._unlent or self._unpassed or self._taken):
                 await self._passed.wait()
-            if not self._pass_next():
+            self._tell_taken()
+            if self._taken or ((self._unlent or self._unpassed) and not self._pass_next()):
                 await trio.lowlevel.wait_writable(self.descriptors)
                 if self._crowded:
                     self._crowded = False
@@ -331,12 +375,17 @@ class Link:
                     # Sent in one piece, so it is there.
                     about = self.descriptors.recv(head[1]).decode() if head[1:] > b"\0" else ""
                 except BlockingIOError:
+                    self._tell_taken()
                     await trio.lowlevel.wait_readable(self.descriptors)
                     continue
                 except OSError:
                     return
                 if not head:
                     return
+                if head[:1] == _TAKEN:
+                    self._let_go(int(about))
+                    continue
+                self._taken += 1
                 if not control:
                     self.missed(head[:1], about)
                 for _, _, data in control:
@@ -344,4 +393,11 @@ class Link:
                     if not _CLOSE_ON_EXEC:
                         os.set_inheritable(number, False)
                     self.take(head[:1], socket.socket(fileno=number), about)
+            self._tell_taken()
             await trio.lowlevel.checkpoint()
+
+    def _let_go(self, number: int) -> None:
+        """The other end has so many more."""
+        for _ in range(number):
+            if (parcel := self._on_their_way.popleft()) is not None:
+                parcel[1].close()

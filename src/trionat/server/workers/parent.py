@@ -6,79 +6,47 @@ It holds the listening sockets, accounts, traffic, bans, the admin socket and th
 from __future__ import annotations
 
 import math
-from collections import Counter
-from contextlib import AsyncExitStack
-from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-from trionat.errors import ConnectionLostError, PeerError, StartupError
+from trionat.errors import StartupError
 from trionat.log import get_logger
-from trionat.relay.client_tunnel import LocalServiceError
-from trionat.server.admin.kick import kick_for_others
 from trionat.server.admin.server import AdminServer
 from trionat.server.admission.authenticator import LocalAuthenticator
 from trionat.server.admission.queue import others_than
-from trionat.server.control.acceptance import listen_for_clients
-from trionat.server.events.hub import Hub
-from trionat.server.listeners import CONSOLE
-from trionat.server.proxies import ProxyListener
 from trionat.server.registry.local import LocalRegistry
 from trionat.server.registry.table import ClaimTable
-from trionat.server.registry.values import read_wish
-from trionat.server.upgrade.succession import Succession
-from trionat.server.visitors.acceptor import VisitorAcceptor, listen_for_names
+from trionat.server.serving_process import ServingProcess
+from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.workers.commands import AllWorkers
 from trionat.server.workers.guard import PortGuard
 from trionat.server.workers.lost_sessions import LostSessions
 from trionat.server.workers.node_table import NodeTable, WorkerOfNode
-from trionat.server.workers.process import RemoteSession, State, WorkerProcess, not_below
+from trionat.server.workers.process import State, WorkerProcess
 from trionat.server.workers.router import Router
-from trionat.server.workers.shares import Usage, deal
-from trionat.server.workers.worker import HTTP, HTTPS, PASSED_ON, TAKEN, VISITOR
-from trionat.store.base import Limits
-from trionat.transport.endpoint import SocketEndpoint
-from trionat.transport.tcp_pair import open_tcp_pair
+from trionat.server.workers.shared_limits import LimitTable
+from trionat.server.workers.succession import WorkersSuccession
+from trionat.server.workers.visitor_router import VisitorRouter
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
     from trionat.address import TCPAddress
-    from trionat.config.reload import Reloaded
     from trionat.config.server import ServerConfig
-    from trionat.events import Ready
-    from trionat.server.accounts.accounts import Accounts
-    from trionat.server.accounts.limits import Share
-    from trionat.server.accounts.name_owners import NameOwners
-    from trionat.server.accounts.traffic import Traffic
-    from trionat.server.admission.bans import Bans
     from trionat.server.certificates.renewal import NameStatus
     from trionat.server.change import ServerChange
-    from trionat.server.cluster.member import Member
-    from trionat.server.cluster.node import Node
-    from trionat.server.console.console import Console
-    from trionat.server.events.delivery import Delivery
-    from trionat.server.listeners import Listeners
-    from trionat.server.names.frontend import Frontend, Names
-    from trionat.server.names.listener import NameListener, PassOn
-    from trionat.server.refusals import RefusalCounters
+    from trionat.server.names.listener import PassOn
     from trionat.server.registry.claim import Claim
-    from trionat.server.state_folder import StateFolder
-    from trionat.server.tally import Tally
-    from trionat.server.upgrade.estate import Estate
     from trionat.server.upgrade.predecessor import Predecessor
     from trionat.server.upgrade.successor import Successor
-    from trionat.server.upgrade.upgrade import Upgrade
-    from trionat.server.upgrade.wire import Parcel
-    from trionat.server.visitors.ports import LeaseKey, PointId, PortPool
+    from trionat.server.visitors.ports import PointId
     from trionat.server.workers.link import Values
-    from trionat.transport.descriptors import Descriptors
-    from trionat.transport.listener import Listener
+    from trionat.server.workers.remote_sessions import RemoteSession
 
 log = get_logger(__name__)
 
@@ -96,91 +64,20 @@ _DEAL_INTERVAL: Final = 1.0
 _START_TIMEOUT: Final = 30.0
 """Seconds for the first workers to be up. Chosen: one takes half a second, on a busy machine some more."""
 
-_DELIVERY: Final = 10.0
-"""Seconds for a worker to take a visitor of another node; one that is being started takes half a second."""
-
-_LAST_ANSWERS: Final = 2.0
-"""Seconds in which commands that were heard get their answers, when another process serves already, or the server stops."""
-
 _STOP_GRACE: Final = 5.0
 """Seconds for workers to end at a planned stop, besides the grace of their visitors."""
 
 
-@attrs.define(eq=False)
-class Dealing:
-    """Which worker gets which lease of another server: the one of the same word, to which the client's way leads already; else the one that has fewest by now. All of a group go to one."""
-
-    words: Sequence[str]
-    _counts: Counter[str] = attrs.field(init=False, factory=lambda: Counter())
-    _groups: dict[LeaseKey, str] = attrs.field(init=False, factory=lambda: {})
-
-    def word_for(self, values: Values) -> str:
-        """Return the word of the worker."""
-        wish = read_wish(values["wish"])
-        word = str(values.get("worker"))
-        if wish.ports_key in self._groups:
-            word = self._groups[wish.ports_key]
-        elif word not in self.words:
-            word = min(self.words, key=self._counts.__getitem__)
-        if wish.group is not None:
-            self._groups[wish.ports_key] = word
-        self._counts[word] += 1
-        return word
-
-
-@attrs.define(eq=False)
-class SharedLimits:
-    """What a user may have on all workers; `usage` is what they have told last, `shares` what they were dealt, and `sessions` how many they have, by their words."""
-
-    user: str
-    limits: Limits
-    usage: dict[str, Usage] = attrs.field(factory=lambda: {})
-    shares: dict[str, Share] = attrs.field(factory=lambda: {})
-    sessions: Counter[str] = attrs.field(factory=lambda: Counter())
-
-    def change(self, limits: Limits) -> None:
-        """Put new limits into force; the workers hear of them with the next deal."""
-        if limits == self.limits:  # most often
-            return
-        before, self.limits = self.limits, limits
-        if limits.shared != before.shared:
-            self.shares.clear()
-
-
 @attrs.define(eq=False, kw_only=True)
-class Parent:
-    """See the module. Owns its workers; the listeners belong to the caller.
+class Parent(ServingProcess):
+    """See the module, and `ServingProcess`. Owns its workers.
 
-    `certificate` and `key` are the files that workers read; `ports` are the visit ports that `listeners` has; `names` and `owners` are there where services may have names.
-    `member` is there where the server is a node of a cluster: then the claims of workers are the node's. `tally` is there where `/metrics` are on: it has what workers count. `events` is told what happens. `stopping` is the planned stop; `drained` says that workers send
-    their clients to other servers.
+    `certificate` and `key` are the files that workers read. Where the server is a node of a cluster, the claims of workers are the node's. `drained` says that workers send their clients to other servers.
     """
 
-    config: ServerConfig
-    ready: Ready
-    accounts: Accounts
-    traffic: Traffic
-    bans: Bans
-    refusals: RefusalCounters
-    descriptors: Descriptors
-    stopping: trio.Event
     certificate: Path
     key: Path
-    state: StateFolder
-    listeners: Listeners
-    ports: PortPool
-    member: Member | None = None
-    names: Names | None = None
-    owners: NameOwners | None = None
-    console: Console | None = None
-    tally: Tally | None = None
-    reload: Callable[[], Awaitable[Reloaded]] | None = None
-    events: Hub = attrs.field(factory=Hub)
-    upgrade: Upgrade | None = None
-    predecessor: Predecessor | None = None
-    delivery: Delivery | None = None
     _router: Router | None = attrs.field(init=False, default=None)
-    _proxies: list[ProxyListener] = attrs.field(init=False, factory=lambda: [])
     drained: bool = attrs.field(init=False, default=False)
     authenticator: LocalAuthenticator = attrs.field(init=False)
     worker_config: ServerConfig = attrs.field(init=False)
@@ -189,30 +86,14 @@ class Parent:
     workers: tuple[WorkerProcess, ...] = attrs.field(init=False)
     lost: LostSessions = attrs.field(init=False)
     sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
-    users: dict[str, SharedLimits] = attrs.field(init=False, factory=lambda: {})
-    _acceptor: VisitorAcceptor = attrs.field(init=False)
+    limits: LimitTable = attrs.field(init=False)
+    succession: WorkersSuccession = attrs.field(init=False)
+    _visitors: VisitorRouter = attrs.field(init=False)
     _guard: PortGuard = attrs.field(init=False)
-    _frontend: Frontend | None = attrs.field(init=False, default=None)
-    _named: NameListener | None = attrs.field(init=False, default=None)
-    _is_up: bool = attrs.field(init=False, default=False)
     _until: float = attrs.field(init=False, default=0.0)
-    _resting: trio.Event | None = attrs.field(init=False, default=None)
-    _attempts: int = attrs.field(init=False, default=0)
-    _heirs: dict[WorkerProcess, int | None] = attrs.field(init=False, factory=lambda: {})
-    _is_handed_over: bool = attrs.field(init=False, default=False)
-    _succession: Succession = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._succession = Succession(
-            upgrade=self.upgrade,
-            folder=self.state.folder,
-            stopping=self.stopping,
-            traffic=self.traffic,
-            delivery=self.delivery,
-            bans=self.bans,
-            events=self.events,
-            listeners=self._all_listeners,
-        )
+        super().__attrs_post_init__()
         self.authenticator = LocalAuthenticator(self.accounts, self.bans)
         number = self.config.worker_count
         self.worker_config = _part_of(self.config, number)
@@ -229,32 +110,21 @@ class Parent:
             self.registry_kind = WorkerOfNode
         self.lost = LostSessions(self.table, self.events)
         self.workers = tuple(WorkerProcess(self, each) for each in range(number))
-        if self.names is not None:
-            from trionat.server.names.frontend import Frontend  # noqa: PLC0415 - only there
-
-            self._frontend = Frontend(
-                config=self.config,
-                names=self.names,
-                pool=self.ports,
-                acceptor=self._acceptor,
-                refusals=self.refusals,
-                shuts_out=self.bans.shuts_out,
-                is_in_use=self.bans.is_in_use,
-                leaving=self.is_leaving,
-                passes_on=self._passes_on,
-                lock=None if self.member is None else self.member.share(self.names.certificates),
-                public=self.ready.public,
-                events=self.events,
-            )
+        self.limits = LimitTable(self.table, self.workers)
+        self.succession = WorkersSuccession(
+            succession=self._succession,
+            table=self.table,
+            workers=self.workers,
+            acceptor=self._acceptor,
+            visitor_step=self.visitor_step,
+            console=self.console,
+        )
+        self._visitors = VisitorRouter(self.table, self.workers, self.ports, self._acceptor)
+        self._open_frontend(passes_on=True)
 
     def certificates(self) -> list[NameStatus]:
         """Return how the certificates of the names stand that somebody has."""
         return [] if self._frontend is None else self._frontend.certificates()
-
-    @property
-    def node(self) -> Node | None:
-        """This server in its cluster."""
-        return None if self.member is None else self.member.node
 
     @property
     def others(self) -> tuple[TCPAddress, ...] | None:
@@ -268,454 +138,52 @@ class Parent:
         """The distance of the numbers that one process gives to visitors: all workers do, and the parent."""
         return self.config.worker_count + 1
 
-    async def serve(self, admin_socket: socket.socket | None, when_up: Callable[[], None]) -> None:
-        """Run the workers until they have ended after a planned stop, or cancelled; no process is left then. `when_up` is called when clients can come.
-
-        Raises:
-            StartupError: no worker comes up.
-        """
-        try:
-            async with trio.open_nursery() as serving:
-                await self._serve(serving, admin_socket, when_up)
-                serving.cancel_scope.cancel("the server stops")
-        finally:
-            for listener in self.listeners.of_visitors:  # some have come with a reload
-                listener.close()
-            if self.console is not None:
-                self.console.door.listener.close()
-
     async def _serve(
         self,
         serving: trio.Nursery,
         admin_socket: socket.socket | None,
         when_up: Callable[[], None],
     ) -> None:
-        """The same; connections of visitors of names, and commands, are served in `serving`, and all else has ended when this returns."""
+        """See `ServingProcess`.
+
+        Raises:
+            StartupError: no worker comes up.
+        """
         commands = AllWorkers(self)
         admin = AdminServer(commands, reload=self.reload, upgrade=self.upgrade)
         async with trio.open_nursery() as working:
             async with trio.open_nursery() as besides:
-                besides.start_soon(self.refusals.tell_regularly, name="tell refusals")
-                besides.start_soon(self.accounts.watch, self.sessions, name="watch accounts")
-                besides.start_soon(self.traffic.flush_regularly, name="flush traffic")
                 besides.start_soon(self._deal_regularly, name="deal shares")
-                if self.tally is not None:
-                    besides.start_soon(self.tally.measure_lag, name="measure loop lag")
-                if self.owners is not None:
-                    touch = partial(self.owners.touch_regularly, self.ports.names_in_use)
-                    besides.start_soon(touch, name="names in use")
-                if self._frontend is not None:
-                    self._acceptor.named = self._named = self._frontend.start(serving, besides)
+                self._start_besides(besides, serving, self.sessions)
                 if self.member is not None:
-                    self._join(self.member, commands, besides)
+                    self._join(
+                        self.member,
+                        besides,
+                        figures=self._figures,
+                        kick_here=commands.kick_here,
+                        tell_others=self._tell_others,
+                        deliver=self._visitors.deliver,
+                    )
                 for worker in self.workers:
                     working.start_soon(worker.keep, name=f"worker {worker.word}")
                 await self._wait_up()
                 if self.predecessor is not None:
                     if self.stopping.is_set():
                         raise StartupError("the server was told to stop before it was up")
-                    await self._inherit(self.predecessor)
+                    await self.succession.inherit(self.predecessor)
                 if self.member is not None:
                     await self.member.wait_joined(self.stopping)
-                listen = partial(self._listen, serving, admin, commands, admin_socket, when_up)
-                while True:
-                    async with AsyncExitStack() as pause:
-                        successor = await listen(pause)
-                        if successor is None or await self._hand_over(successor):
-                            break
-                if not self._is_handed_over:
+                await self._accept_until_end(serving, admin, admin_socket, when_up)
+                if not self.succession.is_handed_over:
                     for worker in self.workers:  # those that have not ended in time
                         worker.cut_off()
                     await self._wait_ended()
                     if self.member is not None:
                         await self.member.leave(self._until)
-                with trio.move_on_after(_LAST_ANSWERS):
-                    await admin.wait_answered()
+                await self._wait_answered(admin)
                 besides.cancel_scope.cancel("the server stops")
-            if self._is_handed_over:
+            if self.succession.is_handed_over:
                 await self._wait_extended()
-
-    async def _listen(
-        self,
-        serving: trio.Nursery,
-        admin: AdminServer,
-        commands: AllWorkers,
-        admin_socket: socket.socket | None,
-        when_up: Callable[[], None],
-        pause: AsyncExitStack,
-    ) -> Successor | None:
-        """Accept clients, visitors and commands; return None when the workers have ended after a planned stop, or the process that is ready to go on. Then nobody is accepted here."""
-        async with trio.open_nursery() as hearing:
-            if admin_socket is not None:
-                hearing.start_soon(
-                    partial(admin.accept, admin_socket, serving), name="admin server"
-                )
-            if self.console is not None:
-                hearing.start_soon(self.console.serve, commands, name="console")
-            self._proxies.clear()
-            # Also while visitors may finish: they may need tunnels.
-            router = self._router = Router(
-                self.config, self.bans, self.refusals, self.workers, self.tally
-            )
-            behind = listen_for_clients(
-                hearing,
-                self.listeners,
-                router.acceptor(hearing),
-                config=self.config,
-                refusals=self.refusals,
-                descriptors=self.descriptors,
-            )
-            if behind is not None:
-                self._proxies.append(behind)
-            async with trio.open_nursery() as visiting:  # stops first
-                self._listen_for_visitors(visiting)
-                if self.predecessor is not None:
-                    self._take(self.predecessor)
-                if not self._is_up:
-                    self._is_up = True
-                    when_up()
-                successor = await self._succession.wait_end(admin_socket, pause)
-                visiting.cancel_scope.cancel("nobody is accepted any more")
-            if successor is None:
-                await self._stop()
-            else:
-                if self._named is not None:
-                    await self._named.wait_known()
-                self._acceptor.rest()
-            hearing.cancel_scope.cancel("nobody is heard any more")
-        return successor
-
-    async def _stop(self) -> None:
-        """Let no visitor in any more, and wait until the workers have ended, within the grace."""
-        for listener in self.listeners.of_visitors:
-            listener.close()
-        log.info("visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace)
-        if self.member is not None:
-            await self.member.handover.offer_at_once()
-        for worker in self.workers:
-            worker.drain()
-        self._until = trio.current_time() + self.config.drain_grace
-        with trio.move_on_at(self._until + _STOP_GRACE):
-            await self._wait_ended()
-
-    async def _wait_ended(self) -> None:
-        for worker in self.workers:  # noqa: ASYNC912 - there are workers
-            await worker.ended.wait()
-
-    # -- upgrades ----------------------------------------------------------------------------------------------------
-
-    @property
-    def is_held(self) -> bool:
-        """Whether another process still serves, whose place this one is about to take."""
-        return self.predecessor is not None
-
-    @property
-    def is_resting(self) -> bool:
-        """Whether another process is about to go on, so that no worker is to be started."""
-        return self._resting is not None
-
-    def is_leaving(self) -> bool:
-        """Whether no worker is to be started any more."""
-        return self.stopping.is_set() or self._is_handed_over
-
-    async def wait_awake(self) -> None:
-        """Wait until it is known who goes on."""
-        while self._resting is not None:
-            await self._resting.wait()
-
-    async def _hand_over(self, successor: Successor) -> bool:
-        """Have each worker give what it has, and give all of it to the process that is ready to go on; tell whether it has taken it, else this one goes on."""
-        began = trio.current_time()
-        resting = self._resting = trio.Event()
-        parcels: dict[str, Parcel] = {}
-        self._attempts += 1
-        try:
-            try:
-                await self._collect(parcels)
-                estate, values = self._join_estates(parcels)
-                await self._succession.give(successor, estate, values)
-            finally:
-                for parcel in parcels.values():
-                    parcel.close()
-        except StartupError as error:
-            anew = await self._succession.fail(successor, error)
-            self._acceptor.go_on(handed_over=False)
-            self._wake(resting)
-            for worker in self.workers:
-                worker.go_on(self._attempts, anew=anew)
-            return False
-        self._is_handed_over = True
-        self._succession.succeed(successor, estate, trio.current_time() - began)
-        self._acceptor.go_on(handed_over=True)
-        self._wake(resting)
-        for worker in self.workers:
-            if worker.word in parcels:
-                worker.let_go()
-            else:
-                worker.cut_off()
-        return True
-
-    def _wake(self, resting: trio.Event) -> None:
-        self._resting = None
-        resting.set()
-
-    async def _collect(self, parcels: dict[str, Parcel]) -> None:
-        """Have all workers give what they have. What one has that ends meanwhile, or is killed as it hangs, is lost, as ever.
-
-        Raises:
-            StartupError: one that goes on does not give it.
-        """
-        problems: list[StartupError] = []
-
-        async def ask(worker: WorkerProcess) -> None:
-            try:
-                parcels[worker.word] = await worker.give(self._attempts)
-            except PeerError as error:
-                if await worker.is_gone():
-                    log.warning(
-                        "a worker has ended before it has handed over what it has: its clients keep their ports alone",
-                        worker=worker.word,
-                        reason=str(error),
-                    )
-                else:
-                    problems.append(
-                        StartupError(f"worker {worker.word} does not give what it has: {error}")
-                    )
-
-        async with trio.open_nursery() as nursery:
-            for worker in self.workers:
-                if worker.state is State.UP:
-                    nursery.start_soon(ask, worker, name=f"ask {worker.word}")
-                else:
-                    worker.cut_off()
-        if problems:
-            raise problems[0]
-
-    def _join_estates(self, parcels: dict[str, Parcel]) -> tuple[Estate, Values]:
-        """Return what is handed over, and what belongs to it."""
-        from trionat.server.upgrade.estate import (  # noqa: PLC0415 - seldom
-            join_estates,
-            write_claim_alone,
-        )
-
-        estate, now = join_estates(parcels), trio.current_time()
-        for worker in self.workers:
-            if worker.word not in parcels:
-                estate.values["leases"] += [
-                    write_claim_alone(claim, max(0.0, now - worker.away_since))
-                    for claim in self.table.held_by(worker.word)
-                ]
-        next_visitor, next_session = next(self._acceptor.numbers), 1
-        self._acceptor.numbers = count(next_visitor, self.visitor_step)
-        numbers = [worker.next_numbers for worker in self.workers]
-        numbers += [
-            (parcel.values["next_visitor"], parcel.values["next_session"])
-            for parcel in parcels.values()
-        ]
-        for visitor, session in numbers:
-            next_visitor, next_session = max(next_visitor, visitor), max(next_session, session)
-        return estate, {
-            "next_visitor": next_visitor,
-            "next_session": next_session,
-            "logins": {} if self.console is None else self.console.logins.write(),
-        }
-
-    async def _wait_extended(self) -> None:
-        """Another process serves: wait until no worker has to stay for a visitor; after a stop for the grace at most."""
-        async with trio.open_nursery() as nursery:
-
-            async def wait_stop() -> None:
-                await self.stopping.wait()
-                for worker in self.workers:
-                    worker.drain()
-                await trio.sleep(self.config.drain_grace + _STOP_GRACE)
-                nursery.cancel_scope.cancel("the server stops")
-
-            nursery.start_soon(wait_stop, name="wait for the stop")
-            await self._wait_ended()
-            nursery.cancel_scope.cancel("nobody is left")
-
-    async def _inherit(self, predecessor: Predecessor) -> None:
-        """Deal to the workers what another process leaves, as far as that can be done before it is told. What one has that is lost now, the other process still has.
-
-        Raises:
-            StartupError: the other one goes on.
-        """
-        from trionat.server.upgrade.estate import split_estate  # noqa: PLC0415 - seldom
-
-        parcel = await self._succession.inherit(predecessor)
-        values = parcel.values
-        next_visitor, next_session = values["next_visitor"], values["next_session"]
-        number = next(self._acceptor.numbers)
-        self._acceptor.numbers = count(
-            not_below(next_visitor, number, self.visitor_step), self.visitor_step
-        )
-        if self.console is not None:
-            self.console.logins.read(values.get("logins", {}))
-        up = {worker.word: worker for worker in self.workers if worker.state is State.UP}
-        for worker in self.workers:
-            worker.take_numbers(next_visitor, next_session)
-        parts = split_estate(parcel, Dealing(list(up)).word_for)
-        taken: list[Values] = []
-
-        async def deal(worker: WorkerProcess, part: Estate) -> None:
-            self._heirs[worker] = worker.pid
-            try:
-                taken.append(await worker.inherit(part))
-            except PeerError as error:
-                raise StartupError(f"worker {worker.word} has not taken over: {error}") from error
-
-        try:
-            async with trio.open_nursery() as nursery:
-                for word, part in parts.items():
-                    nursery.start_soon(deal, up[word], part, name=f"deal to {word}")
-        finally:
-            parcel.close()
-        log.info(
-            "taken over from another process",
-            pid=predecessor.pid,
-            version=predecessor.version,
-            clients=sum(each["clients"] for each in taken),
-            visitors=sum(each["visitors"] for each in taken),
-        )
-
-    def _take(self, predecessor: Predecessor) -> None:
-        """Tell the other process that this one serves, and have the workers do it. Nobody was accepted yet.
-
-        Raises:
-            StartupError: the other one goes on.
-        """
-        for worker, pid in self._heirs.items():
-            if worker.pid != pid:
-                raise StartupError(
-                    f"worker {worker.word} has ended with what it was given; the log says why"
-                )
-        predecessor.take()
-        self.predecessor = None
-        self._heirs.clear()
-        for worker in self.workers:
-            worker.open()
-
-    def _all_listeners(self) -> Iterator[tuple[str, Listener]]:
-        """Go through all that is listened at, each with what it is for."""
-        yield from self.listeners.by_role()
-        if self.console is not None:
-            yield CONSOLE, self.console.door.listener
-
-    # -- visitors ----------------------------------------------------------------------------------------------------
-
-    def _listen_for_visitors(self, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._guard.run, name="visit ports")
-        listen_for_names(nursery, self.listeners, self._acceptor, self.descriptors)
-        if (proxies := self.listeners.proxy_visit) is not None:
-            behind = ProxyListener.of(self.config, proxies, self.refusals)
-            self._proxies.append(behind)
-            most = self.descriptors.for_visitors
-            job = partial(behind.serve, self._take_visitor, self.descriptors, most=most)
-            nursery.start_soon(job, name=f"proxies at {proxies.address}")
-
-    def needs_restart(self) -> Collection[str]:
-        """See `Server` in `server/reload.py`."""
-        return () if self.names is None else OF_NAMES
-
-    def take_change(self, change: ServerChange) -> None:
-        """See `Server` in `server/reload.py`. A worker that is being started gets the new configuration by itself.
-
-        A worker closes the ports that are gone when it hears of that, and gives back what it has claimed of them; what one has claimed that dies before is released when the next one is started.
-        """
-        config = self.config = change.config
-        self.certificate, self.key = change.certificate, change.key
-        self.worker_config = _part_of(config, config.worker_count)
-        self.table.slots = config.session_limit
-        self._acceptor.take_config(config)
-        if self._router is not None:
-            self._router.take_config(config)
-        if self._frontend is not None and change.acme is not None:
-            self._frontend.take_config(config, change.acme)
-        for proxies in self._proxies:
-            proxies.take_config(config)
-        removed = frozenset(change.removed)
-        self._guard.remove(removed)
-        self.listeners = self.listeners.with_visits(change.added, removed)
-        self.ports.remove(removed)
-        self.ports.add(listener.address.port for listener in change.added)
-        self._guard.add(change.added)
-        for worker in self.workers:
-            worker.tell_change()
-
-    def _take_visitor(
-        self, connection: socket.socket, source: TCPAddress, destination: TCPAddress
-    ) -> None:
-        """Give a visitor, whose header a proxy has sent, to the worker that holds its port."""
-        worker = self._worker_at(destination.port)
-        if worker is not None:
-            worker.take(connection, source, destination, purpose=VISITOR)
-        else:
-            self._acceptor.accept_behind_proxy(self.ports.ports, connection, source, destination)
-
-    def _join(self, member: Member, commands: AllWorkers, nursery: trio.Nursery) -> None:
-        """Be a node in `nursery`."""
-
-        def figures() -> tuple[int, int]:
-            return len(self.sessions), sum(worker.visitors for worker in self.workers)
-
-        def kick_too(request: bytes) -> None:
-            nursery.start_soon(kick_for_others, commands.kick_here, request, name="kick")
-
-        def tell_others(_: tuple[TCPAddress, ...]) -> None:
-            for worker in self.workers:
-                worker.tell_others()
-
-        member.start(
-            nursery,
-            self.config,
-            self.state,
-            self._acceptor,
-            self.descriptors,
-            public=self.ready.public,
-            others=others_than(self.ready.public, self.config),
-            figures=figures,
-            on_kick=kick_too,
-            tell_others=tell_others,
-            deliver=self.deliver,
-        )
-
-    async def deliver(
-        self, point: PointId, source: TCPAddress, visited: TCPAddress, *, with_tls: bool
-    ) -> SocketEndpoint:
-        """Bring a visitor that another node has passed on to the worker that has its port, or name; return the other end of its stream.
-
-        Raises:
-            LocalServiceError: no worker has it any more, or takes it.
-        """
-        worker = self._worker_at(point)
-        if worker is None:
-            raise LocalServiceError("moved: no process of this node holds the port any more")
-        try:
-            ours, theirs = open_tcp_pair()
-        except OSError as error:
-            raise LocalServiceError(f"the node cannot take it now: {error.strerror}") from error
-        if isinstance(point, str):
-            worker.take(theirs, source, visited, purpose=HTTPS if with_tls else HTTP)
-            return SocketEndpoint(ours)
-        worker.take(theirs, source, visited, purpose=PASSED_ON)
-        try:
-            with trio.move_on_after(_DELIVERY):
-                await _wait_taken(ours)
-                return SocketEndpoint(ours)
-        except (OSError, ConnectionLostError):
-            ours.close()
-            raise LocalServiceError("moved: its process has just given up the port") from None
-        except BaseException:
-            ours.close()
-            raise
-        ours.close()
-        raise LocalServiceError("the process that holds the port does not take it")
-
-    def _worker_at(self, port: PointId) -> WorkerProcess | None:
-        claim = self.table.claim_of(port)
-        words = (worker for worker in self.workers if claim and worker.word == claim.holder)
-        return next(words, None)
 
     async def _wait_up(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -734,31 +202,125 @@ class Parent:
         if not any(worker.state is State.UP for worker in self.workers):
             raise StartupError("no worker could be started (Server.Workers): the log says why")
 
+    def _accept_clients(self, nursery: trio.Nursery) -> Callable[[socket.socket, TCPAddress], None]:
+        """See `ServingProcess`."""
+        self._router = Router(self.config, self.bans, self.refusals, self.workers, self.tally)
+        return self._router.acceptor(nursery)
+
+    async def _stop(self) -> None:
+        """See `ServingProcess`: the sessions are the workers', which end with the last of them."""
+        log.info("visit ports closed", sessions=len(self.sessions), grace=self.config.drain_grace)
+        if self.member is not None:
+            await self.member.handover.offer_at_once()
+        for worker in self.workers:
+            worker.drain()
+        self._until = trio.current_time() + self.config.drain_grace
+        with trio.move_on_at(self._until + _STOP_GRACE):
+            await self._wait_ended()
+
+    async def _rest(self) -> None:
+        """See `ServingProcess`: workers rest when they are asked for what they have."""
+
+    async def _wait_extended(self) -> None:
+        """Another process serves: wait until no worker has to stay for a visitor; after a stop for the grace at most."""
+        async with trio.open_nursery() as nursery:
+
+            async def wait_stop() -> None:
+                await self.stopping.wait()
+                for worker in self.workers:
+                    worker.drain()
+                await trio.sleep(self.config.drain_grace + _STOP_GRACE)
+                nursery.cancel_scope.cancel("the server stops")
+
+            nursery.start_soon(wait_stop, name="wait for the stop")
+            await self._wait_ended()
+            nursery.cancel_scope.cancel("nobody is left")
+
+    async def _wait_ended(self) -> None:
+        for worker in self.workers:  # noqa: ASYNC912 - there are workers
+            await worker.ended.wait()
+
+    # -- upgrades ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_held(self) -> bool:
+        """Whether another process still serves, whose place this one is about to take."""
+        return self.predecessor is not None
+
+    def is_leaving(self) -> bool:
+        """See `ServingProcess`: no worker is to be started any more then."""
+        return self.stopping.is_set() or self.succession.is_handed_over
+
+    async def _hand_over(self, successor: Successor) -> bool:
+        """See `ServingProcess`. Each worker gives what it has, and all of it is given together."""
+        return await self.succession.hand_over(successor)
+
+    def _take(self, predecessor: Predecessor) -> None:
+        """See `ServingProcess`. The workers serve as well from then on."""
+        self.succession.take(predecessor)
+
+    # -- visitors ----------------------------------------------------------------------------------------------------
+
+    async def _serve_ports(self, nursery: trio.Nursery) -> None:
+        """See `ServingProcess`: workers accept at their ports, and the guard at those that nobody has."""
+        await self._guard.run()
+
+    def _take_visitor(
+        self, connection: socket.socket, source: TCPAddress, destination: TCPAddress
+    ) -> None:
+        """See `ServingProcess`: the worker that holds its port gets it."""
+        self._visitors.take_behind_proxy(connection, source, destination)
+
     def _passes_on(self, name: str) -> PassOn | None:
-        """Return what gives a connection to the worker that has a name; None: no worker has."""
-        worker = self._worker_at(name)
-        if worker is None:
-            if self._acceptor.is_elsewhere(name):
-                return partial(self._acceptor.forward_named, name)
-            return None
+        """See `ServingProcess`: None means that no worker has it."""
+        return self._visitors.passes_on(name)
 
-        def pass_on(
-            connection: socket.socket, address: TCPAddress, visited: TCPAddress, *, is_tls: bool
-        ) -> None:
-            worker.take(connection, address, visited, purpose=HTTPS if is_tls else HTTP)
+    # -- a reload ---------------------------------------------------------------------------------------------------
 
-        return pass_on
+    def needs_restart(self) -> Collection[str]:
+        """See `ServingProcess`."""
+        return () if self.names is None else OF_NAMES
 
-    async def order_certificate(self, name: str) -> Values:
-        """Have a certificate for a name, on the disk, for a worker that was asked for it; return why there is none."""
-        assert self._frontend is not None, "asked by a worker with names"  # noqa: S101 - for type checkers
-        return await self._frontend.order_certificate(name)
+    def take_change(self, change: ServerChange) -> None:
+        """See `ServingProcess`. A worker that is being started gets the new configuration by itself.
+
+        A worker closes the ports that are gone when it hears of that, and gives back what it has claimed of them; what one has claimed that dies before is released when the next one is started.
+        """
+        super().take_change(change)
+        config = change.config
+        self.certificate, self.key = change.certificate, change.key
+        self.worker_config = _part_of(config, config.worker_count)
+        self.table.slots = config.session_limit
+        if self._router is not None:
+            self._router.take_config(config)
+        removed = frozenset(change.removed)
+        self._guard.remove(removed)
+        self.listeners = self.listeners.with_visits(change.added, removed)
+        self.ports.remove(removed)
+        self.ports.add(listener.address.port for listener in change.added)
+        self._guard.add(change.added)
+        for worker in self.workers:
+            worker.tell_change()
+
+    # -- for other nodes ---------------------------------------------------------------------------------------------
+
+    def _figures(self) -> tuple[int, int]:
+        return len(self.sessions), sum(worker.visitors for worker in self.workers)
+
+    def _tell_others(self, _: tuple[TCPAddress, ...]) -> None:
+        for worker in self.workers:
+            worker.tell_others()
 
     # -- for the workers -----------------------------------------------------------------------------------------------
 
     def take_back(self, connection: socket.socket, source: TCPAddress, visited: TCPAddress) -> None:
         """Bring a visitor, which a worker hands back, to the node that has its port by now."""
         self._acceptor.take_back(connection, source, visited)
+
+    async def order_certificate(self, name: str) -> Values:
+        """Have a certificate for a name, on the disk, for a worker that was asked for it; return why there is none."""
+        assert self._frontend is not None, "asked by a worker with names"  # noqa: S101 - for type checkers
+        return await self._frontend.order_certificate(name)
 
     def _note_ports(self, numbers: Iterable[PointId]) -> None:
         """Ports or names were taken, or given back."""
@@ -770,11 +332,7 @@ class Parent:
     def lend(self, claim: Claim, worker: WorkerProcess) -> None:
         """Give a worker what belongs to its claim: the listening sockets, and its share of the user's limits."""
         self._guard.lend(claim, worker.link)
-        user = claim.key[0]
-        shared = self.users.setdefault(user, SharedLimits(user, claim.wish.limits))
-        shared.change(claim.wish.limits)
-        shared.shares.pop(worker.word, None)
-        self._deal(shared)
+        self.limits.take_claim(claim, worker)
 
     def lend_again(self, number: int, worker: WorkerProcess) -> None:
         """Give a worker a port's listening socket once more, which was lost on the way, if it still has a claim of it."""
@@ -782,35 +340,12 @@ class Parent:
         if claim is not None and claim.holder == worker.word:
             self._guard.lend(claim, worker.link, [number])
 
-    def limits_of(self, user: str) -> SharedLimits:
-        """Return what a user's sessions share. One without a claim has lost it in this moment, and its session ends."""
-        return self.users.get(user) or SharedLimits(user, Limits())
-
     async def _deal_regularly(self) -> None:
         while True:
             await trio.sleep(_DEAL_INTERVAL)
-            for shared in list(self.users.values()):
-                self._deal(shared)
+            self.limits.deal_all()
             self._release_left_behind()
             self.lost.tell_ends()
-
-    def _deal(self, shared: SharedLimits) -> None:
-        """Deal a user's shares to the workers that have claims of it, or sessions whose client is at another node by now; those whose share changes are told."""
-        holders = self.table.holders_of(shared.user) | set(shared.sessions)
-        if not holders:
-            del self.users[shared.user]
-            return
-        usage = {
-            worker.word: shared.usage.get(worker.word, Usage())
-            for worker in self.workers
-            if worker.word in holders
-        }
-        shares = deal(shared.limits, usage, shared.shares)
-        for worker in self.workers:
-            share = shares.get(worker.word)
-            if share is not None and share != shared.shares.get(worker.word):
-                worker.tell_share(shared.user, shared.limits, share)
-        shared.shares, shared.usage = shares, usage
 
     def _release_left_behind(self) -> None:
         """Release what a worker has left that could not be started again in time."""
@@ -819,19 +354,6 @@ class Parent:
                 for claim in self.table.held_by(worker.word):
                     self.table.release(claim)
                 worker.away_since = float("inf")
-
-
-async def _wait_taken(sock: socket.socket) -> None:
-    """Wait until a worker has said that it takes a visitor. Raises OSError or ConnectionLostError: it does not."""
-    while True:
-        await trio.lowlevel.wait_readable(sock)
-        try:
-            said = sock.recv(len(TAKEN))
-        except BlockingIOError:
-            continue
-        if said != TAKEN:
-            raise ConnectionLostError("closed")
-        return
 
 
 def _part_of(config: ServerConfig, workers: int) -> ServerConfig:

@@ -9,7 +9,7 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections import Counter, deque
+from collections import deque
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -20,14 +20,15 @@ import trio
 from trionat.errors import PeerTimeoutError
 from trionat.log import get_logger
 from trionat.protocol.client_hello import ROUTE_LENGTH
-from trionat.server.accounts.credential import read_credential
 from trionat.server.admin.readings import Present
 from trionat.server.refusals import Bound
-from trionat.server.registry.values import read_key, write_claim
+from trionat.server.registry.values import write_claim
 from trionat.server.upgrade.wire import TO_GIVE, Parcel, Wire, wait_for
 from trionat.server.workers.claims import ClaimServer
-from trionat.server.workers.link import Link
+from trionat.server.workers.link import BEAT, Link
 from trionat.server.workers.log_relay import relay_log
+from trionat.server.workers.purpose import CONNECTION, GIVE, INHERIT
+from trionat.server.workers.remote_sessions import RemoteSessions
 from trionat.server.workers.shares import Usage
 from trionat.server.workers.values import (
     read_addresses,
@@ -36,21 +37,17 @@ from trionat.server.workers.values import (
     write_identity,
     write_reservation,
 )
-from trionat.server.workers.worker import BEAT, CONNECTION, GIVE, INHERIT
 from trionat.transport.isolation import isolated
 from trionat.version import VERSION
 
 if TYPE_CHECKING:
     from trionat.address import TCPAddress
     from trionat.config.server import ServerConfig
-    from trionat.protocol.messages import CloseCode
-    from trionat.server.accounts.credential import Credential
     from trionat.server.accounts.limits import Share
     from trionat.server.registry.claim import Claim
     from trionat.server.upgrade.estate import Estate
-    from trionat.server.visitors.ports import LeaseKey
     from trionat.server.workers.link import Values
-    from trionat.server.workers.parent import Parent, SharedLimits
+    from trionat.server.workers.parent import Parent
     from trionat.store.base import Limits
 
 log = get_logger(__name__)
@@ -90,25 +87,6 @@ class State(enum.StrEnum):
     AWAY = "away"
 
 
-@attrs.define(eq=False)
-class RemoteSession:
-    """A session of a worker, as far as accounts and traffic go; see `LiveSession`. `relayed` is what was reported last."""
-
-    uid: int
-    username: str
-    account_id: int
-    credential: Credential | None
-    user_limits: SharedLimits
-    link: Link
-    key: LeaseKey
-    relayed: int = 0
-    held: ExitStack = attrs.field(factory=ExitStack)
-
-    def end(self, code: CloseCode, text: str) -> None:
-        """End it, and tell its client why."""
-        self.link.post({"what": "end", "uid": self.uid, "code": code, "text": text})
-
-
 @attrs.frozen
 class _Waiting:
     """A connection that waits until some moment for a worker that is being started."""
@@ -135,7 +113,7 @@ class WorkerProcess:
     visitors: int = attrs.field(init=False, default=0)
     refused: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     present: Present = attrs.field(init=False, factory=Present)
-    sessions: dict[int, RemoteSession] = attrs.field(init=False, factory=lambda: {})
+    sessions: RemoteSessions = attrs.field(init=False)
     away_since: float = attrs.field(init=False, default=float("inf"))
     settled: trio.Event = attrs.field(init=False, factory=trio.Event)
     ended: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -151,16 +129,13 @@ class WorkerProcess:
     _was_held: bool = attrs.field(init=False, default=False)
     _expected: deque[float] = attrs.field(init=False, factory=lambda: deque())
     _waiting: deque[_Waiting] = attrs.field(init=False, factory=lambda: deque())
-    # What events say of sessions that are up, and of those that are lost and may come back; and the keys of their clients.
-    _up: dict[int, Values] = attrs.field(init=False, factory=lambda: {})
-    _away: dict[int, Values] = attrs.field(init=False, factory=lambda: {})
-    _keys: dict[int, LeaseKey] = attrs.field(init=False, factory=lambda: {})
 
     def __attrs_post_init__(self) -> None:
         self._next_uid = self._next_visitor = self.number + 1
         self.word, node = f"w{self.number + 1}", self.parent.node
         if node is not None:  # as configurations of proxies before several nodes have it
             self.word = f"{node.route[: ROUTE_LENGTH - len(self.word) - 1]}.{self.word}"
+        self.sessions = RemoteSessions(self.parent, self.word)
 
     @property
     def is_there(self) -> bool:
@@ -186,7 +161,13 @@ class WorkerProcess:
         about = write_addresses(*addresses)
         if self.state is State.UP:
             self.link.pass_on(purpose, connection, about)
-        elif self.state is State.STARTING and len(self._waiting) < _MOST_WAITING:
+        else:
+            self._keep_waiting(purpose, connection, about)
+
+    def _keep_waiting(self, purpose: bytes, connection: socket.socket, about: str) -> None:
+        """Have a connection wait for the process that is to come, also one that the last one has not taken; what an upgrade passes is for nobody else."""
+        is_for_any = purpose not in (GIVE, INHERIT)
+        if is_for_any and self.is_there and len(self._waiting) < _MOST_WAITING:
             until = trio.current_time() + self.parent.config.handshake_timeout
             self._waiting.append(_Waiting(until, purpose, connection, about))
         else:
@@ -342,9 +323,9 @@ class WorkerProcess:
                 began = trio.current_time()
                 with trio.CancelScope() as self._running:
                     await self._run()
-                if self.parent.is_resting:
+                if self.parent.succession.is_resting:
                     self._go_away()
-                    await self.parent.wait_awake()
+                    await self.parent.succession.wait_awake()
                 if self.parent.is_leaving():
                     return
                 pause = self._pause(trio.current_time() - began)
@@ -353,7 +334,7 @@ class WorkerProcess:
                     self._go_away()
                     with trio.move_on_after(pause):
                         await self.parent.stopping.wait()
-                    await self.parent.wait_awake()
+                    await self.parent.succession.wait_awake()
                     if self.parent.is_leaving():
                         return
         finally:
@@ -449,7 +430,7 @@ class WorkerProcess:
         self.link.hear = self._hear
         self.link.reply = self._reply
         self.link.take = self._take_back
-        self.link.missed = self._miss
+        self.link.missed, self.link.returned = self._miss, self._keep_waiting
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk, name="link")
             nursery.start_soon(read_log, name="log")
@@ -497,10 +478,7 @@ class WorkerProcess:
     def _clean_up(self) -> None:
         """The process has ended: what it had is lost, or stands reserved."""
         self.parent.table.leave(self.word)
-        self.parent.lost.add(self.word, self._up, self._away, self._keys)
-        self._up, self._away, self._keys = {}, {}, {}
-        for uid in list(self.sessions):
-            self._end_session(uid)
+        self.sessions.lose_all()
         for bound, number in self.refused.items():
             self.parent.refusals.counts[Bound(bound)] += number
         self.refused = {}
@@ -534,42 +512,17 @@ class WorkerProcess:
             case "lend":
                 self.parent.lend_again(message["port"], self)
             case "up":
-                self._begin_session(message)
+                self.sessions.begin(message, self.link)
+                self._next_uid = message["uid"] + len(self.parent.workers)
+                if self._expected:
+                    self._expected.popleft()
             case "down":
-                if (session := self.sessions.get(message["uid"])) is not None:
-                    session.relayed = message["relayed"]
-                    self._end_session(session.uid)
+                self.sessions.note_relayed(message["uid"], message["relayed"])
+                self.sessions.end(message["uid"])
             case "event":
-                self._take_event(message["type"], message["data"])
+                self.sessions.take_event(message["type"], message["data"])
             case what:
                 raise AssertionError(f"a worker says {what!r}")
-
-    def _take_event(self, type_: str, data: Values) -> None:
-        """Tell what has happened there, and note which sessions are up or lost: when it is killed, nobody there can tell what becomes of them."""
-        match type_:
-            case "session.up" | "session.back":
-                if self._note_up(data):
-                    type_ = "session.back"  # from another worker, of which this one knows nothing
-            case "session.lost":
-                self._up.pop(data["uid"], None)
-                self._away[data["uid"]] = data
-            case "session.ended":
-                for known in (self._up, self._away, self._keys):
-                    known.pop(data["uid"], None)
-            case _:
-                pass
-        self.parent.events.publish((type_, data))
-
-    def _note_up(self, data: Values) -> bool:
-        """A session is up, which has begun: its client is not lost any more. Tell whether it was lost with a worker that was killed, and has its ports again."""
-        uid, lost = data["uid"], self.parent.lost
-        key = self.sessions[uid].key
-        is_back = lost.note_up(key, data["points"])
-        lost.tell_ends()  # before its client is up with something else
-        for other in [each for each in self._away if self._keys.get(each) == key]:
-            del self._away[other], self._keys[other]
-        self._up[uid], self._keys[uid] = data, key
-        return is_back
 
     def _start(self) -> Values:
         """Return what a worker needs to know."""
@@ -596,7 +549,7 @@ class WorkerProcess:
 
     def _come_up(self) -> None:
         parent = self.parent
-        if parent.is_resting:  # it is told to end in this very moment
+        if parent.succession.is_resting:  # it is told to end in this very moment
             return
         self.state, self.away_since = State.UP, float("inf")
         if self._told is not parent.worker_config:  # it has changed meanwhile
@@ -616,7 +569,7 @@ class WorkerProcess:
             self.tell_others()
         if self._was_held and not parent.is_held:
             self.open()
-        while self._waiting:
+        for _ in range(len(self._waiting)):  # whose link is lost already gets them back
             waiting = self._waiting.popleft()
             self.link.pass_on(waiting.purpose, waiting.connection, waiting.about)
         self.settled.set()
@@ -625,10 +578,9 @@ class WorkerProcess:
 
     def _take_report(self, report: Values) -> None:
         for uid, relayed in report["relayed"].items():
-            if (session := self.sessions.get(int(uid))) is not None:
-                session.relayed = relayed
+            self.sessions.note_relayed(int(uid), relayed)
         for user, (visitors, refused, moved) in report["usage"].items():
-            if (shared := self.parent.users.get(user)) is not None:
+            if (shared := self.parent.limits.by_user.get(user)) is not None:
                 shared.usage[self.word] = Usage(visitors=visitors, refused=refused, moved=moved)
         self._next_visitor = max(self._next_visitor, report["visitor"])
         self.visitors = report["visitors"]
@@ -636,33 +588,6 @@ class WorkerProcess:
         if self.parent.tally is not None:
             self.parent.tally.add(report["tally"])
             self.present = Present(**report["present"])
-
-    def _begin_session(self, values: Values) -> None:
-        parent, uid = self.parent, values["uid"]
-        session = RemoteSession(
-            uid=uid,
-            username=values["username"],
-            account_id=values["account_id"],
-            credential=read_credential(values["credential"]),
-            user_limits=parent.limits_of(values["username"]),
-            link=self.link,
-            key=read_key(values["key"]),
-        )
-        session.held.enter_context(parent.bans.in_use(values["host"]))
-        session.held.enter_context(
-            parent.traffic.metered(session.username, lambda: session.relayed)
-        )
-        session.user_limits.sessions[self.word] += 1
-        self.sessions[uid] = parent.sessions[uid] = session
-        self._next_uid = uid + len(parent.workers)
-        if self._expected:
-            self._expected.popleft()
-
-    def _end_session(self, uid: int) -> None:
-        del self.parent.sessions[uid]
-        session = self.sessions.pop(uid)
-        session.held.close()
-        session.user_limits.sessions -= Counter([self.word])  # none is not kept as 0
 
     async def _reply(self, question: Values) -> Values:
         self._silent = 0

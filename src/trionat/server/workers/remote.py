@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -18,6 +18,7 @@ from trionat.server.registry.registry import Registry
 from trionat.server.registry.values import read_claim, write_wish
 from trionat.server.visitors.acceptor import Elsewhere
 from trionat.server.workers.link import LinkLostError
+from trionat.server.workers.purpose import HANDED_BACK
 from trionat.server.workers.values import (
     read_identity,
     read_reservation,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from trionat.server.workers.link import Link, Values
 
 log = get_logger(__name__)
-
-HANDED_BACK: Final = b"b"
-"""What a descriptor is for that goes to the parent: a visitor, with its address and the one that it has dialled."""
 
 
 async def _ask(

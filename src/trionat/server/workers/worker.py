@@ -43,7 +43,18 @@ from trionat.server.tally import Tally
 from trionat.server.upgrade.wire import TO_GIVE, Wire, wait_for
 from trionat.server.visitors.acceptor import VisitorAcceptor
 from trionat.server.visitors.ports import PortPool, VisitPort
-from trionat.server.workers.link import Link, LinkLostError
+from trionat.server.workers.lent_ports import LentPorts
+from trionat.server.workers.link import BEAT, Link, LinkLostError
+from trionat.server.workers.purpose import (
+    GIVE,
+    HTTP,
+    HTTPS,
+    INHERIT,
+    PASSED_ON,
+    TAKEN,
+    VISIT_PORT,
+    VISITOR,
+)
 from trionat.server.workers.remote import (
     EventReports,
     HandBack,
@@ -58,7 +69,6 @@ from trionat.server.workers.values import (
 )
 from trionat.signals import Signal
 from trionat.transport.descriptors import Descriptors
-from trionat.transport.listener import Listener
 from trionat.transport.names import NameResolver
 from trionat.transport.tls import server_context
 from trionat.version import VERSION
@@ -76,31 +86,6 @@ if TYPE_CHECKING:
     from trionat.server.workers.link import Values
 
 log = get_logger(__name__)
-
-CONNECTION: Final = b"c"
-VISIT_PORT: Final = b"v"
-VISITOR: Final = b"x"
-PASSED_ON: Final = b"n"
-"""What a descriptor is for that comes from the parent: a client's connection, with its address; the listening socket of a visit port, with the port's
-number and the fence of the claim; a visitor that came through a proxy, with its address and the one that it has dialled; and one that another node has passed on,
-which is to be told whether it is taken."""
-
-HTTPS: Final = b"s"
-HTTP: Final = b"h"
-"""The same: a visitor of a name, of which nothing was taken, with its address and the one that it has dialled; with TLS, or without."""
-
-GIVE: Final = b"g"
-INHERIT: Final = b"i"
-"""The same: the end of a wire, at an upgrade. By the one it is to give all that it has, by the other to take what it is to go on with. They come behind all connections that were passed on before."""
-
-TAKEN: Final = b"+"
-"""What it is told."""
-
-BEAT: Final = 1.0
-"""Seconds between two reports to the parent, which are its sign of life as well."""
-
-_LEND_AGAIN: Final = 1.0
-"""Seconds after which the parent is asked once more for a listening socket for which there was no descriptor."""
 
 _LAST_WORDS: Final = 2.0
 """Seconds for the last report. Chosen."""
@@ -175,43 +160,9 @@ class Numbers:
         return number
 
 
-@attrs.define(eq=False)
-class _Port:
-    """A visit port as this worker sees it: `claims` are the fences of its claims (a group has several), and `given_up` is the highest of those before.
-
-    `spare` is its listening socket, which comes before or after the claim that it belongs to, the one with `spare_fence`. It may come before this worker has heard of the port.
-    """
-
-    number: int
-    claims: set[int] = attrs.field(factory=lambda: set())
-    given_up: int = 0
-    spare: socket.socket | None = None
-    spare_fence: int = 0
-    serving: trio.CancelScope | None = None
-    listener: Listener | None = None
-
-    def drop_spare(self) -> None:
-        """Close the spare socket, if there is one."""
-        if self.spare is not None:
-            self.spare.close()
-            self.spare = None
-
-    def stop(self, reason: str) -> None:
-        """Accept nobody here any more; the socket is closed when this returns."""
-        if self.serving is not None:
-            self.serving.cancel(reason)
-            self.serving = None
-        if self.listener is not None:
-            self.listener.close()
-            self.listener = None
-
-
 @attrs.define(eq=False, kw_only=True)
 class Worker:
-    """See the module. `visitors` has the numbers of those to come: no other worker has any of them. `claims` are those of the worker before.
-
-    While it `is_held`, nobody is accepted, and nothing expires: another server may have all that is here as well.
-    """
+    """See the module. `visitors` has the numbers of those to come: no other worker has any of them. `claims` are those of the worker before."""
 
     link: Link
     context: ServerContext
@@ -220,16 +171,15 @@ class Worker:
     acceptor: VisitorAcceptor
     commands: LocalCommands
     descriptors: Descriptors
+    ports: LentPorts
     visitors: Numbers
     claims: tuple[Claim, ...]
     names: Names | None = None
     in_cluster: bool = False
-    _is_held: bool = attrs.field(alias="is_held", default=False)
     _front: Frontend | None = attrs.field(init=False, default=None)
     scribe: trio.CapacityLimiter = attrs.field(
         init=False, factory=partial(trio.CapacityLimiter, 1)
     )  # its own, as threads for names may all be waiting
-    _ports: dict[int, _Port] = attrs.field(init=False, factory=lambda: {})
     _relayed: dict[str, int] = attrs.field(init=False, factory=lambda: {})
     _accept: Callable[[socket.socket, TCPAddress], None] = attrs.field(init=False, default=_close)
     _has_begun: bool = attrs.field(init=False, default=False)
@@ -299,7 +249,13 @@ class Worker:
             descriptors=descriptors,
             visitors=visitors,
             claims=tuple(map(read_claim, start["claims"])),
-            is_held=start["held"],
+            ports=LentPorts(
+                link=link,
+                context=context,
+                acceptor=acceptor,
+                descriptors=descriptors,
+                is_held=start["held"],
+            ),
         )
 
     async def run(self) -> None:
@@ -314,8 +270,7 @@ class Worker:
                 reporting.cancel_scope.cancel("the server stops")
         finally:
             self.descriptors.close()
-            for port in self._ports.values():
-                port.drop_spare()
+            self.ports.close()
 
     async def _serve(self, serving: trio.Nursery) -> None:
         """The same; connections of visitors of names are served in `serving`, and all else has ended when this returns."""
@@ -346,8 +301,9 @@ class Worker:
             self._accept = self.connections.acceptor(hearing)
             try:
                 async with trio.open_nursery() as self._visiting:
+                    self.ports.nursery = self._visiting
                     if self._has_begun:
-                        self._open_ports()
+                        self.ports.open()
                     else:
                         self._begin()
                     while self._heir is None and not context.stopping.is_set():
@@ -366,13 +322,13 @@ class Worker:
 
     def _begin(self) -> None:
         self._has_begun = True
-        self.registry.on_claimed, self.registry.on_released = self._hold, self._let_go
+        self.registry.on_claimed, self.registry.on_released = self.ports.hold, self.ports.let_go
         self.link.hear, self.link.reply = self._hear, self._reply
         self.link.take, self.link.missed = self._take, self._miss
         for claim in self.claims:
-            self._hold(claim)
+            self.ports.hold(claim)
             self.context.leases.open(claim).vacate()
-        self.context.leases.is_at_rest = self._is_held
+        self.context.leases.is_at_rest = self.ports.is_held
         self.link.post({"what": "ready"})
 
     def _frontend(self, names: Names) -> Frontend:
@@ -409,9 +365,7 @@ class Worker:
 
     async def _rest(self) -> None:
         """Have no session up, and nobody accepted, until it is known who goes on."""
-        self._is_held = True
-        for port in self._ports.values():
-            port.stop("another process is about to go on")
+        self.ports.rest()
         if self._named is not None:
             await self._named.wait_known()
         self.acceptor.rest()
@@ -447,7 +401,7 @@ class Worker:
             await self._called.wait()
         if self.acceptor.is_handed_over:
             leases.let_go(extensions.visitors)
-            self._is_held = False
+            self.ports.is_held = False
             self.acceptor.go_on(handed_over=True)
             return False
         if self._had_been_taken:
@@ -456,12 +410,6 @@ class Worker:
         extensions.close()
         self.acceptor.go_on(handed_over=False)
         return True
-
-    def _open_ports(self) -> None:
-        """Accept visitors from now on: this is the process that serves."""
-        self._is_held = self.context.leases.is_at_rest = False
-        for port in self._ports.values():
-            self._serve_port(port)
 
     async def _inherit(self, wire: Wire) -> None:
         """Go on with what the processes of another server have left; nobody is accepted yet."""
@@ -522,7 +470,7 @@ class Worker:
                 self.visitors.next = message["visitor"]
                 context.sessions.uids = Numbers(message["uid"], message["step"])
             case "open":
-                self._open_ports()
+                self.ports.open()
             case "drain clients":
                 self.commands.draining.begin()
             case "others":
@@ -557,20 +505,7 @@ class Worker:
             session.config = attrs.evolve(session.config, drain_grace=config.drain_grace)
         if config.log_level is not None:
             set_level(config.log_level)
-        self._change_ports(frozenset(ready.visit_ports))
-
-    def _change_ports(self, numbers: frozenset[int]) -> None:
-        """These are the visit ports from now on. Nobody is accepted at the others any more, and who has one of them is told, comes again, and gets another one."""
-        leases = self.context.leases
-        before = leases.ports.ports.keys()
-        removed, added = before - numbers, numbers - before
-        leases.ports.remove(removed)
-        leases.ports.add(added)
-        for number in removed:
-            port = self._port(number)
-            port.stop("the port was taken away")
-            port.drop_spare()
-        leases.take_away(removed)
+        self.ports.change(frozenset(ready.visit_ports))
 
     async def _reply(self, question: Values) -> Values:
         match question["what"]:
@@ -597,7 +532,7 @@ class Worker:
         sock.setblocking(False)
         if purpose == VISIT_PORT:
             number, fence = map(int, about.split())
-            self._take_port(self._port(number), sock, fence)
+            self.ports.take(number, fence, sock)
         elif purpose in (HTTPS, HTTP):
             source, visited = read_addresses(about)
             self._take_named(purpose, sock, source, visited)
@@ -642,82 +577,15 @@ class Worker:
         else:
             named.accept_http(sock, source, visited)
 
-    def _take_port(self, port: _Port, sock: socket.socket, fence: int) -> None:
-        if port.serving is not None or (fence <= port.given_up and fence not in port.claims):
-            sock.close()  # of a claim that was given up before it came
-            return
-        port.drop_spare()
-        port.spare, port.spare_fence = sock, fence
-        self._serve_port(port)
-
     def _miss(self, purpose: bytes, about: str) -> None:
         """Something came for which this process has no descriptor."""
-        if purpose == VISIT_PORT and not (self.context.stopping.is_set() or self._is_held):
+        if purpose == VISIT_PORT:
             number, fence = map(int, about.split())
-            port = self._port(number)
-            self._visiting.start_soon(self._ask_again, port, fence, name=f"ask for port {number}")
+            self.ports.miss(number, fence)
         self.context.refusals.count(
             Bound.DESCRIPTORS,
             lambda count: log.warning("connections were lost for lack of descriptors", count=count),
         )
-
-    async def _ask_again(self, port: _Port, fence: int) -> None:
-        """A port without its socket would have nobody who accepts: ask for it until it has come."""
-        await trio.sleep(_LEND_AGAIN)
-        if fence in port.claims and port.serving is None:
-            self.link.post({"what": "lend", "port": port.number, "fence": fence})
-
-    # -- visit ports -------------------------------------------------------------------------------------------------
-
-    def _port(self, number: int) -> _Port:
-        return self._ports.setdefault(number, _Port(number))
-
-    def _hold(self, claim: Claim) -> None:
-        for number in claim.ports:
-            port = self._port(number)
-            port.claims.add(claim.fence)
-            self._serve_port(port)
-
-    def _let_go(self, claim: Claim) -> None:
-        for number in claim.ports:
-            port = self._port(number)
-            port.claims.discard(claim.fence)
-            port.given_up = max(port.given_up, claim.fence)
-            if port.claims:
-                continue
-            port.stop("the port was given back")
-            if port.spare_fence <= port.given_up:
-                port.drop_spare()
-
-    def _serve_port(self, port: _Port) -> None:
-        """Accept visitors at a port that is claimed, as soon as its socket is there. One that was taken away meanwhile is closed."""
-        if port.spare is None or port.spare_fence not in port.claims:
-            return
-        visit_port = self.context.leases.ports.ports.get(port.number)
-        if visit_port is None:
-            port.drop_spare()
-        elif not (self.context.stopping.is_set() or self._is_held):
-            address = TCPAddress(self.context.config.effective_visit_host, port.number)
-            port.listener, port.spare = Listener(port.spare, address), None
-            port.serving = trio.CancelScope()
-            accept = partial(self.acceptor.accept, visit_port, address)
-            self._visiting.start_soon(
-                self._accept_visitors,
-                *(port.listener, accept, port.serving),
-                name=f"visit port {port.number}",
-            )
-
-    async def _accept_visitors(
-        self,
-        listener: Listener,
-        accept: Callable[[socket.socket, TCPAddress], None],
-        scope: trio.CancelScope,
-    ) -> None:
-        try:
-            with scope:
-                await listener.serve(accept, self.descriptors, most=self.descriptors.for_visitors)
-        finally:
-            listener.close()
 
     # -- what the parent is told -------------------------------------------------------------------------------------
 

@@ -26,7 +26,8 @@ const TYPES = {
   account: { "account.added": "", "account.changed": "", "account.removed": "", "account.expired": "warn" },
   server: { "server.up": "good", "server.stopping": "warn" },
 };
-const KINDS = new Map(Object.values(TYPES).flatMap(Object.entries));
+const LEFT_OUT = "events.left_out"; // for what there was too much of: nobody can ask for these alone
+const KINDS = new Map([...Object.values(TYPES).flatMap(Object.entries), [LEFT_OUT, "warn"]]);
 const MOST_NEW = 10_000; // as many as the server keeps
 const RELOAD_AFTER = 1000; // what came is fetched anew then, so that it does not grow for ever
 const DRAW_EVERY = 250;
@@ -148,6 +149,8 @@ const WRITE = new Map([
   ["relayed", amount],
   ["month", month],
   ["expires_at", time],
+  ["count", number],
+  ["types", (types) => Object.entries(types).map(([type, count]) => `${tOr(`type.${type}`, type)}: ${number(count)}`).join(", ")],
 ]);
 
 function write(name, value) {

@@ -102,6 +102,7 @@ function columnsFor(open) {
       cell: (user) => html`<span class="cut">
         <button type="button" class="link" onClick=${() => open(user)} title=${visible(user.name)}><${Peer} text=${user.name} /></button>
         ${user.admin && html`<span class="under">${t("users.admin")}</span>`}
+        ${!user.has_password && html`<span class="under">${t("users.no_password")}</span>`}
       </span>`,
     },
     { key: "state", title: t("state"), width: 8, value: (user) => t(`users.${stateOf(user)}`), cell: (user) => html`<${UserState} user=${user} />` },
@@ -152,9 +153,10 @@ export function limitsText(limits) {
 }
 
 function AddUser({ onClose, done, show }) {
+  const [without, setWithout] = useState(false);
   const add = async (form) => {
     const name = form.get("name");
-    const values = { name, password: newPassword(form, "password", "again") };
+    const values = { name, password: without ? null : newPassword(form, "password", "again") };
     if (form.get("admin")) values.admin = true;
     if (form.get("expires")) values.expires_at = new Date(form.get("expires")).toISOString();
     await post("users", values);
@@ -166,14 +168,16 @@ function AddUser({ onClose, done, show }) {
     onSubmit=${add}
     onClose=${onClose}
     done=${(name) => {
-      say(t("users.added", { name }));
+      say(t(without ? "users.added_without" : "users.added", { name }));
       done();
       show(name);
     }}
   >
     <${Field} label=${t("login.name")} name="name" required maxlength="64" autofocus />
-    <${Field} label=${t("login.password")} name="password" type="password" autocomplete="new-password" required help=${`${t("password.rule", { n: SHORTEST_PASSWORD })} ${t("users.password_help")}`} />
-    <${Field} label=${t("password.again")} name="again" type="password" autocomplete="new-password" required />
+    ${!without &&
+    html`<${Field} label=${t("login.password")} name="password" type="password" autocomplete="new-password" required help=${`${t("password.rule", { n: SHORTEST_PASSWORD })} ${t("users.password_help")}`} />
+      <${Field} label=${t("password.again")} name="again" type="password" autocomplete="new-password" required />`}
+    <${Check} label=${t("users.without_password")} name="without" help=${t("users.without_password_help")} onChange=${(event) => setWithout(event.target.checked)} />
     <${Field} label=${t("users.expires")} name="expires" type="datetime-local" help=${t("users.expires_help")} />
     <${Check} label=${t("users.admin")} name="admin" help=${t("users.admin_help")} />
   <//>`;
@@ -187,7 +191,7 @@ function UserDialog({ user, onClose, toggle, go }) {
         <dt>${t("state")}</dt>
         <dd><${UserState} user=${user} />${user.damage && html` <span>${visible(user.damage)}</span>`}</dd>
         <dt>${t("users.role")}</dt>
-        <dd>${user.admin ? t("users.admin") : t("users.plain")}</dd>
+        <dd>${user.admin ? t("users.admin") : t("users.plain")}${!user.has_password && `, ${t("users.no_password")}`}</dd>
         <dt>${t("users.month")}</dt>
         <dd><${Quota} user=${user} /></dd>
         <dt>${t("users.limits")}</dt>
