@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from tests.e2e import running, services
-from tests.e2e.doctor import examine
 from tests.e2e.running import wait_until
 from tests.events.receiver import Received, Receiver, receiving, status
 
@@ -94,18 +93,6 @@ async def test_one_that_does_not_come_back_has_ended(tmp_path: Path) -> None:
         lost = await receiver.wait_type("session.lost")
         ended = await receiver.wait_type("session.ended")
         assert (ended["data"]["uid"], ended["data"]["code"]) == (lost["data"]["uid"], "gone")
-
-
-@pytest.mark.limit(60)
-async def test_the_doctor_is_no_event(tmp_path: Path) -> None:
-    async with receiving() as receiver:
-        async with served(tmp_path, receiver) as server:
-            seen = await examine(server.ticket, cwd=tmp_path)
-            assert "lets trionat in" in seen.of("ticket", "ok")
-            server.terminate()
-            assert await server.wait() == 0
-        await receiver.wait_type("server.stopping")
-    assert [each["type"] for each in receiver.events] == ["server.up", "server.stopping"]
 
 
 @pytest.mark.slow

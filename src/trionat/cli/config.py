@@ -22,7 +22,6 @@ from trionat.log import escape
 from trionat.protocol.ticket import Ticket
 
 _MASK = "********"
-
 config_app = App(help="Check configuration files, and show which values hold.")
 
 

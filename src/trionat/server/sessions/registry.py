@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -27,13 +26,6 @@ if TYPE_CHECKING:
 
 TO_LET_GO: Final = 5.0
 """Seconds for all sessions to end before another process takes over: it takes milliseconds, and nobody is accepted meanwhile. Those that have not are cut off then."""
-
-_GLANCE: Final = 30.0
-_GLANCE_BYTES: Final = 4096
-"""For how many seconds, and with how many bytes relayed, a session of `trionat doctor` is no event: it takes at most 16 s, and some hundred bytes. Chosen."""
-
-_DOCTOR: Final = re.compile(r"doctor-[0-9a-f]{16}")
-"""What is the identity of its sessions; no client makes such a one by itself."""
 
 
 @attrs.define(eq=False)
@@ -67,15 +59,14 @@ class Sessions:
         trio.lowlevel.current_task().name = f"session {session.uid} of {session.username}"
         if self.tally is not None:
             self.tally.begin_session(session.uid)
-        end, news = CUT_OFF, _News(self.events, session, is_back, _is_doctor(lease))
+        end = CUT_OFF
         try:
             with self.accounted(session):
-                # Behind the session itself: a parent finds out whose it is.
-                if news.is_hidden:
-                    end = await _run_doctor(session, news)
-                else:
-                    news.tell_up()
-                    end = await session.run()
+                if self.events.is_on:  # behind the session itself: a parent finds out whose it is
+                    self.events.publish(
+                        (session_back if is_back else session_up)(**_facts(session))
+                    )
+                end = await session.run()
         finally:
             del self.by_uid[session.uid]
             if self.tally is not None:
@@ -83,11 +74,26 @@ class Sessions:
                 self.tally.end_session(
                     session.uid, session.username, tunnels.received, tunnels.sent
                 )
-            news.tell_end(end)
+            if self.events.is_on:
+                self._tell_end(session, end)
             if end.goodbye:
                 lease.give_up(end.text)
             lease.vacate()
             self._ended.notify()
+
+    def _tell_end(self, session: Session, end: SessionEnd) -> None:
+        lease, facts = session.lease, _facts(session)
+        facts["seconds"] = round(trio.current_time() - session.since, 3)
+        facts["relayed"] = session.tunnels.relayed
+        if end.goodbye or lease.given_up or lease.released:
+            self.events.publish(session_ended(code=end.code, reason=end.text, **facts))
+            return
+
+        def tell_gone(reason: str) -> None:
+            self.events.publish(session_ended(code="gone", reason=reason, **facts))
+
+        lease.on_gone = tell_gone
+        self.events.publish(session_lost(code=end.code, reason=end.text, **facts))
 
     async def wait_none(self) -> None:
         """Wait until no session is up."""
@@ -105,66 +111,6 @@ class Sessions:
         """Wait until none of these sessions is up."""
         while not self.by_uid.keys().isdisjoint(uids):
             await self._ended.wait()
-
-
-@attrs.define(eq=False)
-class _News:
-    """What `events` are told of a session: nothing as long as it `is_hidden`, which it is no more once it was told that it is up."""
-
-    events: Hub
-    session: Session
-    is_back: bool
-    is_hidden: bool
-
-    def tell_up(self) -> None:
-        """Tell that it is up."""
-        self.is_hidden = False
-        if self.events.is_on:
-            up = session_back if self.is_back else session_up
-            self.events.publish(up(**_facts(self.session)))
-
-    def tell_end(self, end: SessionEnd) -> None:
-        """Tell how it has ended, and later that its client has not come back, where that may be so."""
-        if self.is_hidden or not self.events.is_on:
-            return
-        session, publish = self.session, self.events.publish
-        lease, facts = session.lease, _facts(session)
-        facts["seconds"] = round(trio.current_time() - session.since, 3)
-        facts["relayed"] = session.tunnels.relayed
-        if end.goodbye or lease.given_up or lease.released:
-            publish(session_ended(code=end.code, reason=end.text, **facts))
-            return
-
-        def tell_gone(reason: str) -> None:
-            publish(session_ended(code="gone", reason=reason, **facts))
-
-        lease.on_gone = tell_gone
-        publish(session_lost(code=end.code, reason=end.text, **facts))
-
-
-def _is_doctor(lease: Lease) -> bool:
-    """Tell whether a client says that it is `trionat doctor`."""
-    identity = lease.key[1]
-    return isinstance(identity, str) and _DOCTOR.fullmatch(identity) is not None
-
-
-async def _run_doctor(session: Session, news: _News) -> SessionEnd:
-    """Run a session that only looks: it is told of as soon as it does more than that, since anybody may call himself a doctor."""
-
-    async def tell_later() -> None:
-        await trio.sleep(_GLANCE)
-        news.tell_up()
-
-    end = CUT_OFF
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell_later, name="a doctor stays")
-        try:
-            end = await session.run()
-        finally:
-            if news.is_hidden and session.tunnels.relayed > _GLANCE_BYTES:
-                news.tell_up()
-            nursery.cancel_scope.cancel("the doctor has gone")
-    return end
 
 
 def _facts(session: Session) -> dict[str, Any]:
