@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
+from array import array
 from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -278,3 +280,60 @@ async def test_what_the_other_end_has_not_taken_comes_back(nothing_left: None) -
     assert given[0][0].recv(10) == b""
     for mine, _ in given:
         mine.close()
+
+
+async def test_what_was_taken_does_not_come_back_however_late_that_is_read(
+    nothing_left: None,
+) -> None:
+    """The other end has gone by then: what it has read of a connection would be missing for the next."""
+    here, there = pair()
+    back: list[str] = []
+
+    def take_back(_: bytes, sock: socket.socket, about: str) -> None:
+        sock.close()
+        back.append(about)
+
+    here.returned = take_back
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.run)
+            await trio.testing.wait_all_tasks_blocked()
+            # Without a checkpoint: `run` hears of all of it at once.
+            with there.messages, there.descriptors:
+                for number in range(150):
+                    here.pass_on(b"c", socket.socket(), str(number))
+                for _ in range(70):  # more than are read at once
+                    with socket.socket() as sock:
+                        held = array("i", [sock.fileno()])
+                        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, held)
+                        there.descriptors.sendmsg([b"h\0"], [rights])
+                for _ in range(100):
+                    head, control, _, _ = there.descriptors.recvmsg(2, socket.CMSG_SPACE(4))
+                    there.descriptors.recv(head[1])
+                    socket.socket(fileno=int.from_bytes(control[0][2], sys.byteorder)).close()
+                    there._taken = 1
+                    there._tell_taken()
+    assert back == [str(number) for number in range(100, 150)]
+
+
+async def test_one_is_told_before_anything_is_done_with_it(nothing_left: None) -> None:
+    """A bug there must not have the next process do it once more."""
+    here, there = pair()
+    back: list[str] = []
+
+    def take_back(_: bytes, sock: socket.socket, about: str) -> None:
+        sock.close()
+        back.append(about)
+
+    here.returned = take_back
+
+    def take(_: bytes, sock: socket.socket, __: str) -> None:
+        sock.close()
+        raise ValueError("a bug")
+
+    there.take = take
+    here.pass_on(b"c", socket.socket(), "first")
+    with pytest.RaisesGroup(ValueError):
+        await there.run()
+    await here.run()
+    assert back == []

@@ -256,6 +256,11 @@ class Link:
                 nursery.cancel_scope.cancel("the other end is gone")
         finally:
             self.give_up()
+            # What the other end has said last of all: it has those.
+            while came := self._read_parcels():
+                for _, unwanted, _ in came:
+                    if unwanted is not None:
+                        unwanted.close()
             for sock in (self.messages, self.descriptors):
                 trio.lowlevel.notify_closing(sock)
                 sock.close()
@@ -365,36 +370,50 @@ class Link:
                 await trio.lowlevel.checkpoint()
 
     async def _take(self) -> None:
-        size = array.array("i").itemsize
-        while True:
-            for _ in range(_BATCH):
-                try:
-                    head, control, _, _ = self.descriptors.recvmsg(
-                        2, socket.CMSG_SPACE(size), _CLOSE_ON_EXEC
-                    )
-                    # Sent in one piece, so it is there.
-                    about = self.descriptors.recv(head[1]).decode() if head[1:] > b"\0" else ""
-                except BlockingIOError:
-                    self._tell_taken()
-                    await trio.lowlevel.wait_readable(self.descriptors)
-                    continue
-                except OSError:
-                    return
-                if not head:
-                    return
-                if head[:1] == _TAKEN:
-                    self._let_go(int(about))
-                    continue
-                self._taken += 1
-                if not control:
-                    self.missed(head[:1], about)
-                for _, _, data in control:
-                    number = int.from_bytes(data[:size], sys.byteorder)
-                    if not _CLOSE_ON_EXEC:
-                        os.set_inheritable(number, False)
-                    self.take(head[:1], socket.socket(fileno=number), about)
+        while (came := self._read_parcels()) is not None:
+            if not came:
+                await trio.lowlevel.wait_readable(self.descriptors)
+                continue
+            self._taken += len(came)
             self._tell_taken()
+            for purpose, sock, about in came:
+                if sock is None:
+                    self.missed(purpose, about)
+                else:
+                    self.take(purpose, sock, about)
             await trio.lowlevel.checkpoint()
+
+    def _read_parcels(self) -> list[tuple[bytes, socket.socket | None, str]] | None:
+        """Read what has come, a batch at most, and let go what the other end has taken; None: the other end is gone. Does not wait.
+
+        One for which there is no descriptor comes without its socket.
+        """
+        size = array.array("i").itemsize
+        came: list[tuple[bytes, socket.socket | None, str]] = []
+        while len(came) < _BATCH:
+            try:
+                head, control, _, _ = self.descriptors.recvmsg(
+                    2, socket.CMSG_SPACE(size), _CLOSE_ON_EXEC
+                )
+                # Sent in one piece, so it is there.
+                about = self.descriptors.recv(head[1]).decode() if head[1:] > b"\0" else ""
+            except BlockingIOError:
+                break
+            except OSError:
+                return came or None
+            if not head:
+                return came or None
+            if head[:1] == _TAKEN:
+                self._let_go(int(about))
+                continue
+            sock: socket.socket | None = None
+            for _, _, data in control:
+                number = int.from_bytes(data[:size], sys.byteorder)
+                if not _CLOSE_ON_EXEC:
+                    os.set_inheritable(number, False)
+                sock = socket.socket(fileno=number)
+            came.append((head[:1], sock, about))
+        return came
 
     def _let_go(self, number: int) -> None:
         """The other end has so many more."""

@@ -172,6 +172,8 @@ class WorkerProcess:
             self._waiting.append(_Waiting(until, purpose, connection, about))
         else:
             connection.close()
+            if is_for_any and not self.parent.is_leaving():
+                self._count_lost("too many wait for the worker, or it is away")
 
     # -- upgrades ----------------------------------------------------------------------------------------------------
 
@@ -451,11 +453,14 @@ class WorkerProcess:
             self.parent.take_back(sock, *read_addresses(about))
 
     def _miss(self, _: bytes, __: str) -> None:
-        """A connection could not be passed on: the kernel holds no more descriptors on their way (RLIMIT_NOFILE)."""
+        """A connection could not be passed on: the worker does not take them, or the kernel holds no more descriptors on their way (RLIMIT_NOFILE)."""
+        self._count_lost("the worker does not take them, or descriptors are too few (ulimit -n)")
+
+    def _count_lost(self, reason: str) -> None:
         self.parent.refusals.count(
             Bound.DESCRIPTORS,
             lambda count: log.warning(
-                "connections were lost for lack of descriptors", count=count, worker=self.word
+                "connections were lost", reason=reason, count=count, worker=self.word
             ),
         )
 
