@@ -65,7 +65,7 @@ function options(uPlot, box, series, show, least, setAt) {
   return {
     width: Math.floor(box.getBoundingClientRect().width),
     height: HEIGHT,
-    padding: [8, 8, 0, 0],
+    padding: [8, 18, 0, 0], // half a moment of the axis fits
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
     scales: { x: { time: true, range: (_, lowest, highest) => [highest - HOUR, highest] }, y: { range: (_, lowest, highest) => [0, Math.max(highest * 1.1, least)] } },
