@@ -555,13 +555,28 @@ def test_root_does_not_restore_where_others_could_interfere(
     home.chmod(0o777)
     reason = there.fails(3, "restore", str(file))
     assert reason == f"{home}: everybody may rename what is in it: run chmod o-w {home}"
+    os.chown(home, 0, 12345)
+    reason = there.fails(3, "restore", str(file))
+    assert reason == f"{home}: everybody may rename what is in it: run chmod go-w {home}"
+    home.chmod(0o2775)  # as Debian's /var/local
+    reason = there.fails(3, "restore", str(file))
+    assert reason == f"{home}: its group (12345) may rename what is in it: run chmod g-w {home}"
     os.chown(home, 12345, 12345)
     reason = there.fails(3, "restore", str(file))
     assert reason == f"{home}: it belongs to another user: run this as that user, and not as root"
     assert not list(home.iterdir())
+    os.chown(home, 0, 12345)
     home.chmod(0o1777)  # as /tmp
-    os.chown(home, 0, 0)
     assert there("restore", str(file)).code == 0
+
+
+@pytest.mark.skipif(not is_root(), reason="others cannot do harm by it")
+def test_root_restores_where_only_its_own_group_could_interfere(file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 0, 0)
+    home.chmod(0o775)
+    assert Trionat(folder=home / "state", command="state")("restore", str(file)).code == 0
 
 
 def test_what_cannot_be_put_in_place_is_removed(
