@@ -241,6 +241,23 @@ def test_a_disk_that_fails_is_told_by_the_folder_and_not_by_where_the_backup_goe
     assert reason == f"{state.folder}: cannot read: Input/output error"
 
 
+@pytest.mark.parametrize("room", [8192, 40_000], ids=["beside the accounts", "for the copy"])
+def test_no_room_for_a_copy_is_told_by_where_that_is(
+    room: int, state: Trionat, tmp_path: Path
+) -> None:
+    """And not by the accounts, which can be read."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        reason = state.fails(3, "backup", str(tmp_path / "backup"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    start = f"{state.folder}: cannot write here, for a copy of trionat.db (is the disk full?)"
+    assert reason == f"{start}: disk I/O error"
+    assert not list(state.folder.glob(".trionat.db.*"))
+
+
 def test_a_copy_that_is_gone_is_told_by_its_name(state: Trionat) -> None:
     with collection.collect(state.folder, None) as found:
         copy = found.contents["trionat.db"]
