@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import socket
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,6 +78,39 @@ def is_running(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:1]
         return state not in ([b"Z"], [b"X"])
     return True
+
+
+def open_process(pid: int) -> int | None:
+    """Return a descriptor that stands for a process, also when its number is another's by then, and that no child inherits.
+
+    None where there is none: for a process that has gone, and on anything but Linux 5.3 or newer.
+    """
+    make: Any = getattr(os, "pidfd_open", None)
+    with suppress(OSError):
+        return None if make is None else int(make(pid))
+    return None
+
+
+def kill_process(pid: int, descriptor: int | None) -> None:
+    """Kill a process: that of a descriptor of `open_process`, or, where there was none, whichever has this number. Not for Windows.
+
+    Raises:
+        OSError: It has gone, or is another user's.
+    """
+    at_once: Any = getattr(signal, "SIGKILL", None)
+    if descriptor is None:
+        os.kill(pid, at_once)
+    else:
+        send: Any = getattr(signal, "pidfd_send_signal", None)
+        send(descriptor, at_once)
+
+
+def wait_process(descriptor: int, timeout: float) -> bool:
+    """Block until the process of a descriptor of `open_process` has ended, for at most `timeout` seconds; tell whether it has."""
+    make: Any = getattr(select, "poll", None)
+    end = make()
+    end.register(descriptor, getattr(select, "POLLIN", 0))
+    return bool(end.poll(timeout * 1000))
 
 
 def find_user_id() -> int | None:

@@ -86,7 +86,9 @@ async def test_the_audit_tells_what_was_made_of_it(tmp_path: Path) -> None:
         await api.ask("DELETE", f"/tokens/{made['id']}")
         await api.ask("PATCH", "/users/alice", {"limits": {"sessions": 2}, "admin": False})
         await api.ask("PUT", "/users/alice/password", {"password": "another one"})
-        password, limited, revoked, added, changed = await wait_items(api, "/audit", 5)
+        await api.ask("POST", "/users", {"name": "cam", "password": None})
+        bare, password, limited, revoked, added, changed = await wait_items(api, "/audit", 6)
+        assert (bare["target"], bare["detail"]) == ("cam", "password: none")
         assert changed["detail"] == "what: admin, admin: true"
         assert (added["target"], revoked["target"]) == ("ci", "ci")
         assert added["detail"] == f"user: alice, scope: manage, id: {made['id']}"

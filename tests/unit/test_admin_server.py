@@ -34,6 +34,7 @@ from trionat.server.admin.messages import (
     AskReload,
     AskStatus,
     AskTasks,
+    AskUpgrade,
     AskWhere,
     CommandRefusedError,
     Kicked,
@@ -45,7 +46,7 @@ from trionat.server.admin.messages import (
     decode_request,
     encode_request,
 )
-from trionat.server.admin.server import AdminServer
+from trionat.server.admin.server import NO_UPGRADE, AdminServer
 from trionat.server.admin.snapshot import Snapshot
 from trionat.server.admin.socket import SOCKET_NAME, call, open_admin_socket
 from trionat.server.admin.task_tree import Branch, grow
@@ -305,8 +306,10 @@ async def test_reloads_that_hang_leave_room_for_other_commands(tidy: Tidy, tmp_p
                     await stream.send_all(encode_request(AskReload()))
                     await asked.acquire()
                 assert "sessions" in await ask(tmp_path, AskStatus())
-                with pytest.raises(CommandRefusedError, match="4 reloads or upgrades are under"):
+                with pytest.raises(CommandRefusedError, match="4 reloads are under way"):
                     await ask(tmp_path, AskReload())
+                with pytest.raises(CommandRefusedError, match=NO_UPGRADE):  # it has had a place
+                    await ask(tmp_path, AskUpgrade())
                 hanging.set()
                 for stream in streams:
                     async with stream:

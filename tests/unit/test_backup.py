@@ -241,6 +241,23 @@ def test_a_disk_that_fails_is_told_by_the_folder_and_not_by_where_the_backup_goe
     assert reason == f"{state.folder}: cannot read: Input/output error"
 
 
+@pytest.mark.parametrize("room", [8192, 40_000], ids=["beside the accounts", "for the copy"])
+def test_no_room_for_a_copy_is_told_by_where_that_is(
+    room: int, state: Trionat, tmp_path: Path
+) -> None:
+    """And not by the accounts, which can be read."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        reason = state.fails(3, "backup", str(tmp_path / "backup"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    start = f"{state.folder}: cannot write here, for a copy of trionat.db (is the disk full?)"
+    assert reason == f"{start}: disk I/O error"
+    assert not list(state.folder.glob(".trionat.db.*"))
+
+
 def test_a_copy_that_is_gone_is_told_by_its_name(state: Trionat) -> None:
     with collection.collect(state.folder, None) as found:
         copy = found.contents["trionat.db"]
@@ -555,13 +572,28 @@ def test_root_does_not_restore_where_others_could_interfere(
     home.chmod(0o777)
     reason = there.fails(3, "restore", str(file))
     assert reason == f"{home}: everybody may rename what is in it: run chmod o-w {home}"
+    os.chown(home, 0, 12345)
+    reason = there.fails(3, "restore", str(file))
+    assert reason == f"{home}: everybody may rename what is in it: run chmod go-w {home}"
+    home.chmod(0o2775)  # as Debian's /var/local
+    reason = there.fails(3, "restore", str(file))
+    assert reason == f"{home}: its group (12345) may rename what is in it: run chmod g-w {home}"
     os.chown(home, 12345, 12345)
     reason = there.fails(3, "restore", str(file))
     assert reason == f"{home}: it belongs to another user: run this as that user, and not as root"
     assert not list(home.iterdir())
+    os.chown(home, 0, 12345)
     home.chmod(0o1777)  # as /tmp
-    os.chown(home, 0, 0)
     assert there("restore", str(file)).code == 0
+
+
+@pytest.mark.skipif(not is_root(), reason="others cannot do harm by it")
+def test_root_restores_where_only_its_own_group_could_interfere(file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 0, 0)
+    home.chmod(0o775)
+    assert Trionat(folder=home / "state", command="state")("restore", str(file)).code == 0
 
 
 def test_what_cannot_be_put_in_place_is_removed(

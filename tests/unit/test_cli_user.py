@@ -559,3 +559,19 @@ def test_no_time(text: str) -> None:
 def test_times_are_shown_in_utc() -> None:
     assert format_time(datetime(2027, 2, 1, tzinfo=UTC)) == "2027-02-01 00:00 UTC"
     assert format_time(None) == "never"
+
+
+def test_the_audit_tells_what_an_account_is_made_with(trionat: Trionat) -> None:
+    made: dict[str, tuple[list[str], dict[str, object]]] = {
+        "ann": ([], {}),
+        "cam": (["--no-password"], {"password": "none"}),
+        "eve": (["--admin"], {"admin": True}),
+    }
+    for name, (options, _) in made.items():
+        assert trionat("add", name, *options, stdin="a secret\n").code == 0
+    written = (trionat.folder / "audit.log").read_text()
+    entries = [json.loads(line) for line in written.splitlines()]
+    assert {each["target"]: each["details"] for each in entries} == {
+        name: {"expires_at": "never"} | details for name, (_, details) in made.items()
+    }
+    assert "a secret" not in written

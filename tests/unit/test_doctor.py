@@ -14,12 +14,15 @@ import trio.testing
 
 from tests.unit.memory_server import open_memory_server
 from trionat.address import TCPAddress
+from trionat.cli.diagnostics import find_problems
+from trionat.cli.doctor import _Patient
 from trionat.client.native.dialer import Server
 from trionat.config.client import ClientConfig
 from trionat.config.load import load
 from trionat.doctor.bundle import check_place, last_lines, write_bundle
 from trionat.doctor.check import Check, run_checks
 from trionat.doctor.clock import check_clock, compare_clocks
+from trionat.doctor.configuration import check_configuration
 from trionat.doctor.files import SecretFile, check_files
 from trionat.doctor.finding import Finding, Verdict, fine, wrong
 from trionat.doctor.login import ADVICE, CANNOT_LOOK
@@ -426,3 +429,19 @@ def test_every_refusal_has_advice_or_says_enough() -> None:
         RefusalCode.UNKNOWN_SESSION,
     }
     assert set(RefusalCode) - set(ADVICE) - set(CANNOT_LOOK) == says_enough
+
+
+def test_a_fault_of_the_ticket_is_told_once_and_not_left_out_for_another_one(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "ticket"
+    configuration = load("client", flags={"Client.TicketFile": str(file)}, environ={})
+    [fault] = find_problems(configuration)
+    assert fault.key == "Client.TicketFile"
+    other = attrs.evolve(fault, key="Client.CAFile")
+    for told, findings in (fault, 1), (other, 2):
+        patient = _Patient(configurations={"client": configuration}, problems=[])
+        found = check_configuration([told], [], "")
+        list(patient._inner(found, [told]))
+        assert len(found) == findings
+        assert f": {fault.reason}" in found[-1].text

@@ -116,7 +116,7 @@ def _held(folder: Path) -> Generator[BinaryIO]:
 
 
 def _check_parents(folder: Path) -> None:
-    """Refuse to be root below a folder of somebody else, or in which everybody may rename: they could put something else in the place of what is about to be given away. `folder` leads there without a link."""
+    """Refuse to be root below a folder of somebody else, or in which everybody or a group but root's may rename: they could put something else in the place of what is about to be given away. `folder` leads there without a link."""
     if not is_root():
         return
     for parent in folder.parents:
@@ -128,9 +128,15 @@ def _check_parents(folder: Path) -> None:
             raise StartupError(
                 f"{parent}: it belongs to another user: run this as that user, and not as root"
             )
-        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        if found.st_mode & stat.S_ISVTX:
+            continue
+        everybody = found.st_mode & stat.S_IWOTH
+        group = found.st_mode & stat.S_IWGRP and found.st_gid
+        if everybody or group:
+            who = "everybody" if everybody else f"its group ({found.st_gid})"
+            whom = ("g" if group else "") + ("o" if everybody else "")
             raise StartupError(
-                f"{parent}: everybody may rename what is in it: run chmod o-w {shlex.quote(str(parent))}"
+                f"{parent}: {who} may rename what is in it: run chmod {whom}-w {shlex.quote(str(parent))}"
             )
 
 

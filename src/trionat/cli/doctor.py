@@ -247,11 +247,12 @@ class _Patient:
             for role, configuration in self.configurations.items()
         ]
         found = check_configuration(problems, warnings, "; ".join(sources))
-        inner = list(self._inner(found))
+        inner = list(self._inner(found, problems))
         yield given("configuration", found)
         yield from inner
 
-    def _inner(self, found: list[Finding]) -> Iterator[Check]:
+    def _inner(self, found: list[Finding], problems: Iterable[Problem]) -> Iterator[Check]:
+        """Yield all checks but that of the configuration, and add to what that has `found`, which was made of these problems."""
         if not self.configurations:
             yield from machine_checks()
         secrets: list[SecretFile] = []
@@ -261,11 +262,12 @@ class _Patient:
                 servers = find_servers(client, configuration.auth)
             except ConfigError as error:
                 servers = ()
-                already = "\n".join(
-                    finding.text for finding in found
-                )  # of another place, most likely
+                # Those of the ticket's file are there with the key that names it.
+                told = {each.reason for each in problems if each.key == "Client.TicketFile"}
                 found += [
-                    wrong(str(each), "") for each in error.problems if each.reason not in already
+                    wrong(str(each), "")
+                    for each in error.problems
+                    if each.key or each.reason not in told
                 ]
             services = client.effective_services() if _has_services(client) else ()
             secrets = self._secrets_and_itself(configuration)

@@ -120,7 +120,13 @@ def add(
             )
 
         state.ask(add_user)
-        state.note("account.added", name, expires_at=format_time(expires_at))
+        state.note(
+            "account.added",
+            name,
+            expires_at=format_time(expires_at),
+            **({"admin": True} if admin else {}),
+            **({"password": "none"} if no_password else {}),
+        )
     until = "" if expires_at is None else f" until {format_time(expires_at)}"
     if no_password:
         say(

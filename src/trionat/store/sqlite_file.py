@@ -15,6 +15,15 @@ from trionat.store.base import read_limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+_OF_WRITING: Final = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+}
+"""What SQLite says where it cannot write, mostly as "disk I/O error". The last one is of a file that it has beside one that is read."""
+
 MEMORY: Final = Path(":memory:")
 """What SQLite calls a database without a file: a new one for each connection, which nobody else can have."""
 
@@ -157,10 +166,11 @@ def copy_file(
         What `meanwhile` has returned, and the version of the schema.
 
     Raises:
-        StoreUnavailableError: It cannot be read, is no database of ours, or is a newer trionat's.
+        StoreUnavailableError: It cannot be read, is no database of ours, or is a newer trionat's; or the copy cannot be written.
     """
     with (
         translated(path),
+        _writing(path.parent, path),
         closing(_connect(path, "mode=rw")) as source,
         closing(sqlite3.connect(target, isolation_level=None)) as copy,
     ):
@@ -170,11 +180,26 @@ def copy_file(
             version = _own_version(path, source)  # its first reading: what it sees stays so
             found = meanwhile()
             writer.execute("rollback")
-        copy.execute("pragma journal_mode = off")
-        source.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda _, left, of: told(of - left, of))
-        source.execute("rollback")
-        copy.execute("pragma journal_mode = delete")  # the page that was copied says otherwise
+        with _writing(target.parent, path):
+            copy.execute("pragma journal_mode = off")
+            source.backup(
+                copy, pages=_PAGES_AT_ONCE, progress=lambda _, left, of: told(of - left, of)
+            )
+            source.execute("rollback")
+            copy.execute("pragma journal_mode = delete")  # the page that was copied says otherwise
     return found, version
+
+
+@contextmanager
+def _writing(folder: Path, path: Path) -> Generator[None]:
+    """Tell that a folder has no room for what a copy takes, instead of naming the file that is copied."""
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode not in _OF_WRITING:
+            raise
+        reason = f"{folder}: cannot write here, for a copy of {path.name} (is the disk full?)"
+        raise StoreUnavailableError(f"{reason}: {exc}") from exc
 
 
 def check_copy(path: Path) -> int:

@@ -53,16 +53,14 @@ _PLACES: Final = 4
 """Connections at once; more wait in the kernel's queue. Chosen, not measured."""
 
 _LONG_PLACES: Final = 4
-"""Reloads and upgrades at once, besides: they may take minutes, where a disk hangs, and `status` is wanted just then. What is more is refused. Chosen."""
+"""Reloads at once, besides, and as many upgrades: they may take minutes, where a disk hangs, and `status` is wanted just then, or an upgrade. What is more is refused. Chosen."""
 
 _PATIENCE: Final = 10.0
 """Seconds for a connection, from its first byte to its last."""
 
 _NO_FILE: Final = "this server was started by a program, which knows its configuration"
 
-_ALL_LONG: Final = (
-    f"{_LONG_PLACES} reloads or upgrades are under way: wait for them, or look at the server's log"
-)
+_ALL_LONG: Final = f"{_LONG_PLACES} {{}} are under way: wait for them, or look at the server's log"
 
 _SHORTAGE_WAIT: Final = 1.0
 """Seconds to the next try, where a connection cannot be accepted for lack of descriptors."""
@@ -79,7 +77,10 @@ class AdminServer:
     reload: Callable[[], Awaitable[Reloaded]] | None = None
     upgrade: Upgrade | None = None
     _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, _PLACES))
-    _long_places: trio.Semaphore = attrs.field(
+    _reloads: trio.Semaphore = attrs.field(
+        init=False, factory=partial(trio.Semaphore, _LONG_PLACES)
+    )
+    _upgrades: trio.Semaphore = attrs.field(
         init=False, factory=partial(trio.Semaphore, _LONG_PLACES)
     )
     _scribe: trio.CapacityLimiter = attrs.field(
@@ -113,7 +114,8 @@ class AdminServer:
         for _ in range(_PLACES):
             await self._places.acquire()
         for _ in range(_LONG_PLACES):
-            await self._long_places.acquire()
+            await self._reloads.acquire()
+            await self._upgrades.acquire()
 
     async def _attend(self, stream: trio.SocketStream) -> None:
         """Answer one connection, which has a place; it gives that back when it has asked for what may take long."""
@@ -122,9 +124,9 @@ class AdminServer:
             with isolated(log, "a command was dropped"):
                 async with stream:
                     request = await self._hear(stream)
-                    if isinstance(request, AskReload | AskUpgrade):
-                        self._long_places.acquire_nowait()  # there is one
-                        place = self._long_places
+                    if (longer := self._places_of(request)) is not None:
+                        longer.acquire_nowait()  # there is one
+                        place = longer
                         self._places.release()
                     if request is not None:
                         await self._reply(stream, request)
@@ -141,10 +143,22 @@ class AdminServer:
             except trio.BrokenResourceError:
                 log.debug("a command went away before it had asked")
             else:
-                if not isinstance(request, AskReload | AskUpgrade) or self._long_places.value:
+                longer = self._places_of(request)
+                if longer is None or longer.value:
                     return request
-                await _say(stream, encode_error(_ALL_LONG))
+                what = "reloads" if longer is self._reloads else "upgrades"
+                await _say(stream, encode_error(_ALL_LONG.format(what)))
         return None
+
+    def _places_of(self, request: Request | None) -> trio.Semaphore | None:
+        """Return the places of what may take long."""
+        match request:
+            case AskReload():
+                return self._reloads
+            case AskUpgrade():
+                return self._upgrades
+            case _:
+                return None
 
     async def _reply(self, stream: trio.SocketStream, request: Request) -> None:
         with deadline(_patience(request), "it took too long"):

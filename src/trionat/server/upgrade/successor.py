@@ -178,6 +178,8 @@ class Successor:
             return False
         finally:
             self.wire.close()
+            if isinstance(self.process, Orphan):
+                self.process.close()
 
     def _wait(self, seconds: float) -> str | None:
         """Return how it has ended, as far as that can be known; None: it has not."""
@@ -192,7 +194,9 @@ class Successor:
         """It serves: it is nobody's child any more."""
         self._is_over = True
         self.wire.close()
-        if not isinstance(self.process, Orphan):
+        if isinstance(self.process, Orphan):
+            self.process.close()
+        else:
             self.process.returncode = 0  # nobody waits for it, and that is no mistake
 
 
