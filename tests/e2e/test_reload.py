@@ -19,7 +19,7 @@ import trio
 
 from tests.certificates.made import Maker
 from tests.e2e import named, running, services
-from tests.e2e.upgrading import upgrading
+from tests.e2e.upgrading import is_there, upgrading
 from trionat.config.reload import Reloaded
 from trionat.config.values import PORTS
 from trionat.fingerprint import format_fingerprint
@@ -280,6 +280,55 @@ async def test_it_reloads_by_itself_when_the_file_changes(tmp_path: Path) -> Non
         server.write(VisitPort=[first, third], **keys)
         await server.wait_record("configuration reloaded", count=2)
         assert (await is_open(second), await is_open(third)) == (False, True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_who_reloads_by_itself_ends_when_another_process_has_taken_its_place(
+    workers: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("watchfiles")
+    first, second, third = low_ports(3)
+    keys: dict[str, Any] = {"ReloadOnChange": True, "Workers": workers}
+    async with (
+        serve(tmp_path / "s", VisitPort=[first, second], **keys) as server,
+        upgrading(server) as it,
+    ):
+        await it.upgrade()  # which waits for the end of the old one
+        await trio.sleep(0.5)
+        server.write(VisitPort=[first, third], **keys)
+        await server.wait_record("configuration reloaded")
+        assert await is_open(third)
+        with trio.fail_after(5):  # workers close it when they hear of the change
+            while await is_open(second):  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.02)
+
+
+async def test_who_stays_for_visitors_after_an_upgrade_watches_no_file(tmp_path: Path) -> None:
+    """Their TLS ends in the old process, which cannot read the configuration again."""
+    pytest.importorskip("watchfiles")
+    async with (
+        services.websocket_echo() as chat,
+        named.named_server(tmp_path / "s", "--reload-on-change") as at,
+        upgrading(at.server) as it,
+        running.client(tmp_path / "c", at.server.ticket, f"http:{chat.port}@chat"),
+    ):
+        name = f"chat.{named.DOMAIN}"
+        async with await at.connect(name) as visitor:
+            await visitor.send_all(
+                f"GET / HTTP/1.1\r\nHost: {name}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            assert (await visitor.receive_some()).startswith(b"HTTP/1.1 101")
+            first, upgraded = it.pid, await it.try_upgrade()
+            it.pid = json.loads(upgraded.stdout)["pid"]
+            await trio.sleep(0.5)
+            keys = {"CertificatesDir": str(tmp_path / "s" / "own"), "LogLevel": "debug"}
+            write(tmp_path / "s" / "server.yml", "Server", **keys)
+            await at.server.wait_record("configuration reloaded")
+            await trio.sleep(0.5)
+            assert is_there(first)
+            events = [record["event"] for record in at.server.records]
+            assert events.count("files have changed") == 1, at.server.log_text()
 
 
 async def test_reloads_during_logins_other_reloads_and_a_stop(

@@ -71,15 +71,19 @@ def tell_reloads(
     reloader.tell = tell
 
 
-async def watch_files(reloader: Reloader, role: Role, stopping: trio.Event) -> None:
-    """Reload when the configuration's file changes, or one that it names, until a planned stop."""
+async def watch_files(reloader: Reloader, role: Role, *ends: trio.Event) -> None:
+    """Reload when the configuration's file changes, or one that it names, until one of `ends` is set; whoever starts it cancels it in the end."""
     from trionat.cli.file_watch import watch  # noqa: PLC0415 - see `prepare_watching`
 
     async with trio.open_nursery() as nursery:
-        look = partial(_files, reloader, role)
-        nursery.start_soon(watch, look, reloader.wanted.notify, name="watch files")
-        await stopping.wait()
-        nursery.cancel_scope.cancel("it stops")
+
+        async def stop_at(end: trio.Event) -> None:
+            await end.wait()
+            nursery.cancel_scope.cancel("the configuration counts no more here")
+
+        for end in ends:
+            nursery.start_soon(stop_at, end, name="stop watching files")
+        await watch(partial(_files, reloader, role), reloader.wanted.notify)
 
 
 def _files(reloader: Reloader, role: Role) -> tuple[Path, ...]:

@@ -211,6 +211,12 @@ async def _run(
         predecessor=predecessor,
     )
     async with trio.open_nursery() as nursery:
+
+        async def serve(*, task_status: trio.TaskStatus[Ready]) -> None:  # noqa: ASYNC128 - what it calls does
+            await job(task_status=task_status)
+            # At a stop, and after an upgrade, which nothing else tells of: what runs beside the server ends with it.
+            nursery.cancel_scope.cancel("the server has ended")
+
         try:
             watching = trio.CancelScope()
             with trio.CancelScope() as starting:
@@ -221,7 +227,7 @@ async def _run(
                         starting.cancel("told to stop before it was up")
 
                 nursery.start_soon(give_up, name="stop before it is up")
-                ready: Ready = await nursery.start(job, name="serve")
+                ready: Ready = await nursery.start(serve, name="serve")
                 watching.cancel("it is up")  # another process may take its place
                 file = configuration.file
                 if screen is not None:
@@ -236,7 +242,8 @@ async def _run(
                     notification.ready()
                     notification.status(f"clients dial {ready.public}")
                 if configuration.server.reload_on_change:
-                    nursery.start_soon(watch_files, reloader, "server", stopping, name="reload")
+                    ends = (stopping, upgrade.done)
+                    nursery.start_soon(watch_files, reloader, "server", *ends, name="reload")
         except StartupError:
             if not stopping.is_set():  # else it was the first to hear of that
                 raise

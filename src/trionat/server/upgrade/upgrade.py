@@ -69,7 +69,7 @@ class _Asked:
 class Upgrade:
     """See the module. `command` and `environ` are what this process was started with; the new one is started with the same.
 
-    `why_not` says why this server cannot do it, and is empty where it can. `lock` is that of the state folder. `on_success` is called with the number of the new process, which is `orphaned` where a service manager looks after this one. `is_at_terminal` tells whether a shell waits for this one. `is_done` says that another process serves by now.
+    `why_not` says why this server cannot do it, and is empty where it can. `lock` is that of the state folder. `on_success` is called with the number of the new process, which is `orphaned` where a service manager looks after this one. `is_at_terminal` tells whether a shell waits for this one. `done` is set when another process serves.
     """
 
     command: Sequence[str]
@@ -79,9 +79,14 @@ class Upgrade:
     on_success: Callable[[int], None] = lambda _: None
     orphaned: bool = False
     is_at_terminal: Callable[[], bool] = lambda: False
-    is_done: bool = attrs.field(init=False, default=False)
+    done: trio.Event = attrs.field(init=False, factory=trio.Event)
     _asked: _Asked | None = attrs.field(init=False, default=None)
     _changed: Signal = attrs.field(init=False, factory=Signal)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether another process serves by now."""
+        return self.done.is_set()
 
     @property
     def is_under_way(self) -> bool:
@@ -175,7 +180,8 @@ class Upgrade:
 
     def succeed(self, upgraded: Upgraded) -> None:
         """Another process serves from now on."""
-        self.is_done, self.why_not = True, "another process serves by now"
+        self.done.set()
+        self.why_not = "another process serves by now"
         if self.lock is not None:
             self.lock.close()  # the other one has it, also while this one stays for some visitors
         self.on_success(upgraded.pid)
