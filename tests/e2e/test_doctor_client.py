@@ -226,6 +226,34 @@ async def test_a_firewall_before_the_visit_ports(tmp_path: Path) -> None:
     assert f"open port {port}" in shut.of("visitors")
 
 
+async def test_what_the_server_would_refuse(server: Server, tmp_path: Path) -> None:
+    """It says so as `connect` would, and what the user's own client has is fine."""
+    has, other = server.ready["visit_ports"]
+    narrowed = Ticket.decode(server.ticket).narrow(f"only ports={other}").encode()
+    async with services.echo() as echo:
+        wanted = f"{echo}:{has}"
+        async with running.client(tmp_path / "c", server.ticket, wanted):
+            seen = await examine(server.ticket, wanted, cwd=tmp_path)
+            assert seen.wrong == set()
+            assert "has the visit ports and names" in seen.of("offer", "ok")
+            for ticket, service, refusal in (
+                (server.ticket, f"http:{echo}@shop", "this server has no domain"),
+                (server.ticket, f"{echo}:99", "visit port 99 is not one that this server offers ("),
+                (
+                    narrowed,
+                    wanted,
+                    f"{has} is not one that this server offers to this ticket ({other})",
+                ),
+            ):
+                seen = await examine(ticket, service, cwd=tmp_path)
+                assert seen.wrong == {"offer"}
+                assert refusal in seen.of("offer")
+            assert "trionat user limit trionat" in seen.of("offer")
+        await server.wait_record("session closed")
+    ends = {each["code"] for each in server.records if each["event"] == "session closed"}
+    assert ends == {"left"}
+
+
 async def test_few_descriptors(server: Server, tmp_path: Path) -> None:
     limited = (services.find_program("prlimit", package="util-linux"), "--nofile=300")
     seen = await examine(server.ticket, cwd=tmp_path, inside=limited)

@@ -143,6 +143,7 @@ MESSAGES: tuple[Message, ...] = (
     Ask(service=0, host="192.0.2.1", what="GET /"),
     Approve(service=0, host="192.0.2.1", approved=True),
     Examine(service=0, token="a-token"),
+    Examine(service=0, token="a-token", wanted=(ServiceRequest(visit_port=60001),)),
     Examined(
         service=0,
         dialled="public.example:60000",
@@ -151,6 +152,7 @@ MESSAGES: tuple[Message, ...] = (
         time=1.8e9,
         client="192.0.2.1:40000",
         software="trionat 0.1.0",
+        refusal="no",
     ),
     Change(removed=(0,), added=(ServiceRequest(name="n", visit_port=60001),)),
     Changed(ports=(60001,)),

@@ -38,7 +38,10 @@ from trionat.protocol.messages import (
     CloseCode,
     Examine,
     Examined,
+    Publish,
+    PublishKind,
     RefusalCode,
+    ServiceRequest,
     Welcome,
 )
 from trionat.protocol.ticket import Ticket
@@ -262,6 +265,31 @@ async def test_a_service_that_a_client_does_not_have(tidy: Tidy, autojump_clock:
             CloseCode.PROTOCOL,
             "EXAMINE for service 1, which is not there",
         )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "refusal"),
+    [
+        ((), None),
+        ((ServiceRequest(),), ""),
+        ((ServiceRequest(visit_port=60001),), ""),  # which this client has itself
+        ((ServiceRequest(visit_port=99),), "visit port 99 is not one"),
+        ((ServiceRequest(publish=Publish(kind=PublishKind.HTTP)),), ""),
+        ((ServiceRequest(publish=Publish(kind=PublishKind.HTTP, name="shop")),), ""),
+        ((ServiceRequest(), ServiceRequest(), ServiceRequest()), "3 services asked for"),
+    ],
+)
+async def test_a_server_says_what_it_would_refuse(
+    tidy: Tidy, wanted: tuple[ServiceRequest, ...], refusal: str | None
+) -> None:
+    """Nobody gets or loses anything by that, and who has it now does not count."""
+    async with open_memory_server(tidy, domain="tunnel.test") as server:
+        client = await server.welcome("client", 60001)
+        await client.say(Examine(service=0, token="token", wanted=wanted))
+        told = (await client.hear(Examined)).refusal
+        assert told == refusal or (told and refusal and told.startswith(refusal))
+        ports = server.admission.leases.ports
+        assert (ports.free, dict(ports.names)) == (1, {})
 
 
 @pytest.mark.parametrize("token", ["", "a b", "x" * 65, "\u00e9"])

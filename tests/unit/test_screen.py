@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
+import shutil
+import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -30,6 +34,9 @@ from trionat.server.admin.snapshot import (
     SessionView,
     Snapshot,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals as POSIX has them")
 
@@ -210,6 +217,49 @@ def test_a_painter_writes_only_what_has_changed_and_gives_the_page_back() -> Non
     assert until(read, b"the end\n").startswith(b"\x1b[?7h\x1b[?25h\x1b[?1049l")
     os.close(read)
     os.close(write)
+
+
+def test_nothing_is_erased_behind_a_line_that_is_full() -> None:
+    read, write = os.pipe()
+    painter: Painter[list[str]] = Painter(write, lambda view, _columns, _lines: view)
+    painter.show(["x" * 80, "y" * 80])
+    painter.resume()
+    said = until(read, b"yyy")
+    assert painter.close("the end\n")
+    said += until(read, b"the end\n")
+    for row in (b"x" * 80, b"y" * 80):  # the cursor of many a terminal is still on its last cell
+        assert re.search(row + rb"(\x1b\[\d*m)*\x1b\[\d*[JK]", said) is None
+        assert b"\x1b[K" + row in said  # what was there before may be longer
+    os.close(read)
+    os.close(write)
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux")
+def test_tmux_shows_the_last_column(tmp_path: Path) -> None:
+    program = (
+        "import time; from trionat.cli.screen.painter import Painter;"
+        "painter = Painter(1, lambda view, columns, _: [columns * view, 'and a short one'][::1 if view == 'x' else -1]);"
+        "painter.show('x'); painter.resume(); time.sleep(0.3); painter.show('y'); time.sleep(60)"
+    )
+    tmux = ["tmux", "-f", os.devnull, "-S", str(tmp_path / "tmux")]
+    started = ["new-session", "-d", "-x", "40", "-y", "5", sys.executable, "-c", program]
+    environ = {**os.environ, "TERM": "xterm"}
+    subprocess.run([*tmux, *started], check=True, env=environ, timeout=20)
+    try:
+        shown, end = "", time.monotonic() + 20
+        while "yy" not in shown and time.monotonic() < end:
+            time.sleep(0.1)
+            captured = subprocess.run(
+                [*tmux, "capture-pane", "-p"],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=20,
+            )
+            shown = captured.stdout
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=True, timeout=20)
+    assert shown.split("\n")[:2] == ["and a short one", "y" * 40]
 
 
 def test_a_terminal_that_takes_nothing_holds_nobody_up() -> None:

@@ -20,6 +20,7 @@ from trionat.doctor.finding import unknown
 from trionat.doctor.kernel import check_ephemeral, check_kernel
 from trionat.doctor.login import PATIENCE as LOGIN_PATIENCE
 from trionat.doctor.login import check_login
+from trionat.doctor.offer import check_offer
 from trionat.doctor.peer import Peer
 from trionat.doctor.port import check_port
 from trionat.doctor.proxies import check_proxies
@@ -90,7 +91,8 @@ def client_checks(
     """Return the checks of a client of these servers; `secrets` are files that it reads. What concerns the machine is left to those of the server, where there is one as well."""
     yield Check(name="files", look=_blocking(lambda: check_files(secrets)))
     for server in servers:
-        yield from _server_checks(config, server, "" if len(servers) == 1 else str(server.control))
+        about = "" if len(servers) == 1 else str(server.control)
+        yield from _server_checks(config, server, services, about)
     places = list(dict.fromkeys(service.local for service in services))  # several may be at one
     for local in places:
         look = functools.partial(check_service, local, config.local_timeout)
@@ -112,8 +114,10 @@ def descriptors_of(config: ClientConfig) -> tuple[int, str]:
     return 2 * tunnels + _OTHER_DESCRIPTORS, f"MaxTunnels {tunnels}, each with a local connection"
 
 
-def _server_checks(config: ClientConfig, server: Server, about: str) -> Iterator[Check]:
-    peer = Peer(server=server, config=config)
+def _server_checks(
+    config: ClientConfig, server: Server, services: Sequence[Service], about: str
+) -> Iterator[Check]:
+    peer = Peer(server=server, config=config, services=services)
 
     def check(
         name: str,
@@ -141,6 +145,8 @@ def _server_checks(config: ClientConfig, server: Server, about: str) -> Iterator
     yield seen("clock", check_clock, login)
     yield seen("proxies", check_proxies, login)
     yield seen("visitors", check_visitors, login)
+    if services:
+        yield seen("offer", check_offer, login)
 
 
 def _another_dialect(peer: Peer) -> list[Finding]:

@@ -23,6 +23,7 @@ from trionat.client.native.streams import WaitingStreams
 from trionat.client.reconnect import foremost
 from trionat.config.service import Service
 from trionat.doctor.finding import Finding, fine, unknown, warning, wrong
+from trionat.doctor.offer import wishes
 from trionat.doctor.peer import Peer, Visit
 from trionat.errors import PeerError, RefusedError, SessionOverError
 from trionat.events import Connected, Queued
@@ -171,7 +172,7 @@ async def _look_round(peer: Peer, session: NativeSession, connected: Connected, 
 
     async def ask_server() -> None:
         with trio.move_on_after(_EXAMINATION_PATIENCE):
-            peer.examined = await session.examine(0, token)
+            peer.examined = await session.examine(0, token, wishes(peer.services))
             peer.examined_at = time.time()
 
     public = connected.services[0].public

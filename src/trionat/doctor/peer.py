@@ -10,8 +10,11 @@ from trionat.address import TCPAddress
 from trionat.protocol.messages import EXAMINE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trionat.client.native.dialer import Server
     from trionat.config.client import ClientConfig
+    from trionat.config.service import Service
     from trionat.protocol.messages import Examined, Welcome
 
 
@@ -25,13 +28,14 @@ class Visit:
 
 @attrs.define(eq=False, kw_only=True)
 class Peer:
-    """Each check adds what it has learnt.
+    """Each check adds what it has learnt. `services` are those that it is to be asked for.
 
     `hosts` are the addresses of its name, `reachable` those that answer, `shown` is the fingerprint of what it shows; `examined_at` is our own clock when `examined` came, in seconds since 1970.
     """
 
     server: Server
     config: ClientConfig
+    services: Sequence[Service] = ()
     hosts: list[str] = attrs.field(factory=list[str])
     reachable: list[str] = attrs.field(factory=list[str])
     shown: bytes | None = None

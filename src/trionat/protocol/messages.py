@@ -782,15 +782,18 @@ class Examine:
     """Client to server: visit this service of mine as somebody from outside would, and tell what came of it.
 
     The service says `token` first of all, so that both know whether it was this one that answered: 1 to 64 visible characters.
+    The server says as well whether it would let services in that ask for what `wanted` does, if there are any; nobody gets them.
     """
 
     id: ClassVar[int] = 40019
     service: int
     token: str
+    wanted: tuple[ServiceRequest, ...] = ()
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return to_json({"service": self.service, "token": self.token})
+        wanted = {"wanted": [service.value() for service in self.wanted]} if self.wanted else {}
+        return to_json({"service": self.service, "token": self.token, **wanted})
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -799,7 +802,11 @@ class Examine:
         token = fields.text("token")
         if not _EXAMINE_TOKEN.fullmatch(token):
             raise RemoteProtocolError("EXAMINE: a token has 1 to 64 visible characters")
-        return cls(service=fields.integer("service", 0, MAX_SERVICES - 1), token=token)
+        return cls(
+            service=fields.integer("service", 0, MAX_SERVICES - 1),
+            token=token,
+            wanted=() if fields.values.get("wanted") is None else _services(fields, "wanted"),
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -808,7 +815,8 @@ class Examined:
 
     The server has dialled `dialled`, its public address at the visit port. `answered` says that the service's token came from there; else `failure` says what
     was in the way. `time` is the server's clock when this was sent, in seconds since 1970, `client` the address at which it sees the client. `expires` is when the login
-    is void, the account or the ticket, in the same seconds; None: never.
+    is void, the account or the ticket, in the same seconds; None: never. `refusal` is why services like those that were `wanted` would be refused,
+    whoever has their ports and names now; empty where they would not; None where there were none, or the server is older.
     """
 
     id: ClassVar[int] = 40020
@@ -820,10 +828,14 @@ class Examined:
     client: str
     software: str
     expires: float | None = None
+    refusal: str | None = None
 
     def payload(self) -> bytes:
         """Return the JSON payload."""
-        return to_json(attrs.asdict(self))
+        values = attrs.asdict(self)
+        if self.refusal is not None:
+            values["refusal"] = self.refusal[:TEXT_CHARACTERS]
+        return to_json(values)
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -840,6 +852,9 @@ class Examined:
             expires=None
             if fields.values.get("expires") is None
             else fields.number("expires", _LATEST),
+            refusal=None
+            if fields.values.get("refusal") is None
+            else fields.text("refusal", longest=TEXT_CHARACTERS),
         )
 
 

@@ -153,7 +153,8 @@ def _difference(before: list[str], after: list[str]) -> str:
     parts: list[str] = [] if before else ["\x1b[2J"]
     for number, line in enumerate(after):
         if number >= len(before) or before[number] != line:
-            parts.append(f"\x1b[{number + 1};1H{line}\x1b[0m\x1b[K")
+            # Erased first: behind a full line, tmux and xterm have the cursor still on its last cell.
+            parts.append(f"\x1b[{number + 1};1H\x1b[K{line}\x1b[0m")
     return "".join(parts)
 
 

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from trionat.client.native.dialer import Server
     from trionat.client.native.servers import Place, Servers
     from trionat.config.service import Service
+    from trionat.protocol.messages import ServiceRequest
     from trionat.relay.stream import VisitorStream
 
 log = get_logger(__name__)
@@ -182,8 +183,10 @@ class NativeSession(Session):
         self._link.post(answer, (service, host))
         return True
 
-    async def examine(self, service: int, token: str) -> Examined | None:
-        """Have the server visit a service, which says `token` first of all; return what came of it, or None where the server is older and cannot do that.
+    async def examine(
+        self, service: int, token: str, wanted: Sequence[ServiceRequest] = ()
+    ) -> Examined | None:
+        """Have the server visit a service, which says `token` first of all, and tell whether services like those that are `wanted` would be refused; return what came of it, or None where the server is older and cannot do that.
 
         The caller sets the deadline; there has to be a session.
         """
@@ -192,7 +195,7 @@ class NativeSession(Session):
             await trio.lowlevel.checkpoint()
             return None
         self._examined[service] = None
-        link.post(Examine(service=service, token=token), service)
+        link.post(Examine(service=service, token=token, wanted=tuple(wanted)), service)
         while (examined := self._examined[service]) is None:
             await self._answered.wait()
         del self._examined[service]

@@ -194,6 +194,15 @@ class Leases:
             )
         return whole
 
+    def refusal_of(self, client: QueuedClient, services: Sequence[ServiceRequest]) -> str:
+        """Return why this client would be refused for good if it asked for these services alone, or nothing; nobody gets them, and who has them now does not count."""
+        try:
+            whole = self.check_services(client, services)
+            next(self.naming.choices(whole, client.key, client.group, client.scope))
+        except RefusedError as refusal:
+            return refusal.text
+        return ""
+
     def can_change(self, lease: Lease) -> bool:
         """Tell whether the services of a lease can change within a session."""
         return self.registry.amends and lease.group is None

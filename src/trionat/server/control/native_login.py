@@ -138,6 +138,7 @@ class NativeLogin(Login):
                 change=partial(self.context.leases.change, client, lease)
                 if SERVICE_CHANGES in hello.capabilities and self.context.leases.can_change(lease)
                 else None,
+                refusal_of=partial(self.context.leases.refusal_of, client),
             )
 
         await self._run_session(client, open_session)

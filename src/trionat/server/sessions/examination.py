@@ -1,7 +1,7 @@
 """Visiting a client's service as somebody from outside would, because the client asks (`trionat doctor`).
 
 Only the server's own public address is dialled, and there only the visit ports of the client's own services. Of what answers the client is
-told no more than whether it is its service.
+told no more than whether it is its service. Whether other services would be let in is told as well, and nobody gets anything.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from trionat.protocol.messages import ServiceRequest
     from trionat.server.visitors.ports import VisitPoint
 
 PATIENCE: Final = 5.0
@@ -42,13 +43,15 @@ class Examination:
     """Visits services of one client, one at a time, while `run` runs; asked again for one that waits, it takes the newer token.
 
     `client` is the address at which the client is seen, `expires_at` (aware) when its login is void; None: never. `find` tells where a service
-    is, just before it is visited: None where it has been taken away meanwhile, and its port may be somebody else's.
+    is, just before it is visited: None where it has been taken away meanwhile, and its port may be somebody else's. `refusal_of` tells why
+    services would be refused, if they would.
     """
 
     public_host: str
     client: TCPAddress
     find: Callable[[int], VisitPoint | None]
     expires_at: datetime | None = None
+    refusal_of: Callable[[tuple[ServiceRequest, ...]], str] = lambda _: ""
     _waiting: dict[int, Examine] = attrs.field(init=False, factory=lambda: {})
     _asked: Signal = attrs.field(init=False, factory=Signal)
 
@@ -80,6 +83,7 @@ class Examination:
                 client=str(self.client),
                 software=_SOFTWARE,
                 expires=None if self.expires_at is None else self.expires_at.timestamp(),
+                refusal=self.refusal_of(question.wanted) if question.wanted else None,
             )
             tell(answer, question.service)
             await trio.sleep(_PAUSE)

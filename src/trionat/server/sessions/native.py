@@ -90,7 +90,7 @@ class NativeSession(Session):
     `plain_tunnels` says that both sides are configured to use tunnels without TLS, `resumes` that both can let streams outlive their tunnels.
     `route` is told to the client, so that its tunnels come to this process, `can_move` that the client goes to another server
     when this one stops, `groups` that the client tells which of its services are down. `expires_at` is when its login is void, for `trionat doctor`.
-    `change` is there where it may change its services.
+    `change` is there where it may change its services; `refusal_of` tells why services would be refused, if they would.
     """
 
     channel: Channel
@@ -106,6 +106,7 @@ class NativeSession(Session):
         Callable[[Collection[int], tuple[ServiceRequest, ...]], Awaitable[tuple[VisitPoint, ...]]]
         | None
     ) = None
+    refusal_of: Callable[[tuple[ServiceRequest, ...]], str]
     _changing: bool = attrs.field(init=False, default=False)
     _changed_at: float = attrs.field(init=False, default=float("-inf"))
     link: ControlLink = attrs.field(init=False)
@@ -217,7 +218,7 @@ class NativeSession(Session):
                     if examination is None:
                         find = partial(self._find, message="EXAMINE")
                         examination = Examination(
-                            self.public_host, self.address, find, self.expires_at
+                            self.public_host, self.address, find, self.expires_at, self.refusal_of
                         )
                         nursery.start_soon(
                             examination.run, self.link.post, name="visit the client's services"
