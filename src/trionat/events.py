@@ -98,7 +98,7 @@ class Disconnected:
 
 @attrs.frozen
 class Draining:
-    """The server stops within `seconds`; visitors that are there may finish."""
+    """The server stops, or is drained; visitors that are there may finish within `seconds`."""
 
     seconds: float
 

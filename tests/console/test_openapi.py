@@ -20,6 +20,7 @@ from trionat.server.console.problem import Code
 from trionat.server.console.trail import _ACTIONS
 
 PAGES = Path(console.__file__).parent / "pages"
+API = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 
 
 def test_every_operation_is_in_it_once() -> None:
@@ -37,6 +38,13 @@ def test_every_operation_is_in_it_once() -> None:
         told["components"]["schemas"]
     )
     assert all("description" in told or each for each in told["components"]["schemas"].values())
+
+
+def test_the_page_shows_an_account_as_it_is_told() -> None:
+    [line] = [each for each in API.splitlines() if each.startswith('{"name":"alice"')]
+    told = json.loads(line.replace(",…}", "}"))
+    schemas = document(with_document(OPERATIONS))["components"]["schemas"]
+    assert list(told) == list(schemas["UserRow"]["properties"])
 
 
 @pytest.mark.parametrize("code", ["en", "zh"])

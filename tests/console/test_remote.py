@@ -388,7 +388,8 @@ def test_a_token_that_others_can_read_or_that_is_none_is_not_sent(
     assert command.fails(3, "status").startswith(f"{file}: cannot read: No such file")
     write_secret(file, both.token_file.read_text().strip())
     file.chmod(0o644)
-    assert "run chmod 600" in command.fails(3, "status")
+    told = command.fails(3, "status")
+    assert "others can read or change this token (mode 0644): run chmod 600" in told
     for text in ("", "tn1_abc", "trn_" + "a" * 20):
         write_secret(file, text)
         line = command.fails(2, "status")

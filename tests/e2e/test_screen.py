@@ -112,6 +112,7 @@ async def test_a_code_is_there_for_a_phone(tmp_path: Path) -> None:
         connected(tmp_path, server, service, "--qr", columns=80, lines=40) as window,
     ):
         await window.shows("▀▀")
+        assert "no phone gets there: a loopback address" in window.text
         window.type("r")
         await window.shows("nobody is here")
         window.type("r")

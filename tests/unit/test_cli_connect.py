@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from trionat.cli import app
-from trionat.cli.connect import split_arguments
+from trionat.cli.connect import read_arguments, split_arguments
 from trionat.errors import ConfigError, Problem
 from trionat.protocol.ticket import TOKEN_BYTES, Ticket
 
@@ -94,9 +94,27 @@ def test_a_wrong_ticket_is_told_and_not_shown(arguments: list[str], reason: str)
     assert str(caught.value) == f"{where}: {reason}"
 
 
+@pytest.mark.parametrize("command", ["connect", "doctor"])
+def test_a_mistyped_ticket_is_told_as_one(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "nonsense", "8080"])
+    assert result.exit_code == 2
+    assert "'nonsense' is not a valid address: write HOST:PORT" in result.stderr
+    assert result.stderr.endswith("; a ticket begins with tn1_, tn2_ or tn3_\n")
+
+
+def test_one_that_lost_its_first_letters_is_not_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_arguments([TICKET[4:], "8080"])
+    reason = (
+        "the first word is neither a service nor a ticket; a ticket begins with tn1_, tn2_ or tn3_"
+    )
+    assert str(caught.value) == f"argument SERVICE: {reason}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ"),
     [
+        (["connect", TICKET[1:], "8080"], {}),
         (["connect", "8080", f"x{TICKET}"], {}),
         (["connect", "8080", "-c", TICKET], {}),
         (["connect", "8080", "--ticket-file", TICKET], {}),

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from tests.unit.commands import Trionat
 from trionat.cli import app
+from trionat.cli.status import over
 from trionat.cli.table import Table
 from trionat.config.reload import Reloaded
 from trionat.server.admin.messages import (
@@ -539,6 +540,11 @@ def test_watching(status: Trionat, monkeypatch: pytest.MonkeyPatch) -> None:
         text = status("--watch").out
     assert "\x1b" not in text  # no terminal
     assert text == "\n\n".join(3 * ["\n".join(draw(SNAPSHOT, None))]) + "\n"
+
+
+def test_nothing_is_cleared_behind_a_line_that_may_be_full() -> None:
+    """The cursor of many a terminal is still on its last cell."""
+    assert over(["a" * 80, "b"]) == f"\x1b[H\x1b[K{'a' * 80}\n\x1b[Kb\n\x1b[J"
 
 
 @posix

@@ -144,7 +144,7 @@ def test_a_token_is_revoked_by_its_name_or_id(token: Trionat) -> None:
 def test_a_new_password_leaves_tokens_and_says_so(token: Trionat) -> None:
     text = token("add", "ci", "--user", "bob").out.strip()
     as_user = attrs.evolve(token, command="user")
-    assert "1 token of bob for the API stay" in as_user("passwd", "bob", stdin="new\n").err
+    assert "1 token of bob for the API stays good: " in as_user("passwd", "bob", stdin="new\n").err
     assert find(token, text) is not None
     assert as_user("passwd", "alice", stdin="new\n").err == ""
     as_user("remove", "bob")

@@ -10,7 +10,7 @@ import pytest
 from trionat.address import TCPAddress
 from trionat.cli.connect import TextEvents
 from trionat.errors import ConnectionLostError
-from trionat.events import Connected, Disconnected
+from trionat.events import Connected, Disconnected, Draining, PublicService
 from trionat.transport.tls import client_context, connect_tls
 
 
@@ -54,6 +54,34 @@ def test_the_seconds_left_of_a_ban_make_no_new_reason(caplog: pytest.LogCaptureF
     show(Disconnected(reason="cannot reach 192.0.2.1:8007", retry_in=3.0))
     show(Disconnected(reason="cannot reach 192.0.2.1:8008", retry_in=3.0))
     assert len(caplog.messages) == 9
+
+
+def test_a_server_that_lets_its_clients_go(caplog: pytest.LogCaptureFixture) -> None:
+    """For the client a drain is as a stop, so it does not say which of them it is."""
+    TextEvents()(Draining(5.0))
+    assert caplog.messages == ["the server stops or is drained: visitors may finish seconds=5.0"]
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("192.0.2.1", False)],
+)
+def test_a_code_that_no_phone_can_use(
+    host: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local, public = TCPAddress("127.0.0.1", 8080), TCPAddress(host, 60000)
+    event = Connected(
+        uid=1,
+        services=(PublicService(name="", local=local, public=public),),
+        server=TCPAddress("127.0.0.1", 1),
+        tunnel=TCPAddress("127.0.0.1", 1),
+        username="alice",
+        encrypted=True,
+    )
+    TextEvents(qr=True)(event)
+    out = capsys.readouterr().out
+    assert "▀" in out
+    assert ("\nno phone gets there: a loopback address\n" in out) is told
 
 
 async def test_a_port_where_something_else_listens() -> None:

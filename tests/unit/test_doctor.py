@@ -292,6 +292,21 @@ async def test_a_server_says_what_it_would_refuse(
         assert (ports.free, dict(ports.names)) == (1, {})
 
 
+async def test_of_questions_that_wait_only_the_latest_one_is_kept_whole(
+    autojump_clock: MockClock,
+) -> None:
+    """A question may be large, and a client may ask for each of its services."""
+    examination = Examination("127.0.0.1", HERE, lambda _: None, refusal_of=lambda _: "no")
+    for service in range(3):
+        examination.ask(Examine(service=service, token="token", wanted=(ServiceRequest(),)))
+    told: list[str | None] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(examination.run, lambda answer, _: told.append(answer.refusal))
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert told == [None, None, "no"]
+
+
 @pytest.mark.parametrize("token", ["", "a b", "x" * 65, "\u00e9"])
 def test_a_token_that_is_none(token: str) -> None:
     with pytest.raises(RemoteProtocolError):

@@ -181,6 +181,17 @@ def test_a_server_tells_who_is_refused_and_banned() -> None:
     assert "(shown only this once)" in text
 
 
+def test_the_rate_of_all_is_told_where_there_is_one() -> None:
+    assert SERVER.snapshot is not None
+    for rate, told in ((0.0, f"{len(SERVER.snapshot.sessions)} of 5"), (2048.0, "of 5, 2.0 KiB/s")):
+        server = attrs.evolve(SERVER.snapshot.server, rate=rate, session_limit=5)
+        view = attrs.evolve(SERVER, snapshot=attrs.evolve(SERVER.snapshot, server=server))
+        [line] = [
+            each for each in texts(server_page(view, 100, 40)) if each.startswith(" sessions ")
+        ]
+        assert line.rstrip(" │").endswith(told)
+
+
 def test_a_pane_keeps_the_last_lines_and_spells_out_what_could_drive_a_terminal() -> None:
     pane = Pane()
     for number in range(2 * LINES):

@@ -214,6 +214,21 @@ async def test_an_outage_is_told_once_and_its_end(
     assert len(told) == 2
 
 
+async def test_what_does_not_last_is_no_news(
+    tidy: Tidy, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As at an upgrade of the server: the next round of dials gets through."""
+    caplog.set_level("INFO")
+    async with open_yard(tidy, least_idle=4, error=ConnectionLostError("why")) as yard:
+        await trio.sleep(0.2)
+        assert yard.tries
+        assert not yard.wires
+        yard.error = None
+        await trio.sleep(10)
+        assert yard.wires
+        assert caplog.messages == []
+
+
 @contextmanager
 def descriptors_left(number: int) -> Iterator[None]:
     """Let this process have so many more, and a hole among those of low numbers that is not one of them."""

@@ -18,7 +18,7 @@ from trionat.cli.approvals import Approver
 from trionat.cli.diagnostics import log_warnings
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.output import say
-from trionat.cli.qr_code import qr_code
+from trionat.cli.qr_code import NO_PHONE, is_loopback, qr_code
 from trionat.cli.reloading import make_reloader, prepare_watching, tell_reloads, watch_files
 from trionat.cli.running import (
     Verbosity,
@@ -32,6 +32,7 @@ from trionat.cli.screen.language import ENGLISH
 from trionat.client.app import Client
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
+from trionat.config.service import parse_service
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.events import (
     ApprovalAsked,
@@ -62,6 +63,9 @@ log = get_logger(__name__)
 
 _NUMBER: Final = re.compile(r"\b\d+(?= s\b)")
 """Seconds, in a reason that is else the same as the one before."""
+
+_LONG_WORD: Final = re.compile(r"[\w-]{24,}", re.ASCII)
+"""What is too long for a name of something, and could be a piece of a ticket."""
 
 _OTHER_DESCRIPTORS: Final = 8
 """Of a client that is up, besides those for visitors: its control connection, its log and so on."""
@@ -106,7 +110,7 @@ def connect(
         verbosity = Verbosity.of(quiet=quiet, verbose=verbose)
         if verbosity.log_level is not None:
             flags = {**flags, "Client.LogLevel": verbosity.log_level}
-        ticket, services = split_arguments(arguments or [])
+        ticket, services = read_arguments(arguments or [])
         given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
         read = partial(
             load,
@@ -206,6 +210,27 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
         else:
             return text, [*arguments[:start], *arguments[end:]]
     raise ConfigError(Problem("ticket", reasons[0]))
+
+
+def read_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the ticket and the services of what has no flags in it, as `split_arguments` does.
+
+    Raises:
+        ConfigError: As there; or there is no ticket, and the first word, which may be a mistyped one, is no service either.
+    """
+    ticket, services = split_arguments(arguments)
+    if ticket is not None or not services:
+        return ticket, services
+    try:
+        parse_service(services[0])
+    except ValueError as error:
+        if _LONG_WORD.fullmatch(services[0]):  # most likely a ticket's, which is not shown
+            reason = "the first word is neither a service nor a ticket"
+        else:
+            reason = f"Client.Services[0]: {error}"
+        reason += "; a ticket begins with tn1_, tn2_ or tn3_"
+        raise ConfigError(Problem("argument SERVICE", reason)) from None
+    return None, services
 
 
 async def _connect(
@@ -362,7 +387,7 @@ class TextEvents:
                 if retry_in is not None:  # else the reason comes with the exit
                     self._tell_failure(reason, retry_in)
             case Draining(seconds):
-                log.warning("the server stops", seconds=seconds)
+                log.warning("the server stops or is drained: visitors may finish", seconds=seconds)
             case ServiceDown() | ServiceUp():
                 pass  # the log has it, which is on the terminal as well
             case ApprovalAsked():
@@ -378,6 +403,8 @@ class TextEvents:
         address = shown if "://" in shown else f"http://{shown}"
         if address != self._shown:
             say(f"\n{address}\n{qr_code(address)}")
+            if is_loopback(address):
+                say(NO_PHONE)
             self._shown = address
 
     def _tell_failure(self, reason: str, retry_in: float) -> None:

@@ -17,7 +17,7 @@ import trio
 import typer
 
 from trionat.cli.config import rows_of
-from trionat.cli.connect import split_arguments
+from trionat.cli.connect import read_arguments
 from trionat.cli.diagnostics import find_open_secrets, find_problems, find_warnings, holds_secrets
 from trionat.cli.flags import Flags, with_flags
 from trionat.cli.local_server import told
@@ -187,7 +187,7 @@ class _Patient:
         Raises:
             ConfigError: The command line is wrong, or there is nothing to look at.
         """
-        ticket, services = split_arguments(arguments)
+        ticket, services = read_arguments(arguments)
         given = {**flags, "Client.Ticket": ticket, "Client.Services": services or None}
         state_dir = flags.get("Client.StateDir")
         asked = any(value for path, value in given.items() if path != "Client.StateDir")

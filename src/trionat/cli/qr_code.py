@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import sys
+from typing import Final
+from urllib.parse import urlsplit
+
+NO_PHONE: Final = "no phone gets there: a loopback address"
+"""What is told beside the code of such an address."""
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL leads whoever follows it to their own machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def qr_code(text: str) -> str:

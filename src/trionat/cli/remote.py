@@ -100,7 +100,8 @@ class Remote:
             if pinned is not None and not encrypted:
                 raise ValueError("there is no certificate without https")
             where = str(token_file)
-            token = read_private(token_file, secret=True).decode("utf-8", "replace").strip()
+            content = read_private(token_file, secret=True, what="this token")
+            token = content.decode("utf-8", "replace").strip()
             digest_token(token)
         except ValueError as error:
             raise ConfigError(Problem(where, str(error))) from None

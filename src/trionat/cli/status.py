@@ -20,7 +20,7 @@ from trionat.server.admin.messages import AskStatus
 from trionat.server.admin.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from types import FrameType
 
 _WATCH_INTERVAL: Final = 1.0
@@ -89,8 +89,14 @@ def _show(state: State, *, visitors: bool, cluster: bool, as_json: bool, again: 
     else:
         if len(lines) >= height:
             lines = [*lines[: height - 2], f"… {len(lines) - height + 2} more lines"]
-        text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)
-        say(f"{_HOME}{text}{_CLEAR_BELOW}", end="")
+        say(over(lines), end="")
+
+
+def over(lines: Sequence[str]) -> str:
+    """Return what writes lines, none wider than the terminal, over those that it shows."""
+    # Cleared first: behind a full line, tmux and xterm have the cursor still on its last cell.
+    text = "".join(f"{_CLEAR_LINE}{line}\n" for line in lines)
+    return f"{_HOME}{text}{_CLEAR_BELOW}"
 
 
 def _read(state: State, values: dict[str, Any]) -> Snapshot:

@@ -280,7 +280,7 @@ def passwd(name: Name, state_dir: StateDir = None, config: ConfigFile = None) ->
     say(f"{name} has a new password: the old one and all tickets handed out before are void.")
     if tokens:
         say(
-            f"{counted(tokens, 'token')} of {name} for the API stay good: trionat token list shows them, trionat token revoke makes one void.",
+            f"{counted(tokens, 'token')} of {name} for the API {'stays' if tokens == 1 else 'stay'} good: trionat token list shows them, trionat token revoke makes one void.",
             err=True,
         )
 

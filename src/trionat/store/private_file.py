@@ -84,12 +84,13 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def read_private(path: Path, *, secret: bool = False) -> bytes:
+def read_private(path: Path, *, secret: bool = False, what: str = "this key") -> bytes:
     """Return the content of a file.
 
     Args:
         path: The file.
         secret: Refuse a file that group or others can read, as ssh does: who has read it keeps what is in it.
+        what: What is in such a file, for people.
 
     Raises:
         StartupError: It cannot be read, or is secret and open to others.
@@ -98,7 +99,7 @@ def read_private(path: Path, *, secret: bool = False) -> bytes:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if secret and os.name == "posix" and mode & 0o077:
             raise StartupError(
-                f"{path}: others can read or change this key (mode {mode:04o}): run chmod 600 {shlex.quote(str(path))}"
+                f"{path}: others can read or change {what} (mode {mode:04o}): run chmod 600 {shlex.quote(str(path))}"
             )
         return file.read()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 import attrs
 import trio
 
+from trionat.cli.qr_code import is_loopback
 from trionat.cli.screen.client_page import ClientView, ServiceRow, VisitorRow, client_page
 from trionat.cli.screen.http_check import scheme_of
 from trionat.cli.screen.screen import Screen
@@ -111,7 +112,7 @@ class ClientScreen:
                 self._wait(say("not connected"), say.reason(reason), retry_in)
             case Draining(seconds):
                 why = say(
-                    "the server stops within {seconds} s: visitors may finish",
+                    "the server stops or is drained: visitors may finish within {seconds} s",
                     seconds=f"{seconds:.0f}",
                 )
                 self._change(why=(why,))
@@ -288,7 +289,10 @@ class ClientScreen:
         if self.new_code is None or not self._code_of:
             return None
         address = self._code_of if "://" in self._code_of else f"http://{self._code_of}"
-        return self.new_code(address)
+        code = self.new_code(address)
+        if is_loopback(address):
+            code += "\n" + self.screen.language("no phone gets there: a loopback address")
+        return code
 
     # -- keys --------------------------------------------------------------------------------------------------------
 

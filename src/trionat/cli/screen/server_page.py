@@ -175,12 +175,13 @@ def _sessions(view: PublicView, room: int) -> list[Text]:
     if not snapshot.sessions:
         return [titled(say("sessions"), say("no client is here"))]
     sessions = snapshot.sessions
-    total = say(
-        "{count} of {most}, {rate}",
-        count=len(sessions),
-        most=snapshot.server.session_limit,
-        rate=rate(snapshot.server.rate),
-    )
+    count, most = len(sessions), snapshot.server.session_limit
+    if snapshot.server.rate < 1:  # in a row without heads nobody would know what "-" is
+        total = say("{count} of {most}", count=count, most=most)
+    else:
+        total = say(
+            "{count} of {most}, {rate}", count=count, most=most, rate=rate(snapshot.server.rate)
+        )
     rows = [titled(say("sessions"), total)]
     heads = [say("user"), say("from"), say("for"), say("visitors"), say("rate"), say("service")]
     rows.append(Text(_columns(heads), style="dim", no_wrap=True, overflow="ellipsis"))

@@ -21,6 +21,9 @@ _TOLD_AGAIN_AFTER: Final = 60.0
 # Reasons that are remembered; the one heard longest ago makes room. They may have a server's own words in them.
 _MOST_REASONS: Final = 16
 
+# Seconds for which a dial that fails may have taken so that the first ones are no news: where a server is upgraded, the next round gets through.
+_AT_ONCE: Final = 1.0
+
 
 @attrs.define(eq=False)
 class Outage:
@@ -45,7 +48,7 @@ class Outage:
     def failed(self, error: PeerError, *, tried_for: float, opened: bool) -> None:
         """Note that a tunnel failed after `tried_for` seconds; `opened`: it ended without a visitor as soon as it was open.
 
-        The first one that does so is no news: the server may be about to stop.
+        The first one that does so is no news, as the server may be about to stop; nor is the first one that fails at once, as it may be about to be there again.
         """
         now = trio.current_time()
         self._failures += 1
@@ -55,6 +58,8 @@ class Outage:
         reason = str(error)
         if opened and self._rounds == 1:
             log.info("tunnel lost", reason=reason)
+        elif self._rounds == 1 and tried_for < _AT_ONCE:
+            log.debug("a tunnel could not be opened", reason=reason)
         elif not self._heard_lately(reason, now):
             self._told = True
             log.warning("no tunnel can be opened: visitors wait in vain", reason=reason)

@@ -53,11 +53,14 @@ class Examination:
     expires_at: datetime | None = None
     refusal_of: Callable[[tuple[ServiceRequest, ...]], str] = lambda _: ""
     _waiting: dict[int, Examine] = attrs.field(init=False, factory=lambda: {})
+    _wanted: Examine | None = attrs.field(init=False, default=None)  # one alone: it may be large
     _asked: Signal = attrs.field(init=False, factory=Signal)
 
     def ask(self, question: Examine) -> None:
         """Visit a service soon."""
-        self._waiting[question.service] = question
+        if question.wanted:
+            self._wanted = question
+        self._waiting[question.service] = attrs.evolve(question, wanted=())
         self._asked.notify()
 
     async def run(self, tell: Callable[[Examined, int], None]) -> None:
@@ -66,6 +69,9 @@ class Examination:
             while not self._waiting:
                 await self._asked.wait()
             question = self._waiting.pop(next(iter(self._waiting)))
+            refusal: str | None = None
+            if self._wanted is not None and self._wanted.service == question.service:
+                refusal, self._wanted = self.refusal_of(self._wanted.wanted), None
             point = self.find(question.service)
             if point is None:
                 address, failure = TCPAddress(self.public_host, 0), _IS_GONE
@@ -83,7 +89,7 @@ class Examination:
                 client=str(self.client),
                 software=_SOFTWARE,
                 expires=None if self.expires_at is None else self.expires_at.timestamp(),
-                refusal=self.refusal_of(question.wanted) if question.wanted else None,
+                refusal=refusal,
             )
             tell(answer, question.service)
             await trio.sleep(_PAUSE)
