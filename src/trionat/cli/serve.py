@@ -89,18 +89,8 @@ def serve(
         configuration = read()
         server = configuration.server
         level = log_level(configuration, "server")
-        prepare_watching(configuration, "server")
         log_file = server.effective_log_filename if server.start_log else None
-        if configuration.cluster is not None:
-            from trionat.server.cluster.redis_link import (  # noqa: PLC0415 - only there
-                require_library,
-            )
-
-            require_library()
-        if server.console_addr is not None:
-            require_libraries("Server.ConsoleAddr", CONSOLE, extra="console")
-        if server.domain is not None:
-            require_libraries("Server.Domain", NAMES, extra="names")
+        require_parts(configuration)
     except (ConfigError, StartupError) as error:
         if predecessor is not None:
             predecessor.decline(str(error))
@@ -129,6 +119,25 @@ def serve(
         is_quiet=quiet,
         screen=screen,
     )
+
+
+def require_parts(configuration: Configuration) -> None:
+    """Import what the configuration needs, before the loop runs.
+
+    Raises:
+        StartupError: a library is not installed.
+    """
+    prepare_watching(configuration, "server")
+    if configuration.cluster is not None:
+        from trionat.server.cluster.redis_link import (  # noqa: PLC0415 - only there
+            require_library,
+        )
+
+        require_library()
+    if configuration.server.console_addr is not None:
+        require_libraries("Server.ConsoleAddr", CONSOLE, extra="console")
+    if configuration.server.domain is not None:
+        require_libraries("Server.Domain", NAMES, extra="names")
 
 
 def _new_screen() -> Screen[PublicView]:

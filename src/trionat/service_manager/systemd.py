@@ -147,6 +147,10 @@ class Systemd:
             path.stem for path in folder.glob("*.service") if path.is_file() and _is_ours(path)
         )
 
+    def folder(self, name: str) -> Path:
+        """Return `WorkingDirectory`: the state folder, or by default the user's home."""
+        return _STATES / name if self.machine else home_folder()
+
     def state(self, name: str) -> DaemonState:
         """Ask systemctl."""
         properties = (
