@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -190,3 +191,26 @@ def test_a_file_that_only_the_service_can_read_is_told(tmp_path: Path) -> None:
             cwd="/",
         )
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="no systemd")
+def test_where_systemd_does_not_answer_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after su, and for a user who has not logged in."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    words = ["service", "install", "--user", "connect", TICKET, "8080"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert (result.exit_code, "enable-linger" in result.output) == (3, True), result.output
+    assert not list(tmp_path.rglob("*"))
+    unit = tmp_path / ".config/systemd/user/trionat-client.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("# made by `trionat service install` connect\n")
+    words = ["service", "uninstall", "--user"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 3
+    assert "the files of trionat-client are removed" in result.output
+    assert not unit.exists()

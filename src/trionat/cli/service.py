@@ -120,10 +120,12 @@ def install(
         try:
             plan.carry_out()
         except StartupError as error:
-            if no_start:
-                raise
-            words = "".join(f"\n  {line}" for line in manager.last_words(daemon.name))
-            raise StartupError(f"{error}{words}") from error
+            lines = [] if no_start else list(manager.last_words(daemon.name))
+            if daemon.name in manager.installed():
+                lines.append(
+                    f"{daemon.name} is installed all the same: the same words again replace it, and trionat service uninstall {daemon.name} takes it away"
+                )
+            raise StartupError("\n  ".join([str(error), *lines])) from error
         for file in plan.files:
             say(f"wrote {file.path}" + (" (a secret)" if file.secret else ""))
         say(escape(f"{daemon.name}: {manager.state(daemon.name).text}"))
