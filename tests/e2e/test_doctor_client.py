@@ -156,6 +156,15 @@ async def test_an_expired_user(server: Server, tmp_path: Path) -> None:
     assert "user expire trionat never" in seen.of("ticket")
 
 
+async def test_a_disabled_user(server: Server, tmp_path: Path) -> None:
+    done = await services.run_trionat("user", "disable", "trionat", "--state-dir", server.state)
+    assert done.returncode == 0, done.stderr
+    seen = await examine(server.ticket, cwd=tmp_path)
+    assert seen.wrong == {"ticket"}
+    assert "is disabled" in seen.of("ticket")
+    assert "user enable trionat" in seen.of("ticket")
+
+
 async def test_a_narrowed_ticket_that_has_expired(server: Server, tmp_path: Path) -> None:
     """What helps comes first: another ticket, as the account is all right."""
     ticket = Ticket.decode(server.ticket).narrow("until 2020-01-31T12:00:00Z")

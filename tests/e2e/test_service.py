@@ -175,6 +175,8 @@ async def test_a_server_and_a_client_are_kept_up(
 
 @pytest.mark.limit(110)
 async def test_a_start_that_fails_is_told_with_its_reason(systemd: UserSystemd) -> None:
+    wrong = "TRIONAT_SERVER_MAX_VISITORS"  # of the manager, which nobody sees who installs
+    systemd.run("systemctl", "--user", "set-environment", f"{wrong}=no")
     said = systemd.trionat(
         "service",
         "install",
@@ -183,13 +185,12 @@ async def test_a_start_that_fails_is_told_with_its_reason(systemd: UserSystemd) 
         "serve",
         "-c",
         "127.0.0.1:1",
-        "--max-visitors",
-        "no",
         code=3,
     )
     assert "systemctl --user restart broken ended with 1" in said
     assert "broken: failed, exit code 2" in systemd.trionat("service", "status", "broken", code=3)
-    # Installing it again mends it.
+    # Installing it again, when that is mended, mends it.
+    systemd.run("systemctl", "--user", "unset-environment", wrong)
     control = services.free_low_port()
     systemd.trionat(
         "service",
@@ -233,6 +234,7 @@ def test_what_cannot_be_installed_is_refused(words: tuple[str, ...], said: str) 
 
 
 def test_paths_are_whole(tmp_path: Path) -> None:
+    (tmp_path / "server.yml").touch()
     result = subprocess.run(
         [
             *(sys.executable, "-m", "trionat", "service", "install", "--dry-run", "--user"),

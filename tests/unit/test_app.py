@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import socket
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -15,13 +16,12 @@ from trionat.address import TCPAddress
 from trionat.cli.serve import banner
 from trionat.config.database import DatabaseConfig
 from trionat.config.server import ServerConfig
+from trionat.config.values import user_state_dir
 from trionat.errors import StartupError, StoreUnavailableError
 from trionat.events import Ready
 from trionat.server.app import _prepare, serve
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trionat.store.base import Store
 
 
@@ -130,7 +130,12 @@ def test_the_banner_tells_where_the_users_are() -> None:
         database="nat at db.example:3306",
     )
     assert "\n  users           in the database nat at db.example:3306\n" in banner(ready)
-    assert "\nA user's ticket: trionat user ticket NAME\n" in banner(ready)
+    words = "\nA user's ticket: trionat user ticket NAME"
+    assert f"{words} --state-dir x\n" in banner(ready)
+    usual = attrs.evolve(ready, state_dir=str(user_state_dir()))
+    assert f"{words}\n" in banner(usual)
+    assert f"{words}\n" in banner(usual, Path("server.yml"))
+    assert f"{words} --config 'my server.yml'\n" in banner(usual, Path("my server.yml"))
 
 
 def test_the_banner_tells_where_proxies_come_to() -> None:

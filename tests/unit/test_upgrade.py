@@ -87,6 +87,22 @@ def test_a_message_with_many_descriptors_and_much_data(wires: tuple[Wire, Wire])
     assert other.receive(within=1).word == "next"
 
 
+def test_who_has_heard_all_may_be_gone_before_nothing_more_is_sent(
+    wires: tuple[Wire, Wire],
+) -> None:
+    """A server without visitors has nothing to send behind its values, and the new process may have taken over by then."""
+    one, other = wires
+
+    def hear_and_go() -> None:
+        assert other.receive(within=5).data == b""
+        other.close()
+
+    listening = threading.Thread(target=hear_and_go)
+    listening.start()
+    one.send("estate", {}, data=[b""] * 200_000, within=5)
+    listening.join()
+
+
 def test_a_peer_that_is_silent_or_gone_or_somebody_else(wires: tuple[Wire, Wire]) -> None:
     one, other = wires
     with pytest.raises(PeerTimeoutError):

@@ -30,6 +30,7 @@ from trionat.cli.running import (
 from trionat.cli.screen.choice import can_show_screen
 from trionat.cli.screen.language import ENGLISH
 from trionat.client.app import Client
+from trionat.client.native.dialer import find_servers
 from trionat.config.client import AuthConfig, ClientConfig
 from trionat.config.load import Configuration, load
 from trionat.config.service import parse_service
@@ -183,6 +184,22 @@ def _with_password(configuration: Configuration) -> tuple[Configuration, str | N
     warnings = [Problem("password", reason) for _, reason in auth.warnings()]
     warned = (*configuration.warnings, *warnings)
     return attrs.evolve(configuration, auth=auth, warnings=warned), password
+
+
+def check_complete(configuration: Configuration) -> None:
+    """See to it that nothing is missing without which no client starts where nobody is asked. A file with a ticket is not read.
+
+    Raises:
+        ConfigError: there is no service, no server, or no password.
+    """
+    auth, client = configuration.auth, configuration.client
+    client.effective_services()
+    if client.ticket_file is not None:
+        return
+    find_servers(client, auth)
+    if auth.username is not None and auth.password is None and not client.ticket:
+        reason = "nobody is there who could be asked for it: write Auth.Password into a file, and name that with --config, or give a ticket"
+        raise ConfigError(Problem("password", reason))
 
 
 def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -55,7 +55,7 @@ def with_flags(*sections: type[Any]) -> Callable[[Callable[..., None]], Callable
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @as_typed(*keys, "arguments", "config")
         def wrapper(**given: Any) -> None:
-            flags: Flags = {key.path: _text(given.pop(name)) for name, key in keys.items()}
+            flags: Flags = {key.path: flag_text(given.pop(name)) for name, key in keys.items()}
             if given.get("config") is not None:
                 given["config"] = Path(given["config"])
             command(flags=flags, **given)
@@ -106,6 +106,6 @@ def _metavar(key: Key) -> str:
     return "TEXT"
 
 
-def _text(value: Any) -> str | bool | list[str] | None:
+def flag_text(value: Any) -> str | bool | list[str] | None:
     """A bare flag that was not given is None: it must not beat the file's `true`."""
     return None if value is False or value == [] else value

@@ -42,7 +42,7 @@ def kick(
 ) -> None:
     """Send away a user's clients, one session, or one visitor. They are cut off at once. A session's visit ports become free.
 
-    A client that is sent away ends with code 4. This is not a ban: started again, it is let in. trionat user expire keeps it out.
+    A client that is sent away ends with code 4. This is not a ban: started again, it is let in. trionat user disable keeps it out.
     """
     with told():
         with given("USER|UID|VISITOR"):

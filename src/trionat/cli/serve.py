@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,9 @@ from trionat.cli.running import (
 from trionat.cli.screen.choice import can_show_screen
 from trionat.config.cluster import ClusterConfig
 from trionat.config.database import DatabaseConfig
-from trionat.config.load import load
+from trionat.config.load import SEARCHED, load
 from trionat.config.server import ServerConfig
-from trionat.config.values import PORTS
+from trionat.config.values import PORTS, user_state_dir
 from trionat.errors import ConfigError, StartupError
 from trionat.events import Ready
 from trionat.libraries import CONSOLE, NAMES, require_libraries
@@ -89,18 +90,8 @@ def serve(
         configuration = read()
         server = configuration.server
         level = log_level(configuration, "server")
-        prepare_watching(configuration, "server")
         log_file = server.effective_log_filename if server.start_log else None
-        if configuration.cluster is not None:
-            from trionat.server.cluster.redis_link import (  # noqa: PLC0415 - only there
-                require_library,
-            )
-
-            require_library()
-        if server.console_addr is not None:
-            require_libraries("Server.ConsoleAddr", CONSOLE, extra="console")
-        if server.domain is not None:
-            require_libraries("Server.Domain", NAMES, extra="names")
+        require_parts(configuration)
     except (ConfigError, StartupError) as error:
         if predecessor is not None:
             predecessor.decline(str(error))
@@ -129,6 +120,25 @@ def serve(
         is_quiet=quiet,
         screen=screen,
     )
+
+
+def require_parts(configuration: Configuration) -> None:
+    """Import what the configuration needs, before the loop runs.
+
+    Raises:
+        StartupError: a library is not installed.
+    """
+    prepare_watching(configuration, "server")
+    if configuration.cluster is not None:
+        from trionat.server.cluster.redis_link import (  # noqa: PLC0415 - only there
+            require_library,
+        )
+
+        require_library()
+    if configuration.server.console_addr is not None:
+        require_libraries("Server.ConsoleAddr", CONSOLE, extra="console")
+    if configuration.server.domain is not None:
+        require_libraries("Server.Domain", NAMES, extra="names")
 
 
 def _new_screen() -> Screen[PublicView]:
@@ -231,7 +241,9 @@ async def _run(
                 watching.cancel("it is up")  # another process may take its place
                 file = configuration.file
                 if screen is not None:
-                    screen.note_ready(ready, banner(ready, file), _command(ready))
+                    screen.note_ready(
+                        ready, banner(ready, file), _command(ready), ticket_command(ready, file)
+                    )
                 elif as_json:
                     say(json.dumps(_as_json(ready, file)))
                 elif predecessor is None:
@@ -300,6 +312,19 @@ def _command(ready: Ready) -> str | None:
     return f"trionat connect {ready.ticket} {'8080' if ready.domain is None else 'http:8080'}"
 
 
+def ticket_command(ready: Ready, file: Path | None = None) -> str:
+    """Return what prints a user's ticket, with what it takes to find this server: `file` is the configuration file that was read."""
+    found = [folder / "server.yml" for folder in SEARCHED]  # by every command that runs here
+    words = [] if file is None or file in found else ["--config", str(file)]
+    try:
+        usual = str(user_state_dir())
+    except StartupError:  # no home, so this one was named
+        usual = None
+    if ready.state_dir not in {None, usual}:
+        words += ["--state-dir", str(ready.state_dir)]
+    return " ".join(["trionat user ticket NAME", *map(shlex.quote, words)])
+
+
 def banner(ready: Ready, file: Path | None = None) -> str:
     """Return what a person sees who starts a server; `file` is the configuration file that was read."""
     rows = {
@@ -349,5 +374,5 @@ def banner(ready: Ready, file: Path | None = None) -> str:
     if (command := _command(ready)) is not None:
         lines += ["Beside the private service, run (8080 stands for its port):", "", f"  {command}"]
     else:
-        lines += ["A user's ticket: trionat user ticket NAME"]
+        lines += [f"A user's ticket: {ticket_command(ready, file)}"]
     return "\n".join([*lines, ""])

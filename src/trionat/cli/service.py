@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -13,16 +13,21 @@ import typer
 
 from trionat.address import UnixAddress
 from trionat.cli.command_line import App
-from trionat.cli.connect import split_arguments
+from trionat.cli.connect import check_complete, split_arguments
+from trionat.cli.flags import Flags, flag_text
 from trionat.cli.local_server import AsJson, given, told
 from trionat.cli.output import say
-from trionat.cli.running import ExitCode
+from trionat.cli.reloading import prepare_watching
+from trionat.cli.running import ExitCode, Verbosity
+from trionat.cli.serve import require_parts
 from trionat.config.key import Key, keys_of
+from trionat.config.load import Role, check_flags, find_file, load
 from trionat.config.sections import SECTIONS
 from trionat.config.service import parse_service
 from trionat.config.values import LOCAL, PATH
 from trionat.errors import ConfigError, Problem, StartupError
 from trionat.log import escape
+from trionat.protocol.ticket import Ticket
 from trionat.service_manager.daemon import (
     DEFAULT_NAMES,
     Daemon,
@@ -80,7 +85,7 @@ def install(
     Options of its own come first: trionat service install --name camera connect TICKET 8554. A ticket goes into a file of its own, which others cannot read.
     """
     with told():
-        side, arguments = _split(context, command)
+        side, arguments, given_words = _split(context, command)
         ticket, arguments = split_arguments(arguments) if side == "connect" else (None, arguments)
         if not all(map(str.isprintable, arguments)):
             reason = "there is a character that cannot be seen, or no text at all, which the system's own files cannot hold"
@@ -105,6 +110,8 @@ def install(
                 ),
                 err=True,
             )
+        if (unread := _check(side, given_words, manager.folder(daemon.name))) is not None:
+            say(escape(f"note: {unread}"), err=True)
         if dry_run:
             for line in plan.lines():
                 say(escape(line))
@@ -113,10 +120,12 @@ def install(
         try:
             plan.carry_out()
         except StartupError as error:
-            if no_start:
-                raise
-            words = "".join(f"\n  {line}" for line in manager.last_words(daemon.name))
-            raise StartupError(f"{error}{words}") from error
+            lines = [] if no_start else list(manager.last_words(daemon.name))
+            if daemon.name in manager.installed():
+                lines.append(
+                    f"{daemon.name} is installed all the same: the same words again replace it, and trionat service uninstall {daemon.name} takes it away"
+                )
+            raise StartupError("\n  ".join([str(error), *lines])) from error
         for file in plan.files:
             say(f"wrote {file.path}" + (" (a secret)" if file.secret else ""))
         say(escape(f"{daemon.name}: {manager.state(daemon.name).text}"))
@@ -170,8 +179,8 @@ def status(
         raise typer.Exit(ExitCode.STARTUP)
 
 
-def _split(context: typer.Context, words: list[str]) -> tuple[Side, list[str]]:
-    """Return which command is meant, and its arguments, with the paths of files and sockets from the root on: it starts in another folder.
+def _split(context: typer.Context, words: list[str]) -> tuple[Side, list[str], Mapping[str, Any]]:
+    """Return which command is meant, and its arguments, with the paths of files and sockets from the root on: it starts in another folder; and what its parameters get.
 
     Raises:
         ConfigError: It is another one, or a secret would stand in a file that everybody can read. What is wrong with its options is Typer's to say.
@@ -196,9 +205,51 @@ def _split(context: typer.Context, words: list[str]) -> tuple[Side, list[str]]:
         for flag in parameter.opts
     }
     try:
-        return side, list(_with_whole_paths(arguments, keys, takes_value))
+        return side, list(_with_whole_paths(arguments, keys, takes_value)), parsed.params
     except FileNotFoundError as error:
         raise StartupError("the working directory no longer exists: change to another") from error
+
+
+def _check(side: Side, given_words: Mapping[str, Any], folder: Path) -> str | None:
+    """See to it that a daemon that starts in `folder` with these words does not end at once; return what could not be looked at here.
+
+    Raises:
+        ConfigError: Something is wrong, or missing, in its words or its configuration file.
+        StartupError: A library is missing.
+    """
+    Verbosity.of(quiet=given_words["quiet"], verbose=given_words["verbose"])
+    flags: Flags = {
+        key.path: flag_text(given_words[f"{key.section}_{key.field}"])
+        for key in _keys()
+        if f"{key.section}_{key.field}" in given_words
+    }
+    role: Role = "server" if side == "serve" else "client"
+    if side == "connect":
+        ticket, services = split_arguments(list(given_words["arguments"] or ()))
+        flags |= {"Client.Ticket": ticket, "Client.Services": services or None}
+    named = given_words["config"]
+    file = find_file(role, folder) if named is None else Path(_whole_path(str(named)))
+    if file is not None:
+        try:
+            file.open("rb").close()
+        except PermissionError:
+            check_flags(flags)
+            return f"{file} cannot be read by you, so nobody has looked whether the {role} can start with what is in it"
+        except OSError:
+            pass  # `load` tells
+    configuration = load(
+        role,
+        file=Path(os.devnull) if file is None else file,
+        flags=flags,
+        environ={},  # it gets none of ours
+        check_ticket=Ticket.decode,
+    )
+    if side == "serve":
+        require_parts(configuration)
+    else:
+        prepare_watching(configuration, role)
+        check_complete(configuration)
+    return None
 
 
 def _keys() -> Iterable[Key]:

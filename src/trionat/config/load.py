@@ -86,14 +86,14 @@ class Configuration:
     warnings: tuple[Problem, ...] = ()
 
 
-def find_file(role: Role) -> Path | None:
-    """Find `server.yml` or `client.yml` in the folders that are searched; None where there is none.
+def find_file(role: Role, start: Path = Path()) -> Path | None:
+    """Find `server.yml` or `client.yml` in the folders that are searched, from `start` on; None where there is none.
 
     Raises:
         ConfigError: Something has that name that cannot be read as a file; it must not pass for "none".
     """
     for folder in SEARCHED:
-        path = folder / f"{role}.yml"
+        path = start / folder / f"{role}.yml"
         try:
             found = path.lstat()
         except OSError:  # none there, or a folder that is closed to us, so not ours
@@ -188,6 +188,18 @@ def load(
         file=path,
         warnings=tuple(sources.warnings),
     )
+
+
+def check_flags(flags: Mapping[str, Flag]) -> None:
+    """See to it that each flag alone has a value that it may have.
+
+    Raises:
+        ConfigError: One has not.
+    """
+    sources = _Sources()
+    sources.take_flags(flags)
+    if sources.problems:
+        raise ConfigError(*sources.problems)
 
 
 def load_needed(

@@ -52,18 +52,21 @@ _ASK_OPERATOR: Final = (
     "ask the server's operator for a new ticket (there: trionat user ticket {user})"
 )
 
+_RENEW: Final = "at the server: trionat user enable {user} if it is disabled, trionat user expire {user} never if it has expired"
+"""One code means both, and only its text says which."""
+
 ADVICE: Final[dict[str, str]] = {
     RefusalCode.AUTH_FAILED: f"the ticket is void, or name or password are wrong: {_ASK_OPERATOR}",
-    RefusalCode.ACCOUNT_EXPIRED: "at the server: trionat user expire {user} never",
-    CloseCode.ACCOUNT_EXPIRED: "at the server: trionat user expire {user} never",
+    RefusalCode.ACCOUNT_EXPIRED: _RENEW,
+    CloseCode.ACCOUNT_EXPIRED: _RENEW,
     RefusalCode.BANNED: "too many logins have failed from this address: wait, and correct the ticket or password meanwhile",
-    RefusalCode.QUOTA_EXCEEDED: "at the server: trionat user limit {user} --quota, or wait for the next month",
+    RefusalCode.QUOTA_EXCEEDED: "at the server: trionat user limit {user} --quota SIZE (or none), or wait for the next month",
     RefusalCode.STORE_UNAVAILABLE: "the server cannot ask its database: run trionat doctor there",
     RefusalCode.DRAINING: "the server stops: wait until it is up again",
     RefusalCode.UNSUPPORTED_VERSION: "update the older one of the two",
 }
 
-NARROWED_EXPIRED: Final = "a new ticket, at the server: trionat user ticket {user}; if it is the account that has run out: trionat user expire {user} never"
+NARROWED_EXPIRED: Final = "a new ticket, at the server: trionat user ticket {user}; if it is the account that has run out: trionat user expire {user} never; if it is disabled: trionat user enable {user}"
 """A ticket that was narrowed to a time has mostly run out itself: what prolongs the account is of no use then."""
 
 CANNOT_LOOK: Final[set[str]] = {

@@ -110,8 +110,8 @@ def require_readable(program: str) -> None:
                 raise StartupError(f"{file}: cannot be started: {error.strerror}") from error
             if not mode & 0o001:
                 raise StartupError(
-                    f"{file}: the account {ACCOUNT} cannot start it, since {folder} is closed to it: install trionat for all, as in"
-                    f" `/usr/bin/python3 -m venv /opt/trionat && /opt/trionat/bin/pip install trionat`, and run that one"
+                    f"{file}: the account {ACCOUNT} cannot start it, since {folder} is closed to it: install trionat for all, in its"
+                    " checkout by `/usr/bin/python3 -m venv /opt/trionat && /opt/trionat/bin/pip install .`, and run that one"
                 )
 
 

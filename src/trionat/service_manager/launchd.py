@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import plistlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -15,8 +16,6 @@ from trionat.service_manager.plan import Command, File, Plan, run
 from trionat.system import find_user_id
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trionat.service_manager.daemon import Daemon
 
 _PREFIX: Final = "trionat.service."
@@ -65,6 +64,10 @@ class Launchd:
             path.name.removeprefix(_PREFIX).removesuffix(".plist")
             for path in folder.glob(f"{_PREFIX}*.plist")
         )
+
+    def folder(self, name: str) -> Path:
+        """Return launchd's own: launchd.plist(5), "WorkingDirectory"."""
+        return Path("/")
 
     def state(self, name: str) -> DaemonState:
         """Ask launchctl."""

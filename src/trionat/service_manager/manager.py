@@ -42,6 +42,10 @@ class ServiceManager(Protocol):
         """Return the names of our daemons."""
         ...
 
+    def folder(self, name: str) -> Path:
+        """Return the folder that one starts in."""
+        ...
+
     def state(self, name: str) -> DaemonState:
         """Return how one stands.
 

@@ -52,10 +52,11 @@ class File:
 
 @attrs.frozen
 class Command:
-    """A command to run. What goes wrong with one that is `optional` changes nothing."""
+    """A command to run. What goes wrong with one that is `optional` changes nothing; `advice` says what to do about it, for people."""
 
     words: tuple[str, ...]
     optional: bool = False
+    advice: str = ""
 
     def __str__(self) -> str:
         return shlex.join(self.words)
@@ -69,7 +70,8 @@ class Command:
         result = run(self.words)
         if result.returncode and not self.optional:
             said = (result.stderr or result.stdout).strip().splitlines() or ["no word why"]
-            raise StartupError(f"{self} ended with {result.returncode}: {said[0]}")
+            advice = self.advice and f"; {self.advice}"
+            raise StartupError(f"{self} ended with {result.returncode}: {said[0]}{advice}")
 
 
 def run(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:

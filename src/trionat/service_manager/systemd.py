@@ -124,7 +124,9 @@ class Systemd:
         then += [self._systemctl("daemon-reload"), self._systemctl("enable", daemon.name)]
         if start:
             then.append(self._systemctl("restart", daemon.name))
-        return Plan(files=tuple(files), then=tuple(then), notes=tuple(notes))
+        # Where it does not answer, nothing is written.
+        asked = self._systemctl("show", "--property=Version", advice=self._no_answer)
+        return Plan(first=(asked,), files=tuple(files), then=tuple(then), notes=tuple(notes))
 
     def removal(self, name: str) -> Plan:
         """Stop it, and remove its unit and its ticket."""
@@ -133,7 +135,10 @@ class Systemd:
             first=(self._systemctl("disable", "--now", name, optional=True),),
             removed=(self._unit(name), self._ticket(name)),
             then=(
-                self._systemctl("daemon-reload"),
+                self._systemctl(
+                    "daemon-reload",
+                    advice=f"the files of {name} are removed, and whether it still runs is not known: {self._no_answer}",
+                ),
                 self._systemctl("reset-failed", name, optional=True),
             ),
         )
@@ -146,6 +151,10 @@ class Systemd:
         return sorted(
             path.stem for path in folder.glob("*.service") if path.is_file() and _is_ours(path)
         )
+
+    def folder(self, name: str) -> Path:
+        """Return `WorkingDirectory`: the state folder, or by default the user's home."""
+        return _STATES / name if self.machine else home_folder()
 
     def state(self, name: str) -> DaemonState:
         """Ask systemctl."""
@@ -187,8 +196,18 @@ class Systemd:
     def _words(self) -> tuple[str, ...]:
         return ("systemctl",) if self.machine else ("systemctl", "--user")
 
-    def _systemctl(self, *words: str, optional: bool = False) -> Command:
-        return Command((*self._words, *words), optional)
+    @property
+    def _no_answer(self) -> str:
+        """Say what to do where systemd does not answer: after su and sudo, and without a login, there is none of the user's."""
+        if self.machine:
+            return "systemd does not run here, or does not answer"
+        return (
+            "your own systemd does not answer: log in as yourself, without su or sudo; or have root run `loginctl enable-linger` with your"
+            " name, and set XDG_RUNTIME_DIR to /run/user/ and your number (id -u)"
+        )
+
+    def _systemctl(self, *words: str, optional: bool = False, advice: str = "") -> Command:
+        return Command((*self._words, *words), optional, advice)
 
     def _unit(self, name: str) -> Path:
         folder = _MACHINE_UNITS if self.machine else _configuration_folder() / "systemd/user"

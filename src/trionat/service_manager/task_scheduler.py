@@ -100,6 +100,10 @@ class TaskScheduler:
         """Return the names of our tasks."""
         return sorted(path.stem for path in self._file("any", "xml").parent.glob("*.xml"))
 
+    def folder(self, name: str) -> Path:
+        """Return the scheduler's own."""
+        return Path(os.environ.get("SYSTEMROOT", "C:\\Windows")) / "System32"
+
     def state(self, name: str) -> DaemonState:
         """Ask schtasks, whose words are in the language of this Windows but for the number of the last result."""
         said = run(("schtasks", "/Query", "/TN", _task(name), "/FO", "CSV", "/NH"))

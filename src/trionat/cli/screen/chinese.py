@@ -70,7 +70,7 @@ TEXTS: Final = {
     "the server cannot be told now, as the connection to it is lost: answer again when it is back": "与服务器的连接已断开，现在无法告知：请在恢复后再答复",
     # The server
     "Beside the private service, run (8080 stands for its port):": "在内网服务旁边运行（8080 代表它的端口）：",
-    "A user's ticket: trionat user ticket NAME": "用户的票据：trionat user ticket NAME",
+    "A user's ticket: {command}": "用户的票据：{command}",
     "first user: {user}, password {password} (shown only this once)": "首个用户：{user}，密码 {password}（只显示这一次）",
     "dial {address}": "连接到 {address}",
     "dial {address}; login OFF: whoever reaches it may connect": "连接到 {address}；登录已关闭：能到达它的人都可以连接",

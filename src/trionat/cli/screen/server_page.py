@@ -56,6 +56,7 @@ class PublicView:
     stopping: bool = False
     ready: Ready | None = None
     command: str | None = attrs.field(default=None, repr=False)
+    ticket_command: str = "trionat user ticket NAME"
     snapshot: Snapshot | None = None
     why: str = ""
     note: str = ""
@@ -109,12 +110,10 @@ def _top(view: PublicView, columns: int, room: int) -> tuple[list[RenderableType
     rows: list[Text] = []
     if view.command is not None:
         rows.append(Text(say("Beside the private service, run (8080 stands for its port):")))
-        width = max(1, columns - 4)
-        # Cut anywhere: it is the ticket that is long, and words of it there are none.
-        starts = range(0, len(view.command), width)[: room + 2]
-        rows += [Text(view.command[at : at + width], style="bold cyan") for at in starts]
+        rows += _cut(view.command, columns - 4, room + 2, "bold cyan")
     else:
-        rows.append(Text(say("A user's ticket: trionat user ticket NAME")))
+        text = say("A user's ticket: {command}", command=view.ticket_command)
+        rows += _cut(text, columns - 4, room + 2)
     if view.ready.first_password is not None:
         user = say(
             "first user: {user}, password {password} (shown only this once)",
@@ -123,6 +122,13 @@ def _top(view: PublicView, columns: int, room: int) -> tuple[list[RenderableType
         )
         rows.append(Text(user, style="yellow"))
     return [*top, boxed(rows, style="green")], 3 + len(rows)
+
+
+def _cut(text: str, width: int, most: int, style: str = "") -> list[Text]:
+    """Return a command in lines that are cut anywhere: it is a ticket or a path that is long, and words of it there are none."""
+    width = max(1, width)
+    starts = range(0, len(text), width)[:most]
+    return [Text(text[at : at + width], style=style) for at in starts]
 
 
 def _status(view: PublicView) -> list[Text]:

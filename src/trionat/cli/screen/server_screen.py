@@ -49,10 +49,18 @@ class ServerScreen:
     def _first_view(self) -> PublicView:
         return PublicView(began=time.monotonic(), language=self.screen.language)
 
-    def note_ready(self, ready: Ready, banner: str, command: str | None) -> None:
-        """The server is up; `banner` stays on the terminal when the screen is gone."""
+    def note_ready(
+        self, ready: Ready, banner: str, command: str | None, ticket_command: str
+    ) -> None:
+        """The server is up; `banner` stays on the terminal when the screen is gone. `command` is for beside a service, and `ticket_command` for where nobody's ticket is known."""
         self.screen.first = tuple(banner.splitlines())
-        self._view = attrs.evolve(self._view, ready=ready, command=command, began=time.monotonic())
+        self._view = attrs.evolve(
+            self._view,
+            ready=ready,
+            command=command,
+            ticket_command=ticket_command,
+            began=time.monotonic(),
+        )
         self._look()
 
     async def run(self) -> None:

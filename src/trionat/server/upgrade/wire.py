@@ -88,7 +88,8 @@ class Wire:
         pieces = list(data)
         head = _HEAD.pack(len(text), sum(map(len, pieces)), len(descriptors))
         try:
-            for piece in (head + text, *pieces):
+            # Not even an empty one behind the rest: who has heard all may have closed its end by then.
+            for piece in (head + text, *filter(None, pieces)):
                 self.sock.settimeout(_left(until))
                 self.sock.sendall(piece)
             for start in range(0, len(descriptors), _BATCH):
