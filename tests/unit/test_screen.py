@@ -192,6 +192,14 @@ def test_the_rate_of_all_is_told_where_there_is_one() -> None:
         assert line.rstrip(" │").endswith(told)
 
 
+@pytest.mark.parametrize("language", [ENGLISH, CHINESE], ids=["en", "zh"])
+def test_the_command_for_a_ticket_is_there_whole(language: Language) -> None:
+    command = f"trionat user ticket NAME --state-dir /{'x' * 200}"
+    view = attrs.evolve(SERVER, command=None, ticket_command=command, language=language)
+    lines = [line.strip(" │") for line in texts(server_page(view, 80, 40))]
+    assert command in "".join(lines)
+
+
 def test_a_pane_keeps_the_last_lines_and_spells_out_what_could_drive_a_terminal() -> None:
     pane = Pane()
     for number in range(2 * LINES):

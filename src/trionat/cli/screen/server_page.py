@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import attrs
+from rich.cells import chop_cells
 from rich.text import Text
 
 from trionat.cli.screen.language import ENGLISH, Language
@@ -126,9 +127,7 @@ def _top(view: PublicView, columns: int, room: int) -> tuple[list[RenderableType
 
 def _cut(text: str, width: int, most: int, style: str = "") -> list[Text]:
     """Return a command in lines that are cut anywhere: it is a ticket or a path that is long, and words of it there are none."""
-    width = max(1, width)
-    starts = range(0, len(text), width)[:most]
-    return [Text(text[at : at + width], style=style) for at in starts]
+    return [Text(line, style=style) for line in chop_cells(text, max(2, width))[:most]]
 
 
 def _status(view: PublicView) -> list[Text]:
