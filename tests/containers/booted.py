@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from tests.containers.dockerfile import PATH
+from tests.containers.dockerfile import MAKE_DEVICES, PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ BOOT_TIMEOUT: Final = 60.0
 
 _NAMESPACES: Final = ("--pid", "--mount", "--uts", "--ipc", "--cgroup", "--net")
 
-_BOOT: Final = """
+_BOOT: Final = f"""
 set -e
 root=$1
 mount --make-rprivate /
@@ -39,14 +39,7 @@ mount --bind "$root/proc/sys/net" "$root/proc/sys/net"
 mount -o remount,bind,ro "$root/proc/sys"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-mount -t tmpfs -o mode=755 dev "$root/dev"
-for device in null zero full random urandom tty; do
-    : >"$root/dev/$device"
-    mount --bind "/dev/$device" "$root/dev/$device"
-done
-ln -s /proc/self/fd "$root/dev/fd"
-mkdir "$root/dev/shm" "$root/dev/pts"
-mount -t tmpfs shm "$root/dev/shm"
+{MAKE_DEVICES}mkdir "$root/dev/pts"
 mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 mount -t tmpfs -o mode=755 run "$root/run"

@@ -23,13 +23,7 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RUN_TIMEOUT: Final = 600.0
 """Seconds for one RUN: packages come over a network."""
 
-_ENTER: Final = """
-set -e
-root=$1 how=$2
-shift 2
-mount --bind "$root" "$root"
-mount -o "remount,bind,$how" "$root"
-mount -t proc proc "$root/proc"
+MAKE_DEVICES: Final = """\
 mount -t tmpfs -o mode=755 dev "$root/dev"
 for device in null zero full random urandom tty; do
     : >"$root/dev/$device"
@@ -38,7 +32,17 @@ done
 ln -s /proc/self/fd "$root/dev/fd"
 mkdir "$root/dev/shm"
 mount -t tmpfs shm "$root/dev/shm"
-while [ "$1" != -- ]; do
+"""
+"""Lines of a shell that give the folder `$root` a /dev with what every program may open."""
+
+_ENTER: Final = f"""
+set -e
+root=$1 how=$2
+shift 2
+mount --bind "$root" "$root"
+mount -o "remount,bind,$how" "$root"
+mount -t proc proc "$root/proc"
+{MAKE_DEVICES}while [ "$1" != -- ]; do
     mount --bind "$1" "$root$2"
     shift 2
 done

@@ -63,7 +63,7 @@ def root(debian: Path) -> Iterator[Path]:
         root.chmod(0o755)
         image = begin(debian, root)
         run_line(image, f"apt-get update && apt-get install -y --no-install-recommends {PACKAGES}")
-        checkout = root / "root/trionat"
+        checkout = root / "srv/trionat"
         checkout.mkdir()
         for name in ("pyproject.toml", "README.md", "LICENSE", "man", "src"):
             source = pages.ROOT / name
@@ -71,7 +71,7 @@ def root(debian: Path) -> Iterator[Path]:
                 shutil.copytree(source, checkout / name)
             else:
                 shutil.copy2(source, checkout)
-        run_line(image, f"cd /root/trionat && {block('The whole machine', 'pip').typed[0]}")
+        run_line(image, f"cd /srv/trionat && {block('The whole machine', 'pip').typed[0]}")
         run_line(image, "useradd --create-home --shell /bin/sh you")
         (root / "etc/hostname").write_text("debian\n")
         (root / "etc/hosts").write_text(f"127.0.0.1 localhost debian {PUBLIC}\n")

@@ -224,7 +224,7 @@ class Link:
         assert sent == len(head), "a descriptor's text was cut"  # noqa: S101 - for systems that differ
 
     def _tell_taken(self) -> None:
-        """Say how many descriptors have been taken, before anything is done with them; as soon as there is room for it."""
+        """Say how many descriptors have been taken, before anything is done with them; later, where there is no room for it, as the other end has not read for long. To wait for that here could have both ends wait for each other."""
         if self._taken:
             try:
                 self._send_piece(_TAKEN, str(self._taken))
